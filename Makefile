@@ -1,0 +1,61 @@
+# Everything happens in .venv, made from the pinned requirements; a stamp tells when there is nothing to do.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check format bench lock clean
+
+demo: $(VENV)/.runtime ## set everything up and run the main job
+	$(BIN)/tenantry demo
+
+test: $(VENV)/.dev ## the whole suite with branch coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(VENV)/.dev ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench ## the peers side by side; takes some minutes
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/.dev ## pin anew, with hashes and without an index
+	rm -f requirements/*.txt
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml -c requirements/runtime.txt -c requirements/build.txt \
+		--group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml -c requirements/dev.txt --group bench -o requirements/bench.txt
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "tenantry needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The project itself is installed editable: a change to src needs no new set-up.
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements/runtime.txt
+	$(INSTALL) --require-hashes --no-deps -r requirements/build.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+	$(INSTALL) --require-hashes -r requirements/bench.txt
+	touch $@

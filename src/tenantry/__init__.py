@@ -1,0 +1,28 @@
+"""Keeps many companies' data apart, durable and fast: one SQLite file and one writer per tenant, behind a bounded pool."""
+
+from tenantry.config import RegistryConfig
+from tenantry.ids import TenantId
+from tenantry.lifecycle import TenantState
+from tenantry.pages import Page
+from tenantry.repository import Repository
+from tenantry.schema import Schema
+from tenantry.statements import Fetch, Statement
+from tenantry.tenancy.handle import TenantHandle, TenantTransaction
+from tenantry.tenancy.registry import RegistryStatistics, TenantRegistry
+from tenantry.tenancy.tenant import Tenant
+
+__all__ = [
+    "Fetch",
+    "Page",
+    "RegistryConfig",
+    "RegistryStatistics",
+    "Repository",
+    "Schema",
+    "Statement",
+    "Tenant",
+    "TenantHandle",
+    "TenantId",
+    "TenantRegistry",
+    "TenantState",
+    "TenantTransaction",
+]

@@ -1,0 +1,28 @@
+"""The two clocks, as a parameter: tests and simulations bring their own."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the core asks of time."""
+
+    def monotonic_seconds(self) -> float:
+        """Return seconds since an arbitrary moment; never goes back."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the present instant in UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    # A plain function, not a method around one: it is read twice for every call.
+    monotonic_seconds = staticmethod(time.perf_counter)
+
+    def now(self) -> datetime:
+        """Return the present instant in UTC."""
+        return datetime.now(UTC)

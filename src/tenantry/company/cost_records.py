@@ -1,0 +1,156 @@
+"""Cost records: appended, read in pages oldest first, and summed."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import ClassVar
+
+from tenantry import events
+from tenantry.company.models import CostRecord
+from tenantry.company.queries import OLDEST_FIRST, Listing, Window, aggregate
+from tenantry.company.records import RecordRepository, RecordType
+from tenantry.company.types import format_timestamp
+from tenantry.errors import QueryError
+from tenantry.pages import Page
+from tenantry.statements import Row, Statement
+
+_COST_RECORD = RecordType(
+    entity="cost_record",
+    table="cost_records",
+    model=CostRecord,
+    key=("timestamp", "seq"),
+    columns=(
+        "agent_id",
+        "task_id",
+        "provider",
+        "model",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "call_category",
+    ),
+    json={},
+    malformed=events.COST_RECORD_QUERY_FAILED,
+)
+_INSERT = _COST_RECORD.insert
+# Over no rows an aggregate is NULL, and CPython's sqlite3 never even makes its object.
+_SUM = "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"
+_QUERY = Listing(
+    "cost_records.query",
+    _COST_RECORD.select,
+    OLDEST_FIRST,
+    done=events.COST_RECORD_QUERIED,
+    failed=events.COST_RECORD_QUERY_FAILED,
+)
+
+
+class SQLCostRecordRepository(RecordRepository[CostRecord]):
+    """Cost records in SQL."""
+
+    _record_type: ClassVar[RecordType[CostRecord]] = _COST_RECORD
+
+    async def save(self, record: CostRecord) -> None:
+        """Append the record."""
+        await self._write(
+            Statement("cost_records.save", _INSERT, _parameters(record)),
+            done=events.COST_RECORD_SAVED,
+            failed=events.COST_RECORD_SAVE_FAILED,
+            agent_id=record.agent_id,
+            task_id=record.task_id,
+        )
+
+    async def save_many(self, records: Iterable[CostRecord]) -> None:
+        """Append the records in one transaction: all or none.
+
+        Raises:
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX`.
+        """
+        records = tuple(records)
+        self._check_count(records, failed=events.COST_RECORD_SAVE_FAILED)
+        if not records:
+            return
+        await self._write(
+            *(Statement("cost_records.save_many", _INSERT, _parameters(record)) for record in records),
+            done=events.COST_RECORD_SAVED,
+            failed=events.COST_RECORD_SAVE_FAILED,
+            count=len(records),
+        )
+
+    async def query(
+        self,
+        *,
+        agent_id: str | None = None,
+        task_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[CostRecord]:
+        """Return the records that pass all filters given, oldest first; those of one instant as they were appended.
+
+        Args:
+            agent_id: Only records of this agent.
+            task_id: Only records of this task.
+            since: Only records from this instant on.
+            until: Only records up to this instant, itself included.
+            limit: How many at most, from 1; None for as many as a page can hold.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: The limit, the window or the cursor is refused.
+            MalformedRowError: A stored row is no valid record.
+        """
+        filters = {"task_id": task_id, "agent_id": agent_id}
+        return await self._page(_QUERY, filters, window=Window(since, until), limit=limit, cursor=cursor)
+
+    async def aggregate(
+        self,
+        *,
+        agent_id: str | None = None,
+        task_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> float:
+        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 where there are none.
+
+        The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float it was given, and
+        `exact_sum`, which the store provides, rounds once, at the end, as `math.fsum` does; it carries no error from
+        one addition to the next. So the result is within half a unit in the last place of the stored values' true
+        sum. What remains is what the costs had lost before they were given: at most 2⁻⁵³ of each as a part of itself,
+        which for a million calls of 1,000 dollars is a ten-thousandth of a cent.
+
+        Args:
+            agent_id: Only records of this agent.
+            task_id: Only records of this task.
+            since: Only records from this instant on.
+            until: Only records up to this instant, itself included.
+
+        Raises:
+            QueryError: The window is refused.
+        """
+        filters = {"task_id": task_id, "agent_id": agent_id}
+        window = Window(since, until)
+        asked = {**filters, **window._asdict()}
+        failed = events.COST_RECORD_AGGREGATE_FAILED
+        try:
+            statement = aggregate("cost_records.aggregate", _SUM, filters, window)
+        except QueryError as error:
+            self._log.failure(failed, error, **asked)
+            raise
+        row: Row = await self._read(statement, failed=failed, **asked)
+        self._log.debug(events.COST_RECORD_AGGREGATED, **asked)
+        return float(row[0])
+
+
+def _parameters(record: CostRecord) -> tuple[object, ...]:
+    category = record.call_category
+    return (
+        format_timestamp(record.timestamp),
+        record.agent_id,
+        record.task_id,
+        record.provider,
+        record.model,
+        record.input_tokens,
+        record.output_tokens,
+        record.cost_usd,
+        None if category is None else category.value,
+    )

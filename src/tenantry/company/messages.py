@@ -1,0 +1,124 @@
+"""Messages: appended, read as the history of a channel, newest first."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import ClassVar
+
+from tenantry import events
+from tenantry.company.models import NO_METADATA, Message
+from tenantry.company.queries import NEWEST_FIRST, Listing, Window
+from tenantry.company.records import RecordRepository, RecordType, to_json
+from tenantry.company.types import format_timestamp
+from tenantry.errors import DuplicateRecordError
+from tenantry.pages import Page
+from tenantry.statements import Statement
+
+_MESSAGE = RecordType(
+    entity="message",
+    table="messages",
+    model=Message,
+    key=("timestamp", "seq"),
+    columns=("id", "sender", "to", "channel", "content", "type", "priority", "attachments", "metadata"),
+    json={"attachments": "[]", "metadata": "{}"},
+    malformed=events.MESSAGE_DESERIALIZE_FAILED,
+)
+_INSERT = _MESSAGE.insert
+_HISTORY = Listing(
+    "messages.get_history",
+    _MESSAGE.select,
+    NEWEST_FIRST,
+    done=events.MESSAGE_HISTORY_FETCHED,
+    failed=events.MESSAGE_HISTORY_FAILED,
+)
+
+
+class SQLMessageRepository(RecordRepository[Message]):
+    """Messages in SQL."""
+
+    _record_type: ClassVar[RecordType[Message]] = _MESSAGE
+
+    async def save(self, message: Message) -> None:
+        """Append the message.
+
+        Raises:
+            DuplicateRecordError: A message with its id exists.
+        """
+        await self._write(
+            Statement("messages.save", _INSERT, _parameters(message)),
+            done=events.MESSAGE_SAVED,
+            failed=events.MESSAGE_SAVE_FAILED,
+            duplicate=events.MESSAGE_DUPLICATE,
+            message_id=message.id,
+            channel=message.channel,
+        )
+
+    async def save_many(self, messages: Iterable[Message]) -> None:
+        """Append the messages in one transaction: all or none.
+
+        Raises:
+            DuplicateRecordError: One has the id of a message that exists, or of another of them; the database does
+                not say which.
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX`.
+        """
+        messages = tuple(messages)
+        self._check_count(messages, failed=events.MESSAGE_SAVE_FAILED)
+        if not messages:
+            return
+        try:
+            await self._write(
+                *(Statement("messages.save_many", _INSERT, _parameters(message)) for message in messages),
+                done=events.MESSAGE_SAVED,
+                failed=events.MESSAGE_SAVE_FAILED,
+                duplicate=events.MESSAGE_DUPLICATE,
+                count=len(messages),
+            )
+        except DuplicateRecordError as error:
+            raise DuplicateRecordError(
+                f"one of {len(messages)} messages exists already, or is among them twice; none was saved",
+                code=error.code,
+            ) from error
+
+    async def get_history(
+        self,
+        channel: str,
+        *,
+        limit: int | None = None,
+        sender: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+    ) -> Page[Message]:
+        """Return a channel's messages, newest first; of one instant, the one that was appended last comes first.
+
+        Args:
+            channel: The channel's name.
+            limit: How many at most, from 1; None for as many as a page can hold.
+            sender: Only messages of this sender.
+            since: Only messages from this instant on.
+            until: Only messages up to this instant, itself included.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: The limit, the window or the cursor is refused.
+            MalformedRowError: A stored row is no valid message.
+        """
+        filters = {"channel": channel, "sender": sender}
+        return await self._page(_HISTORY, filters, window=Window(since, until), limit=limit, cursor=cursor)
+
+
+def _parameters(message: Message) -> tuple[object, ...]:
+    # The path that is taken most: `_value_` skips the property that `value` is, and the usual message has no JSON.
+    attachments = message.attachments
+    metadata = message.metadata
+    return (
+        format_timestamp(message.timestamp),
+        message.id.bytes,
+        message.sender,
+        message.to,
+        message.channel,
+        message.content,
+        message.type._value_,
+        message.priority._value_,
+        to_json(attachments) if attachments else "[]",
+        "{}" if metadata is NO_METADATA else to_json(metadata),
+    )

@@ -1,0 +1,206 @@
+"""The company's records: frozen, validated, and the same objects in and out of the repositories."""
+
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tenantry.company.enums import (
+    ArtifactType,
+    AttachmentType,
+    AuditVerdict,
+    Complexity,
+    CoordinationTopology,
+    LLMCallCategory,
+    MessagePriority,
+    MessageType,
+    Priority,
+    RiskLevel,
+    TaskStatus,
+    TaskStructure,
+    TaskType,
+    ToolCategory,
+)
+from tenantry.company.transitions import (
+    STATUSES_WITH_ASSIGNEE,
+    STATUSES_WITHOUT_ASSIGNEE,
+    check_transition,
+)
+from tenantry.company.types import (
+    Amount,
+    Count,
+    Iso8601Str,
+    NotBlankStr,
+    Sha256Str,
+    Text,
+    Timestamp,
+    UniqueTuple,
+)
+
+
+class _Record(BaseModel):
+    """What all models share: they never change, and a name they do not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExpectedArtifact(_Record):
+    """Something that a task should leave behind."""
+
+    type: ArtifactType
+    path: NotBlankStr
+
+
+class AcceptanceCriterion(_Record):
+    """A condition for a task to count as done."""
+
+    description: NotBlankStr
+    met: bool = False
+
+
+class Task(_Record):
+    """A piece of work, and who does it.
+
+    Whether `assigned_to` must be set, must not, or may be is the status's matter; see `transitions`.
+    """
+
+    id: NotBlankStr
+    title: NotBlankStr
+    description: NotBlankStr
+    type: TaskType
+    priority: Priority = Priority.MEDIUM
+    project: NotBlankStr
+    created_by: NotBlankStr
+    assigned_to: NotBlankStr | None = None
+    reviewers: UniqueTuple[NotBlankStr] = ()
+    dependencies: UniqueTuple[NotBlankStr] = ()
+    artifacts_expected: tuple[ExpectedArtifact, ...] = ()
+    acceptance_criteria: tuple[AcceptanceCriterion, ...] = ()
+    estimated_complexity: Complexity = Complexity.MEDIUM
+    budget_limit: Amount = 0.0
+    deadline: Iso8601Str | None = None
+    max_retries: Count = 1
+    status: TaskStatus = TaskStatus.CREATED
+    parent_task_id: NotBlankStr | None = None
+    delegation_chain: UniqueTuple[NotBlankStr] = ()
+    task_structure: TaskStructure | None = None
+    coordination_topology: CoordinationTopology = CoordinationTopology.AUTO
+
+    @model_validator(mode="after")
+    def _check_assignee(self) -> Self:
+        if self.status in STATUSES_WITHOUT_ASSIGNEE and self.assigned_to is not None:
+            raise ValueError(f"a task that is {self.status} has no assigned_to")
+        if self.status in STATUSES_WITH_ASSIGNEE and self.assigned_to is None:
+            raise ValueError(f"a task that is {self.status} needs assigned_to")
+        if self.assigned_to in self.delegation_chain:
+            raise ValueError("delegation_chain must not hold assigned_to")
+        return self
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.id in self.dependencies:
+            raise ValueError("a task must not depend on itself")
+        if self.id == self.parent_task_id:
+            raise ValueError("a task must not be its own parent")
+        return self
+
+    def with_transition(self, target: TaskStatus, **overrides: Any) -> Self:
+        """Return the task in its next status, with other fields changed along the way.
+
+        Args:
+            target: The status to go to.
+            overrides: New values for other fields: ``assigned_to="ada"``.
+
+        Raises:
+            ValueError: The life cycle has no such step, or the outcome is no valid task (then pydantic's
+                `ValidationError`, which is a ValueError too).
+        """
+        if "status" in overrides:
+            raise ValueError("status is what the transition sets; it cannot be overridden")
+        target = TaskStatus(target)
+        check_transition(self.status, target)
+        return self.model_validate({**dict(self), **overrides, "status": target})
+
+
+class CostRecord(_Record):
+    """What one model call used and cost. Append-only; has no id of its own, and twins are allowed."""
+
+    agent_id: NotBlankStr
+    task_id: NotBlankStr
+    provider: NotBlankStr
+    model: NotBlankStr
+    input_tokens: Count
+    output_tokens: Count
+    cost_usd: Amount
+    timestamp: Timestamp
+    call_category: LLMCallCategory | None = None
+
+    @model_validator(mode="after")
+    def _check_cost_has_tokens(self) -> Self:
+        if self.cost_usd > 0 and self.input_tokens == self.output_tokens == 0:
+            raise ValueError("a call that cost something used tokens")
+        return self
+
+
+class Attachment(_Record):
+    """A reference that a message carries."""
+
+    type: AttachmentType
+    ref: NotBlankStr
+
+
+class MessageMetadata(_Record):
+    """What a message says about itself; `extra` holds pairs, each key once."""
+
+    task_id: NotBlankStr | None = None
+    project_id: NotBlankStr | None = None
+    tokens_used: Count | None = None
+    cost_usd: Amount | None = None
+    extra: tuple[tuple[NotBlankStr, Text], ...] = ()
+
+    @field_validator("extra")
+    @classmethod
+    def _check_keys_unique(cls, extra: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        if len(dict(extra)) != len(extra):
+            raise ValueError("must not hold the same key twice")
+        return extra
+
+
+NO_METADATA = MessageMetadata()
+"""The default of every message, one object for all: the repository tells it by identity."""
+
+
+class Message(_Record):
+    """What one agent says to another in a channel. Append-only."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: UUID = Field(default_factory=uuid4)
+    timestamp: Timestamp
+    sender: NotBlankStr = Field(alias="from")
+    to: NotBlankStr
+    channel: NotBlankStr
+    content: NotBlankStr
+    type: MessageType
+    priority: MessagePriority = MessagePriority.NORMAL
+    attachments: tuple[Attachment, ...] = ()
+    metadata: MessageMetadata = NO_METADATA
+
+
+class AuditEntry(_Record):
+    """What was decided about one tool call, and why. Append-only."""
+
+    id: NotBlankStr
+    timestamp: Timestamp
+    agent_id: NotBlankStr | None = None
+    task_id: NotBlankStr | None = None
+    tool_name: NotBlankStr
+    tool_category: ToolCategory
+    action_type: NotBlankStr
+    arguments_hash: Sha256Str
+    verdict: AuditVerdict
+    risk_level: RiskLevel
+    reason: NotBlankStr
+    matched_rules: tuple[NotBlankStr, ...] = ()
+    evaluation_duration_ms: Amount
+    approval_id: NotBlankStr | None = None

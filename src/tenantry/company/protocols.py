@@ -1,0 +1,129 @@
+"""What a company's repositories offer, whichever back end is under them.
+
+The protocols are runtime-checkable, which sees names and no signatures: what a repository does is proved by the
+conformance suite.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from tenantry.company.enums import AuditVerdict, RiskLevel, TaskStatus
+from tenantry.company.models import AuditEntry, CostRecord, Message, Task
+from tenantry.pages import Page
+
+
+@runtime_checkable
+class TaskRepository(Protocol):
+    """Keeps tasks."""
+
+    async def save(self, task: Task) -> None:
+        """Insert the task, or replace the one that has its id; transitions are not checked."""
+        ...
+
+    async def get(self, task_id: str) -> Task | None:
+        """Return the task with this id, or None."""
+        ...
+
+    async def list_tasks(
+        self,
+        *,
+        status: TaskStatus | None = None,
+        assigned_to: str | None = None,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """Return a page of the tasks that pass all filters given, in a total order."""
+        ...
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete the task with this id; return whether there was one."""
+        ...
+
+
+@runtime_checkable
+class CostRecordRepository(Protocol):
+    """Keeps cost records; append-only."""
+
+    async def save(self, record: CostRecord) -> None:
+        """Append the record."""
+        ...
+
+    async def save_many(self, records: Iterable[CostRecord]) -> None:
+        """Append the records in one transaction: all or none."""
+        ...
+
+    async def query(
+        self,
+        *,
+        agent_id: str | None = None,
+        task_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[CostRecord]:
+        """Return a page of the records that pass all filters given, in a total order; the window is inclusive."""
+        ...
+
+    async def aggregate(
+        self,
+        *,
+        agent_id: str | None = None,
+        task_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> float:
+        """Return the sum of `cost_usd`, exact to the cent at a million records; 0.0 where nothing matches."""
+        ...
+
+
+@runtime_checkable
+class MessageRepository(Protocol):
+    """Keeps messages; append-only."""
+
+    async def save(self, message: Message) -> None:
+        """Append the message; `DuplicateRecordError` where its id exists."""
+        ...
+
+    async def save_many(self, messages: Iterable[Message]) -> None:
+        """Append the messages in one transaction: all or none."""
+        ...
+
+    async def get_history(
+        self,
+        channel: str,
+        *,
+        limit: int | None = None,
+        sender: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+    ) -> Page[Message]:
+        """Return a page of a channel's messages, newest first; the window is inclusive."""
+        ...
+
+
+@runtime_checkable
+class AuditRepository(Protocol):
+    """Keeps audit entries; append-only."""
+
+    async def save(self, entry: AuditEntry) -> None:
+        """Append the entry; `DuplicateRecordError` where its id exists."""
+        ...
+
+    async def query(
+        self,
+        *,
+        agent_id: str | None = None,
+        action_type: str | None = None,
+        verdict: AuditVerdict | None = None,
+        risk_level: RiskLevel | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 100,
+        cursor: str | None = None,
+    ) -> Page[AuditEntry]:
+        """Return a page of the entries that pass all filters given, newest first; the window is inclusive."""
+        ...

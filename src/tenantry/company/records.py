@@ -1,0 +1,164 @@
+"""What the four repositories share: a model's row, and reading a page of them.
+
+A column has the name of the model's field. Enums are text, timestamps text of one width, tuples and nested models
+JSON. Reading trusts nothing: each row passes the model's validation again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Generic, TypeVar
+from uuid import UUID
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+
+from tenantry.company.queries import Filters, Listing, Window
+from tenantry.errors import MalformedRowError, QueryError
+from tenantry.pages import Page, encode_cursor
+from tenantry.repository import Repository, placeholders
+from tenantry.statements import Row
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+SAVE_MANY_ROWS_MAX = 10_000
+_UUID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RecordType(Generic[ModelT]):
+    """How a model lies in its table.
+
+    Attributes:
+        entity: What errors call it.
+        table: The table's name.
+        model: The model; `seq`, the insertion number, is the one column that is no field of it.
+        key: The columns that rows are ordered by; selected first.
+        columns: The other columns.
+        json: Those of `columns` that hold JSON, and the text that stands for the field's default.
+        malformed: The log event of a row that is not what the model says.
+    """
+
+    entity: str
+    table: str
+    model: type[ModelT]
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    json: Mapping[str, str]
+    malformed: str
+
+    @property
+    def select(self) -> str:
+        """``SELECT`` for all columns, without a WHERE."""
+        # Names are constants of this package; values are always parameters.
+        return f"SELECT {_names(self.key + self.columns)} FROM {self.table}"  # noqa: S608
+
+    @property
+    def insert(self) -> str:
+        """``INSERT`` for all columns but `seq`, which the database counts."""
+        columns = self.inserted
+        return f"INSERT INTO {self.table} ({_names(columns)}) VALUES ({placeholders(columns)})"  # noqa: S608
+
+    @property
+    def inserted(self) -> tuple[str, ...]:
+        """The columns of `insert`, in the order of its parameters."""
+        return tuple(column for column in self.key + self.columns if column != "seq")
+
+    def decode(self, row: Row) -> ModelT:
+        """Return the model of a selected row.
+
+        Raises:
+            MalformedRowError: The row is not what the model says. Names the fields, never their values.
+        """
+        fields = dict(zip(self.key + self.columns, row, strict=True))
+        seq = fields.pop("seq", None)
+        try:
+            if "timestamp" in fields:
+                # Pydantic would take "2026" for seconds since 1970.
+                fields["timestamp"] = datetime.fromisoformat(fields["timestamp"])
+            for name, empty in self.json.items():
+                text = fields.pop(name)
+                if text != empty:
+                    fields[name] = json.loads(text)
+            return self.model.model_validate(fields)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            record_id = _printable(fields.get("id", seq))
+            raise MalformedRowError(
+                f"{self.entity} {record_id} is stored malformed: {_reason(error)}",
+                entity=self.entity,
+                record_id=record_id,
+            ) from error
+
+
+class RecordRepository(Repository, Generic[ModelT]):
+    """A repository of one model's records."""
+
+    _record_type: ClassVar[RecordType[ModelT]]
+
+    def _decode(self, row: Row, **asked: object) -> ModelT:
+        """Return the model of a row; a malformed one is logged with all that was asked for."""
+        try:
+            return self._record_type.decode(row)
+        except MalformedRowError as error:
+            self._log.error(self._record_type.malformed, error=str(error), record_id=error.record_id, **asked)
+            raise
+
+    async def _page(
+        self,
+        listing: Listing,
+        filters: Filters,
+        *,
+        window: Window | None = None,
+        limit: int | None,
+        cursor: str | None,
+    ) -> Page[ModelT]:
+        """Read one page; everything that was asked for goes to the log of a failure."""
+        asked = {**filters, **(window._asdict() if window else {}), "limit": limit, "cursor": cursor}
+        try:
+            statement, rows_max = listing.page(filters, window or Window(), limit=limit, cursor=cursor)
+        except QueryError as error:
+            self._log.failure(listing.failed, error, **asked)
+            raise
+        rows: list[Row] = await self._read(statement, failed=listing.failed, **asked)
+        records = [self._decode(row, **asked) for row in rows[:rows_max]]
+        self._log.debug(listing.done, count=len(records), **asked)
+        if len(rows) <= rows_max:
+            return Page(records)
+        last = rows[rows_max - 1]
+        return Page(records, encode_cursor(listing.operation, *last[: len(listing.order.columns)]))
+
+    def _check_count(self, records: Sequence[ModelT], *, failed: str) -> None:
+        """Refuse more records than one transaction should hold."""
+        if len(records) > SAVE_MANY_ROWS_MAX:
+            error = QueryError(
+                f"save_many takes at most {SAVE_MANY_ROWS_MAX} records, not {len(records)}: split them"
+            )
+            self._log.failure(failed, error, count=len(records))
+            raise error
+
+
+def to_json(value: BaseModel | Sequence[object]) -> str:
+    """Return a nested model or a tuple as JSON; what is None is left out of a model, for that is the default."""
+    return pydantic_core.to_json(value, exclude_none=True).decode()
+
+
+def _names(columns: Sequence[str]) -> str:
+    # Quoted, because a field may have the name of a keyword: Message.to.
+    return ", ".join(f'"{column}"' for column in columns)
+
+
+def _printable(record_id: object) -> str:
+    if isinstance(record_id, bytes):
+        return str(UUID(bytes=record_id)) if len(record_id) == _UUID_BYTES else record_id.hex()
+    return str(record_id)
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    # Not the error's own text: that quotes the values, and payloads are never logged.
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return ", ".join(
+        f"{'.'.join(map(str, detail['loc'])) or 'the record'} ({detail['type']})" for detail in details
+    )

@@ -1,0 +1,143 @@
+"""Tasks: saved by upsert, read by id or in pages ordered by id."""
+
+from typing import ClassVar
+
+from tenantry import events
+from tenantry.company.enums import TaskStatus
+from tenantry.company.models import Task
+from tenantry.company.queries import BY_ID, Listing
+from tenantry.company.records import RecordRepository, RecordType, to_json
+from tenantry.pages import Page
+from tenantry.statements import Fetch, Row, Statement
+
+_TASK = RecordType(
+    entity="task",
+    table="tasks",
+    model=Task,
+    key=("id",),
+    columns=(
+        "title",
+        "description",
+        "type",
+        "priority",
+        "project",
+        "created_by",
+        "assigned_to",
+        "reviewers",
+        "dependencies",
+        "artifacts_expected",
+        "acceptance_criteria",
+        "estimated_complexity",
+        "budget_limit",
+        "deadline",
+        "max_retries",
+        "status",
+        "parent_task_id",
+        "delegation_chain",
+        "task_structure",
+        "coordination_topology",
+    ),
+    json=dict.fromkeys(
+        ("reviewers", "dependencies", "artifacts_expected", "acceptance_criteria", "delegation_chain"), "[]"
+    ),
+    malformed=events.TASK_DESERIALIZE_FAILED,
+)
+_UPSERT = f"{_TASK.insert} ON CONFLICT (id) DO UPDATE SET " + ", ".join(
+    f'"{column}" = excluded."{column}"' for column in _TASK.columns
+)
+_GET = f"{_TASK.select} WHERE id = ?"
+_DELETE = "DELETE FROM tasks WHERE id = ?"
+_LIST = Listing(
+    "tasks.list_tasks", _TASK.select, BY_ID, done=events.TASK_LISTED, failed=events.TASK_LIST_FAILED
+)
+
+
+class SQLTaskRepository(RecordRepository[Task]):
+    """Tasks in SQL."""
+
+    _record_type: ClassVar[RecordType[Task]] = _TASK
+
+    async def save(self, task: Task) -> None:
+        """Insert the task, or replace the one that has its id."""
+        await self._write(
+            Statement("tasks.save", _UPSERT, _parameters(task)),
+            done=events.TASK_SAVED,
+            failed=events.TASK_SAVE_FAILED,
+            task_id=task.id,
+        )
+
+    async def get(self, task_id: str) -> Task | None:
+        """Return the task with this id, or None.
+
+        Raises:
+            MalformedRowError: What is stored is no valid task.
+        """
+        row: Row | None = await self._read(
+            Statement("tasks.get", _GET, (task_id,), Fetch.ONE),
+            failed=events.TASK_FETCH_FAILED,
+            task_id=task_id,
+        )
+        task = None if row is None else self._decode(row, task_id=task_id)
+        self._log.debug(events.TASK_FETCHED, task_id=task_id, found=task is not None)
+        return task
+
+    async def list_tasks(
+        self,
+        *,
+        status: TaskStatus | None = None,
+        assigned_to: str | None = None,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """Return the tasks that pass all filters given, ordered by id.
+
+        Args:
+            status: Only tasks in this status.
+            assigned_to: Only tasks of this agent.
+            project: Only tasks of this project.
+            limit: How many at most, from 1; None for as many as a page can hold.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: The limit or the cursor is refused.
+            MalformedRowError: A stored row is no valid task.
+        """
+        filters = {"assigned_to": assigned_to, "project": project, "status": status}
+        return await self._page(_LIST, filters, limit=limit, cursor=cursor)
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete the task with this id; return whether there was one."""
+        (count,) = await self._write(
+            Statement("tasks.delete", _DELETE, (task_id,), Fetch.ROWCOUNT),
+            done=events.TASK_DELETED,
+            failed=events.TASK_DELETE_FAILED,
+            task_id=task_id,
+        )
+        return bool(count)
+
+
+def _parameters(task: Task) -> tuple[object, ...]:
+    return (
+        task.id,
+        task.title,
+        task.description,
+        task.type.value,
+        task.priority.value,
+        task.project,
+        task.created_by,
+        task.assigned_to,
+        to_json(task.reviewers),
+        to_json(task.dependencies),
+        to_json(task.artifacts_expected),
+        to_json(task.acceptance_criteria),
+        task.estimated_complexity.value,
+        task.budget_limit,
+        task.deadline,
+        task.max_retries,
+        task.status.value,
+        task.parent_task_id,
+        to_json(task.delegation_chain),
+        None if task.task_structure is None else task.task_structure.value,
+        task.coordination_topology.value,
+    )

@@ -1,0 +1,43 @@
+"""The life of a task, as a table.
+
+`save` does not look at it: a repository stores any valid task. `Task.with_transition` does.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from tenantry.company.enums import TaskStatus
+
+S = TaskStatus
+
+TASK_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = MappingProxyType(
+    {
+        S.CREATED: frozenset({S.ASSIGNED}),
+        S.ASSIGNED: frozenset({S.IN_PROGRESS, S.BLOCKED, S.CANCELLED, S.FAILED, S.INTERRUPTED}),
+        S.IN_PROGRESS: frozenset({S.IN_REVIEW, S.BLOCKED, S.CANCELLED, S.FAILED, S.INTERRUPTED}),
+        S.IN_REVIEW: frozenset({S.COMPLETED, S.IN_PROGRESS, S.BLOCKED, S.CANCELLED}),
+        S.BLOCKED: frozenset({S.ASSIGNED}),
+        S.FAILED: frozenset({S.ASSIGNED}),
+        S.INTERRUPTED: frozenset({S.ASSIGNED}),
+        S.COMPLETED: frozenset(),
+        S.CANCELLED: frozenset(),
+    }
+)
+"""Where each status leads; an empty set is final."""
+
+STATUSES_WITHOUT_ASSIGNEE: Final = frozenset({S.CREATED})
+STATUSES_WITH_ASSIGNEE: Final = frozenset({S.ASSIGNED, S.IN_PROGRESS, S.IN_REVIEW, S.COMPLETED})
+"""The statuses that settle whether someone is assigned; the others take either."""
+
+
+def check_transition(current: TaskStatus, target: TaskStatus) -> None:
+    """Raise unless a task may go from `current` to `target`.
+
+    Raises:
+        ValueError: The table has no such step; names both states and where the task could go.
+    """
+    allowed = TASK_TRANSITIONS[current]
+    if target not in allowed:
+        ways = ", ".join(sorted(allowed)) or "nowhere: it is final"
+        raise ValueError(f"a task cannot go from {current} to {target}; from {current} it can go to {ways}")

@@ -1,0 +1,88 @@
+"""The value types of the company's models: what a string, a number and a timestamp must be to be stored.
+
+Whatever passes here can be written by every back end and comes back equal: no NUL and no lone surrogate in a
+string, no integer beyond 64 bits, no NaN, no instant outside of the years 1 to 9999.
+"""
+
+from collections.abc import Hashable
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+T = TypeVar("T", bound=Hashable)
+
+INT64_MAX = 2**63 - 1
+
+
+def _check_not_blank(text: str) -> str:
+    # One Python call beats a Rust pattern here: a pattern reads every character (1.6 µs per kilobyte of content),
+    # `in` is a memchr and `isspace` stops at the first character that is none.
+    if "\0" in text or text.isspace():
+        raise ValueError("must hold something other than white space, and no NUL")
+    return text
+
+
+def _to_utc(value: datetime) -> datetime:
+    """Return the same instant in UTC.
+
+    Kept in UTC because an instant in a zone's repeated hour equals nothing but itself (PEP 495), and because ISO 8601
+    has no offsets with seconds: neither would survive a round trip.
+    """
+    if value.tzinfo is UTC:
+        return value
+    if value.utcoffset() is None:
+        raise ValueError("must have a time zone")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999 in UTC") from None
+
+
+def _check_unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("must not hold the same value twice")
+    return values
+
+
+def _check_iso8601(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a date or a time in ISO 8601") from None
+    return text
+
+
+# The length makes pydantic-core read the text as UTF-8, which is what refuses lone surrogates: bare `str` lets them by.
+NotBlankStr = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_not_blank)]
+"""At least one character that is not white space; not stripped; no NUL, no lone surrogates."""
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""Any text, blank too; no NUL, no lone surrogates."""
+
+Iso8601Str = Annotated[NotBlankStr, AfterValidator(_check_iso8601)]
+"""A date or a time in ISO 8601, kept as it was written."""
+
+Sha256Str = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in 64 lower-case hexadecimal digits."""
+
+Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
+"""A whole number from 0 that a signed 64-bit column holds."""
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number from 0."""
+
+Timestamp = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+"""An instant: given with any offset, kept in UTC."""
+
+UniqueTuple = Annotated[tuple[T, ...], AfterValidator(_check_unique)]
+"""A tuple that holds no value twice."""
+
+
+def format_timestamp(value: datetime) -> str:
+    """Return an aware datetime as ``YYYY-MM-DDTHH:MM:SS.ffffffZ`` in UTC: one width, so text order is time order.
+
+    Raises:
+        ValueError: It has no time zone, or lies outside of the years 1 to 9999 in UTC.
+    """
+    return _to_utc(value).isoformat("T", "microseconds")[:26] + "Z"

@@ -1,0 +1,126 @@
+"""Settings: frozen, checked together, units in their names; ``TENANTRY_…`` environment variables fill what is not given."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Durability: TypeAlias = Literal["full", "normal"]
+"""``full``: an acknowledged write survives a loss of power. ``normal``: it survives the end of the process, and a loss of
+power may take the last moments' writes. SQLite's ``synchronous``
+(https://www.sqlite.org/pragma.html#pragma_synchronous)."""
+
+MEMORY_PATH = ":memory:"
+JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class SQLiteConfig(BaseModel):
+    """Where a SQLite database lies and how it is opened.
+
+    Attributes:
+        path: The file, or ``:memory:`` for a database that ends with its connection.
+        wal_mode: Write-ahead log, so that reads go on beside a write; otherwise a rollback journal.
+        journal_size_limit: What the write-ahead log is cut back to, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    wal_mode: bool = True
+    journal_size_limit: int = Field(default=JOURNAL_SIZE_LIMIT_BYTES, ge=0, le=2**40)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _check_path(cls, value: object) -> object:
+        text = str(value) if isinstance(value, Path) else value
+        if not isinstance(text, str):
+            return text
+        if not text.strip() or "\0" in text:
+            raise ValueError("path must name a file, or be ':memory:'")
+        if text.startswith("file:"):
+            raise ValueError("path is a plain path: a 'file:' URI could change how the database is opened")
+        if ".." in Path(text).parts:
+            raise ValueError("path must not contain '..': give the absolute path")
+        return text
+
+
+class PersistenceConfig(BaseModel):
+    """Which back end one company's persistence uses when there is no registry around it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Annotated[str, Field(min_length=1)] = "sqlite"
+    sqlite: SQLiteConfig | None = None
+
+
+class RegistryConfig(BaseSettings):
+    """How a `TenantRegistry` keeps its tenants.
+
+    Each field is also read from the environment, as ``TENANTRY_`` and its name in capitals; an argument wins.
+
+    Attributes:
+        data_dir: Where everything lies; made if it is missing. On a local disk: the locks need one.
+        open_tenants_max: How many tenants are open at once; each costs ``1 + readers_per_tenant`` threads.
+        readers_per_tenant: Read-only connections, and so read batches, of one tenant at a time.
+        idle_timeout_seconds: A tenant that nobody used for so long is closed.
+        pool_waiters_max: How many callers may wait for a place among the open tenants.
+        pool_wait_timeout_seconds: How long each of them waits.
+        mailbox_requests_max: How many calls of one tenant may wait, for each of writing and reading.
+        batch_requests_max: How many of them share one transaction.
+        call_timeout_seconds: A call's deadline, from its start to its answer.
+        transaction_timeout_seconds: How long ``transaction()`` may hold its tenant's writer.
+        write_jobs_max: How many tenants' write batches run at the same moment.
+        read_jobs_max: How many tenants' read batches run at the same moment.
+        durability: When a write is acknowledged, see `Durability`.
+        delete_grace_seconds: How long a deleted tenant can be brought back.
+        catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
+        shutdown_timeout_seconds: How long closing waits for calls that were taken in.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TENANTRY_")
+
+    data_dir: Path
+    open_tenants_max: Count = 128
+    readers_per_tenant: Annotated[int, Field(ge=1, le=16)] = 1
+    idle_timeout_seconds: Seconds = 300.0
+    pool_waiters_max: Count = 1024
+    pool_wait_timeout_seconds: Seconds = 10.0
+    mailbox_requests_max: Count = 1024
+    batch_requests_max: Annotated[int, Field(ge=1, le=4096)] = 64
+    call_timeout_seconds: Seconds = 30.0
+    transaction_timeout_seconds: Seconds = 10.0
+    write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
+    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 2
+    durability: Durability = "full"
+    delete_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 7 * 86_400.0
+    catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
+    shutdown_timeout_seconds: Seconds = 30.0
+
+    @property
+    def threads_max(self) -> int:
+        """How many connection threads the open tenants can have, with the catalog's one."""
+        return self.open_tenants_max * (1 + self.readers_per_tenant) + 1
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.batch_requests_max > self.mailbox_requests_max:
+            raise ValueError(
+                f"batch_requests_max ({self.batch_requests_max}) is more than a mailbox holds: lower it to "
+                f"mailbox_requests_max ({self.mailbox_requests_max}) or raise that"
+            )
+        if self.transaction_timeout_seconds > self.call_timeout_seconds:
+            raise ValueError(
+                f"transaction_timeout_seconds ({self.transaction_timeout_seconds:g}) is longer than "
+                f"call_timeout_seconds ({self.call_timeout_seconds:g}), so the calls waiting behind one transaction would "
+                "all time out: lower the first or raise the second"
+            )
+        if self.pool_wait_timeout_seconds > self.call_timeout_seconds:
+            raise ValueError(
+                f"pool_wait_timeout_seconds ({self.pool_wait_timeout_seconds:g}) is longer than call_timeout_seconds "
+                f"({self.call_timeout_seconds:g}), so it could never pass: lower the first or raise the second"
+            )
+        return self

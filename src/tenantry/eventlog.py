@@ -1,0 +1,69 @@
+"""The one way tenantry writes log events.
+
+Events go to structlog as it is configured by the host. A host that never configured structlog would get every
+debug event printed to its standard output, which is structlog's default and no library's business: until it is
+configured, only warnings and errors are passed on.
+"""
+
+import logging
+from typing import Any
+
+import structlog
+
+from tenantry.errors import TenantryError
+
+
+class EventLog:
+    """Writes named events with bound context, at the level the house rules give them.
+
+    Success is debug, a change of state is info, refused input is a warning, a failing driver an error.
+    Payloads and secrets are never passed in.
+    """
+
+    __slots__ = ("_configured", "_context", "_logger", "_quiet")
+
+    def __init__(self, **context: object) -> None:
+        self._context = context
+        self._configured: Any = None
+        self._quiet: Any = None
+
+    def bind(self, **context: object) -> "EventLog":
+        """Return a log that adds `context` to every event."""
+        return EventLog(**{**self._context, **context})
+
+    def debug(self, event: str, **data: object) -> None:
+        """Write a success."""
+        # Checked here, and not left to the logger: this is called for every write and read.
+        if structlog.is_configured():
+            self._bound().debug(event, **data)
+
+    def info(self, event: str, **data: object) -> None:
+        """Write a change of state."""
+        if structlog.is_configured():
+            self._bound().info(event, **data)
+
+    def warning(self, event: str, **data: object) -> None:
+        """Write a refusal, or something that an operator should know."""
+        self._bound().warning(event, **data)
+
+    def error(self, event: str, **data: object) -> None:
+        """Write a failure."""
+        self._bound().error(event, **data)
+
+    def failure(self, event: str, error: TenantryError, **data: object) -> None:
+        """Write a failed call: refused input and refused calls as warnings, a failing driver as an error."""
+        is_driver = getattr(error, "code", None) is not None
+        write = self.error if is_driver and error.outcome != "duplicate" else self.warning
+        write(event, error=str(error), error_type=type(error).__name__, **data)
+
+    def _bound(self) -> Any:
+        """Return the bound logger; bound once, because binding costs more than a filtered event."""
+        if structlog.is_configured():
+            if self._configured is None:
+                self._configured = structlog.get_logger("tenantry").bind(**self._context)
+            return self._configured
+        if self._quiet is None:
+            self._quiet = structlog.wrap_logger(
+                None, wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+            ).bind(**self._context)
+        return self._quiet

@@ -1,0 +1,165 @@
+"""What the core reports: frozen event records for hooks, and the names of log events.
+
+The core reports, it does not measure: a hook is any callable that takes an event. Hooks run on the event loop between
+two batches, so they must be quick; one that raises is logged and does not disturb the core.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+
+class TenantOpened(NamedTuple):
+    """An actor was opened, or could not be.
+
+    Attributes:
+        outcome: ``ok`` or the error's `outcome`.
+        duration_seconds: From the pool's decision to the open store, migrations included.
+    """
+
+    tenant_id: str
+    backend: str
+    outcome: str
+    duration_seconds: float
+
+
+class TenantClosed(NamedTuple):
+    """An actor was closed; `reason` is ``capacity``, ``idle``, ``state``, ``failed`` or ``shutdown``."""
+
+    tenant_id: str
+    backend: str
+    reason: str
+    duration_seconds: float
+
+
+class StoreConnected(NamedTuple):
+    """A store connected, or could not."""
+
+    tenant_id: str
+    backend: str
+    outcome: str
+    duration_seconds: float
+
+
+class StoreMigrated(NamedTuple):
+    """A store's migrations were checked and, where some were pending, applied."""
+
+    tenant_id: str
+    backend: str
+    outcome: str
+    applied: int
+    duration_seconds: float
+
+
+class CallSample(NamedTuple):
+    """One call in a batch: its operation, its outcome, and when it was put into the mailbox."""
+
+    operation: str
+    outcome: str
+    submitted_seconds: float
+
+
+class BatchFinished(NamedTuple):
+    """One batch ran and its callers have their answers; times are of the monotonic clock.
+
+    Attributes:
+        channel: ``write`` or ``read``.
+        calls: One sample for each call.
+        started_seconds: When the batch left the mailbox for the store.
+        finished_seconds: When the store had answered.
+    """
+
+    tenant_id: str
+    backend: str
+    channel: str
+    calls: Sequence[CallSample]
+    started_seconds: float
+    finished_seconds: float
+
+
+class CallRefused(NamedTuple):
+    """A call was turned away at a limit or a deadline; `outcome` is the error's."""
+
+    tenant_id: str
+    backend: str
+    operation: str
+    outcome: str
+    duration_seconds: float
+
+
+class PoolWaited(NamedTuple):
+    """A caller waited for a place in the pool; `outcome` is ``ok`` or the error's."""
+
+    tenant_id: str
+    outcome: str
+    duration_seconds: float
+
+
+class LifecycleCalled(NamedTuple):
+    """A lifecycle call (``create``, ``suspend``, …) ended."""
+
+    tenant_id: str
+    action: str
+    outcome: str
+    duration_seconds: float
+
+
+Event: TypeAlias = (
+    TenantOpened
+    | TenantClosed
+    | StoreConnected
+    | StoreMigrated
+    | BatchFinished
+    | CallRefused
+    | PoolWaited
+    | LifecycleCalled
+)
+Hook: TypeAlias = Callable[[Event], None]
+
+# Log events: persistence.<entity>.<action> (DOMAIN rule 15) for what a back end does, tenantry.* for the rest.
+BACKEND_CONNECTING = "persistence.backend.connecting"
+BACKEND_CONNECTED = "persistence.backend.connected"
+BACKEND_CONNECTION_FAILED = "persistence.backend.connection_failed"
+BACKEND_ALREADY_CONNECTED = "persistence.backend.already_connected"
+BACKEND_DISCONNECTING = "persistence.backend.disconnecting"
+BACKEND_DISCONNECTED = "persistence.backend.disconnected"
+BACKEND_DISCONNECT_ERROR = "persistence.backend.disconnect_error"
+BACKEND_HEALTH_CHECK = "persistence.backend.health_check"
+BACKEND_CREATED = "persistence.backend.created"
+BACKEND_UNKNOWN = "persistence.backend.unknown"
+BACKEND_WAL_MODE_FAILED = "persistence.backend.wal_mode_failed"
+BACKEND_NOT_CONNECTED = "persistence.backend.not_connected"
+
+MIGRATION_STARTED = "persistence.migration.started"
+MIGRATION_COMPLETED = "persistence.migration.completed"
+MIGRATION_SKIPPED = "persistence.migration.skipped"
+MIGRATION_FAILED = "persistence.migration.failed"
+
+TASK_SAVED = "persistence.task.saved"
+TASK_SAVE_FAILED = "persistence.task.save_failed"
+TASK_FETCHED = "persistence.task.fetched"
+TASK_FETCH_FAILED = "persistence.task.fetch_failed"
+TASK_LISTED = "persistence.task.listed"
+TASK_LIST_FAILED = "persistence.task.list_failed"
+TASK_DELETED = "persistence.task.deleted"
+TASK_DELETE_FAILED = "persistence.task.delete_failed"
+TASK_DESERIALIZE_FAILED = "persistence.task.deserialize_failed"
+
+COST_RECORD_SAVED = "persistence.cost_record.saved"
+COST_RECORD_SAVE_FAILED = "persistence.cost_record.save_failed"
+COST_RECORD_QUERIED = "persistence.cost_record.queried"
+COST_RECORD_QUERY_FAILED = "persistence.cost_record.query_failed"
+COST_RECORD_AGGREGATED = "persistence.cost_record.aggregated"
+COST_RECORD_AGGREGATE_FAILED = "persistence.cost_record.aggregate_failed"
+
+MESSAGE_SAVED = "persistence.message.saved"
+MESSAGE_SAVE_FAILED = "persistence.message.save_failed"
+MESSAGE_DUPLICATE = "persistence.message.duplicate"
+MESSAGE_HISTORY_FETCHED = "persistence.message.history_fetched"
+MESSAGE_HISTORY_FAILED = "persistence.message.history_failed"
+MESSAGE_DESERIALIZE_FAILED = "persistence.message.deserialize_failed"
+
+AUDIT_ENTRY_SAVED = "persistence.audit_entry.saved"
+AUDIT_ENTRY_SAVE_FAILED = "persistence.audit_entry.save_failed"
+AUDIT_ENTRY_QUERIED = "persistence.audit_entry.queried"
+AUDIT_ENTRY_QUERY_FAILED = "persistence.audit_entry.query_failed"
+AUDIT_ENTRY_DESERIALIZE_FAILED = "persistence.audit_entry.deserialize_failed"

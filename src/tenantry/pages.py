@@ -1,0 +1,78 @@
+"""Keyset pages: a tuple of models that knows where the next page begins.
+
+A cursor is the sort key of the last row, so a page costs the same wherever it lies, and rows that arrive
+meanwhile neither repeat nor hide others. It is opaque to callers: URL-safe text whose form may change.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tenantry.errors import QueryError
+
+T_co = TypeVar("T_co", covariant=True)
+
+PAGE_ROWS_MAX = 10_000
+_CURSOR_CHARACTERS_MAX = 1_048_576
+_INT64_MAX = 2**63 - 1
+
+
+class Page(tuple[T_co, ...]):  # noqa: SLOT001  # CPython gives a tuple's subclass no slots
+    """One page of results: a plain tuple, with the cursor of the page after it.
+
+    Attributes:
+        next_cursor: Pass it as `cursor` for the rows after these; None when these are the last.
+    """
+
+    next_cursor: str | None
+
+    def __new__(cls, rows: Sequence[T_co], next_cursor: str | None = None) -> "Page[T_co]":
+        """Return `rows` as a page."""
+        page = super().__new__(cls, rows)
+        page.next_cursor = next_cursor
+        return page
+
+
+def page_rows(limit: int | None) -> int:
+    """Return how many rows the page may hold; None means as many as one page can.
+
+    Raises:
+        QueryError: `limit` is below 1 or above `PAGE_ROWS_MAX`.
+    """
+    if limit is None:
+        return PAGE_ROWS_MAX
+    if type(limit) is not int or not 1 <= limit <= PAGE_ROWS_MAX:
+        raise QueryError(
+            f"limit must be a whole number from 1 to {PAGE_ROWS_MAX}, not {limit!r}: page with the cursor"
+        )
+    return limit
+
+
+def encode_cursor(query: str, *key: str | int) -> str:
+    """Return the cursor that continues `query` after the row with this sort key."""
+    text = json.dumps([query, *key], ensure_ascii=True, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode("ascii")).rstrip(b"=").decode("ascii")
+
+
+def decode_cursor(query: str, cursor: str, *types: type[str] | type[int]) -> tuple[str | int, ...]:
+    """Return the sort key that `encode_cursor` was given: one value for each of `types`.
+
+    Raises:
+        QueryError: It is no cursor, or the cursor of another query.
+    """
+    try:
+        padded = cursor[:_CURSOR_CHARACTERS_MAX].encode("ascii") + b"=" * (-len(cursor) % 4)
+        kind, *key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (AttributeError, TypeError, ValueError, binascii.Error, RecursionError) as error:
+        raise QueryError("this is not a cursor: pass the next_cursor of a page unchanged") from error
+    if kind != query or len(key) != len(types) or not all(map(_is_key, key, types)):
+        raise QueryError(f"this cursor does not continue {query}: it belongs to another query")
+    return tuple(key)
+
+
+def _is_key(value: object, expected: type[str] | type[int]) -> bool:
+    if expected is int:
+        return type(value) is int and -_INT64_MAX - 1 <= value <= _INT64_MAX
+    return type(value) is str

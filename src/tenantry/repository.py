@@ -1,0 +1,65 @@
+"""What every repository is built on: run a statement, say how it went, name the record that failed."""
+
+from collections.abc import Sequence
+
+from tenantry.errors import DuplicateRecordError, TenantryError
+from tenantry.statements import Result, Session, Statement
+
+
+class Repository:
+    """An entity's SQL in one place: models in, models out, errors with their context.
+
+    Users subclass it for the tables of their own schema packs; ``tenant.repository(InvoiceRepository)`` gives an
+    instance that is bound to the tenant. A repository holds no connection and may be made for every call.
+
+    Args:
+        session: What runs its statements: a tenant, a transaction, or a back end used on its own.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._log = session.log
+
+    async def _write(
+        self,
+        *statements: Statement,
+        done: str,
+        failed: str,
+        duplicate: str | None = None,
+        **context: object,
+    ) -> list[Result]:
+        """Run the statements as one atomic unit and log the outcome.
+
+        Args:
+            statements: The unit.
+            done: The debug event of success.
+            failed: The event of failure.
+            duplicate: The event of a `DuplicateRecordError`; `failed` where there is none.
+            context: Names the record; it goes to every event, its first value to a duplicate's `record_id`.
+        """
+        try:
+            results = await self._session.write(*statements)
+        except DuplicateRecordError as error:
+            self._log.failure(duplicate or failed, error, **context)
+            name, record_id = next(iter(context.items()), ("record", None))
+            raise DuplicateRecordError(
+                f"{name} {record_id} exists already", record_id=str(record_id), code=error.code
+            ) from error
+        except TenantryError as error:
+            self._log.failure(failed, error, **context)
+            raise
+        self._log.debug(done, **context)
+        return results
+
+    async def _read(self, statement: Statement, *, failed: str, **context: object) -> Result:
+        """Run one reading statement; log its failure with all the filters of the call."""
+        try:
+            return await self._session.read(statement)
+        except TenantryError as error:
+            self._log.failure(failed, error, **context)
+            raise
+
+
+def placeholders(columns: Sequence[str]) -> str:
+    """Return ``?, ?, …`` for so many columns."""
+    return ", ".join("?" * len(columns))

@@ -1,0 +1,74 @@
+"""Which migrations are pending: a decision on two lists, without I/O."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tenantry.errors import MigrationError
+from tenantry.schema import Migration, Schema
+
+
+class AppliedMigration(NamedTuple):
+    """A row of ``schema_migrations``."""
+
+    schema: str
+    version: int
+    checksum: str
+
+
+def plan_migrations(
+    schemas: Iterable[Schema], backend: str, applied: Sequence[AppliedMigration], file_version: int
+) -> tuple[Migration, ...]:
+    """Return the migrations that a database lacks, in the order to apply them.
+
+    Packs that the database has and the code was not given are left alone: packs do not touch each other's tables.
+
+    Args:
+        schemas: The packs, in order.
+        backend: Whose migrations.
+        applied: What the database says was applied.
+        file_version: The number that every migration raises by one together with its row (SQLite's
+            ``user_version``); it tells a database that someone else changed.
+
+    Raises:
+        MigrationError: The database is newer than the code, a checksum changed, or there is a gap.
+    """
+    if file_version != len(applied):
+        relation = "newer than" if file_version > len(applied) else "older than"
+        raise MigrationError(
+            f"the database says version {file_version}, which is {relation} the {len(applied)} migrations that it "
+            "lists: it was made by a newer tenantry or changed by hand; use the code that wrote it, or restore it",
+            version=file_version,
+        )
+    pending: list[Migration] = []
+    for schema in schemas:
+        known = schema.migrations(backend)
+        mine = sorted(row for row in applied if row.schema == schema.name)
+        for expected, row in enumerate(mine, start=1):
+            _check_applied(row, expected, known)
+        pending.extend(known[len(mine) :])
+    return tuple(pending)
+
+
+def _check_applied(row: AppliedMigration, expected: int, known: Sequence[Migration]) -> None:
+    if row.version != expected:
+        raise MigrationError(
+            f"schema {row.schema!r}: migration {expected:04d} is missing between those applied (found "
+            f"{row.version:04d}): restore the database from a snapshot",
+            schema=row.schema,
+            version=expected,
+        )
+    if row.version > len(known):
+        raise MigrationError(
+            f"schema {row.schema!r}: the database has migration {row.version:04d}, newer than the code, which ends at "
+            f"{len(known):04d}: deploy the newer code",
+            schema=row.schema,
+            version=row.version,
+        )
+    migration = known[row.version - 1]
+    if row.checksum != migration.checksum:
+        raise MigrationError(
+            f"migration {migration} was changed after it was applied: restore its text, and put the change into a new "
+            "migration",
+            schema=row.schema,
+            version=row.version,
+        )

@@ -1,0 +1,136 @@
+"""What a store is: one tenant's database behind a few calls that take whole batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from tenantry.errors import TenantryError
+from tenantry.schema import Migration
+from tenantry.statements import Result, Statement
+
+Request: TypeAlias = tuple[Statement, ...]
+"""One caller's unit: all of its statements take effect, or none."""
+
+WriteOutcome: TypeAlias = list[Result] | TenantryError
+"""One result for each statement of the request, or why nothing of it was kept."""
+
+ReadOutcome: TypeAlias = Result | TenantryError
+"""What the statement's `Fetch` says, or why it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """What `Store.migrate` did.
+
+    Attributes:
+        applied: The migrations that were applied now, in order.
+        versions: The version that each schema is at.
+    """
+
+    applied: tuple[Migration, ...]
+    versions: dict[str, int]
+
+
+class StoreTransaction(Protocol):
+    """An open transaction over several calls; it holds the store's writer."""
+
+    async def write(self, request: Request) -> WriteOutcome:
+        """Run one unit inside the transaction; a failed unit is undone alone.
+
+        Raises:
+            TransactionClosedError: The transaction has ended; it never turns into autocommit.
+        """
+        ...
+
+    async def read(self, statement: Statement) -> ReadOutcome:
+        """Run one reading statement inside the transaction.
+
+        Raises:
+            TransactionClosedError: The transaction has ended.
+        """
+        ...
+
+    async def commit(self) -> None:
+        """Commit, durably.
+
+        Raises:
+            PersistenceError: It was not committed; the transaction is rolled back.
+            TransactionClosedError: It had ended before.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Undo everything; does nothing if the transaction has ended."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """One tenant's database. It knows no tenant state and no pool.
+
+    `write` may be called by one caller at a time or by many: units never mix. A read that starts after a write was
+    answered sees that write.
+    """
+
+    @property
+    def backend(self) -> str:
+        """``sqlite`` or ``postgres``: the `backend` label of metrics and the directory of migrations."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` succeeded and `disconnect` has not."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the database; a no-op when it is open. A failure half way leaves nothing open.
+
+        Raises:
+            PersistenceConnectionError: It cannot be opened.
+            DatabaseCorruptError: The file is no database; it was not changed.
+            TenantOwnedElsewhereError: Another owner has it open.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Close the database, the writer last; a no-op when it is closed.
+
+        Raises:
+            PersistenceConnectionError: It would not close; it is still held and can be closed again.
+        """
+        ...
+
+    async def health_check(self) -> bool:
+        """Return whether the database answers a query."""
+        ...
+
+    async def migrate(self) -> MigrationReport:
+        """Apply the pending migrations, each in a transaction with its version number.
+
+        Raises:
+            MigrationError: A step failed and left the file as it was, or file and code disagree.
+            DatabaseCorruptError: The file belongs to another tenant.
+        """
+        ...
+
+    async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
+        """Run the requests in one transaction, commit it durably, and return one outcome for each.
+
+        One request's failure is that request's alone. Cancellation does not stop the batch; its outcomes are lost.
+        """
+        ...
+
+    async def read(self, statements: Sequence[Statement]) -> list[ReadOutcome]:
+        """Run reading statements together and return one outcome for each.
+
+        Cancellation interrupts the statement that is running.
+        """
+        ...
+
+    async def begin(self) -> StoreTransaction:
+        """Open a transaction over several calls; writes wait until it ends.
+
+        Raises:
+            PersistenceError: It could not be begun.
+        """
+        ...

@@ -1,0 +1,177 @@
+"""Whole batches as plain functions on a connection's thread: the write path and the read path.
+
+Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT; nobody is answered
+before the COMMIT has returned, which with ``synchronous=FULL`` is when the write-ahead log has reached the disk.
+
+One request's failure is its own. SQLite undoes a failed statement by itself
+(https://www.sqlite.org/lang_conflict.html, ABORT), so a request of one statement needs nothing around it; one of several
+runs in a savepoint. But some errors roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
+section 3): afterwards ``in_transaction`` is false, and nothing of the batch may be acknowledged. The request that
+caused it keeps its error; every other request runs again, alone, so that the innocent are served.
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Final, NoReturn
+
+from tenantry.errors import QueryError, TenantryError
+from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite.errors import map_error
+
+Guard = Callable[[sqlite3.Connection], None]
+"""Runs first in every write transaction; raises if this process may not write."""
+
+_DISTINCT_STATEMENTS_MAX: Final = 4096
+_FIRST_KEYWORD: Final = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
+# A statement with one of these would end the batch's transaction, or reach another file, behind everyone's back.
+_REFUSED: Final = frozenset(
+    ["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM", "PRAGMA"]
+)
+
+
+class _TransactionLostError(Exception):
+    """One request's error made SQLite roll back everybody's transaction."""
+
+    def __init__(self, index: int, error: TenantryError) -> None:
+        super().__init__(index, error)
+        self.index = index
+        self.error = error
+
+
+def write_batch(
+    requests: Sequence[Request], guard: Guard, connection: sqlite3.Connection
+) -> list[WriteOutcome]:
+    """Run the requests in one transaction and commit it; return one outcome for each."""
+    try:
+        return _write_together(requests, guard, connection)
+    except _TransactionLostError as lost:
+        return [
+            lost.error if index == lost.index else _write_alone(request, guard, connection)
+            for index, request in enumerate(requests)
+        ]
+
+
+def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
+    """Run reading statements on one snapshot; return one outcome for each."""
+    try:
+        # One read transaction for all: the snapshot's lock is taken once and not for each statement.
+        connection.execute("BEGIN")
+    except sqlite3.Error as error:
+        return [map_error(error, statement.operation) for statement in statements]
+    try:
+        return _read_each(statements, connection)
+    finally:
+        roll_back(connection)
+
+
+def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
+    """Run one caller's statements inside the open transaction; a failure undoes them, and only them."""
+    try:
+        if len(request) == 1:
+            return [run_statement(request[0], connection)]
+        connection.execute("SAVEPOINT unit")
+        results = [run_statement(statement, connection) for statement in request]
+        connection.execute("RELEASE unit")
+    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+        if len(request) > 1:
+            _undo_unit(connection)
+        return map_error(error, request[0].operation)
+    return results
+
+
+def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
+    """Run one reading statement on the connection as it stands."""
+    try:
+        return run_statement(statement, connection)
+    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+        return map_error(error, statement.operation)
+
+
+def run_statement(statement: Statement, connection: sqlite3.Connection) -> Result:
+    """Execute one statement and return what its `Fetch` says."""
+    _check_statement(statement.sql)
+    cursor = connection.execute(statement.sql, statement.parameters)
+    fetch = statement.fetch
+    if fetch is Fetch.NONE:
+        return None
+    if fetch is Fetch.ONE:
+        row: Row | None = cursor.fetchone()
+        return row
+    if fetch is Fetch.ALL:
+        return cursor.fetchall()
+    return cursor.rowcount
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction if there is one."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _write_together(
+    requests: Sequence[Request], guard: Guard, connection: sqlite3.Connection
+) -> list[WriteOutcome]:
+    outcomes: list[WriteOutcome] = []
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        guard(connection)
+        for index, request in enumerate(requests):
+            outcome = run_unit(request, connection)
+            outcomes.append(outcome)
+            if isinstance(outcome, TenantryError) and not connection.in_transaction:
+                raise _TransactionLostError(index, outcome)
+        connection.execute("COMMIT")
+    except (sqlite3.Error, TenantryError) as error:
+        # Nothing was kept, so nobody may be told that it was; who had failed before keeps the reason.
+        return [
+            outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].operation)
+            for request, outcome in zip_longest(requests, outcomes)
+        ]
+    finally:
+        roll_back(connection)
+    return outcomes
+
+
+def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection) -> WriteOutcome:
+    try:
+        return _write_together((request,), guard, connection)[0]
+    except _TransactionLostError as lost:
+        return lost.error
+
+
+def _undo_unit(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        try:
+            connection.execute("ROLLBACK TO unit")
+            connection.execute("RELEASE unit")
+        except sqlite3.Error:
+            # Half a unit must never be committed; without the transaction the rest of the batch runs again.
+            roll_back(connection)
+
+
+def _read_each(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
+    outcomes: list[ReadOutcome] = []
+    for statement in statements:
+        outcome = read_one(statement, connection)
+        if isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT":
+            # Every caller of this batch has gone.
+            return [map_error(outcome, s.operation) for s in statements]
+        outcomes.append(outcome)
+    return outcomes
+
+
+@lru_cache(maxsize=_DISTINCT_STATEMENTS_MAX)
+def _check_statement(sql: str) -> None:
+    keyword = _FIRST_KEYWORD.match(sql)
+    if keyword is not None and keyword[1].upper() in _REFUSED:
+        _refuse(keyword[1].upper())
+
+
+def _refuse(keyword: str) -> NoReturn:
+    raise QueryError(
+        f"a repository's statement may not be {keyword}: transactions are the store's; use tenant.transaction()"
+    )

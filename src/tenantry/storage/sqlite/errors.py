@@ -1,0 +1,86 @@
+"""Maps what sqlite3 raises to tenantry's errors, by extended result code and never by message.
+
+The codes: https://www.sqlite.org/rescode.html
+"""
+
+import copy
+import sqlite3
+from typing import Final
+
+from tenantry.errors import (
+    ConstraintViolationError,
+    DatabaseCorruptError,
+    DuplicateRecordError,
+    PersistenceConnectionError,
+    PersistenceError,
+    QueryError,
+    StorageFullError,
+    TenantryError,
+)
+
+_DUPLICATE: Final = {
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_ROWID,
+}
+_CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_TRANSIENT: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+_PRIMARY_CODE_MASK: Final = 0xFF
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the failure was the moment's, or the machine's, and not the statement's."""
+    primary = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
+    return primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
+
+
+def map_error(error: BaseException, doing: str) -> TenantryError:
+    """Return tenantry's error for one that came out of sqlite3, with that one as its cause.
+
+    Args:
+        error: What was raised: an `sqlite3.Error`, or what its parameter binding raises (`OverflowError`,
+            `UnicodeEncodeError`, `ValueError`, `TypeError`).
+        doing: What failed, for the message: an operation's name or a step's.
+    """
+    if isinstance(error, TenantryError):
+        # An instance belongs to the one caller that raises it; an error of the whole batch has many callers.
+        again = copy.copy(error)
+        again.__cause__ = error.__cause__
+        return again
+    mapped = _map(error, doing)
+    mapped.__cause__ = error
+    return mapped
+
+
+def map_connection_error(error: BaseException, doing: str) -> TenantryError:
+    """Return tenantry's error for a failure to open or close a database."""
+    mapped = map_error(error, doing)
+    if isinstance(mapped, QueryError) and not isinstance(mapped, StorageFullError):
+        mapped = PersistenceConnectionError(str(mapped), code=mapped.code)
+        mapped.__cause__ = error
+    return mapped
+
+
+def _map(error: BaseException, doing: str) -> PersistenceError:
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    extended: int = getattr(error, "sqlite_errorcode", None) or 0
+    primary = extended & _PRIMARY_CODE_MASK
+    message = f"{doing}: {error} ({name})"
+    if extended in _DUPLICATE:
+        return DuplicateRecordError(message, code=name)
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return ConstraintViolationError(message, code=name)
+    if primary == sqlite3.SQLITE_FULL:
+        return StorageFullError(f"{message}: free space on the disk, or raise the limit", code=name)
+    if primary in _CORRUPT:
+        return DatabaseCorruptError(message, code=name)
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return PersistenceConnectionError(message, code=name)
+    return QueryError(message, code=name, is_transient=primary in _TRANSIENT)

@@ -1,0 +1,132 @@
+"""Applies migrations to a SQLite database: each in one transaction with its row and its ``user_version``.
+
+SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). What breaks this in Python are implicit
+transactions and ``executescript``, which commits first: so statements are executed one by one between our own BEGIN
+IMMEDIATE and COMMIT, and SQLite's authorizer keeps a migration's own text from ending the transaction.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tenantry.clock import Clock
+from tenantry.errors import MigrationError
+from tenantry.schema import Migration
+from tenantry.storage.migrations import AppliedMigration
+from tenantry.storage.sqlite.batch import roll_back
+from tenantry.storage.sqlite.errors import is_transient
+
+_CREATE: Final = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    schema      TEXT    NOT NULL,
+    version     INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    checksum    TEXT    NOT NULL,  -- SHA-256 of the migration's text
+    applied_at  TEXT    NOT NULL,  -- UTC
+    duration_ms REAL    NOT NULL,
+    PRIMARY KEY (schema, version)
+) STRICT, WITHOUT ROWID
+"""
+_INSERT: Final = "INSERT INTO schema_migrations VALUES (?, ?, ?, ?, ?, ?)"
+_SELECT: Final = "SELECT schema, version, checksum FROM schema_migrations ORDER BY schema, version"
+_EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
+
+_DENIED: Final = {
+    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT or ROLLBACK",
+    sqlite3.SQLITE_SAVEPOINT: "a savepoint",
+    sqlite3.SQLITE_ATTACH: "ATTACH",
+    sqlite3.SQLITE_DETACH: "DETACH",
+}
+
+
+def read_file_version(connection: sqlite3.Connection) -> int:
+    """Return the database's ``user_version``: how many migrations were applied to it."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
+    """Return what ``schema_migrations`` lists; a new database has no such table and lists nothing."""
+    if connection.execute(_EXISTS).fetchone() is None:
+        return []
+    return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
+
+
+def apply_migrations(
+    pending: Sequence[Migration], file_version: int, clock: Clock, connection: sqlite3.Connection
+) -> None:
+    """Apply the migrations in order; those before a failing one stay, the failing one leaves the file as it was.
+
+    Raises:
+        MigrationError: A step's SQL failed.
+    """
+    for number, migration in enumerate(pending, start=file_version + 1):
+        try:
+            _apply(migration, number, clock, connection)
+        except (sqlite3.Error, ValueError) as error:
+            raise MigrationError(
+                f"migration {migration} failed and left the database as it was: {error}",
+                schema=migration.schema,
+                version=migration.version,
+                is_step_failure=not is_transient(error),
+                code=getattr(error, "sqlite_errorname", type(error).__name__),
+            ) from error
+        finally:
+            roll_back(connection)
+
+
+def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.Connection) -> None:
+    started = time.perf_counter()
+    connection.execute("BEGIN IMMEDIATE")
+    _execute_script(migration, connection)
+    connection.execute(_CREATE)
+    duration_ms = (time.perf_counter() - started) * 1000
+    applied_at = clock.now().isoformat(timespec="milliseconds")
+    connection.execute(
+        _INSERT,
+        (migration.schema, migration.version, migration.name, migration.checksum, applied_at, duration_ms),
+    )
+    # A pragma takes no parameters; the number is ours.
+    connection.execute(f"PRAGMA user_version = {number:d}")
+    connection.execute("COMMIT")
+
+
+def _execute_script(migration: Migration, connection: sqlite3.Connection) -> None:
+    denied: list[str] = []
+
+    def authorize(action: int, argument: str | None, *_: object) -> int:
+        reason = _DENIED.get(action)
+        if action == sqlite3.SQLITE_PRAGMA and argument == "user_version":
+            reason = "PRAGMA user_version"
+        if reason is None:
+            return sqlite3.SQLITE_OK
+        denied.append(reason)
+        return sqlite3.SQLITE_DENY
+
+    connection.set_authorizer(authorize)
+    try:
+        for statement in split_statements(migration.sql):
+            connection.execute(statement)
+    except sqlite3.DatabaseError as error:
+        if not denied:
+            raise
+        raise ValueError(
+            f"a migration may not use {denied[0]}: it runs in a transaction of tenantry's"
+        ) from error
+    finally:
+        connection.set_authorizer(None)
+
+
+def split_statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script; SQLite's own tokenizer says where one ends."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    # The last part carries a semicolon that the script does not have.
+    rest = statement.removesuffix(";")
+    if rest.strip():
+        yield rest

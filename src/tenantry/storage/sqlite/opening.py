@@ -1,0 +1,208 @@
+"""Opens SQLite connections: the file made private, checked before it is touched, and given its pragmas.
+
+These functions run on the connection's thread, as one job.
+"""
+
+import contextlib
+import math
+import os
+import sqlite3
+import stat
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from tenantry import events
+from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, Durability
+from tenantry.errors import DatabaseCorruptError, DataDirectoryError, PersistenceConnectionError
+from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.migrator import read_file_version
+from tenantry.storage.sqlite.ownership import FileOwnership
+
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+BUSY_TIMEOUT_SECONDS: Final = 5.0
+_CACHED_STATEMENTS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SQLiteOptions:
+    """Where a database is and how to open it.
+
+    Attributes:
+        path: The file; None for a database in memory.
+        root: A directory that the path may not leave: missing directories below it are made, links refused.
+        must_exist: Whether a missing file is an error, rather than a new database.
+        durability: When a commit counts as done.
+        is_wal: Write-ahead log, or rollback journal.
+        is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
+            journal, which a read-only connection could not recover.
+        journal_size_limit_bytes: What the write-ahead log is cut back to.
+        busy_timeout_seconds: How long to wait for another process's lock.
+    """
+
+    path: Path | None
+    root: Path | None = None
+    must_exist: bool = False
+    durability: Durability = "full"
+    is_wal: bool = True
+    is_read_by_writer: bool = False
+    journal_size_limit_bytes: int = JOURNAL_SIZE_LIMIT_BYTES
+    busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+
+    def __str__(self) -> str:
+        return str(self.path or ":memory:")
+
+
+def open_writer(
+    options: SQLiteOptions, ownership: FileOwnership | None, known_version: int, log: EventLog
+) -> sqlite3.Connection:
+    """Open the one connection that writes; take the file's lock first.
+
+    Raises:
+        sqlite3.Error: SQLite cannot open it, or it is no database.
+        OSError: The file cannot be made.
+        DataDirectoryError: The path is not what it should be.
+        TenantOwnedElsewhereError: Another owner has it open.
+    """
+    if options.path is None:
+        return _set_up(sqlite3.connect(":memory:", isolation_level=None), options, log, is_fresh=True)
+    if options.root is not None:
+        make_directories(options.root, options.path.parent)
+    if ownership is not None:
+        ownership.acquire()
+    try:
+        return _open_file(options.path, options, known_version, log)
+    except BaseException:
+        if ownership is not None:
+            # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
+            ownership.release(is_clean=False)
+        raise
+
+
+def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
+    """Open a connection that cannot write: SQLite refuses, and refuses it to checkpoint.
+
+    Raises:
+        sqlite3.Error: SQLite cannot open it.
+    """
+    assert options.path is not None
+    connection = _connect(options.path, "ro", options)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        _add_functions(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def make_directories(root: Path, directory: Path) -> None:
+    """Make the missing directories between `root` and `directory`, private and durable; refuse links on the way.
+
+    Raises:
+        DataDirectoryError: Something on the way is a link or no directory.
+    """
+    current = root
+    for part in directory.relative_to(root).parts:
+        parent, current = current, current / part
+        with contextlib.suppress(FileExistsError):
+            current.mkdir(mode=DIRECTORY_MODE)
+            sync_directory(parent)
+        if not stat.S_ISDIR(current.lstat().st_mode):
+            raise DataDirectoryError(
+                f"{current} is a link or no directory: tenantry keeps data only in directories of its own",
+                path=str(current),
+            )
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the directory's entries durable (fsync(2): a new file's entry needs one of its directory)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
+    if options.must_exist and not path.is_file():
+        raise DatabaseCorruptError(f"{path} is missing: put it back, or restore a snapshot")
+    before = _private_file(path)
+    connection = _connect(path, "rw", options)
+    try:
+        # The first read of the file: raises if it is no database, before any pragma could change it.
+        is_fresh = read_file_version(connection) <= known_version
+        _check_not_replaced(path, before)
+        return _set_up(connection, options, log, is_fresh=is_fresh)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _private_file(path: Path) -> os.stat_result:
+    """Make sure that a file of our own is there, and return what it is.
+
+    The file is never opened here: closing any descriptor of it would drop the locks of every other connection of this
+    process (https://www.sqlite.org/howtocorrupt.html, section 2.2). ``mknod`` makes it without one.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mknod(path, FILE_MODE | stat.S_IFREG)
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the database itself there", path=str(path)
+        )
+    return found
+
+
+def _check_not_replaced(path: Path, before: os.stat_result) -> None:
+    if not os.path.samestat(before, path.lstat()):
+        raise PersistenceConnectionError(f"{path} was replaced while it was being opened: try again")
+
+
+def _connect(path: Path, mode: str, options: SQLiteOptions) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    return sqlite3.connect(
+        uri,
+        uri=True,
+        # Python's implicit transactions off: every BEGIN is ours.
+        isolation_level=None,
+        timeout=options.busy_timeout_seconds,
+        cached_statements=_CACHED_STATEMENTS,
+    )
+
+
+def _set_up(
+    connection: sqlite3.Connection, options: SQLiteOptions, log: EventLog, *, is_fresh: bool
+) -> sqlite3.Connection:
+    if options.is_wal and options.path is not None and is_fresh:
+        # Changes the file's header when it was in another mode, so not on a file that is newer than the code.
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
+    connection.execute(f"PRAGMA synchronous = {options.durability.upper()}")
+    connection.execute(f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    _add_functions(connection)
+    return connection
+
+
+def _add_functions(connection: sqlite3.Connection) -> None:
+    connection.create_aggregate("exact_sum", 1, _ExactSum)  # type: ignore[arg-type]  # typeshed wants int
+
+
+class _ExactSum:
+    """The correctly rounded sum of a column (`math.fsum`); SQLite's own sum() rounds after every row."""
+
+    def __init__(self) -> None:
+        self._values = array("d")
+
+    def step(self, value: float | None) -> None:
+        if value is not None:
+            self._values.append(value)
+
+    def finalize(self) -> float:
+        return math.fsum(self._values)

@@ -1,0 +1,180 @@
+"""One process owns a tenant's file: a lock that the kernel releases, and an epoch that fences off a past owner.
+
+The lock is ``flock`` on a file beside the database, held while the store is open. It ends with the process, however that
+ends. Its content names the holder for the error that others get, and is replaced by ``released`` on a clean close.
+
+A lock can be lost without its holder noticing (someone removed the file, a file system forgot it). So the database
+carries an epoch and its owner's token, compared in every write transaction: an owner that was replaced cannot write.
+The epoch is raised at once when the last owner did not close cleanly and may still be alive; otherwise with the first
+write, in that write's own transaction, so that a tenant that is only read costs no commit.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import uuid
+from pathlib import Path
+
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
+
+_LOCK_FILE_MODE = 0o600
+_LOCK_BYTES_MAX = 4096
+_RELEASED = b"released\n"
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS tenantry_owner (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    tenant_uid TEXT    NOT NULL,  -- the catalog's key of the tenant: a file in the wrong place is found out
+    epoch      INTEGER NOT NULL,  -- raised by every owner that writes
+    owner      TEXT    NOT NULL   -- that owner's token
+) STRICT
+"""
+_INSERT = "INSERT OR IGNORE INTO tenantry_owner (id, tenant_uid, epoch, owner) VALUES (1, ?, 0, '')"
+_SELECT = "SELECT tenant_uid, epoch, owner FROM tenantry_owner WHERE id = 1"
+_SELECT_OWNER = "SELECT epoch, owner FROM tenantry_owner WHERE id = 1"
+_RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
+
+
+class FileOwnership:
+    """Ownership of one tenant's database file. Its methods run on the writer's thread.
+
+    Args:
+        lock_path: The lock file.
+        tenant_uid: What the database must say it belongs to.
+        tenant_id: The tenant's id, for errors.
+    """
+
+    def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
+        self._lock_path = lock_path
+        self._tenant_uid = tenant_uid
+        self._tenant_id = tenant_id
+        self._lock_fd: int | None = None
+        self._token = uuid.uuid4().hex
+        self._seen: tuple[int, str] = (0, "")
+        self._was_clean = False
+
+    def acquire(self) -> None:
+        """Take the lock, or say who holds it.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process, or another registry of this one, holds it.
+            PersistenceConnectionError: The lock file cannot be opened.
+        """
+        try:
+            fd = self._locked()
+        except OSError as error:
+            raise PersistenceConnectionError(f"cannot lock {self._lock_path}: {error}") from error
+        self._was_clean = os.pread(fd, _LOCK_BYTES_MAX, 0) == _RELEASED
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        _replace_content(fd, json.dumps(holder).encode("utf-8"))
+        self._lock_fd = fd
+
+    def release(self, *, is_clean: bool = True) -> None:
+        """Give the lock back; a no-op when it is not held."""
+        if self._lock_fd is None:
+            return
+        if is_clean:
+            _replace_content(self._lock_fd, _RELEASED)
+        os.close(self._lock_fd)
+        self._lock_fd = None
+
+    def claim(self, connection: sqlite3.Connection) -> None:
+        """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
+
+        Raises:
+            DatabaseCorruptError: It belongs to another tenant; it was not changed.
+        """
+        if not _has_owner_table(connection):
+            self._raise_epoch(connection, is_new=True)
+            return
+        uid, epoch, owner = connection.execute(_SELECT).fetchone() or (None, 0, "")
+        if uid != self._tenant_uid:
+            raise DatabaseCorruptError(
+                f"{self._lock_path.parent} holds the database of another tenant (its mark is {uid!r}, not "
+                f"{self._tenant_uid!r}): put the right file in its place"
+            )
+        self._seen = (epoch, owner)
+        if not self._was_clean:
+            self._raise_epoch(connection, is_new=False)
+
+    def guard(self, connection: sqlite3.Connection) -> None:
+        """Check, first thing in a write transaction, that nobody else became the owner.
+
+        Raises:
+            TenantOwnedElsewhereError: Someone did; this process must not write any more.
+        """
+        row = connection.execute(_SELECT_OWNER).fetchone()
+        if row is not None and row[1] == self._token:
+            return
+        if row != self._seen:
+            raise self._owned_elsewhere(self._read_holder())
+        # If this transaction fails the row is as it was, and the next one raises the epoch again.
+        connection.execute(_RAISE, (self._token,))
+
+    def _raise_epoch(self, connection: sqlite3.Connection, *, is_new: bool) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if is_new:
+                connection.execute(_CREATE)
+                connection.execute(_INSERT, (self._tenant_uid,))
+            connection.execute(_RAISE, (self._token,))
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _locked(self) -> int:
+        """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            fd = os.open(self._lock_path, flags, _LOCK_FILE_MODE)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(fd, self._lock_path):
+                    return fd
+            except BlockingIOError as error:
+                holder = os.pread(fd, _LOCK_BYTES_MAX, 0)
+                os.close(fd)
+                raise self._owned_elsewhere(holder) from error
+            except OSError:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _read_holder(self) -> bytes:
+        try:
+            return self._lock_path.read_bytes()[:_LOCK_BYTES_MAX]
+        except OSError:
+            return b""
+
+    def _owned_elsewhere(self, content: bytes) -> TenantOwnedElsewhereError:
+        try:
+            holder = json.loads(content)
+            pid, host = int(holder["pid"]), str(holder["host"])
+        except (ValueError, TypeError, KeyError):
+            pid, host = None, None  # The holder took the lock a moment ago and has not written its name yet.
+        return TenantOwnedElsewhereError(
+            f"tenant {self._tenant_id!r} is open in process {pid or 'unknown'} on {host or 'this host'}: close it there",
+            tenant_id=self._tenant_id,
+            pid=pid,
+            host=host,
+        )
+
+
+def _has_owner_table(connection: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tenantry_owner'"
+    return connection.execute(query).fetchone() is not None
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _replace_content(fd: int, content: bytes) -> None:
+    os.pwrite(fd, content, 0)
+    os.ftruncate(fd, len(content))

@@ -1,0 +1,234 @@
+"""The SQLite store: one writer connection, read-only readers beside it, one job on a thread for each batch."""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import anyio
+
+from tenantry import events
+from tenantry.errors import PersistenceConnectionError, TenantryError
+from tenantry.storage.migrations import plan_migrations
+from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite import batch, migrator
+from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.errors import map_connection_error, map_error
+from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_writer
+from tenantry.storage.sqlite.transaction import SQLiteTransaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tenantry.clock import Clock
+    from tenantry.eventlog import EventLog
+    from tenantry.schema import Schema
+    from tenantry.statements import Statement
+    from tenantry.storage.sqlite.ownership import FileOwnership
+
+
+class SQLiteStore:
+    """One tenant's SQLite database.
+
+    Only the writer connection writes and checkpoints, and it closes last: before 3.51.3 (but for 3.44.6 and 3.50.7)
+    SQLite can corrupt a WAL database when two connections write or checkpoint at the wrong moment
+    (https://www.sqlite.org/wal.html, section 11).
+
+    Args:
+        options: The path and how to open it.
+        schemas: The packs to migrate to.
+        clock: For the times in ``schema_migrations``.
+        log: Bound to the tenant where there is one.
+        ownership: The file's lock and epoch, None for a database that has one user by agreement.
+    """
+
+    def __init__(
+        self,
+        options: SQLiteOptions,
+        schemas: Sequence["Schema"],
+        *,
+        clock: "Clock",
+        log: "EventLog",
+        ownership: "FileOwnership | None" = None,
+    ) -> None:
+        self._options = options
+        self._schemas = tuple(schemas)
+        self._clock = clock
+        self._log = log
+        self._ownership = ownership
+        self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
+        self._lifecycle = asyncio.Lock()
+        # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
+        self._writer_lock = asyncio.Lock()
+        self._writer: JobConnection | None = None
+        self._idle_readers: list[JobConnection] = []
+        self._readers: list[JobConnection] = []
+
+    @property
+    def backend(self) -> str:
+        """The back end's name."""
+        return "sqlite"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the writer is open."""
+        return self._writer is not None
+
+    async def connect(self) -> None:
+        """Open the writer; see `Store.connect`."""
+        async with self._lifecycle:
+            if self._writer is not None:
+                self._log.debug(events.BACKEND_ALREADY_CONNECTED, backend=self.backend)
+                return
+            self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
+            connector = partial(open_writer, self._options, self._ownership, self._known_version(), self._log)
+            try:
+                self._writer = await JobConnection.open(connector)
+            except (sqlite3.Error, OSError, TenantryError) as error:
+                self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
+            self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
+
+    async def disconnect(self) -> None:
+        """Close the readers, then the writer; see `Store.disconnect`."""
+        async with self._lifecycle:
+            if self._writer is None:
+                return
+            self._log.debug(events.BACKEND_DISCONNECTING, backend=self.backend)
+            # Closing must not be left half done by a cancelled caller: it is bounded work on the local disk.
+            with anyio.CancelScope(shield=True):
+                try:
+                    while self._readers:
+                        await self._readers[-1].aclose()
+                        self._readers.pop()
+                    self._idle_readers.clear()
+                    await self._writer.aclose()
+                except (sqlite3.Error, OSError) as error:
+                    self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
+                self._writer = None
+                if self._ownership is not None:
+                    self._ownership.release()
+            self._log.info(events.BACKEND_DISCONNECTED, backend=self.backend)
+
+    async def health_check(self) -> bool:
+        """Return whether the writer answers a query."""
+        if self._writer is None:
+            return False
+        try:
+            is_healthy = await self._writer.run(_select_one)
+        except (sqlite3.Error, ValueError):  # aiosqlite says ValueError when it was closed meanwhile
+            is_healthy = False
+        self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
+        return is_healthy
+
+    async def migrate(self) -> MigrationReport:
+        """Apply the pending migrations; see `Store.migrate`."""
+        async with self._writer_lock:
+            try:
+                return await self._connected().run(self._migrate)
+            except (sqlite3.Error, TenantryError) as error:
+                mapped = map_error(error, f"cannot migrate {self._options}")
+                self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
+                raise mapped from error
+
+    async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
+        """Run the requests in one transaction; see `Store.write`."""
+        async with self._writer_lock:
+            return await self._connected().run(partial(batch.write_batch, requests, self._guard))
+
+    async def read(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
+        """Run reading statements on one snapshot; see `Store.read`."""
+        job = partial(batch.read_batch, statements)
+        if self._options.is_read_by_writer:
+            async with self._writer_lock:
+                return await self._connected().run(partial(_query_only, job))
+        async with self._reader() as reader:
+            return await reader.run_interruptibly(job)
+
+    async def begin(self) -> SQLiteTransaction:
+        """Open a transaction over several calls; see `Store.begin`."""
+        await self._writer_lock.acquire()
+        try:
+            return await SQLiteTransaction.begin(self._connected(), self._guard, self._writer_lock.release)
+        except BaseException:
+            self._writer_lock.release()
+            raise
+
+    def _known_version(self) -> int:
+        return sum(len(schema.migrations(self.backend)) for schema in self._schemas)
+
+    def check_connected(self) -> None:
+        """Raise if the store is not connected.
+
+        Raises:
+            PersistenceConnectionError: It is not.
+        """
+        self._connected()
+
+    def _connected(self) -> JobConnection:
+        if self._writer is None:
+            self._log.warning(events.BACKEND_NOT_CONNECTED, backend=self.backend)
+            raise PersistenceConnectionError("the database is not connected: call connect() first")
+        return self._writer
+
+    @asynccontextmanager
+    async def _reader(self) -> "AsyncIterator[JobConnection]":
+        self._connected()
+        if self._idle_readers:
+            reader = self._idle_readers.pop()
+        else:
+            async with self._lifecycle:
+                self._connected()
+                try:
+                    reader = await JobConnection.open(partial(open_reader, self._options))
+                except (sqlite3.Error, OSError) as error:
+                    self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
+                self._readers.append(reader)
+        try:
+            yield reader
+        finally:
+            # Not one that disconnect() has closed meanwhile.
+            if reader in self._readers:
+                self._idle_readers.append(reader)
+
+    def _migrate(self, connection: sqlite3.Connection) -> MigrationReport:
+        """Plan, claim and apply, in one job: a database that is refused is not touched."""
+        applied = migrator.read_applied(connection)
+        file_version = migrator.read_file_version(connection)
+        pending = plan_migrations(self._schemas, self.backend, applied, file_version)
+        if self._ownership is not None:
+            self._ownership.claim(connection)
+        if pending:
+            self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in pending])
+            migrator.apply_migrations(pending, file_version, self._clock, connection)
+            self._log.info(events.MIGRATION_COMPLETED, applied=len(pending))
+        else:
+            self._log.debug(events.MIGRATION_SKIPPED)
+        versions = {row.schema: row.version for row in applied}
+        versions.update({migration.schema: migration.version for migration in pending})
+        return MigrationReport(applied=pending, versions=versions)
+
+    def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
+        mapped = map_connection_error(error, f"cannot {doing} {self._options}")
+        self._log.failure(event, mapped, backend=self.backend)
+        raise mapped from error
+
+
+def _select_one(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT 1").fetchone() == (1,))
+
+
+def _unguarded(_: sqlite3.Connection) -> None:
+    """Let everyone write: a database without an owner has one user by agreement."""
+
+
+def _query_only(
+    job: "Callable[[sqlite3.Connection], list[ReadOutcome]]", connection: sqlite3.Connection
+) -> list[ReadOutcome]:
+    """Run the job with the writer's connection refusing writes, as a reader's would."""
+    connection.execute("PRAGMA query_only = ON")
+    try:
+        return job(connection)
+    finally:
+        connection.execute("PRAGMA query_only = OFF")

@@ -1,0 +1,99 @@
+"""A transaction over several calls on the writer's connection."""
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from tenantry.errors import TransactionClosedError
+from tenantry.statements import Statement
+from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite.batch import Guard, read_one, roll_back, run_unit
+from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.errors import map_error
+
+T = TypeVar("T")
+
+
+class SQLiteTransaction:
+    """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
+
+    def __init__(self, connection: JobConnection, release: Callable[[], None]) -> None:
+        self._connection = connection
+        self._release: Callable[[], None] | None = release
+
+    @classmethod
+    async def begin(
+        cls, connection: JobConnection, guard: Guard, release: Callable[[], None]
+    ) -> "SQLiteTransaction":
+        """Begin it.
+
+        Args:
+            connection: The writer's connection, which nobody else uses until `release` was called.
+            guard: Refuses an owner that was replaced.
+            release: Called once, when the transaction has ended.
+
+        A caller that is cancelled leaves no transaction open.
+        """
+        try:
+            await connection.run(partial(_begin, guard))
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await connection.run(roll_back)
+            if isinstance(error, sqlite3.Error):
+                raise map_error(error, "begin") from error
+            raise
+        return cls(connection, release)
+
+    async def write(self, request: Request) -> WriteOutcome:
+        """Run one unit inside the transaction; see `StoreTransaction.write`."""
+        return await self._run(partial(run_unit, request))
+
+    async def read(self, statement: Statement) -> ReadOutcome:
+        """Run one reading statement inside the transaction; see `StoreTransaction.read`."""
+        return await self._run(partial(read_one, statement))
+
+    async def commit(self) -> None:
+        """Commit, durably; see `StoreTransaction.commit`."""
+        try:
+            await self._run(_commit)
+        except sqlite3.Error as error:
+            raise map_error(error, "commit") from error
+        finally:
+            await self.rollback()
+
+    async def rollback(self) -> None:
+        """Undo everything; see `StoreTransaction.rollback`."""
+        release, self._release = self._release, None
+        if release is None:
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._connection.run(roll_back)
+        finally:
+            release()
+
+    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        if self._release is None:
+            raise TransactionClosedError("the transaction has ended: open a new one")
+        return await self._connection.run(partial(_run_inside, job))
+
+
+def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    guard(connection)
+
+
+def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Run the job only while SQLite itself says that there is a transaction: it may have rolled back on its own."""
+    if not connection.in_transaction:
+        raise TransactionClosedError(
+            "the transaction was rolled back by SQLite after an error: open a new one"
+        )
+    return job(connection)
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    connection.execute("COMMIT")

@@ -1,0 +1,1 @@
+"""Tenancy: actors, the pool, the catalog and the registry over them."""

@@ -1,0 +1,250 @@
+"""One open tenant: its store, the channel to its writer, and the channel to its readers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.errors import (
+    DatabaseCorruptError,
+    QueryError,
+    TenantOwnedElsewhereError,
+    TenantryError,
+)
+from tenantry.eventlog import EventLog
+from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
+from tenantry.statements import Result, Statement
+from tenantry.storage.protocol import Request, Store
+from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
+from tenantry.tenancy.transaction import TransactionSession
+
+T = TypeVar("T")
+
+ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
+# After these the tenant must not go on as it is: its file is damaged, or no longer this process's.
+_FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """How many batches of all tenants run at once; waiting tenants take turns in the order they asked."""
+
+    write: asyncio.Semaphore
+    read: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, config: RegistryConfig) -> "Gates":
+        """Return the gates that the settings ask for."""
+        return cls(asyncio.Semaphore(config.write_jobs_max), asyncio.Semaphore(config.read_jobs_max))
+
+
+@dataclass(frozen=True, slots=True)
+class ActorContext:
+    """What all actors of a registry share."""
+
+    config: RegistryConfig
+    gates: Gates
+    clock: Clock
+    report: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class ActorStatistics:
+    """One open tenant's counters since it was opened."""
+
+    write: ChannelStatistics
+    read: ChannelStatistics
+
+
+class TenantActor:
+    """An open tenant. It belongs to the pool, and is used by callers that hold a lease.
+
+    Args:
+        tenant_id: The tenant.
+        store: Its database, not yet connected.
+        context: What all actors share.
+        log: Bound to the tenant.
+        on_failure: Called once, when the tenant cannot go on as it is open now.
+    """
+
+    def __init__(
+        self,
+        tenant_id: str,
+        store: Store,
+        context: ActorContext,
+        *,
+        log: EventLog,
+        on_failure: Callable[[TenantryError], None],
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._store = store
+        self._context = context
+        self._log = log
+        self._on_failure = on_failure
+        self._has_failed = False
+        self._schema_versions: dict[str, int] = {}
+        self._transaction: TransactionSession | None = None
+        self._writes = self._channel("write", store.write, context.gates.write, workers=1)
+        self._reads = self._channel(
+            "read", store.read, context.gates.read, workers=context.config.readers_per_tenant
+        )
+
+    @property
+    def backend(self) -> str:
+        """The store's back end."""
+        return self._store.backend
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """The version that each schema is at, once the actor is open."""
+        return self._schema_versions
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call waits or runs, and no transaction is open."""
+        return self._writes.is_idle and self._reads.is_idle
+
+    async def open(self) -> None:
+        """Connect the store and migrate it. If that fails, nothing is left open.
+
+        Raises:
+            PersistenceError: It cannot be connected or migrated.
+            TenantOwnedElsewhereError: Another process has it open.
+        """
+        named = (self._tenant_id, self._store.backend)
+        await self._measured(
+            self._store.connect(), lambda outcome, _, seconds: StoreConnected(*named, outcome, seconds)
+        )
+        try:
+            report = await self._measured(
+                self._store.migrate(),
+                lambda outcome, report, seconds: StoreMigrated(
+                    *named, outcome, len(report.applied) if report else 0, seconds
+                ),
+            )
+        except BaseException:
+            await self._store.disconnect()
+            raise
+        self._schema_versions = report.versions
+
+    async def write(self, request: Request) -> list[Result]:
+        """Run one unit through the writer.
+
+        Raises:
+            ChannelClosedError: The actor is closing; lease again.
+            TenantError, PersistenceError: As `Channel.call`.
+        """
+        transaction = self._transaction
+        if transaction is not None and transaction.holder is asyncio.current_task():
+            raise QueryError(
+                f"this task holds an open transaction of tenant {self._tenant_id!r}, and its own write would wait for "
+                "itself: use the repositories of the transaction (tx.…)"
+            )
+        results: list[Result] = await self._writes.call(request[0].operation, request)
+        return results
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement through the readers. Raises like `write`."""
+        return await self._reads.call(statement.operation, statement)
+
+    async def begin(self) -> TransactionSession:
+        """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
+        holder = asyncio.current_task()
+
+        async def hold(call: Call) -> None:
+            await self._hold(call, holder)
+
+        session: TransactionSession = await self._writes.call(
+            "transaction", None, alone=hold, on_lost=TransactionSession.abandon
+        )
+        return session
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Finish the calls that were taken in, then close the store; idempotent.
+
+        Args:
+            timeout_seconds: For each channel to finish. A batch that hangs beyond it is left to its thread, with the
+                store open and its lock held: what it does is unknown, so nobody else may open the file.
+
+        Raises:
+            PersistenceConnectionError: The store would not close; call again.
+        """
+        is_drained = await self._writes.aclose(timeout_seconds)
+        is_drained = await self._reads.aclose(timeout_seconds) and is_drained
+        if is_drained:
+            await self._store.disconnect()
+        else:
+            self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
+
+    def statistics(self) -> ActorStatistics:
+        """Return the counters."""
+        return ActorStatistics(write=self._writes.statistics(), read=self._reads.statistics())
+
+    def _channel(self, name: str, run: Any, gate: asyncio.Semaphore, *, workers: int) -> Channel:
+        config = self._context.config
+        return Channel(
+            name,
+            tenant_id=self._tenant_id,
+            backend=self._store.backend,
+            run=run,
+            limits=ChannelLimits(
+                requests_max=config.mailbox_requests_max,
+                batch_requests_max=config.batch_requests_max,
+                call_timeout_seconds=config.call_timeout_seconds,
+                workers=workers,
+                # A write whose callers have gone is better committed than half known; a read is only work.
+                is_interruptible=name == "read",
+            ),
+            gate=gate,
+            clock=self._context.clock,
+            report=self._context.report,
+            on_error=self._judge,
+        )
+
+    async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
+        """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
+        async with self._context.gates.write:
+            transaction = await self._store.begin()
+        session = TransactionSession(
+            transaction,
+            timeout_seconds=self._context.config.transaction_timeout_seconds,
+            gate=self._context.gates.write,
+            tenant_id=self._tenant_id,
+            backend=self._store.backend,
+            clock=self._context.clock,
+            report=self._context.report,
+            log=self._log,
+            holder=holder,
+        )
+        # The caller may have gone while the transaction was begun.
+        if call.future.done():
+            session.abandon()
+        else:
+            call.future.set_result(session)
+        self._transaction = session
+        try:
+            await session.wait_ended()
+        finally:
+            self._transaction = None
+
+    async def _measured(self, work: Awaitable[T], event: Callable[[str, T | None, float], Event]) -> T:
+        now = self._context.clock.monotonic_seconds
+        started = now()
+        outcome: str = "error"
+        result: T | None = None
+        try:
+            result = await work
+            outcome = "ok"
+        except TenantryError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            self._context.report(event(outcome, result, now() - started))
+        return result
+
+    def _judge(self, error: TenantryError) -> None:
+        if isinstance(error, _FATAL) and not self._has_failed:
+            self._has_failed = True
+            self._on_failure(error)

@@ -1,0 +1,211 @@
+"""The durable list of tenants, in a SQLite file of its own behind an actor of its own.
+
+It is the one file that several processes write. So it uses a rollback journal and not a WAL (which has a bug that two
+writers can meet, see `tenantry.storage.sqlite.store`), short transactions, and a busy timeout; and it is read through the
+writer's connection, because only a connection that may write can recover a journal that a killed process left behind.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DuplicateRecordError, TenantExistsError, TenantNotFoundError
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId
+from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.schema import Schema
+from tenantry.statements import Fetch, Row, Statement
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.tenancy.actor import ActorContext, TenantActor
+from tenantry.tenancy.tenant import Tenant
+
+CATALOG_NAME: Final = "catalog"
+CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy")
+LIST_ROWS_DEFAULT: Final = 100
+
+_COLUMNS: Final = tuple(Tenant.model_fields)
+_INSERT: Final = f"INSERT INTO tenants ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tenants"  # noqa: S608  # our names
+_CHANGED: Final = ("state", "reason", "state_before", "state_changed_at", "purge_after", "schema_versions")
+_TENANTS_PER_LOOKUP: Final = 500
+
+
+class Catalog:
+    """Reads and changes the list of tenants.
+
+    Args:
+        data_dir: Where ``catalog.db`` lies.
+        context: Clock, settings and event hook; the gates should be the catalog's own, so that no tenant's load delays it.
+    """
+
+    def __init__(self, data_dir: Path, context: ActorContext) -> None:
+        self._clock = context.clock
+        log = EventLog(store=CATALOG_NAME)
+        options = SQLiteOptions(
+            path=data_dir / "catalog.db", root=data_dir, is_wal=False, is_read_by_writer=True
+        )
+        self._store = SQLiteStore(options, [CATALOG], clock=context.clock, log=log)
+        self._actor = TenantActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
+
+    async def open(self) -> None:
+        """Open the file and migrate it.
+
+        Raises:
+            PersistenceError: It cannot be opened, or is newer than the code.
+        """
+        await self._actor.open()
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Finish what was begun and close the file; idempotent."""
+        await self._actor.aclose(timeout_seconds)
+
+    async def insert(self, tenant: Tenant) -> None:
+        """Add a tenant.
+
+        Raises:
+            TenantExistsError: Its id is taken.
+        """
+        parameters = _to_row(tenant)
+        try:
+            await self._actor.write((Statement("catalog.insert", _INSERT, parameters),))
+        except DuplicateRecordError as error:
+            raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
+
+    async def find(self, tenant_id: TenantId) -> Tenant | None:
+        """Return the tenant, or None; what any process committed before this call is seen."""
+        statement = Statement("catalog.find", f"{_SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
+        row = await self._actor.read(statement)
+        return None if row is None else _from_row(row)
+
+    async def get(self, tenant_id: TenantId) -> Tenant:
+        """Return the tenant.
+
+        Raises:
+            TenantNotFoundError: There is none.
+        """
+        tenant = await self.find(tenant_id)
+        if tenant is None or tenant.state is TenantState.PURGED:
+            raise TenantNotFoundError(
+                f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
+            )
+        return tenant
+
+    async def list(
+        self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> Page[Tenant]:
+        """Return a page of tenants in the order of their ids.
+
+        Raises:
+            QueryError: `limit` or `cursor` is not one.
+        """
+        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        after = decode_cursor(CATALOG_NAME, cursor, str)[0] if cursor is not None else ""
+        where, parameters = (
+            ("WHERE id > ?", [after]) if state is None else ("WHERE state = ? AND id > ?", [state, after])
+        )
+        sql = f"{_SELECT} {where} ORDER BY id LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
+        tenants = [_from_row(row) for row in rows[:rows_max]]
+        has_more = len(rows) > rows_max
+        return Page(tenants, encode_cursor(CATALOG_NAME, tenants[-1].id) if has_more else None)
+
+    async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
+        """Return those of the tenants that exist."""
+        found: dict[TenantId, Tenant] = {}
+        for start in range(0, len(tenant_ids), _TENANTS_PER_LOOKUP):
+            some = tenant_ids[start : start + _TENANTS_PER_LOOKUP]
+            sql = f"{_SELECT} WHERE id IN ({', '.join('?' * len(some))})"
+            rows = await self._actor.read(Statement("catalog.find_many", sql, some, Fetch.ALL))
+            found |= {tenant.id: tenant for tenant in map(_from_row, rows)}
+        return found
+
+    async def apply(
+        self,
+        tenant_id: TenantId,
+        event: TenantEvent,
+        *,
+        reason: str | None = None,
+        purge_after: datetime | None = None,
+        schema_versions: dict[str, int] | None = None,
+    ) -> Tenant:
+        """Let `event` happen to the tenant and return it as it is then; an event that happened before changes nothing.
+
+        The change is a compare-and-set on the state, so of two processes that do opposite things at once each sees the
+        other's or wins.
+
+        Raises:
+            TenantNotFoundError: There is none.
+            TenantStateError: There is no such transition.
+        """
+        while True:
+            tenant = await self.get(tenant_id)
+            target = next_state(tenant.state, event, tenant_id=tenant_id, before_delete=tenant.state_before)
+            if target is tenant.state:
+                return tenant
+            changed = tenant.model_copy(
+                update={
+                    "state": target,
+                    "reason": reason,
+                    "state_before": tenant.state if target is TenantState.DELETED else None,
+                    "state_changed_at": self._clock.now(),
+                    "purge_after": purge_after,
+                    "schema_versions": tenant.schema_versions if schema_versions is None else schema_versions,
+                }
+            )
+            if await self._replace(tenant, changed):
+                return changed
+
+    async def remove(self, tenant: Tenant) -> None:
+        """Forget a tenant that never came to life."""
+        sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
+        await self._actor.write((Statement("catalog.remove", sql, (tenant.uid, tenant.state)),))
+
+    async def record_opened(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+        """Note the schema versions or the error of an opening, if they differ from what is known."""
+        if tenant.schema_versions == versions and tenant.last_error == error:
+            return
+        sql = "UPDATE tenants SET schema_versions = ?, last_error = ? WHERE uid = ?"
+        parameters = (json.dumps(versions, sort_keys=True), error, tenant.uid)
+        await self._actor.write((Statement("catalog.record_opened", sql, parameters),))
+
+    async def states(self) -> dict[TenantState, int]:
+        """Return how many tenants are in each state."""
+        statement = Statement("catalog.states", "SELECT state, count FROM tenant_states", (), Fetch.ALL)
+        counts = dict(await self._actor.read(statement))
+        return {state: counts.get(state, 0) for state in TenantState}
+
+    async def data_version(self) -> int:
+        """Return a number that changes whenever another connection has changed the file.
+
+        See https://www.sqlite.org/pragma.html#pragma_data_version.
+        """
+        statement = Statement(
+            "catalog.data_version", "SELECT data_version FROM pragma_data_version", (), Fetch.ONE
+        )
+        row: Row = await self._actor.read(statement)
+        version: int = row[0]
+        return version
+
+    async def _replace(self, tenant: Tenant, changed: Tenant) -> bool:
+        """Write the change if the tenant is still as it was read."""
+        sql = f"UPDATE tenants SET {' = ?, '.join(_CHANGED)} = ? WHERE uid = ? AND state = ?"  # noqa: S608  # our names
+        row = dict(zip(_COLUMNS, _to_row(changed), strict=True))
+        parameters = (*(row[column] for column in _CHANGED), tenant.uid, tenant.state)
+        [count] = await self._actor.write((Statement("catalog.apply", sql, parameters, Fetch.ROWCOUNT),))
+        return bool(count)
+
+
+def _to_row(tenant: Tenant) -> Row:
+    values = tenant.model_dump(mode="json")
+    values["schema_versions"] = json.dumps(tenant.schema_versions, sort_keys=True)
+    return tuple(values[column] for column in _COLUMNS)
+
+
+def _from_row(row: Row) -> Tenant:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["schema_versions"] = json.loads(values["schema_versions"])
+    return Tenant.model_validate(values)

@@ -1,0 +1,427 @@
+"""One direction of one tenant's traffic: a bounded mailbox, and the worker that empties it batch by batch.
+
+Theory of operation. A caller puts a call into the mailbox and waits for its future; it owns only the reply. The worker
+waits for its turn at the gate that all tenants share, takes what waits by then (bounded), runs it as one batch, and
+answers. While a batch runs the next one gathers: the slower the disk, the larger the batches, with no timer to tune.
+
+A call is in one of three places, and leaves it in one way:
+
+    mailbox   cancelled or past its deadline: taken out, without effect
+    batch     cancelled or past its deadline: the caller has gone, the batch goes on (a reading batch whose callers
+              have all gone is interrupted)
+    answered  its future is done
+
+anyio's memory object streams carry no such thing as "take this item out again", and a timer for every call costs more
+than the call's own work: so the mailbox is a deque, and one timer for the earliest deadline serves them all.
+"""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from tenantry.clock import Clock
+from tenantry.errors import (
+    CallTimeoutError,
+    QueryError,
+    RegistryClosedError,
+    TenantOverloadedError,
+    TenantryError,
+)
+from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
+
+Runner: TypeAlias = Callable[[Sequence[Any]], Awaitable[list[Any]]]
+"""Runs a batch of requests and returns one outcome for each: a result, or a `TenantryError`."""
+
+# How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
+_SMOOTHING: Final = 0.2
+_RETRY_AFTER_SECONDS_MIN: Final = 0.001
+
+
+class ChannelClosedError(Exception):
+    """The channel takes no more calls; whoever holds a lease asks the pool again."""
+
+
+class Call:
+    """One caller's request and the future of its reply."""
+
+    __slots__ = ("alone", "future", "operation", "request", "submitted_seconds")
+
+    def __init__(
+        self,
+        operation: str,
+        request: Any,
+        submitted_seconds: float,
+        future: asyncio.Future[Any],
+        alone: "Callable[[Call], Awaitable[None]] | None" = None,
+    ) -> None:
+        self.operation = operation
+        self.request = request
+        self.submitted_seconds = submitted_seconds
+        self.future = future
+        # A call that must have the channel to itself, in its place in the order: what to await instead of a batch.
+        self.alone = alone
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLimits:
+    """What one channel may hold and take."""
+
+    requests_max: int
+    batch_requests_max: int
+    call_timeout_seconds: float
+    workers: int = 1
+    is_interruptible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """A channel's counters since it was opened."""
+
+    mailbox_requests: int
+    running_requests: int
+    calls: int
+    batches: int
+    refused: int
+    timed_out: int
+
+
+class _Batch:
+    """The calls that run together, and how to stop them when all their callers have gone."""
+
+    __slots__ = ("calls", "scope")
+
+    def __init__(self, calls: list[Call], scope: anyio.CancelScope | None) -> None:
+        self.calls = calls
+        self.scope = scope
+
+    def stop_if_abandoned(self) -> None:
+        if self.scope is not None and all(call.future.done() for call in self.calls):
+            self.scope.cancel()
+
+
+class Channel:
+    """A bounded mailbox and its workers.
+
+    Args:
+        name: ``write`` or ``read``.
+        tenant_id: Named in errors and events.
+        backend: Named in events.
+        run: Runs one batch on the store.
+        limits: See `ChannelLimits`.
+        gate: Shared by the channels of all tenants: how many batches of this kind run at once, first come first served.
+        clock: Stamps calls and batches.
+        report: Takes the events.
+        on_error: Called with the errors that concern the whole tenant, for the actor to judge.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tenant_id: str,
+        backend: str,
+        run: Runner,
+        limits: ChannelLimits,
+        gate: asyncio.Semaphore,
+        clock: Clock,
+        report: Hook,
+        on_error: Callable[[TenantryError], None],
+    ) -> None:
+        self._name = name
+        self._tenant_id = tenant_id
+        self._backend = backend
+        self._run = run
+        self._limits = limits
+        self._gate = gate
+        self._now = clock.monotonic_seconds
+        self._report = report
+        self._on_error = on_error
+        self._mailbox: deque[Call] = deque()
+        self._batches: list[_Batch] = []
+        self._workers: list[asyncio.Task[None]] = []
+        self._sleeping: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
+        self._seconds_per_call = 0.0
+        self._calls = self._batch_count = self._refused = self._timed_out = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._mailbox and not self._batches
+
+    def statistics(self) -> ChannelStatistics:
+        """Return the counters."""
+        return ChannelStatistics(
+            mailbox_requests=len(self._mailbox),
+            running_requests=sum(len(batch.calls) for batch in self._batches),
+            calls=self._calls,
+            batches=self._batch_count,
+            refused=self._refused,
+            timed_out=self._timed_out,
+        )
+
+    async def call(
+        self,
+        operation: str,
+        request: Any,
+        *,
+        alone: Callable[[Call], Awaitable[None]] | None = None,
+        on_lost: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Put a request into the mailbox and return its outcome's result.
+
+        Args:
+            operation: Its name in metrics.
+            request: What the runner takes.
+            alone: See `Call`.
+            on_lost: Takes a result that was ready when its caller was cancelled.
+
+        A caller that is cancelled takes the request out again while it still waits; later it loses only the reply.
+
+        Raises:
+            ChannelClosedError: The channel is closing.
+            TenantOverloadedError: The mailbox is full.
+            CallTimeoutError: The deadline passed.
+            TenantryError: The request's own outcome.
+        """
+        call = self._submit(operation, request, alone)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            if on_lost is not None and call.future.done() and not call.future.cancelled():
+                if call.future.exception() is None:
+                    on_lost(call.future.result())
+            else:
+                self._take_back(call)
+            raise
+
+    async def aclose(self, timeout_seconds: float) -> bool:
+        """Take no more calls, finish those that were taken in, and end the workers; idempotent.
+
+        Args:
+            timeout_seconds: After this, what still waits is refused. A batch that is running is not waited for longer.
+
+        Returns:
+            Whether everything ended in time. False: a batch still runs on its thread.
+        """
+        self._is_closing = True
+        self._wake_all()
+        with anyio.move_on_after(timeout_seconds):
+            while self._workers:
+                await asyncio.wait(self._workers)
+        is_drained = not self._workers
+        for worker in self._workers:
+            worker.cancel()
+        while self._mailbox:
+            self._fail_closed(self._mailbox.popleft(), "it was not begun and has no effect")
+        for batch in self._batches:
+            for call in batch.calls:
+                self._fail_closed(call, "it may or may not have been done")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return is_drained
+
+    def _submit(self, operation: str, request: Any, alone: Callable[[Call], Awaitable[None]] | None) -> Call:
+        if self._is_closing:
+            raise ChannelClosedError
+        if len(self._mailbox) >= self._limits.requests_max:
+            raise self._overloaded(operation)
+        loop = asyncio.get_running_loop()
+        call = Call(operation, request, self._now(), loop.create_future(), alone)
+        self._mailbox.append(call)
+        self._calls += 1
+        if self._sleeping:
+            self._wake(self._sleeping.popleft())
+        elif len(self._workers) < self._limits.workers:
+            self._start_worker(loop)
+        if self._timer is None:
+            self._timer = loop.call_later(self._limits.call_timeout_seconds, self._expire)
+        return call
+
+    def _take_back(self, call: Call) -> None:
+        try:
+            self._mailbox.remove(call)
+        except ValueError:
+            for batch in self._batches:
+                batch.stop_if_abandoned()
+
+    def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
+        # In a context of its own: a worker outlives the caller whose call happened to start it.
+        worker = loop.create_task(
+            self._work(), name=f"tenantry {self._name} {self._tenant_id}", context=contextvars.Context()
+        )
+        self._workers.append(worker)
+        worker.add_done_callback(self._workers.remove)
+
+    async def _work(self) -> None:
+        while await self._has_calls():
+            if self._mailbox[0].alone is not None:
+                await self._run_alone(self._mailbox.popleft())
+                continue
+            async with self._gate:
+                # Taken only now: what arrived while waiting for the gate shares the batch.
+                batch = self._take()
+                if batch:
+                    await self._run_batch(batch)
+
+    async def _has_calls(self) -> bool:
+        """Wait until the mailbox holds a call; return False when the channel closes instead."""
+        while not self._mailbox:
+            if self._is_closing:
+                return False
+            sleeping = asyncio.get_running_loop().create_future()
+            self._sleeping.append(sleeping)
+            await sleeping
+        return True
+
+    def _take(self) -> list[Call]:
+        batch: list[Call] = []
+        mailbox = self._mailbox
+        while mailbox and len(batch) < self._limits.batch_requests_max and mailbox[0].alone is None:
+            batch.append(mailbox.popleft())
+        return batch
+
+    async def _run_alone(self, call: Call) -> None:
+        batch = _Batch([call], None)
+        self._batches.append(batch)
+        try:
+            assert call.alone is not None
+            await call.alone(call)
+        except Exception as error:  # noqa: BLE001  # one call must not end the channel
+            self._fail(call, _as_tenantry_error(error, call.operation))
+        finally:
+            self._batches.remove(batch)
+
+    async def _run_batch(self, calls: list[Call]) -> None:
+        started_seconds = self._now()
+        outcomes: list[Any] | None = None
+        with anyio.CancelScope() as scope:
+            batch = _Batch(calls, scope if self._limits.is_interruptible else None)
+            self._batches.append(batch)
+            try:
+                outcomes = await self._run([call.request for call in calls])
+            except Exception as error:  # noqa: BLE001  # a batch that fails as a whole fails each of its calls
+                outcomes = [_as_tenantry_error(error, call.operation) for call in calls]
+            finally:
+                self._batches.remove(batch)
+        # None: interrupted, because every caller had gone.
+        self._answer(calls, outcomes or [], started_seconds)
+
+    def _answer(self, calls: list[Call], outcomes: list[Any], started_seconds: float) -> None:
+        samples: list[CallSample] = []
+        for call, outcome in zip(calls, outcomes, strict=False):
+            if isinstance(outcome, TenantryError):
+                samples.append(CallSample(call.operation, outcome.outcome, call.submitted_seconds))
+                self._fail(call, outcome)
+                self._on_error(outcome)
+            else:
+                samples.append(CallSample(call.operation, "ok", call.submitted_seconds))
+                if not call.future.done():
+                    call.future.set_result(outcome)
+        finished_seconds = self._now()
+        self._batch_count += 1
+        seconds_per_call = (finished_seconds - started_seconds) / len(calls)
+        self._seconds_per_call += _SMOOTHING * (seconds_per_call - self._seconds_per_call)
+        self._report(
+            BatchFinished(
+                self._tenant_id, self._backend, self._name, samples, started_seconds, finished_seconds
+            )
+        )
+
+    def _expire(self) -> None:
+        """Fail the calls whose deadline has passed; set the timer for the next one."""
+        self._timer = None
+        timeout = self._limits.call_timeout_seconds
+        now = self._now()
+        running = [call for batch in self._batches for call in batch.calls]
+        waiting = list(self._mailbox)
+        left_seconds = timeout
+        for call in (*running, *waiting):
+            remaining = call.submitted_seconds + timeout - now
+            if call.future.done():
+                continue
+            if remaining > 0:
+                left_seconds = min(left_seconds, remaining)
+            else:
+                self._time_out(call)
+        for batch in self._batches:
+            batch.stop_if_abandoned()
+        if not self.is_idle:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(left_seconds, self._expire)
+
+    def _time_out(self, call: Call) -> None:
+        was_started = call not in self._mailbox
+        if not was_started:
+            self._mailbox.remove(call)
+        self._timed_out += 1
+        timeout = self._limits.call_timeout_seconds
+        what = "may or may not have been done" if was_started else "was not begun and has no effect"
+        error = CallTimeoutError(
+            f"{call.operation} of tenant {self._tenant_id!r} took longer than call_timeout_seconds ({timeout:g}): it "
+            f"{what}",
+            tenant_id=self._tenant_id,
+            timeout_seconds=timeout,
+            was_started=was_started,
+        )
+        self._fail(call, error)
+        self._refuse(call.operation, error, self._now() - call.submitted_seconds)
+
+    def _overloaded(self, operation: str) -> TenantOverloadedError:
+        self._refused += 1
+        depth = len(self._mailbox)
+        retry_after_seconds = max(depth * self._seconds_per_call, _RETRY_AFTER_SECONDS_MIN)
+        error = TenantOverloadedError(
+            f"tenant {self._tenant_id!r} has {depth} calls waiting to {self._name}, the limit of mailbox_requests_max: "
+            f"try again in {retry_after_seconds:.3f} s",
+            tenant_id=self._tenant_id,
+            limit="mailbox_requests_max",
+            limit_value=self._limits.requests_max,
+            retry_after_seconds=retry_after_seconds,
+        )
+        self._refuse(operation, error, 0.0)
+        return error
+
+    def _refuse(self, operation: str, error: TenantryError, seconds: float) -> None:
+        self._report(CallRefused(self._tenant_id, self._backend, operation, error.outcome, seconds))
+
+    def _wake_all(self) -> None:
+        while self._sleeping:
+            self._wake(self._sleeping.popleft())
+
+    @staticmethod
+    def _wake(sleeping: asyncio.Future[None]) -> None:
+        if not sleeping.done():
+            sleeping.set_result(None)
+
+    def _fail_closed(self, call: Call, effect: str) -> None:
+        self._fail(
+            call,
+            RegistryClosedError(
+                f"closed while {call.operation} was under way: {effect}", tenant_id=self._tenant_id
+            ),
+        )
+
+    @staticmethod
+    def _fail(call: Call, error: TenantryError) -> None:
+        if not call.future.done():
+            call.future.set_exception(error)
+
+
+def _as_tenantry_error(error: Exception, operation: str) -> TenantryError:
+    """Return an error for one caller: an instance belongs to the one that raises it."""
+    if isinstance(error, TenantryError):
+        again = copy(error)
+        again.__cause__ = error.__cause__
+        return again
+    unexpected = QueryError(f"{operation}: {error!r}", code=type(error).__name__)
+    unexpected.__cause__ = error
+    return unexpected

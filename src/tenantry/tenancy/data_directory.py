@@ -1,0 +1,78 @@
+"""The data directory: checked at start, so that what is wrong with it is said before anything is opened."""
+
+import os
+import resource
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Final
+
+from tenantry.config import RegistryConfig
+from tenantry.errors import DataDirectoryError, PersistenceConnectionError
+from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.opening import DIRECTORY_MODE, make_directories
+
+SQLITE_VERSION: Final = "tenantry.sqlite.version"
+
+# Lock, database and write-ahead log of the writer with its shared memory; database and log of each reader.
+_WRITER_FILES: Final = 4
+_READER_FILES: Final = 2
+_OTHER_FILES: Final = 64
+# https://www.sqlite.org/wal.html, section 11: fixed in these, and in everything from the first one on.
+_WAL_FIXED_FROM: Final = (3, 51, 3)
+_WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
+
+
+def prepare_data_directory(config: RegistryConfig) -> None:
+    """Make the data directory if it is missing, and check that it can be used.
+
+    Raises:
+        DataDirectoryError: It is no directory, not writable, or a part of it is a symbolic link.
+    """
+    path = config.data_dir
+    try:
+        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError("not readable and writable")
+        make_directories(path, path / "tenants")
+        _check_is_own_file(path / "catalog.db")
+    except OSError as error:
+        raise DataDirectoryError(
+            f"the data directory {path} cannot be used ({error}): give a directory that this process may write",
+            path=str(path),
+        ) from error
+
+
+def check_open_files(config: RegistryConfig) -> None:
+    """Check that the process may open as many files as the pool can hold.
+
+    Raises:
+        PersistenceConnectionError: It may not; the message says what to change.
+    """
+    files = (
+        config.open_tenants_max * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
+    )
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
+        raise PersistenceConnectionError(
+            f"open_tenants_max ({config.open_tenants_max}) with readers_per_tenant ({config.readers_per_tenant}) needs "
+            f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)"
+        )
+
+
+def log_sqlite_version(log: EventLog) -> None:
+    """Log SQLite's version and whether it has the write-ahead log's reset bug, which one writer per file avoids."""
+    version = sqlite3.sqlite_version_info
+    is_affected = version < _WAL_FIXED_FROM and version not in _WAL_FIXED_ALSO
+    log.info(SQLITE_VERSION, version=sqlite3.sqlite_version, has_wal_reset_bug=is_affected)
+
+
+def _check_is_own_file(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the catalog itself there", path=str(path)
+        )

@@ -1,0 +1,194 @@
+"""What callers hold: a tenant's handle, and the repositories of one open transaction."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import anyio
+
+from tenantry.company import (
+    SQLAuditRepository,
+    SQLCostRecordRepository,
+    SQLMessageRepository,
+    SQLTaskRepository,
+)
+from tenantry.errors import CallTimeoutError
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId
+from tenantry.repository import Repository
+from tenantry.statements import Result, Session, Statement
+from tenantry.tenancy.actor import ActorStatistics, TenantActor
+from tenantry.tenancy.channel import ChannelClosedError
+from tenantry.tenancy.pool import Lease
+from tenantry.tenancy.transaction import TransactionSession
+
+R = TypeVar("R", bound=Repository)
+T = TypeVar("T")
+
+
+class LeaseSource(Protocol):
+    """Where a handle gets its actor from: the registry."""
+
+    def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease if the tenant is open now."""
+        ...
+
+    async def lease(self, tenant_id: TenantId) -> Lease:
+        """Return a lease, opening the tenant as needed."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give it back."""
+        ...
+
+    def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
+        """Return the open tenant's counters."""
+        ...
+
+
+class _Repositories:
+    """The repositories of a session, made when they are first asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @cached_property
+    def tasks(self) -> SQLTaskRepository:
+        """The tasks."""
+        return SQLTaskRepository(self._session)
+
+    @cached_property
+    def cost_records(self) -> SQLCostRecordRepository:
+        """What calls cost."""
+        return SQLCostRecordRepository(self._session)
+
+    @cached_property
+    def messages(self) -> SQLMessageRepository:
+        """What agents said."""
+        return SQLMessageRepository(self._session)
+
+    @cached_property
+    def audit_entries(self) -> SQLAuditRepository:
+        """What agents were allowed to do."""
+        return SQLAuditRepository(self._session)
+
+    def repository(self, repository_type: type[R]) -> R:
+        """Return a repository of a schema pack of your own, bound to this tenant."""
+        return repository_type(self._session)
+
+
+class TenantTransaction(_Repositories):
+    """The repositories inside one open transaction; used after it ended, every call raises `TransactionClosedError`."""
+
+
+class TenantSession:
+    """Runs statements through the tenant's actor; see `tenantry.statements.Session`."""
+
+    __slots__ = ("_call_timeout_seconds", "_log", "_source", "tenant_id")
+
+    def __init__(
+        self, tenant_id: TenantId, source: LeaseSource, call_timeout_seconds: float, log: EventLog
+    ) -> None:
+        self.tenant_id = tenant_id
+        self._source = source
+        self._call_timeout_seconds = call_timeout_seconds
+        self._log = log
+
+    @property
+    def log(self) -> EventLog:
+        """The event log, bound to the tenant."""
+        return self._log
+
+    async def write(self, *statements: Statement) -> list[Result]:
+        """Run the statements as one atomic unit; committed and durable when this returns."""
+        return await self._through_actor(lambda actor: actor.write(statements))
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement; it sees every write that was answered before."""
+        return await self._through_actor(lambda actor: actor.read(statement))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[TenantTransaction]:
+        """See `TenantHandle.transaction`."""
+        lease, session = await self._begin()
+        try:
+            try:
+                yield TenantTransaction(session)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await session.rollback()
+                raise
+            await session.commit()
+        finally:
+            self._source.release(lease)
+
+    async def _begin(self) -> tuple[Lease, TransactionSession]:
+        while True:
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            try:
+                return lease, await lease.actor.begin()
+            except BaseException as error:
+                self._source.release(lease)
+                if not isinstance(error, ChannelClosedError):
+                    raise
+
+    async def _through_actor(self, call: Callable[[TenantActor], Awaitable[T]]) -> T:
+        while True:
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            try:
+                return await call(lease.actor)
+            except ChannelClosedError:
+                # It began to close between the lease and the call: wait for the end of that, then open it again.
+                continue
+            finally:
+                self._source.release(lease)
+
+    async def _lease(self) -> Lease:
+        timeout = self._call_timeout_seconds
+        try:
+            with anyio.fail_after(timeout):
+                return await self._source.lease(self.tenant_id)
+        except TimeoutError as error:
+            raise CallTimeoutError(
+                f"tenant {self.tenant_id!r} could not be opened within call_timeout_seconds ({timeout:g}): nothing was "
+                "begun",
+                tenant_id=self.tenant_id,
+                timeout_seconds=timeout,
+                was_started=False,
+            ) from error
+
+
+class TenantHandle(_Repositories):
+    """One tenant, as its callers see it: cheap, holds the id and no connection, and may be kept or made for every call."""
+
+    _session: TenantSession
+
+    def __init__(self, session: TenantSession, source: LeaseSource) -> None:
+        super().__init__(session)
+        self._source = source
+
+    def __repr__(self) -> str:
+        return f"<TenantHandle {self.id}>"
+
+    @property
+    def id(self) -> TenantId:
+        """The tenant's id."""
+        return self._session.tenant_id
+
+    def transaction(self) -> AbstractAsyncContextManager[TenantTransaction]:
+        """Open a transaction over several calls: ``async with tenant.transaction() as tx: await tx.tasks.save(task)``.
+
+        It commits, durably, when the block ends, and rolls back if the block raises or is cancelled. It holds the
+        tenant's writer: other writes of this tenant wait, reads see the state before, other tenants notice nothing. At
+        ``transaction_timeout_seconds`` it is rolled back, and every later use of `tx` raises `TransactionClosedError`.
+
+        Raises:
+            TransactionClosedError: It was rolled back before it could commit.
+            TenantError, PersistenceError: As for any call.
+        """
+        return self._session.transaction()
+
+    def statistics(self) -> ActorStatistics | None:
+        """Return the tenant's counters since it was opened, or None while it is closed. No I/O."""
+        return self._source.actor_statistics(self.id)

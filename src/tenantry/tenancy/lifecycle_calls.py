@@ -1,0 +1,171 @@
+"""What operators do to a tenant: create, suspend, resume, delete.
+
+Intent is written to the catalog before the work, and the work can be repeated, so a crash in the middle ends in the old
+state or the new one. Each call runs in a task of its own, one at a time for each tenant: a caller that is cancelled does
+not leave it half done.
+"""
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from tenantry.errors import QueryError, TenantExistsError, TenantOwnedElsewhereError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.events import LifecycleCalled
+from tenantry.ids import TenantId, tenant_paths
+from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.tenancy.actor import ActorContext
+from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.opener import TenantOpener
+from tenantry.tenancy.pool import ActorPool
+from tenantry.tenancy.tenant import Tenant
+from tenantry.threads import run_in_thread
+
+T = TypeVar("T")
+
+LIFECYCLE_CALLED: Final = "tenantry.lifecycle.called"
+LIFECYCLE_FAILED: Final = "tenantry.lifecycle.failed"
+RECONCILED: Final = "tenantry.lifecycle.reconciled"
+DISPLAY_NAME_CHARACTERS_MAX: Final = 200
+
+
+class LifecycleCalls:
+    """Carries out lifecycle calls on the catalog and the pool."""
+
+    def __init__(
+        self, catalog: Catalog, pool: ActorPool, opener: TenantOpener, context: ActorContext, log: EventLog
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._opener = opener
+        self._context = context
+        self._log = log
+        self._locks: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.changes = 0
+        """How many calls have ended: whoever caches the catalog's counts compares it."""
+
+    async def create(self, tenant_id: TenantId, display_name: str) -> Tenant:
+        """See `TenantRegistry.create`."""
+        if not display_name.strip() or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX:
+            raise QueryError(
+                f"display_name must be 1 to {DISPLAY_NAME_CHARACTERS_MAX} characters, not only blanks"
+            )
+        return await self._run(tenant_id, "create", partial(self._create, tenant_id, display_name))
+
+    async def apply(
+        self, tenant_id: TenantId, event: TenantEvent, *, reason: str | None = None, is_served: bool = False
+    ) -> Tenant:
+        """Let `event` happen; unless the tenant serves calls afterwards, close it."""
+        return await self._run(
+            tenant_id, event.value, partial(self._apply, tenant_id, event, reason, is_served=is_served)
+        )
+
+    async def reconcile(self) -> None:
+        """Finish what a crashed process began: tenants that are still being provisioned."""
+        cursor: str | None = None
+        while True:
+            page = await self._catalog.list(state=TenantState.PROVISIONING, cursor=cursor)
+            for tenant in page:
+                try:
+                    await self._run(tenant.id, "reconcile", partial(self._provision, tenant))
+                except TenantOwnedElsewhereError:
+                    continue  # Another process is creating it at this moment.
+                except TenantryError as error:
+                    self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
+                else:
+                    self._log.info(RECONCILED, tenant_id=tenant.id)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def wait_ended(self) -> None:
+        """Wait for the calls that are under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _create(self, tenant_id: TenantId, display_name: str) -> Tenant:
+        found = await self._catalog.find(tenant_id)
+        if found is not None:
+            until = (
+                f", deleted, kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
+            )
+            raise TenantExistsError(
+                f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
+            )
+        now = self._context.clock.now()
+        tenant = Tenant(
+            id=tenant_id,
+            uid=uuid.uuid4().hex,
+            directory=tenant_id,
+            display_name=display_name,
+            state=TenantState.PROVISIONING,
+            created_at=now,
+            state_changed_at=now,
+        )
+        await self._catalog.insert(tenant)
+        try:
+            return await self._provision(tenant)
+        except TenantryError:
+            await self._undo_create(tenant)
+            raise
+
+    async def _provision(self, tenant: Tenant) -> Tenant:
+        """Make the tenant's database through the pool, so that it counts among the open tenants, then call it active."""
+        self._opener.provisioning.add(tenant.id)
+        try:
+            lease = await self._pool.lease(tenant.id)
+            try:
+                versions = lease.actor.schema_versions
+                return await self._catalog.apply(tenant.id, TenantEvent.PROVISION, schema_versions=versions)
+            finally:
+                self._pool.release(lease)
+        finally:
+            self._opener.provisioning.discard(tenant.id)
+
+    async def _undo_create(self, tenant: Tenant) -> None:
+        await self._pool.close_tenant(tenant.id, "state")
+        directory = tenant_paths(self._context.config.data_dir.absolute(), tenant.directory).directory
+        await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
+        await self._catalog.remove(tenant)
+
+    async def _apply(
+        self, tenant_id: TenantId, event: TenantEvent, reason: str | None, *, is_served: bool
+    ) -> Tenant:
+        purge_after = None
+        if event is TenantEvent.DELETE:
+            grace = timedelta(seconds=self._context.config.delete_grace_seconds)
+            purge_after = self._context.clock.now() + grace
+        tenant = await self._catalog.apply(tenant_id, event, reason=reason, purge_after=purge_after)
+        if not is_served:
+            await self._pool.close_tenant(tenant_id, "state")
+        return tenant
+
+    async def _run(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
+        task = asyncio.get_running_loop().create_task(self._run_alone(tenant_id, action, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _run_alone(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
+        now = self._context.clock.monotonic_seconds
+        started = now()
+        outcome = "error"
+        try:
+            async with self._locks.setdefault(tenant_id, asyncio.Lock()):
+                result = await work()
+            outcome = "ok"
+        except TenantryError as error:
+            outcome = error.outcome
+            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant_id, action=action)
+            raise
+        finally:
+            self.changes += 1
+            self._context.report(LifecycleCalled(tenant_id, action, outcome, now() - started))
+        self._log.info(LIFECYCLE_CALLED, tenant_id=tenant_id, action=action)
+        return result

@@ -1,0 +1,448 @@
+"""The bounded pool of open tenants: who is open, who waits, who is evicted.
+
+Theory of operation. Every tenant that holds a place has an entry: opening, open or closing. Everything here is decided
+synchronously on that state; decisions return what to open and close, and the I/O is done afterwards, in tasks of the
+pool's own, so that no caller's cancellation leaves a tenant half open.
+
+    no entry, a place free        the tenant takes it and opens; all who ask for it meanwhile wait for that one opening
+    no entry, no place free       the least recently used idle tenant closes, and its place goes to the first who waits
+    no entry, nobody idle         callers wait, tenants in the order in which they were first asked for
+    closing                       callers wait for the end of it: there are never two writers on one file
+
+A tenant is idle when nobody holds a lease on it; calls hold one until they are answered, transactions until they end.
+"""
+
+import asyncio
+import contextvars
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from copy import copy
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from tenantry.clock import Clock
+from tenantry.errors import PoolExhaustedError, RegistryClosedError, TenantError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
+from tenantry.ids import TenantId
+from tenantry.tenancy.actor import TenantActor
+
+Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
+"""Opens the tenant's actor, or raises why it cannot be."""
+
+TENANT_OPENED: Final = "tenantry.tenant.opened"
+TENANT_OPEN_FAILED: Final = "tenantry.tenant.open_failed"
+TENANT_CLOSED: Final = "tenantry.tenant.closed"
+TENANT_CLOSE_FAILED: Final = "tenantry.tenant.close_failed"
+
+CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "shutdown")
+_RETRY_AFTER_SECONDS_MIN: Final = 0.01
+_SMOOTHING: Final = 0.2
+
+
+class _State(Enum):
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """The pool's occupancy and its counters since it was opened.
+
+    Attributes:
+        open_tenants: Tenants that hold a place: opening, open or closing.
+        open_tenants_max: How many there may be.
+        open_tenants_peak: The most there were.
+        idle_tenants: Of them, those that could be evicted now.
+        waiters: Callers that wait for a place.
+        evictions: Tenants closed to make room or for idleness.
+        closed_by_reason: All closings; the keys are `CLOSE_REASONS`.
+        opened: Openings that succeeded.
+        exhausted: Callers that were sent away.
+    """
+
+    open_tenants: int
+    open_tenants_max: int
+    open_tenants_peak: int
+    idle_tenants: int
+    waiters: int
+    evictions: int
+    closed_by_reason: dict[str, int]
+    opened: int
+    exhausted: int
+
+
+class Lease:
+    """A tenant's entry in the pool; to a caller, the right to use its actor until it is released."""
+
+    __slots__ = ("actor", "closed", "idle_since_seconds", "leases", "opened", "state", "tenant_id", "waiters")
+
+    def __init__(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> None:
+        self.tenant_id = tenant_id
+        self.state = _State.OPENING
+        self.actor: TenantActor = None  # type: ignore[assignment]  # set before anyone is handed the lease
+        self.leases = 0
+        self.idle_since_seconds = 0.0
+        self.waiters = waiters
+        self.opened = asyncio.Event()  # opening ended, well or not
+        self.closed = asyncio.Event()
+
+
+class _Waiter:
+    """A caller that waits for a lease. It may have gone when its turn comes, and then refuses."""
+
+    __slots__ = ("future", "has_place")
+
+    def __init__(self, future: "asyncio.Future[Lease]") -> None:
+        self.future = future
+        self.has_place = False
+
+    def hand(self, lease: Lease) -> bool:
+        if self.future.done():
+            return False
+        lease.leases += 1
+        self.future.set_result(lease)
+        return True
+
+    def fail(self, error: TenantryError) -> bool:
+        if self.future.done():
+            return False
+        again = copy(error)  # an instance belongs to the one caller that raises it
+        again.__cause__ = error.__cause__
+        self.future.set_exception(again)
+        return True
+
+
+class _Plan(NamedTuple):
+    """What a decision leaves to be done."""
+
+    to_open: list[Lease]
+    to_close: list[tuple[Lease, str]]
+
+
+class ActorPool:
+    """Keeps at most so many tenants open.
+
+    Args:
+        opener: Opens one tenant.
+        open_tenants_max: How many places there are.
+        waiters_max: How many callers may wait for one.
+        wait_timeout_seconds: How long each waits.
+        close_timeout_seconds: How long a closing tenant may take to finish its calls.
+        clock: For idleness and waiting.
+        report: Takes the events.
+        log: For openings and closings.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        *,
+        open_tenants_max: int,
+        waiters_max: int,
+        wait_timeout_seconds: float,
+        close_timeout_seconds: float,
+        clock: Clock,
+        report: Hook,
+        log: EventLog,
+    ) -> None:
+        self._opener = opener
+        self._open_tenants_max = open_tenants_max
+        self._waiters_max = waiters_max
+        self._wait_timeout_seconds = wait_timeout_seconds
+        self._close_timeout_seconds = close_timeout_seconds
+        self._now = clock.monotonic_seconds
+        self._report = report
+        self._log = log
+        self._entries: dict[TenantId, Lease] = {}
+        self._idle: OrderedDict[TenantId, Lease] = OrderedDict()  # least recently used first
+        self._queue: OrderedDict[TenantId, deque[_Waiter]] = OrderedDict()  # tenants without a place
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0  # callers without a place
+        self._closing = 0
+        self._is_closed = False
+        self._peak = self._opened = self._exhausted = 0
+        self._closed_by_reason = dict.fromkeys(CLOSE_REASONS, 0)
+        self._seconds_per_place = 0.0
+        self._last_place_seconds = self._now()
+
+    def __repr__(self) -> str:
+        states = [lease.state for lease in self._entries.values()]
+        return (
+            f"<ActorPool: {len(states)} of {self._open_tenants_max} places taken ({len(self._idle)} idle, "
+            f"{states.count(_State.OPENING)} opening, {states.count(_State.CLOSING)} closing), "
+            f"{self._waiting} callers waiting{', closed' if self._is_closed else ''}>"
+        )
+
+    def statistics(self) -> PoolStatistics:
+        """Return the occupancy and the counters."""
+        return PoolStatistics(
+            open_tenants=len(self._entries),
+            open_tenants_max=self._open_tenants_max,
+            open_tenants_peak=self._peak,
+            idle_tenants=len(self._idle),
+            waiters=self._waiting,
+            evictions=self._closed_by_reason["capacity"] + self._closed_by_reason["idle"],
+            closed_by_reason=dict(self._closed_by_reason),
+            opened=self._opened,
+            exhausted=self._exhausted,
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every place is taken."""
+        return len(self._entries) >= self._open_tenants_max
+
+    def has(self, tenant_id: TenantId) -> bool:
+        """Return whether the tenant holds a place."""
+        return tenant_id in self._entries
+
+    def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
+        """Yield the tenants that hold a place, with the actors of those that are open."""
+        for tenant_id, lease in list(self._entries.items()):
+            yield tenant_id, lease.actor if lease.state is _State.OPEN else None
+
+    def actor(self, tenant_id: TenantId) -> TenantActor | None:
+        """Return the tenant's actor if it is open, without a lease: for its statistics only."""
+        lease = self._entries.get(tenant_id)
+        return lease.actor if lease is not None and lease.state is _State.OPEN else None
+
+    def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease if the tenant is open now; the caller releases it."""
+        lease = self._entries.get(tenant_id)
+        if lease is None or lease.state is not _State.OPEN:
+            return None
+        if not lease.leases:
+            del self._idle[tenant_id]
+        lease.leases += 1
+        return lease
+
+    async def lease(self, tenant_id: TenantId) -> Lease:
+        """Return a lease, opening the tenant or waiting for a place as needed; the caller releases it.
+
+        A caller that is cancelled leaves the queue; an opening that it started goes on.
+
+        Raises:
+            PoolExhaustedError: Too many callers wait, or no place was had in time.
+            RegistryClosedError: The pool closed.
+            TenantryError: Why the tenant could not be opened.
+        """
+        lease = self.lease_nowait(tenant_id)
+        if lease is not None:
+            return lease
+        started_seconds = self._now()
+        waiter = self._enqueue(tenant_id)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._wait_timeout_seconds, self._exhaust, tenant_id, waiter)
+        outcome = "ok"
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
+                self.release(waiter.future.result())
+            raise
+        except TenantryError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            timer.cancel()
+            self._dequeue(tenant_id, waiter)
+            self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; the last one makes the tenant idle."""
+        lease.leases -= 1
+        if not lease.leases and lease.state is _State.OPEN:
+            lease.idle_since_seconds = self._now()
+            self._idle[lease.tenant_id] = lease
+            if self._queue:
+                self._act(self._plan())
+
+    def evict_idle(self, idle_timeout_seconds: float) -> None:
+        """Close the tenants that have been idle for so long."""
+        until = self._now() - idle_timeout_seconds
+        idle = [lease for lease in self._idle.values() if lease.idle_since_seconds <= until]
+        self._act(_Plan([], [self._begin_closing(lease, "idle") for lease in idle]))
+
+    async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
+        """Close the tenant if it holds a place, and return once it is closed; its calls are finished first.
+
+        Cancellation stops the waiting, not the closing.
+        """
+        lease = self._entries.get(tenant_id)
+        if lease is None:
+            return
+        if lease.state is _State.OPENING:
+            await lease.opened.wait()
+        if lease.state is _State.OPEN:
+            self._act(_Plan([], [self._begin_closing(lease, reason)]))
+        if lease.state is _State.CLOSING:
+            await lease.closed.wait()
+
+    async def aclose(self) -> None:
+        """Send the waiting callers away, finish the calls of open tenants and close them; idempotent."""
+        self._is_closed = True
+        for queue in [*self._queue.values(), *(lease.waiters for lease in self._entries.values())]:
+            for waiter in queue:
+                waiter.fail(RegistryClosedError("the registry was closed"))
+        self._queue.clear()
+        await asyncio.gather(*(self.close_tenant(tenant_id, "shutdown") for tenant_id in list(self._entries)))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _enqueue(self, tenant_id: TenantId) -> _Waiter:
+        """Put a caller where it will be served; the decisions that follow from that are taken at once."""
+        if self._is_closed:
+            raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
+        waiter = _Waiter(asyncio.get_running_loop().create_future())
+        lease = self._entries.get(tenant_id)
+        if lease is not None and lease.state is _State.OPENING:
+            waiter.has_place = True
+            lease.waiters.append(waiter)
+            return waiter
+        if self._waiting >= self._waiters_max:
+            raise self._exhausted_error(tenant_id, "pool_waiters_max", self._waiters_max)
+        self._waiting += 1
+        if lease is not None:
+            lease.waiters.append(waiter)
+        else:
+            self._queue.setdefault(tenant_id, deque()).append(waiter)
+            self._act(self._plan())
+        return waiter
+
+    def _dequeue(self, tenant_id: TenantId, waiter: _Waiter) -> None:
+        """Take out a caller that has gone; one that was served is out already."""
+        if not waiter.has_place:
+            self._waiting -= 1
+        for queue in (self._queue.get(tenant_id), self._waiters_of(tenant_id)):
+            if queue is not None and waiter in queue:
+                queue.remove(waiter)
+        if tenant_id in self._queue and not self._queue[tenant_id]:
+            del self._queue[tenant_id]
+
+    def _waiters_of(self, tenant_id: TenantId) -> "deque[_Waiter] | None":
+        lease = self._entries.get(tenant_id)
+        return lease.waiters if lease is not None else None
+
+    def _plan(self) -> _Plan:
+        """Give free places to the tenants that wait, and evict idle tenants for the rest."""
+        plan = _Plan([], [])
+        while self._queue and not self._is_closed:
+            if len(self._entries) < self._open_tenants_max:
+                plan.to_open.append(self._begin_opening(*self._queue.popitem(last=False)))
+            # Every closing tenant will give its place to one that waits.
+            elif self._idle and self._closing < len(self._queue):
+                lease = next(iter(self._idle.values()))
+                plan.to_close.append(self._begin_closing(lease, "capacity"))
+            else:
+                break
+        return plan
+
+    def _begin_opening(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> Lease:
+        for waiter in waiters:
+            waiter.has_place = True
+        self._waiting -= len(waiters)
+        lease = Lease(tenant_id, waiters)
+        self._entries[tenant_id] = lease
+        self._peak = max(self._peak, len(self._entries))
+        now = self._now()
+        self._seconds_per_place += _SMOOTHING * (now - self._last_place_seconds - self._seconds_per_place)
+        self._last_place_seconds = now
+        return lease
+
+    def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
+        lease.state = _State.CLOSING
+        self._idle.pop(lease.tenant_id, None)
+        self._closing += 1
+        return lease, reason
+
+    def _act(self, plan: _Plan) -> None:
+        for lease in plan.to_open:
+            self._spawn(self._open(lease), f"tenantry open {lease.tenant_id}")
+        for lease, reason in plan.to_close:
+            self._spawn(self._close(lease, reason), f"tenantry close {lease.tenant_id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        # In a context of its own: the work is the pool's, not that of the caller who happened to cause it.
+        task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, lease: Lease) -> None:
+        started_seconds = self._now()
+        outcome, backend = "ok", "none"
+        try:
+            lease.actor = await self._opener(lease.tenant_id)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the callers hear of it and the place is free again
+            failure = error if isinstance(error, TenantryError) else _unexpected(lease.tenant_id, error)
+            outcome = failure.outcome
+            del self._entries[lease.tenant_id]
+            for waiter in lease.waiters:
+                waiter.fail(failure)
+            self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=lease.tenant_id)
+        else:
+            backend = lease.actor.backend
+            lease.state = _State.OPEN
+            self._opened += 1
+            self._hand_out(lease)
+            self._log.debug(TENANT_OPENED, tenant_id=lease.tenant_id)
+        lease.waiters.clear()
+        lease.opened.set()
+        self._act(self._plan())
+        self._report(TenantOpened(lease.tenant_id, backend, outcome, self._now() - started_seconds))
+
+    def _hand_out(self, lease: Lease) -> None:
+        lease.leases += 1  # the pool's own, so that the tenant becomes idle in one place only
+        for waiter in lease.waiters:
+            waiter.hand(lease)
+        self.release(lease)
+
+    async def _close(self, lease: Lease, reason: str) -> None:
+        started_seconds = self._now()
+        try:
+            await lease.actor.aclose(self._close_timeout_seconds)
+        except Exception as error:  # noqa: BLE001  # its place must come free; the lock keeps others off its file
+            failure = error if isinstance(error, TenantryError) else _unexpected(lease.tenant_id, error)
+            self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=lease.tenant_id, reason=reason)
+        else:
+            self._log.debug(TENANT_CLOSED, tenant_id=lease.tenant_id, reason=reason)
+        del self._entries[lease.tenant_id]
+        self._closing -= 1
+        self._closed_by_reason[reason] += 1
+        if lease.waiters:
+            # They asked for it while it closed; they take their place at the end of those who wait.
+            self._queue.setdefault(lease.tenant_id, deque()).extend(lease.waiters)
+        lease.closed.set()
+        self._act(self._plan())
+        self._report(
+            TenantClosed(lease.tenant_id, lease.actor.backend, reason, self._now() - started_seconds)
+        )
+
+    def _exhaust(self, tenant_id: TenantId, waiter: _Waiter) -> None:
+        if not waiter.has_place and not waiter.future.done():
+            waiter.fail(
+                self._exhausted_error(tenant_id, "pool_wait_timeout_seconds", self._wait_timeout_seconds)
+            )
+
+    def _exhausted_error(self, tenant_id: TenantId, limit: str, limit_value: float) -> PoolExhaustedError:
+        self._exhausted += 1
+        estimate = (len(self._queue) + 1) * self._seconds_per_place
+        retry_after_seconds = min(max(estimate, _RETRY_AFTER_SECONDS_MIN), self._wait_timeout_seconds)
+        return PoolExhaustedError(
+            f"no place among the {self._open_tenants_max} open tenants for {tenant_id!r} ({limit} is {limit_value:g}): try "
+            f"again in {retry_after_seconds:.2f} s, or raise open_tenants_max",
+            tenant_id=tenant_id,
+            limit=limit,
+            limit_value=limit_value,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
+def _unexpected(tenant_id: TenantId, error: Exception) -> TenantError:
+    """Return our error for one that nobody expected, so that callers see only one tree."""
+    failure = TenantError(f"tenant {tenant_id!r}: {error!r}", tenant_id=tenant_id)
+    failure.__cause__ = error
+    return failure

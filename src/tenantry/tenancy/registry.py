@@ -1,0 +1,401 @@
+"""The façade: tenants' lives, handles, statistics, and the order in which everything starts and stops."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from tenantry.clock import Clock, SystemClock
+from tenantry.company import COMPANY
+from tenantry.config import RegistryConfig
+from tenantry.errors import DatabaseCorruptError, MigrationError, RegistryClosedError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.events import Event, Hook
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.lifecycle import TenantEvent, TenantState, check_serves
+from tenantry.pages import Page
+from tenantry.schema import Schema
+from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
+from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.data_directory import (
+    check_open_files,
+    log_sqlite_version,
+    prepare_data_directory,
+)
+from tenantry.tenancy.handle import TenantHandle, TenantSession
+from tenantry.tenancy.lifecycle_calls import LifecycleCalls
+from tenantry.tenancy.opener import TenantOpener
+from tenantry.tenancy.pool import ActorPool, Lease, PoolStatistics
+from tenantry.tenancy.tenant import Tenant
+from tenantry.threads import run_in_thread
+
+REGISTRY_OPENED: Final = "tenantry.registry.opened"
+REGISTRY_CLOSED: Final = "tenantry.registry.closed"
+HOOK_FAILED: Final = "tenantry.hook.failed"
+MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
+TENANT_FAILED: Final = "tenantry.tenant.failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """The registry at one moment; no I/O was done for it.
+
+    Attributes:
+        pool: The open tenants, see `PoolStatistics`.
+        tenants: How many tenants are in each state; at most ``catalog_poll_interval_seconds`` old.
+        mailbox_requests: Calls that wait, of all open tenants, by channel (``write``, ``read``).
+        mailbox_requests_peak: The same of the tenant where most wait.
+        threads_max: How many threads connections can have at most.
+    """
+
+    pool: PoolStatistics
+    tenants: dict[TenantState, int]
+    mailbox_requests: dict[str, int]
+    mailbox_requests_peak: dict[str, int]
+    threads_max: int
+
+
+class TenantRegistry:
+    """Keeps many companies' data apart: one SQLite file and one serialized writer for each, behind a bounded pool.
+
+    Use it as an async context manager, on asyncio::
+
+        async with TenantRegistry(RegistryConfig(data_dir="data")) as registry:
+            await registry.create("acme", display_name="Acme")
+            acme = registry.tenant("acme")
+            await acme.messages.save(message)
+
+    Args:
+        config: See `RegistryConfig`.
+        schemas: Packs of your own; every tenant has them beside the built-in `tenantry.company.COMPANY`.
+        hooks: Called with every event, see `tenantry.events`.
+        clock: A clock of your own, for tests and simulations.
+    """
+
+    def __init__(
+        self,
+        config: RegistryConfig,
+        *,
+        schemas: Sequence[Schema] = (),
+        hooks: Sequence[Hook] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self._config = config
+        self._schemas = _checked_schemas((COMPANY, *schemas))
+        self._hooks = list(hooks)
+        self._log = EventLog()
+        clock = clock or SystemClock()
+        context = ActorContext(config, Gates.of(config), clock, self._report)
+        # Gates of its own: no load of any tenant delays the catalog.
+        self._catalog = Catalog(
+            config.data_dir.absolute(), ActorContext(config, Gates.of(config), clock, self._report)
+        )
+        self._opener = TenantOpener(
+            self._catalog, self._schemas, context, log=self._log, on_failure=self._close_failed
+        )
+        self._pool = ActorPool(
+            self._opener.open,
+            open_tenants_max=config.open_tenants_max,
+            waiters_max=config.pool_waiters_max,
+            wait_timeout_seconds=config.pool_wait_timeout_seconds,
+            close_timeout_seconds=config.shutdown_timeout_seconds,
+            clock=clock,
+            report=self._report,
+            log=self._log,
+        )
+        self._calls = LifecycleCalls(self._catalog, self._pool, self._opener, context, self._log)
+        self._states = dict.fromkeys(TenantState, 0)
+        self._data_version = 0
+        self._changes_seen = 0
+        self._lifecycle = asyncio.Lock()
+        self._maintenance: asyncio.Task[None] | None = None
+        self._failures: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self._was_closed = False
+
+    @property
+    def config(self) -> RegistryConfig:
+        """The settings it was made with."""
+        return self._config
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Check the data directory, open the catalog, and finish what a crashed process began.
+
+        Raises:
+            DataDirectoryError: The data directory cannot be used; the message says what to change.
+            PersistenceError: The catalog cannot be opened, or is newer than the code.
+            RegistryClosedError: It was closed before: make a new one.
+        """
+        async with self._lifecycle:
+            if self._was_closed:
+                raise RegistryClosedError("the registry was closed: make a new one")
+            if self._is_open:
+                return
+            for schema in self._schemas:
+                schema.migrations("sqlite")
+            check_open_files(self._config)
+            await run_in_thread(partial(prepare_data_directory, self._config))
+            await self._catalog.open()
+            try:
+                self._is_open = True
+                await self._calls.reconcile()
+                await self._refresh()
+            except BaseException:
+                self._is_open = False
+                with anyio.CancelScope(shield=True):
+                    await self._close_all()
+                raise
+            self._maintenance = asyncio.create_task(self._maintain(), name="tenantry maintenance")
+            log_sqlite_version(self._log)
+            self._log.info(
+                REGISTRY_OPENED,
+                data_dir=str(self._config.data_dir),
+                open_tenants_max=self._config.open_tenants_max,
+                threads_max=self._config.threads_max,
+            )
+
+    async def aclose(self) -> None:
+        """Stop, in a fixed order; idempotent, and not to be interrupted.
+
+        1. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
+        2. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
+        3. every tenant is checkpointed and closed, its writer last, and its lock released;
+        4. lifecycle calls that were under way end; the catalog is closed.
+
+        Afterwards there is no thread, no lock and no open file.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._lifecycle:
+                if not self._is_open:
+                    return
+                self._is_open = False
+                await self._close_all()
+                self._log.info(REGISTRY_CLOSED)
+
+    def tenant(self, tenant_id: str) -> TenantHandle:
+        """Return a handle on the tenant; no I/O, so whether it exists is found out by the first call.
+
+        Raises:
+            InvalidTenantIdError: The text is no tenant id.
+        """
+        parsed = parse_tenant_id(tenant_id)
+        log = self._log.bind(tenant_id=parsed)
+        session = TenantSession(parsed, self, self._config.call_timeout_seconds, log)
+        return TenantHandle(session, self)
+
+    async def create(self, tenant_id: str, *, display_name: str | None = None) -> Tenant:
+        """Create a tenant, with its database migrated, and return it.
+
+        Args:
+            tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
+            display_name: For people; the id if left out.
+
+        A caller that is cancelled does not stop it. A crash in the middle is finished when a registry next opens.
+
+        Raises:
+            InvalidTenantIdError: The text is no tenant id; nothing was touched.
+            TenantExistsError: The id is taken.
+            MigrationError: A migration failed; nothing is left of the tenant.
+        """
+        self._check_open()
+        parsed = parse_tenant_id(tenant_id)
+        return await self._calls.create(parsed, parsed if display_name is None else display_name)
+
+    async def get(self, tenant_id: str) -> Tenant:
+        """Return the tenant's entry in the catalog, in whatever state it is.
+
+        Raises:
+            InvalidTenantIdError: The text is no tenant id.
+            TenantNotFoundError: There is none.
+        """
+        self._check_open()
+        return await self._catalog.get(parse_tenant_id(tenant_id))
+
+    async def list(
+        self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> Page[Tenant]:
+        """Return a page of the catalog, in the order of ids.
+
+        Args:
+            state: Only tenants in this state.
+            limit: How many at most; 100 if left out.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: `limit` or `cursor` is not one.
+        """
+        self._check_open()
+        return await self._catalog.list(state=state, limit=limit, cursor=cursor)
+
+    async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept. Can be repeated.
+
+        Returns when the calls that were taken in are finished and the tenant is closed here; another process that has it
+        open does the same within a second.
+
+        Raises:
+            TenantNotFoundError: There is none.
+            TenantStateError: It is neither active nor suspended.
+        """
+        return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
+
+    async def resume(self, tenant_id: str) -> Tenant:
+        """Let a suspended tenant serve calls again. Can be repeated. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.RESUME)
+
+    async def delete(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period. Can be repeated.
+
+        Its files and its id are kept until ``purge_after`` of the returned entry. Raises like `suspend`.
+        """
+        return await self._apply(tenant_id, TenantEvent.DELETE, reason=reason)
+
+    def statistics(self) -> RegistryStatistics:
+        """Return the pool, the states and the mailboxes at this moment; no I/O."""
+        totals, peaks = {"write": 0, "read": 0}, {"write": 0, "read": 0}
+        for _, actor in self._pool.tenants():
+            if actor is not None:
+                channels = actor.statistics()
+                for name, channel in (("write", channels.write), ("read", channels.read)):
+                    totals[name] += channel.mailbox_requests
+                    peaks[name] = max(peaks[name], channel.mailbox_requests)
+        return RegistryStatistics(
+            pool=self._pool.statistics(),
+            tenants=dict(self._states),
+            mailbox_requests=totals,
+            mailbox_requests_peak=peaks,
+            threads_max=self._config.threads_max,
+        )
+
+    def add_hook(self, hook: Hook) -> None:
+        """Call `hook` with every event from now on."""
+        self._hooks.append(hook)
+
+    def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease if the tenant is open now; for handles."""
+        return self._pool.lease_nowait(tenant_id)
+
+    async def lease(self, tenant_id: TenantId) -> Lease:
+        """Return a lease, opening the tenant as needed; for handles.
+
+        Raises:
+            RegistryClosedError: The registry is not open.
+            TenantError, PersistenceError: Why the tenant cannot be opened.
+        """
+        self._check_open(tenant_id)
+        if self._pool.is_full and not self._pool.has(tenant_id):
+            # Before it takes a place from another: an id that nobody has, or a suspended tenant, evicts no one.
+            tenant = await self._catalog.get(tenant_id)
+            check_serves(tenant.state, tenant_id=tenant_id, reason=tenant.reason)
+        return await self._pool.lease(tenant_id)
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; for handles."""
+        self._pool.release(lease)
+
+    def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
+        """Return an open tenant's counters; for handles."""
+        actor = self._pool.actor(tenant_id)
+        return actor.statistics() if actor is not None else None
+
+    async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
+        self._check_open()
+        return await self._calls.apply(
+            parse_tenant_id(tenant_id), event, reason=reason, is_served=event is TenantEvent.RESUME
+        )
+
+    def _check_open(self, tenant_id: TenantId | None = None) -> None:
+        if not self._is_open:
+            raise RegistryClosedError(
+                "the registry is not open: use it inside 'async with TenantRegistry(…)'", tenant_id=tenant_id
+            )
+
+    async def _close_all(self) -> None:
+        self._was_closed = True
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._maintenance
+        await self._pool.aclose()
+        await self._calls.wait_ended()
+        if self._failures:
+            await asyncio.wait(self._failures)
+        await self._catalog.aclose(self._config.shutdown_timeout_seconds)
+
+    async def _maintain(self) -> None:
+        """Follow what other processes do to the catalog, and close tenants that nobody uses."""
+        while True:
+            await anyio.sleep(self._config.catalog_poll_interval_seconds)
+            try:
+                self._pool.evict_idle(self._config.idle_timeout_seconds)
+                await self._refresh()
+            except TenantryError as error:
+                self._log.failure(MAINTENANCE_FAILED, error)
+
+    async def _refresh(self) -> None:
+        changes = self._calls.changes
+        data_version = await self._catalog.data_version()
+        if data_version == self._data_version and changes == self._changes_seen:
+            return
+        if data_version != self._data_version:
+            await self._close_unserved()
+        self._states = await self._catalog.states()
+        # Only now: what failed half way is done again.
+        self._data_version, self._changes_seen = data_version, changes
+
+    async def _close_unserved(self) -> None:
+        """Close the open tenants that another process has suspended, deleted or set apart."""
+        open_ids = [tenant_id for tenant_id, _ in self._pool.tenants()]
+        found = await self._catalog.find_many(open_ids)
+        serving = {TenantState.ACTIVE, TenantState.PROVISIONING}
+        unserved = [i for i in open_ids if i not in found or found[i].state not in serving]
+        await asyncio.gather(*(self._pool.close_tenant(tenant_id, "state") for tenant_id in unserved))
+
+    def _close_failed(self, tenant_id: TenantId, error: TenantryError) -> None:
+        """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
+        task = asyncio.get_running_loop().create_task(self._fail(tenant_id, error))
+        self._failures.add(task)
+        task.add_done_callback(self._failures.discard)
+
+    async def _fail(self, tenant_id: TenantId, error: TenantryError) -> None:
+        self._log.failure(TENANT_FAILED, error, tenant_id=tenant_id)
+        try:
+            if isinstance(error, DatabaseCorruptError):
+                await self._opener.quarantine(tenant_id, error)
+        except TenantryError as failure:
+            self._log.failure(TENANT_FAILED, failure, tenant_id=tenant_id)
+        await self._pool.close_tenant(tenant_id, "failed")
+
+    def _report(self, event: Event) -> None:
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception as error:  # noqa: BLE001  # a hook must not disturb the core
+                self._log.error(
+                    HOOK_FAILED, hook=repr(hook), event_type=type(event).__name__, error=repr(error)
+                )
+
+
+def _checked_schemas(schemas: Sequence[Schema]) -> tuple[Schema, ...]:
+    names = [schema.name for schema in schemas]
+    for name in names:
+        if names.count(name) > 1:
+            raise MigrationError(f"two schemas are named {name!r}: each needs a name of its own", schema=name)
+    return tuple(schemas)
