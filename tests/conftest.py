@@ -1,0 +1,36 @@
+"""What every test has: asyncio underneath, a quiet structlog, and a registry on a fresh directory."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from tenantry import RegistryConfig, TenantRegistry
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio: aiosqlite knows no other."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_structlog() -> Iterator[None]:
+    """Leave structlog unconfigured, as a host that does not use it has it."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory that does not exist yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+async def registry(data_dir: Path) -> AsyncIterator[TenantRegistry]:
+    """An open registry with a small pool."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=4)) as opened:
+        yield opened
