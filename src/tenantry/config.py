@@ -13,6 +13,7 @@ power may take the last moments' writes. SQLite's ``synchronous``
 
 MEMORY_PATH = ":memory:"
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+_CENTURY_SECONDS = 100 * 365 * 86_400  # what a date can still be computed with
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -71,7 +72,8 @@ class RegistryConfig(BaseSettings):
         pool_wait_timeout_seconds: How long each of them waits.
         mailbox_requests_max: How many calls of one tenant may wait, for each of writing and reading.
         batch_requests_max: How many of them share one transaction.
-        call_timeout_seconds: A call's deadline, from its start to its answer.
+        call_timeout_seconds: A call's deadline, from its open tenant's mailbox to its answer; opening a tenant has the
+            same again.
         transaction_timeout_seconds: How long ``transaction()`` may hold its tenant's writer.
         write_jobs_max: How many tenants' write batches run at the same moment.
         read_jobs_max: How many tenants' read batches run at the same moment.
@@ -96,7 +98,9 @@ class RegistryConfig(BaseSettings):
     write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 2
     durability: Durability = "full"
-    delete_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 7 * 86_400.0
+    delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
+        7 * 86_400.0
+    )
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0
 

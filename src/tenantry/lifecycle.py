@@ -85,6 +85,9 @@ def next_state(
         return before_delete or target if event is E.UNDELETE else target
     if any(leads_to is state for (_, e), leads_to in TRANSITIONS.items() if e is event):
         return state
+    # Undelete led back to one of the states that can be deleted: to which of them, no table knows.
+    if event is E.UNDELETE and (state, E.DELETE) in TRANSITIONS:
+        return state
     allowed = ", ".join(e for s, e in TRANSITIONS if s is state) or "nothing"
     raise TenantStateError(
         f"tenant {tenant_id!r} is {state}: {event} is not possible (possible: {allowed})",

@@ -1,5 +1,6 @@
 """Cost records: appended, read in pages oldest first, and summed."""
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
@@ -125,7 +126,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             until: Only records up to this instant, itself included.
 
         Raises:
-            QueryError: The window is refused.
+            QueryError: The window is refused, or the sum is more than a float can say.
         """
         filters = {"task_id": task_id, "agent_id": agent_id}
         window = Window(since, until)
@@ -137,8 +138,15 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             self._log.failure(failed, error, **asked)
             raise
         row: Row = await self._read(statement, failed=failed, **asked)
+        total = float(row[0])
+        if math.isinf(total):
+            overflow = QueryError(
+                "the sum is more than a 64-bit float can say: narrow the filters or the window"
+            )
+            self._log.failure(failed, overflow, **asked)
+            raise overflow
         self._log.debug(events.COST_RECORD_AGGREGATED, **asked)
-        return float(row[0])
+        return total
 
 
 def _parameters(record: CostRecord) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tenantry.company.queries import Filters, Listing, Window
 from tenantry.errors import MalformedRowError, QueryError
@@ -159,6 +160,10 @@ def _reason(error: Exception) -> str:
         return type(error).__name__
     # Not the error's own text: that quotes the values, and payloads are never logged.
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    return ", ".join(
-        f"{'.'.join(map(str, detail['loc'])) or 'the record'} ({detail['type']})" for detail in details
-    )
+    return ", ".join(f"{_location(detail)} ({detail['type']})" for detail in details)
+
+
+def _location(detail: ErrorDetails) -> str:
+    # The name of a field that the model does not know is part of what was stored.
+    known = detail["loc"][:-1] if detail["type"] == "extra_forbidden" else detail["loc"]
+    return ".".join(map(str, known)) or "the record"

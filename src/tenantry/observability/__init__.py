@@ -1,1 +1,6 @@
-"""Observability: the only part that knows prometheus_client, and how the service logs."""
+"""Observability: Prometheus metrics of a registry, and logging for the program."""
+
+from tenantry.observability.logging import configure_logging
+from tenantry.observability.metrics import RegistryMetrics, export_metrics
+
+__all__ = ["RegistryMetrics", "configure_logging", "export_metrics"]

@@ -1,7 +1,9 @@
 """One company's persistence without a registry around it: a store and the company's repositories."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+
+# Python 3.11's own runtime check reads every property, and these raise on a back end that is not connected.
+from typing_extensions import Protocol, runtime_checkable
 
 from tenantry import events
 from tenantry.clock import SystemClock

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import anyio
+
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
 from tenantry.errors import (
@@ -133,15 +135,11 @@ class TenantActor:
         """Run one unit through the writer.
 
         Raises:
+            QueryError: The same task holds the tenant's transaction.
             ChannelClosedError: The actor is closing; lease again.
             TenantError, PersistenceError: As `Channel.call`.
         """
-        transaction = self._transaction
-        if transaction is not None and transaction.holder is asyncio.current_task():
-            raise QueryError(
-                f"this task holds an open transaction of tenant {self._tenant_id!r}, and its own write would wait for "
-                "itself: use the repositories of the transaction (tx.…)"
-            )
+        self._check_not_holder("write")
         results: list[Result] = await self._writes.call(request[0].operation, request)
         return results
 
@@ -151,6 +149,7 @@ class TenantActor:
 
     async def begin(self) -> TransactionSession:
         """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
+        self._check_not_holder("transaction")
         holder = asyncio.current_task()
 
         async def hold(call: Call) -> None:
@@ -172,6 +171,11 @@ class TenantActor:
             PersistenceConnectionError: The store would not close; call again.
         """
         is_drained = await self._writes.aclose(timeout_seconds)
+        if not is_drained and self._transaction is not None:
+            # Its caller does not end it, and nothing hangs: without it the store can be closed.
+            with anyio.move_on_after(timeout_seconds):
+                await self._transaction.rollback()
+                is_drained = True
         is_drained = await self._reads.aclose(timeout_seconds) and is_drained
         if is_drained:
             await self._store.disconnect()
@@ -203,6 +207,18 @@ class TenantActor:
             on_error=self._judge,
         )
 
+    def _check_not_holder(self, what: str) -> None:
+        """Refuse what would wait for the transaction that the same task has open, and so for itself."""
+        transaction = self._transaction
+        # One that has ended stays here until the writer's task runs again.
+        if transaction is None or transaction.has_ended:
+            return
+        if transaction.holder is asyncio.current_task():
+            raise QueryError(
+                f"this task holds an open transaction of tenant {self._tenant_id!r}, and another {what} of its own would "
+                "wait for itself: use the repositories of the transaction (tx.…)"
+            )
+
     async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
         async with self._context.gates.write:
@@ -217,6 +233,7 @@ class TenantActor:
             report=self._context.report,
             log=self._log,
             holder=holder,
+            on_error=self._judge,
         )
         # The caller may have gone while the transaction was begun.
         if call.future.done():

@@ -296,7 +296,9 @@ class Channel:
             assert call.alone is not None
             await call.alone(call)
         except Exception as error:  # noqa: BLE001  # one call must not end the channel
-            self._fail(call, _as_tenantry_error(error, call.operation))
+            failure = _as_tenantry_error(error, call.operation)
+            self._fail(call, failure)
+            self._on_error(failure)
         finally:
             self._batches.remove(batch)
 
@@ -318,6 +320,8 @@ class Channel:
     def _answer(self, calls: list[Call], outcomes: list[Any], started_seconds: float) -> None:
         samples: list[CallSample] = []
         for call, outcome in zip(calls, outcomes, strict=False):
+            if call.future.done() and not call.future.cancelled():
+                continue  # Its deadline passed while it ran, and was reported then.
             if isinstance(outcome, TenantryError):
                 samples.append(CallSample(call.operation, outcome.outcome, call.submitted_seconds))
                 self._fail(call, outcome)

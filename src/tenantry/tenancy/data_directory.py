@@ -36,7 +36,7 @@ def prepare_data_directory(config: RegistryConfig) -> None:
             raise PermissionError("not readable and writable")
         make_directories(path, path / "tenants")
         _check_is_own_file(path / "catalog.db")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataDirectoryError(
             f"the data directory {path} cannot be used ({error}): give a directory that this process may write",
             path=str(path),

@@ -14,11 +14,18 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from tenantry.errors import QueryError, TenantExistsError, TenantOwnedElsewhereError, TenantryError
+from tenantry.errors import (
+    PersistenceConnectionError,
+    QueryError,
+    TenantExistsError,
+    TenantOwnedElsewhereError,
+    TenantryError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.opener import TenantOpener
@@ -74,10 +81,8 @@ class LifecycleCalls:
             for tenant in page:
                 try:
                     await self._run(tenant.id, "reconcile", partial(self._provision, tenant))
-                except TenantOwnedElsewhereError:
-                    continue  # Another process is creating it at this moment.
-                except TenantryError as error:
-                    self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
+                except TenantryError:
+                    continue  # It was logged. Another process may be creating it at this moment.
                 else:
                     self._log.info(RECONCILED, tenant_id=tenant.id)
             cursor = page.next_cursor
@@ -129,10 +134,24 @@ class LifecycleCalls:
             self._opener.provisioning.discard(tenant.id)
 
     async def _undo_create(self, tenant: Tenant) -> None:
+        """Take back what was made of a tenant, unless another process has found it and finishes it, or did so already."""
         await self._pool.close_tenant(tenant.id, "state")
-        directory = tenant_paths(self._context.config.data_dir.absolute(), tenant.directory).directory
-        await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
-        await self._catalog.remove(tenant)
+        paths = tenant_paths(self._context.config.data_dir.absolute(), tenant.directory)
+        if not paths.directory.exists():
+            await self._catalog.remove(tenant)
+            return
+        # Under the tenant's lock nobody can call it active, and write to it, while its files go.
+        ownership = FileOwnership(paths.lock, tenant.uid, tenant.id)
+        try:
+            await run_in_thread(ownership.acquire)
+        except (TenantOwnedElsewhereError, PersistenceConnectionError):
+            return  # Whoever next opens a registry finishes it.
+        try:
+            if await self._catalog.find(tenant.id) == tenant:
+                await run_in_thread(partial(shutil.rmtree, paths.directory, ignore_errors=True))
+                await self._catalog.remove(tenant)
+        finally:
+            ownership.release(is_clean=False)
 
     async def _apply(
         self, tenant_id: TenantId, event: TenantEvent, reason: str | None, *, is_served: bool
@@ -149,8 +168,14 @@ class LifecycleCalls:
     async def _run(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
         task = asyncio.get_running_loop().create_task(self._run_alone(tenant_id, action, work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
+            task.exception()
 
     async def _run_alone(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
         now = self._context.clock.monotonic_seconds

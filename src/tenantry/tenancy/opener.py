@@ -6,6 +6,7 @@ from typing import Final
 from tenantry.errors import (
     DatabaseCorruptError,
     MigrationError,
+    PersistenceError,
     TenantQuarantinedError,
     TenantryError,
 )
@@ -95,7 +96,8 @@ class TenantOpener:
         )
         if is_its_own:
             raise await self.quarantine(tenant.id, error) from error
-        await self._catalog.record_opened(tenant, tenant.schema_versions, str(error))
+        if isinstance(error, PersistenceError):
+            await self._catalog.record_opened(tenant, tenant.schema_versions, str(error))
 
     def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
         log = self._log.bind(tenant_id=tenant.id)

@@ -115,6 +115,7 @@ class TenantRegistry:
         self._lifecycle = asyncio.Lock()
         self._maintenance: asyncio.Task[None] | None = None
         self._failures: set[asyncio.Task[None]] = set()
+        self._closings: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._was_closed = False
 
@@ -172,7 +173,7 @@ class TenantRegistry:
             )
 
     async def aclose(self) -> None:
-        """Stop, in a fixed order; idempotent, and not to be interrupted.
+        """Stop, in a fixed order; idempotent. Cancellation stops the waiting, not the closing: call again to wait for it.
 
         1. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
         2. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
@@ -181,13 +182,12 @@ class TenantRegistry:
 
         Afterwards there is no thread, no lock and no open file.
         """
+        # A task of its own: a scope shields from anyio's cancellation, not from asyncio's.
+        closing = asyncio.create_task(self._close(), name="tenantry close")
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
         with anyio.CancelScope(shield=True):
-            async with self._lifecycle:
-                if not self._is_open:
-                    return
-                self._is_open = False
-                await self._close_all()
-                self._log.info(REGISTRY_CLOSED)
+            await asyncio.shield(closing)
 
     def tenant(self, tenant_id: str) -> TenantHandle:
         """Return a handle on the tenant; no I/O, so whether it exists is found out by the first call.
@@ -326,6 +326,14 @@ class TenantRegistry:
             raise RegistryClosedError(
                 "the registry is not open: use it inside 'async with TenantRegistry(…)'", tenant_id=tenant_id
             )
+
+    async def _close(self) -> None:
+        async with self._lifecycle:
+            if not self._is_open:
+                return
+            self._is_open = False
+            await self._close_all()
+            self._log.info(REGISTRY_CLOSED)
 
     async def _close_all(self) -> None:
         self._was_closed = True

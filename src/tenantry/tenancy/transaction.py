@@ -33,6 +33,7 @@ class TransactionSession:
         report: Takes the events.
         log: Bound to the tenant.
         holder: The task that opened it: a call of that task outside of the transaction would wait for itself.
+        on_error: Called with the errors of its calls, for the actor to judge whether the tenant can go on.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TransactionSession:
         report: Hook,
         log: EventLog,
         holder: "asyncio.Task[Any] | None",
+        on_error: Callable[[TenantryError], None],
     ) -> None:
         self._transaction = transaction
         self._timeout_seconds = timeout_seconds
@@ -60,12 +62,18 @@ class TransactionSession:
         self._settled = asyncio.Event()  # it has ended, or its caller has gone
         self._has_ended = False
         self._is_past_deadline = False
+        self._on_error = on_error
         self.holder = holder
 
     @property
     def log(self) -> EventLog:
         """The tenant's event log."""
         return self._log
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or rolled back."""
+        return self._has_ended
 
     async def write(self, *statements: Statement) -> list[Result]:
         """Run one unit inside the transaction; a failed unit is undone alone and the transaction goes on.
@@ -98,17 +106,19 @@ class TransactionSession:
             try:
                 async with self._gate:
                     await self._transaction.commit()
+            except TenantryError as error:
+                self._on_error(error)
+                raise
             finally:
-                self._end()
+                # A no-op but for a caller that was cancelled at the gate, before the store heard of the commit.
+                with anyio.CancelScope(shield=True):
+                    await self._roll_back()
 
     async def rollback(self) -> None:
         """Undo everything; a no-op when it has ended."""
         async with self._lock:
             if not self._has_ended:
-                try:
-                    await self._transaction.rollback()
-                finally:
-                    self._end()
+                await self._roll_back()
 
     def abandon(self) -> None:
         """Give it up: its caller was cancelled before it was handed over."""
@@ -136,6 +146,7 @@ class TransactionSession:
             BatchFinished(self._tenant_id, self._backend, channel, [sample], started_seconds, self._now())
         )
         if isinstance(outcome, TenantryError):
+            self._on_error(outcome)
             raise outcome
         return outcome
 
@@ -148,6 +159,9 @@ class TransactionSession:
         if self._has_ended:
             raise TransactionClosedError("the transaction has ended: open a new one")
 
-    def _end(self) -> None:
-        self._has_ended = True
-        self._settled.set()
+    async def _roll_back(self) -> None:
+        try:
+            await self._transaction.rollback()
+        finally:
+            self._has_ended = True
+            self._settled.set()

@@ -5,7 +5,8 @@ before the COMMIT has returned, which with ``synchronous=FULL`` is when the writ
 
 One request's failure is its own. SQLite undoes a failed statement by itself
 (https://www.sqlite.org/lang_conflict.html, ABORT), so a request of one statement needs nothing around it; one of several
-runs in a savepoint. But some errors roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
+runs in a savepoint. A statement that failed and kept changes all the same (``OR FAIL``) takes the transaction with it.
+And some errors roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
 section 3): afterwards ``in_transaction`` is false, and nothing of the batch may be acknowledged. The request that
 caused it keeps its error; every other request runs again, alone, so that the innocent are served.
 """
@@ -15,18 +16,21 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from tenantry.errors import QueryError, TenantryError
-from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.statements import Fetch, Result, Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.errors import map_error
+
+T = TypeVar("T")
 
 Guard = Callable[[sqlite3.Connection], None]
 """Runs first in every write transaction; raises if this process may not write."""
 
 _DISTINCT_STATEMENTS_MAX: Final = 4096
-_FIRST_KEYWORD: Final = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
+# What SQLite's tokenizer skips before a statement: white space, a byte order mark, comments and empty statements.
+_FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
 # A statement with one of these would end the batch's transaction, or reach another file, behind everyone's back.
 _REFUSED: Final = frozenset(
     ["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM", "PRAGMA"]
@@ -71,14 +75,11 @@ def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) 
 def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
     """Run one caller's statements inside the open transaction; a failure undoes them, and only them."""
     try:
-        if len(request) == 1:
-            return [run_statement(request[0], connection)]
         connection.execute("SAVEPOINT unit")
         results = [run_statement(statement, connection) for statement in request]
         connection.execute("RELEASE unit")
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
-        if len(request) > 1:
-            _undo_unit(connection)
+        _undo_unit(connection)
         return map_error(error, request[0].operation)
     return results
 
@@ -98,12 +99,23 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
     fetch = statement.fetch
     if fetch is Fetch.NONE:
         return None
-    if fetch is Fetch.ONE:
-        row: Row | None = cursor.fetchone()
-        return row
-    if fetch is Fetch.ALL:
-        return cursor.fetchall()
-    return cursor.rowcount
+    if fetch is Fetch.ROWCOUNT:
+        return cursor.rowcount
+    try:
+        return cursor.fetchone() if fetch is Fetch.ONE else cursor.fetchall()
+    except BaseException:
+        # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
+        cursor.close()
+        raise
+
+
+def query_only(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Run a reading job on the writer's connection, which refuses writes meanwhile as a reader's would."""
+    connection.execute("PRAGMA query_only = ON")
+    try:
+        return job(connection)
+    finally:
+        connection.execute("PRAGMA query_only = OFF")
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
@@ -120,7 +132,7 @@ def _write_together(
         connection.execute("BEGIN IMMEDIATE")
         guard(connection)
         for index, request in enumerate(requests):
-            outcome = run_unit(request, connection)
+            outcome = _run_request(request, connection)
             outcomes.append(outcome)
             if isinstance(outcome, TenantryError) and not connection.in_transaction:
                 raise _TransactionLostError(index, outcome)
@@ -141,6 +153,21 @@ def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection)
         return _write_together((request,), guard, connection)[0]
     except _TransactionLostError as lost:
         return lost.error
+
+
+def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
+    """Run one unit of a batch; one of a single statement without the cost of a savepoint."""
+    if len(request) != 1:
+        return run_unit(request, connection)
+    statement, changes = request[0], connection.total_changes
+    try:
+        return [run_statement(statement, connection)]
+    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+        if connection.total_changes != changes:
+            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched.
+            # What failed must not be kept; without the transaction the rest of the batch runs again.
+            roll_back(connection)
+        return map_error(error, statement.operation)
 
 
 def _undo_unit(connection: sqlite3.Connection) -> None:

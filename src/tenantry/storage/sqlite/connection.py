@@ -6,6 +6,7 @@ times. `JobConnection.run` crosses once for the batch. It rests on one private m
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import anyio
 T = TypeVar("T")
 
 _ROWS_PER_FETCH = 64
+_INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
 class JobConnection(aiosqlite.Connection):
@@ -43,13 +45,20 @@ class JobConnection(aiosqlite.Connection):
         task = asyncio.ensure_future(connection._connected())
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # The thread is opening it and cannot be stopped half way: let it, then close.
-            await asyncio.wait([task])
+        except BaseException:
+            # A cancelled caller: the thread is opening it and cannot be stopped half way. Let it, then close.
+            await _finished(task)
             if not task.cancelled() and task.exception() is None:
-                await connection.aclose()
+                await _finished(asyncio.ensure_future(connection.aclose()))
+            elif not task.cancelled():
+                connection._thread.join()
             raise
         return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened and not closed."""
+        return self._connection is not None
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run `job` on the connection's thread, after those that were given before, and return its result.
@@ -65,14 +74,9 @@ class JobConnection(aiosqlite.Connection):
         try:
             return await self.run(lambda connection: self._run_ticketed(ticket, job, connection))
         except asyncio.CancelledError:
-            ticket.is_cancelled = True
-            with self._ticket_lock:
-                # Under the lock this job cannot end and make way for another caller's, which would be hit instead.
-                if self._running_ticket is ticket:
-                    self._conn.interrupt()
             # anyio cancels at every await until the scope is left.
             with anyio.CancelScope(shield=True):
-                await self.run(_do_nothing)
+                await self._interrupt(ticket)
             raise
 
     async def aclose(self) -> None:
@@ -83,17 +87,32 @@ class JobConnection(aiosqlite.Connection):
         """
         if self._connection is None:
             return
-        # Not aiosqlite's close(): that one drops the handle even if closing fails.
-        await self.run(sqlite3.Connection.close)
-        self._connection = None
+        # Not aiosqlite's close(): that drops the handle even if closing fails. Its stop() closes and ends the thread in
+        # one job, and does neither if closing raises.
         stopped = self.stop()
-        if stopped is not None:
+        assert stopped is not None  # there is a running event loop
+        try:
             await stopped
-        # The thread's last act was to set that result: this waits for microseconds.
+        except BaseException:
+            self._running = True
+            raise
+        # Its last act was to set that result, so this waits for microseconds; then there is no thread.
         self._thread.join()
 
     async def _connected(self) -> None:
         await self
+
+    async def _interrupt(self, ticket: "_Ticket") -> None:
+        """Interrupt the ticket's job until the thread is free: between two statements, an interrupt hits nothing."""
+        ticket.is_cancelled = True
+        is_free = asyncio.ensure_future(self.run(_do_nothing))
+        while not is_free.done():
+            with self._ticket_lock:
+                # Under the lock this job cannot end and make way for another caller's, which would be hit instead.
+                if self._running_ticket is ticket:
+                    self._conn.interrupt()
+            await asyncio.wait([is_free], timeout=_INTERRUPT_INTERVAL_SECONDS)
+        is_free.exception()  # that the connection was closed meanwhile: then it is free too
 
     def _run_ticketed(
         self, ticket: "_Ticket", job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection
@@ -116,6 +135,14 @@ class _Ticket:
 
     def __init__(self) -> None:
         self.is_cancelled = False
+
+
+async def _finished(task: "asyncio.Future[None]") -> None:
+    """Wait until the task has finished, however often the waiting one is cancelled; the caller raises it again."""
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
 
 
 def _do_nothing(_: sqlite3.Connection) -> None:

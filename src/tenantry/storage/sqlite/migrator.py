@@ -124,7 +124,8 @@ def split_statements(script: str) -> Iterator[str]:
     for part in script.split(";"):
         statement += f"{part};"
         if sqlite3.complete_statement(statement):
-            yield statement
+            if statement.strip() != ";":
+                yield statement
             statement = ""
     # The last part carries a semicolon that the script does not have.
     rest = statement.removesuffix(";")

@@ -24,6 +24,7 @@ from tenantry.storage.sqlite.ownership import FileOwnership
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 BUSY_TIMEOUT_SECONDS: Final = 5.0
+READERS_MAX: Final = 16
 _CACHED_STATEMENTS: Final = 128
 
 
@@ -39,6 +40,7 @@ class SQLiteOptions:
         is_wal: Write-ahead log, or rollback journal.
         is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
             journal, which a read-only connection could not recover.
+        readers_max: How many read-only connections, and so threads, there may be.
         journal_size_limit_bytes: What the write-ahead log is cut back to.
         busy_timeout_seconds: How long to wait for another process's lock.
     """
@@ -49,6 +51,7 @@ class SQLiteOptions:
     durability: Durability = "full"
     is_wal: bool = True
     is_read_by_writer: bool = False
+    readers_max: int = READERS_MAX
     journal_size_limit_bytes: int = JOURNAL_SIZE_LIMIT_BYTES
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
 
@@ -128,8 +131,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
-    if options.must_exist and not path.is_file():
-        raise DatabaseCorruptError(f"{path} is missing: put it back, or restore a snapshot")
+    if options.must_exist and not (path.is_file() and path.stat().st_size):
+        # SQLite would take an empty file for a new database, and a tenant would find all its data gone.
+        raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
     before = _private_file(path)
     connection = _connect(path, "rw", options)
     try:
@@ -205,4 +209,8 @@ class _ExactSum:
             self._values.append(value)
 
     def finalize(self) -> float:
-        return math.fsum(self._values)
+        try:
+            return math.fsum(self._values)
+        except OverflowError:
+            # SQLite would call it a blob that is too big, and Python print it as an exception that nobody can catch.
+            return math.inf

@@ -53,7 +53,7 @@ class FileOwnership:
         self._lock_fd: int | None = None
         self._token = uuid.uuid4().hex
         self._seen: tuple[int, str] = (0, "")
-        self._was_clean = False
+        self._is_fenced = False  # no past owner can write: it closed cleanly, or the epoch was raised since
 
     def acquire(self) -> None:
         """Take the lock, or say who holds it.
@@ -63,22 +63,27 @@ class FileOwnership:
             PersistenceConnectionError: The lock file cannot be opened.
         """
         try:
-            fd = self._locked()
+            self._lock_fd = self._locked()
+            self._is_fenced = os.pread(self._lock_fd, _LOCK_BYTES_MAX, 0) == _RELEASED
+            holder = {"pid": os.getpid(), "host": socket.gethostname()}
+            _replace_content(self._lock_fd, json.dumps(holder).encode("utf-8"))
         except OSError as error:
+            self.release(is_clean=False)
             raise PersistenceConnectionError(f"cannot lock {self._lock_path}: {error}") from error
-        self._was_clean = os.pread(fd, _LOCK_BYTES_MAX, 0) == _RELEASED
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        _replace_content(fd, json.dumps(holder).encode("utf-8"))
-        self._lock_fd = fd
 
     def release(self, *, is_clean: bool = True) -> None:
         """Give the lock back; a no-op when it is not held."""
         if self._lock_fd is None:
             return
-        if is_clean:
-            _replace_content(self._lock_fd, _RELEASED)
-        os.close(self._lock_fd)
-        self._lock_fd = None
+        fd, self._lock_fd = self._lock_fd, None
+        try:
+            # Never for an owner that closes before it could fence off one that may still be alive.
+            if is_clean and self._is_fenced:
+                _replace_content(fd, _RELEASED)
+        except OSError:
+            pass  # On a full disk, say. The next owner takes this one for one that did not close, and raises the epoch.
+        finally:
+            os.close(fd)
 
     def claim(self, connection: sqlite3.Connection) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
@@ -96,7 +101,7 @@ class FileOwnership:
                 f"{self._tenant_uid!r}): put the right file in its place"
             )
         self._seen = (epoch, owner)
-        if not self._was_clean:
+        if not self._is_fenced:
             self._raise_epoch(connection, is_new=False)
 
     def guard(self, connection: sqlite3.Connection) -> None:
@@ -121,6 +126,7 @@ class FileOwnership:
                 connection.execute(_INSERT, (self._tenant_uid,))
             connection.execute(_RAISE, (self._token,))
             connection.execute("COMMIT")
+            self._is_fenced = True
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

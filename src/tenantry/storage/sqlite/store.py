@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_wri
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Iterator
 
     from tenantry.clock import Clock
     from tenantry.eventlog import EventLog
@@ -63,6 +63,8 @@ class SQLiteStore:
         # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
         self._writer_lock = asyncio.Lock()
         self._writer: JobConnection | None = None
+        self._transaction: SQLiteTransaction | None = None
+        self._reader_slots = asyncio.Semaphore(options.readers_max)
         self._idle_readers: list[JobConnection] = []
         self._readers: list[JobConnection] = []
 
@@ -88,6 +90,11 @@ class SQLiteStore:
                 self._writer = await JobConnection.open(connector)
             except (sqlite3.Error, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
+            except BaseException:
+                # Cancelled. The connection was closed again, but the lock is not the connection's.
+                if self._ownership is not None:
+                    self._ownership.release(is_clean=False)
+                raise
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
 
     async def disconnect(self) -> None:
@@ -99,10 +106,10 @@ class SQLiteStore:
             # Closing must not be left half done by a cancelled caller: it is bounded work on the local disk.
             with anyio.CancelScope(shield=True):
                 try:
+                    if self._transaction is not None:
+                        await self._transaction.rollback()
                     while self._readers:
-                        await self._readers[-1].aclose()
-                        self._readers.pop()
-                    self._idle_readers.clear()
+                        await self._close_reader(self._readers[-1])
                     await self._writer.aclose()
                 except (sqlite3.Error, OSError) as error:
                     self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
@@ -127,33 +134,42 @@ class SQLiteStore:
         async with self._writer_lock:
             try:
                 return await self._connected().run(self._migrate)
-            except (sqlite3.Error, TenantryError) as error:
-                mapped = map_error(error, f"cannot migrate {self._options}")
+            except (sqlite3.Error, ValueError, TenantryError) as error:
+                mapped = self._map(error, f"cannot migrate {self._options}")
                 self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
                 raise mapped from error
 
     async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
         """Run the requests in one transaction; see `Store.write`."""
+        job = partial(batch.write_batch, requests, self._guard)
         async with self._writer_lock:
-            return await self._connected().run(partial(batch.write_batch, requests, self._guard))
+            with self._mapped_errors():
+                return await self._connected().run(job)
 
     async def read(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
         """Run reading statements on one snapshot; see `Store.read`."""
         job = partial(batch.read_batch, statements)
         if self._options.is_read_by_writer:
             async with self._writer_lock:
-                return await self._connected().run(partial(_query_only, job))
+                with self._mapped_errors():
+                    return await self._connected().run_interruptibly(partial(batch.query_only, job))
         async with self._reader() as reader:
-            return await reader.run_interruptibly(job)
+            with self._mapped_errors():
+                return await reader.run_interruptibly(job)
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         await self._writer_lock.acquire()
         try:
-            return await SQLiteTransaction.begin(self._connected(), self._guard, self._writer_lock.release)
+            with self._mapped_errors():
+                transaction = await SQLiteTransaction.begin(
+                    self._connected(), self._guard, self._writer_lock.release
+                )
         except BaseException:
             self._writer_lock.release()
             raise
+        self._transaction = transaction
+        return transaction
 
     def _known_version(self) -> int:
         return sum(len(schema.migrations(self.backend)) for schema in self._schemas)
@@ -175,22 +191,30 @@ class SQLiteStore:
     @asynccontextmanager
     async def _reader(self) -> "AsyncIterator[JobConnection]":
         self._connected()
-        if self._idle_readers:
-            reader = self._idle_readers.pop()
-        else:
-            async with self._lifecycle:
-                self._connected()
-                try:
-                    reader = await JobConnection.open(partial(open_reader, self._options))
-                except (sqlite3.Error, OSError) as error:
-                    self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
-                self._readers.append(reader)
-        try:
-            yield reader
-        finally:
-            # Not one that disconnect() has closed meanwhile.
-            if reader in self._readers:
-                self._idle_readers.append(reader)
+        async with self._reader_slots:
+            reader = self._idle_readers.pop() if self._idle_readers else await self._open_reader()
+            try:
+                yield reader
+            finally:
+                # Not one that disconnect() has closed meanwhile.
+                if reader in self._readers:
+                    self._idle_readers.append(reader)
+
+    async def _open_reader(self) -> JobConnection:
+        async with self._lifecycle:
+            self._connected()
+            try:
+                reader = await JobConnection.open(partial(open_reader, self._options))
+            except (sqlite3.Error, OSError) as error:
+                self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
+            self._readers.append(reader)
+            return reader
+
+    async def _close_reader(self, reader: JobConnection) -> None:
+        await reader.aclose()
+        self._readers.remove(reader)
+        if reader in self._idle_readers:
+            self._idle_readers.remove(reader)
 
     def _migrate(self, connection: sqlite3.Connection) -> MigrationReport:
         """Plan, claim and apply, in one job: a database that is refused is not touched."""
@@ -209,6 +233,20 @@ class SQLiteStore:
         versions.update({migration.schema: migration.version for migration in pending})
         return MigrationReport(applied=pending, versions=versions)
 
+    @contextmanager
+    def _mapped_errors(self) -> "Iterator[None]":
+        """Map what comes out of a batch as a whole, which is not any caller's own."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            raise self._map(error, f"cannot use {self._options}") from error
+
+    def _map(self, error: Exception, doing: str) -> TenantryError:
+        # What aiosqlite and sqlite3 say when a job comes too late for a connection that was closed meanwhile.
+        if isinstance(error, (ValueError, sqlite3.ProgrammingError)):
+            return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
+        return map_error(error, doing)
+
     def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
         mapped = map_connection_error(error, f"cannot {doing} {self._options}")
         self._log.failure(event, mapped, backend=self.backend)
@@ -221,14 +259,3 @@ def _select_one(connection: sqlite3.Connection) -> bool:
 
 def _unguarded(_: sqlite3.Connection) -> None:
     """Let everyone write: a database without an owner has one user by agreement."""
-
-
-def _query_only(
-    job: "Callable[[sqlite3.Connection], list[ReadOutcome]]", connection: sqlite3.Connection
-) -> list[ReadOutcome]:
-    """Run the job with the writer's connection refusing writes, as a reader's would."""
-    connection.execute("PRAGMA query_only = ON")
-    try:
-        return job(connection)
-    finally:
-        connection.execute("PRAGMA query_only = OFF")

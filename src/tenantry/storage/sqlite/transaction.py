@@ -10,7 +10,7 @@ import anyio
 from tenantry.errors import TransactionClosedError
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite.batch import Guard, read_one, roll_back, run_unit
+from tenantry.storage.sqlite.batch import Guard, query_only, read_one, roll_back, run_unit
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.errors import map_error
 
@@ -53,7 +53,7 @@ class SQLiteTransaction:
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one reading statement inside the transaction; see `StoreTransaction.read`."""
-        return await self._run(partial(read_one, statement))
+        return await self._run(partial(query_only, partial(read_one, statement)))
 
     async def commit(self) -> None:
         """Commit, durably; see `StoreTransaction.commit`."""
@@ -72,13 +72,19 @@ class SQLiteTransaction:
         try:
             with anyio.CancelScope(shield=True):
                 await self._connection.run(roll_back)
+        except (sqlite3.Error, ValueError) as error:
+            if self._connection.is_open:
+                raise map_error(error, "rollback") from error
         finally:
             release()
 
     async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         if self._release is None:
             raise TransactionClosedError("the transaction has ended: open a new one")
-        return await self._connection.run(partial(_run_inside, job))
+        try:
+            return await self._connection.run(partial(_run_inside, job))
+        except (sqlite3.ProgrammingError, ValueError) as error:
+            raise TransactionClosedError("the database was disconnected under the transaction") from error
 
 
 def _begin(guard: Guard, connection: sqlite3.Connection) -> None:

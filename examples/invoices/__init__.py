@@ -1,0 +1,50 @@
+"""A schema pack of one's own: a table of invoices for every tenant, beside the built-in tables."""
+
+from datetime import date
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry import Fetch, Repository, Schema, Statement
+
+INVOICES = Schema(name="invoices", package="invoices")
+
+
+class Invoice(BaseModel):
+    """An invoice; money is exact: a decimal here, text in the column."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: str
+    customer: str
+    issued_on: date
+    total: Decimal
+
+
+class InvoiceRepository(Repository):
+    """Keeps invoices: ``tenant.repository(InvoiceRepository)``."""
+
+    async def save(self, invoice: Invoice) -> None:
+        """Store a new invoice.
+
+        Raises:
+            DuplicateRecordError: Its number is taken.
+        """
+        sql = "INSERT INTO invoices (number, customer, issued_on, total) VALUES (?, ?, ?, ?)"
+        row = (invoice.number, invoice.customer, invoice.issued_on.isoformat(), str(invoice.total))
+        await self._write(
+            Statement("invoices.save", sql, row),
+            done="invoices.saved",
+            failed="invoices.save_failed",
+            invoice=invoice.number,
+        )
+
+    async def of_customer(self, customer: str) -> tuple[Invoice, ...]:
+        """Return a customer's invoices, the oldest first."""
+        sql = "SELECT number, customer, issued_on, total FROM invoices WHERE customer = ? ORDER BY issued_on, number"
+        rows = await self._read(
+            Statement("invoices.of_customer", sql, (customer,), Fetch.ALL),
+            failed="invoices.query_failed",
+            customer=customer,
+        )
+        return tuple(Invoice(number=n, customer=c, issued_on=i, total=t) for n, c, i, t in rows)

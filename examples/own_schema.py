@@ -1,0 +1,31 @@
+"""A registry whose tenants have tables of one's own: ``python examples/own_schema.py DIRECTORY``."""
+
+import asyncio
+import sys
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+from invoices import INVOICES, Invoice, InvoiceRepository
+
+from tenantry import RegistryConfig, TenantRegistry
+
+
+async def main(data_dir: Path) -> None:
+    """Create two companies, and give one of them an invoice."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[INVOICES]) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+        invoices = registry.tenant("acme").repository(InvoiceRepository)
+        await invoices.save(
+            Invoice(
+                number="2026-001", customer="initech", issued_on=date(2026, 11, 23), total=Decimal("99.90")
+            )
+        )
+        for tenant_id in ("acme", "globex"):
+            found = await registry.tenant(tenant_id).repository(InvoiceRepository).of_customer("initech")
+            print(f"{tenant_id}: {[f'{invoice.number} {invoice.total}' for invoice in found]}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

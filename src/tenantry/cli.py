@@ -1,0 +1,124 @@
+"""The command line.
+
+Exit codes: 0 done; 1 the command ran and found something wrong; 2 the command line, or what it names, cannot be used.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from tenantry.demo import DemoSettings, run_demo
+from tenantry.demo.report import print_json, print_tables
+from tenantry.demo.run import Progress
+from tenantry.errors import TenantryError
+from tenantry.observability import configure_logging
+
+EXIT_FOUND_WRONG: Final = 1
+EXIT_UNUSABLE: Final = 2
+
+app = typer.Typer(
+    name="tenantry", no_args_is_help=True, help="Keeps many companies' data apart, durable and fast."
+)
+
+
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
+    if is_asked:
+        typer.echo(f"tenantry {version('tenantry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[  # noqa: ARG001  # acted on by its callback
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(help="debug, info, warning or error; to standard error.")
+    ] = "warning",
+) -> None:
+    """Keep many companies' data apart, durable and fast."""
+    try:
+        configure_logging(log_level, "console")
+    except KeyError as error:
+        raise typer.BadParameter(f"{log_level!r}: use debug, info, warning or error") from error
+
+
+@app.command()
+def demo(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long the companies work.")] = 10.0,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="An empty directory to keep; a temporary one if left out.")
+    ] = None,
+    quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
+    callers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Callers of each of the three busy companies.")
+    ] = 64,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
+    if data_dir is not None and data_dir.exists() and any(data_dir.iterdir()):
+        raise typer.BadParameter(
+            f"{data_dir} is not empty: give a new or an empty directory", param_hint="--data-dir"
+        )
+    console = Console()
+    with _directory(data_dir) as directory, _display(is_shown=not json) as show:
+        settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
+        try:
+            result = asyncio.run(run_demo(settings, show))
+        except TenantryError as error:
+            typer.echo(f"tenantry: {error}", err=True)
+            raise typer.Exit(EXIT_UNUSABLE) from error
+    if json:
+        print_json(result)
+    else:
+        print_tables(result, console)
+    if not result.is_whole:
+        raise typer.Exit(EXIT_FOUND_WRONG)
+
+
+@contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    # Here and not in /tmp, which may be memory: the demo is about durable writes.
+    with tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd()) as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _display(*, is_shown: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show a live line of progress on standard error, so that standard output holds the result alone."""
+    columns = (
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    with ProgressBar(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.phase not in tasks:
+                tasks[progress.phase] = bar.add_task(progress.phase, total=1.0, figures="")
+            figures = f"{progress.writes:,} writes  {progress.reads:,} reads"
+            if progress.pool is not None:
+                pool = progress.pool
+                figures += (
+                    f"  {pool.open_tenants} of {pool.open_tenants_max} open  {pool.evictions:,} evicted"
+                )
+            bar.update(tasks[progress.phase], completed=progress.fraction, figures=figures)
+
+        yield show

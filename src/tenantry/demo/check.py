@@ -1,0 +1,68 @@
+"""What the demo checks after everything was closed and opened again: each acknowledged write, in its own company."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenantry.demo.company import CHANNELS, Company
+from tenantry.pages import Page
+from tenantry.tenancy.handle import TenantHandle
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What was found.
+
+    Attributes:
+        checked: Acknowledged records that were looked for.
+        missing: Of them, those that are not there, or not in their last acknowledged state.
+        foreign: Records that another company wrote.
+    """
+
+    checked: int
+    missing: int
+    foreign: int
+
+    def __add__(self, other: "CheckResult") -> "CheckResult":
+        return CheckResult(
+            self.checked + other.checked, self.missing + other.missing, self.foreign + other.foreign
+        )
+
+
+async def check_company(company: Company, handle: TenantHandle) -> CheckResult:
+    """Compare a company's ledger with what its file holds now.
+
+    Args:
+        company: Who kept the ledger.
+        handle: The same tenant, in a registry that was opened afterwards.
+    """
+    ledger = company.ledger
+    messages, contents = set(), set()
+    for channel in CHANNELS:
+        async for message in _all(lambda cursor, c=channel: handle.messages.get_history(c, cursor=cursor)):  # type: ignore[misc]
+            messages.add(message.id)
+            contents.add(message.content.partition(":")[0])
+    costs = {
+        record.provider async for record in _all(lambda cursor: handle.cost_records.query(cursor=cursor))
+    }
+    tasks = {
+        task.id: task.status async for task in _all(lambda cursor: handle.tasks.list_tasks(cursor=cursor))
+    }
+    missing = len(ledger.messages - messages) + len(ledger.costs - costs)
+    missing += sum(tasks.get(task_id) is not status for task_id, status in ledger.tasks.items())
+    owners = {*contents, *(key.partition("/")[0] for key in (*costs, *tasks))}
+    foreign = len(owners - {handle.id})
+    return CheckResult(len(ledger.messages) + len(ledger.costs) + len(ledger.tasks), missing, foreign)
+
+
+async def _all(page_after: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncIterator[T]:
+    cursor: str | None = None
+    while True:
+        page = await page_after(cursor)
+        for record in page:
+            yield record
+        cursor = page.next_cursor
+        if cursor is None:
+            return

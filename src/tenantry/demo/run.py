@@ -1,0 +1,193 @@
+"""Runs the demo: busy companies and quiet ones through a small pool, then the check."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import anyio
+from prometheus_client import CollectorRegistry
+
+from tenantry.config import RegistryConfig
+from tenantry.demo.check import CheckResult, check_company
+from tenantry.demo.company import Company, Timings
+from tenantry.events import BatchFinished, Event, PoolWaited
+from tenantry.observability import export_metrics
+from tenantry.tenancy.pool import PoolStatistics
+from tenantry.tenancy.registry import TenantRegistry
+
+_PROGRESS_INTERVAL_SECONDS: Final = 0.25
+_QUIET_INTERVAL_SECONDS: Final = 2.0
+_CREATE_CONCURRENCY: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What the demo runs."""
+
+    data_dir: Path
+    seconds: float = 10.0
+    busy_companies: int = 3
+    callers: int = 64
+    quiet_companies: int = 200
+    open_tenants_max: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the demo is, for a display."""
+
+    phase: str
+    fraction: float
+    writes: int
+    reads: int
+    pool: PoolStatistics | None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo did and found.
+
+    Attributes:
+        elapsed_seconds: Of the working phase.
+        timings: Every call's duration, by operation.
+        batches: How many batches ran, and how many calls they carried, by channel.
+        pool: The pool's counters at the end of the working phase.
+        pool_waits: Callers that waited for a tenant to be opened.
+        check: What was found after opening everything again.
+        metric_families: The names of the metric families that were exported.
+    """
+
+    elapsed_seconds: float
+    timings: Timings
+    batches: dict[str, tuple[int, int]]
+    pool: PoolStatistics
+    pool_waits: int
+    check: CheckResult
+    metric_families: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every acknowledged write is there, in its own company."""
+        return not self.check.missing and not self.check.foreign
+
+
+class _Tally:
+    """Counts batches and waits from events."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, tuple[int, int]] = {}
+        self.waits = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BatchFinished) and event.tenant_id != "catalog":
+            batches, calls = self.batches.get(event.channel, (0, 0))
+            self.batches[event.channel] = (batches + 1, calls + len(event.calls))
+        elif isinstance(event, PoolWaited):
+            self.waits += 1
+
+
+async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> DemoResult:
+    """Run the demo and return what it did and found.
+
+    Args:
+        settings: How much, how long and where.
+        show: Called a few times a second.
+    """
+    config = RegistryConfig(data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max)
+    timings, tally, collectors = Timings(), _Tally(), CollectorRegistry()
+    registry = TenantRegistry(config, hooks=[tally])
+    export_metrics(registry, collectors)
+    async with registry:
+        companies = await _create(registry, settings, timings, show)
+        tally.batches.clear()
+        tally.waits = 0
+        started = perf_counter()
+        await _work(
+            companies, settings, lambda fraction: show(_progress("working", fraction, timings, registry))
+        )
+        elapsed_seconds = perf_counter() - started
+        pool = registry.statistics().pool
+        families = tuple(sorted(family.name for family in collectors.collect()))
+    check = await _check(
+        companies, config, lambda fraction: show(_progress("checking", fraction, timings, None))
+    )
+    return DemoResult(elapsed_seconds, timings, tally.batches, pool, tally.waits, check, families)
+
+
+async def _create(
+    registry: TenantRegistry, settings: DemoSettings, timings: Timings, show: Callable[[Progress], None]
+) -> list[Company]:
+    busy = [f"busy-{number}" for number in range(1, settings.busy_companies + 1)]
+    quiet = [f"quiet-{number:03d}" for number in range(1, settings.quiet_companies + 1)]
+    limiter = anyio.CapacityLimiter(_CREATE_CONCURRENCY)
+    created = 0
+
+    async def create(tenant_id: str) -> None:
+        nonlocal created
+        async with limiter:
+            await registry.create(tenant_id, display_name=tenant_id.replace("-", " ").title())
+        created += 1
+        show(_progress("creating", created / len([*busy, *quiet]), timings, registry))
+
+    async with anyio.create_task_group() as group:
+        for tenant_id in (*busy, *quiet):
+            group.start_soon(create, tenant_id)
+    return [
+        Company(registry.tenant(tenant_id), timings, seed) for seed, tenant_id in enumerate((*busy, *quiet))
+    ]
+
+
+async def _work(companies: Sequence[Company], settings: DemoSettings, show: Callable[[float], None]) -> None:
+    """Let every agent work until the time is up; each finishes what it has begun, so nothing is in doubt."""
+    started = perf_counter()
+    until = started + settings.seconds
+    busy, quiet = companies[: settings.busy_companies], companies[settings.busy_companies :]
+
+    async def agent(company: Company, name: str, pause_seconds: float) -> None:
+        while perf_counter() < until:
+            await company.work(name)
+            if pause_seconds:
+                await anyio.sleep(max(0.0, min(pause_seconds, until - perf_counter())))
+
+    async def quiet_agent(company: Company, phase: float) -> None:
+        # Spread over the interval: quiet companies do not speak all at once.
+        await anyio.sleep(min(phase * _QUIET_INTERVAL_SECONDS, settings.seconds))
+        await agent(company, "agent-0", _QUIET_INTERVAL_SECONDS)
+
+    async def display() -> None:
+        while perf_counter() < until:
+            show((perf_counter() - started) / settings.seconds)
+            await anyio.sleep(_PROGRESS_INTERVAL_SECONDS)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(display)
+        for company in busy:
+            for number in range(settings.callers):
+                group.start_soon(agent, company, f"agent-{number}", 0.0)
+        for number, company in enumerate(quiet):
+            group.start_soon(quiet_agent, company, number / len(quiet))
+
+
+async def _check(
+    companies: Sequence[Company], config: RegistryConfig, show: Callable[[float], None]
+) -> CheckResult:
+    found = CheckResult(0, 0, 0)
+    async with TenantRegistry(config) as registry:
+        for number, company in enumerate(companies, start=1):
+            found += await check_company(company, registry.tenant(company.handle.id))
+            show(number / len(companies))
+            await asyncio.sleep(0)
+    return found
+
+
+def _progress(phase: str, fraction: float, timings: Timings, registry: TenantRegistry | None) -> Progress:
+    return Progress(
+        phase=phase,
+        fraction=min(fraction, 1.0),
+        writes=timings.count(is_read=False),
+        reads=timings.count(is_read=True),
+        pool=registry.statistics().pool if registry is not None else None,
+    )

@@ -1,0 +1,265 @@
+"""Prometheus metrics of a registry; the one module that knows prometheus_client.
+
+Events are counted into plain integers as they come, and made into metric families only when someone scrapes: observing
+a prometheus_client histogram costs more than the rest of a call's bookkeeping together. Labels are few and bounded: a
+tenant's id is no label; it goes into OpenMetrics exemplars.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from tenantry.events import (
+    BatchFinished,
+    CallRefused,
+    Event,
+    Hook,
+    LifecycleCalled,
+    PoolWaited,
+    StoreConnected,
+    StoreMigrated,
+    TenantOpened,
+)
+from tenantry.tenancy.registry import RegistryStatistics
+
+# From a cached read (tens of microseconds) over a durable commit (hundreds) to a migration or a stuck disk (seconds).
+SECONDS_BUCKETS: Final = (
+    *(25e-6, 50e-6, 100e-6, 250e-6, 500e-6),
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+REQUESTS_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+OPERATIONS_MAX: Final = 200
+"""Operations beyond so many are counted as ``other``: a repository that makes up names must not make up series."""
+
+Labels = tuple[str, ...]
+
+
+class Observed(Protocol):
+    """What is measured: a `TenantRegistry`, or anything that reports like one."""
+
+    def add_hook(self, hook: Hook) -> None:
+        """Call `hook` with every event from now on."""
+        ...
+
+    def statistics(self) -> RegistryStatistics:
+        """Return the state of the moment."""
+        ...
+
+
+def export_metrics(observed: Observed, collector_registry: CollectorRegistry) -> "RegistryMetrics":
+    """Measure `observed` from now on, and offer it to whoever scrapes `collector_registry`."""
+    metrics = RegistryMetrics(observed.statistics)
+    observed.add_hook(metrics.observe)
+    collector_registry.register(metrics)
+    return metrics
+
+
+class _Series:
+    """One histogram's counts for one set of labels."""
+
+    __slots__ = ("counts", "exemplars", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * (buckets + 1)
+        self.exemplars: list[tuple[str, float, float] | None] = [None] * (buckets + 1)
+        self.total = 0.0
+
+
+class _Histogram:
+    """A histogram that is cheap to observe."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._bounds = tuple(bounds)
+        self._texts = [*(format(bound, "g") for bound in bounds), "+Inf"]
+        self._series: dict[Labels, _Series] = {}
+
+    def observe(self, labels: Labels, value: float, tenant_id: str, at_seconds: float) -> None:
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = _Series(len(self._bounds))
+        bucket = bisect_left(self._bounds, value)
+        series.counts[bucket] += 1
+        series.total += value
+        series.exemplars[bucket] = (tenant_id, value, at_seconds)
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        # Copied first: a scrape may run on another thread than the events.
+        for labels, series in list(self._series.items()):
+            buckets: list[Any] = []
+            cumulative = 0
+            for text, count, exemplar in zip(self._texts, list(series.counts), series.exemplars, strict=True):
+                cumulative += count
+                buckets.append((text, cumulative, _exemplar(exemplar)))
+            family.add_metric(labels, buckets, series.total)
+        return family
+
+
+class RegistryMetrics(Collector):
+    """Counts a registry's events, and turns the counts into metric families when it is scraped."""
+
+    def __init__(self, statistics: Callable[[], RegistryStatistics]) -> None:
+        self._statistics = statistics
+        seconds = SECONDS_BUCKETS
+        self._connect = _Histogram(
+            "tenantry_connect_duration_seconds", "Connecting a store.", ("backend", "outcome"), seconds
+        )
+        self._migrate = _Histogram(
+            "tenantry_migrate_duration_seconds",
+            "Checking a store's migrations and applying the pending ones.",
+            ("backend", "outcome"),
+            seconds,
+        )
+        self._open = _Histogram(
+            "tenantry_open_duration_seconds",
+            "Opening a tenant, from the pool's decision to the first call.",
+            ("backend", "outcome"),
+            seconds,
+        )
+        self._query = _Histogram(
+            "tenantry_query_duration_seconds",
+            "A repository call, from its mailbox to its answer.",
+            ("backend", "operation", "outcome"),
+            seconds,
+        )
+        self._queue_wait = _Histogram(
+            "tenantry_queue_wait_duration_seconds",
+            "A repository call's time in the mailbox.",
+            ("backend", "channel"),
+            seconds,
+        )
+        self._batch = _Histogram(
+            "tenantry_batch_duration_seconds", "One batch on the store.", ("backend", "channel"), seconds
+        )
+        self._batch_requests = _Histogram(
+            "tenantry_batch_requests",
+            "Calls that shared one batch.",
+            ("backend", "channel"),
+            REQUESTS_BUCKETS,
+        )
+        self._pool_wait = _Histogram(
+            "tenantry_pool_wait_duration_seconds",
+            "A caller's wait for a tenant that was not open.",
+            ("outcome",),
+            seconds,
+        )
+        self._lifecycle = _Histogram(
+            "tenantry_lifecycle_duration_seconds",
+            "Lifecycle calls: create, suspend and so on.",
+            ("action", "outcome"),
+            seconds,
+        )
+        self._histograms = (
+            *(self._connect, self._migrate, self._open, self._query, self._queue_wait),
+            *(self._batch, self._batch_requests, self._pool_wait, self._lifecycle),
+        )
+        self._refused: dict[str, int] = {}
+        self._operations: set[str] = set()
+
+    def observe(self, event: Event) -> None:
+        """Count one event; the hook that a registry calls."""
+        match event:
+            case BatchFinished():
+                self._observe_batch(event)
+            case StoreConnected():
+                self._timed(self._connect, (event.backend, event.outcome), event)
+            case StoreMigrated():
+                self._timed(self._migrate, (event.backend, event.outcome), event)
+            case TenantOpened():
+                self._timed(self._open, (event.backend, event.outcome), event)
+            case PoolWaited():
+                self._timed(self._pool_wait, (event.outcome,), event)
+            case LifecycleCalled():
+                self._timed(self._lifecycle, (event.action, event.outcome), event)
+            case CallRefused():
+                self._refused[event.outcome] = self._refused.get(event.outcome, 0) + 1
+                labels = (event.backend, self._operation(event.operation), event.outcome)
+                self._timed(self._query, labels, event)
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the families without samples: registering must not scrape."""
+        return [histogram.family() for histogram in self._histograms]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every family with its samples of this moment."""
+        yield from self.describe()
+        refused = CounterMetricFamily(
+            "tenantry_calls_refused", "Calls turned away at a limit or a deadline.", labels=("outcome",)
+        )
+        for outcome, count in list(self._refused.items()):
+            refused.add_metric((outcome,), count)
+        yield refused
+        yield from _state_families(self._statistics())
+
+    def _observe_batch(self, event: BatchFinished) -> None:
+        now = time.time()
+        tenant_id, backend, channel = event.tenant_id, event.backend, (event.backend, event.channel)
+        for operation, outcome, submitted_seconds in event.calls:
+            labels = (backend, self._operation(operation), outcome)
+            self._query.observe(labels, event.finished_seconds - submitted_seconds, tenant_id, now)
+            self._queue_wait.observe(channel, event.started_seconds - submitted_seconds, tenant_id, now)
+        self._batch.observe(channel, event.finished_seconds - event.started_seconds, tenant_id, now)
+        self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
+
+    def _timed(self, histogram: _Histogram, labels: Labels, event: Any) -> None:
+        histogram.observe(labels, event.duration_seconds, event.tenant_id, time.time())
+
+    def _operation(self, operation: str) -> str:
+        if operation not in self._operations:
+            if len(self._operations) >= OPERATIONS_MAX:
+                return "other"
+            self._operations.add(operation)
+        return operation
+
+
+def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
+    """Return what is no event but the state of the moment."""
+    pool = statistics.pool
+    yield GaugeMetricFamily("tenantry_pool_open_tenants", "Tenants that hold a place.", pool.open_tenants)
+    yield GaugeMetricFamily("tenantry_pool_capacity_tenants", "Places in the pool.", pool.open_tenants_max)
+    yield GaugeMetricFamily("tenantry_pool_idle_tenants", "Open tenants nobody uses now.", pool.idle_tenants)
+    yield GaugeMetricFamily("tenantry_pool_waiters", "Callers that wait for a place.", pool.waiters)
+    yield _labelled(
+        CounterMetricFamily("tenantry_pool_evictions", "Tenants closed, by reason.", labels=("reason",)),
+        pool.closed_by_reason,
+    )
+    yield _labelled(
+        GaugeMetricFamily("tenantry_tenants", "Tenants in the catalog, by state.", labels=("state",)),
+        statistics.tenants,
+    )
+    yield _labelled(
+        GaugeMetricFamily(
+            "tenantry_mailbox_requests", "Calls that wait, of all tenants.", labels=("channel",)
+        ),
+        statistics.mailbox_requests,
+    )
+    yield _labelled(
+        GaugeMetricFamily(
+            "tenantry_mailbox_peak_requests", "Calls that wait in the fullest mailbox.", labels=("channel",)
+        ),
+        statistics.mailbox_requests_peak,
+    )
+
+
+def _labelled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: "dict[Any, int]"
+) -> CounterMetricFamily | GaugeMetricFamily:
+    for label, value in values.items():
+        family.add_metric((str(label),), value)
+    return family
+
+
+def _exemplar(exemplar: tuple[str, float, float] | None) -> Exemplar | None:
+    if exemplar is None:
+        return None
+    tenant_id, value, at_seconds = exemplar
+    return Exemplar({"tenant_id": tenant_id}, value, at_seconds)

@@ -1,0 +1,48 @@
+"""One suite for every back end: what a `Store` promises, and what the company's repositories promise on top of it.
+
+Each check is a coroutine function whose docstring says what it proves, and that fails with an AssertionError. The
+tables are made for parametrizing, with any test framework that can run a coroutine::
+
+    @pytest.mark.parametrize("check", STORE_CHECKS, ids=check_name)
+    async def test_store(check):
+        await check(lambda: MyStore(an_empty_database()))
+
+    @pytest.mark.parametrize("check", REPOSITORY_CHECKS, ids=check_name)
+    async def test_repositories(check, connected_and_migrated_backend):
+        await check(connected_and_migrated_backend)
+
+A fake that stands in for the real thing passes it too: a runtime-checkable protocol sees names, not signatures.
+"""
+
+from tenantry.testing.conformance.expectations import check_name
+from tenantry.testing.conformance.repositories import (
+    REPOSITORY_CHECKS,
+    CompanyRepositories,
+    OpenRepositories,
+    RepositoryCheck,
+    check_repositories,
+)
+from tenantry.testing.conformance.samples import (
+    make_audit_entry,
+    make_cost_record,
+    make_message,
+    make_task,
+)
+from tenantry.testing.conformance.stores import STORE_CHECKS, MakeStore, StoreCheck, check_store
+
+__all__ = [
+    "REPOSITORY_CHECKS",
+    "STORE_CHECKS",
+    "CompanyRepositories",
+    "MakeStore",
+    "OpenRepositories",
+    "RepositoryCheck",
+    "StoreCheck",
+    "check_name",
+    "check_repositories",
+    "check_store",
+    "make_audit_entry",
+    "make_cost_record",
+    "make_message",
+    "make_task",
+]

@@ -1,0 +1,440 @@
+"""What a `Store` promises: the checks of `STORE_CHECKS`, each on a store and a database of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeAlias
+
+from tenantry.errors import (
+    ConstraintViolationError,
+    DuplicateRecordError,
+    PersistenceConnectionError,
+    QueryError,
+    TransactionClosedError,
+)
+from tenantry.statements import Fetch, Row, Statement
+from tenantry.storage import Store
+from tenantry.storage.protocol import Request
+from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
+
+MakeStore: TypeAlias = Callable[[], Store]
+"""Returns a new store, disconnected, on an empty database that nobody else uses, with at least one schema."""
+
+StoreCheck: TypeAlias = Callable[[MakeStore], Awaitable[None]]
+
+_TABLE: Final = "CREATE TABLE conformance (id INTEGER NOT NULL PRIMARY KEY, n INTEGER NOT NULL)"
+_SELECT: Final = "SELECT id, n FROM conformance ORDER BY id"
+_TRANSACTION_CONTROL: Final = (
+    "BEGIN",
+    "COMMIT",
+    "END",
+    "ROLLBACK",
+    "SAVEPOINT mine",
+    "RELEASE mine",
+    "  commit",
+    ";COMMIT",
+    "/* harmless */ COMMIT",
+    "-- harmless\nCOMMIT",
+    "\ufeffCOMMIT",
+)
+_CALLERS: Final = 20
+
+_checks: list[StoreCheck] = []
+
+
+async def check_store(make_store: MakeStore) -> None:
+    """Run every check, one after the other; the first that fails raises."""
+    for check in STORE_CHECKS:
+        await check(make_store)
+
+
+def _store_check(check: StoreCheck) -> StoreCheck:
+    _checks.append(check)
+    return check
+
+
+def _insert(row_id: object, n: object = 0, fetch: Fetch = Fetch.NONE) -> Statement:
+    return Statement(
+        "conformance.insert", "INSERT INTO conformance (id, n) VALUES (?, ?)", (row_id, n), fetch
+    )
+
+
+def _run(sql: str, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
+    return Statement("conformance.run", sql, parameters, fetch)
+
+
+def _select(fetch: Fetch = Fetch.ALL) -> Statement:
+    return Statement("conformance.select", _SELECT, (), fetch)
+
+
+def _pair(row_id: int) -> Request:
+    return _insert(row_id), _insert(-row_id)
+
+
+async def _ids(store: Store) -> list[int]:
+    (rows,) = await store.read([_select()])
+    assert isinstance(rows, list), rows
+    return [row[0] for row in rows]
+
+
+@asynccontextmanager
+async def _connected(make_store: MakeStore) -> AsyncIterator[Store]:
+    store = make_store()
+    try:
+        await store.connect()
+        await store.migrate()
+        expect(await store.write([(_run(_TABLE),)]), [[None]])
+        yield store
+    finally:
+        await store.disconnect()
+
+
+@_store_check
+async def check_names_itself(make_store: MakeStore) -> None:
+    """It has the protocol's names, says which back end it is, and is made disconnected."""
+    store = make_store()
+    assert isinstance(store, Store)
+    assert store.backend.isidentifier(), store.backend
+    expect(store.is_connected, False)
+
+
+@_store_check
+async def check_connect_and_disconnect_are_idempotent(make_store: MakeStore) -> None:
+    """A second call changes nothing, and what is closed can be opened again."""
+    store = make_store()
+    await store.disconnect()
+    for _ in range(2):
+        await store.connect()
+        await store.connect()
+        expect(store.is_connected, True)
+        await store.disconnect()
+        await store.disconnect()
+        expect(store.is_connected, False)
+
+
+@_store_check
+async def check_connect_and_disconnect_are_serialised(make_store: MakeStore) -> None:
+    """Calls at the same moment leave it whole: connected or not, and usable either way."""
+    store = make_store()
+    await asyncio.gather(*(store.connect() for _ in range(_CALLERS)))
+    expect(await store.health_check(), True)
+    await asyncio.gather(*(store.connect() if n % 2 else store.disconnect() for n in range(_CALLERS)))
+    expect(await store.health_check(), store.is_connected)
+    await asyncio.gather(*(store.disconnect() for _ in range(_CALLERS)))
+    expect(store.is_connected, False)
+
+
+@_store_check
+async def check_health_follows_the_connection(make_store: MakeStore) -> None:
+    """A store is healthy while it is connected; asking never raises."""
+    store = make_store()
+    expect(await store.health_check(), False)
+    await store.connect()
+    expect(await store.health_check(), True)
+    await store.disconnect()
+    expect(await store.health_check(), False)
+
+
+@_store_check
+async def check_migrates_once(make_store: MakeStore) -> None:
+    """The first migrate applies all, the second none; both say the same versions."""
+    store = make_store()
+    await store.connect()
+    try:
+        first, second = await store.migrate(), await store.migrate()
+    finally:
+        await store.disconnect()
+    assert first.applied, "a new database needs migrations"
+    expect(second.applied, ())
+    expect(second.versions, first.versions)
+    expect(first.versions, {migration.schema: migration.version for migration in first.applied})
+
+
+@_store_check
+async def check_use_needs_a_connection(make_store: MakeStore) -> None:
+    """Before connect and after disconnect every call says so."""
+    store = make_store()
+    for _ in range(2):
+        for use in (
+            lambda: store.write([(_insert(1),)]),
+            lambda: store.read([_select()]),
+            store.begin,
+            store.migrate,
+        ):
+            with expect_raised(PersistenceConnectionError):
+                await use()
+        await store.connect()
+        await store.disconnect()
+
+
+@_store_check
+async def check_results_follow_fetch(make_store: MakeStore) -> None:
+    """Each statement of a unit gives what its `Fetch` says: None, a count, a row or None, rows."""
+    async with _connected(make_store) as store:
+        unit = (_insert(1, 10), _insert(2, 20, Fetch.ROWCOUNT), _select(Fetch.ONE), _select())
+        expect(await store.write([unit]), [[None, 1, (1, 10), [(1, 10), (2, 20)]]])
+        missing = _run("DELETE FROM conformance WHERE id = ?", 9, fetch=Fetch.ROWCOUNT)
+        both = _run("UPDATE conformance SET n = n + 1", fetch=Fetch.ROWCOUNT)
+        expect(await store.write([(missing,), (both,)]), [[0], [2]])
+        no_row = _run("SELECT id FROM conformance WHERE id = ?", 9, fetch=Fetch.ONE)
+        no_rows = _run("SELECT id FROM conformance WHERE id = ?", 9, fetch=Fetch.ALL)
+        expect(
+            await store.read([_select(), _select(Fetch.ONE), no_row, no_rows]),
+            [[(1, 11), (2, 21)], (1, 11), None, []],
+        )
+
+
+@_store_check
+async def check_batch_runs_in_order(make_store: MakeStore) -> None:
+    """Requests take effect, and are answered, in the order given."""
+    async with _connected(make_store) as store:
+        count = _run("SELECT COUNT(*) FROM conformance", fetch=Fetch.ONE)
+        outcomes = await store.write([(_insert(n), count) for n in range(_CALLERS)])
+        expect(outcomes, [[None, (n + 1,)] for n in range(_CALLERS)])
+
+
+@_store_check
+async def check_empty_batches_are_answered(make_store: MakeStore) -> None:
+    """Nothing asked, nothing answered."""
+    async with _connected(make_store) as store:
+        expect(await store.write([]), [])
+        expect(await store.read([]), [])
+
+
+@_store_check
+async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
+    """A request that fails keeps nothing and leaves the others of its batch alone; the kinds of failure are told apart."""
+    async with _connected(make_store) as store:
+        outcomes = await store.write(
+            [
+                (_insert(1),),
+                (_insert(1),),
+                (_insert(2, None),),
+                (_run("INSERT INTO nowhere (id) VALUES (1)"),),
+                (_run("this is not SQL"),),
+                (_insert(2**70),),
+                (_run("INSERT INTO conformance (id, n) VALUES (?, ?)", 3),),
+                (_insert(object()),),
+                (_insert(4),),
+            ]
+        )
+        expect([outcomes[0], outcomes[-1]], [[None], [None]])
+        expect_error(outcomes[1], DuplicateRecordError)
+        expect_error(outcomes[2], ConstraintViolationError)
+        for outcome in outcomes[3:-1]:
+            expect_error(outcome, QueryError)
+        expect(await _ids(store), [1, 4])
+
+
+@_store_check
+async def check_unit_is_atomic(make_store: MakeStore) -> None:
+    """Of a unit of several statements all take effect or none, wherever it fails."""
+    async with _connected(make_store) as store:
+        outcomes = await store.write([_pair(1), (_insert(2), _insert(1)), (_insert(1), _insert(3)), _pair(4)])
+        expect([outcomes[0], outcomes[3]], [[None, None], [None, None]])
+        for outcome in outcomes[1:3]:
+            expect_error(outcome, DuplicateRecordError)
+        expect(await _ids(store), [-4, -1, 1, 4])
+
+
+@_store_check
+async def check_failure_leaves_no_transaction(make_store: MakeStore) -> None:
+    """After a failed batch the next caller neither waits nor commits what failed."""
+    async with _connected(make_store) as store:
+        (outcome,) = await store.write([(_insert(1), _insert(1))])
+        expect_error(outcome, DuplicateRecordError)
+        transaction = await store.begin()
+        await transaction.commit()
+        expect(await store.write([(_insert(2),)]), [[None]])
+        expect(await _ids(store), [2])
+
+
+@_store_check
+async def check_units_never_mix(make_store: MakeStore) -> None:
+    """Writers at the same moment: every unit is whole, and none is lost."""
+    async with _connected(make_store) as store:
+        increment = _run("UPDATE conformance SET n = n + 1 WHERE id = 0")
+        await store.write([(_insert(0),)])
+        outcomes = await asyncio.gather(
+            *(store.write([(increment, increment, _select(Fetch.ONE))]) for _ in range(_CALLERS))
+        )
+        expect(sorted(outcome[0][2][1] for outcome in outcomes), list(range(2, 2 * _CALLERS + 1, 2)))  # type: ignore[index]
+
+
+@_store_check
+async def check_reads_own_writes(make_store: MakeStore) -> None:
+    """A read that starts after a write was answered sees it, whoever else is busy."""
+    async with _connected(make_store) as store:
+
+        async def write_then_read(row_id: int) -> None:
+            await store.write([(_insert(row_id),)])
+            assert row_id in await _ids(store), row_id
+
+        await asyncio.gather(*(write_then_read(n) for n in range(_CALLERS)))
+
+
+@_store_check
+async def check_read_failure_is_the_statements_own(make_store: MakeStore) -> None:
+    """A reading statement that fails leaves the others of its batch alone."""
+    async with _connected(make_store) as store:
+        await store.write([(_insert(1),)])
+        outcomes = await store.read(
+            [_select(), _run("SELECT * FROM nowhere"), _run(_SELECT, "one too many"), _select()]
+        )
+        expect([outcomes[0], outcomes[3]], [[(1, 0)], [(1, 0)]])
+        for outcome in outcomes[1:3]:
+            expect_error(outcome, QueryError)
+
+
+@_store_check
+async def check_reads_cannot_write(make_store: MakeStore) -> None:
+    """A write that is passed off as a read is refused and changes nothing, in a transaction too."""
+    async with _connected(make_store) as store:
+        (outcome,) = await store.read([_insert(1)])
+        expect_error(outcome, QueryError)
+        transaction = await store.begin()
+        expect_error(await transaction.read(_insert(1)), QueryError)
+        expect(await transaction.write((_insert(2),)), [None])
+        await transaction.commit()
+        expect(await _ids(store), [2])
+
+
+@_store_check
+async def check_transaction_control_is_refused(make_store: MakeStore) -> None:
+    """No statement can end, open or nest a transaction behind the store's back, and trying harms nobody else."""
+    async with _connected(make_store) as store:
+        for row_id, sql in enumerate(_TRANSACTION_CONTROL):
+            outcomes = await store.write([(_insert(row_id),), (_run(sql),), (_insert(-1), _run(sql))])
+            expect(outcomes[0], [None])
+            expect_error(outcomes[1], QueryError)
+            expect_error(outcomes[2], QueryError)
+            expect_error((await store.read([_run(sql)]))[0], QueryError)
+        transaction = await store.begin()
+        for sql in _TRANSACTION_CONTROL:
+            expect_error(await transaction.write((_run(sql),)), QueryError)
+            expect_error(await transaction.read(_run(sql)), QueryError)
+        await transaction.rollback()
+        expect(await _ids(store), list(range(len(_TRANSACTION_CONTROL))))
+
+
+@_store_check
+async def check_transaction_commits_all(make_store: MakeStore) -> None:
+    """What several calls of a transaction wrote is there at once, and no reader sees a part of it."""
+    async with _connected(make_store) as store:
+        transaction = await store.begin()
+        await transaction.write((_insert(1),))
+        reading = asyncio.gather(*(_ids(store) for _ in range(3)))
+        await transaction.write((_insert(2),))
+        expect(await transaction.read(_select()), [(1, 0), (2, 0)])
+        await transaction.commit()
+        for seen in await reading:
+            assert seen in ([], [1, 2]), seen
+        expect(await _ids(store), [1, 2])
+
+
+@_store_check
+async def check_transaction_rolls_back_all(make_store: MakeStore) -> None:
+    """Rolled back, a transaction leaves nothing; doing it twice is harmless."""
+    async with _connected(make_store) as store:
+        transaction = await store.begin()
+        await transaction.write(_pair(1))
+        await transaction.write(_pair(2))
+        await transaction.rollback()
+        await transaction.rollback()
+        expect(await _ids(store), [])
+
+
+@_store_check
+async def check_failed_unit_is_undone_alone(make_store: MakeStore) -> None:
+    """Inside a transaction a failed unit keeps nothing, and the transaction goes on."""
+    async with _connected(make_store) as store:
+        transaction = await store.begin()
+        await transaction.write((_insert(1),))
+        expect_error(await transaction.write((_insert(1),)), DuplicateRecordError)
+        expect_error(await transaction.write((_insert(2), _insert(1))), DuplicateRecordError)
+        expect_error(await transaction.write((_insert(2**70),)), QueryError)
+        expect_error(await transaction.read(_run("SELECT * FROM nowhere")), QueryError)
+        expect(await transaction.write((_insert(3),)), [None])
+        await transaction.commit()
+        expect(await _ids(store), [1, 3])
+
+
+@_store_check
+async def check_transaction_is_closed_after_its_end(make_store: MakeStore) -> None:
+    """Used after its end, however it ended, a transaction raises and never turns into autocommit."""
+    async with _connected(make_store) as store:
+        for is_committed in (True, False):
+            transaction = await store.begin()
+            await (transaction.commit() if is_committed else transaction.rollback())
+            for use in (
+                lambda: transaction.write((_insert(9),)),  # noqa: B023  # used within the iteration
+                lambda: transaction.read(_select()),  # noqa: B023
+                transaction.commit,
+            ):
+                with expect_raised(TransactionClosedError):
+                    await use()
+            await transaction.rollback()
+        expect(await _ids(store), [])
+
+
+@_store_check
+async def check_writes_wait_for_the_transaction(make_store: MakeStore) -> None:
+    """A write from outside takes effect after the open transaction, and the next transaction after that."""
+    async with _connected(make_store) as store:
+        await store.write([(_insert(0, 1),)])
+        transaction = await store.begin()
+        double = asyncio.ensure_future(store.write([(_run("UPDATE conformance SET n = n * 2"),)]))
+        for _ in range(2):
+            await transaction.write((_run("UPDATE conformance SET n = n + 1"),))
+        await transaction.commit()
+        following = await store.begin()
+        expect(await following.read(_select()), [(0, 6)])
+        await following.rollback()
+        expect(await double, [[None]])
+
+
+@_store_check
+async def check_disconnect_ends_the_transaction(make_store: MakeStore) -> None:
+    """Closed under an open transaction, the store rolls it back and works again once it is connected."""
+    async with _connected(make_store) as store:
+        transaction = await store.begin()
+        await transaction.write((_insert(1),))
+        await store.disconnect()
+        with expect_raised(TransactionClosedError):
+            await transaction.write((_insert(2),))
+        with expect_raised(TransactionClosedError):
+            await transaction.commit()
+        await transaction.rollback()
+        await store.connect()
+        rows = (await store.read([_select()]))[0]
+        # A database in memory has ended with its connection.
+        assert rows == [] or isinstance(rows, QueryError), rows
+        following = await store.begin()
+        await following.rollback()
+
+
+@_store_check
+async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None:
+    """A caller that is cancelled loses the reply, never half a unit, and takes nobody else's rows along."""
+    async with _connected(make_store) as store:
+        writers: list[asyncio.Task[Row | None]] = []
+        for row_id in range(1, _CALLERS + 1):
+            write = asyncio.create_task(_write_pair(store, row_id))
+            writers.append(write)
+            for _ in range(row_id % 5):
+                await asyncio.sleep(0)
+            if row_id % 2:
+                write.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        await store.write([(_insert(0),)])  # behind whatever still runs
+        found = set(await _ids(store))
+        expect({-row_id for row_id in found}, found)
+        assert found >= {row_id for row_id in range(1, _CALLERS + 1) if row_id % 2 == 0}, found
+
+
+async def _write_pair(store: Store, row_id: int) -> None:
+    expect(await store.write([_pair(row_id)]), [[None, None]])
+
+
+STORE_CHECKS: Final = tuple(_checks)
+"""Every check, in the order to read them."""

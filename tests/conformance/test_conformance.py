@@ -1,0 +1,77 @@
+"""The one suite on everything that ships: the ways to open SQLite, and the ways to reach the repositories."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from stores import OPTIONS, make_store, open_backend
+from tenantry import TenantRegistry
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.testing import (
+    REPOSITORY_CHECKS,
+    STORE_CHECKS,
+    CompanyRepositories,
+    OpenRepositories,
+    RepositoryCheck,
+    StoreCheck,
+    check_name,
+    check_repositories,
+    check_store,
+)
+
+
+@pytest.fixture(params=["file", "memory", "rollback-journal", "tenant", "transaction"])
+def open_repositories(
+    request: pytest.FixtureRequest, tmp_path: Path, registry: TenantRegistry
+) -> OpenRepositories:
+    """Return what opens the repositories; the suite sees no other difference."""
+
+    @asynccontextmanager
+    async def in_transaction() -> AsyncIterator[CompanyRepositories]:
+        await registry.create("acme")
+        async with registry.tenant("acme").transaction() as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def through_tenant() -> AsyncIterator[CompanyRepositories]:
+        await registry.create("acme")
+        yield registry.tenant("acme")
+
+    ways: dict[str, OpenRepositories] = {
+        "file": lambda: open_backend(tmp_path / "company.db"),
+        "memory": lambda: open_backend(":memory:"),
+        "rollback-journal": lambda: open_backend(tmp_path / "company.db", wal_mode=False),
+        "tenant": through_tenant,
+        "transaction": in_transaction,
+    }
+    return ways[request.param]
+
+
+@pytest.mark.parametrize("make_options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("check", STORE_CHECKS, ids=check_name)
+async def test_store(check: StoreCheck, make_options: Callable[[Path], SQLiteOptions], tmp_path: Path):
+    """Each way to open SQLite keeps the promise that the check is named after."""
+    await check(lambda: make_store(make_options(tmp_path)))
+
+
+@pytest.mark.parametrize("check", REPOSITORY_CHECKS, ids=check_name)
+async def test_repositories(check: RepositoryCheck, open_repositories: OpenRepositories):
+    """The repositories keep it whatever runs their statements."""
+    async with open_repositories() as repositories:
+        await check(repositories)
+
+
+async def test_the_whole_suite_runs_without_a_test_framework():
+    """Users of other frameworks call two functions."""
+    await check_store(lambda: make_store(SQLiteOptions(path=None, is_read_by_writer=True)))
+    await check_repositories(lambda: open_backend(":memory:"))
+
+
+@pytest.mark.parametrize("check", [*STORE_CHECKS, *REPOSITORY_CHECKS], ids=check_name)
+def test_every_check_says_what_it_proves(check: StoreCheck | RepositoryCheck):
+    """Names are unique, and a docstring explains each."""
+    named = [other for other in (*STORE_CHECKS, *REPOSITORY_CHECKS) if check_name(other) == check_name(check)]
+    assert named == [check]
+    assert check.__doc__

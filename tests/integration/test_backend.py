@@ -1,0 +1,467 @@
+"""One company's persistence without a registry: its life cycle, and what a failed or cancelled caller leaves behind."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from stores import (
+    COUNT_TO_A_BILLION,
+    StubbornConnection,
+    make_backend,
+    make_store,
+    open_backend,
+    open_store,
+    reached,
+    read_rows,
+    rows,
+    run,
+)
+from tenantry.errors import (
+    DatabaseCorruptError,
+    DataDirectoryError,
+    MalformedRowError,
+    PersistenceConnectionError,
+    QueryError,
+    TransactionClosedError,
+)
+from tenantry.storage import (
+    PersistenceBackend,
+    PersistenceConfig,
+    SQLiteConfig,
+    SQLitePersistenceBackend,
+    create_backend,
+)
+from tenantry.storage.sqlite import opening
+from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.testing.conformance import make_cost_record, make_message, make_task
+from tenants import held_writer, open_files, query
+
+_CONNECT = sqlite3.connect
+_PRAGMAS = ["journal_mode", "journal_size_limit", "synchronous", "foreign_keys"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """Whatever a test does, in the end no thread and no open file is left."""
+    threads = set(threading.enumerate())
+    yield
+    assert open_files(tmp_path) == []
+    assert set(threading.enumerate()) <= threads
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database will be."""
+    return tmp_path / "company.db"
+
+
+def connecting(factory: type[sqlite3.Connection] | None) -> Callable[..., sqlite3.Connection]:
+    """Return what makes connections of this type, to stand in for `sqlite3.connect`."""
+    return partial(_CONNECT, factory=factory or sqlite3.Connection)
+
+
+def read_pragmas(connection: sqlite3.Connection) -> list[Any]:
+    """Return what a connection was set to."""
+    return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS]
+
+
+def store_of(backend: PersistenceBackend) -> SQLiteStore:
+    """Return the store under a back end."""
+    assert isinstance(backend, SQLitePersistenceBackend)
+    return backend._store
+
+
+class TestCreate:
+    """From settings to a disconnected back end."""
+
+    def test_is_made_disconnected(self, path: Path):
+        """Nothing is opened or made before connect."""
+        backend = make_backend(path)
+        assert isinstance(backend, PersistenceBackend)
+        assert (backend.is_connected, backend.backend_name) == (False, "sqlite")
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        "config",
+        [PersistenceConfig(backend="oracle"), PersistenceConfig(backend="sqlite")],
+        ids=["unknown", "no-settings"],
+    )
+    def test_unusable_settings_are_refused(self, config: PersistenceConfig):
+        """An unknown back end, or one without its settings, is a PersistenceConnectionError."""
+        with pytest.raises(PersistenceConnectionError):
+            create_backend(config)
+
+    async def test_settings_reach_sqlite(self, path: Path):
+        """The journal, its limit, durability and foreign keys are set on the connection that writes."""
+        for wal_mode, mode in [(False, "delete"), (True, "wal")]:
+            async with open_backend(path, wal_mode=wal_mode, journal_size_limit=12_345) as backend:
+                values = await store_of(backend)._writer.run(read_pragmas)
+                assert values == [mode, 12_345, 2, 1]
+
+    async def test_odd_paths_are_only_names(self, tmp_path: Path):
+        """Characters that mean something in a URI do not change how the file is opened."""
+        for name in ["a?mode=memory.db", "a#b.db", "a%20b.db", "é ü.db", "a&cache=shared.db"]:
+            async with open_backend(tmp_path / name) as backend:
+                await backend.tasks.save(make_task())
+            assert query(tmp_path / name, "SELECT id FROM tasks") == [("task",)]
+
+
+class TestLifecycle:
+    """Rule 7: connect and disconnect leave all or nothing open."""
+
+    @pytest.mark.parametrize("obstacle", ["no-directory", "directory", "link", "no-database"])
+    async def test_failed_connect_leaves_nothing(self, path: Path, obstacle: str):
+        """What cannot be opened is an error of ours, nothing stays open, and a later connect can succeed."""
+        make: dict[str, Callable[[], object]] = {
+            "no-directory": lambda: None,
+            "directory": path.mkdir,
+            "link": lambda: path.symlink_to(path.with_name("elsewhere.db")),
+            "no-database": lambda: path.write_text("no database " * 100),
+        }
+        make[obstacle]()
+        target = path / "missing" / "a.db" if obstacle == "no-directory" else path
+        backend = make_backend(target)
+        with pytest.raises((PersistenceConnectionError, DatabaseCorruptError)) as caught:
+            await backend.connect()
+        if obstacle in ("directory", "link"):
+            assert isinstance(caught.value, DataDirectoryError)
+            assert not caught.value.is_retryable
+        assert not backend.is_connected
+        assert open_files(path.parent) == []
+
+    async def test_failed_connect_can_be_tried_again(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Half way through its pragmas the connection fails: it is closed, and the next try is a new one."""
+        backend = make_backend(path)
+
+        def fail(_: sqlite3.Connection) -> None:
+            raise sqlite3.OperationalError("unable to open database file")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(opening, "_add_functions", fail)
+            with pytest.raises(PersistenceConnectionError):
+                await backend.connect()
+        assert open_files(path.parent) == []
+        await backend.connect()
+        assert await backend.health_check()
+        await backend.disconnect()
+
+    @pytest.mark.parametrize("stubborn", ["writer", "reader"])
+    async def test_failed_disconnect_can_be_tried_again(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: str
+    ):
+        """A close that fails raises and keeps the handle: still connected, still usable, closed by the next try."""
+        monkeypatch.setattr(
+            sqlite3, "connect", connecting(StubbornConnection if stubborn == "writer" else None)
+        )
+        store = make_store(SQLiteOptions(path=path))
+        await store.connect()
+        await store.migrate()
+        monkeypatch.setattr(
+            sqlite3, "connect", connecting(StubbornConnection if stubborn == "reader" else None)
+        )
+        await asyncio.gather(*(read_rows(store, "SELECT * FROM tasks") for _ in range(3)))
+        with pytest.raises(PersistenceConnectionError, match="cannot close"):
+            await store.disconnect()
+        assert store.is_connected
+        assert await store.health_check()
+        assert await read_rows(store, "SELECT id FROM tasks") == []
+        for _ in store._readers.copy():
+            with suppress(PersistenceConnectionError):
+                await store.disconnect()
+        await store.disconnect()
+        assert not store.is_connected
+
+    async def test_cancelled_connect_leaves_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A scope that is cancelled while the database opens leaves it closed, and it can be connected again."""
+        reached_it, go = threading.Event(), threading.Event()
+        real = opening._set_up
+
+        def slow(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            reached_it.set()
+            assert go.wait(60)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(opening, "_set_up", slow)
+        backend = make_backend(path)
+        async with anyio.create_task_group() as group:
+            group.start_soon(backend.connect)
+            await reached(reached_it.is_set)
+            group.cancel_scope.cancel()
+            asyncio.get_running_loop().call_soon(go.set)
+        assert not backend.is_connected
+        assert open_files(path.parent) == []
+        await backend.connect()
+        await backend.disconnect()
+
+    async def test_cancelled_disconnect_closes_all_the_same(self, path: Path):
+        """Closing is not left half done."""
+        backend = make_backend(path)
+        await backend.connect()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await backend.disconnect()
+        assert not backend.is_connected
+
+    async def test_data_outlives_the_connection(self, path: Path):
+        """What was saved is there for the next connection, of this back end or another."""
+        for count in range(3):
+            async with open_backend(path, wal_mode=count != 1) as backend:
+                assert len(await backend.tasks.list_tasks()) == count
+                await backend.tasks.save(make_task(str(count)))
+
+    async def test_calls_that_race_with_disconnect(self, path: Path):
+        """Whatever is under way when it closes is done, or raises an error of ours: never the driver's, never a hang."""
+        backend = make_backend(path)
+        for _ in range(5):
+            await backend.connect()
+            await backend.migrate()
+            calls = [backend.tasks.save(make_task(str(n))) for n in range(5)]
+            calls += [backend.tasks.get(str(n)) for n in range(5)]
+            calls += [backend.migrate(), store_of(backend).begin(), backend.health_check()]
+            outcomes = await asyncio.gather(
+                *calls[:7], backend.disconnect(), *calls[7:], return_exceptions=True
+            )
+            errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            assert all(isinstance(error, PersistenceConnectionError) for error in errors), errors
+            for outcome in outcomes:
+                if hasattr(outcome, "rollback"):
+                    await outcome.rollback()
+            await backend.disconnect()
+
+    async def test_health_of_a_broken_connection(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A database that does not answer is not healthy; asking never raises."""
+
+        async def fail(*_: object) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with open_backend(path) as backend:
+            with monkeypatch.context() as patched:
+                patched.setattr(JobConnection, "run", fail)
+                assert not await backend.health_check()
+            assert await backend.health_check()
+
+
+class TestNotConnected:
+    """Rule 8: used before connect, after disconnect, or from a repository that was kept."""
+
+    @pytest.mark.parametrize("name", ["tasks", "cost_records", "messages", "audit_entries"])
+    async def test_repositories_need_a_connection(self, path: Path, name: str):
+        """Each raises where it is asked for."""
+        backend = make_backend(path)
+        for _ in range(2):
+            with pytest.raises(PersistenceConnectionError, match=r"call connect\(\) first"):
+                getattr(backend, name)
+            await backend.connect()
+            await backend.disconnect()
+
+    async def test_kept_repositories_need_one_too(self, path: Path):
+        """A repository from before raises when it is used."""
+        async with open_backend(path) as backend:
+            tasks = backend.tasks
+        with pytest.raises(PersistenceConnectionError):
+            await tasks.save(make_task())
+        with pytest.raises(PersistenceConnectionError):
+            await tasks.get("task")
+        with pytest.raises(PersistenceConnectionError):
+            await backend.migrate()
+
+
+class TestFailedStatements:
+    """Rule 1: what failed is over when its caller hears of it."""
+
+    @pytest.mark.parametrize("wal_mode", [True, False])
+    async def test_next_caller_is_not_concerned(self, path: Path, wal_mode: bool):  # noqa: FBT001  # a parameter of the test
+        """No transaction stays open: another process can write at once, and nothing of the failed unit appears."""
+        async with open_backend(path, wal_mode=wal_mode) as backend:
+            message = make_message()
+            with pytest.raises(QueryError):
+                await backend.tasks.get("\ud800")
+            with pytest.raises(Exception, match="exists already"):
+                await backend.messages.save_many([message, message])
+            query(
+                path,
+                "INSERT INTO tasks SELECT 'x', 'x', 'x', 'x', 'x', 'x', 'x', NULL, '[]', '[]', '[]', '[]', 'x', 0, NULL, 1, 'x', NULL, '[]', NULL, 'x'",
+            )
+            await backend.messages.save(message)
+            assert len(await backend.messages.get_history("general")) == 1
+            assert await backend.tasks.delete("x")
+
+    async def test_readers_are_bounded(self, path: Path):
+        """However many callers read at once, there are no more connections than the limit, and all are served."""
+        options = SQLiteOptions(path=path, readers_max=3)
+        async with open_store(options) as store:
+            found = await asyncio.gather(*(read_rows(store, "SELECT 1") for _ in range(50)))
+            assert found == [[(1,)]] * 50
+            assert 1 <= len(store._readers) <= 3
+
+    async def test_reader_that_cannot_be_opened(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The caller is told, nothing is left open, and the next read tries again."""
+
+        def fail(_: sqlite3.Connection) -> None:
+            raise sqlite3.OperationalError("unable to open database file")
+
+        async with open_store(SQLiteOptions(path=path)) as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(opening, "_add_functions", fail)
+                with pytest.raises(PersistenceConnectionError):
+                    await read_rows(store, "SELECT 1")
+            assert await read_rows(store, "SELECT 1") == [(1,)]
+
+    async def test_batch_that_fails_as_a_whole(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Even a ROLLBACK that fails comes out as an error of ours, and its transaction's writer is free."""
+
+        def fail(_: sqlite3.Connection) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with open_store(SQLiteOptions(path=path)) as store:
+            transaction = await store.begin()
+            with monkeypatch.context() as patched:
+                patched.setattr("tenantry.storage.sqlite.transaction.roll_back", fail)
+                with pytest.raises(QueryError):
+                    await transaction.rollback()
+            await store._writer.run(lambda connection: connection.execute("ROLLBACK").close())
+            with monkeypatch.context() as patched:
+                patched.setattr("tenantry.storage.sqlite.batch.roll_back", fail)
+                with pytest.raises(QueryError):
+                    await store.write([(run("SELECT 1"),)])
+            assert await store.write([(run("CREATE TABLE t (n)"),)]) == [[None]]
+
+    async def test_malformed_row_is_named_and_the_rest_is_readable(self, path: Path):
+        """Rule 9: a row that someone else spoilt is named; pages without it are read."""
+        async with open_backend(path) as backend:
+            await backend.tasks.save(make_task("good", project="apollo"))
+            await backend.tasks.save(make_task("spoilt", project="zeus"))
+            query(path, "UPDATE tasks SET reviewers = 'no JSON' WHERE id = 'spoilt'")
+            with pytest.raises(MalformedRowError) as caught:
+                await backend.tasks.get("spoilt")
+            assert (caught.value.entity, caught.value.record_id) == ("task", "spoilt")
+            with pytest.raises(MalformedRowError):
+                await backend.tasks.list_tasks()
+            assert len(await backend.tasks.list_tasks(project="apollo")) == 1
+
+
+class TestCancellation:
+    """Rule 2: a cancelled caller loses the reply, never half a transaction and nobody else's rows."""
+
+    @pytest.mark.parametrize("is_begun", [True, False], ids=["begun", "waiting"])
+    async def test_cancelled_save_many(self, path: Path, is_begun: bool):  # noqa: FBT001  # a parameter of the test
+        """Cancelled while its batch runs, all of it may be kept; while it waits, nothing is. Others' rows are all there."""
+        async with open_backend(path) as backend:
+            store = store_of(backend)
+            with held_writer(path):
+                first = asyncio.create_task(
+                    backend.cost_records.save_many([make_cost_record(agent_id="first")] * 3)
+                )
+                await reached(store._writer_lock.locked)
+                second = asyncio.create_task(
+                    backend.cost_records.save_many([make_cost_record(agent_id="second")] * 3)
+                )
+                third = asyncio.create_task(backend.cost_records.save(make_cost_record(agent_id="third")))
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                cancelled = first if is_begun else second
+                cancelled.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await cancelled
+            await asyncio.gather(first, second, third, return_exceptions=True)
+            counts = {
+                agent: len(await backend.cost_records.query(agent_id=agent))
+                for agent in ("first", "second", "third")
+            }
+            # The one that had begun was already on the thread, which nobody stops.
+            assert counts == (
+                {"first": 3, "second": 3, "third": 1} if is_begun else {"first": 3, "second": 0, "third": 1}
+            )
+
+    async def test_cancelled_read_frees_its_reader(self, path: Path):
+        """A query that would run for minutes is interrupted, on a reader and on the writer's own connection."""
+        for options in (SQLiteOptions(path=path), SQLiteOptions(path=None, is_read_by_writer=True)):
+            async with open_store(options) as store:
+                await read_rows(store, "SELECT 1")
+                connection = store._writer if options.is_read_by_writer else store._readers[0]
+                reading = asyncio.create_task(store.read([rows(COUNT_TO_A_BILLION)]))
+                await reached(lambda c=connection: c._running_ticket is not None)
+                reading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+                assert await read_rows(store, "SELECT 2") == [(2,)]
+                assert await store.write([(run("CREATE TABLE t (n)"),)]) == [[None]]
+
+    async def test_cancelled_begin_leaves_no_transaction(self, path: Path):
+        """Cancelled while BEGIN waits for another process, it leaves the writer free and outside of a transaction."""
+        async with open_store(SQLiteOptions(path=path), "CREATE TABLE t (n)") as store:
+            with held_writer(path):
+                beginning = asyncio.create_task(store.begin())
+                await reached(store._writer_lock.locked)
+                await asyncio.sleep(0)
+                beginning.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await beginning
+            assert await store.write([(run("INSERT INTO t VALUES (1)"),)]) == [[None]]
+            query(path, "INSERT INTO t VALUES (2)")
+
+    async def test_cancelled_commit_is_whole_or_undone(self, path: Path):
+        """Cancelled while it commits, a transaction is committed or rolled back, and over."""
+        async with open_store(SQLiteOptions(path=path), "CREATE TABLE t (n)") as store:
+            for steps in range(4):
+                transaction = await store.begin()
+                await transaction.write(
+                    (run("INSERT INTO t VALUES (?)", steps), run("INSERT INTO t VALUES (?)", steps))
+                )
+                committing = asyncio.create_task(transaction.commit())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                committing.cancel()
+                await asyncio.gather(committing, return_exceptions=True)
+                await transaction.rollback()
+                with pytest.raises(TransactionClosedError):
+                    await transaction.write((run("SELECT 1"),))
+            counts = await read_rows(store, "SELECT COUNT(*) FROM t GROUP BY n")
+            assert set(counts) <= {(2,)}
+
+
+async def test_loses_its_connection_under_a_transaction(path: Path):
+    """A connection that is closed behind a transaction's back ends it: it raises, and its end is harmless."""
+    store = make_store(SQLiteOptions(path=path))
+    await store.connect()
+    transaction = await store.begin()
+    await store._writer.aclose()
+    with pytest.raises(TransactionClosedError, match="disconnected"):
+        await transaction.write((run("SELECT 1"),))
+    await transaction.rollback()
+    with pytest.raises(PersistenceConnectionError):
+        await store.write([(run("SELECT 1"),)])
+    await store.disconnect()
+
+
+async def test_wal_that_cannot_be_had_is_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file system without a write-ahead log still works, with a rollback journal."""
+    store = make_store(SQLiteOptions(path=path, is_read_by_writer=True))
+
+    class NoWal(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            return super().execute(sql.replace("journal_mode = WAL", "journal_mode = DELETE"), *args)
+
+    monkeypatch.setattr(sqlite3, "connect", connecting(NoWal))
+    await store.connect()
+    await store.migrate()
+    assert await store.health_check()
+    await store.disconnect()
+
+
+def test_config_refuses_what_is_no_path():
+    """Rule 11 for the path that a program gives: no URI, no way up, no NUL."""
+    for path in ("", "  ", "a\0b", "file:a.db", "../a.db", "/data/../etc/a.db"):
+        with pytest.raises(ValueError, match="path"):
+            SQLiteConfig(path=path)

@@ -1,0 +1,79 @@
+"""The command line, as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--seconds", "0.5", "--quiet-companies", "6", "--callers", "4")
+
+
+def _tenantry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tenantry", *arguments]
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """One short demo that prints JSON."""
+    return _tenantry("demo", *QUICK, "--json", cwd=tmp_path_factory.mktemp("demo"))
+
+
+def test_demo_checks_every_acknowledged_write(demo: subprocess.CompletedProcess[str]):
+    """The demo ends well: all that was acknowledged is there after opening again, each in its own company."""
+    assert demo.returncode == 0, demo.stderr
+    check = json.loads(demo.stdout)["check"]
+    assert check["acknowledged"] > 0
+    assert (check["missing"], check["foreign"], check["is_whole"]) == (0, 0, True)
+
+
+def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
+    """The JSON has rates, percentiles by operation, the mean batch, the pool and the metric families."""
+    data = json.loads(demo.stdout)
+    assert {"messages.save", "cost_records.save", "tasks.save"} <= set(data["operations"])
+    assert all(o["p50_ms"] <= o["p99_ms"] for o in data["operations"].values())
+    assert data["pool"]["open_tenants_peak"] <= data["pool"]["open_tenants_max"]
+    assert data["mean_batch_requests"]["write"] >= 1
+    assert "tenantry_query_duration_seconds" in data["metric_families"]
+
+
+def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
+    """People get tables on standard output; a directory that was named is kept, and not used twice."""
+    first = _tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "writes/s (durable)" in first.stdout
+    assert "acknowledged records are there" in first.stdout
+    assert (tmp_path / "kept" / "catalog.db").is_file()
+    second = _tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    assert second.returncode == 2
+    assert "is not empty" in second.stderr
+
+
+def test_demo_leaves_nothing_behind(tmp_path: Path):
+    """Without a directory to keep, nothing is left where it ran."""
+    assert _tenantry("demo", *QUICK, "--json", cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--version"], 0, "tenantry 0."),
+        (["--help"], 0, "demo"),
+        (["--log-level", "loud", "demo"], 2, "use debug, info, warning or error"),
+        (["demo", "--seconds", "0"], 2, "--seconds"),
+        (["unknown"], 2, "No such command"),
+        (["demo", "--data-dir", "/dev/null/x"], 2, "cannot be used"),
+    ],
+)
+def test_command_line_says_what_is_wrong(tmp_path: Path, arguments: list[str], code: int, said: str):
+    """Each use has its exit code and its sentence."""
+    done = _tenantry(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr

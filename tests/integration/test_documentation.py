@@ -1,0 +1,57 @@
+"""What the documentation shows is run as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tenantry import lifecycle
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples")}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_readme_example_runs(tmp_path: Path):
+    """The README's example works as written, and leaves the data where it says."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"executed by tests/[a-z_/.]+ -->\n```python\n(.*?)```", readme, flags=re.DOTALL)
+    done = _run(sys.executable, "-c", example, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tenantry-data" / "catalog.db").is_file()
+
+
+def test_readme_example_is_short():
+    """The first thing a newcomer reads fits on a screen."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"executed by tests/[a-z_/.]+ -->\n```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 16
+
+
+def test_own_schema_example_runs(tmp_path: Path):
+    """The example of a schema pack keeps an invoice with one company and not with the other."""
+    done = _run(
+        sys.executable, str(ROOT / "examples" / "own_schema.py"), str(tmp_path / "data"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["acme: ['2026-001 99.90']", "globex: []"]
+
+
+def test_lifecycle_diagram_is_the_tables():
+    """The diagram in the architecture page is the one that the table prints."""
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert lifecycle.diagram() in architecture
+
+
+def test_links_of_the_documentation_lead_somewhere():
+    """Every relative link of the Markdown pages names a file or folder that exists."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

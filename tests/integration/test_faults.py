@@ -1,0 +1,283 @@
+"""What goes wrong under an open tenant: a damaged file, an owner that was replaced, a close that fails, a write that hangs."""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+
+from tenantry import RegistryConfig, Repository, Statement, TenantRegistry, TenantState
+from tenantry.errors import (
+    DatabaseCorruptError,
+    RegistryClosedError,
+    TenantOwnedElsewhereError,
+    TenantQuarantinedError,
+)
+from tenantry.events import BatchFinished, TenantClosed
+from tenantry.storage.sqlite.connection import JobConnection
+from tenants import (
+    HANG_SECONDS,
+    Recorder,
+    database_path,
+    make_message,
+    open_files,
+    query,
+    stored_contents,
+    until,
+)
+
+
+class Blocking(Repository):
+    """Writes through a SQL function of the test's own, which takes as long as the test likes."""
+
+    async def wait(self) -> None:
+        """Occupy the writer."""
+        statement = Statement("test.wait", "INSERT INTO notes SELECT block()")
+        await self._write(statement, done="test.done", failed="test.failed", test="wait")
+
+
+def config(data_dir: Path, **fields: Any) -> RegistryConfig:
+    """Return settings for a small pool."""
+    return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
+
+
+async def add_block(
+    registry: TenantRegistry, data_dir: Path, tenant_id: str, block: Callable[[], int]
+) -> None:
+    """Give an open tenant's writer the function ``block()``, which runs on its thread."""
+    query(database_path(data_dir, tenant_id), "CREATE TABLE IF NOT EXISTS notes (x)")
+    actor = registry._pool.actor(tenant_id)
+    assert actor is not None
+    writer = actor._store._writer
+    await writer.run(lambda connection: connection.create_function("block", 0, block))
+
+
+def spoil(path: Path) -> int:
+    """Overwrite everything of a database but its first page, and return a descriptor to close when nobody has it open."""
+    fd = os.open(path, os.O_WRONLY)
+    size = os.fstat(fd).st_size
+    os.pwrite(fd, b"\xa5" * (size - 4096), 4096)
+    return fd
+
+
+@pytest.mark.parametrize("way", ["read", "write", "transaction"])
+async def test_a_file_that_is_damaged_while_open(data_dir: Path, way: str):
+    """The tenant is set apart with the reason and closed; nobody else notices, and later calls say what happened."""
+    hook = Recorder()
+    async with TenantRegistry(config(data_dir)) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).messages.save_many(
+                [make_message("x" * 1000) for _ in range(200)]
+            )
+    async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.tenant(tenant_id).tasks.get("none")
+        fd = spoil(database_path(data_dir, "acme"))
+        with pytest.raises(DatabaseCorruptError) as caught:
+            await use(registry, "acme", way)
+        assert caught.value.code is not None
+        await hook.wait_for(TenantClosed, tenant_id="acme", reason="failed")
+        with pytest.raises(TenantQuarantinedError) as refused:
+            await registry.tenant("acme").messages.save(make_message())
+        tenant = await registry.get("acme")
+        assert (tenant.state, tenant.reason) == (TenantState.QUARANTINED, refused.value.reason)
+        await registry.tenant("globex").messages.save(make_message())
+        assert registry.tenant("globex").statistics() is not None
+    os.close(fd)
+    assert len(stored_contents(data_dir, "globex")) == 201
+    assert open_files(data_dir) == []
+
+
+@pytest.mark.parametrize("way", ["write", "transaction"])
+async def test_an_owner_that_was_replaced_cannot_write(data_dir: Path, way: str):
+    """Someone else became the owner behind a lost lock: the write is refused, the tenant closed, and opened anew."""
+    hook = Recorder()
+    async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message("ours"))
+        query(
+            database_path(data_dir, "acme"), "UPDATE tenantry_owner SET epoch = epoch + 1, owner = 'another'"
+        )
+        with pytest.raises(TenantOwnedElsewhereError, match="'acme' is open in process"):
+            await use(registry, "acme", way)
+        await hook.wait_for(TenantClosed, tenant_id="acme", reason="failed")
+        assert stored_contents(data_dir, "acme") == ["ours"]
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
+        await use(registry, "acme", way)
+    assert len(stored_contents(data_dir, "acme")) == 2
+
+
+async def test_a_damaged_tenant_that_was_suspended_meanwhile(data_dir: Path):
+    """When the catalog does not allow to set it apart, that is logged, and the tenant is closed all the same."""
+    hook = Recorder()
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save_many([make_message("x" * 1000) for _ in range(200)])
+    async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
+        await registry.tenant("acme").tasks.get("none")
+        fd = spoil(database_path(data_dir, "acme"))
+        query(data_dir / "catalog.db", "UPDATE tenants SET state = 'suspended'")
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(DatabaseCorruptError):
+                await use(registry, "acme", "read")
+            await hook.wait_for(TenantClosed, tenant_id="acme")
+        failures = [log["error_type"] for log in logs if log["event"] == "tenantry.tenant.failed"]
+        assert failures == ["DatabaseCorruptError", "TenantStateError"]
+        assert (await registry.get("acme")).state is TenantState.SUSPENDED
+    os.close(fd)
+
+
+async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tenant that will not close is logged and keeps its lock; everybody else is closed, and the registry too."""
+    aclose = JobConnection.aclose
+    stuck: list[JobConnection] = []
+
+    async def fail_for_acme(connection: JobConnection) -> None:
+        [(_, _, path)] = await connection.run(lambda c: c.execute("PRAGMA database_list").fetchall())
+        if "/acme/" in path:
+            stuck.append(connection)
+            raise sqlite3.OperationalError("disk I/O error")
+        await aclose(connection)
+
+    async with TenantRegistry(config(data_dir)) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).messages.save(make_message(tenant_id))
+        monkeypatch.setattr(JobConnection, "aclose", fail_for_acme)
+        with structlog.testing.capture_logs() as logs:
+            await registry.aclose()
+    [failure] = [log for log in logs if log["event"] == "tenantry.tenant.close_failed"]
+    assert (failure["tenant_id"], failure["error_type"]) == ("acme", "PersistenceConnectionError")
+    assert {path for path in open_files(data_dir) if "/acme/" not in path} == set()
+    async with TenantRegistry(config(data_dir)) as second:
+        with pytest.raises(TenantOwnedElsewhereError) as caught:
+            await second.tenant("acme").messages.save(make_message())
+        assert caught.value.pid == os.getpid()
+        await second.tenant("globex").messages.save(make_message())
+    monkeypatch.undo()
+    await stuck[0].aclose()
+    assert stored_contents(data_dir, "acme") == ["acme"]
+
+
+async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
+    """Closing waits for it so long and no longer: its caller is told that it may be done, its lock is kept, others close."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def block() -> int:
+        started.set()
+        assert go_on.wait(HANG_SECONDS)
+        return 1
+
+    threads = threading.active_count()
+    registry = TenantRegistry(config(data_dir, shutdown_timeout_seconds=0.05))
+    await registry.open()
+    for tenant_id in ("acme", "globex"):
+        await registry.create(tenant_id)
+    await add_block(registry, data_dir, "acme", block)
+    actor = registry._pool.actor("acme")
+    acme, globex = registry.tenant("acme"), registry.tenant("globex")
+    hanging = asyncio.ensure_future(acme.repository(Blocking).wait())
+    await until(started.is_set)
+    behind = asyncio.ensure_future(acme.messages.save(make_message("behind")))
+    # A hanging neighbour holds nobody up.
+    await globex.messages.save(make_message("globex"))
+    assert await acme.messages.get_history("general") == ()
+    with structlog.testing.capture_logs() as logs:
+        await registry.aclose()
+    with pytest.raises(RegistryClosedError, match="it may or may not have been done"):
+        await hanging
+    with pytest.raises(RegistryClosedError, match="it was not begun and has no effect"):
+        await behind
+    [abandoned] = [log for log in logs if log["event"] == "tenantry.actor.abandoned"]
+    assert (abandoned["tenant_id"], abandoned["timeout_seconds"]) == ("acme", 0.05)
+    assert stored_contents(data_dir, "globex") == ["globex"]
+    async with TenantRegistry(registry.config) as second:
+        with pytest.raises(TenantOwnedElsewhereError):
+            await second.tenant("acme").messages.save(make_message())
+    go_on.set()
+    await actor._store.disconnect()
+    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert query(database_path(data_dir, "acme"), "SELECT x FROM notes") == [(1,)]
+    assert stored_contents(data_dir, "acme") == []
+
+
+async def test_a_statement_that_hangs_in_a_transaction(data_dir: Path):
+    """The close does not wait for it either, nor does it take the transaction for ended."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def block() -> int:
+        started.set()
+        assert go_on.wait(HANG_SECONDS)
+        return 1
+
+    registry = TenantRegistry(config(data_dir, shutdown_timeout_seconds=0.05))
+    await registry.open()
+    await registry.create("acme")
+    await add_block(registry, data_dir, "acme", block)
+    actor = registry._pool.actor("acme")
+
+    async def work() -> None:
+        async with registry.tenant("acme").transaction() as tx:
+            await tx.repository(Blocking).wait()
+
+    task = asyncio.ensure_future(work())
+    await until(started.is_set)
+    with structlog.testing.capture_logs() as logs:
+        await registry.aclose()
+    assert [log["tenant_id"] for log in logs if log["event"] == "tenantry.actor.abandoned"] == ["acme"]
+    go_on.set()
+    await asyncio.wait([task], timeout=HANG_SECONDS)
+    assert task.done()
+    task.exception()
+    await actor._store.disconnect()
+    assert open_files(data_dir) == []
+
+
+async def test_a_catalog_that_fails_for_a_while(data_dir: Path):
+    """The maintenance says so and tries again: afterwards the counts are right, and tenants were served all the time."""
+    hook = Recorder()
+    with structlog.testing.capture_logs() as logs:
+        async with TenantRegistry(
+            config(data_dir, catalog_poll_interval_seconds=0.01), hooks=[hook]
+        ) as registry:
+            await registry.create("acme")
+            query(data_dir / "catalog.db", "ALTER TABLE tenant_states RENAME TO gone")
+            await wait_for_states(hook, "error")
+            await registry.tenant("acme").messages.save(make_message())
+            hook.events.clear()
+            query(data_dir / "catalog.db", "ALTER TABLE gone RENAME TO tenant_states")
+            await wait_for_states(hook, "ok")
+            assert registry.statistics().tenants[TenantState.ACTIVE] == 1
+    assert "tenantry.registry.maintenance_failed" in {log["event"] for log in logs}
+
+
+async def use(registry: TenantRegistry, tenant_id: str, way: str) -> None:
+    """Read, write or open a transaction."""
+    handle = registry.tenant(tenant_id)
+    if way == "read":
+        await handle.messages.get_history("general")
+    elif way == "write":
+        await handle.messages.save(make_message())
+    else:
+        async with handle.transaction() as tx:
+            await tx.messages.save(make_message())
+
+
+async def wait_for_states(hook: Recorder, outcome: str) -> None:
+    """Wait until the catalog was asked for its counts with this outcome."""
+    await until(
+        lambda: any(
+            call[:2] == ("catalog.states", outcome)
+            for batch in hook.of(BatchFinished)
+            for call in batch.calls
+        )
+    )
+    # What follows from the answer happens in the next rounds of the loop.
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -1,0 +1,1177 @@
+"""The registry on real files: tenants' lives, what each failure does to whom, and other processes on the same directory."""
+
+# ruff: noqa: ASYNC240  # tests look at files in between; nobody waits for them
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
+from tenantry.errors import (
+    CallTimeoutError,
+    DatabaseCorruptError,
+    DataDirectoryError,
+    InvalidTenantIdError,
+    MigrationError,
+    PersistenceConnectionError,
+    PoolExhaustedError,
+    QueryError,
+    RegistryClosedError,
+    TenantDeletedError,
+    TenantError,
+    TenantExistsError,
+    TenantNotFoundError,
+    TenantOwnedElsewhereError,
+    TenantQuarantinedError,
+    TenantryError,
+    TenantStateError,
+    TenantSuspendedError,
+    TransactionClosedError,
+)
+from tenantry.events import (
+    BatchFinished,
+    LifecycleCalled,
+    StoreConnected,
+    StoreMigrated,
+    TenantClosed,
+    TenantOpened,
+)
+from tenants import (
+    HANG_SECONDS,
+    Recorder,
+    database_path,
+    held_writer,
+    make_message,
+    open_files,
+    python,
+    query,
+    read_json,
+    stored_contents,
+    until,
+    write_pack,
+)
+
+# A registry in a process of its own: says that it is ready, and does as it is told, line by line.
+OTHER_PROCESS = """
+import asyncio, json, os, sys
+import structlog
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.errors import TenantryError
+from tenants import make_message
+
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+async def main(data_dir):
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=4)) as registry:
+        print(json.dumps(os.getpid()), flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            action, tenant_id, *content = line.split()
+            try:
+                if action == "save":
+                    await registry.tenant(tenant_id).messages.save(make_message(*content))
+                else:
+                    await getattr(registry, action)(tenant_id)
+                outcome = "ok"
+            except TenantryError as error:
+                outcome = {"error": type(error).__name__, "pid": getattr(error, "pid", None)}
+            print(json.dumps(outcome), flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+TESTS = Path(__file__).parents[1]
+INVOICES = """
+from tenantry import Fetch, Repository, Statement
+
+class InvoiceRepository(Repository):
+    async def add(self, number, amount):
+        statement = Statement("invoices.add", "INSERT INTO invoices VALUES (?, ?)", (number, amount))
+        await self._write(statement, done="invoice.saved", failed="invoice.save_failed", number=number)
+
+    async def total(self):
+        statement = Statement("invoices.total", "SELECT sum(amount) FROM invoices", (), Fetch.ONE)
+        return (await self._read(statement, failed="invoice.total_failed"))[0]
+"""
+INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER NOT NULL) STRICT;"
+
+
+class Other:
+    """The registry of another process, as this one talks to it."""
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        self.pid = read_json(process)
+
+    def do(self, action: str, *arguments: str) -> Any:
+        """Have it do something; return ``ok`` or which error it got."""
+        self.process.stdin.write(" ".join([action, *arguments]) + "\n")
+        self.process.stdin.flush()
+        return read_json(self.process)
+
+    def kill(self) -> None:
+        """End it as nobody wants to end: nothing is closed, nothing released but by the kernel."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def other(data_dir: Path) -> Iterator[Other]:
+    """A registry on the same data directory in another process."""
+    with python(OTHER_PROCESS, data_dir, env={"PYTHONPATH": str(TESTS)}) as process:
+        yield Other(process)
+
+
+@pytest.fixture
+def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """Return what makes a schema pack of these migrations, with invoices' repository, importable under a name of its own."""
+    count = iter(range(100))
+
+    def make(*migrations: str, name: str = "invoices") -> Schema:
+        folder = tmp_path / "packs"
+        monkeypatch.syspath_prepend(folder)
+        package = write_pack(
+            folder, f"pack_{abs(hash(request.node.nodeid)):x}_{next(count)}", *migrations, code=INVOICES
+        )
+        return Schema(name, package)
+
+    return make
+
+
+def config(data_dir: Path, **fields: Any) -> RegistryConfig:
+    """Return settings for a small pool."""
+    return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
+
+
+async def make_tenant(data_dir: Path, tenant_id: str = "acme", **fields: Any) -> None:
+    """Make a tenant with one message in it, and close everything."""
+    async with TenantRegistry(config(data_dir, **fields)) as registry:
+        await registry.create(tenant_id)
+        await registry.tenant(tenant_id).messages.save(make_message("first"))
+
+
+class TestLifecycle:
+    """Create, get, list, suspend, resume, delete."""
+
+    async def test_create_and_get(self, registry: TenantRegistry, data_dir: Path):
+        """A created tenant is active, migrated, in the catalog, and its files are private."""
+        created = await registry.create("acme", display_name="Acme & Söhne")
+        assert (created.id, created.display_name, created.state) == (
+            "acme",
+            "Acme & Söhne",
+            TenantState.ACTIVE,
+        )
+        assert created.schema_versions == {"company": 1}
+        assert await registry.get("acme") == created
+        path = database_path(data_dir, "acme")
+        assert {p.stat().st_mode & 0o777 for p in (data_dir / "tenants").rglob("*") if p.is_dir()} == {0o700}
+        assert {
+            p.stat().st_mode & 0o777 for p in (path, path.with_name("lock"), data_dir / "catalog.db")
+        } == {0o600}
+
+    async def test_the_name_is_the_id_when_left_out(self, registry: TenantRegistry):
+        """A tenant always has something to show to people."""
+        assert (await registry.create("acme")).display_name == "acme"
+
+    @pytest.mark.parametrize("name", ["", "  ", "x" * 201])
+    async def test_a_name_has_bounds(self, registry: TenantRegistry, name: str):
+        """A blank or endless name is refused before anything is made."""
+        with pytest.raises(QueryError, match="display_name must be 1 to 200 characters"):
+            await registry.create("acme", display_name=name)
+        assert await registry.list() == ()
+
+    async def test_create_twice(self, registry: TenantRegistry):
+        """The second time the id is taken, whoever of two callers was first."""
+        results = await asyncio.gather(*(registry.create("acme") for _ in range(3)), return_exceptions=True)
+        assert sorted(type(result).__name__ for result in results) == [
+            "Tenant",
+            "TenantExistsError",
+            "TenantExistsError",
+        ]
+        with pytest.raises(TenantExistsError, match=r"'acme' exists already \(active\)") as caught:
+            await registry.create("acme")
+        assert caught.value.tenant_id == "acme"
+
+    async def test_a_deleted_tenant_keeps_its_id(self, registry: TenantRegistry):
+        """In its grace period the id is taken, and the error says until when."""
+        await registry.create("acme")
+        deleted = await registry.delete("acme", reason="contract ended")
+        with pytest.raises(TenantExistsError, match=f"deleted, kept until {deleted.purge_after:%Y-%m-%d}"):
+            await registry.create("acme")
+
+    async def test_list_pages(self, registry: TenantRegistry):
+        """Pages come in the order of ids, each tenant once, the last without a cursor."""
+        ids = [f"t{n}" for n in range(7)]
+        for tenant_id in reversed(ids):
+            await registry.create(tenant_id)
+        await registry.suspend("t3")
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = await registry.list(limit=3, cursor=cursor)
+            seen += [tenant.id for tenant in page]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert seen == ids
+        assert [tenant.id for tenant in await registry.list(state=TenantState.SUSPENDED)] == ["t3"]
+        first = await registry.list(state=TenantState.ACTIVE, limit=4)
+        rest = await registry.list(state=TenantState.ACTIVE, limit=4, cursor=first.next_cursor)
+        assert [tenant.id for tenant in (*first, *rest)] == [i for i in ids if i != "t3"]
+
+    @pytest.mark.parametrize(
+        "arguments", [{"limit": 0}, {"limit": 10_001}, {"cursor": "x"}, {"cursor": "WyJhIiwiYiJd"}]
+    )
+    async def test_list_refuses(self, registry: TenantRegistry, arguments: dict[str, Any]):
+        """A page that cannot be and a cursor that is none are refused."""
+        with pytest.raises(QueryError):
+            await registry.list(**arguments)
+
+    async def test_suspend_and_resume(self, registry: TenantRegistry, data_dir: Path):
+        """A suspended tenant refuses calls with its own error, is closed, and keeps its data; others do not notice."""
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).messages.save(make_message(tenant_id))
+        suspended = await registry.suspend("acme", reason="unpaid")
+        assert (suspended.state, suspended.reason) == (TenantState.SUSPENDED, "unpaid")
+        assert registry.tenant("acme").statistics() is None
+        assert not any("/acme/" in path for path in open_files(data_dir))
+        for _ in range(2):
+            with pytest.raises(
+                TenantSuspendedError, match=r"'acme' is suspended \(unpaid\): resume it first"
+            ) as caught:
+                await registry.tenant("acme").messages.get_history("general")
+            assert (caught.value.tenant_id, caught.value.reason) == ("acme", "unpaid")
+        assert len(await registry.tenant("globex").messages.get_history("general")) == 1
+        resumed = await registry.resume("acme")
+        assert (resumed.state, resumed.reason) == (TenantState.ACTIVE, None)
+        assert [m.content for m in await registry.tenant("acme").messages.get_history("general")] == ["acme"]
+
+    async def test_every_call_can_be_repeated(self, registry: TenantRegistry):
+        """Asking for the same a second time is no mistake and changes nothing."""
+        await registry.create("acme")
+        for call in (registry.resume, registry.suspend, registry.resume, registry.suspend, registry.delete):
+            once = await call("acme")
+            assert await call("acme") == once
+            assert await registry.get("acme") == once
+
+    async def test_delete(self, registry: TenantRegistry, data_dir: Path):
+        """A deleted tenant refuses calls, says until when it is kept, and its files stay."""
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message("kept"))
+        before = datetime.now(UTC)
+        deleted = await registry.delete("acme", reason="contract ended")
+        assert (deleted.state, deleted.state_before) == (TenantState.DELETED, TenantState.ACTIVE)
+        assert deleted.purge_after is not None
+        assert deleted.purge_after > before
+        with pytest.raises(TenantDeletedError, match="undelete it within its grace period"):
+            await registry.tenant("acme").messages.save(make_message())
+        for call in (registry.suspend, registry.resume):
+            with pytest.raises(TenantStateError, match="'acme' is deleted"):
+                await call("acme")
+        assert stored_contents(data_dir, "acme") == ["kept"]
+
+    async def test_unknown_tenants(self, registry: TenantRegistry, data_dir: Path):
+        """Every call on an id that nobody has says so, and makes nothing."""
+        for call in (registry.get, registry.suspend, registry.resume, registry.delete):
+            with pytest.raises(TenantNotFoundError, match="'nobody' does not exist") as caught:
+                await call("nobody")
+            assert caught.value.tenant_id == "nobody"
+        for _ in range(2):
+            with pytest.raises(TenantNotFoundError):
+                await registry.tenant("nobody").messages.save(make_message())
+        assert list((data_dir / "tenants").iterdir()) == []
+
+    async def test_an_unknown_tenant_evicts_nobody(self, data_dir: Path):
+        """With every place taken, an id that nobody has and a suspended tenant are refused before anyone has to go."""
+        async with TenantRegistry(config(data_dir, open_tenants_max=1)) as registry:
+            await registry.create("sleepy")
+            await registry.suspend("sleepy")
+            await registry.create("acme")
+            for tenant_id, error in (("nobody", TenantNotFoundError), ("sleepy", TenantSuspendedError)):
+                with pytest.raises(error):
+                    await registry.tenant(tenant_id).messages.save(make_message())
+            assert registry.tenant("acme").statistics() is not None
+            assert registry.statistics().pool.evictions == 0
+
+    async def test_a_cancelled_create_is_finished(self, data_dir: Path):
+        """Its caller may leave: the tenant is made all the same, never half."""
+        hook = Recorder()
+        async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
+            task = asyncio.ensure_future(registry.create("acme"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await hook.wait_for(LifecycleCalled, action="create", outcome="ok")
+            assert task.cancelled()
+            assert (await registry.get("acme")).state is TenantState.ACTIVE
+
+    async def test_a_cancelled_create_that_fails(self, data_dir: Path, pack: Any):
+        """Nobody is left to hear of the error: it is in the log, and nowhere else."""
+        hook = Recorder()
+        async with TenantRegistry(
+            config(data_dir), schemas=[pack("CREATE TABLE (")], hooks=[hook]
+        ) as registry:
+            task = asyncio.ensure_future(registry.create("acme"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await hook.wait_for(LifecycleCalled, action="create", outcome="migration")
+            assert await registry.list() == ()
+
+    async def test_a_failed_create_leaves_nothing(self, data_dir: Path, pack: Any):
+        """When a migration fails the new tenant is gone, and the id is free for the next try."""
+        async with TenantRegistry(config(data_dir), schemas=[pack("CREATE TABLE broken (")]) as registry:
+            with pytest.raises(MigrationError, match="0001_step failed and left the database as it was"):
+                await registry.create("acme")
+            assert await registry.list() == ()
+            assert registry.statistics().pool.open_tenants == 0
+        assert [p for p in (data_dir / "tenants").rglob("*") if p.is_file()] == []
+        await make_tenant(data_dir)
+
+    async def test_a_create_without_a_place_leaves_nothing(self, data_dir: Path):
+        """When every tenant is in use, the new one is refused like anyone, and nothing of it stays."""
+        timing = {"pool_wait_timeout_seconds": 0.05}
+        async with TenantRegistry(config(data_dir, open_tenants_max=1, **timing)) as registry:
+            await registry.create("acme")
+            async with registry.tenant("acme").transaction():
+                with pytest.raises(PoolExhaustedError):
+                    await registry.create("globex")
+            assert [tenant.id for tenant in await registry.list()] == ["acme"]
+            assert (await registry.create("globex")).state is TenantState.ACTIVE
+
+    async def test_undoing_a_create_spares_what_another_registry_finished(self, data_dir: Path):
+        """A registry that finds a half-made tenant finishes it; who began it must not then take its files away."""
+        first = TenantRegistry(config(data_dir, open_tenants_max=1))
+        async with first:
+            await first.create("busy")
+            async with first.tenant("busy").transaction():
+                creating = asyncio.ensure_future(first.create("acme"))
+                await until(lambda: first.statistics().pool.waiters == 1)
+                async with TenantRegistry(config(data_dir)) as second:
+                    await second.tenant("acme").messages.save(make_message("acknowledged"))
+                    creating_failed = asyncio.ensure_future(first.aclose())
+                    with pytest.raises(TenantryError):
+                        await creating
+                    await second.tenant("acme").messages.save(make_message("and more"))
+        await creating_failed
+        assert stored_contents(data_dir, "acme") == ["acknowledged", "and more"]
+        async with TenantRegistry(config(data_dir)) as third:
+            assert len(await third.tenant("acme").messages.get_history("general")) == 2
+
+    async def test_counts_follow_every_call(self, registry: TenantRegistry):
+        """Operators see how many tenants are in each state."""
+        for tenant_id in ("a", "b", "c", "d"):
+            await registry.create(tenant_id)
+        await registry.suspend("b")
+        await registry.delete("c")
+        await registry._refresh()
+        counts = registry.statistics().tenants
+        assert {state: n for state, n in counts.items() if n} == {
+            TenantState.ACTIVE: 2,
+            TenantState.SUSPENDED: 1,
+            TenantState.DELETED: 1,
+        }
+        assert set(counts) == set(TenantState)
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        calls=st.lists(
+            st.tuples(st.sampled_from(["create", "suspend", "resume", "delete"]), st.sampled_from("abc")),
+            max_size=12,
+        )
+    )
+    def test_the_counts_are_those_of_the_table(
+        self, tmp_path_factory: pytest.TempPathFactory, calls: list[Any]
+    ):
+        """Whatever is done to tenants, refused calls included, the kept counts equal a real count."""
+        data_dir = tmp_path_factory.mktemp("counts")
+
+        async def main() -> dict[TenantState, int]:
+            async with TenantRegistry(config(data_dir, durability="normal")) as registry:
+                for action, tenant_id in calls:
+                    try:
+                        await getattr(registry, action)(tenant_id)
+                    except TenantError:
+                        continue
+                return await registry._catalog.states()
+
+        counts = asyncio.run(main())
+        rows = query(data_dir / "catalog.db", "SELECT state, count(*) FROM tenants GROUP BY state")
+        assert {str(state): n for state, n in counts.items() if n} == dict(rows)
+
+
+class TestOpenAndClose:
+    """The registry's own life."""
+
+    async def test_never_opened(self, data_dir: Path):
+        """A registry does nothing before it is opened, says so, and touches nothing."""
+        registry = TenantRegistry(config(data_dir))
+        await self._check_refuses(registry)
+        await registry.aclose()
+        assert not data_dir.exists()
+        async with registry:
+            await registry.create("acme")
+
+    async def test_closed(self, data_dir: Path):
+        """After closing, every call, also on a handle that was kept, is refused and never hangs."""
+        registry = TenantRegistry(config(data_dir))
+        async with registry:
+            await registry.create("acme")
+            handle = registry.tenant("acme")
+            await handle.messages.save(make_message())
+            messages = handle.messages
+        await self._check_refuses(registry)
+        with pytest.raises(RegistryClosedError) as caught:
+            await messages.save(make_message())
+        assert caught.value.tenant_id == "acme"
+        with pytest.raises(RegistryClosedError):
+            async with handle.transaction():
+                pytest.fail("a transaction of a closed registry")
+        assert handle.statistics() is None
+        await registry.aclose()
+        with pytest.raises(RegistryClosedError, match="was closed: make a new one"):
+            await registry.open()
+
+    async def test_nothing_is_left_after_close(self, data_dir: Path):
+        """After closing there is no thread, no lock and no open file."""
+        threads = threading.active_count()
+        async with TenantRegistry(config(data_dir, readers_per_tenant=2)) as registry:
+            for tenant_id in ("acme", "globex"):
+                await registry.create(tenant_id)
+                await registry.tenant(tenant_id).messages.save(make_message())
+                await registry.tenant(tenant_id).messages.get_history("general")
+            assert threading.active_count() > threads
+        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        assert {path.read_text() for path in data_dir.rglob("lock")} == {"released\n"}
+        assert list(data_dir.rglob("*-wal")) == []
+
+    async def test_open_and_close_can_be_repeated(self, registry: TenantRegistry):
+        """Opening what is open and closing what is closed does nothing."""
+        await registry.open()
+        await asyncio.gather(registry.aclose(), registry.aclose())
+        await registry.aclose()
+
+    async def test_closing_finishes_calls_that_were_taken_in(self, data_dir: Path):
+        """A write that was taken in before the close is answered, and is there."""
+        registry = TenantRegistry(config(data_dir))
+        async with registry:
+            await registry.create("acme")
+            saves = [
+                asyncio.ensure_future(registry.tenant("acme").messages.save(make_message(f"m{n}")))
+                for n in range(200)
+            ]
+            await asyncio.sleep(0)
+        await asyncio.gather(*saves)
+        assert stored_contents(data_dir, "acme") == [f"m{n}" for n in range(200)]
+
+    async def test_what_is_open_survives_to_the_next_registry(self, data_dir: Path):
+        """What one registry wrote, the next one reads."""
+        await make_tenant(data_dir)
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert [m.content for m in await registry.tenant("acme").messages.get_history("general")] == [
+                "first"
+            ]
+
+    async def test_a_cancelled_open_leaves_nothing(self, data_dir: Path):
+        """Wherever opening is cancelled, nothing stays open, and a new registry can be opened."""
+        threads = threading.active_count()
+        for steps in range(40):
+            registry = TenantRegistry(config(data_dir))
+            task = asyncio.ensure_future(registry.open())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                assert open_files(data_dir) == []
+            await registry.aclose()
+        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+
+    async def _check_refuses(self, registry: TenantRegistry) -> None:
+        calls = (registry.create, registry.get, registry.suspend, registry.resume, registry.delete)
+        for call in calls:
+            with pytest.raises(RegistryClosedError, match="the registry is not open"):
+                await call("acme")
+        with pytest.raises(RegistryClosedError):
+            await registry.list()
+        with pytest.raises(RegistryClosedError):
+            await registry.tenant("acme").messages.get_history("general")
+        with pytest.raises(InvalidTenantIdError):
+            registry.tenant("..")
+
+
+class TestDataDirectory:
+    """A data directory that cannot be used is said at the start, with what to change."""
+
+    async def refused(self, data_dir: Path) -> DataDirectoryError:
+        """Return how a registry refuses the directory; nothing of it stays open."""
+        threads = threading.active_count()
+        with pytest.raises(DataDirectoryError) as caught:
+            await TenantRegistry(config(data_dir)).open()
+        assert threading.active_count() == threads
+        assert not caught.value.is_retryable
+        return caught.value
+
+    async def test_is_a_file(self, tmp_path: Path):
+        """A file in its place is left as it is."""
+        path = tmp_path / "data"
+        path.write_text("not yours")
+        error = await self.refused(path)
+        assert "give a directory that this process may write" in str(error)
+        assert (error.path, path.read_text()) == (str(path), "not yours")
+
+    async def test_is_below_a_file(self, tmp_path: Path):
+        """A path that cannot be made is refused."""
+        (tmp_path / "file").touch()
+        await self.refused(tmp_path / "file" / "data")
+
+    async def test_is_not_writable(self, tmp_path: Path):
+        """A directory of another user is refused, whoever runs the tests: root becomes nobody for a moment."""
+        path = tmp_path / "data"
+        path.mkdir(mode=0o500)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            await self.refused(path)
+        finally:
+            if is_root:
+                os.seteuid(0)
+        assert list(path.iterdir()) == []
+
+    async def test_has_a_nul_in_its_name(self, tmp_path: Path):
+        """What no file can be called is refused like any other."""
+        await self.refused(tmp_path / "da\0ta")
+
+    @pytest.mark.parametrize("name", ["tenants", "catalog.db"])
+    async def test_holds_a_link(self, data_dir: Path, tmp_path: Path, name: str):
+        """A link to elsewhere is refused, and what it leads to is not touched."""
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        data_dir.mkdir()
+        (data_dir / name).symlink_to(elsewhere / "x.db" if name == "catalog.db" else elsewhere)
+        error = await self.refused(data_dir)
+        assert error.path == str(data_dir / name)
+        assert list(elsewhere.iterdir()) == []
+
+    async def test_a_tenants_directory_is_a_link(self, data_dir: Path, tmp_path: Path):
+        """A tenant whose directory leads elsewhere is refused; others work."""
+        await make_tenant(data_dir)
+        directory = database_path(data_dir, "acme").parent
+        moved = tmp_path / "moved"
+        directory.rename(moved)
+        directory.symlink_to(moved)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(DataDirectoryError, match="is a link or no directory") as caught:
+                await registry.tenant("acme").messages.save(make_message())
+            assert caught.value.path == str(directory)
+            assert (await registry.get("acme")).state is TenantState.ACTIVE
+            await registry.create("globex")
+
+    async def test_a_tenants_database_is_a_link(self, data_dir: Path, tmp_path: Path):
+        """Nor may the database itself be one."""
+        await make_tenant(data_dir)
+        path = database_path(data_dir, "acme")
+        path.rename(tmp_path / "moved.db")
+        path.symlink_to(tmp_path / "moved.db")
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(DataDirectoryError, match="is a link"):
+                await registry.tenant("acme").messages.save(make_message())
+
+    async def test_the_catalog_is_no_database(self, data_dir: Path):
+        """A catalog that is something else is refused and left as it is."""
+        data_dir.mkdir()
+        (data_dir / "catalog.db").write_bytes(b"no database " * 100)
+        with pytest.raises(DatabaseCorruptError):
+            await TenantRegistry(config(data_dir)).open()
+        assert (data_dir / "catalog.db").read_bytes() == b"no database " * 100
+        assert open_files(data_dir) == []
+
+    async def test_the_catalog_is_newer(self, data_dir: Path):
+        """A catalog of a later version is refused and left as it is."""
+        await make_tenant(data_dir)
+        query(data_dir / "catalog.db", "PRAGMA user_version = 99")
+        before = (data_dir / "catalog.db").read_bytes()
+        with pytest.raises(MigrationError, match="newer"):
+            await TenantRegistry(config(data_dir)).open()
+        assert (data_dir / "catalog.db").read_bytes() == before
+        assert open_files(data_dir) == []
+
+    async def test_more_open_files_than_allowed(self, data_dir: Path):
+        """A pool that the process could never fill is refused at the start, with the numbers and what to change."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+        try:
+            with pytest.raises(
+                PersistenceConnectionError, match=r"open_tenants_max \(200\).*needs 1264 open files.*500"
+            ):
+                await TenantRegistry(config(data_dir, open_tenants_max=200)).open()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not data_dir.exists()
+
+
+class TestOpeningATenant:
+    """What can be wrong with one tenant, and that it is that tenant's matter alone."""
+
+    async def test_a_failed_migration_quarantines_only_that_tenant(self, data_dir: Path, pack: Any):
+        """The first call says why, so do later ones, and the catalog; everybody else works."""
+        for tenant_id in ("acme", "globex"):
+            await make_tenant(data_dir, tenant_id)
+        query(database_path(data_dir, "acme"), "CREATE TABLE invoices (mine)")
+        schema = pack(INVOICES_SQL)
+        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+            for _ in range(2):
+                with pytest.raises(TenantQuarantinedError, match="invoices 0001_step failed") as caught:
+                    await registry.tenant("acme").messages.save(make_message())
+                assert caught.value.reason is not None
+                assert "already exists" in caught.value.reason
+            tenant = await registry.get("acme")
+            assert (tenant.state, tenant.reason) == (TenantState.QUARANTINED, caught.value.reason)
+            await registry.tenant("globex").messages.save(make_message("second"))
+            assert (await registry.get("globex")).schema_versions == {"company": 1, "invoices": 1}
+        assert stored_contents(data_dir, "acme") == ["first"]
+        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+            with pytest.raises(TenantQuarantinedError):
+                await registry.tenant("acme").messages.save(make_message())
+
+    async def test_a_file_that_is_no_database(self, data_dir: Path):
+        """It is set apart with the reason, and left as it is."""
+        await make_tenant(data_dir)
+        path = database_path(data_dir, "acme")
+        path.write_bytes(b"this is no database\n" * 500)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(TenantQuarantinedError, match="NOTADB"):
+                await registry.tenant("acme").messages.get_history("general")
+            assert (await registry.get("acme")).state is TenantState.QUARANTINED
+        assert path.read_bytes() == b"this is no database\n" * 500
+
+    async def test_a_newer_file_is_not_the_tenants_fault(self, data_dir: Path):
+        """A file of a later version is refused and left as it is; the tenant is not set apart: newer code will serve it."""
+        await make_tenant(data_dir)
+        path = database_path(data_dir, "acme")
+        query(path, "PRAGMA user_version = 99")
+        before = path.read_bytes()
+        async with TenantRegistry(config(data_dir)) as registry:
+            for _ in range(2):
+                with pytest.raises(MigrationError, match="newer") as caught:
+                    await registry.tenant("acme").messages.get_history("general")
+            tenant = await registry.get("acme")
+            assert (tenant.state, tenant.last_error) == (TenantState.ACTIVE, str(caught.value))
+        assert path.read_bytes() == before
+        query(path, "PRAGMA user_version = 1")
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert len(await registry.tenant("acme").messages.get_history("general")) == 1
+            assert (await registry.get("acme")).last_error is None
+
+    async def test_a_missing_file_is_not_made_anew(self, data_dir: Path):
+        """An empty database in place of a lost one would look like a tenant without data."""
+        await make_tenant(data_dir)
+        database_path(data_dir, "acme").unlink()
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(
+                TenantQuarantinedError, match=r"is missing.*: put it back, or restore a snapshot"
+            ):
+                await registry.tenant("acme").messages.get_history("general")
+        assert not database_path(data_dir, "acme").exists()
+
+    async def test_an_opening_that_takes_too_long(self, data_dir: Path):
+        """A caller waits for an opening no longer than for any call; nothing was begun, and later the tenant opens."""
+        await make_tenant(data_dir)
+        timing = dict.fromkeys(
+            ["call_timeout_seconds", "pool_wait_timeout_seconds", "transaction_timeout_seconds"], 0.05
+        )
+        async with TenantRegistry(config(data_dir, **timing)) as registry:
+            with held_writer(data_dir / "catalog.db", "EXCLUSIVE"):
+                with pytest.raises(CallTimeoutError, match="'acme' could not be opened within") as caught:
+                    await registry.tenant("acme").messages.save(make_message())
+                assert not caught.value.was_started
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert len(await registry.tenant("acme").messages.get_history("general")) == 1
+
+    async def test_another_tenants_file_in_its_place(self, data_dir: Path):
+        """A database carries its tenant's mark: swapped files are found out before anyone reads them."""
+        for tenant_id in ("acme", "globex"):
+            await make_tenant(data_dir, tenant_id)
+        wrong = database_path(data_dir, "globex").read_bytes()
+        database_path(data_dir, "acme").write_bytes(wrong)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(TenantQuarantinedError, match="holds the database of another tenant"):
+                await registry.tenant("acme").messages.get_history("general")
+            assert len(await registry.tenant("globex").messages.get_history("general")) == 1
+
+
+class TestSchemas:
+    """Packs that users bring."""
+
+    async def test_a_pack_works_like_the_built_in_one(self, data_dir: Path, pack: Any):
+        """Its tables are made when a tenant is opened, and its repository is bound to the tenant, or to a transaction."""
+        schema = pack(INVOICES_SQL)
+        await make_tenant(data_dir)
+        repository = __import__(schema.package).InvoiceRepository
+        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+            acme = registry.tenant("acme")
+            await acme.repository(repository).add("i-1", 40)
+            async with acme.transaction() as tx:
+                await tx.repository(repository).add("i-2", 2)
+                await tx.messages.save(make_message("with an invoice"))
+            assert await acme.repository(repository).total() == 42
+            assert (await registry.get("acme")).schema_versions == {"company": 1, "invoices": 1}
+
+    def test_two_of_one_name(self, data_dir: Path, pack: Any):
+        """Two packs of one name would mix up what was applied; refused before anything is opened."""
+        with pytest.raises(MigrationError, match="two schemas are named 'invoices'") as caught:
+            TenantRegistry(config(data_dir), schemas=[pack(INVOICES_SQL), pack(INVOICES_SQL)])
+        assert caught.value.schema == "invoices"
+        with pytest.raises(MigrationError, match="'company'"):
+            TenantRegistry(config(data_dir), schemas=[pack(INVOICES_SQL, name="company")])
+
+    async def test_a_pack_that_is_not_there(self, data_dir: Path):
+        """A pack without migrations stops the start, not the first tenant that is opened."""
+        registry = TenantRegistry(config(data_dir), schemas=[Schema("ghost", "no_such_package")])
+        with pytest.raises(MigrationError, match="schema 'ghost' has no migrations for sqlite"):
+            await registry.open()
+        assert not data_dir.exists()
+
+
+class TestProcesses:
+    """Several processes on one data directory."""
+
+    async def test_a_tenant_is_open_in_one_process(self, registry: TenantRegistry, other: Other):
+        """One works, the other is told which process has it; after kill -9 of that one, the second works at once."""
+        await registry.create("acme")
+        await registry.aclose()
+        assert other.do("save", "acme", "theirs") == "ok"
+        async with TenantRegistry(registry.config) as mine:
+            with pytest.raises(
+                TenantOwnedElsewhereError, match=f"'acme' is open in process {other.pid} on"
+            ) as caught:
+                await mine.tenant("acme").messages.save(make_message())
+            assert (caught.value.tenant_id, caught.value.pid, caught.value.host) == (
+                "acme",
+                other.pid,
+                os.uname().nodename,
+            )
+            assert caught.value.is_retryable
+            await mine.create("globex")
+            assert other.do("save", "globex") == {"error": "TenantOwnedElsewhereError", "pid": os.getpid()}
+            other.kill()
+            await mine.tenant("acme").messages.save(make_message("ours"))
+            history = await mine.tenant("acme").messages.get_history("general")
+            assert {message.content for message in history} == {"theirs", "ours"}
+
+    async def test_two_registries_of_one_process(self, registry: TenantRegistry):
+        """The lock keeps a second registry of the same process off too."""
+        await registry.create("acme")
+        async with TenantRegistry(registry.config) as second:
+            with pytest.raises(TenantOwnedElsewhereError) as caught:
+                await second.tenant("acme").messages.get_history("general")
+            assert caught.value.pid == os.getpid()
+            assert (await second.get("acme")).state is TenantState.ACTIVE
+
+    async def test_another_process_suspends_an_open_tenant(self, data_dir: Path, other: Other):
+        """What another process did to a tenant is noticed while it is open here: it is closed, and its calls are refused."""
+        hook = Recorder()
+        async with TenantRegistry(
+            config(data_dir, catalog_poll_interval_seconds=0.02), hooks=[hook]
+        ) as registry:
+            for tenant_id in ("acme", "globex"):
+                await registry.create(tenant_id)
+            assert other.do("suspend", "acme") == "ok"
+            await hook.wait_for(TenantClosed, tenant_id="acme", reason="state")
+            with pytest.raises(TenantSuspendedError):
+                await registry.tenant("acme").messages.save(make_message())
+            assert registry.tenant("globex").statistics() is not None
+            assert hook.of(TenantClosed) == hook.of(TenantClosed, tenant_id="acme")
+            assert other.do("resume", "acme") == "ok"
+            await registry.tenant("acme").messages.save(make_message())
+
+    async def test_a_closed_tenant_is_looked_up_before_it_opens(self, registry: TenantRegistry, other: Other):
+        """A tenant that is not open here needs no waiting at all: the next call sees what the other process did."""
+        await registry.create("acme")
+        await registry.suspend("acme")
+        assert other.do("resume", "acme") == "ok"
+        assert other.do("delete", "acme") == "ok"
+        with pytest.raises(TenantDeletedError):
+            await registry.tenant("acme").messages.save(make_message())
+
+    async def test_two_processes_create_one_tenant(self, registry: TenantRegistry, other: Other):
+        """One of them makes it; to the other it exists."""
+        assert other.do("create", "acme") == "ok"
+        with pytest.raises(TenantExistsError):
+            await registry.create("acme")
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            "type(event).__name__ == 'BatchFinished' and event.calls[0].operation == 'catalog.insert'",
+            "type(event).__name__ == 'StoreConnected' and event.tenant_id == 'acme'",
+            "type(event).__name__ == 'StoreMigrated' and event.tenant_id == 'acme'",
+            "type(event).__name__ == 'TenantOpened'",
+        ],
+        ids=["inserted", "connected", "migrated", "opened"],
+    )
+    async def test_a_killed_create_is_finished_by_the_next(self, data_dir: Path, moment: str):
+        """A process killed at any moment of a create leaves a tenant that the next registry finishes."""
+        script = f"""
+import asyncio, os, signal, sys
+from tenantry import RegistryConfig, TenantRegistry
+
+def kill(event):
+    if {moment}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with TenantRegistry(RegistryConfig(data_dir=sys.argv[1], open_tenants_max=4), hooks=[kill]) as registry:
+        await registry.create("acme", display_name="Acme")
+        print("not killed")
+
+asyncio.run(main())
+"""
+        with python(script, data_dir) as process:
+            output, _ = process.communicate()
+        assert (process.returncode, output) == (-signal.SIGKILL, "")
+        [(state,)] = query(data_dir / "catalog.db", "SELECT state FROM tenants")
+        assert state == "provisioning"
+        async with TenantRegistry(config(data_dir)) as registry:
+            tenant = await registry.get("acme")
+            assert (tenant.state, tenant.display_name) == (TenantState.ACTIVE, "Acme")
+            await registry.tenant("acme").messages.save(make_message())
+
+    async def test_a_tenant_that_cannot_be_finished_does_not_stop_the_start(self, data_dir: Path):
+        """A half-made tenant whose file is damaged is left as it is, and logged; the registry opens for everyone else."""
+        await make_tenant(data_dir)
+        query(data_dir / "catalog.db", "UPDATE tenants SET state = 'provisioning'")
+        database_path(data_dir, "acme").write_bytes(b"no database " * 500)
+        with structlog.testing.capture_logs() as logs:
+            async with TenantRegistry(config(data_dir)) as registry:
+                await registry.create("globex")
+                with pytest.raises(TenantNotFoundError):
+                    await registry.tenant("acme").messages.save(make_message())
+        [failure] = [log for log in logs if log.get("action") == "reconcile"]
+        assert (failure["event"], failure["tenant_id"]) == ("tenantry.lifecycle.failed", "acme")
+
+    async def test_a_tenant_that_another_process_is_making_is_left_to_it(
+        self, data_dir: Path, registry: TenantRegistry
+    ):
+        """What is half made and locked belongs to whoever makes it."""
+        await registry.create("acme")
+        query(data_dir / "catalog.db", "UPDATE tenants SET state = 'provisioning'")
+        async with TenantRegistry(registry.config) as second:
+            assert (await second.get("acme")).state is TenantState.PROVISIONING
+
+
+class TestTransactions:
+    """Several calls that take effect together."""
+
+    @pytest.fixture
+    async def acme(self, registry: TenantRegistry):
+        """An open tenant."""
+        await registry.create("acme")
+        return registry.tenant("acme")
+
+    async def test_commits(self, acme: Any, data_dir: Path):
+        """What was done inside is there afterwards, all of it; inside, it is seen at once."""
+        async with acme.transaction() as tx:
+            await tx.messages.save(make_message("one"))
+            assert [m.content for m in await tx.messages.get_history("general")] == ["one"]
+            await tx.messages.save_many([make_message("two"), make_message("three")])
+        assert stored_contents(data_dir, "acme") == ["one", "two", "three"]
+
+    async def test_rolls_back_when_the_block_raises(self, acme: Any, data_dir: Path):
+        """An exception undoes everything, and is the one that the caller sees."""
+
+        async def work() -> None:
+            async with acme.transaction() as tx:
+                await tx.messages.save(make_message("one"))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await work()
+        assert stored_contents(data_dir, "acme") == []
+        await acme.messages.save(make_message("after"))
+
+    async def test_rolls_back_when_the_block_is_cancelled(self, acme: Any, data_dir: Path):
+        """So does a cancellation, and the writer is free at once."""
+        started = asyncio.Event()
+
+        async def work() -> None:
+            async with acme.transaction() as tx:
+                await tx.messages.save(make_message("one"))
+                started.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(work())
+        await started.wait()
+        task.cancel()
+        await acme.messages.save(make_message("after"))
+        assert task.cancelled()
+        assert stored_contents(data_dir, "acme") == ["after"]
+
+    async def test_the_next_call_of_the_same_task(self, acme: Any, data_dir: Path):
+        """The moment a block has ended its task may write, or begin again: nothing of the transaction stands in its way."""
+        for n in range(5):
+            async with acme.transaction() as tx:
+                await tx.messages.save(make_message(f"inside {n}"))
+            await acme.messages.save(make_message(f"outside {n}"))
+        assert len(stored_contents(data_dir, "acme")) == 10
+
+    async def test_a_failed_call_inside_is_undone_alone(self, acme: Any, data_dir: Path):
+        """Who catches an error inside may go on: what failed left nothing, the rest is committed."""
+        message = make_message("one")
+        async with acme.transaction() as tx:
+            await tx.messages.save(message)
+            with pytest.raises(TenantryError):
+                await tx.messages.save_many([make_message("two"), message])
+            await tx.messages.save(make_message("three"))
+        assert stored_contents(data_dir, "acme") == ["one", "three"]
+
+    async def test_reads_outside_see_the_state_before(self, acme: Any):
+        """An open transaction is nobody else's business: readers go on, and see what was there before."""
+        async with acme.transaction() as tx:
+            await tx.messages.save(make_message("inside"))
+            assert await acme.messages.get_history("general") == ()
+        assert len(await acme.messages.get_history("general")) == 1
+
+    async def test_other_tenants_notice_nothing(self, data_dir: Path):
+        """A transaction that does nothing holds nobody up, though one write job at a time is all there is."""
+        async with TenantRegistry(config(data_dir, write_jobs_max=1)) as registry:
+            for tenant_id in ("acme", "globex"):
+                await registry.create(tenant_id)
+            async with registry.tenant("acme").transaction() as tx:
+                await tx.messages.save(make_message())
+                await registry.tenant("globex").messages.save(make_message())
+                async with registry.tenant("globex").transaction() as other_tx:
+                    await other_tx.messages.save(make_message())
+                    await tx.messages.save(make_message())
+        assert (len(stored_contents(data_dir, "acme")), len(stored_contents(data_dir, "globex"))) == (2, 2)
+
+    async def test_other_writes_wait_for_their_turn(self, acme: Any, data_dir: Path):
+        """Writes of the same tenant come before or after, never between; transactions too."""
+        entered = asyncio.Event()
+
+        async def second() -> None:
+            async with acme.transaction() as tx:
+                entered.set()
+                await tx.messages.save(make_message("second"))
+
+        async with acme.transaction() as tx:
+            await tx.messages.save(make_message("first"))
+            write = asyncio.ensure_future(acme.messages.save(make_message("outside")))
+            other = asyncio.ensure_future(second())
+            await tx.messages.save(make_message("first, too"))
+            assert not write.done()
+            assert not entered.is_set()
+        await asyncio.gather(write, other)
+        assert stored_contents(data_dir, "acme") == ["first", "first, too", "outside", "second"]
+
+    async def test_at_its_deadline_it_is_rolled_back(self, data_dir: Path):
+        """Past it every use raises, the block's end too, and nothing of it is kept; the tenant goes on."""
+        async with TenantRegistry(config(data_dir, transaction_timeout_seconds=0.05)) as registry:
+            await registry.create("acme")
+            acme = registry.tenant("acme")
+
+            async def work() -> None:
+                async with acme.transaction() as tx:
+                    await tx.messages.save(make_message("lost"))
+                    # It waits for its turn behind the transaction, so it is answered once that has ended.
+                    await asyncio.ensure_future(acme.messages.save(make_message("after")))
+                    for call in (tx.messages.get_history("general"), tx.messages.save(make_message("late"))):
+                        with pytest.raises(TransactionClosedError):
+                            await call
+
+            with pytest.raises(
+                TransactionClosedError, match=r"longer than transaction_timeout_seconds \(0.05\)"
+            ):
+                await work()
+        assert stored_contents(data_dir, "acme") == ["after"]
+
+    async def test_used_after_its_end(self, acme: Any, data_dir: Path):
+        """A transaction that was kept never turns into autocommit."""
+        async with acme.transaction() as tx:
+            pass
+        with pytest.raises(TransactionClosedError, match="has ended: open a new one"):
+            await tx.messages.save(make_message("late"))
+        assert stored_contents(data_dir, "acme") == []
+
+    async def test_waiting_for_oneself_is_refused(self, acme: Any, data_dir: Path):
+        """A write, or a second transaction, of the task that holds one would wait for itself: it is told what to use."""
+        async with acme.transaction() as tx:
+            with pytest.raises(
+                QueryError, match=r"this task holds an open transaction of tenant 'acme'.*\(tx\.…\)"
+            ):
+                await acme.messages.save(make_message("outside"))
+            with pytest.raises(QueryError, match="this task holds an open transaction"):
+                async with acme.transaction():
+                    pytest.fail("two transactions of one task")
+            await tx.messages.save(make_message("inside"))
+        assert stored_contents(data_dir, "acme") == ["inside"]
+
+    async def test_cancelled_while_its_commit_waits_for_its_turn(self, data_dir: Path):
+        """With every write job taken by others, a commit waits at the gate; cancelled there, it is rolled back."""
+        async with TenantRegistry(config(data_dir, write_jobs_max=1)) as registry:
+            for tenant_id in ("acme", "busy"):
+                await registry.create(tenant_id)
+            acme, saved, go_on = registry.tenant("acme"), asyncio.Event(), asyncio.Event()
+
+            async def work() -> None:
+                async with acme.transaction() as tx:
+                    await tx.messages.save(make_message("lost"))
+                    saved.set()
+                    await go_on.wait()
+
+            task = asyncio.ensure_future(work())
+            await saved.wait()
+            with held_writer(database_path(data_dir, "busy")):
+                busy = asyncio.ensure_future(registry.tenant("busy").messages.save(make_message()))
+                await until(lambda: registry.tenant("busy").statistics().write.running_requests == 1)
+                go_on.set()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                task.cancel()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            await busy
+            async with asyncio.timeout(HANG_SECONDS):
+                await acme.messages.save(make_message("after"))
+            assert task.cancelled()
+        assert stored_contents(data_dir, "acme") == ["after"]
+
+    async def test_closing_does_not_wait_for_a_forgotten_one(self, data_dir: Path):
+        """At the deadline of the close a transaction that nobody ends is rolled back: no thread, lock or file stays."""
+        threads = threading.active_count()
+        registry = TenantRegistry(config(data_dir, shutdown_timeout_seconds=0.05))
+        async with registry:
+            await registry.create("acme")
+            opened = asyncio.Event()
+            raised: list[BaseException] = []
+
+            async def forget() -> None:
+                try:
+                    async with registry.tenant("acme").transaction() as tx:
+                        await tx.messages.save(make_message("forgotten"))
+                        opened.set()
+                        await done.wait()
+                        await tx.messages.save(make_message("too late"))
+                except TransactionClosedError as error:
+                    raised.append(error)
+
+            done = asyncio.Event()
+            task = asyncio.ensure_future(forget())
+            await opened.wait()
+        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        done.set()
+        await task
+        assert len(raised) == 1
+        assert stored_contents(data_dir, "acme") == []
+
+
+class TestStatistics:
+    """What the registry says about itself, and tells its hooks."""
+
+    async def test_statistics(self, data_dir: Path):
+        """Places, threads and mailboxes; a tenant's own counters while it is open."""
+        async with TenantRegistry(config(data_dir, open_tenants_max=3, readers_per_tenant=2)) as registry:
+            assert registry.config.open_tenants_max == 3
+            for n in range(5):
+                await registry.create(f"t{n}")
+            statistics = registry.statistics()
+            assert (statistics.pool.open_tenants, statistics.pool.open_tenants_peak) == (3, 3)
+            assert (statistics.pool.open_tenants_max, statistics.pool.evictions, statistics.threads_max) == (
+                3,
+                2,
+                10,
+            )
+            assert statistics.mailbox_requests == {"write": 0, "read": 0}
+            t4 = registry.tenant("t4")
+            assert repr(t4) == "<TenantHandle t4>"
+            with held_writer(database_path(data_dir, "t4")):
+                saves = [asyncio.ensure_future(t4.messages.save(make_message())) for _ in range(3)]
+                await until(lambda: t4.statistics().write.running_requests == 3)
+                saves += [asyncio.ensure_future(t4.messages.save(make_message())) for _ in range(2)]
+                await asyncio.sleep(0)
+                statistics = registry.statistics()
+                assert (
+                    statistics.mailbox_requests == statistics.mailbox_requests_peak == {"write": 2, "read": 0}
+                )
+            await asyncio.gather(*saves)
+            assert t4.statistics().write.calls == 5
+            assert t4.statistics().write.batches == 2
+
+    async def test_idle_tenants_are_closed(self, data_dir: Path):
+        """A tenant that nobody uses gives its threads and files back, and opens again when it is asked for."""
+        hook = Recorder()
+        timing = {"idle_timeout_seconds": 0.01, "catalog_poll_interval_seconds": 0.01}
+        async with TenantRegistry(config(data_dir, **timing), hooks=[hook]) as registry:
+            await registry.create("acme")
+            await hook.wait_for(TenantClosed, tenant_id="acme", reason="idle")
+            await registry.tenant("acme").messages.save(make_message())
+
+    async def test_hooks_hear_of_everything(self, data_dir: Path):
+        """A hook sees each call, opening and closing; one added later sees what comes then."""
+        early, late = Recorder(), Recorder()
+        async with TenantRegistry(config(data_dir), hooks=[early]) as registry:
+            await registry.create("acme")
+            registry.add_hook(late)
+            await registry.tenant("acme").messages.save(make_message())
+        assert early.of(TenantOpened)[0][:3] == ("acme", "sqlite", "ok")
+        assert [event.outcome for event in early.of(StoreConnected, tenant_id="acme")] == ["ok"]
+        assert [event.applied for event in early.of(StoreMigrated, tenant_id="acme")] == [1]
+        assert [event.action for event in early.of(LifecycleCalled)] == ["create"]
+        assert early.of(TenantClosed)[0][:3] == ("acme", "sqlite", "shutdown")
+        [batch] = late.of(BatchFinished, tenant_id="acme")
+        assert (batch.channel, [call[:2] for call in batch.calls]) == ("write", [("messages.save", "ok")])
+        assert late.of(TenantOpened) == []
+
+    async def test_a_hook_that_raises_disturbs_nobody(self, data_dir: Path):
+        """It is logged; calls and other hooks go on."""
+        after = Recorder()
+
+        def broken(event: object) -> None:
+            raise RuntimeError("hook")
+
+        with structlog.testing.capture_logs() as logs:
+            async with TenantRegistry(config(data_dir), hooks=[broken, after]) as registry:
+                await registry.create("acme")
+                await registry.tenant("acme").messages.save(make_message())
+        assert after.of(BatchFinished, tenant_id="acme")
+        failures = [log for log in logs if log["event"] == "tenantry.hook.failed"]
+        assert {failure["log_level"] for failure in failures} == {"error"}
+        assert "RuntimeError('hook')" in failures[0]["error"]
+
+    async def test_log_events(self, data_dir: Path):
+        """A host that uses structlog sees changes of state, bound to their tenant, and no payload anywhere."""
+        with structlog.testing.capture_logs() as logs:
+            async with TenantRegistry(config(data_dir)) as registry:
+                await registry.create("acme")
+                await registry.tenant("acme").messages.save(make_message("a secret"))
+        events = {log["event"]: log for log in logs}
+        assert events["tenantry.registry.opened"]["open_tenants_max"] == 4
+        assert events["tenantry.registry.opened"]["threads_max"] == 9
+        assert isinstance(events["tenantry.sqlite.version"]["has_wal_reset_bug"], bool)
+        assert events["tenantry.lifecycle.called"]["tenant_id"] == "acme"
+        assert events["persistence.message.saved"]["log_level"] == "debug"
+        assert "tenantry.registry.closed" in events
+        assert "a secret" not in json.dumps(logs, default=str)
+
+    async def test_a_host_without_structlog_hears_warnings_only(
+        self, data_dir: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """Nothing of a library's business goes to a terminal that did not ask for it."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await registry.tenant("acme").messages.save(make_message())
+            assert capsys.readouterr().out == ""
+            with pytest.raises(TenantExistsError):
+                await registry.create("acme")
+        assert "tenantry.lifecycle.failed" in capsys.readouterr().out

@@ -1,0 +1,145 @@
+"""What the tests of storage share: stores and back ends, statements for them, and a look at a file from outside.
+
+Import it by name (``tests`` is on pytest's path): ``from stores import make_store``.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+from tenantry.clock import SystemClock
+from tenantry.company import COMPANY
+from tenantry.eventlog import EventLog
+from tenantry.schema import Schema
+from tenantry.statements import Fetch, Row, Statement
+from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.store import SQLiteStore
+
+HANG_SECONDS = 60.0
+"""When a wait for something that never comes is given up. Nothing is measured with it."""
+
+OPTIONS: dict[str, Callable[[Path], SQLiteOptions]] = {
+    "file": lambda directory: SQLiteOptions(path=directory / "wal.db"),
+    "memory": lambda _: SQLiteOptions(path=None, is_read_by_writer=True),
+    "rollback-journal": lambda directory: SQLiteOptions(
+        path=directory / "journal.db", is_wal=False, is_read_by_writer=True
+    ),
+}
+"""The kinds of SQLite database; they differ in nothing else."""
+
+COUNT_TO_A_BILLION = (
+    "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000000) "
+    "SELECT COUNT(*) FROM numbers"
+)
+"""A statement that would run for minutes: a test that ends interrupted it."""
+
+
+class StubbornConnection(sqlite3.Connection):
+    """Refuses to close, the first time."""
+
+    _has_refused = False
+
+    def close(self) -> None:
+        """Fail once."""
+        if not self._has_refused:
+            self._has_refused = True
+            raise sqlite3.OperationalError("disk I/O error")
+        super().close()
+
+
+def make_store(
+    options: SQLiteOptions,
+    schemas: Sequence[Schema] = (COMPANY,),
+    *,
+    ownership: FileOwnership | None = None,
+) -> SQLiteStore:
+    """Return a disconnected store."""
+    return SQLiteStore(options, schemas, clock=SystemClock(), log=EventLog(), ownership=ownership)
+
+
+@asynccontextmanager
+async def open_store(options: SQLiteOptions, *tables: str) -> AsyncIterator[SQLiteStore]:
+    """Open a store with tables of a test's own."""
+    store = make_store(options)
+    await store.connect()
+    try:
+        await store.migrate()
+        for table in tables:
+            assert await store.write([(run(table),)]) == [[None]]
+        yield store
+    finally:
+        await store.disconnect()
+
+
+def make_backend(path: Path | str, **settings: Any) -> PersistenceBackend:
+    """Return a disconnected back end."""
+    return create_backend(
+        PersistenceConfig(backend="sqlite", sqlite=SQLiteConfig(path=str(path), **settings))
+    )
+
+
+@asynccontextmanager
+async def open_backend(path: Path | str, **settings: Any) -> AsyncIterator[PersistenceBackend]:
+    """Open a back end, migrated."""
+    backend = make_backend(path, **settings)
+    await backend.connect()
+    try:
+        await backend.migrate()
+        yield backend
+    finally:
+        await backend.disconnect()
+
+
+def run(sql: str, *parameters: object) -> Statement:
+    """Return a statement that gives nothing back."""
+    return Statement("test.run", sql, parameters)
+
+
+def rows(sql: str, *parameters: object) -> Statement:
+    """Return a statement that gives rows."""
+    return Statement("test.rows", sql, parameters, Fetch.ALL)
+
+
+async def read_rows(store: SQLiteStore, sql: str) -> list[Row]:
+    """Return what a query finds through the store's readers."""
+    (found,) = await store.read([rows(sql)])
+    assert isinstance(found, list), found
+    return found
+
+
+def content(path: Path) -> list[str]:
+    """Return all that a database holds, as SQL and with its version, read without tenantry."""
+    with closing(sqlite3.connect(path)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        return [f"-- version {version}", *connection.iterdump()]
+
+
+async def reached(condition: Callable[[], object]) -> None:
+    """Let others run until the condition holds."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while not condition():  # noqa: ASYNC110  # it is another thread that makes it true
+            await asyncio.sleep(0)
+
+
+def make_owned_store(data_dir: Path, *, uid: str = "uid-1", must_exist: bool = False) -> SQLiteStore:
+    """Return a disconnected store of a tenant's database, with its lock beside it."""
+    directory = data_dir / "tenants" / "acme"
+    options = SQLiteOptions(path=directory / "tenant.db", root=data_dir, must_exist=must_exist)
+    return make_store(options, ownership=FileOwnership(directory / "lock", uid, "acme"))
+
+
+@asynccontextmanager
+async def open_owned_store(data_dir: Path, **settings: Any) -> AsyncIterator[SQLiteStore]:
+    """Open a tenant's database, migrated."""
+    store = make_owned_store(data_dir, **settings)
+    await store.connect()
+    try:
+        await store.migrate()
+        yield store
+    finally:
+        await store.disconnect()

@@ -1,0 +1,165 @@
+"""Settings: where they come from, that they stay, and that a wrong one is refused with what to change."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from tenantry.config import PersistenceConfig, RegistryConfig, SQLiteConfig
+
+# What no process needs more of, or less.
+OUT_OF_BOUNDS = [
+    ("open_tenants_max", 0),
+    ("open_tenants_max", 1_000_001),
+    ("readers_per_tenant", 0),
+    ("readers_per_tenant", 17),
+    ("idle_timeout_seconds", 0),
+    ("idle_timeout_seconds", 86_401),
+    ("idle_timeout_seconds", float("nan")),
+    ("idle_timeout_seconds", float("inf")),
+    ("pool_waiters_max", 0),
+    ("pool_wait_timeout_seconds", -1),
+    ("mailbox_requests_max", 0),
+    ("batch_requests_max", 0),
+    ("batch_requests_max", 4097),
+    ("call_timeout_seconds", 0),
+    ("call_timeout_seconds", "soon"),
+    ("transaction_timeout_seconds", 0),
+    ("write_jobs_max", 0),
+    ("read_jobs_max", 257),
+    ("durability", "off"),
+    ("delete_grace_seconds", -1),
+    ("delete_grace_seconds", float("inf")),
+    ("delete_grace_seconds", 1e300),
+    ("catalog_poll_interval_seconds", 0),
+    ("catalog_poll_interval_seconds", 1.5),
+    ("shutdown_timeout_seconds", 0),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), OUT_OF_BOUNDS)
+def test_refuses_values_out_of_bounds(field: str, value: object):
+    """Every number has a bound, and the refusal names the field."""
+    with pytest.raises(ValidationError, match=field):
+        RegistryConfig(data_dir="data", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"batch_requests_max": 65, "mailbox_requests_max": 64},
+            r"batch_requests_max \(65\) is more than a mailbox holds: lower it to mailbox_requests_max \(64\) or raise that",
+        ),
+        (
+            {"transaction_timeout_seconds": 31, "call_timeout_seconds": 30},
+            r"transaction_timeout_seconds \(31\) is longer than call_timeout_seconds \(30\), .* lower the first or raise",
+        ),
+        (
+            {"pool_wait_timeout_seconds": 40, "call_timeout_seconds": 30},
+            r"pool_wait_timeout_seconds \(40\) is longer than call_timeout_seconds \(30\), .* lower the first or raise",
+        ),
+    ],
+    ids=["batch", "transaction", "pool wait"],
+)
+def test_refuses_wrong_combinations(fields: dict[str, int], sentence: str):
+    """Settings that contradict each other are refused with a sentence that says what to change."""
+    with pytest.raises(ValidationError, match=sentence):
+        RegistryConfig(data_dir="data", **fields)
+
+
+def test_the_bounds_themselves_are_allowed():
+    """A limit is the last allowed value, not the first refused one."""
+    config = RegistryConfig(
+        data_dir="data",
+        batch_requests_max=64,
+        mailbox_requests_max=64,
+        call_timeout_seconds=30,
+        transaction_timeout_seconds=30,
+        pool_wait_timeout_seconds=30,
+        catalog_poll_interval_seconds=1,
+        delete_grace_seconds=0,
+    )
+    assert config.batch_requests_max == config.mailbox_requests_max
+
+
+def test_the_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch):
+    """An operator sets what the program left open; what the program says wins."""
+    monkeypatch.setenv("TENANTRY_DATA_DIR", "/srv/tenantry")
+    monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "7")
+    monkeypatch.setenv("TENANTRY_IDLE_TIMEOUT_SECONDS", "1.5")
+    monkeypatch.setenv("TENANTRY_DURABILITY", "normal")
+    config = RegistryConfig(idle_timeout_seconds=2)
+    assert config.data_dir == Path("/srv/tenantry")
+    assert (config.open_tenants_max, config.idle_timeout_seconds, config.durability) == (7, 2, "normal")
+
+
+def test_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch):
+    """A typing mistake in the environment stops the start."""
+    monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "many")
+    with pytest.raises(ValidationError, match="open_tenants_max"):
+        RegistryConfig(data_dir="data")
+
+
+def test_a_data_directory_is_required(monkeypatch: pytest.MonkeyPatch):
+    """There is no default place for other people's data."""
+    monkeypatch.delenv("TENANTRY_DATA_DIR", raising=False)
+    with pytest.raises(ValidationError, match="data_dir"):
+        RegistryConfig()
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (RegistryConfig(data_dir="data"), "open_tenants_max"),
+        (SQLiteConfig(path="x.db"), "path"),
+        (PersistenceConfig(), "backend"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_settings_stay_as_they_are(config: BaseModel, field: str):
+    """Settings are frozen: what was checked together stays together."""
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(config, field, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        (RegistryConfig, {"data_dir": "data", "open_tenant_max": 3}),
+        (SQLiteConfig, {"path": "x.db", "wal": True}),
+        (PersistenceConfig, {"back_end": "sqlite"}),
+    ],
+)
+def test_unknown_settings_are_refused(settings: type[BaseModel], fields: dict[str, object]):
+    """A misspelt setting is refused, not ignored."""
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        settings(**fields)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "  ", "a\0b", "file:x.db", "file:x.db?mode=ro", "../x.db", "a/../../x.db"]
+)
+def test_paths_that_could_surprise_are_refused(path: str):
+    """A path is a plain path: no URI, no way up, no NUL, and not nothing."""
+    with pytest.raises(ValidationError, match="path"):
+        SQLiteConfig(path=path)
+
+
+def test_paths_that_are_none():
+    """What is neither text nor a path is refused by its type."""
+    with pytest.raises(ValidationError, match="valid string"):
+        SQLiteConfig(path=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["x.db", ":memory:", "/srv/x.db", Path("/srv/x.db")])
+def test_paths_are_kept_as_text(path: str | Path):
+    """Text and `Path` are both taken; inside it is text."""
+    config = SQLiteConfig(path=path)  # type: ignore[arg-type]
+    assert config.path == str(path)
+    assert (config.wal_mode, config.journal_size_limit) == (True, 67_108_864)
+
+
+def test_the_thread_budget_is_computed():
+    """An operator sees how many threads the settings can cost: a writer and the readers of each tenant, and the catalog."""
+    assert RegistryConfig(data_dir="data", open_tenants_max=10, readers_per_tenant=3).threads_max == 41

@@ -1,0 +1,131 @@
+"""The life of a tenant: every state and every event either leads somewhere or is refused, naming both."""
+
+import runpy
+from itertools import product
+
+import pytest
+
+from tenantry.errors import (
+    TenantDeletedError,
+    TenantNotFoundError,
+    TenantQuarantinedError,
+    TenantStateError,
+    TenantSuspendedError,
+)
+from tenantry.lifecycle import TRANSITIONS, TenantEvent, TenantState, check_serves, diagram, next_state
+
+S = TenantState
+E = TenantEvent
+
+# What DESIGN says, once more and in its own order: state, event, where that leads.
+LIFE = [
+    (S.PROVISIONING, E.PROVISION, S.ACTIVE),
+    (S.PROVISIONING, E.ABORT, S.PURGED),
+    (S.ACTIVE, E.SUSPEND, S.SUSPENDED),
+    (S.SUSPENDED, E.RESUME, S.ACTIVE),
+    (S.ACTIVE, E.ARCHIVE, S.ARCHIVED),
+    (S.SUSPENDED, E.ARCHIVE, S.ARCHIVED),
+    (S.ARCHIVED, E.UNARCHIVE, S.ACTIVE),
+    (S.ACTIVE, E.DELETE, S.DELETED),
+    (S.SUSPENDED, E.DELETE, S.DELETED),
+    (S.ARCHIVED, E.DELETE, S.DELETED),
+    (S.QUARANTINED, E.DELETE, S.DELETED),
+    (S.DELETED, E.PURGE, S.PURGED),
+    (S.ACTIVE, E.QUARANTINE, S.QUARANTINED),
+    (S.QUARANTINED, E.REPAIR, S.ACTIVE),
+]
+DELETABLE = [S.ACTIVE, S.SUSPENDED, S.ARCHIVED, S.QUARANTINED]
+# An event that led here already: the call is repeated, nothing changes.
+REPEATED = {(target, event) for _, event, target in LIFE} | {(state, E.UNDELETE) for state in DELETABLE}
+
+
+@pytest.mark.parametrize(("state", "event", "target"), LIFE)
+def test_leads(state: TenantState, event: TenantEvent, target: TenantState):
+    """Each transition of the design leads where it says."""
+    assert next_state(state, event, tenant_id="acme") is target
+
+
+def test_the_table_has_nothing_else():
+    """The table is the design's, with undelete."""
+    assert {(s, e): t for s, e, t in LIFE} | {(S.DELETED, E.UNDELETE): S.ACTIVE} == TRANSITIONS
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(TenantState, TenantEvent)))
+def test_every_pair_leads_or_is_refused(state: TenantState, event: TenantEvent):
+    """No pair is forgotten: it leads, it is a repetition that stays, or the error names both and what is possible."""
+    if (state, event) in TRANSITIONS:
+        assert next_state(state, event, tenant_id="acme") is TRANSITIONS[state, event]
+    elif (state, event) in REPEATED:
+        assert next_state(state, event, tenant_id="acme") is state
+    else:
+        with pytest.raises(TenantStateError, match=f"'acme' is {state}: {event} is not possible") as caught:
+            next_state(state, event, tenant_id="acme")
+        assert (caught.value.state, caught.value.event, caught.value.tenant_id) == (state, event, "acme")
+        possible = [str(e) for s, e in TRANSITIONS if s is state]
+        assert f"(possible: {', '.join(possible) or 'nothing'})" in str(caught.value)
+
+
+@pytest.mark.parametrize("before", DELETABLE)
+def test_undelete_leads_back(before: TenantState):
+    """A deleted tenant comes back as what it was, and asking for that twice is no mistake."""
+    deleted = next_state(before, E.DELETE, tenant_id="acme")
+    back = next_state(deleted, E.UNDELETE, tenant_id="acme", before_delete=before)
+    assert back is before
+    assert next_state(back, E.UNDELETE, tenant_id="acme") is before
+
+
+@pytest.mark.parametrize(("state", "event"), list(TRANSITIONS))
+def test_every_event_can_be_repeated(state: TenantState, event: TenantEvent):
+    """An operator who got no answer may call again: the second time the same event leads to the same state."""
+    once = next_state(state, event, tenant_id="acme")
+    assert next_state(once, event, tenant_id="acme") is once
+
+
+def test_every_state_can_be_reached_and_only_purged_is_final():
+    """A life begins in provisioning, can go everywhere, and ends purged."""
+    reached = {S.PROVISIONING}
+    for _ in S:
+        reached |= {target for (source, _), target in TRANSITIONS.items() if source in reached}
+    assert reached == set(S)
+    assert {state for state in S if not any(source is state for source, _ in TRANSITIONS)} == {S.PURGED}
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "advice"),
+    [
+        (S.SUSPENDED, TenantSuspendedError, "resume it first"),
+        (S.DELETED, TenantDeletedError, "undelete it within its grace period"),
+        (S.QUARANTINED, TenantQuarantinedError, "repair or restore it"),
+        (S.ARCHIVED, TenantStateError, "unarchive it first"),
+    ],
+)
+def test_states_that_do_not_serve(state: TenantState, error: type[TenantStateError], advice: str):
+    """Each refusal has a type of its own, says why and what to do."""
+    with pytest.raises(error, match=rf"'acme' is {state} \(unpaid\): {advice}") as caught:
+        check_serves(state, tenant_id="acme", reason="unpaid")
+    assert (type(caught.value), caught.value.state, caught.value.reason) == (error, state, "unpaid")
+    with pytest.raises(error, match=f"'acme' is {state}: "):
+        check_serves(state, tenant_id="acme")
+
+
+@pytest.mark.parametrize("state", [S.PROVISIONING, S.PURGED])
+def test_states_of_a_tenant_that_is_not_there(state: TenantState):
+    """Not there yet and not there any more are the same to a caller."""
+    with pytest.raises(TenantNotFoundError, match="'acme' does not exist: create it first"):
+        check_serves(state, tenant_id="acme")
+
+
+def test_an_active_tenant_serves():
+    """Only an active tenant serves calls."""
+    check_serves(S.ACTIVE, tenant_id="acme")
+
+
+def test_the_diagram_is_the_table(capsys: pytest.CaptureFixture[str]):
+    """The diagram in the docs is printed from the table, one line for each transition, by running the module."""
+    lines = diagram().splitlines()
+    assert lines[:2] == ["stateDiagram-v2", "    [*] --> provisioning"]
+    assert lines[-1] == "    purged --> [*]"
+    assert lines[2:-1] == [f"    {s} --> {t}: {e}" for (s, e), t in TRANSITIONS.items()]
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"):
+        runpy.run_module("tenantry.lifecycle", run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == lines

@@ -1,0 +1,156 @@
+"""The metrics of a registry, as Prometheus sees them."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from samples import a_message
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.errors import DuplicateRecordError, TenantNotFoundError
+from tenantry.events import BatchFinished, CallSample
+from tenantry.observability import RegistryMetrics, export_metrics
+from tenantry.observability.metrics import OPERATIONS_MAX, SECONDS_BUCKETS
+
+FAMILIES = {
+    "tenantry_batch_duration_seconds",
+    "tenantry_batch_requests",
+    "tenantry_calls_refused",
+    "tenantry_connect_duration_seconds",
+    "tenantry_lifecycle_duration_seconds",
+    "tenantry_mailbox_peak_requests",
+    "tenantry_mailbox_requests",
+    "tenantry_migrate_duration_seconds",
+    "tenantry_open_duration_seconds",
+    "tenantry_pool_capacity_tenants",
+    "tenantry_pool_evictions",
+    "tenantry_pool_idle_tenants",
+    "tenantry_pool_open_tenants",
+    "tenantry_pool_wait_duration_seconds",
+    "tenantry_pool_waiters",
+    "tenantry_query_duration_seconds",
+    "tenantry_queue_wait_duration_seconds",
+    "tenantry_tenants",
+}
+
+
+@pytest.fixture
+def collectors() -> CollectorRegistry:
+    """A collector registry of the test's own."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def measured(data_dir: Path, collectors: CollectorRegistry):
+    """An open registry that is measured from its start."""
+    registry = TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=2))
+    export_metrics(registry, collectors)
+    async with registry:
+        yield registry
+
+
+def _value(collectors: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return collectors.get_sample_value(name, labels)
+
+
+async def test_all_families_are_exported(measured: TenantRegistry, collectors: CollectorRegistry):
+    """Every documented family is there from the first scrape, and the text parses."""
+    text = generate_latest(collectors).decode()
+    assert {family.name for family in text_string_to_metric_families(text)} == FAMILIES
+
+
+async def test_calls_are_counted_by_operation_and_outcome(
+    measured: TenantRegistry, collectors: CollectorRegistry
+):
+    """A success, a refusal by the database and a read each land in their own series."""
+    await measured.create("acme")
+    acme = measured.tenant("acme")
+    message = a_message()
+    await acme.messages.save(message)
+    with pytest.raises(DuplicateRecordError):
+        await acme.messages.save(message)
+    await acme.tasks.get("none")
+    name = "tenantry_query_duration_seconds_count"
+    series = [("messages.save", "ok"), ("messages.save", "duplicate"), ("tasks.get", "ok")]
+    counts = [_value(collectors, name, backend="sqlite", operation=o, outcome=r) for o, r in series]
+    assert counts == [1, 1, 1]
+
+
+async def test_connect_and_migrate_are_measured(measured: TenantRegistry, collectors: CollectorRegistry):
+    """The catalog and one tenant were connected and migrated, once each."""
+    await measured.create("acme")
+    labels = {"backend": "sqlite", "outcome": "ok"}
+    assert _value(collectors, "tenantry_connect_duration_seconds_count", **labels) == 2
+    assert _value(collectors, "tenantry_migrate_duration_seconds_count", **labels) == 2
+    assert _value(collectors, "tenantry_open_duration_seconds_count", **labels) == 1
+
+
+async def test_pool_and_states_are_gauges_of_the_moment(
+    measured: TenantRegistry, collectors: CollectorRegistry
+):
+    """Occupancy, capacity and evictions follow the pool's own statistics."""
+    for tenant_id in ("acme", "globex", "initech"):
+        await measured.create(tenant_id)
+    assert _value(collectors, "tenantry_pool_open_tenants") == 2
+    assert _value(collectors, "tenantry_pool_capacity_tenants") == 2
+    assert _value(collectors, "tenantry_pool_evictions_total", reason="capacity") == 1
+    assert _value(collectors, "tenantry_lifecycle_duration_seconds_count", action="create", outcome="ok") == 3
+
+
+async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, collectors: CollectorRegistry):
+    """A tenant's id is no label: the second tenant's calls add no series."""
+
+    async def series_after(tenant_id: str) -> int:
+        await measured.create(tenant_id)
+        await measured.tenant(tenant_id).messages.save(a_message())
+        return sum(len(family.samples) for family in collectors.collect())
+
+    assert await series_after("acme") == await series_after("globex")
+
+
+async def test_exemplars_name_the_tenant(measured: TenantRegistry, collectors: CollectorRegistry):
+    """OpenMetrics tells which tenant a bucket's newest call was of; the classic format stays without."""
+    await measured.create("acme")
+    await measured.tenant("acme").messages.save(a_message())
+    assert '# {tenant_id="acme"}' in generate_openmetrics(collectors).decode()
+    assert "tenant_id" not in generate_latest(collectors).decode()
+
+
+async def test_failed_openings_are_counted(measured: TenantRegistry, collectors: CollectorRegistry):
+    """A tenant that does not exist is an outcome of opening."""
+    with pytest.raises(TenantNotFoundError):
+        await measured.tenant("nobody").tasks.get("x")
+    assert _value(collectors, "tenantry_pool_wait_duration_seconds_count", outcome="not_found") == 1
+
+
+def _batch(operation: str, seconds: float) -> BatchFinished:
+    return BatchFinished("acme", "sqlite", "write", [CallSample(operation, "ok", 0.0)], 0.0, seconds)
+
+
+async def test_made_up_operations_do_not_make_up_series(
+    registry: TenantRegistry, collectors: CollectorRegistry
+):
+    """Operations beyond the limit are counted together."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    for number in range(OPERATIONS_MAX + 5):
+        metrics.observe(_batch(f"made.up_{number}", 0.001))
+    labels = {"backend": "sqlite", "operation": "other", "outcome": "ok"}
+    assert _value(collectors, "tenantry_query_duration_seconds_count", **labels) == 5
+
+
+@pytest.mark.parametrize("bound", SECONDS_BUCKETS)
+async def test_a_bucket_holds_what_is_not_longer(
+    registry: TenantRegistry, collectors: CollectorRegistry, bound: float
+):
+    """A duration equal to a bound is in that bound's bucket, as Prometheus defines `le`."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    metrics.observe(_batch("messages.save", bound))
+    labels = {"backend": "sqlite", "channel": "write"}
+    bucket = "tenantry_batch_duration_seconds_bucket"
+    assert _value(collectors, bucket, le=format(bound, "g"), **labels) == 1
+    shorter = [b for b in SECONDS_BUCKETS if b < bound]
+    assert all(_value(collectors, bucket, le=format(b, "g"), **labels) == 0 for b in shorter)

@@ -1,0 +1,169 @@
+"""The public door and the layers: what the packages offer, and who may import whom."""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import tenantry
+
+SOURCE = Path(tenantry.__file__).parent
+
+# Downward only: a module imports its own layer and those before it.
+LAYERS = [
+    {"clock", "errors", "ids", "lifecycle", "threads"},  # leaves: no I/O, nothing of ours above
+    {"config", "eventlog", "events", "pages", "repository", "schema", "statements"},  # facts
+    {"company"},
+    {"storage"},
+    {"tenancy"},
+    {"observability"},
+    {"admin", "testing"},
+    {"cli", "demo"},
+    {"__init__", "__main__"},
+]
+# Who may speak to which library: a driver behind its store, Prometheus in one module.
+DRIVERS = {
+    "aiosqlite": ["storage/sqlite/"],
+    # The demonstration is a host: it brings the registry of metrics.
+    "prometheus_client": ["observability/metrics.py", "demo/run.py"],
+    "psycopg": ["storage/postgres/"],
+    # data_directory.py says which SQLite is underneath.
+    "sqlite3": ["storage/sqlite/", "tenancy/data_directory.py"],
+}
+
+MODULES = {
+    "tenantry"
+    if path == SOURCE / "__init__.py"
+    else ".".join(("tenantry", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+PACKAGES = ["tenantry", "tenantry.company", "tenantry.storage"]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the module that each import statement names, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in MODULES else node.module
+
+
+def layer(module: str) -> int:
+    """Return the number of the layer that a module of ours belongs to."""
+    parts = module.split(".")
+    part = parts[1] if len(parts) > 1 else "__init__"
+    for number, names in enumerate(LAYERS):
+        if part in names:
+            return number
+    pytest.fail(f"{module} has no layer: give it one in LAYERS")
+
+
+def public_names(module: ModuleType) -> set[str]:
+    """Return what a package binds without an underscore and calls its own: no submodules, nothing from elsewhere."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and str(getattr(value, "__module__", module.__name__)).startswith(module.__name__)
+    }
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Sort as ruff sorts ``__all__``: constants, classes, functions."""
+    return sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_sorted_and_true(package: str):
+    """``__all__`` is sorted, everything in it exists, and nothing that a package made public is missing in it."""
+    module = importlib.import_module(package)
+    assert list(module.__all__) == in_order(module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert {name for name in module.__all__ if not hasattr(module, name)} == set()
+    assert public_names(module) - set(module.__all__) == set()
+
+
+def test_the_names_that_programs_rely_on():
+    """The names of the contract can be imported from where it says."""
+    assert {"RegistryConfig", "TenantRegistry"} <= set(tenantry.__all__)
+    storage = importlib.import_module("tenantry.storage")
+    assert {"PersistenceBackend", "PersistenceConfig", "SQLiteConfig", "SQLitePersistenceBackend"} <= set(
+        storage.__all__
+    )
+    assert callable(storage.create_backend)
+
+
+def test_the_package_is_typed():
+    """Users' type checkers may trust the annotations (PEP 561)."""
+    assert (SOURCE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downward(module: str):
+    """No module imports one of a layer above its own."""
+    upward = [
+        name
+        for name in imports(MODULES[module])
+        if name.split(".")[0] == "tenantry" and layer(name) > layer(module)
+    ]
+    assert upward == []
+
+
+def test_no_import_cycle():
+    """Modules can be understood one after the other."""
+    graph = {
+        module: {name for name in imports(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    # A package's __init__ is its door: what lies inside does not go through it.
+    done: set[str] = set()
+    while ready := {module for module, needs in graph.items() if module not in done and needs <= done}:
+        done |= ready
+    assert set(graph) - done == set()
+
+
+def test_the_back_ends_do_not_know_each_other():
+    """SQLite's store and PostgreSQL's can be read, shipped and replaced one without the other."""
+    for one, other in (("sqlite", "postgres"), ("postgres", "sqlite")):
+        for path in (SOURCE / "storage" / one).rglob("*.py"):
+            assert [name for name in imports(path) if name.startswith(f"tenantry.storage.{other}")] == []
+
+
+@pytest.mark.parametrize("library", DRIVERS)
+def test_libraries_stay_behind_one_door(library: str):
+    """A driver, or Prometheus, is imported where it belongs and nowhere else."""
+    users = {
+        str(path.relative_to(SOURCE))
+        for path in MODULES.values()
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+    assert {user for user in users if not user.startswith(tuple(DRIVERS[library]))} == set()
+
+
+def test_every_module_says_what_it_is():
+    """Every module begins with a docstring."""
+    assert [
+        name for name, path in MODULES.items() if ast.get_docstring(ast.parse(path.read_text())) is None
+    ] == []
+
+
+def test_every_module_is_in_the_package():
+    """No directory of the package was forgotten without its ``__init__``."""
+    found = {
+        info.name
+        for info in pkgutil.walk_packages([str(SOURCE)], "tenantry.")
+        if not info.name.endswith("__main__")
+    }
+    assert found == {name for name in MODULES if name not in {"tenantry", "tenantry.__main__"}}

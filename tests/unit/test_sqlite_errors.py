@@ -1,0 +1,113 @@
+"""What sqlite3 raises, told by its extended code and never by its text (rules 3 and 12)."""
+
+import sqlite3
+
+import pytest
+
+from tenantry.errors import (
+    ConstraintViolationError,
+    DatabaseCorruptError,
+    DuplicateRecordError,
+    PersistenceConnectionError,
+    PersistenceError,
+    QueryError,
+    StorageFullError,
+    TransactionClosedError,
+)
+from tenantry.storage.sqlite.errors import is_transient, map_connection_error, map_error
+
+MAPPED: dict[str, tuple[type[PersistenceError], bool]] = {
+    "SQLITE_CONSTRAINT_PRIMARYKEY": (DuplicateRecordError, False),
+    "SQLITE_CONSTRAINT_UNIQUE": (DuplicateRecordError, False),
+    "SQLITE_CONSTRAINT_ROWID": (DuplicateRecordError, False),
+    "SQLITE_CONSTRAINT_NOTNULL": (ConstraintViolationError, False),
+    "SQLITE_CONSTRAINT_CHECK": (ConstraintViolationError, False),
+    "SQLITE_CONSTRAINT_FOREIGNKEY": (ConstraintViolationError, False),
+    "SQLITE_CONSTRAINT_TRIGGER": (ConstraintViolationError, False),
+    "SQLITE_FULL": (StorageFullError, True),
+    "SQLITE_CORRUPT": (DatabaseCorruptError, False),
+    "SQLITE_CORRUPT_INDEX": (DatabaseCorruptError, False),
+    "SQLITE_NOTADB": (DatabaseCorruptError, False),
+    "SQLITE_CANTOPEN": (PersistenceConnectionError, True),
+    "SQLITE_CANTOPEN_ISDIR": (PersistenceConnectionError, True),
+    "SQLITE_BUSY": (QueryError, True),
+    "SQLITE_BUSY_SNAPSHOT": (QueryError, True),
+    "SQLITE_LOCKED": (QueryError, True),
+    "SQLITE_INTERRUPT": (QueryError, True),
+    "SQLITE_IOERR_FSYNC": (QueryError, True),
+    "SQLITE_NOMEM": (QueryError, True),
+    "SQLITE_READONLY": (QueryError, False),
+    "SQLITE_TOOBIG": (QueryError, False),
+    "SQLITE_ERROR": (QueryError, False),
+}
+"""The code's name, and what becomes of it: the error and whether a retry may help."""
+
+
+def raised(name: str) -> sqlite3.Error:
+    """Return an error as sqlite3 raises it, with a text that says something else."""
+    error = sqlite3.DatabaseError("UNIQUE constraint failed: nothing.of_the_kind")
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_code_decides(name: str):
+    """The extended code says what it is; its name, the cause and what was being done are kept."""
+    error_type, is_retryable = MAPPED[name]
+    error = raised(name)
+    mapped = map_error(error, "tasks.save")
+    assert (type(mapped), mapped.is_retryable) == (error_type, is_retryable)
+    assert (mapped.code, mapped.__cause__) == (name, error)
+    assert str(mapped).startswith("tasks.save: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OverflowError("too large"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+        ValueError("embedded null character"),
+        TypeError("not supported"),
+        sqlite3.Warning("You can only execute one statement at a time."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_binding_raises_is_mapped_too(error: Exception):
+    """Errors without a code are QueryErrors with the type's name for one."""
+    mapped = map_error(error, "tasks.save")
+    assert (type(mapped), mapped.code, mapped.is_retryable) == (QueryError, type(error).__name__, False)
+
+
+def test_an_error_of_ours_is_given_out_once():
+    """Each caller of a failed batch raises an instance of its own, equal in all it says."""
+    error = TransactionClosedError("ended")
+    error.__cause__ = ValueError("why")
+    first, second = map_error(error, "a"), map_error(error, "b")
+    assert (type(first), str(first), first.__cause__) == (TransactionClosedError, "ended", error.__cause__)
+    assert len({id(error), id(first), id(second)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "error_type"),
+    [
+        ("SQLITE_BUSY", PersistenceConnectionError),
+        ("SQLITE_IOERR_READ", PersistenceConnectionError),
+        ("SQLITE_CANTOPEN", PersistenceConnectionError),
+        ("SQLITE_FULL", StorageFullError),
+        ("SQLITE_NOTADB", DatabaseCorruptError),
+    ],
+)
+def test_failure_to_open_is_a_connections(name: str, error_type: type[PersistenceError]):
+    """Opening and closing fail as a connection, unless the disk is full or the file damaged; the code is kept."""
+    error = raised(name)
+    mapped = map_connection_error(error, "cannot open a.db")
+    assert (type(mapped), mapped.code, mapped.__cause__) == (error_type, name, error)
+
+
+@pytest.mark.parametrize("name", ["SQLITE_BUSY", "SQLITE_IOERR_FSYNC", "SQLITE_NOMEM", "SQLITE_FULL"])
+def test_the_machines_failures_are_transient(name: str):
+    """They say nothing against the statement."""
+    assert is_transient(raised(name))
+    assert not is_transient(raised("SQLITE_CONSTRAINT_CHECK"))
+    assert not is_transient(ValueError())
