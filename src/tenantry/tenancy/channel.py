@@ -318,27 +318,25 @@ class Channel:
         self._answer(calls, outcomes or [], started_seconds)
 
     def _answer(self, calls: list[Call], outcomes: list[Any], started_seconds: float) -> None:
+        finished_seconds = self._now()
         samples: list[CallSample] = []
         for call, outcome in zip(calls, outcomes, strict=False):
-            if call.future.done() and not call.future.cancelled():
-                continue  # Its deadline passed while it ran, and was reported then.
+            has_timed_out = call.future.done() and not call.future.cancelled()
+            label = "ok"
             if isinstance(outcome, TenantryError):
-                samples.append(CallSample(call.operation, outcome.outcome, call.submitted_seconds))
+                label = outcome.outcome
                 self._fail(call, outcome)
                 self._on_error(outcome)
-            else:
-                samples.append(CallSample(call.operation, "ok", call.submitted_seconds))
-                if not call.future.done():
-                    call.future.set_result(outcome)
-        finished_seconds = self._now()
+            elif not call.future.done():
+                call.future.set_result(outcome)
+            if not has_timed_out:  # that was reported when it did
+                samples.append(CallSample(call.operation, label, call.submitted_seconds))
         self._batch_count += 1
         seconds_per_call = (finished_seconds - started_seconds) / len(calls)
         self._seconds_per_call += _SMOOTHING * (seconds_per_call - self._seconds_per_call)
-        self._report(
-            BatchFinished(
-                self._tenant_id, self._backend, self._name, samples, started_seconds, finished_seconds
-            )
-        )
+        if samples:
+            named = (self._tenant_id, self._backend, self._name)
+            self._report(BatchFinished(*named, samples, started_seconds, finished_seconds))
 
     def _expire(self) -> None:
         """Fail the calls whose deadline has passed; set the timer for the next one."""

@@ -61,6 +61,9 @@ def write_batch(
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
     """Run reading statements on one snapshot; return one outcome for each."""
+    if len(statements) == 1:
+        # A statement alone is a snapshot; BEGIN and ROLLBACK would cost more than it does.
+        return [read_one(statements[0], connection)]
     try:
         # One read transaction for all: the snapshot's lock is taken once and not for each statement.
         connection.execute("BEGIN")
