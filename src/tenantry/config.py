@@ -1,5 +1,6 @@
 """Settings: frozen, checked together, units in their names; ``TENANTRY_…`` environment variables fill what is not given."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -13,6 +14,9 @@ power may take the last moments' writes. SQLite's ``synchronous``
 
 MEMORY_PATH = ":memory:"
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+BATCH_REQUESTS_MAX = 64
+TRANSACTION_TIMEOUT_SECONDS = 10.0
+POOL_WAIT_TIMEOUT_SECONDS = 10.0
 _CENTURY_SECONDS = 100 * 365 * 86_400  # what a date can still be computed with
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -58,6 +62,14 @@ class PersistenceConfig(BaseModel):
     sqlite: SQLiteConfig | None = None
 
 
+# A setting, the one that bounds it, and its default.
+_BOUNDED = (
+    ("batch_requests_max", "mailbox_requests_max", BATCH_REQUESTS_MAX),
+    ("transaction_timeout_seconds", "call_timeout_seconds", TRANSACTION_TIMEOUT_SECONDS),
+    ("pool_wait_timeout_seconds", "call_timeout_seconds", POOL_WAIT_TIMEOUT_SECONDS),
+)
+
+
 class RegistryConfig(BaseSettings):
     """How a `TenantRegistry` keeps its tenants.
 
@@ -90,11 +102,11 @@ class RegistryConfig(BaseSettings):
     readers_per_tenant: Annotated[int, Field(ge=1, le=16)] = 1
     idle_timeout_seconds: Seconds = 300.0
     pool_waiters_max: Count = 1024
-    pool_wait_timeout_seconds: Seconds = 10.0
+    pool_wait_timeout_seconds: Seconds = POOL_WAIT_TIMEOUT_SECONDS
     mailbox_requests_max: Count = 1024
-    batch_requests_max: Annotated[int, Field(ge=1, le=4096)] = 64
+    batch_requests_max: Annotated[int, Field(ge=1, le=4096)] = BATCH_REQUESTS_MAX
     call_timeout_seconds: Seconds = 30.0
-    transaction_timeout_seconds: Seconds = 10.0
+    transaction_timeout_seconds: Seconds = TRANSACTION_TIMEOUT_SECONDS
     write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 2
     durability: Durability = "full"
@@ -108,6 +120,26 @@ class RegistryConfig(BaseSettings):
     def threads_max(self) -> int:
         """How many connection threads the open tenants can have, with the catalog's one."""
         return self.open_tenants_max * (1 + self.readers_per_tenant) + 1
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, path: Path) -> Path:
+        # Once: a tenant that is opened after the process changed its directory must not be looked for elsewhere.
+        return path.absolute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_defaults(cls, data: object) -> object:
+        """Lower the defaults that a given limit bounds: a single short ``call_timeout_seconds`` contradicts nothing."""
+        if not isinstance(data, dict):
+            return data
+        fitted = dict(data)
+        for name, bound, default in _BOUNDED:
+            if name not in data and bound in data:
+                # What is no number is refused by its own field.
+                with contextlib.suppress(TypeError, ValueError):
+                    fitted[name] = min(default, type(default)(data[bound]))
+        return fitted
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -33,7 +33,8 @@ Each class says whether the same call may succeed later (`is_retryable`) and whi
 Driver errors are mapped once, in the store, with ``raise … from``.
 """
 
-from typing import Any, ClassVar
+import copy
+from typing import Any, ClassVar, Self
 
 
 class TenantryError(Exception):
@@ -48,6 +49,12 @@ class TenantryError(Exception):
     is_retryable: bool = False
     outcome: ClassVar[str] = "error"
     retry_after_seconds: float | None = None
+
+    def for_another_caller(self) -> Self:
+        """Return a copy with the same cause: an instance, with its traceback, belongs to the one caller that raises it."""
+        again = copy.copy(self)
+        again.__cause__ = self.__cause__
+        return again
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by attributes: the constructors take keywords, which exceptions do not remember."""

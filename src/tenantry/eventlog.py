@@ -5,7 +5,9 @@ debug event printed to its standard output, which is structlog's default and no 
 configured, only warnings and errors are passed on.
 """
 
+import contextlib
 import logging
+import sys
 from typing import Any
 
 import structlog
@@ -35,26 +37,31 @@ class EventLog:
         """Write a success."""
         # Checked here, and not left to the logger: this is called for every write and read.
         if structlog.is_configured():
-            self._bound().debug(event, **data)
+            self._emit("debug", event, data)
 
     def info(self, event: str, **data: object) -> None:
         """Write a change of state."""
         if structlog.is_configured():
-            self._bound().info(event, **data)
+            self._emit("info", event, data)
 
     def warning(self, event: str, **data: object) -> None:
         """Write a refusal, or something that an operator should know."""
-        self._bound().warning(event, **data)
+        self._emit("warning", event, data)
 
     def error(self, event: str, **data: object) -> None:
         """Write a failure."""
-        self._bound().error(event, **data)
+        self._emit("error", event, data)
 
     def failure(self, event: str, error: TenantryError, **data: object) -> None:
         """Write a failed call: refused input and refused calls as warnings, a failing driver as an error."""
         is_driver = getattr(error, "code", None) is not None
         write = self.error if is_driver and error.outcome != "duplicate" else self.warning
         write(event, error=str(error), error_type=type(error).__name__, **data)
+
+    def _emit(self, level: str, event: str, data: dict[str, object]) -> None:
+        """Write the event; a log that cannot be written (a closed pipe, text it cannot encode) must not stop the work."""
+        with contextlib.suppress(Exception):
+            getattr(self._bound(), level)(event, **data)
 
     def _bound(self) -> Any:
         """Return the bound logger; bound once, because binding costs more than a filtered event."""
@@ -64,6 +71,7 @@ class EventLog:
             return self._configured
         if self._quiet is None:
             self._quiet = structlog.wrap_logger(
-                None, wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+                structlog.PrintLogger(sys.stderr),
+                wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             ).bind(**self._context)
         return self._quiet

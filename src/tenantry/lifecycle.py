@@ -89,7 +89,8 @@ def next_state(
     if event is E.UNDELETE and (state, E.DELETE) in TRANSITIONS:
         return state
     allowed = ", ".join(e for s, e in TRANSITIONS if s is state) or "nothing"
-    raise TenantStateError(
+    error_type = _REFUSALS[state][0] if state in _REFUSALS else TenantStateError
+    raise error_type(
         f"tenant {tenant_id!r} is {state}: {event} is not possible (possible: {allowed})",
         tenant_id=tenant_id,
         state=state,

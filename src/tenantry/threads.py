@@ -16,5 +16,14 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
     Cancellation waits for the work's end.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry") as executor:
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry")
+    result = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        # Waited for and not joined: joining a thread that works would stop the whole event loop.
+        await asyncio.wait([result])
+    except asyncio.CancelledError:
+        await asyncio.wait([result])
+        raise
+    finally:
+        executor.shutdown()
+    return await result

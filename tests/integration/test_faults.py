@@ -14,6 +14,8 @@ import structlog.testing
 from tenantry import RegistryConfig, Repository, Statement, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
+    DataDirectoryError,
+    MalformedRowError,
     RegistryClosedError,
     TenantOwnedElsewhereError,
     TenantQuarantinedError,
@@ -128,7 +130,7 @@ async def test_a_damaged_tenant_that_was_suspended_meanwhile(data_dir: Path):
                 await use(registry, "acme", "read")
             await hook.wait_for(TenantClosed, tenant_id="acme")
         failures = [log["error_type"] for log in logs if log["event"] == "tenantry.tenant.failed"]
-        assert failures == ["DatabaseCorruptError", "TenantStateError"]
+        assert failures == ["DatabaseCorruptError", "TenantSuspendedError"]
         assert (await registry.get("acme")).state is TenantState.SUSPENDED
     os.close(fd)
 
@@ -180,7 +182,6 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
     for tenant_id in ("acme", "globex"):
         await registry.create(tenant_id)
     await add_block(registry, data_dir, "acme", block)
-    actor = registry._pool.actor("acme")
     acme, globex = registry.tenant("acme"), registry.tenant("globex")
     hanging = asyncio.ensure_future(acme.repository(Blocking).wait())
     await until(started.is_set)
@@ -201,8 +202,10 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
         with pytest.raises(TenantOwnedElsewhereError):
             await second.tenant("acme").messages.save(make_message())
     go_on.set()
-    await actor._store.disconnect()
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    # What was left closes by itself once the write has ended, and then the tenant can be opened again.
+    await until(lambda: (threading.active_count(), open_files(data_dir)) == (threads, []))
+    async with TenantRegistry(registry.config) as third:
+        assert await third.tenant("acme").messages.get_history("general") == ()
     assert query(database_path(data_dir, "acme"), "SELECT x FROM notes") == [(1,)]
     assert stored_contents(data_dir, "acme") == []
 
@@ -281,3 +284,74 @@ async def wait_for_states(hook: Recorder, outcome: str) -> None:
     # What follows from the answer happens in the next rounds of the loop.
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def test_an_opening_that_cannot_be_noted(data_dir: Path):
+    """A catalog that cannot be written does not fail an opening that went well, and nothing of the tenant leaks."""
+    threads = threading.active_count()
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+    query(data_dir / "catalog.db", "UPDATE tenants SET schema_versions = '{}'")
+    query(
+        data_dir / "catalog.db",
+        "CREATE TRIGGER refuse BEFORE UPDATE ON tenants BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    with structlog.testing.capture_logs() as logs:
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert await registry.tenant("acme").messages.get_history("general") == ()
+    assert [log["tenant_id"] for log in logs if log["event"] == "tenantry.tenant.not_noted"] == ["acme"]
+    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+
+
+async def test_a_catalog_entry_of_a_newer_tenantry(data_dir: Path):
+    """An entry that cannot be read is said to be that; everybody else is served, and closing leaves nothing."""
+    threads = threading.active_count()
+    registry = TenantRegistry(config(data_dir, catalog_poll_interval_seconds=0.01))
+    await registry.open()
+    for tenant_id in ("acme", "globex"):
+        await registry.create(tenant_id)
+    with structlog.testing.capture_logs() as logs:
+        query(data_dir / "catalog.db", "UPDATE tenants SET state = 'hibernated' WHERE id = 'globex'")
+        with pytest.raises(MalformedRowError, match="'globex'"):
+            await registry.list()
+        await until(lambda: any(log["event"] == "tenantry.registry.maintenance_failed" for log in logs))
+        await registry.tenant("acme").messages.save(make_message())
+        await registry.aclose()
+    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+
+
+class _BrokenLogger:
+    """A log whose pipe has been closed."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def write(*_: object, **__: object) -> None:
+            raise BrokenPipeError(name)
+
+        return write
+
+
+async def test_a_log_that_cannot_be_written(data_dir: Path):
+    """The work goes on: calls are answered, places come free, and the registry closes."""
+    structlog.configure(
+        logger_factory=lambda *_: _BrokenLogger(), wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+    async with TenantRegistry(config(data_dir, open_tenants_max=1)) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).messages.save(make_message())
+        assert len(await registry.tenant("acme").messages.get_history("general")) == 1
+    assert open_files(data_dir) == []
+
+
+async def test_a_directory_that_the_catalog_does_not_know(data_dir: Path):
+    """After an old catalog was put back, creating the tenant anew is refused, and what lies there is not touched."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message())
+    before = database_path(data_dir, "acme").read_bytes()
+    query(data_dir / "catalog.db", "DELETE FROM tenants")
+    async with TenantRegistry(config(data_dir)) as registry:
+        with pytest.raises(DataDirectoryError, match="restore the catalog"):
+            await registry.create("acme")
+        assert await registry.list() == ()
+    assert database_path(data_dir, "acme").read_bytes() == before

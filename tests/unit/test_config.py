@@ -163,3 +163,28 @@ def test_paths_are_kept_as_text(path: str | Path):
 def test_the_thread_budget_is_computed():
     """An operator sees how many threads the settings can cost: a writer and the readers of each tenant, and the catalog."""
     assert RegistryConfig(data_dir="data", open_tenants_max=10, readers_per_tenant=3).threads_max == 41
+
+
+@pytest.mark.parametrize(
+    ("given", "fitted"),
+    [
+        ({"call_timeout_seconds": 5}, {"transaction_timeout_seconds": 5, "pool_wait_timeout_seconds": 5}),
+        ({"mailbox_requests_max": 8}, {"batch_requests_max": 8}),
+    ],
+)
+def test_a_limit_alone_lowers_the_defaults_under_it(given: dict[str, float], fitted: dict[str, float]):
+    """One setting contradicts nothing that nobody asked for."""
+    config = RegistryConfig(data_dir="data", **given)
+    assert {name: getattr(config, name) for name in fitted} == fitted
+
+
+def test_a_limit_from_the_environment_lowers_them_too(monkeypatch: pytest.MonkeyPatch):
+    """The environment is text; it is fitted like an argument."""
+    monkeypatch.setenv("TENANTRY_CALL_TIMEOUT_SECONDS", "2.5")
+    assert RegistryConfig(data_dir="data").transaction_timeout_seconds == 2.5
+
+
+def test_the_data_directory_does_not_follow_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A relative path means the directory of the moment it was given in."""
+    monkeypatch.chdir(tmp_path)
+    assert RegistryConfig(data_dir="data").data_dir == tmp_path / "data"

@@ -25,6 +25,10 @@ from tenantry.tenancy.transaction import TransactionSession
 T = TypeVar("T")
 
 ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
+ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
+_ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
+# What still closes the stores of abandoned actors: the event loop itself keeps only weak references to tasks.
+_LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
 # After these the tenant must not go on as it is: its file is damaged, or no longer this process's.
 _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 
@@ -164,27 +168,41 @@ class TenantActor:
         """Finish the calls that were taken in, then close the store; idempotent.
 
         Args:
-            timeout_seconds: For each channel to finish. A batch that hangs beyond it is left to its thread, with the
-                store open and its lock held: what it does is unknown, so nobody else may open the file.
+            timeout_seconds: For the calls to finish. A batch that goes on beyond it is left to its thread, with the lock
+                held: what it does is unknown, so nobody else may open the file until it has ended.
 
         Raises:
             PersistenceConnectionError: The store would not close; call again.
         """
+        now = self._context.clock.monotonic_seconds
+        until = now() + timeout_seconds
         is_drained = await self._writes.aclose(timeout_seconds)
         if not is_drained and self._transaction is not None:
             # Its caller does not end it, and nothing hangs: without it the store can be closed.
-            with anyio.move_on_after(timeout_seconds):
+            with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS):
                 await self._transaction.rollback()
                 is_drained = True
-        is_drained = await self._reads.aclose(timeout_seconds) and is_drained
+        is_drained = await self._reads.aclose(max(0.0, until - now())) and is_drained
         if is_drained:
             await self._store.disconnect()
-        else:
-            self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
+            return
+        self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
+        leftover = asyncio.get_running_loop().create_task(self._disconnect_late())
+        _LEFTOVERS.add(leftover)
+        leftover.add_done_callback(_LEFTOVERS.discard)
 
     def statistics(self) -> ActorStatistics:
         """Return the counters."""
         return ActorStatistics(write=self._writes.statistics(), read=self._reads.statistics())
+
+    async def _disconnect_late(self) -> None:
+        """Close the store behind the batch that goes on; then the tenant can be opened again."""
+        try:
+            await self._store.disconnect()
+        except TenantryError as error:
+            self._log.failure(ACTOR_ABANDONED, error)
+        else:
+            self._log.info(ACTOR_RECOVERED)
 
     def _channel(self, name: str, run: Any, gate: asyncio.Semaphore, *, workers: int) -> Channel:
         config = self._context.config

@@ -11,7 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DuplicateRecordError, TenantExistsError, TenantNotFoundError
+from tenantry.errors import (
+    DuplicateRecordError,
+    MalformedRowError,
+    TenantExistsError,
+    TenantNotFoundError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
@@ -207,5 +212,13 @@ def _to_row(tenant: Tenant) -> Row:
 
 def _from_row(row: Row) -> Tenant:
     values = dict(zip(_COLUMNS, row, strict=True))
-    values["schema_versions"] = json.loads(values["schema_versions"])
-    return Tenant.model_validate(values)
+    try:
+        values["schema_versions"] = json.loads(values["schema_versions"])
+        return Tenant.model_validate(values)
+    except (TypeError, ValueError) as error:
+        # A state that only a newer tenantry knows, for example.
+        raise MalformedRowError(
+            f"the catalog's entry of tenant {values['id']!r} cannot be read: {error}",
+            entity="tenant",
+            record_id=str(values["id"]),
+        ) from error

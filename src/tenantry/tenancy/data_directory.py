@@ -35,6 +35,8 @@ def prepare_data_directory(config: RegistryConfig) -> None:
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("not readable and writable")
         make_directories(path, path / "tenants")
+        for spread in (path / "tenants").iterdir():  # at most 256
+            make_directories(path, spread)
         _check_is_own_file(path / "catalog.db")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataDirectoryError(

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from tenantry.errors import (
+    DataDirectoryError,
     PersistenceConnectionError,
     QueryError,
     TenantExistsError,
@@ -23,7 +24,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
-from tenantry.ids import TenantId, tenant_paths
+from tenantry.ids import TenantId, TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actor import ActorContext
@@ -59,7 +60,11 @@ class LifecycleCalls:
 
     async def create(self, tenant_id: TenantId, display_name: str) -> Tenant:
         """See `TenantRegistry.create`."""
-        if not display_name.strip() or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX:
+        if (
+            not display_name.strip()
+            or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX
+            or "\0" in display_name
+        ):
             raise QueryError(
                 f"display_name must be 1 to {DISPLAY_NAME_CHARACTERS_MAX} characters, not only blanks"
             )
@@ -103,6 +108,14 @@ class LifecycleCalls:
             raise TenantExistsError(
                 f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
             )
+        directory = self._paths(tenant_id).directory
+        if directory.exists():
+            # Whatever lies there, this catalog does not know it: never to be taken over, or removed when creating fails.
+            raise DataDirectoryError(
+                f"{directory} exists and belongs to no tenant in the catalog: restore the catalog that knows it, or move "
+                "the directory away",
+                path=str(directory),
+            )
         now = self._context.clock.now()
         tenant = Tenant(
             id=tenant_id,
@@ -136,7 +149,7 @@ class LifecycleCalls:
     async def _undo_create(self, tenant: Tenant) -> None:
         """Take back what was made of a tenant, unless another process has found it and finishes it, or did so already."""
         await self._pool.close_tenant(tenant.id, "state")
-        paths = tenant_paths(self._context.config.data_dir.absolute(), tenant.directory)
+        paths = self._paths(tenant.directory)
         if not paths.directory.exists():
             await self._catalog.remove(tenant)
             return
@@ -152,6 +165,9 @@ class LifecycleCalls:
                 await self._catalog.remove(tenant)
         finally:
             ownership.release(is_clean=False)
+
+    def _paths(self, directory_name: str) -> TenantPaths:
+        return tenant_paths(self._context.config.data_dir, directory_name)
 
     async def _apply(
         self, tenant_id: TenantId, event: TenantEvent, reason: str | None, *, is_served: bool

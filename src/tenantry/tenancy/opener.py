@@ -22,6 +22,7 @@ from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.tenant import Tenant
 
 TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
+TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
 class TenantOpener:
@@ -72,7 +73,7 @@ class TenantOpener:
                 await self._judge(tenant, error)
             raise
         if not is_new:
-            await self._catalog.record_opened(tenant, actor.schema_versions, None)
+            await self._note(tenant, actor.schema_versions, None)
         return actor
 
     async def quarantine(self, tenant_id: TenantId, error: TenantryError) -> TenantQuarantinedError:
@@ -97,12 +98,19 @@ class TenantOpener:
         if is_its_own:
             raise await self.quarantine(tenant.id, error) from error
         if isinstance(error, PersistenceError):
-            await self._catalog.record_opened(tenant, tenant.schema_versions, str(error))
+            await self._note(tenant, tenant.schema_versions, str(error))
+
+    async def _note(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+        """Tell the catalog how the opening went; that this fails changes nothing about the opening."""
+        try:
+            await self._catalog.record_opened(tenant, versions, error)
+        except TenantryError as failure:
+            self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
     def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
         log = self._log.bind(tenant_id=tenant.id)
         config = self._context.config
-        data_dir = config.data_dir.absolute()
+        data_dir = config.data_dir
         paths = tenant_paths(data_dir, tenant.directory)
         store = SQLiteStore(
             SQLiteOptions(

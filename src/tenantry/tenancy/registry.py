@@ -1,12 +1,12 @@
 """The façade: tenants' lives, handles, statistics, and the order in which everything starts and stops."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 
@@ -92,9 +92,7 @@ class TenantRegistry:
         clock = clock or SystemClock()
         context = ActorContext(config, Gates.of(config), clock, self._report)
         # Gates of its own: no load of any tenant delays the catalog.
-        self._catalog = Catalog(
-            config.data_dir.absolute(), ActorContext(config, Gates.of(config), clock, self._report)
-        )
+        self._catalog = Catalog(config.data_dir, ActorContext(config, Gates.of(config), clock, self._report))
         self._opener = TenantOpener(
             self._catalog, self._schemas, context, log=self._log, on_failure=self._close_failed
         )
@@ -114,7 +112,7 @@ class TenantRegistry:
         self._changes_seen = 0
         self._lifecycle = asyncio.Lock()
         self._maintenance: asyncio.Task[None] | None = None
-        self._failures: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._closings: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._was_closed = False
@@ -337,15 +335,20 @@ class TenantRegistry:
 
     async def _close_all(self) -> None:
         self._was_closed = True
-        if self._maintenance is not None:
-            self._maintenance.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._maintenance
-        await self._pool.aclose()
-        await self._calls.wait_ended()
-        if self._failures:
-            await asyncio.wait(self._failures)
-        await self._catalog.aclose(self._config.shutdown_timeout_seconds)
+        async with (
+            AsyncExitStack() as steps
+        ):  # from the last to the first; one that fails does not skip the others
+            steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
+            steps.push_async_callback(self._wait_background)
+            steps.push_async_callback(self._calls.wait_ended)
+            steps.push_async_callback(self._pool.aclose)
+            if self._maintenance is not None:
+                self._maintenance.cancel()
+                await asyncio.wait([self._maintenance])
+
+    async def _wait_background(self) -> None:
+        if self._background:
+            await asyncio.wait(self._background)
 
     async def _maintain(self) -> None:
         """Follow what other processes do to the catalog, and close tenants that nobody uses."""
@@ -354,8 +357,8 @@ class TenantRegistry:
             try:
                 self._pool.evict_idle(self._config.idle_timeout_seconds)
                 await self._refresh()
-            except TenantryError as error:
-                self._log.failure(MAINTENANCE_FAILED, error)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+                self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _refresh(self) -> None:
         changes = self._calls.changes
@@ -374,13 +377,18 @@ class TenantRegistry:
         found = await self._catalog.find_many(open_ids)
         serving = {TenantState.ACTIVE, TenantState.PROVISIONING}
         unserved = [i for i in open_ids if i not in found or found[i].state not in serving]
-        await asyncio.gather(*(self._pool.close_tenant(tenant_id, "state") for tenant_id in unserved))
+        for tenant_id in unserved:
+            # Not waited for: one that finishes a long call must not keep others from being noticed.
+            self._spawn(self._pool.close_tenant(tenant_id, "state"))
 
     def _close_failed(self, tenant_id: TenantId, error: TenantryError) -> None:
         """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
-        task = asyncio.get_running_loop().create_task(self._fail(tenant_id, error))
-        self._failures.add(task)
-        task.add_done_callback(self._failures.discard)
+        self._spawn(self._fail(tenant_id, error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _fail(self, tenant_id: TenantId, error: TenantryError) -> None:
         self._log.failure(TENANT_FAILED, error, tenant_id=tenant_id)

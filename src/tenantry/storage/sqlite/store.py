@@ -5,13 +5,13 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import anyio
 
 from tenantry import events
-from tenantry.errors import PersistenceConnectionError, TenantryError
-from tenantry.storage.migrations import plan_migrations
+from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
+from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tenantry.clock import Clock
     from tenantry.eventlog import EventLog
-    from tenantry.schema import Schema
+    from tenantry.schema import Migration, Schema
     from tenantry.statements import Statement
     from tenantry.storage.sqlite.ownership import FileOwnership
 
@@ -63,7 +63,9 @@ class SQLiteStore:
         # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
         self._writer_lock = asyncio.Lock()
         self._writer: JobConnection | None = None
+        self._plan: _Plan | MigrationError | None = None
         self._transaction: SQLiteTransaction | None = None
+        self._is_read = False
         self._reader_slots = asyncio.Semaphore(options.readers_max)
         self._idle_readers: list[JobConnection] = []
         self._readers: list[JobConnection] = []
@@ -85,9 +87,8 @@ class SQLiteStore:
                 self._log.debug(events.BACKEND_ALREADY_CONNECTED, backend=self.backend)
                 return
             self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
-            connector = partial(open_writer, self._options, self._ownership, self._known_version(), self._log)
             try:
-                self._writer = await JobConnection.open(connector)
+                self._writer = await JobConnection.open(self._open)
             except (sqlite3.Error, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             except BaseException:
@@ -95,6 +96,7 @@ class SQLiteStore:
                 if self._ownership is not None:
                     self._ownership.release(is_clean=False)
                 raise
+            self._is_read = False
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
 
     async def disconnect(self) -> None:
@@ -131,13 +133,22 @@ class SQLiteStore:
 
     async def migrate(self) -> MigrationReport:
         """Apply the pending migrations; see `Store.migrate`."""
-        async with self._writer_lock:
-            try:
-                return await self._connected().run(self._migrate)
-            except (sqlite3.Error, ValueError, TenantryError) as error:
-                mapped = self._map(error, f"cannot migrate {self._options}")
-                self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
-                raise mapped from error
+        plan, self._plan = self._plan, None
+        try:
+            if isinstance(plan, MigrationError):
+                raise plan
+            if plan is None or plan.pending:
+                async with self._writer_lock:
+                    plan = await self._connected().run(partial(self._migrate, plan))
+        except (sqlite3.Error, ValueError, TenantryError) as error:
+            mapped = self._map(error, f"cannot migrate {self._options}")
+            self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
+            raise mapped from error
+        if not plan.pending:
+            self._log.debug(events.MIGRATION_SKIPPED)
+        versions = {row.schema: row.version for row in plan.applied}
+        versions.update({migration.schema: migration.version for migration in plan.pending})
+        return MigrationReport(applied=plan.pending, versions=versions)
 
     async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
         """Run the requests in one transaction; see `Store.write`."""
@@ -149,7 +160,7 @@ class SQLiteStore:
     async def read(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
         """Run reading statements on one snapshot; see `Store.read`."""
         job = partial(batch.read_batch, statements)
-        if self._options.is_read_by_writer:
+        if self._options.is_read_by_writer or self._is_read_by_idle_writer():
             async with self._writer_lock:
                 with self._mapped_errors():
                     return await self._connected().run_interruptibly(partial(batch.query_only, job))
@@ -170,6 +181,14 @@ class SQLiteStore:
             raise
         self._transaction = transaction
         return transaction
+
+    def _is_read_by_idle_writer(self) -> bool:
+        """Whether this is the first read, and the writer has nothing to do.
+
+        A reader's connection and thread cost more than the read: a tenant that is opened for one look does without.
+        """
+        is_first, self._is_read = not self._is_read, True
+        return is_first and self._ownership is not None and not self._writer_lock.locked()
 
     def _known_version(self) -> int:
         return sum(len(schema.migrations(self.backend)) for schema in self._schemas)
@@ -216,22 +235,37 @@ class SQLiteStore:
         if reader in self._idle_readers:
             self._idle_readers.remove(reader)
 
-    def _migrate(self, connection: sqlite3.Connection) -> MigrationReport:
-        """Plan, claim and apply, in one job: a database that is refused is not touched."""
+    def _open(self) -> sqlite3.Connection:
+        """Open the writer's connection; plan its migrations in the same job, if nobody else can change the file."""
+        connection = open_writer(self._options, self._ownership, self._known_version(), self._log)
+        if self._ownership is None:
+            return connection
+        try:
+            self._plan = self._planned(connection)
+        except MigrationError as error:
+            self._plan = error  # for migrate() to raise
+        except BaseException:
+            connection.close()
+            self._ownership.release(is_clean=False)
+            raise
+        return connection
+
+    def _planned(self, connection: sqlite3.Connection) -> "_Plan":
+        """Plan, then claim: a database that is refused is not touched."""
         applied = migrator.read_applied(connection)
         file_version = migrator.read_file_version(connection)
         pending = plan_migrations(self._schemas, self.backend, applied, file_version)
         if self._ownership is not None:
             self._ownership.claim(connection)
-        if pending:
-            self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in pending])
-            migrator.apply_migrations(pending, file_version, self._clock, connection)
-            self._log.info(events.MIGRATION_COMPLETED, applied=len(pending))
-        else:
-            self._log.debug(events.MIGRATION_SKIPPED)
-        versions = {row.schema: row.version for row in applied}
-        versions.update({migration.schema: migration.version for migration in pending})
-        return MigrationReport(applied=pending, versions=versions)
+        return _Plan(applied, file_version, pending)
+
+    def _migrate(self, plan: "_Plan | None", connection: sqlite3.Connection) -> "_Plan":
+        plan = plan or self._planned(connection)
+        if plan.pending:
+            self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
+            migrator.apply_migrations(plan.pending, plan.file_version, self._clock, connection)
+            self._log.info(events.MIGRATION_COMPLETED, applied=len(plan.pending))
+        return plan
 
     @contextmanager
     def _mapped_errors(self) -> "Iterator[None]":
@@ -251,6 +285,14 @@ class SQLiteStore:
         mapped = map_connection_error(error, f"cannot {doing} {self._options}")
         self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
+
+
+class _Plan(NamedTuple):
+    """What a database has, and what it lacks."""
+
+    applied: list[AppliedMigration]
+    file_version: int
+    pending: "tuple[Migration, ...]"
 
 
 def _select_one(connection: sqlite3.Connection) -> bool:
