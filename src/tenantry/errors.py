@@ -87,6 +87,10 @@ class PersistenceConnectionError(PersistenceError):
     is_retryable = True
     outcome = "connection"
 
+    def __init__(self, message: str, *, code: str | None = None, is_retryable: bool = True) -> None:
+        super().__init__(message, code=code)
+        self.is_retryable = is_retryable
+
 
 class DataDirectoryError(PersistenceConnectionError):
     """The data directory cannot be used as it is: the message says what to change."""
@@ -94,7 +98,7 @@ class DataDirectoryError(PersistenceConnectionError):
     is_retryable = False
 
     def __init__(self, message: str, *, path: str) -> None:
-        super().__init__(message)
+        super().__init__(message, is_retryable=False)
         self.path = path
 
 

@@ -81,6 +81,7 @@ ARGUMENTS = {
     "is_step_failure": True,
     "record_id": "t-1",
     "is_transient": True,
+    "is_retryable": True,
     "entity": "task",
     "tenant_id": "acme",
     "state": "suspended",

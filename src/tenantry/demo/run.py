@@ -15,6 +15,7 @@ from tenantry.demo.check import CheckResult, check_company
 from tenantry.demo.company import Company, Timings
 from tenantry.events import BatchFinished, Event, PoolWaited
 from tenantry.observability import export_metrics
+from tenantry.tenancy.catalog import CATALOG_NAME
 from tenantry.tenancy.pool import PoolStatistics
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -82,7 +83,7 @@ class _Tally:
         self.waits = 0
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, BatchFinished) and event.tenant_id != "catalog":
+        if isinstance(event, BatchFinished) and event.tenant_id != CATALOG_NAME:
             batches, calls = self.batches.get(event.channel, (0, 0))
             self.batches[event.channel] = (batches + 1, calls + len(event.calls))
         elif isinstance(event, PoolWaited):

@@ -53,7 +53,11 @@ class Observed(Protocol):
 
 
 def export_metrics(observed: Observed, collector_registry: CollectorRegistry) -> "RegistryMetrics":
-    """Measure `observed` from now on, and offer it to whoever scrapes `collector_registry`."""
+    """Measure `observed` from now on, and offer it to whoever scrapes `collector_registry`.
+
+    Returns:
+        The collector. Before another registry is measured in its place: ``collector_registry.unregister(metrics)``.
+    """
     metrics = RegistryMetrics(observed.statistics)
     observed.add_hook(metrics.observe)
     collector_registry.register(metrics)
@@ -104,64 +108,45 @@ class _Histogram:
         return family
 
 
+_HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
+    "connect_duration_seconds": ("Connecting a store.", ("backend", "outcome")),
+    "migrate_duration_seconds": (
+        "Checking a store's migrations and applying the pending ones.",
+        ("backend", "outcome"),
+    ),
+    "open_duration_seconds": (
+        "Opening a tenant, from the pool's decision to the first call.",
+        ("backend", "outcome"),
+    ),
+    "query_duration_seconds": (
+        "A repository call, from its mailbox to its answer.",
+        ("backend", "operation", "outcome"),
+    ),
+    "queue_wait_duration_seconds": ("A repository call's time in the mailbox.", ("backend", "channel")),
+    "batch_duration_seconds": ("One batch on the store.", ("backend", "channel")),
+    "batch_requests": ("Calls that shared one batch.", ("backend", "channel")),
+    "pool_wait_duration_seconds": ("A caller's wait for a tenant that was not open.", ("outcome",)),
+    "lifecycle_duration_seconds": ("Lifecycle calls: create, suspend and so on.", ("action", "outcome")),
+}
+
+
+def _bounds(name: str) -> Sequence[float]:
+    return REQUESTS_BUCKETS if name.endswith("_requests") else SECONDS_BUCKETS
+
+
 class RegistryMetrics(Collector):
     """Counts a registry's events, and turns the counts into metric families when it is scraped."""
 
     def __init__(self, statistics: Callable[[], RegistryStatistics]) -> None:
         self._statistics = statistics
-        seconds = SECONDS_BUCKETS
-        self._connect = _Histogram(
-            "tenantry_connect_duration_seconds", "Connecting a store.", ("backend", "outcome"), seconds
-        )
-        self._migrate = _Histogram(
-            "tenantry_migrate_duration_seconds",
-            "Checking a store's migrations and applying the pending ones.",
-            ("backend", "outcome"),
-            seconds,
-        )
-        self._open = _Histogram(
-            "tenantry_open_duration_seconds",
-            "Opening a tenant, from the pool's decision to the first call.",
-            ("backend", "outcome"),
-            seconds,
-        )
-        self._query = _Histogram(
-            "tenantry_query_duration_seconds",
-            "A repository call, from its mailbox to its answer.",
-            ("backend", "operation", "outcome"),
-            seconds,
-        )
-        self._queue_wait = _Histogram(
-            "tenantry_queue_wait_duration_seconds",
-            "A repository call's time in the mailbox.",
-            ("backend", "channel"),
-            seconds,
-        )
-        self._batch = _Histogram(
-            "tenantry_batch_duration_seconds", "One batch on the store.", ("backend", "channel"), seconds
-        )
-        self._batch_requests = _Histogram(
-            "tenantry_batch_requests",
-            "Calls that shared one batch.",
-            ("backend", "channel"),
-            REQUESTS_BUCKETS,
-        )
-        self._pool_wait = _Histogram(
-            "tenantry_pool_wait_duration_seconds",
-            "A caller's wait for a tenant that was not open.",
-            ("outcome",),
-            seconds,
-        )
-        self._lifecycle = _Histogram(
-            "tenantry_lifecycle_duration_seconds",
-            "Lifecycle calls: create, suspend and so on.",
-            ("action", "outcome"),
-            seconds,
-        )
-        self._histograms = (
-            *(self._connect, self._migrate, self._open, self._query, self._queue_wait),
-            *(self._batch, self._batch_requests, self._pool_wait, self._lifecycle),
-        )
+        self._histograms = {
+            name: _Histogram(f"tenantry_{name}", documentation, labels, _bounds(name))
+            for name, (documentation, labels) in _HISTOGRAMS.items()
+        }
+        self._query = self._histograms["query_duration_seconds"]
+        self._queue_wait = self._histograms["queue_wait_duration_seconds"]
+        self._batch = self._histograms["batch_duration_seconds"]
+        self._batch_requests = self._histograms["batch_requests"]
         self._refused: dict[str, int] = {}
         self._operations: set[str] = set()
 
@@ -171,23 +156,23 @@ class RegistryMetrics(Collector):
             case BatchFinished():
                 self._observe_batch(event)
             case StoreConnected():
-                self._timed(self._connect, (event.backend, event.outcome), event)
+                self._timed("connect_duration_seconds", (event.backend, event.outcome), event)
             case StoreMigrated():
-                self._timed(self._migrate, (event.backend, event.outcome), event)
+                self._timed("migrate_duration_seconds", (event.backend, event.outcome), event)
             case TenantOpened():
-                self._timed(self._open, (event.backend, event.outcome), event)
+                self._timed("open_duration_seconds", (event.backend, event.outcome), event)
             case PoolWaited():
-                self._timed(self._pool_wait, (event.outcome,), event)
+                self._timed("pool_wait_duration_seconds", (event.outcome,), event)
             case LifecycleCalled():
-                self._timed(self._lifecycle, (event.action, event.outcome), event)
+                self._timed("lifecycle_duration_seconds", (event.action, event.outcome), event)
             case CallRefused():
                 self._refused[event.outcome] = self._refused.get(event.outcome, 0) + 1
                 labels = (event.backend, self._operation(event.operation), event.outcome)
-                self._timed(self._query, labels, event)
+                self._timed("query_duration_seconds", labels, event)
 
     def describe(self) -> Iterable[Metric]:
         """Return the families without samples: registering must not scrape."""
-        return [histogram.family() for histogram in self._histograms]
+        return [histogram.family() for histogram in self._histograms.values()]
 
     def collect(self) -> Iterable[Metric]:
         """Return every family with its samples of this moment."""
@@ -210,8 +195,8 @@ class RegistryMetrics(Collector):
         self._batch.observe(channel, event.finished_seconds - event.started_seconds, tenant_id, now)
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
 
-    def _timed(self, histogram: _Histogram, labels: Labels, event: Any) -> None:
-        histogram.observe(labels, event.duration_seconds, event.tenant_id, time.time())
+    def _timed(self, name: str, labels: Labels, event: Any) -> None:
+        self._histograms[name].observe(labels, event.duration_seconds, event.tenant_id, time.time())
 
     def _operation(self, operation: str) -> str:
         if operation not in self._operations:

@@ -28,7 +28,7 @@ from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.tenant import Tenant
 
-CATALOG_NAME: Final = "catalog"
+CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy")
 LIST_ROWS_DEFAULT: Final = 100
 

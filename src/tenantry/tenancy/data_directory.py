@@ -58,7 +58,8 @@ def check_open_files(config: RegistryConfig) -> None:
     if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
         raise PersistenceConnectionError(
             f"open_tenants_max ({config.open_tenants_max}) with readers_per_tenant ({config.readers_per_tenant}) needs "
-            f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)"
+            f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)",
+            is_retryable=False,
         )
 
 
