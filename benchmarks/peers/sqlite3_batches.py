@@ -7,7 +7,8 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import GarbageMeter, Load, Sample, check_durable, check_rows
+from benchmarks.comparison import Sample
+from benchmarks.harness import GarbageMeter, Load, check_durable, check_rows
 from benchmarks.peers import DURABILITY_SQL, Durability, count_messages, create_company_file
 from benchmarks.peers.message_row import INSERT, message_builder, row_of
 from benchmarks.peers.task_row import GET, build_tasks, decode_task, task_id_picker

@@ -1,13 +1,36 @@
 """The benchmarks by name, each a small file; a new one is a file here and a line in `WORKS`."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
-
-from benchmarks.harness import Comparison, Load
-from benchmarks.works import save_one_tenant
-
-Work: TypeAlias = Callable[[Load], Sequence[Comparison]]
+from benchmarks.harness import Work
+from benchmarks.works import (
+    catalog_at_scale,
+    cold_call,
+    event_loop,
+    get_latency,
+    get_one_tenant,
+    hooks_and_metrics,
+    large_table,
+    many_tenants,
+    memory,
+    migrate_fleet,
+    mixed_tenants,
+    noisy_neighbour,
+    save_latency,
+    save_one_tenant,
+)
 
 WORKS: dict[str, Work] = {
-    "save_one_tenant": save_one_tenant.run,
+    "save_one_tenant": save_one_tenant.WORK,
+    "save_latency": save_latency.WORK,
+    "get_one_tenant": get_one_tenant.WORK,
+    "get_latency": get_latency.WORK,
+    "mixed_tenants": mixed_tenants.WORK,
+    "cold_call": cold_call.WORK,
+    "many_tenants": many_tenants.WORK,
+    "noisy_neighbour": noisy_neighbour.WORK,
+    "migrate_fleet": migrate_fleet.WORK,
+    "catalog_at_scale": catalog_at_scale.WORK,
+    "memory": memory.WORK,
+    "hooks_and_metrics": hooks_and_metrics.WORK,
+    "large_table": large_table.WORK,
+    "event_loop": event_loop.WORK,
 }

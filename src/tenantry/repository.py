@@ -23,7 +23,7 @@ class Repository:
     async def _write(
         self,
         *statements: Statement,
-        done: str,
+        done: str | None,
         failed: str,
         duplicate: str | None = None,
         **context: object,
@@ -32,7 +32,7 @@ class Repository:
 
         Args:
             statements: The unit.
-            done: The debug event of success.
+            done: The debug event of success; None where the caller writes it, because it depends on the result.
             failed: The event of failure.
             duplicate: The event of a `DuplicateRecordError`; `failed` where there is none.
             context: Names the record; it goes to every event, its first value to a duplicate's `record_id`.
@@ -48,7 +48,8 @@ class Repository:
         except TenantryError as error:
             self._log.failure(failed, error, **context)
             raise
-        self._log.debug(done, **context)
+        if done is not None:
+            self._log.debug(done, **context)
         return results
 
     async def _read(self, statement: Statement, *, failed: str, **context: object) -> Result:

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from stores import (
     COUNT_TO_A_BILLION,
@@ -24,6 +25,7 @@ from stores import (
     rows,
     run,
 )
+from tenantry import events
 from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
@@ -32,6 +34,7 @@ from tenantry.errors import (
     QueryError,
     TransactionClosedError,
 )
+from tenantry.eventlog import EventLog
 from tenantry.storage import (
     PersistenceBackend,
     PersistenceConfig,
@@ -39,6 +42,7 @@ from tenantry.storage import (
     SQLitePersistenceBackend,
     create_backend,
 )
+from tenantry.storage.backend import StoreSession
 from tenantry.storage.sqlite import opening
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.opening import SQLiteOptions
@@ -98,15 +102,30 @@ class TestCreate:
     )
     def test_unusable_settings_are_refused(self, config: PersistenceConfig):
         """An unknown back end, or one without its settings, is a PersistenceConnectionError."""
-        with pytest.raises(PersistenceConnectionError):
+        with pytest.raises(PersistenceConnectionError) as caught:
             create_backend(config)
+        assert not caught.value.is_retryable
 
     async def test_settings_reach_sqlite(self, path: Path):
         """The journal, its limit, durability and foreign keys are set on the connection that writes."""
-        for wal_mode, mode in [(False, "delete"), (True, "wal")]:
+        for wal_mode, mode in [(False, "delete"), (True, "wal"), (False, "delete")]:
             async with open_backend(path, wal_mode=wal_mode, journal_size_limit=12_345) as backend:
                 values = await store_of(backend)._writer.run(read_pragmas)
                 assert values == [mode, 12_345, 2, 1]
+
+    async def test_path_is_where_it_was_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A program that changes its working directory goes on with its database: readers are opened late."""
+        for name in ("here", "there"):
+            (tmp_path / name).mkdir()
+            async with open_backend(tmp_path / name / "company.db") as backend:
+                await backend.tasks.save(make_task(title=name))
+        monkeypatch.chdir(tmp_path / "here")
+        backend = make_backend("company.db")
+        monkeypatch.chdir(tmp_path / "there")
+        await backend.connect()
+        (task,) = await backend.tasks.list_tasks()
+        await backend.disconnect()
+        assert task.title == "here"
 
     async def test_odd_paths_are_only_names(self, tmp_path: Path):
         """Characters that mean something in a URI do not change how the file is opened."""
@@ -457,6 +476,57 @@ async def test_wal_that_cannot_be_had_is_a_warning(path: Path, monkeypatch: pyte
     await store.connect()
     await store.migrate()
     assert await store.health_check()
+    await store.disconnect()
+
+
+async def test_wal_that_others_use_is_kept_with_a_warning(path: Path):
+    """A file whose write-ahead log is in use cannot leave that mode: it is said, and everything works all the same."""
+    async with open_backend(path) as other:
+        with capture_logs() as logs:
+            async with open_backend(path, wal_mode=False) as backend:
+                await backend.tasks.save(make_task())
+        assert await other.tasks.get("task") is not None
+    (warning,) = [entry for entry in logs if entry["event"] == events.BACKEND_WAL_MODE_FAILED]
+    assert (warning["log_level"], warning["mode"]) == ("warning", "wal")
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_wal_waits_for_who_opens_the_file_too(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """SQLite is busy at once, without its timeout, when another connection writes to the file that is to be switched."""
+    query(path, "CREATE TABLE t (n)")
+    other = _CONNECT(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    class Waiting(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "BEGIN EXCLUSIVE":
+                other.close()
+            return super().execute(sql, *args)
+
+    monkeypatch.setattr(sqlite3, "connect", connecting(Waiting))
+    store = make_store(SQLiteOptions(path=path))
+    await store.connect()
+    await store.disconnect()
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_wal_is_not_waited_for_for_ever(path: Path):
+    """Past the busy timeout the connection fails, and may be tried again."""
+    query(path, "CREATE TABLE t (n)")
+    store = make_store(SQLiteOptions(path=path, busy_timeout_seconds=0.0))
+    with held_writer(path), pytest.raises(PersistenceConnectionError) as caught:
+        await store.connect()
+    assert (caught.value.code, caught.value.is_retryable) == ("SQLITE_BUSY", True)
+    await store.connect()
+    await store.disconnect()
+
+
+async def test_no_statements_are_no_write(path: Path):
+    """Nothing to do needs no lock, which another process has at the moment."""
+    store = make_store(SQLiteOptions(path=path, busy_timeout_seconds=0.0))
+    await store.connect()
+    with held_writer(path):
+        assert await StoreSession(store, EventLog()).write() == []
     await store.disconnect()
 
 

@@ -27,6 +27,7 @@ MESSAGE = make_message(SECRET, metadata=MessageMetadata(extra=(("token", SECRET)
 TASK = make_task(title=SECRET, description=SECRET)
 ENTRY = make_audit_entry("entry", reason=SECRET)
 COST = make_cost_record(1234.5678, model=SECRET)
+NAIVE = at_minute(0).replace(tzinfo=None)
 WINDOW = {"since": at_minute(0), "until": at_minute(1)}
 EMPTY_WINDOW = {"since": at_minute(1), "until": at_minute(0)}
 
@@ -167,6 +168,61 @@ REFUSED: dict[str, tuple[Call, str, dict[str, Any]]] = {
         events.MESSAGE_SAVE_FAILED,
         {"count": 10_001},
     ),
+    "history-of-no-channel": (
+        lambda b: b.messages.get_history(None, sender="ada"),  # type: ignore[arg-type]
+        events.MESSAGE_HISTORY_FAILED,
+        {"channel": None, "sender": "ada"},
+    ),
+    "get-nothing": (
+        lambda b: b.tasks.get(None),  # type: ignore[arg-type]
+        events.TASK_FETCH_FAILED,
+        {"task_id": None},
+    ),
+    "delete-a-number": (
+        lambda b: b.tasks.delete(5),  # type: ignore[arg-type]  # which SQLite would find equal to the text '5'
+        events.TASK_DELETE_FAILED,
+        {"task_id": 5},
+    ),
+    "task-status": (
+        lambda b: b.tasks.save(TASK.model_copy(update={"status": "assigned"})),
+        events.TASK_SAVE_FAILED,
+        {"task_id": "task"},
+    ),
+    "task-surrogate": (
+        lambda b: b.tasks.save(TASK.model_copy(update={"reviewers": (f"\ud800{SECRET}",)})),
+        events.TASK_SAVE_FAILED,
+        {"task_id": "task"},
+    ),
+    "task-of-no-type": (
+        lambda b: b.tasks.save("task"),  # type: ignore[arg-type]
+        events.TASK_SAVE_FAILED,
+        {"task_id": None},
+    ),
+    "cost-time": (
+        lambda b: b.cost_records.save(COST.model_copy(update={"timestamp": NAIVE})),
+        events.COST_RECORD_SAVE_FAILED,
+        {"agent_id": "ada", "task_id": "task"},
+    ),
+    "costs-time": (
+        lambda b: b.cost_records.save_many([COST, COST.model_copy(update={"timestamp": NAIVE})]),
+        events.COST_RECORD_SAVE_FAILED,
+        {"count": 2},
+    ),
+    "message-time": (
+        lambda b: b.messages.save(MESSAGE.model_copy(update={"timestamp": NAIVE})),
+        events.MESSAGE_SAVE_FAILED,
+        {"message_id": MESSAGE.id, "channel": "general"},
+    ),
+    "messages-of-no-type": (
+        lambda b: b.messages.save_many([1]),  # type: ignore[list-item]
+        events.MESSAGE_SAVE_FAILED,
+        {"count": 1},
+    ),
+    "entry-verdict": (
+        lambda b: b.audit_entries.save(ENTRY.model_copy(update={"verdict": "allow"})),
+        events.AUDIT_ENTRY_SAVE_FAILED,
+        {"entry_id": "entry"},
+    ),
 }
 """Calls that are refused before any SQL runs, their event and its context."""
 
@@ -260,12 +316,21 @@ async def test_success_is_a_debug_event(name: str):
     """Each call writes its own event, with all that it was asked."""
     call, done, _, context = CALLS[name]
     async with open_backend(":memory:") as backend:
+        await backend.tasks.save(TASK)
         with capture_logs() as logs:
             await call(backend)
     entry = only(logs, done)
     assert entry["log_level"] == "debug"
     assert carries(entry, context), entry
     check_no_payload(logs)
+
+
+async def test_deleted_is_what_was_there():
+    """A task that nobody has is not deleted, and the log does not say so."""
+    async with open_backend(":memory:") as backend:
+        with capture_logs() as logs:
+            assert not await backend.tasks.delete("nobody")
+    assert [entry["event"] for entry in logs] == []
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -411,4 +476,4 @@ async def test_silent_unless_the_host_configured_structlog(capsys: pytest.Captur
         assert capsys.readouterr().out == ""
         with pytest.raises(TenantryError):
             await backend.messages.save(MESSAGE)
-    assert events.MESSAGE_DUPLICATE in capsys.readouterr().out
+    assert events.MESSAGE_DUPLICATE in capsys.readouterr().err

@@ -17,11 +17,13 @@ from stores import content, make_owned_store, open_owned_store, reached, read_ro
 from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
+    MigrationError,
     PersistenceConnectionError,
     TenantOwnedElsewhereError,
 )
 from tenantry.storage.sqlite import opening, ownership
 from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, python, query, read_line
 
 _OWNER = """
@@ -34,6 +36,28 @@ async def main():
         await store.write([(run("CREATE TABLE IF NOT EXISTS t (n INTEGER)"),), (run("INSERT INTO t VALUES (1)"),)])
         print("open", flush=True)
         sys.stdin.readline()
+
+asyncio.run(main())
+"""
+
+_FORKING_OWNER = """
+import asyncio, multiprocessing, os, signal, sys
+from pathlib import Path
+from stores import open_owned_store, run
+
+def live_on(stdin):
+    print(os.getpid(), flush=True)
+    os.read(stdin, 1)
+
+async def main():
+    async with open_owned_store(Path(sys.argv[1])) as store:
+        await store.write([(run("CREATE TABLE t (n INTEGER)"),), (run("INSERT INTO t VALUES (1)"),)])
+        if sys.argv[2] == "multiprocessing":  # which gives its children another standard input
+            multiprocessing.get_context("fork").Process(target=live_on, args=[os.dup(0)]).start()
+        elif os.fork() == 0:
+            live_on(0)
+            os._exit(0)
+        signal.pause()
 
 asyncio.run(main())
 """
@@ -55,15 +79,23 @@ def directory(data_dir: Path) -> Path:
     return made
 
 
-def other_owner(data_dir: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+def other_owner(
+    data_dir: Path, *args: object, script: str = _OWNER
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a process that opens the tenant's database, writes to it, and keeps it until it gets a line."""
-    return python(_OWNER, data_dir, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    return python(script, data_dir, *args, env={"PYTHONPATH": str(Path(__file__).parents[1])})
 
 
 def owner_row(directory: Path) -> tuple[Any, ...]:
     """Return the epoch and the owner that the database names."""
     (row,) = query(directory / "tenant.db", "SELECT epoch, owner FROM tenantry_owner")
     return row
+
+
+def check_nothing_left(store: SQLiteStore, data_dir: Path) -> None:
+    """Assert that a store is closed, with no file open and so no lock held."""
+    assert not store.is_connected
+    assert open_files(data_dir) == []
 
 
 def modes_below(directory: Path) -> dict[str, int]:
@@ -101,6 +133,21 @@ class TestLock:
             assert await read_rows(store, "SELECT n FROM t") == [(1,)]
             assert owner_row(directory)[0] == before[0] + 1
             assert await store.write([(run("INSERT INTO t VALUES (2)"),)]) == [[None]]
+
+    @pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+    async def test_forked_child_does_not_keep_it(self, data_dir: Path, way: str):
+        """A child gives its copy of the lock back, and not the lock: it is the parent's, and ends with the parent."""
+        with other_owner(data_dir, way, script=_FORKING_OWNER) as process:
+            child = int(read_line(process))
+            with pytest.raises(TenantOwnedElsewhereError) as caught:
+                await make_owned_store(data_dir).connect()
+            assert caught.value.pid == process.pid
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it lives
+            async with open_owned_store(data_dir, must_exist=True) as store:
+                assert await read_rows(store, "SELECT n FROM t") == [(1,)]
+            os.kill(child, 0)
 
     async def test_second_registry_of_one_process_is_refused(self, data_dir: Path):
         """The lock is the open file's, not the process's."""
@@ -287,11 +334,8 @@ class TestEpoch:
             pass
         (directory / "lock").write_text("{}")  # as a crashed owner leaves it, who may yet be alive
         epoch = owner_row(directory)[0]
-        failed = make_owned_store(data_dir, uid="uid-2")
-        await failed.connect()
         with pytest.raises(DatabaseCorruptError):
-            await failed.migrate()
-        await failed.disconnect()
+            await make_owned_store(data_dir, uid="uid-2").connect()
         assert (directory / "lock").read_text() != "released\n"
         async with open_owned_store(data_dir):
             assert owner_row(directory)[0] == epoch + 1
@@ -301,28 +345,60 @@ class TestFiles:
     """What is opened, and with which rights."""
 
     async def test_database_of_another_tenant_is_refused(self, data_dir: Path, directory: Path):
-        """A file that was put into the wrong directory is found out and not changed."""
+        """A file that was put into the wrong directory is found out, not changed, and left closed and unlocked."""
         async with open_owned_store(data_dir, uid="uid-2"):
             pass
         before = content(directory / "tenant.db")
         store = make_owned_store(data_dir, uid="uid-1")
-        await store.connect()
-        with pytest.raises(DatabaseCorruptError, match="another tenant"):
-            await store.migrate()
-        await store.disconnect()
+        for _ in range(2):
+            with pytest.raises(DatabaseCorruptError, match="another tenant"):
+                await store.connect()
+            check_nothing_left(store, data_dir)
         assert content(directory / "tenant.db") == before
+        async with open_owned_store(data_dir, uid="uid-2"):
+            pass
 
     async def test_failed_claim_leaves_no_transaction(self, data_dir: Path, directory: Path):
-        """A claim that fails half way is rolled back whole."""
+        """A claim that fails half way is rolled back whole, and its caller finds the store closed and unlocked."""
         query(directory / "tenant.db", "CREATE TABLE schema_migrations (schema, version, checksum)")
         query(directory / "tenant.db", "CREATE VIEW tenantry_owner AS SELECT 1 AS id")
         before = content(directory / "tenant.db")
         store = make_owned_store(data_dir)
-        await store.connect()
-        with pytest.raises(Exception, match="tenantry_owner"):
-            await store.migrate()
-        await store.disconnect()
+        with pytest.raises(PersistenceConnectionError, match="tenantry_owner"):
+            await store.connect()
+        check_nothing_left(store, data_dir)
+        assert (directory / "lock").read_text() != "released\n"
         assert content(directory / "tenant.db") == before
+        query(directory / "tenant.db", "DROP VIEW tenantry_owner")
+        await store.connect()
+        await store.disconnect()
+
+    async def test_refused_migrations_leave_the_file_unclaimed(self, data_dir: Path, directory: Path):
+        """A newer file is opened, for its refusal is migrate's to say; until then it is neither claimed nor changed."""
+        query(directory / "tenant.db", "PRAGMA user_version = 99")
+        before = (directory / "tenant.db").read_bytes()
+        store = make_owned_store(data_dir)
+        for _ in range(2):
+            await store.connect()
+            for _ in range(2):
+                with pytest.raises(MigrationError, match="newer than"):
+                    await store.migrate()
+            await store.disconnect()
+            check_nothing_left(store, data_dir)
+        assert (directory / "lock").read_text() != "released\n"
+        assert (directory / "tenant.db").read_bytes() == before
+        assert set(modes_below(directory)) == {"lock", "tenant.db"}
+
+    async def test_plan_of_a_past_connection_is_not_a_migration(self, data_dir: Path):
+        """What was planned when it was open says nothing once it is closed: migrate needs a connection."""
+        async with open_owned_store(data_dir):
+            pass
+        store = make_owned_store(data_dir)
+        await store.connect()
+        await store.disconnect()
+        with pytest.raises(PersistenceConnectionError, match=r"connect\(\) first") as caught:
+            await store.migrate()
+        assert not caught.value.is_retryable
 
     @pytest.mark.parametrize("found", ["missing", "empty"])
     async def test_database_that_must_exist(self, data_dir: Path, directory: Path, found: str):

@@ -17,12 +17,14 @@ from tenantry.errors import (
     DuplicateRecordError,
     QueryError,
     RegistryClosedError,
+    TenantError,
     TenantOverloadedError,
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample
 from tenantry.tenancy.channel import Call, Channel, ChannelClosedError, ChannelLimits, ChannelStatistics
-from tenants import LoopClock, Recorder, in_virtual_time, settle, until
+from tenantry.tenancy.gate import TURN_SECONDS
+from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 CALL_TIMEOUT_SECONDS = 30.0
 
@@ -73,7 +75,7 @@ class Bench:
         requests_max: int = 100,
         batch_requests_max: int = 10,
         workers: int = 1,
-        is_interruptible: bool = False,
+        is_interrupted_early: bool = False,
         gate: asyncio.Semaphore | None = None,
         name: str = "write",
     ) -> None:
@@ -90,7 +92,7 @@ class Bench:
                 batch_requests_max,
                 CALL_TIMEOUT_SECONDS,
                 workers,
-                is_interruptible=is_interruptible,
+                is_interrupted_early=is_interrupted_early,
             ),
             gate=gate or asyncio.Semaphore(8),
             clock=LoopClock(),
@@ -301,7 +303,12 @@ async def test_a_reply_that_comes_in_the_moment_of_cancellation_is_dropped():
 async def test_a_deadline_in_the_mailbox_has_no_effect():
     """A call that waited too long was never begun, says so, and is not run later."""
     bench = Bench()
-    running = await bench.call("a")
+    end = asyncio.Event()
+
+    async def hold(_: Call) -> None:
+        await end.wait()
+
+    running = [asyncio.ensure_future(bench.channel.call("op.a", None, alone=hold))]
     await asyncio.sleep(20)
     waiting = await bench.call("b")
     await asyncio.sleep(15)
@@ -315,8 +322,9 @@ async def test_a_deadline_in_the_mailbox_has_no_effect():
     assert not error.was_started
     assert (error.tenant_id, error.timeout_seconds) == ("acme", CALL_TIMEOUT_SECONDS)
     assert "op.b of tenant 'acme' took longer than call_timeout_seconds (30): it was not begun" in str(error)
-    await bench.run.finish()
-    assert bench.run.batches == [["a"]]
+    end.set()
+    await settle()
+    assert bench.run.batches == []
     assert bench.statistics.timed_out == 2
     assert bench.hook.of(CallRefused) == [
         CallRefused("acme", "fake", "op.a", "timeout", CALL_TIMEOUT_SECONDS),
@@ -326,19 +334,119 @@ async def test_a_deadline_in_the_mailbox_has_no_effect():
 
 @in_virtual_time
 async def test_a_deadline_in_the_batch_says_that_it_may_be_done():
-    """A write that is running cannot be taken back: its caller is told so, and the batch goes on."""
+    """A write that is running cannot be taken back: its caller is told so, and the batch goes on for the others."""
     bench = Bench()
-    [task] = await bench.call("a")
-    started = asyncio.get_running_loop().time()
+    await bench.call("busy")
+    [early] = await bench.call("early")
+    await asyncio.sleep(10)
+    [late] = await bench.call("late")
+    await bench.run.finish()
     with pytest.raises(CallTimeoutError, match="it may or may not have been done") as caught:
-        await task
+        await early
     assert caught.value.was_started
-    assert asyncio.get_running_loop().time() - started == pytest.approx(CALL_TIMEOUT_SECONDS)
-    assert bench.run.running == 1
-    [later] = await bench.call("b")
+    assert asyncio.get_running_loop().time() == pytest.approx(CALL_TIMEOUT_SECONDS)
+    assert (bench.run.running, bench.run.interrupted) == (1, [])
     await bench.run.finish()
+    assert await late == "did late"
+
+
+@in_virtual_time
+async def test_a_write_that_runs_away_is_interrupted_at_its_last_deadline():
+    """When the last of its callers has timed out a write stops, or it would keep its tenant's writer for ever."""
+    bench = Bench()
+    await bench.call("busy")
+    tasks = await bench.call("early")
+    await asyncio.sleep(10)
+    tasks += await bench.call("late")
     await bench.run.finish()
-    assert await later == "did b"
+    errors = await results(tasks)
+    assert [type(error) for error in errors] == [CallTimeoutError, CallTimeoutError]
+    await settle()
+    assert bench.run.interrupted == [["early", "late"]]
+    assert bench.channel.is_idle
+    [task] = await bench.call("next")
+    await bench.run.finish()
+    assert await task == "did next"
+
+
+@in_virtual_time
+async def test_a_write_whose_callers_were_cancelled_has_until_its_deadline():
+    """Cancelled callers alone do not stop a write, nor does another call's deadline: only its own does."""
+    bench = Bench()
+    [before] = await bench.call("before")
+    await asyncio.sleep(10)
+    [cancelled] = await bench.call("a")
+    [waiting] = await bench.call("b")
+    waiting.cancel()
+    await bench.run.finish()
+    assert await before == "did before"
+    cancelled.cancel()
+    await settle()
+    # The timer was set for the first call's deadline.
+    await asyncio.sleep(CALL_TIMEOUT_SECONDS - 10 + 1)
+    assert (bench.run.running, bench.run.interrupted) == (1, [])
+    await asyncio.sleep(10)
+    assert bench.run.interrupted == [["a"]]
+    assert bench.channel.is_idle
+
+
+@in_virtual_time
+async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
+    """Other tenants wait for one turn and not for a slow batch; the place comes free once, however the batch ends."""
+    gate = asyncio.Semaphore(1)
+    slow, quick = Bench(gate=gate), Bench(gate=gate)
+    slow_tasks = await slow.call("slow")
+    quick_tasks = await quick.call("quick")
+    assert quick.run.batches == []
+    await asyncio.sleep(TURN_SECONDS)
+    await settle()
+    assert (slow.run.running, quick.run.batches) == (1, [["quick"]])
+    await quick.run.finish()
+    await slow.run.finish()
+    assert await results(slow_tasks + quick_tasks) == ["did slow", "did quick"]
+    assert not gate.locked()
+    await gate.acquire()
+    assert gate.locked()
+
+
+@in_virtual_time
+async def test_a_batch_within_its_turn_gives_its_place_back_at_once():
+    """The timer of a turn that is over does not free a place that somebody else has by then."""
+    gate = asyncio.Semaphore(1)
+    first, second, third = (Bench(gate=gate) for _ in range(3))
+    for bench in (first, second, third):
+        await bench.call("x")
+    await asyncio.sleep(TURN_SECONDS / 2)
+    await first.run.finish()
+    await asyncio.sleep(TURN_SECONDS / 2)
+    assert (second.run.running, third.run.batches) == (1, [])
+    await second.run.finish()
+    await third.run.finish()
+
+
+def test_a_call_from_another_loop_is_refused():
+    """Its future could never be answered: it is told so, instead of waiting for ever."""
+    home, other = VirtualLoop(), VirtualLoop()
+
+    async def start() -> tuple[Bench, Any]:
+        bench = Bench()
+        return bench, (await bench.call("a"))[0]
+
+    async def call(bench: Bench) -> None:
+        with pytest.raises(TenantError, match="the registry belongs to another event loop") as caught:
+            await bench.channel.call("op", "b")
+        assert caught.value.tenant_id == "acme"
+
+    async def finish(bench: Bench, task: "asyncio.Task[Any]") -> None:
+        await bench.run.finish()
+        assert await task == "did a"
+        assert await bench.channel.aclose(timeout_seconds=5)
+
+    bench, task = home.run_until_complete(start())
+    other.run_until_complete(call(bench))
+    home.run_until_complete(finish(bench, task))
+    for loop in (home, other):
+        loop.close()
 
 
 @in_virtual_time
@@ -366,7 +474,7 @@ async def test_one_timer_serves_every_deadline():
 @in_virtual_time
 async def test_a_reading_batch_without_callers_is_interrupted():
     """When everybody who shared a read has gone, cancelled or past the deadline, its work stops."""
-    bench = Bench(is_interruptible=True, name="read")
+    bench = Bench(is_interrupted_early=True, name="read")
     tasks = await bench.call("a", "b")
     tasks[0].cancel()
     await settle()
@@ -388,7 +496,7 @@ async def test_a_reading_batch_without_callers_is_interrupted():
 @in_virtual_time
 async def test_a_reading_batch_goes_on_for_the_one_who_stayed():
     """One impatient caller does not take the answer from another."""
-    bench = Bench(is_interruptible=True)
+    bench = Bench(is_interrupted_early=True)
     tasks = await bench.call("a", "b")
     tasks[0].cancel()
     await settle()

@@ -1,9 +1,12 @@
 """Migrations: which are pending, how a script is split, and that a step is all or nothing."""
 
+import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,13 +17,38 @@ from tenantry.company import COMPANY
 from tenantry.errors import DatabaseCorruptError, MigrationError, QueryError
 from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
+from tenantry.storage.sqlite import migrator
 from tenantry.storage.sqlite.migrator import split_statements
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenants import query, write_pack
+from tenants import python, query, read_line, write_pack
 
 MakePack = Callable[..., Schema]
 
 FIRST = "CREATE TABLE first (n INTEGER);"
+
+_RACES = 40
+_RACER = """
+import asyncio, sys
+from pathlib import Path
+from stores import make_store
+from tenantry.schema import Schema
+from tenantry.storage.sqlite.opening import SQLiteOptions
+
+async def migrate(path, schema, is_wal):
+    store = make_store(SQLiteOptions(path=path, is_wal=is_wal, is_read_by_writer=not is_wal), [schema])
+    await store.connect()
+    report = await store.migrate()
+    assert report.versions == {"pack": 8}
+    await store.disconnect()
+    print(len(report.applied), flush=True)
+
+schema, is_wal = Schema("pack", sys.argv[1]), sys.argv[2] == "wal"
+schema.migrations("sqlite")
+print("ready", flush=True)
+for line in sys.stdin:
+    asyncio.run(migrate(Path(line.rstrip()), schema, is_wal))
+    print("ready", flush=True)
+"""
 
 
 class Pack:
@@ -55,14 +83,29 @@ def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     return make
 
 
-async def migrate(path: Path, *schemas: Schema) -> list[str]:
+async def migrate(path: Path, *schemas: Schema, is_wal: bool = True) -> list[str]:
     """Migrate the file; return what was applied."""
-    store = make_store(SQLiteOptions(path=path), schemas)
+    store = make_store(SQLiteOptions(path=path, is_wal=is_wal), schemas)
     await store.connect()
     try:
         return [str(migration) for migration in (await store.migrate()).applied]
     finally:
         await store.disconnect()
+
+
+def after_another(monkeypatch: pytest.MonkeyPatch, path: Path, schema: Schema) -> list[str]:
+    """Let another store migrate the file between the next one's plan and its first step; return what that applied."""
+    applied: list[str] = []
+    real = migrator.apply_migrations
+
+    def apply(*args: Any) -> Any:
+        monkeypatch.undo()
+        monkeypatch.syspath_prepend(path.parent)
+        applied.extend(asyncio.run(migrate(path, schema)))
+        return real(*args)
+
+    monkeypatch.setattr(migrator, "apply_migrations", apply)
+    return applied
 
 
 class TestPlan:
@@ -270,6 +313,7 @@ class TestApply:
             with pytest.raises(MigrationError) as caught:
                 await store.migrate()
         assert (caught.value.is_step_failure, caught.value.code) == (False, "SQLITE_BUSY")
+        assert caught.value.is_retryable
         await store.migrate()
         await store.disconnect()
 
@@ -286,6 +330,74 @@ class TestApply:
         await store._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000").close())
         assert [str(migration) for migration in (await store.migrate()).applied] == ["pack 0002_step"]
         await store.disconnect()
+
+    async def test_file_that_may_not_be_written_is_not_the_steps(self, make_pack: MakePack, tmp_path: Path):
+        """A read-only mount or a changed owner is for an operator; the tenant would be set apart for nothing."""
+        store = make_store(SQLiteOptions(path=tmp_path / "a.db"), [make_pack(FIRST)])
+        await store.connect()
+        await store._writer.run(lambda connection: connection.execute("PRAGMA query_only = ON").close())
+        with pytest.raises(MigrationError, match="pack 0001_step failed") as caught:
+            await store.migrate()
+        assert (caught.value.is_step_failure, caught.value.code) == (False, "SQLITE_READONLY")
+        assert not caught.value.is_retryable
+        await store._writer.run(lambda connection: connection.execute("PRAGMA query_only = OFF").close())
+        assert [str(migration) for migration in (await store.migrate()).applied] == ["pack 0001_step"]
+        await store.disconnect()
+
+
+class TestRace:
+    """Several processes may open one file that has no owner, and all find the same migrations pending."""
+
+    @pytest.mark.parametrize("won", [1, 2, 3])
+    async def test_loser_finds_the_winners_work_done(
+        self, make_pack: MakePack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, won: int
+    ):
+        """Between one's plan and its lock another applies some or all steps: the rest is applied, and each once."""
+        path = tmp_path / "a.db"
+        steps = [FIRST, "CREATE TABLE second (n);", "CREATE TABLE third (n);"]
+        loser, winners = make_pack(*steps), make_pack(*steps[:won])
+        won_by_other = after_another(monkeypatch, path, winners)
+        assert len(await migrate(path, loser)) == 3 - won
+        assert len(won_by_other) == won
+        assert query(path, "SELECT version FROM schema_migrations") == [(1,), (2,), (3,)]
+        assert query(path, "PRAGMA user_version") == [(3,)]
+
+    async def test_loser_with_older_code_is_refused(
+        self, make_pack: MakePack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """What the other made of the file meanwhile is judged like any file: one newer than the code is refused."""
+        path = tmp_path / "a.db"
+        older, newer = make_pack(FIRST), make_pack(FIRST, "CREATE TABLE second (n);")
+        after_another(monkeypatch, path, newer)
+        with pytest.raises(MigrationError, match="newer than the code"):
+            await migrate(path, older)
+        assert query(path, "PRAGMA user_version") == [(2,)]
+
+    @pytest.mark.parametrize("journal", ["wal", "delete"])
+    async def test_processes_on_fresh_and_older_files(
+        self, make_pack: MakePack, tmp_path: Path, journal: str
+    ):
+        """Two processes connect and migrate at the same moment, round after round: both succeed, each step runs once."""
+        steps = [f"CREATE TABLE t{number} (n);" for number in range(8)]
+        pack, older = make_pack(*steps), make_pack(*steps[:3])
+        env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])}
+        with (
+            python(_RACER, pack.package, journal, env=env) as one,
+            python(_RACER, pack.package, journal, env=env) as other,
+        ):
+            for race in range(_RACES):
+                path = tmp_path / f"{race}.db"
+                found = len(await migrate(path, older, is_wal=journal == "wal")) if race % 2 else 0
+                for racer in (one, other):
+                    assert read_line(racer) == "ready"
+                for racer in (one, other):
+                    assert racer.stdin is not None
+                    racer.stdin.write(f"{path}\n")
+                    racer.stdin.flush()
+                assert found + int(read_line(one)) + int(read_line(other)) == len(steps)
+                assert query(path, "SELECT COUNT(*) FROM schema_migrations") == [(8,)]
+                assert query(path, "PRAGMA user_version") == [(8,)]
+                assert query(path, "PRAGMA journal_mode") == [(journal,)]
 
 
 class TestRefusedFiles:

@@ -24,11 +24,12 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.events import PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
-from tenantry.tenancy.pool import ActorPool, Lease
+from tenantry.tenancy.pool import PATIENCE, ActorPool, Lease
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 WAIT_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 5.0
+PATIENCE_SECONDS = WAIT_TIMEOUT_SECONDS * PATIENCE
 A, B, C, D = map(TenantId, "abcd")
 
 
@@ -609,6 +610,131 @@ async def test_aclose_can_be_repeated():
     assert bench.actors.open == []
 
 
+@in_virtual_time
+async def test_a_tenant_in_constant_use_yields_to_a_newcomer():
+    """Nobody ever idle: after a while the busy tenant is leased to nobody new, ends what it has, and makes way."""
+    bench = Bench(places=1)
+    lease = await bench.lease(A)
+    [newcomer] = await bench.ask(B)
+    await asyncio.sleep(PATIENCE_SECONDS / 2)
+    assert bench.pool.lease_nowait(A) is lease
+    await asyncio.sleep(PATIENCE_SECONDS / 2)
+    await settle()
+    assert bench.pool.lease_nowait(A) is None
+    assert bench.pool.actor(A) is lease.actor
+    assert list(bench.pool.tenants()) == [(A, lease.actor)]
+    [behind] = await bench.ask(A)
+    assert repr(bench.pool) == bench.places(1, waiting=2)
+    await bench.release(lease)
+    assert list(bench.actors.closing) == []
+    await bench.release(lease)
+    assert list(bench.actors.closing) == [A]
+    await bench.actors.finish(A)
+    await bench.actors.finish(B)
+    assert newcomer.result().tenant_id == B
+    assert bench.hook.of(TenantClosed) == [TenantClosed(A, "fake", "capacity", 0.0)]
+    assert (bench.pool.statistics().closed_by_reason["capacity"], bench.pool.statistics().evictions) == (1, 1)
+    # And now it is the other's turn to wait, and the newcomer's to yield.
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    assert bench.pool.lease_nowait(B) is None
+    await bench.release(newcomer.result())
+    await bench.actors.finish(B)
+    await bench.actors.finish(A)
+    assert behind.result().tenant_id == A
+
+
+@in_virtual_time
+async def test_one_tenant_yields_for_each_that_waits_the_longest_open_first():
+    """Ten callers of one tenant need one place; one that closes already counts; who opened last stays longest."""
+    bench = Bench(places=3)
+    for tenant_id in (A, B, C):
+        await bench.lease(tenant_id)
+    await bench.ask(*[D] * 4)
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    assert [bench.pool.lease_nowait(i) is None for i in (A, B, C)] == [True, False, False]
+    await bench.ask(TenantId("e"))
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    assert [bench.pool.lease_nowait(i) is None for i in (A, B, C)] == [True, True, False]
+
+
+@in_virtual_time
+async def test_who_yielded_for_nothing_takes_its_place_back():
+    """When the newcomer has left, or found a place elsewhere, those who queued for the yielding tenant are served."""
+    for is_served in (False, True):
+        bench = Bench(places=2)
+        lease, other = await bench.lease(A), await bench.lease(B)
+        [newcomer] = await bench.ask(C)
+        await asyncio.sleep(PATIENCE_SECONDS)
+        tasks = await bench.ask(A, A)
+        if is_served:
+            await bench.release(other)
+        else:
+            newcomer.cancel()
+            await settle()
+        assert [task.result() for task in tasks] == [lease, lease]
+        assert (lease.leases, bench.pool.lease_nowait(A)) == (3, lease)
+        assert bench.pool.statistics().waiters == is_served
+
+
+@in_virtual_time
+async def test_a_task_with_a_transaction_is_leased_its_yielding_tenant():
+    """What was taken in is finished: a read beside its own transaction would wait for itself."""
+    bench = Bench(places=1)
+    lease = await bench.lease(A)
+    lease.holders.add(asyncio.current_task())
+    await bench.ask(B)
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    [other] = await bench.ask(A)
+    assert not other.done()
+    assert await bench.pool.lease(A) is lease
+    await bench.release(lease)
+    await bench.release(lease)
+    assert list(bench.actors.closing) == [A]
+
+
+@in_virtual_time
+async def test_a_yielding_tenant_is_closed_for_another_reason():
+    """A suspension does not wait for its leases; its place still goes to the one for whom it yielded."""
+    bench = Bench(places=1)
+    await bench.lease(A)
+    [newcomer] = await bench.ask(B)
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    closing = asyncio.ensure_future(bench.pool.close_tenant(A, "state"))
+    await settle()
+    await bench.actors.finish(A)
+    await closing
+    await bench.actors.finish(B)
+    assert newcomer.result().tenant_id == B
+    assert [event.reason for event in bench.hook.of(TenantClosed)] == ["state"]
+
+
+def test_a_call_from_another_loop_is_refused():
+    """Its future could never be answered: it is told so, whether the tenant is open or has to be opened."""
+    home, other = VirtualLoop(), VirtualLoop()
+
+    async def start() -> Bench:
+        bench = Bench()
+        await bench.lease(A)
+        return bench
+
+    async def ask(bench: Bench) -> None:
+        for tenant_id in (A, B):
+            with pytest.raises(TenantError, match="the registry belongs to another event loop") as caught:
+                await bench.pool.lease(tenant_id)
+            assert caught.value.tenant_id == tenant_id
+
+    bench = home.run_until_complete(start())
+    other.run_until_complete(ask(bench))
+    assert repr(bench.pool) == bench.places(1)
+    for loop in (home, other):
+        loop.close()
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Asks, leaves, opens, fails and closes in any order, and looks at the pool whenever nothing can go on by itself."""
 
@@ -621,6 +747,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.set_exception_handler(self._note_failure)
         self.failures: list[dict[str, Any]] = []
         self.asking: list[tuple[TenantId, asyncio.Task[Lease]]] = []
+        self.asked_seconds: dict[asyncio.Task[Lease], float] = {}
         self.leases: list[Lease] = []
         self.closing: list[asyncio.Task[None]] = []
 
@@ -660,6 +787,7 @@ class PoolMachine(RuleBasedStateMachine):
     def ask(self, tenant_id: TenantId) -> None:
         task = self.loop.create_task(self.pool.lease(tenant_id))
         self.asking.append((tenant_id, task))
+        self.asked_seconds[task] = self.loop.time()
         self.run(asyncio.sleep(0))
 
     @rule(tenant_id=tenant_ids, other=tenant_ids)
@@ -669,6 +797,7 @@ class PoolMachine(RuleBasedStateMachine):
             await asyncio.sleep(0)
             tasks[0].cancel()
             self.asking += zip((tenant_id, other), tasks, strict=True)
+            self.asked_seconds.update(dict.fromkeys(tasks, self.loop.time()))
 
         self.run(ask_and_cancel())
 
@@ -727,7 +856,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.run(evict())
 
-    @rule(seconds=st.sampled_from([1.0, WAIT_TIMEOUT_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, PATIENCE_SECONDS, WAIT_TIMEOUT_SECONDS]))
     def pass_time(self, seconds: float) -> None:
         self.loop.advance(seconds)
         self.run(asyncio.sleep(0))
@@ -770,10 +899,33 @@ class PoolMachine(RuleBasedStateMachine):
     def nobody_waits_in_vain(self) -> None:
         """Whoever waits, waits for something that happens: an opening, a closing, or the release of a tenant in use."""
         statistics = self.pool.statistics()
-        queued = {i for i, _ in self.asking if i not in self.actors.opening and i not in self.actors.closing}
+        queued = {tenant_id for tenant_id, _ in self.queued()}
         if queued:
             assert statistics.open_tenants == statistics.open_tenants_max
             assert not statistics.idle_tenants or len(self.actors.closing) >= len(queued)
+
+    def queued(self) -> "list[tuple[TenantId, asyncio.Task[Lease]]]":
+        """Return who waits for a place that somebody else has."""
+        return [(tenant_id, task) for tenant_id, task in self.asking if not self.pool.has(tenant_id)]
+
+    @invariant()
+    def yields_for_those_who_wait_long(self) -> None:
+        """For each tenant that has waited for long one leaves, as far as there are any; nobody yields for nothing."""
+        patient_since = self.loop.time() - PATIENCE_SECONDS
+        impatient = {i for i, task in self.queued() if self.asked_seconds[task] <= patient_since}
+        states = [lease.state.value for lease in self.pool._entries.values()]
+        leaving = states.count("yielding") + states.count("closing")
+        if "yielding" in states:
+            assert leaving <= len(impatient)
+        if "open" in states:
+            assert leaving >= len(impatient)
+
+    @invariant()
+    def yielding_tenants_are_in_use(self) -> None:
+        """A tenant that yields has leases to wait for: with the last of them it closes."""
+        yielding = {i for i, lease in self.pool._entries.items() if lease.state.value == "yielding"}
+        assert set(self.pool._yielding) == yielding
+        assert all(self.pool._entries[i].leases for i in yielding)
 
     @invariant()
     def nothing_failed_behind_the_scenes(self) -> None:
@@ -796,7 +948,7 @@ class PoolMachine(RuleBasedStateMachine):
         statistics = self.pool.statistics()
         assert (statistics.open_tenants, statistics.idle_tenants, statistics.waiters) == (0, 0, 0)
         assert (self.actors.open, asyncio.all_tasks(self.loop)) == ([], set())
-        assert (self.pool._queue, self.pool._closing) == ({}, 0)
+        assert (self.pool._queue, self.pool._yielding, self.pool._closing) == ({}, {}, 0)
         self.nothing_failed_behind_the_scenes()
         self.loop.close()
 

@@ -10,7 +10,6 @@ from tenantry.company.queries import NEWEST_FIRST, Listing, Window
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.company.types import format_timestamp
 from tenantry.pages import Page
-from tenantry.statements import Statement
 
 AUDIT_PAGE_ROWS = 100
 _AUDIT_ENTRY = RecordType(
@@ -34,6 +33,7 @@ _AUDIT_ENTRY = RecordType(
         "approval_id",
     ),
     json={"matched_rules": "[]"},
+    named={"entry_id": "id"},
     malformed=events.AUDIT_ENTRY_DESERIALIZE_FAILED,
 )
 _INSERT = _AUDIT_ENTRY.insert
@@ -56,9 +56,12 @@ class SQLAuditRepository(RecordRepository[AuditEntry]):
 
         Raises:
             DuplicateRecordError: An entry with its id exists.
+            QueryError: The entry was made without validation and cannot be stored.
         """
         await self._write(
-            Statement("audit_entries.save", _INSERT, _parameters(entry)),
+            *self._statements(
+                "audit_entries.save", _INSERT, _parameters, (entry,), failed=events.AUDIT_ENTRY_SAVE_FAILED
+            ),
             done=events.AUDIT_ENTRY_SAVED,
             failed=events.AUDIT_ENTRY_SAVE_FAILED,
             entry_id=entry.id,

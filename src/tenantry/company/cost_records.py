@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tenantry import events
 from tenantry.company.models import CostRecord
@@ -12,7 +12,9 @@ from tenantry.company.records import RecordRepository, RecordType
 from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import Page
-from tenantry.statements import Row, Statement
+
+if TYPE_CHECKING:
+    from tenantry.statements import Row
 
 _COST_RECORD = RecordType(
     entity="cost_record",
@@ -30,6 +32,7 @@ _COST_RECORD = RecordType(
         "call_category",
     ),
     json={},
+    named={"agent_id": "agent_id", "task_id": "task_id"},
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
@@ -50,9 +53,15 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
     _record_type: ClassVar[RecordType[CostRecord]] = _COST_RECORD
 
     async def save(self, record: CostRecord) -> None:
-        """Append the record."""
+        """Append the record.
+
+        Raises:
+            QueryError: The record was made without validation and cannot be stored.
+        """
         await self._write(
-            Statement("cost_records.save", _INSERT, _parameters(record)),
+            *self._statements(
+                "cost_records.save", _INSERT, _parameters, (record,), failed=events.COST_RECORD_SAVE_FAILED
+            ),
             done=events.COST_RECORD_SAVED,
             failed=events.COST_RECORD_SAVE_FAILED,
             agent_id=record.agent_id,
@@ -63,14 +72,16 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         """Append the records in one transaction: all or none.
 
         Raises:
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`.
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
         """
         records = tuple(records)
         self._check_count(records, failed=events.COST_RECORD_SAVE_FAILED)
         if not records:
             return
         await self._write(
-            *(Statement("cost_records.save_many", _INSERT, _parameters(record)) for record in records),
+            *self._statements(
+                "cost_records.save_many", _INSERT, _parameters, records, failed=events.COST_RECORD_SAVE_FAILED
+            ),
             done=events.COST_RECORD_SAVED,
             failed=events.COST_RECORD_SAVE_FAILED,
             count=len(records),

@@ -11,7 +11,6 @@ from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.company.types import format_timestamp
 from tenantry.errors import DuplicateRecordError
 from tenantry.pages import Page
-from tenantry.statements import Statement
 
 _MESSAGE = RecordType(
     entity="message",
@@ -20,6 +19,7 @@ _MESSAGE = RecordType(
     key=("timestamp", "seq"),
     columns=("id", "sender", "to", "channel", "content", "type", "priority", "attachments", "metadata"),
     json={"attachments": "[]", "metadata": "{}"},
+    named={"message_id": "id", "channel": "channel"},
     malformed=events.MESSAGE_DESERIALIZE_FAILED,
 )
 _INSERT = _MESSAGE.insert
@@ -29,6 +29,7 @@ _HISTORY = Listing(
     NEWEST_FIRST,
     done=events.MESSAGE_HISTORY_FETCHED,
     failed=events.MESSAGE_HISTORY_FAILED,
+    required=("channel",),
 )
 
 
@@ -42,9 +43,12 @@ class SQLMessageRepository(RecordRepository[Message]):
 
         Raises:
             DuplicateRecordError: A message with its id exists.
+            QueryError: The message was made without validation and cannot be stored.
         """
         await self._write(
-            Statement("messages.save", _INSERT, _parameters(message)),
+            *self._statements(
+                "messages.save", _INSERT, _parameters, (message,), failed=events.MESSAGE_SAVE_FAILED
+            ),
             done=events.MESSAGE_SAVED,
             failed=events.MESSAGE_SAVE_FAILED,
             duplicate=events.MESSAGE_DUPLICATE,
@@ -58,7 +62,7 @@ class SQLMessageRepository(RecordRepository[Message]):
         Raises:
             DuplicateRecordError: One has the id of a message that exists, or of another of them; the database does
                 not say which.
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`.
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
         """
         messages = tuple(messages)
         self._check_count(messages, failed=events.MESSAGE_SAVE_FAILED)
@@ -66,7 +70,9 @@ class SQLMessageRepository(RecordRepository[Message]):
             return
         try:
             await self._write(
-                *(Statement("messages.save_many", _INSERT, _parameters(message)) for message in messages),
+                *self._statements(
+                    "messages.save_many", _INSERT, _parameters, messages, failed=events.MESSAGE_SAVE_FAILED
+                ),
                 done=events.MESSAGE_SAVED,
                 failed=events.MESSAGE_SAVE_FAILED,
                 duplicate=events.MESSAGE_DUPLICATE,
@@ -99,7 +105,7 @@ class SQLMessageRepository(RecordRepository[Message]):
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: The limit, the window or the cursor is refused.
+            QueryError: The channel is no text, or the limit, the window or the cursor is refused.
             MalformedRowError: A stored row is no valid message.
         """
         filters = {"channel": channel, "sender": sender}

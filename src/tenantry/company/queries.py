@@ -92,6 +92,7 @@ class Listing:
         order: In which order the rows come.
         done: The log event of success.
         failed: The log event of failure.
+        required: The filters that must be given.
     """
 
     operation: str
@@ -99,6 +100,7 @@ class Listing:
     order: Order
     done: str
     failed: str
+    required: tuple[str, ...] = ()
 
     def page(
         self, filters: Filters, window: Window, *, limit: int | None, cursor: str | None
@@ -108,8 +110,11 @@ class Listing:
         The statement asks for one row more, which tells whether another page follows.
 
         Raises:
-            QueryError: The limit, the window or the cursor is refused.
+            QueryError: A required filter is missing, or the limit, the window or the cursor is refused.
         """
+        for name in self.required:
+            if not isinstance(filters[name], str):
+                raise QueryError(f"{name} must be a text, not {type(filters[name]).__name__}")
         rows = page_rows(limit)
         key_types = map(type, self.order.start)
         after = self.order.start if cursor is None else decode_cursor(self.operation, cursor, *key_types)

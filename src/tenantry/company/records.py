@@ -5,7 +5,7 @@ JSON. Reading trusts nothing: each row passes the model's validation again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Generic, TypeVar
@@ -19,7 +19,7 @@ from tenantry.company.queries import Filters, Listing, Window
 from tenantry.errors import MalformedRowError, QueryError
 from tenantry.pages import Page, encode_cursor
 from tenantry.repository import Repository, placeholders
-from tenantry.statements import Row
+from tenantry.statements import Row, Statement
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -38,6 +38,7 @@ class RecordType(Generic[ModelT]):
         key: The columns that rows are ordered by; selected first.
         columns: The other columns.
         json: Those of `columns` that hold JSON, and the text that stands for the field's default.
+        named: What log events call the fields that name a record.
         malformed: The log event of a row that is not what the model says.
     """
 
@@ -47,6 +48,7 @@ class RecordType(Generic[ModelT]):
     key: tuple[str, ...]
     columns: tuple[str, ...]
     json: Mapping[str, str]
+    named: Mapping[str, str]
     malformed: str
 
     @property
@@ -128,6 +130,40 @@ class RecordRepository(Repository, Generic[ModelT]):
             return Page(records)
         last = rows[rows_max - 1]
         return Page(records, encode_cursor(listing.operation, *last[: len(listing.order.columns)]))
+
+    def _statements(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Callable[[ModelT], tuple[object, ...]],
+        records: Sequence[ModelT],
+        *,
+        failed: str,
+    ) -> list[Statement]:
+        """Return one statement for each record; one that was made without validation may be refused here.
+
+        Raises:
+            QueryError: A record's fields are not what its model says.
+        """
+        try:
+            return [Statement(operation, sql, parameters(record)) for record in records]
+        except Exception as error:
+            refused = QueryError(
+                f"a {self._record_type.entity} that is not valid cannot be saved ({type(error).__name__}): "
+                "model_copy and model_construct do not validate; use model_validate"
+            )
+            names = self._record_type.named.items() if len(records) == 1 else ()
+            context = {name: getattr(records[0], field, None) for name, field in names}
+            self._log.failure(failed, refused, count=len(records), **context)
+            raise refused from error
+
+    def _check_key(self, *, failed: str, **key: object) -> None:
+        """Refuse a key that is no text: SQLite would compare the number 5 with the text '5', and find it equal."""
+        for name, value in key.items():
+            if not isinstance(value, str):
+                error = QueryError(f"{name} must be a text, not {type(value).__name__}")
+                self._log.failure(failed, error, **key)
+                raise error
 
     def _check_count(self, records: Sequence[ModelT], *, failed: str) -> None:
         """Refuse more records than one transaction should hold."""

@@ -40,6 +40,7 @@ _TASK = RecordType(
     json=dict.fromkeys(
         ("reviewers", "dependencies", "artifacts_expected", "acceptance_criteria", "delegation_chain"), "[]"
     ),
+    named={"task_id": "id"},
     malformed=events.TASK_DESERIALIZE_FAILED,
 )
 _UPSERT = f"{_TASK.insert} ON CONFLICT (id) DO UPDATE SET " + ", ".join(
@@ -58,9 +59,13 @@ class SQLTaskRepository(RecordRepository[Task]):
     _record_type: ClassVar[RecordType[Task]] = _TASK
 
     async def save(self, task: Task) -> None:
-        """Insert the task, or replace the one that has its id."""
+        """Insert the task, or replace the one that has its id.
+
+        Raises:
+            QueryError: The task was made without validation and cannot be stored.
+        """
         await self._write(
-            Statement("tasks.save", _UPSERT, _parameters(task)),
+            *self._statements("tasks.save", _UPSERT, _parameters, (task,), failed=events.TASK_SAVE_FAILED),
             done=events.TASK_SAVED,
             failed=events.TASK_SAVE_FAILED,
             task_id=task.id,
@@ -70,8 +75,10 @@ class SQLTaskRepository(RecordRepository[Task]):
         """Return the task with this id, or None.
 
         Raises:
+            QueryError: The id is no text.
             MalformedRowError: What is stored is no valid task.
         """
+        self._check_key(failed=events.TASK_FETCH_FAILED, task_id=task_id)
         row: Row | None = await self._read(
             Statement("tasks.get", _GET, (task_id,), Fetch.ONE),
             failed=events.TASK_FETCH_FAILED,
@@ -107,13 +114,20 @@ class SQLTaskRepository(RecordRepository[Task]):
         return await self._page(_LIST, filters, limit=limit, cursor=cursor)
 
     async def delete(self, task_id: str) -> bool:
-        """Delete the task with this id; return whether there was one."""
+        """Delete the task with this id; return whether there was one.
+
+        Raises:
+            QueryError: The id is no text.
+        """
+        self._check_key(failed=events.TASK_DELETE_FAILED, task_id=task_id)
         (count,) = await self._write(
             Statement("tasks.delete", _DELETE, (task_id,), Fetch.ROWCOUNT),
-            done=events.TASK_DELETED,
+            done=None,
             failed=events.TASK_DELETE_FAILED,
             task_id=task_id,
         )
+        if count:
+            self._log.debug(events.TASK_DELETED, task_id=task_id)
         return bool(count)
 
 

@@ -94,7 +94,9 @@ class StoreSession:
         return self._log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one transaction."""
+        """Run the statements as one transaction; without any there is nothing to do."""
+        if not statements:
+            return []
         outcome = (await self._store.write([statements]))[0]
         if isinstance(outcome, TenantryError):
             raise outcome
@@ -115,7 +117,8 @@ class SQLitePersistenceBackend:
         self._log = EventLog()
         is_memory = config.path == MEMORY_PATH
         options = SQLiteOptions(
-            path=None if is_memory else Path(config.path),
+            # Absolute from now on: a reader is opened later, when the working directory may be another.
+            path=None if is_memory else Path(config.path).absolute(),
             is_wal=config.wal_mode,
             # A rollback journal's readers would have to recover it after a crash, which a read-only one cannot.
             is_read_by_writer=is_memory or not config.wal_mode,
@@ -206,11 +209,13 @@ def create_backend(config: PersistenceConfig) -> PersistenceBackend:
     log = EventLog()
     if config.backend != "sqlite":
         log.error(events.BACKEND_UNKNOWN, backend=config.backend)
-        raise PersistenceConnectionError(f"unknown back end {config.backend!r}: use 'sqlite'")
+        raise PersistenceConnectionError(
+            f"unknown back end {config.backend!r}: use 'sqlite'", is_retryable=False
+        )
     if config.sqlite is None:
         log.error(events.BACKEND_UNKNOWN, backend=config.backend)
         raise PersistenceConnectionError(
-            "backend 'sqlite' needs its settings: pass sqlite=SQLiteConfig(path=…)"
+            "backend 'sqlite' needs its settings: pass sqlite=SQLiteConfig(path=…)", is_retryable=False
         )
     log.debug(events.BACKEND_CREATED, backend=config.backend)
     return SQLitePersistenceBackend(config.sqlite)

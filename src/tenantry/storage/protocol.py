@@ -87,7 +87,7 @@ class Store(Protocol):
 
         Raises:
             PersistenceConnectionError: It cannot be opened.
-            DatabaseCorruptError: The file is no database; it was not changed.
+            DatabaseCorruptError: The file is no database, or another tenant's; it was not changed.
             TenantOwnedElsewhereError: Another owner has it open.
         """
         ...
@@ -109,7 +109,7 @@ class Store(Protocol):
 
         Raises:
             MigrationError: A step failed and left the file as it was, or file and code disagree.
-            DatabaseCorruptError: The file belongs to another tenant.
+            PersistenceConnectionError: Not connected.
         """
         ...
 

@@ -20,6 +20,7 @@ from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Request, Store
 from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
+from tenantry.tenancy.gate import Turn
 from tenantry.tenancy.transaction import TransactionSession
 
 T = TypeVar("T")
@@ -216,8 +217,7 @@ class TenantActor:
                 batch_requests_max=config.batch_requests_max,
                 call_timeout_seconds=config.call_timeout_seconds,
                 workers=workers,
-                # A write whose callers have gone is better committed than half known; a read is only work.
-                is_interruptible=name == "read",
+                is_interrupted_early=name == "read",
             ),
             gate=gate,
             clock=self._context.clock,
@@ -239,7 +239,7 @@ class TenantActor:
 
     async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
-        async with self._context.gates.write:
+        async with Turn(self._context.gates.write):
             transaction = await self._store.begin()
         session = TransactionSession(
             transaction,

@@ -1,15 +1,19 @@
 """One direction of one tenant's traffic: a bounded mailbox, and the worker that empties it batch by batch.
 
 Theory of operation. A caller puts a call into the mailbox and waits for its future; it owns only the reply. The worker
-waits for its turn at the gate that all tenants share, takes what waits by then (bounded), runs it as one batch, and
+waits for its turn at the gate that all tenants share (`tenantry.tenancy.gate`), takes what waits by then (bounded), runs it as one batch, and
 answers. While a batch runs the next one gathers: the slower the disk, the larger the batches, with no timer to tune.
 
 A call is in one of three places, and leaves it in one way:
 
     mailbox   cancelled or past its deadline: taken out, without effect
-    batch     cancelled or past its deadline: the caller has gone, the batch goes on (a reading batch whose callers
-              have all gone is interrupted)
+    batch     cancelled or past its deadline: the caller has gone, the batch goes on for the others
     answered  its future is done
+
+A batch whose callers have all gone is interrupted: a read at once, since it is only work; a write, which is better
+committed than half known, only when the last of its callers' deadlines has passed. A batch that takes longer than a turn
+goes on without its place at the gate. Both together keep a statement that runs away from holding up anybody but its own
+tenant, and that one not for longer than a call may take.
 
 anyio's memory object streams carry no such thing as "take this item out again", and a timer for every call costs more
 than the call's own work: so the mailbox is a deque, and one timer for the earliest deadline serves them all.
@@ -19,7 +23,6 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -34,6 +37,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
+from tenantry.tenancy.gate import Turn, another_loop_error
 
 Runner: TypeAlias = Callable[[Sequence[Any]], Awaitable[list[Any]]]
 """Runs a batch of requests and returns one outcome for each: a result, or a `TenantryError`."""
@@ -70,13 +74,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ChannelLimits:
-    """What one channel may hold and take."""
+    """What one channel may hold and take.
+
+    Attributes:
+        requests_max: How many calls may wait.
+        batch_requests_max: How many calls run together.
+        call_timeout_seconds: The deadline of each, from the moment it was taken in.
+        workers: How many batches run at once.
+        is_interrupted_early: Whether a batch is interrupted as soon as its callers have all gone, before their deadlines.
+    """
 
     requests_max: int
     batch_requests_max: int
     call_timeout_seconds: float
     workers: int = 1
-    is_interruptible: bool = False
+    is_interrupted_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,12 @@ class ChannelStatistics:
 
 
 class _Batch:
-    """The calls that run together, and how to stop them when all their callers have gone."""
+    """The calls that run together, and how to interrupt them when all their callers have gone.
+
+    Args:
+        calls: In the order in which they were taken in.
+        scope: What to cancel; None for a call alone, which looks after its own end.
+    """
 
     __slots__ = ("calls", "scope")
 
@@ -100,7 +117,7 @@ class _Batch:
         self.calls = calls
         self.scope = scope
 
-    def stop_if_abandoned(self) -> None:
+    def interrupt_if_abandoned(self) -> None:
         if self.scope is not None and all(call.future.done() for call in self.calls):
             self.scope.cancel()
 
@@ -147,6 +164,7 @@ class Channel:
         self._workers: list[asyncio.Task[None]] = []
         self._sleeping: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one it is first used on
         self._is_closing = False
         self._seconds_per_call = 0.0
         self._calls = self._batch_count = self._refused = self._timed_out = 0
@@ -189,6 +207,7 @@ class Channel:
             ChannelClosedError: The channel is closing.
             TenantOverloadedError: The mailbox is full.
             CallTimeoutError: The deadline passed.
+            TenantError: It is called on another event loop than before.
             TenantryError: The request's own outcome.
         """
         call = self._submit(operation, request, alone)
@@ -230,11 +249,13 @@ class Channel:
         return is_drained
 
     def _submit(self, operation: str, request: Any, alone: Callable[[Call], Awaitable[None]] | None) -> Call:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._adopt(loop)
         if self._is_closing:
             raise ChannelClosedError
         if len(self._mailbox) >= self._limits.requests_max:
             raise self._overloaded(operation)
-        loop = asyncio.get_running_loop()
         call = Call(operation, request, self._now(), loop.create_future(), alone)
         self._mailbox.append(call)
         self._calls += 1
@@ -246,12 +267,18 @@ class Channel:
             self._timer = loop.call_later(self._limits.call_timeout_seconds, self._expire)
         return call
 
+    def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            raise another_loop_error(self._tenant_id)
+        self._loop = loop
+
     def _take_back(self, call: Call) -> None:
         try:
             self._mailbox.remove(call)
         except ValueError:
-            for batch in self._batches:
-                batch.stop_if_abandoned()
+            if self._limits.is_interrupted_early:
+                for batch in self._batches:
+                    batch.interrupt_if_abandoned()
 
     def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
         # In a context of its own: a worker outlives the caller whose call happened to start it.
@@ -266,7 +293,7 @@ class Channel:
             if self._mailbox[0].alone is not None:
                 await self._run_alone(self._mailbox.popleft())
                 continue
-            async with self._gate:
+            async with Turn(self._gate):
                 # Taken only now: what arrived while waiting for the gate shares the batch.
                 batch = self._take()
                 if batch:
@@ -306,7 +333,7 @@ class Channel:
         started_seconds = self._now()
         outcomes: list[Any] | None = None
         with anyio.CancelScope() as scope:
-            batch = _Batch(calls, scope if self._limits.is_interruptible else None)
+            batch = _Batch(calls, scope)
             self._batches.append(batch)
             try:
                 outcomes = await self._run([call.request for call in calls])
@@ -339,23 +366,22 @@ class Channel:
             self._report(BatchFinished(*named, samples, started_seconds, finished_seconds))
 
     def _expire(self) -> None:
-        """Fail the calls whose deadline has passed; set the timer for the next one."""
+        """Fail the calls whose deadline has passed, interrupt the batches of which that was the last; set the timer."""
         self._timer = None
         timeout = self._limits.call_timeout_seconds
         now = self._now()
         running = [call for batch in self._batches for call in batch.calls]
-        waiting = list(self._mailbox)
         left_seconds = timeout
-        for call in (*running, *waiting):
+        for call in (*running, *self._mailbox.copy()):
             remaining = call.submitted_seconds + timeout - now
-            if call.future.done():
-                continue
+            # The deadline of a caller that was cancelled counts too: its batch may run away all the same.
             if remaining > 0:
                 left_seconds = min(left_seconds, remaining)
-            else:
+            elif not call.future.done():
                 self._time_out(call)
         for batch in self._batches:
-            batch.stop_if_abandoned()
+            if batch.calls[-1].submitted_seconds + timeout <= now:
+                batch.interrupt_if_abandoned()
         if not self.is_idle:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(left_seconds, self._expire)
@@ -421,9 +447,7 @@ class Channel:
 def _as_tenantry_error(error: Exception, operation: str) -> TenantryError:
     """Return an error for one caller: an instance belongs to the one that raises it."""
     if isinstance(error, TenantryError):
-        again = copy(error)
-        again.__cause__ = error.__cause__
-        return again
+        return error.for_another_caller()
     unexpected = QueryError(f"{operation}: {error!r}", code=type(error).__name__)
     unexpected.__cause__ = error
     return unexpected

@@ -102,6 +102,8 @@ class TenantSession:
 
     async def write(self, *statements: Statement) -> list[Result]:
         """Run the statements as one atomic unit; committed and durable when this returns."""
+        if not statements:
+            return []
         return await self._through_actor(lambda actor: actor.write(statements))
 
     async def read(self, statement: Statement) -> Result:
@@ -112,15 +114,20 @@ class TenantSession:
     async def transaction(self) -> AsyncIterator[TenantTransaction]:
         """See `TenantHandle.transaction`."""
         lease, session = await self._begin()
+        lease.holders.add(session.holder)
         try:
             try:
                 yield TenantTransaction(session)
+                await session.commit()
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await session.rollback()
                 raise
-            await session.commit()
         finally:
+            # A shield keeps out anyio's cancellation and not asyncio's: whatever of the above was cut short, the writer's
+            # own task rolls back what is still open, and the tenant cannot close before it has.
+            session.abandon()
+            lease.holders.discard(session.holder)
             self._source.release(lease)
 
     async def _begin(self) -> tuple[Lease, TransactionSession]:

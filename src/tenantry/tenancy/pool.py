@@ -6,17 +6,23 @@ pool's own, so that no caller's cancellation leaves a tenant half open.
 
     no entry, a place free        the tenant takes it and opens; all who ask for it meanwhile wait for that one opening
     no entry, no place free       the least recently used idle tenant closes, and its place goes to the first who waits
-    no entry, nobody idle         callers wait, tenants in the order in which they were first asked for
+    no entry, nobody idle         callers wait, tenants in the order in which they were first asked for; after a while of
+                                  that the tenant that has been open the longest yields
+    yielding                      callers wait, it finishes what it was leased for, and closes when its last lease ends
     closing                       callers wait for the end of it: there are never two writers on one file
 
 A tenant is idle when nobody holds a lease on it; calls hold one until they are answered, transactions until they end.
+
+Under constant load nobody would ever be idle, and a newcomer never served. So a caller that has waited for
+`PATIENCE` of its time asks for somebody's place: tenants yield in the order in which they were opened, so everyone gets
+a turn, and nothing that was taken in fails. As many yield as tenants wait for so long, less those that close already; when
+fewer wait, because a place came from elsewhere or a caller has left, those that yielded last take it back.
 """
 
 import asyncio
 import contextvars
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -27,6 +33,7 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actor import TenantActor
+from tenantry.tenancy.gate import another_loop_error
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
 """Opens the tenant's actor, or raises why it cannot be."""
@@ -37,6 +44,9 @@ TENANT_CLOSED: Final = "tenantry.tenant.closed"
 TENANT_CLOSE_FAILED: Final = "tenantry.tenant.close_failed"
 
 CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "shutdown")
+PATIENCE: Final = 0.25
+"""The part of ``pool_wait_timeout_seconds`` after which a waiting caller makes an open tenant yield."""
+
 _RETRY_AFTER_SECONDS_MIN: Final = 0.01
 _SMOOTHING: Final = 0.2
 
@@ -44,7 +54,11 @@ _SMOOTHING: Final = 0.2
 class _State(Enum):
     OPENING = "opening"
     OPEN = "open"
+    YIELDING = "yielding"  # open for those who hold a lease, closing for everyone else
     CLOSING = "closing"
+
+
+_HAS_ACTOR: Final = frozenset([_State.OPEN, _State.YIELDING])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +89,31 @@ class PoolStatistics:
 
 
 class Lease:
-    """A tenant's entry in the pool; to a caller, the right to use its actor until it is released."""
+    """A tenant's entry in the pool; to a caller, the right to use its actor until it is released.
 
-    __slots__ = ("actor", "closed", "idle_since_seconds", "leases", "opened", "state", "tenant_id", "waiters")
+    Attributes:
+        holders: The tasks that have a transaction open under their lease. Such a task gets a second one even when the
+            tenant yields: it would wait for itself.
+    """
+
+    __slots__ = (
+        "actor",
+        "closed",
+        "holders",
+        "idle_since_seconds",
+        "leases",
+        "opened",
+        "state",
+        "tenant_id",
+        "waiters",
+    )
 
     def __init__(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> None:
         self.tenant_id = tenant_id
         self.state = _State.OPENING
         self.actor: TenantActor = None  # type: ignore[assignment]  # set before anyone is handed the lease
         self.leases = 0
+        self.holders: set[asyncio.Task[Any] | None] = set()
         self.idle_since_seconds = 0.0
         self.waiters = waiters
         self.opened = asyncio.Event()  # opening ended, well or not
@@ -93,11 +123,12 @@ class Lease:
 class _Waiter:
     """A caller that waits for a lease. It may have gone when its turn comes, and then refuses."""
 
-    __slots__ = ("future", "has_place")
+    __slots__ = ("future", "has_place", "is_impatient")
 
     def __init__(self, future: "asyncio.Future[Lease]") -> None:
         self.future = future
         self.has_place = False
+        self.is_impatient = False
 
     def hand(self, lease: Lease) -> bool:
         if self.future.done():
@@ -109,9 +140,7 @@ class _Waiter:
     def fail(self, error: TenantryError) -> bool:
         if self.future.done():
             return False
-        again = copy(error)  # an instance belongs to the one caller that raises it
-        again.__cause__ = error.__cause__
-        self.future.set_exception(again)
+        self.future.set_exception(error.for_another_caller())
         return True
 
 
@@ -158,10 +187,12 @@ class ActorPool:
         self._log = log
         self._entries: dict[TenantId, Lease] = {}
         self._idle: OrderedDict[TenantId, Lease] = OrderedDict()  # least recently used first
+        self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
         self._queue: OrderedDict[TenantId, deque[_Waiter]] = OrderedDict()  # tenants without a place
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
         self._closing = 0
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one it is first used on
         self._is_closed = False
         self._peak = self._opened = self._exhausted = 0
         self._closed_by_reason = dict.fromkeys(CLOSE_REASONS, 0)
@@ -202,17 +233,27 @@ class ActorPool:
     def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
         """Yield the tenants that hold a place, with the actors of those that are open."""
         for tenant_id, lease in list(self._entries.items()):
-            yield tenant_id, lease.actor if lease.state is _State.OPEN else None
+            yield tenant_id, lease.actor if lease.state in _HAS_ACTOR else None
 
     def actor(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor if it is open, without a lease: for its statistics only."""
         lease = self._entries.get(tenant_id)
-        return lease.actor if lease is not None and lease.state is _State.OPEN else None
+        return lease.actor if lease is not None and lease.state in _HAS_ACTOR else None
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now; the caller releases it."""
+        """Return a lease if the tenant is open now; the caller releases it.
+
+        Raises:
+            TenantError: It is called on another event loop.
+        """
         lease = self._entries.get(tenant_id)
-        if lease is None or lease.state is not _State.OPEN:
+        if lease is None:
+            return None
+        if asyncio.get_running_loop() is not self._loop:
+            raise another_loop_error(tenant_id)
+        if lease.state is not _State.OPEN and not (
+            lease.state is _State.YIELDING and asyncio.current_task() in lease.holders
+        ):
             return None
         if not lease.leases:
             del self._idle[tenant_id]
@@ -227,6 +268,7 @@ class ActorPool:
         Raises:
             PoolExhaustedError: Too many callers wait, or no place was had in time.
             RegistryClosedError: The pool closed.
+            TenantError: It is called on another event loop.
             TenantryError: Why the tenant could not be opened.
         """
         lease = self.lease_nowait(tenant_id)
@@ -235,7 +277,10 @@ class ActorPool:
         started_seconds = self._now()
         waiter = self._enqueue(tenant_id)
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._wait_timeout_seconds, self._exhaust, tenant_id, waiter)
+        timers = [
+            loop.call_later(self._wait_timeout_seconds, self._exhaust, tenant_id, waiter),
+            loop.call_later(self._wait_timeout_seconds * PATIENCE, self._lose_patience, waiter),
+        ]
         outcome = "ok"
         try:
             return await waiter.future
@@ -248,14 +293,19 @@ class ActorPool:
             outcome = error.outcome
             raise
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             self._dequeue(tenant_id, waiter)
             self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; the last one makes the tenant idle."""
+        """Give a lease back; the last one makes the tenant idle, or closes it if it yields."""
         lease.leases -= 1
-        if not lease.leases and lease.state is _State.OPEN:
+        if lease.leases:
+            return
+        if lease.state is _State.YIELDING:
+            self._act(_Plan([], [self._begin_closing(lease, "capacity")]))
+        elif lease.state is _State.OPEN:
             lease.idle_since_seconds = self._now()
             self._idle[lease.tenant_id] = lease
             if self._queue:
@@ -277,7 +327,7 @@ class ActorPool:
             return
         if lease.state is _State.OPENING:
             await lease.opened.wait()
-        if lease.state is _State.OPEN:
+        if lease.state in _HAS_ACTOR:
             self._act(_Plan([], [self._begin_closing(lease, reason)]))
         if lease.state is _State.CLOSING:
             await lease.closed.wait()
@@ -295,9 +345,13 @@ class ActorPool:
 
     def _enqueue(self, tenant_id: TenantId) -> _Waiter:
         """Put a caller where it will be served; the decisions that follow from that are taken at once."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            raise another_loop_error(tenant_id)
         if self._is_closed:
             raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
-        waiter = _Waiter(asyncio.get_running_loop().create_future())
+        waiter = _Waiter(loop.create_future())
         lease = self._entries.get(tenant_id)
         if lease is not None and lease.state is _State.OPENING:
             waiter.has_place = True
@@ -322,13 +376,14 @@ class ActorPool:
                 queue.remove(waiter)
         if tenant_id in self._queue and not self._queue[tenant_id]:
             del self._queue[tenant_id]
+        self._take_places_back()
 
     def _waiters_of(self, tenant_id: TenantId) -> "deque[_Waiter] | None":
         lease = self._entries.get(tenant_id)
         return lease.waiters if lease is not None else None
 
     def _plan(self) -> _Plan:
-        """Give free places to the tenants that wait, and evict idle tenants for the rest."""
+        """Give free places to the tenants that wait; evict idle tenants for the rest, or make busy ones yield."""
         plan = _Plan([], [])
         while self._queue and not self._is_closed:
             if len(self._entries) < self._open_tenants_max:
@@ -337,9 +392,31 @@ class ActorPool:
             elif self._idle and self._closing < len(self._queue):
                 lease = next(iter(self._idle.values()))
                 plan.to_close.append(self._begin_closing(lease, "capacity"))
+            elif self._leaving() < self._impatient() and (longest := self._longest_open()) is not None:
+                longest.state = _State.YIELDING
+                self._yielding[longest.tenant_id] = longest
             else:
                 break
+        self._take_places_back()
         return plan
+
+    def _impatient(self) -> int:
+        """Return for how many tenants the caller who has waited longest asks for somebody's place."""
+        return sum(waiters[0].is_impatient for waiters in self._queue.values())
+
+    def _leaving(self) -> int:
+        """Return how many tenants will give their place to one that waits."""
+        return self._closing + len(self._yielding)
+
+    def _longest_open(self) -> Lease | None:
+        return next((lease for lease in self._entries.values() if lease.state is _State.OPEN), None)
+
+    def _take_places_back(self) -> None:
+        """Let tenants stay whose place nobody needs any more."""
+        while self._yielding and self._leaving() > self._impatient():
+            _, lease = self._yielding.popitem()
+            lease.state = _State.OPEN
+            self._hand_out(lease)
 
     def _begin_opening(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> Lease:
         for waiter in waiters:
@@ -356,7 +433,9 @@ class ActorPool:
     def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
         lease.state = _State.CLOSING
         self._idle.pop(lease.tenant_id, None)
+        self._yielding.pop(lease.tenant_id, None)
         self._closing += 1
+        self._take_places_back()
         return lease, reason
 
     def _act(self, plan: _Plan) -> None:
@@ -382,6 +461,7 @@ class ActorPool:
             del self._entries[lease.tenant_id]
             for waiter in lease.waiters:
                 waiter.fail(failure)
+            lease.waiters.clear()
             self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=lease.tenant_id)
         else:
             backend = lease.actor.backend
@@ -389,7 +469,6 @@ class ActorPool:
             self._opened += 1
             self._hand_out(lease)
             self._log.debug(TENANT_OPENED, tenant_id=lease.tenant_id)
-        lease.waiters.clear()
         lease.opened.set()
         self._act(self._plan())
         self._report(TenantOpened(lease.tenant_id, backend, outcome, self._now() - started_seconds))
@@ -398,6 +477,7 @@ class ActorPool:
         lease.leases += 1  # the pool's own, so that the tenant becomes idle in one place only
         for waiter in lease.waiters:
             waiter.hand(lease)
+        lease.waiters.clear()
         self.release(lease)
 
     async def _close(self, lease: Lease, reason: str) -> None:
@@ -420,6 +500,10 @@ class ActorPool:
         self._report(
             TenantClosed(lease.tenant_id, lease.actor.backend, reason, self._now() - started_seconds)
         )
+
+    def _lose_patience(self, waiter: _Waiter) -> None:
+        waiter.is_impatient = True
+        self._act(self._plan())
 
     def _exhaust(self, tenant_id: TenantId, waiter: _Waiter) -> None:
         if not waiter.has_place and not waiter.future.done():

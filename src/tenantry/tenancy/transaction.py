@@ -9,19 +9,22 @@ import anyio
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError, TransactionClosedError
 from tenantry.eventlog import EventLog
-from tenantry.events import BatchFinished, CallSample, Hook
+from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import StoreTransaction
+from tenantry.tenancy.gate import Turn, another_loop_error
 
 TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
+
+_HAS_ENDED: Final = "the transaction has ended: open a new one"
 
 
 class TransactionSession:
     """Runs repository calls inside one open transaction; see `tenantry.statements.Session`.
 
-    It holds its tenant's writer until it ends, at the latest at its deadline; then it is rolled back, and every later use
-    raises. It never turns into autocommit. Its statements wait for their turn at the gates like any batch, so an open
-    transaction that does nothing costs other tenants nothing.
+    It holds its tenant's writer until it ends, at the latest at its deadline; then a statement that is running is
+    interrupted, it is rolled back, and every later use raises. It never turns into autocommit. Its statements wait for their
+    turn at the gate like any batch, so an open transaction that does nothing costs other tenants nothing.
 
     Args:
         transaction: The store's open transaction.
@@ -58,10 +61,12 @@ class TransactionSession:
         self._now = clock.monotonic_seconds
         self._report = report
         self._log = log
+        self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()  # one statement at a time, and none while it ends
         self._settled = asyncio.Event()  # it has ended, or its caller has gone
+        self._statement: anyio.CancelScope | None = None  # of the one that waits at the gate or runs
+        self._refusal: str | None = None  # why it takes no more statements
         self._has_ended = False
-        self._is_past_deadline = False
         self._on_error = on_error
         self.holder = holder
 
@@ -78,10 +83,15 @@ class TransactionSession:
     async def write(self, *statements: Statement) -> list[Result]:
         """Run one unit inside the transaction; a failed unit is undone alone and the transaction goes on.
 
+        A caller that is cancelled while its statement runs interrupts it, and the transaction is rolled back.
+
         Raises:
-            TransactionClosedError: The transaction has ended.
+            TransactionClosedError: The transaction has ended, or ended while the unit ran.
             PersistenceError: The unit failed.
         """
+        if not statements:
+            self._check_open()
+            return []
         operation = statements[0].operation
         results: list[Result] = await self._run(
             "write", operation, lambda: self._transaction.write(statements)
@@ -104,7 +114,7 @@ class TransactionSession:
         async with self._lock:
             self._check_open()
             try:
-                async with self._gate:
+                async with Turn(self._gate):
                     await self._transaction.commit()
             except TenantryError as error:
                 self._on_error(error)
@@ -115,13 +125,15 @@ class TransactionSession:
                     await self._roll_back()
 
     async def rollback(self) -> None:
-        """Undo everything; a no-op when it has ended."""
+        """Interrupt the statement that is running, and undo everything; a no-op when it has ended."""
+        self._refuse(_HAS_ENDED)
         async with self._lock:
             if not self._has_ended:
                 await self._roll_back()
 
     def abandon(self) -> None:
-        """Give it up: its caller was cancelled before it was handed over."""
+        """Give it up without waiting: its caller has gone, and whoever waits for its end rolls it back. A no-op when ended."""
+        self._refuse(_HAS_ENDED)
         self._settled.set()
 
     async def wait_ended(self) -> None:
@@ -129,17 +141,32 @@ class TransactionSession:
         with anyio.move_on_after(self._timeout_seconds) as scope:
             await self._settled.wait()
         if scope.cancelled_caught:
-            self._is_past_deadline = True
+            self._refuse(
+                f"the transaction was open for longer than transaction_timeout_seconds ({self._timeout_seconds:g}) and was "
+                "rolled back: nothing of it was kept; do slow work outside of it"
+            )
             self._log.warning(TRANSACTION_TIMED_OUT, timeout_seconds=self._timeout_seconds)
         await self.rollback()
 
     async def _run(self, channel: str, operation: str, run: Callable[[], Awaitable[Any]]) -> Any:
+        if asyncio.get_running_loop() is not self._loop:
+            raise another_loop_error(self._tenant_id)
         submitted_seconds = self._now()
         async with self._lock:
             self._check_open()
-            async with self._gate:
-                started_seconds = self._now()
-                outcome = await run()
+            with anyio.CancelScope() as scope:
+                self._statement = scope
+                try:
+                    async with Turn(self._gate):
+                        started_seconds = self._now()
+                        outcome = await run()
+                finally:
+                    self._statement = None
+        if scope.cancelled_caught:
+            error = self._closed_error()
+            seconds = self._now() - submitted_seconds
+            self._report(CallRefused(self._tenant_id, self._backend, operation, error.outcome, seconds))
+            raise error
         label = outcome.outcome if isinstance(outcome, TenantryError) else "ok"
         sample = CallSample(operation, label, submitted_seconds)
         self._report(
@@ -150,18 +177,23 @@ class TransactionSession:
             raise outcome
         return outcome
 
+    def _refuse(self, why: str) -> None:
+        """Take no more statements, and interrupt the one that waits or runs; a commit that was begun goes on."""
+        self._refusal = self._refusal or why
+        if self._statement is not None:
+            self._statement.cancel()
+
     def _check_open(self) -> None:
-        if self._is_past_deadline:
-            raise TransactionClosedError(
-                f"the transaction was open for longer than transaction_timeout_seconds ({self._timeout_seconds:g}) and was "
-                "rolled back: nothing of it was kept; do slow work outside of it"
-            )
-        if self._has_ended:
-            raise TransactionClosedError("the transaction has ended: open a new one")
+        if self._refusal is not None:
+            raise self._closed_error()
+
+    def _closed_error(self) -> TransactionClosedError:
+        return TransactionClosedError(self._refusal or _HAS_ENDED)
 
     async def _roll_back(self) -> None:
         try:
             await self._transaction.rollback()
         finally:
             self._has_ended = True
+            self._refuse(_HAS_ENDED)
             self._settled.set()

@@ -16,14 +16,12 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 from tenantry.errors import QueryError, TenantryError
 from tenantry.statements import Fetch, Result, Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.errors import map_error
-
-T = TypeVar("T")
 
 Guard = Callable[[sqlite3.Connection], None]
 """Runs first in every write transaction; raises if this process may not write."""
@@ -60,19 +58,21 @@ def write_batch(
 
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
-    """Run reading statements on one snapshot; return one outcome for each."""
+    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each."""
     if len(statements) == 1:
         # A statement alone is a snapshot; BEGIN and ROLLBACK would cost more than it does.
         return [read_one(statements[0], connection)]
-    try:
-        # One read transaction for all: the snapshot's lock is taken once and not for each statement.
-        connection.execute("BEGIN")
-    except sqlite3.Error as error:
-        return [map_error(error, statement.operation) for statement in statements]
-    try:
-        return _read_each(statements, connection)
-    finally:
-        roll_back(connection)
+    return _read_together(statements, read_one, connection)
+
+
+def read_batch_beside_writes(
+    statements: Sequence[Statement], connection: sqlite3.Connection
+) -> list[ReadOutcome]:
+    """Run a read batch on the connection that also writes; a statement that writes all the same is undone and refused.
+
+    Not with ``PRAGMA query_only``: each switch of it makes SQLite prepare every cached statement anew.
+    """
+    return _read_together(statements, read_in_transaction, connection)
 
 
 def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
@@ -112,13 +112,13 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
         raise
 
 
-def query_only(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-    """Run a reading job on the writer's connection, which refuses writes meanwhile as a reader's would."""
-    connection.execute("PRAGMA query_only = ON")
-    try:
-        return job(connection)
-    finally:
-        connection.execute("PRAGMA query_only = OFF")
+def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
+    """Run one reading statement inside the open transaction; one that wrote all the same is undone and refused."""
+    changes = connection.total_changes
+    connection.execute("SAVEPOINT unit")
+    outcome = read_one(statement, connection)
+    _undo_unit(connection)
+    return outcome if connection.total_changes == changes else _refused_write(statement)
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
@@ -183,15 +183,32 @@ def _undo_unit(connection: sqlite3.Connection) -> None:
             roll_back(connection)
 
 
-def _read_each(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
+def _read_together(
+    statements: Sequence[Statement],
+    read: Callable[[Statement, sqlite3.Connection], ReadOutcome],
+    connection: sqlite3.Connection,
+) -> list[ReadOutcome]:
     outcomes: list[ReadOutcome] = []
-    for statement in statements:
-        outcome = read_one(statement, connection)
-        if isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT":
-            # Every caller of this batch has gone.
-            return [map_error(outcome, s.operation) for s in statements]
-        outcomes.append(outcome)
+    try:
+        # One read transaction for all: the snapshot's lock is taken once and not for each statement.
+        connection.execute("BEGIN")
+        for statement in statements:
+            outcome = read(statement, connection)
+            if isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT":
+                raise outcome  # Every caller of this batch has gone.
+            outcomes.append(outcome)
+    except (sqlite3.Error, QueryError) as error:
+        return [map_error(error, statement.operation) for statement in statements]
+    finally:
+        roll_back(connection)
     return outcomes
+
+
+def _refused_write(statement: Statement) -> QueryError:
+    return QueryError(
+        f"{statement.operation} writes, but was given to read(): nothing of it was kept; use write()",
+        code="SQLITE_READONLY",
+    )
 
 
 @lru_cache(maxsize=_DISTINCT_STATEMENTS_MAX)

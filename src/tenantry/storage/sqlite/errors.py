@@ -32,13 +32,31 @@ _TRANSIENT: Final = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PROTOCOL,
 }
+# They stay until someone changes the rights, the mount or the process's limits.
+_LASTING: Final = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS,
+}
 _PRIMARY_CODE_MASK: Final = 0xFF
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the failure was the moment's, or the machine's, and not the statement's."""
-    primary = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
+    """Return whether the failure was the moment's: the same statement may succeed later."""
+    primary = _primary_code(error)
     return primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether another connection holds a lock that was needed."""
+    return _primary_code(error) == sqlite3.SQLITE_BUSY
+
+
+def is_machine_failure(error: BaseException) -> bool:
+    """Return whether the failure was the machine's, for the moment or until someone mends it, and not the statement's."""
+    return is_transient(error) or _primary_code(error) in _LASTING
 
 
 def map_error(error: BaseException, doing: str) -> TenantryError:
@@ -68,10 +86,15 @@ def map_connection_error(error: BaseException, doing: str) -> TenantryError:
     return mapped
 
 
+def _primary_code(error: BaseException) -> int:
+    extended: int = getattr(error, "sqlite_errorcode", None) or 0
+    return extended & _PRIMARY_CODE_MASK
+
+
 def _map(error: BaseException, doing: str) -> PersistenceError:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     extended: int = getattr(error, "sqlite_errorcode", None) or 0
-    primary = extended & _PRIMARY_CODE_MASK
+    primary = _primary_code(error)
     message = f"{doing}: {error} ({name})"
     if extended in _DUPLICATE:
         return DuplicateRecordError(message, code=name)

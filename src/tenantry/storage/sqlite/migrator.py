@@ -3,19 +3,22 @@
 SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). What breaks this in Python are implicit
 transactions and ``executescript``, which commits first: so statements are executed one by one between our own BEGIN
 IMMEDIATE and COMMIT, and SQLite's authorizer keeps a migration's own text from ending the transaction.
+
+Two processes may migrate one file at the same moment: what to apply next is planned again under the write lock, so the
+one that comes second finds the work of the first done.
 """
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
 from tenantry.errors import MigrationError
 from tenantry.schema import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.batch import roll_back
-from tenantry.storage.sqlite.errors import is_transient
+from tenantry.storage.sqlite.errors import is_machine_failure, is_transient
 
 _CREATE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -40,45 +43,99 @@ _DENIED: Final = {
 }
 
 
+class Plan(NamedTuple):
+    """What a database has, and what it lacks."""
+
+    applied: list[AppliedMigration]
+    file_version: int
+    pending: tuple[Migration, ...]
+
+
+Planner: TypeAlias = Callable[[list[AppliedMigration], int], tuple[Migration, ...]]
+"""Returns what is pending, from what was applied and the file's version."""
+
+
+def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
+    """Plan from one snapshot: rows and ``user_version`` of two moments could look as if the file were changed by hand.
+
+    Raises:
+        MigrationError: The planner refuses the database.
+    """
+    connection.execute("BEGIN")
+    try:
+        return _plan(planner, connection)
+    finally:
+        roll_back(connection)
+
+
 def read_file_version(connection: sqlite3.Connection) -> int:
     """Return the database's ``user_version``: how many migrations were applied to it."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
 
 
-def read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
+def apply_migrations(
+    first: Plan, planner: Planner, clock: Clock, connection: sqlite3.Connection
+) -> tuple[Migration, ...]:
+    """Apply what is pending in order, and return what was; someone else may have applied the rest meanwhile.
+
+    Those before a failing one stay, the failing one leaves the file as it was.
+
+    Args:
+        first: What was planned before the file was locked.
+        planner: Plans again, before each step.
+        clock: For the rows' times.
+        connection: The database's writer.
+
+    Raises:
+        MigrationError: A step's SQL failed, or the planner refuses what someone else made of the database.
+    """
+    applied: list[Migration] = []
+    pending = first.pending
+    while pending:
+        migration = pending[0]
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            now = _plan(planner, connection)
+            if not now.pending:
+                break
+            migration = now.pending[0]
+            _apply(migration, now.file_version + 1, clock, connection)
+        except (sqlite3.Error, ValueError) as error:
+            raise _failure(migration, error) from error
+        finally:
+            roll_back(connection)
+        applied.append(migration)
+        pending = now.pending[1:]
+    return tuple(applied)
+
+
+def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
+    applied, file_version = _read_applied(connection), read_file_version(connection)
+    return Plan(applied, file_version, planner(applied, file_version))
+
+
+def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
     """Return what ``schema_migrations`` lists; a new database has no such table and lists nothing."""
     if connection.execute(_EXISTS).fetchone() is None:
         return []
     return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
 
 
-def apply_migrations(
-    pending: Sequence[Migration], file_version: int, clock: Clock, connection: sqlite3.Connection
-) -> None:
-    """Apply the migrations in order; those before a failing one stay, the failing one leaves the file as it was.
-
-    Raises:
-        MigrationError: A step's SQL failed.
-    """
-    for number, migration in enumerate(pending, start=file_version + 1):
-        try:
-            _apply(migration, number, clock, connection)
-        except (sqlite3.Error, ValueError) as error:
-            raise MigrationError(
-                f"migration {migration} failed and left the database as it was: {error}",
-                schema=migration.schema,
-                version=migration.version,
-                is_step_failure=not is_transient(error),
-                code=getattr(error, "sqlite_errorname", type(error).__name__),
-            ) from error
-        finally:
-            roll_back(connection)
+def _failure(migration: Migration, error: Exception) -> MigrationError:
+    failure = MigrationError(
+        f"migration {migration} failed and left the database as it was: {error}",
+        schema=migration.schema,
+        version=migration.version,
+        is_step_failure=not is_machine_failure(error),
+        code=getattr(error, "sqlite_errorname", type(error).__name__),
+    )
+    failure.is_retryable = is_transient(error)
+    return failure
 
 
 def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.Connection) -> None:
     started = time.perf_counter()
-    connection.execute("BEGIN IMMEDIATE")
     _execute_script(migration, connection)
     connection.execute(_CREATE)
     duration_ms = (time.perf_counter() - started) * 1000

@@ -8,6 +8,7 @@ import math
 import os
 import sqlite3
 import stat
+import time
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, Durability
 from tenantry.errors import DatabaseCorruptError, DataDirectoryError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.ownership import FileOwnership
 
@@ -37,7 +39,7 @@ class SQLiteOptions:
         root: A directory that the path may not leave: missing directories below it are made, links refused.
         must_exist: Whether a missing file is an error, rather than a new database.
         durability: When a commit counts as done.
-        is_wal: Write-ahead log, or rollback journal.
+        is_wal: Write-ahead log, or rollback journal; a file that is in the other mode is switched.
         is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
             journal, which a read-only connection could not recover.
         readers_max: How many read-only connections, and so threads, there may be.
@@ -182,16 +184,48 @@ def _connect(path: Path, mode: str, options: SQLiteOptions) -> sqlite3.Connectio
 def _set_up(
     connection: sqlite3.Connection, options: SQLiteOptions, log: EventLog, *, is_fresh: bool
 ) -> sqlite3.Connection:
-    if options.is_wal and options.path is not None and is_fresh:
+    if options.path is not None and is_fresh:
         # Changes the file's header when it was in another mode, so not on a file that is newer than the code.
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
+        mode = _switch_to_wal(connection, options) if options.is_wal else _switch_from_wal(connection)
+        if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
     connection.execute(f"PRAGMA synchronous = {options.durability.upper()}")
     connection.execute(f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d}")
     connection.execute("PRAGMA foreign_keys = ON")
     _add_functions(connection)
     return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> str:
+    """Switch to the write-ahead log, and return the mode that the file is in.
+
+    SQLite reads the header first and then asks for the lock, without waiting for it: it is busy at once when another
+    process opens the same new file. So wait for that one as a transaction waits, and try again.
+    """
+    deadline = time.monotonic() + options.busy_timeout_seconds
+    while True:
+        try:
+            return _set_journal_mode(connection, "WAL")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+
+
+def _switch_from_wal(connection: sqlite3.Connection) -> str:
+    """Switch to the rollback journal, and return the mode that the file is in: others may have the log in use."""
+    try:
+        return _set_journal_mode(connection, "DELETE")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+        return "wal"
+
+
+def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> str:
+    found: str = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0]
+    return found
 
 
 def _add_functions(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,8 @@
 """One process owns a tenant's file: a lock that the kernel releases, and an epoch that fences off a past owner.
 
 The lock is ``flock`` on a file beside the database, held while the store is open. It ends with the process, however that
-ends. Its content names the holder for the error that others get, and is replaced by ``released`` on a clean close.
+ends; a forked child closes its copy at once, or the lock would last as long as the child (flock(2)). Its content names
+the holder for the error that others get, and is replaced by ``released`` on a clean close.
 
 A lock can be lost without its holder noticing (someone removed the file, a file system forgot it). So the database
 carries an epoch and its owner's token, compared in every write transaction: an owner that was replaced cannot write.
@@ -14,6 +15,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import uuid
 from pathlib import Path
 
@@ -63,19 +65,22 @@ class FileOwnership:
             PersistenceConnectionError: The lock file cannot be opened.
         """
         try:
-            self._lock_fd = self._locked()
-            self._is_fenced = os.pread(self._lock_fd, _LOCK_BYTES_MAX, 0) == _RELEASED
+            fd = self._locked()
+            self._is_fenced = os.pread(fd, _LOCK_BYTES_MAX, 0) == _RELEASED
             holder = {"pid": os.getpid(), "host": socket.gethostname()}
-            _replace_content(self._lock_fd, json.dumps(holder).encode("utf-8"))
+            _replace_content(fd, json.dumps(holder).encode("utf-8"))
         except OSError as error:
             self.release(is_clean=False)
             raise PersistenceConnectionError(f"cannot lock {self._lock_path}: {error}") from error
+        except BaseException:
+            self.release(is_clean=False)
+            raise
 
     def release(self, *, is_clean: bool = True) -> None:
         """Give the lock back; a no-op when it is not held."""
-        if self._lock_fd is None:
+        fd = self._lock_fd
+        if fd is None:
             return
-        fd, self._lock_fd = self._lock_fd, None
         try:
             # Never for an owner that closes before it could fence off one that may still be alive.
             if is_clean and self._is_fenced:
@@ -83,7 +88,10 @@ class FileOwnership:
         except OSError:
             pass  # On a full disk, say. The next owner takes this one for one that did not close, and raises the epoch.
         finally:
-            os.close(fd)
+            with _fork_lock:
+                self._lock_fd = None
+                _holders.discard(self)
+                os.close(fd)  # and no LOCK_UN: in a forked child that would unlock the parent's
 
     def claim(self, connection: sqlite3.Connection) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
@@ -133,21 +141,22 @@ class FileOwnership:
 
     def _locked(self) -> int:
         """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
-            fd = os.open(self._lock_path, flags, _LOCK_FILE_MODE)
+            fd = self._opened()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(fd, self._lock_path):
-                    return fd
             except BlockingIOError as error:
-                holder = os.pread(fd, _LOCK_BYTES_MAX, 0)
-                os.close(fd)
-                raise self._owned_elsewhere(holder) from error
-            except OSError:
-                os.close(fd)
-                raise
-            os.close(fd)
+                raise self._owned_elsewhere(os.pread(fd, _LOCK_BYTES_MAX, 0)) from error
+            if _is_at(fd, self._lock_path):
+                return fd
+            self.release(is_clean=False)
+
+    def _opened(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with _fork_lock:
+            self._lock_fd = fd = os.open(self._lock_path, flags, _LOCK_FILE_MODE)
+            _holders.add(self)
+        return fd
 
     def _read_holder(self) -> bytes:
         try:
@@ -184,3 +193,22 @@ def _is_at(fd: int, path: Path) -> bool:
 def _replace_content(fd: int, content: bytes) -> None:
     os.pwrite(fd, content, 0)
     os.ftruncate(fd, len(content))
+
+
+_holders: set[FileOwnership] = set()
+"""Those of this process that have a lock file open."""
+
+_fork_lock = threading.RLock()
+"""Keeps a fork from falling between a descriptor's opening or closing and its note in `_holders`."""
+
+
+def _let_go_in_child() -> None:
+    """Close the copies that a forked child has of its parent's locks, which stay locked."""
+    for ownership in tuple(_holders):
+        ownership.release(is_clean=False)
+    _fork_lock.release()
+
+
+os.register_at_fork(
+    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_let_go_in_child
+)

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
@@ -17,7 +17,7 @@ from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_writer
-from tenantry.storage.sqlite.transaction import SQLiteTransaction
+from tenantry.storage.sqlite.transaction import SQLiteTransaction, run_until_deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -63,7 +63,7 @@ class SQLiteStore:
         # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
         self._writer_lock = asyncio.Lock()
         self._writer: JobConnection | None = None
-        self._plan: _Plan | MigrationError | None = None
+        self._plan: migrator.Plan | MigrationError | None = None
         self._transaction: SQLiteTransaction | None = None
         self._is_read = False
         self._reader_slots = asyncio.Semaphore(options.readers_max)
@@ -135,38 +135,35 @@ class SQLiteStore:
         """Apply the pending migrations; see `Store.migrate`."""
         plan, self._plan = self._plan, None
         try:
+            writer = self._connected()
             if isinstance(plan, MigrationError):
                 raise plan
-            if plan is None or plan.pending:
-                async with self._writer_lock:
-                    plan = await self._connected().run(partial(self._migrate, plan))
+            if plan is not None and not plan.pending:
+                return self._reported(plan, ())
+            async with self._writer_lock:
+                return await writer.run(partial(self._migrate, plan))
         except (sqlite3.Error, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
-        if not plan.pending:
-            self._log.debug(events.MIGRATION_SKIPPED)
-        versions = {row.schema: row.version for row in plan.applied}
-        versions.update({migration.schema: migration.version for migration in plan.pending})
-        return MigrationReport(applied=plan.pending, versions=versions)
 
     async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
         """Run the requests in one transaction; see `Store.write`."""
         job = partial(batch.write_batch, requests, self._guard)
         async with self._writer_lock:
             with self._mapped_errors():
-                return await self._connected().run(job)
+                return await run_until_deadline(self._connected(), job)
 
     async def read(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
         """Run reading statements on one snapshot; see `Store.read`."""
-        job = partial(batch.read_batch, statements)
         if self._options.is_read_by_writer or self._is_read_by_idle_writer():
             async with self._writer_lock:
                 with self._mapped_errors():
-                    return await self._connected().run_interruptibly(partial(batch.query_only, job))
+                    job = partial(batch.read_batch_beside_writes, statements)
+                    return await self._connected().run_interruptibly(job)
         async with self._reader() as reader:
             with self._mapped_errors():
-                return await reader.run_interruptibly(job)
+                return await reader.run_interruptibly(partial(batch.read_batch, statements))
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
@@ -204,7 +201,9 @@ class SQLiteStore:
     def _connected(self) -> JobConnection:
         if self._writer is None:
             self._log.warning(events.BACKEND_NOT_CONNECTED, backend=self.backend)
-            raise PersistenceConnectionError("the database is not connected: call connect() first")
+            raise PersistenceConnectionError(
+                "the database is not connected: call connect() first", is_retryable=False
+            )
         return self._writer
 
     @asynccontextmanager
@@ -250,22 +249,32 @@ class SQLiteStore:
             raise
         return connection
 
-    def _planned(self, connection: sqlite3.Connection) -> "_Plan":
+    def _planned(self, connection: sqlite3.Connection) -> migrator.Plan:
         """Plan, then claim: a database that is refused is not touched."""
-        applied = migrator.read_applied(connection)
-        file_version = migrator.read_file_version(connection)
-        pending = plan_migrations(self._schemas, self.backend, applied, file_version)
+        plan = migrator.plan(self._pending, connection)
         if self._ownership is not None:
             self._ownership.claim(connection)
-        return _Plan(applied, file_version, pending)
-
-    def _migrate(self, plan: "_Plan | None", connection: sqlite3.Connection) -> "_Plan":
-        plan = plan or self._planned(connection)
-        if plan.pending:
-            self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
-            migrator.apply_migrations(plan.pending, plan.file_version, self._clock, connection)
-            self._log.info(events.MIGRATION_COMPLETED, applied=len(plan.pending))
         return plan
+
+    def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
+        return plan_migrations(self._schemas, self.backend, applied, file_version)
+
+    def _migrate(self, plan: migrator.Plan | None, connection: sqlite3.Connection) -> MigrationReport:
+        plan = plan or self._planned(connection)
+        if not plan.pending:
+            return self._reported(plan, ())
+        self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
+        applied = migrator.apply_migrations(plan, self._pending, self._clock, connection)
+        self._log.info(events.MIGRATION_COMPLETED, applied=len(applied))
+        return self._reported(plan, applied)
+
+    def _reported(self, plan: migrator.Plan, applied: "tuple[Migration, ...]") -> MigrationReport:
+        """Return where the database is now; what this store did not apply itself, another process did meanwhile."""
+        if not plan.pending:
+            self._log.debug(events.MIGRATION_SKIPPED)
+        versions = {row.schema: row.version for row in plan.applied}
+        versions.update({migration.schema: migration.version for migration in plan.pending})
+        return MigrationReport(applied=applied, versions=versions)
 
     @contextmanager
     def _mapped_errors(self) -> "Iterator[None]":
@@ -285,14 +294,6 @@ class SQLiteStore:
         mapped = map_connection_error(error, f"cannot {doing} {self._options}")
         self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
-
-
-class _Plan(NamedTuple):
-    """What a database has, and what it lacks."""
-
-    applied: list[AppliedMigration]
-    file_version: int
-    pending: "tuple[Migration, ...]"
 
 
 def _select_one(connection: sqlite3.Connection) -> bool:

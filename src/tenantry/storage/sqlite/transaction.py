@@ -1,7 +1,10 @@
 """A transaction over several calls on the writer's connection."""
 
+import asyncio
+import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -10,7 +13,7 @@ import anyio
 from tenantry.errors import TransactionClosedError
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite.batch import Guard, query_only, read_one, roll_back, run_unit
+from tenantry.storage.sqlite.batch import Guard, read_in_transaction, roll_back, run_unit
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.errors import map_error
 
@@ -48,17 +51,21 @@ class SQLiteTransaction:
         return cls(connection, release)
 
     async def write(self, request: Request) -> WriteOutcome:
-        """Run one unit inside the transaction; see `StoreTransaction.write`."""
-        return await self._run(partial(run_unit, request))
+        """Run one unit inside the transaction; see `StoreTransaction.write`.
+
+        Cancellation interrupts the statement that is running, and with it the transaction: it is rolled back.
+        """
+        return await self._run(partial(run_unit, request), self._interruptibly)
 
     async def read(self, statement: Statement) -> ReadOutcome:
-        """Run one reading statement inside the transaction; see `StoreTransaction.read`."""
-        return await self._run(partial(query_only, partial(read_one, statement)))
+        """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""
+        return await self._run(partial(read_in_transaction, statement), self._interruptibly)
 
     async def commit(self) -> None:
         """Commit, durably; see `StoreTransaction.commit`."""
         try:
-            await self._run(_commit)
+            # Never interrupted: its caller must not be told that nothing was kept when all of it was.
+            await self._run(_commit, self._connection.run)
         except sqlite3.Error as error:
             raise map_error(error, "commit") from error
         finally:
@@ -78,13 +85,50 @@ class SQLiteTransaction:
         finally:
             release()
 
-    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run(
+        self,
+        job: Callable[[sqlite3.Connection], T],
+        run: Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]],
+    ) -> T:
         if self._release is None:
             raise TransactionClosedError("the transaction has ended: open a new one")
         try:
-            return await self._connection.run(partial(_run_inside, job))
+            return await run(partial(_run_inside, job))
         except (sqlite3.ProgrammingError, ValueError) as error:
             raise TransactionClosedError("the database was disconnected under the transaction") from error
+
+    async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await run_or_undo(self._connection, job)
+
+
+async def run_or_undo(connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> T:
+    """Run a job that writes, on the writer's connection; see `JobConnection.run_interruptibly`.
+
+    One that was cancelled leaves the connection usable and in no transaction, wherever the interrupt hit it: that may
+    have been the very statement that was to undo another.
+    """
+    try:
+        return await connection.run_interruptibly(job)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True), suppress(sqlite3.Error, ValueError):  # closed meanwhile
+            await connection.run(roll_back)
+        raise
+
+
+async def run_until_deadline(connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> T:
+    """Run a write like `run_or_undo`, but interrupt it only for a deadline, which is a cancel scope around the call.
+
+    A caller whose task is cancelled loses only the result: the job runs to its end, better committed than half known.
+    """
+    task = asyncio.ensure_future(run_or_undo(connection, job))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if anyio.current_effective_deadline() == -math.inf:
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        raise
 
 
 def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
@@ -96,7 +140,8 @@ def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Conn
     """Run the job only while SQLite itself says that there is a transaction: it may have rolled back on its own."""
     if not connection.in_transaction:
         raise TransactionClosedError(
-            "the transaction was rolled back by SQLite after an error: open a new one"
+            "the transaction was rolled back, by SQLite after an error or because a call inside it was cancelled: open a "
+            "new one"
         )
     return job(connection)
 
