@@ -59,3 +59,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 	$(INSTALL) --require-hashes -r requirements/bench.txt
 	touch $@
+
+.PHONY: bench-guard
+bench-guard: $(VENV)/.bench ## ratios against the peers in the same run; fails on a regression
+	$(BIN)/python -m benchmarks.guard
