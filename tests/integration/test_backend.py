@@ -381,7 +381,7 @@ class TestCancellation:
                 first = asyncio.create_task(
                     backend.cost_records.save_many([make_cost_record(agent_id="first")] * 3)
                 )
-                await reached(store._writer_lock.locked)
+                await reached(lambda: store._writer._running_job is not None)
                 second = asyncio.create_task(
                     backend.cost_records.save_many([make_cost_record(agent_id="second")] * 3)
                 )
@@ -408,8 +408,8 @@ class TestCancellation:
             async with open_store(options) as store:
                 await read_rows(store, "SELECT 1")
                 connection = store._writer if options.is_read_by_writer else store._readers[0]
-                reading = asyncio.create_task(store.read([rows(COUNT_TO_A_BILLION)]))
-                await reached(lambda c=connection: c._running_ticket is not None)
+                reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
+                await reached(lambda c=connection: c._running_job is not None)
                 reading.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await reading

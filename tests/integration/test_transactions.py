@@ -18,7 +18,6 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import CallTimeoutError, QueryError, TenantError, TransactionClosedError
 from tenantry.events import CallRefused
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.transaction import run_or_undo
 from tenants import HANG_SECONDS, Recorder, make_message, stored_contents, until
 
 LONG_SECONDS = 1000.0
@@ -63,7 +62,7 @@ def connections(registry: TenantRegistry, tenant_id: str) -> list[Any]:
 
 async def running(registry: TenantRegistry, tenant_id: str) -> None:
     """Wait until a statement of the tenant that can be interrupted runs."""
-    await until(lambda: any(c._running_ticket is not None for c in connections(registry, tenant_id)))
+    await until(lambda: any(c._running_job is not None for c in connections(registry, tenant_id)))
 
 
 async def soon(work: Awaitable[Any]) -> Any:
@@ -218,7 +217,7 @@ async def test_a_slow_batch_holds_no_other_tenant_up(data_dir: Path, kind: str):
         # What hangs at the end of the registry would wait for its deadline.
         for _, actor in registry._pool.tenants():
             for batch in [*actor._reads._batches, *actor._writes._batches]:
-                batch.scope.cancel()
+                batch.running.cancel()
         slow.cancel()
         await asyncio.wait([slow])
 
@@ -252,7 +251,7 @@ async def test_an_interrupted_read_ends_its_transaction(tmp_path: Path):
         transaction = await store.begin()
         await transaction.write((run("INSERT INTO t VALUES (1)"),))
         reading = asyncio.ensure_future(transaction.read(RUNAWAY_READ))
-        await until(lambda: store._writer._running_ticket is not None)
+        await until(lambda: store._writer._running_job is not None)
         reading.cancel()
         await asyncio.wait([reading])
         with pytest.raises(TransactionClosedError):
@@ -269,8 +268,8 @@ async def test_an_interrupt_that_hits_the_way_back_is_made_good(tmp_path: Path):
         connection.execute(COUNT_TO_A_BILLION).fetchall()
 
     async with open_store(SQLiteOptions(path=tmp_path / "wal.db"), "CREATE TABLE t (n)") as store:
-        job = asyncio.ensure_future(run_or_undo(store._writer, stop_half_way))
-        await until(lambda: store._writer._running_ticket is not None)
+        job = asyncio.ensure_future(store._writer.submit(stop_half_way))
+        await until(lambda: store._writer._running_job is not None)
         job.cancel()
         await asyncio.wait([job])
         assert job.cancelled()

@@ -23,7 +23,7 @@ from tenantry.errors import (
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample
 from tenantry.tenancy.channel import Call, Channel, ChannelClosedError, ChannelLimits, ChannelStatistics
-from tenantry.tenancy.gate import TURN_SECONDS
+from tenantry.tenancy.gate import TURN_SECONDS, Gate
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 CALL_TIMEOUT_SECONDS = 30.0
@@ -76,7 +76,7 @@ class Bench:
         batch_requests_max: int = 10,
         workers: int = 1,
         is_interrupted_early: bool = False,
-        gate: asyncio.Semaphore | None = None,
+        gate: Gate | None = None,
         name: str = "write",
     ) -> None:
         self.run = ScriptedRunner()
@@ -94,7 +94,7 @@ class Bench:
                 workers,
                 is_interrupted_early=is_interrupted_early,
             ),
-            gate=gate or asyncio.Semaphore(8),
+            gate=gate or Gate(8),
             clock=LoopClock(),
             report=self.hook,
             on_error=self.errors.append,
@@ -104,6 +104,13 @@ class Bench:
         """Start a call for each request and return their tasks once everybody waits."""
         tasks = [asyncio.ensure_future(self.channel.call(f"op.{request}", request)) for request in requests]
         await settle()
+        return tasks
+
+    async def share(self, *requests: Any) -> "list[asyncio.Task[Any]]":
+        """Start a call for each request, all in one batch: they gather behind a first one, which is answered."""
+        await self.call("first")
+        tasks = await self.call(*requests)
+        await self.run.finish()
         return tasks
 
     @property
@@ -122,10 +129,10 @@ async def test_answers_each_caller_with_its_own_outcome():
     """Callers that share a batch get what is theirs: a result, or an error that is nobody else's."""
     bench = Bench()
     duplicate = DuplicateRecordError("b exists already", record_id="b")
-    tasks = await bench.call("a", "b", "c")
+    tasks = await bench.share("a", "b", "c")
     await bench.run.finish("did a", duplicate, "did c")
     assert await results(tasks) == ["did a", duplicate, "did c"]
-    assert bench.run.batches == [["a", "b", "c"]]
+    assert bench.run.batches == [["first"], ["a", "b", "c"]]
     assert bench.errors == [duplicate]
 
 
@@ -148,20 +155,38 @@ async def test_what_waits_shares_the_next_batch_in_order():
 
 
 @in_virtual_time
-async def test_calls_that_come_together_share_the_first_batch():
-    """A worker that was asleep takes all that came in the same moment, not the first of it."""
+async def test_one_who_comes_alone_does_not_wait_for_company():
+    """The first call begins at once; those that come with it share the next batch."""
     bench = Bench()
-    for round_ in ("a", "b"):
-        tasks = await bench.call(f"{round_}1", f"{round_}2")
+    await bench.call("a", "b", "c")
+    assert bench.run.batches == [["a"]]
+    await bench.run.finish()
+    assert bench.run.batches == [["a"], ["b", "c"]]
+    await bench.run.finish()
+
+
+@in_virtual_time
+async def test_those_who_call_again_share_the_next_batch_too():
+    """Callers that were answered together and call again at once are together again, and not the first of them alone."""
+    bench = Bench()
+
+    async def call_twice(name: str) -> None:
+        await bench.channel.call("op", f"{name}1")
+        await bench.channel.call("op", f"{name}2")
+
+    await bench.call("first")
+    tasks = [asyncio.ensure_future(call_twice(name)) for name in ("a", "b")]
+    await settle()
+    for _ in range(3):
         await bench.run.finish()
-        await results(tasks)
-    assert bench.run.batches == [["a1", "a2"], ["b1", "b2"]]
+    assert bench.run.batches == [["first"], ["a1", "b1"], ["a2", "b2"]]
+    await results(tasks)
 
 
 @in_virtual_time
 async def test_what_comes_while_waiting_at_the_gate_shares_the_batch():
     """A tenant that waits for its turn uses the time: its batch is taken from the mailbox only at the gate."""
-    gate = asyncio.Semaphore(1)
+    gate = Gate(1)
     busy, waiting = Bench(gate=gate), Bench(gate=gate)
     first = await busy.call("x")
     tasks = await waiting.call("a")
@@ -177,7 +202,7 @@ async def test_what_comes_while_waiting_at_the_gate_shares_the_batch():
 @in_virtual_time
 async def test_tenants_take_turns_at_the_gate():
     """A tenant with much to do goes to the end of the line after each batch; a quiet one waits for one batch."""
-    gate = asyncio.Semaphore(1)
+    gate = Gate(1)
     noisy, quiet = Bench(gate=gate, batch_requests_max=1), Bench(gate=gate)
     tasks = await noisy.call(1, 2, 3)
     tasks += await quiet.call("q")
@@ -193,7 +218,7 @@ async def test_tenants_take_turns_at_the_gate():
 @in_virtual_time
 async def test_a_turn_at_the_gate_whose_callers_left_is_given_back():
     """Callers may all leave while their channel waits at the gate: no empty batch runs, and the gate is free again."""
-    gate = asyncio.Semaphore(1)
+    gate = Gate(1)
     busy, left = Bench(gate=gate), Bench(gate=gate)
     await busy.call("x")
     [gone] = await left.call("a")
@@ -201,7 +226,7 @@ async def test_a_turn_at_the_gate_whose_callers_left_is_given_back():
     await settle()
     await busy.run.finish()
     assert left.run.batches == []
-    assert not gate.locked()
+    assert not gate.is_full
     [task] = await left.call("b")
     await left.run.finish()
     assert await task == "did b"
@@ -263,7 +288,7 @@ async def test_cancelled_in_the_mailbox_is_taken_out():
 async def test_cancelled_while_running_loses_only_the_reply():
     """A write that was begun is finished, though nobody waits for it any more; the worker goes on."""
     bench = Bench()
-    tasks = await bench.call("a", "b")
+    tasks = await bench.share("a", "b")
     for task in tasks:
         task.cancel()
     await settle()
@@ -393,7 +418,7 @@ async def test_a_write_whose_callers_were_cancelled_has_until_its_deadline():
 @in_virtual_time
 async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
     """Other tenants wait for one turn and not for a slow batch; the place comes free once, however the batch ends."""
-    gate = asyncio.Semaphore(1)
+    gate = Gate(1)
     slow, quick = Bench(gate=gate), Bench(gate=gate)
     slow_tasks = await slow.call("slow")
     quick_tasks = await quick.call("quick")
@@ -404,15 +429,15 @@ async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
     await quick.run.finish()
     await slow.run.finish()
     assert await results(slow_tasks + quick_tasks) == ["did slow", "did quick"]
-    assert not gate.locked()
-    await gate.acquire()
-    assert gate.locked()
+    assert not gate.is_full
+    gate.ask(lambda _: None)
+    assert gate.is_full
 
 
 @in_virtual_time
 async def test_a_batch_within_its_turn_gives_its_place_back_at_once():
     """The timer of a turn that is over does not free a place that somebody else has by then."""
-    gate = asyncio.Semaphore(1)
+    gate = Gate(1)
     first, second, third = (Bench(gate=gate) for _ in range(3))
     for bench in (first, second, third):
         await bench.call("x")
@@ -475,7 +500,7 @@ async def test_one_timer_serves_every_deadline():
 async def test_a_reading_batch_without_callers_is_interrupted():
     """When everybody who shared a read has gone, cancelled or past the deadline, its work stops."""
     bench = Bench(is_interrupted_early=True, name="read")
-    tasks = await bench.call("a", "b")
+    tasks = await bench.share("a", "b")
     tasks[0].cancel()
     await settle()
     assert bench.run.interrupted == []
@@ -497,7 +522,7 @@ async def test_a_reading_batch_without_callers_is_interrupted():
 async def test_a_reading_batch_goes_on_for_the_one_who_stayed():
     """One impatient caller does not take the answer from another."""
     bench = Bench(is_interrupted_early=True)
-    tasks = await bench.call("a", "b")
+    tasks = await bench.share("a", "b")
     tasks[0].cancel()
     await settle()
     await bench.run.finish()
@@ -596,7 +621,7 @@ async def test_a_call_alone_that_fails_fails_alone(error: Exception):
 async def test_the_worker_survives_a_runner_that_raises(error: Exception):
     """A batch that fails as a whole fails each of its callers, with an instance of their own; the next batch runs."""
     bench = Bench()
-    tasks = await bench.call("a", "b")
+    tasks = await bench.share("a", "b")
     await bench.run.fail(error)
     first, second = await results(tasks)
     assert isinstance(first, QueryError)
@@ -619,7 +644,7 @@ async def test_the_errors_of_the_whole_tenant_are_passed_on():
     """The actor hears of every failed outcome, to judge whether the tenant can go on."""
     bench = Bench()
     corrupt = DatabaseCorruptError("torn page")
-    tasks = await bench.call("a", "b")
+    tasks = await bench.share("a", "b")
     await bench.run.finish("did a", corrupt)
     await results(tasks)
     assert bench.errors == [corrupt]
@@ -700,7 +725,8 @@ async def test_aclose_does_not_wait_for_a_batch_that_hangs():
     ) as caught:
         await waiting
     assert caught.value.tenant_id == "acme"
-    await settle()
+    # What it comes to in the end disturbs nobody.
+    await bench.run.finish()
     assert len(asyncio.all_tasks()) == 1
 
 

@@ -1,14 +1,12 @@
 """The connection that runs whole jobs on its thread; pins the private parts of aiosqlite that it rests on."""
 
 import asyncio
-import inspect
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import anyio
 import pytest
 
@@ -56,29 +54,28 @@ class CountingQueue:
         self.count += 1
         self._queue.put_nowait(item)
 
+    def qsize(self) -> int:
+        """Return how many wait."""
+        return self._queue.qsize()
+
 
 class TestAiosqlite:
     """What `JobConnection` needs of aiosqlite and its documentation does not promise."""
 
-    def test_execute_takes_a_function_and_its_arguments(self):
-        """`_execute(fn, *args, **kwargs)` is a coroutine function: what `run` calls."""
-        assert inspect.iscoroutinefunction(aiosqlite.Connection._execute)
-        kinds = [p.kind for p in inspect.signature(aiosqlite.Connection._execute).parameters.values()]
-        assert kinds == [
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.VAR_POSITIONAL,
-            inspect.Parameter.VAR_KEYWORD,
-        ]
-
-    async def test_execute_crosses_once(self, connection: JobConnection):
-        """A call puts one item into the queue of the thread, and the function gets its arguments there."""
-        queue = CountingQueue(connection)
-        assert await connection._execute(lambda *args: (threading.current_thread(), args), 1, 2) == (
-            connection._thread,
-            (1, 2),
-        )
+    async def test_the_thread_takes_futures_and_functions(self, connection: JobConnection):
+        """What is put into `_tx` is a future and a function without arguments, run on the thread, one item for each."""
+        queue, future = CountingQueue(connection), asyncio.get_running_loop().create_future()
+        connection._tx.put_nowait((future, threading.current_thread))
+        assert await future is connection._thread
         assert queue.count == 1
+
+    async def test_what_the_function_raises_is_the_futures(self, connection: JobConnection):
+        """And the thread goes on."""
+        future = asyncio.get_running_loop().create_future()
+        connection._tx.put_nowait((future, lambda: 1 // 0))
+        with pytest.raises(ZeroDivisionError):
+            await future
+        assert await connection.run(lambda _: "next") == "next"
 
     async def test_the_attributes_are_there(self, connection: JobConnection):
         """The thread, the connection and stop() are where the subclass looks for them."""
@@ -131,15 +128,15 @@ class TestRun:
             assert (writer.count, reader.count) == (1, 1)
 
 
-class TestRunInterruptibly:
+class TestSubmit:
     """Cancellation stops the statement, and only that caller's."""
 
     async def test_result_comes_back(self, connection: JobConnection):
-        """Without cancellation it is `run`."""
-        assert await connection.run_interruptibly(lambda _: 1) == 1
+        """It is awaited like any future."""
+        assert await connection.submit(lambda _: 1) == 1
 
     async def test_cancelled_interrupts_the_statement(self, connection: JobConnection):
-        """A query that would run for minutes ends, and its thread is free when the caller gets its cancellation."""
+        """A query that would run for minutes ends, and its thread is free for the next job."""
         gate, ended = threading.Event(), []
 
         def job(conn: sqlite3.Connection) -> None:
@@ -149,30 +146,29 @@ class TestRunInterruptibly:
             except sqlite3.OperationalError as error:
                 ended.append(error.sqlite_errorname)
 
-        caller = asyncio.create_task(connection.run_interruptibly(job))
+        caller = connection.submit(job)
         await reached(gate.is_set)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        assert ended == ["SQLITE_INTERRUPT"]
         assert await connection.run(lambda conn: conn.execute("SELECT 2").fetchone()) == (2,)
+        assert ended == ["SQLITE_INTERRUPT"]
 
     async def test_cancelled_by_anyio(self, connection: JobConnection):
-        """A cancel scope, which cancels at every await, waits for the thread too."""
+        """A cancel scope around the one who waits interrupts as well."""
         gate, ended = Gate(), []
         async with anyio.create_task_group() as group:
-            group.start_soon(connection.run_interruptibly, lambda conn: _count_after(conn, gate, ended))
+            group.start_soon(_submitted, connection, lambda conn: _count_after(conn, gate, ended))
             await reached(gate.is_reached.is_set)
             group.cancel_scope.cancel()
             asyncio.get_running_loop().call_soon(gate.open)
+        await connection.run(lambda _: None)
         assert ended == ["SQLITE_INTERRUPT"]
 
     async def test_interrupts_the_next_statement_of_the_job_too(self, connection: JobConnection):
         """Cancelled between two statements, where an interrupt hits nothing, the job does not run the next to its end."""
         gate, ended = Gate(), []
-        caller = asyncio.create_task(
-            connection.run_interruptibly(lambda conn: _count_after(conn, gate, ended))
-        )
+        caller = connection.submit(lambda conn: _count_after(conn, gate, ended))
         await reached(gate.is_reached.is_set)
         caller.cancel()
         for _ in range(3):
@@ -180,13 +176,14 @@ class TestRunInterruptibly:
         gate.open()
         with pytest.raises(asyncio.CancelledError):
             await caller
+        await connection.run(lambda _: None)
         assert ended == ["SQLITE_INTERRUPT"]
 
     async def test_never_interrupts_another_callers_job(self, connection: JobConnection):
         """A caller that is cancelled while its job waits leaves the running one alone, and its own never runs."""
         gate, ran = Gate(), []
-        running = asyncio.create_task(connection.run_interruptibly(lambda _: gate.wait()))
-        waiting = asyncio.create_task(connection.run_interruptibly(lambda _: ran.append("waiting")))
+        running = connection.submit(lambda _: gate.wait())
+        waiting = connection.submit(lambda _: ran.append("waiting"))
         await reached(gate.is_reached.is_set)
         waiting.cancel()
         await asyncio.sleep(0)
@@ -200,7 +197,7 @@ class TestRunInterruptibly:
         """The connection was closed behind the job: the caller still gets its cancellation and no other error."""
         opened = await JobConnection.open(lambda: sqlite3.connect(":memory:"))
         gate = Gate()
-        caller = asyncio.create_task(opened.run_interruptibly(lambda _: gate.wait()))
+        caller = opened.submit(lambda _: gate.wait())
         await reached(gate.is_reached.is_set)
         closing_task = asyncio.create_task(opened.aclose())
         await asyncio.sleep(0)
@@ -309,6 +306,10 @@ class TestClose:
         await opened.aclose()
         assert not opened.is_open
         assert set(threading.enumerate()) <= threads
+
+
+async def _submitted(connection: JobConnection, function: Callable[[sqlite3.Connection], object]) -> None:
+    await connection.submit(function)
 
 
 def _count_after(conn: sqlite3.Connection, gate: Gate, ended: list[str]) -> None:

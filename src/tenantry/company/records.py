@@ -6,7 +6,7 @@ JSON. Reading trusts nothing: each row passes the model's validation again.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -50,12 +50,21 @@ class RecordType(Generic[ModelT]):
     json: Mapping[str, str]
     named: Mapping[str, str]
     malformed: str
+    selected: tuple[str, ...] = field(init=False)
+    """The columns of `select`, in the order of its rows."""
+    _validate: Callable[[dict[str, object]], ModelT] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out what `decode` would otherwise for every row."""
+        object.__setattr__(self, "selected", self.key + self.columns)
+        # What `model_validate` calls, without its seven keyword arguments.
+        object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
 
     @property
     def select(self) -> str:
         """``SELECT`` for all columns, without a WHERE."""
         # Names are constants of this package; values are always parameters.
-        return f"SELECT {_names(self.key + self.columns)} FROM {self.table}"  # noqa: S608
+        return f"SELECT {_names(self.selected)} FROM {self.table}"  # noqa: S608
 
     @property
     def insert(self) -> str:
@@ -66,7 +75,7 @@ class RecordType(Generic[ModelT]):
     @property
     def inserted(self) -> tuple[str, ...]:
         """The columns of `insert`, in the order of its parameters."""
-        return tuple(column for column in self.key + self.columns if column != "seq")
+        return tuple(column for column in self.selected if column != "seq")
 
     def decode(self, row: Row) -> ModelT:
         """Return the model of a selected row.
@@ -74,17 +83,18 @@ class RecordType(Generic[ModelT]):
         Raises:
             MalformedRowError: The row is not what the model says. Names the fields, never their values.
         """
-        fields = dict(zip(self.key + self.columns, row, strict=True))
+        fields = dict(zip(self.selected, row, strict=True))
         seq = fields.pop("seq", None)
         try:
             if "timestamp" in fields:
                 # Pydantic would take "2026" for seconds since 1970.
                 fields["timestamp"] = datetime.fromisoformat(fields["timestamp"])
             for name, empty in self.json.items():
-                text = fields.pop(name)
-                if text != empty:
-                    fields[name] = json.loads(text)
-            return self.model.model_validate(fields)
+                if fields[name] == empty:
+                    del fields[name]
+                else:
+                    fields[name] = json.loads(fields[name])
+            return self._validate(fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             record_id = _printable(fields.get("id", seq))
             raise MalformedRowError(

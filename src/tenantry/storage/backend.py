@@ -1,5 +1,6 @@
 """One company's persistence without a registry around it: a store and the company's repositories."""
 
+import asyncio
 from pathlib import Path
 
 # Python 3.11's own runtime check reads every property, and these raise on a back end that is not connected.
@@ -87,6 +88,7 @@ class StoreSession:
     def __init__(self, store: Store, log: EventLog) -> None:
         self._store = store
         self._log = log
+        self._writing = asyncio.Lock()
 
     @property
     def log(self) -> EventLog:
@@ -97,7 +99,16 @@ class StoreSession:
         """Run the statements as one transaction; without any there is nothing to do."""
         if not statements:
             return []
-        outcome = (await self._store.write([statements]))[0]
+        # One at a time: who waits here can still go, and leave nothing behind.
+        await self._writing.acquire()
+        try:
+            running = asyncio.ensure_future(self._store.write([statements]))
+        except BaseException:
+            self._writing.release()
+            raise
+        running.add_done_callback(lambda _: self._writing.release())
+        # Shielded: what has begun is better committed than half known.
+        (outcome,) = await asyncio.shield(running)
         if isinstance(outcome, TenantryError):
             raise outcome
         return outcome

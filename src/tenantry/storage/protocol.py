@@ -1,6 +1,6 @@
 """What a store is: one tenant's database behind a few calls that take whole batches."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -113,17 +113,22 @@ class Store(Protocol):
         """
         ...
 
-    async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
-        """Run the requests in one transaction, commit it durably, and return one outcome for each.
+    def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
+        """Run the requests in one transaction, commit it durably, and give one outcome for each.
 
-        One request's failure is that request's alone. Cancellation does not stop the batch; its outcomes are lost.
+        One request's failure is that request's alone. A store that can begin at once gives a future. Cancelling what is
+        given interrupts the batch: all of it is kept, or nothing.
+
+        Raises:
+            PersistenceConnectionError: Not connected.
         """
         ...
 
-    async def read(self, statements: Sequence[Statement]) -> list[ReadOutcome]:
-        """Run reading statements together and return one outcome for each.
+    def read(self, statements: Sequence[Statement]) -> Awaitable[list[ReadOutcome]]:
+        """Run reading statements together and give one outcome for each; like `write`, cancelled and begun.
 
-        Cancellation interrupts the statement that is running.
+        Raises:
+            PersistenceConnectionError: Not connected.
         """
         ...
 

@@ -20,7 +20,7 @@ from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Request, Store
 from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
-from tenantry.tenancy.gate import Turn
+from tenantry.tenancy.gate import Gate
 from tenantry.tenancy.transaction import TransactionSession
 
 T = TypeVar("T")
@@ -38,13 +38,13 @@ _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 class Gates:
     """How many batches of all tenants run at once; waiting tenants take turns in the order they asked."""
 
-    write: asyncio.Semaphore
-    read: asyncio.Semaphore
+    write: Gate
+    read: Gate
 
     @classmethod
     def of(cls, config: RegistryConfig) -> "Gates":
         """Return the gates that the settings ask for."""
-        return cls(asyncio.Semaphore(config.write_jobs_max), asyncio.Semaphore(config.read_jobs_max))
+        return cls(Gate(config.write_jobs_max), Gate(config.read_jobs_max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ class TenantActor:
             raise
         self._schema_versions = report.versions
 
-    async def write(self, request: Request) -> list[Result]:
-        """Run one unit through the writer.
+    def write(self, request: Request) -> Awaitable[list[Result]]:
+        """Run one unit through the writer, when it is awaited.
 
         Raises:
             QueryError: The same task holds the tenant's transaction.
@@ -145,12 +145,11 @@ class TenantActor:
             TenantError, PersistenceError: As `Channel.call`.
         """
         self._check_not_holder("write")
-        results: list[Result] = await self._writes.call(request[0].operation, request)
-        return results
+        return self._writes.call(request[0].operation, request)
 
-    async def read(self, statement: Statement) -> Result:
-        """Run one reading statement through the readers. Raises like `write`."""
-        return await self._reads.call(statement.operation, statement)
+    def read(self, statement: Statement) -> Awaitable[Result]:
+        """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
+        return self._reads.call(statement.operation, statement)
 
     async def begin(self) -> TransactionSession:
         """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
@@ -205,7 +204,7 @@ class TenantActor:
         else:
             self._log.info(ACTOR_RECOVERED)
 
-    def _channel(self, name: str, run: Any, gate: asyncio.Semaphore, *, workers: int) -> Channel:
+    def _channel(self, name: str, run: Any, gate: Gate, *, workers: int) -> Channel:
         config = self._context.config
         return Channel(
             name,
@@ -239,7 +238,7 @@ class TenantActor:
 
     async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
-        async with Turn(self._context.gates.write):
+        async with self._context.gates.write.turn():
             transaction = await self._store.begin()
         session = TransactionSession(
             transaction,

@@ -8,11 +8,17 @@ That is safe because the gate only keeps short work from crowding the disk. What
 a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time on a thread of its own, and there
 are at most ``open_tenants_max`` of them. So what runs without a place is never more than the threads of the open tenants,
 and each of it ends at its own deadline at the latest, when it is interrupted.
+
+A turn is given by a call and not by waking a task: a batch that finds a place free is on its way to the disk before its
+caller has stopped to wait for it. One timer looks after the turn that began first.
 """
 
 import asyncio
-from types import TracebackType
-from typing import Final
+import contextvars
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeAlias
 
 from tenantry.errors import TenantError
 
@@ -20,38 +26,93 @@ TURN_SECONDS: Final = 0.1
 
 
 class Turn:
-    """An asynchronous context manager: wait for a place at the gate, and hold it for the block but for one turn at most.
+    """A place at the gate, held until `end` is called and for `TURN_SECONDS` at most."""
 
-    Cancelled while it waits it holds nothing.
+    __slots__ = ("_gate", "ends_at")
+
+    def __init__(self, gate: "Gate", ends_at: float) -> None:
+        self._gate = gate
+        self.ends_at = ends_at
+
+    def end(self) -> None:
+        """Give the place back; a no-op when it was given back."""
+        self._gate.end(self)
+
+
+Begin: TypeAlias = Callable[[Turn], None]
+"""What to do with the turn; it may end it at once, because whoever asked has gone meanwhile."""
+
+
+class Gate:
+    """So many places, and who waits for one.
 
     Args:
-        gate: Its places.
+        places: How many turns there are at once.
     """
 
-    __slots__ = ("_gate", "_timer")
-
-    def __init__(self, gate: asyncio.Semaphore) -> None:
-        self._gate = gate
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._turns: dict[Turn, None] = {}  # in the order in which they began
+        self._waiting: deque[Begin] = deque()
+        self._is_serving = False
         self._timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.Context()  # not that of whoever happened to set the timer
 
-    async def __aenter__(self) -> None:
-        await self._gate.acquire()
-        self._timer = asyncio.get_running_loop().call_later(TURN_SECONDS, self._end)
+    @property
+    def is_full(self) -> bool:
+        """Whether every place is taken."""
+        return not self._free
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
+    def ask(self, begin: Begin) -> None:
+        """Have `begin` called with a turn: now if a place is free, or else when this one is the first in line."""
+        self._waiting.append(begin)
+        self._serve()
 
-    def _end(self) -> None:
-        """Give the place back, once: when the turn is over or the block is, whichever comes first."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-            self._gate.release()
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it for the block. Cancelled while it waits it holds nothing."""
+        came: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        self.ask(lambda turn: turn.end() if came.done() else came.set_result(turn))
+        try:
+            await came
+            yield
+        finally:
+            if came.done() and not came.cancelled():
+                came.result().end()
+
+    def end(self, turn: Turn) -> None:
+        """See `Turn.end`."""
+        if turn in self._turns:
+            del self._turns[turn]
+            self._free += 1
+            self._serve()
+
+    def _serve(self) -> None:
+        """Let in who waits; not from within itself, or a long line would become as deep a recursion."""
+        if self._is_serving:
+            return
+        self._is_serving = True
+        try:
+            while self._free and self._waiting:
+                begin = self._waiting.popleft()
+                loop = asyncio.get_running_loop()
+                turn = Turn(self, loop.time() + TURN_SECONDS)
+                self._free -= 1
+                self._turns[turn] = None
+                if self._timer is None:
+                    self._timer = loop.call_at(turn.ends_at, self._expire, context=self._context)
+                begin(turn)
+        finally:
+            self._is_serving = False
+
+    def _expire(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        while (oldest := next(iter(self._turns), None)) is not None:
+            if oldest.ends_at > loop.time():
+                self._timer = loop.call_at(oldest.ends_at, self._expire, context=self._context)
+                return
+            self.end(oldest)
 
 
 def another_loop_error(tenant_id: str) -> TenantError:

@@ -12,7 +12,7 @@ from tenantry.eventlog import EventLog
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import StoreTransaction
-from tenantry.tenancy.gate import Turn, another_loop_error
+from tenantry.tenancy.gate import Gate, another_loop_error
 
 TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
@@ -44,7 +44,7 @@ class TransactionSession:
         transaction: StoreTransaction,
         *,
         timeout_seconds: float,
-        gate: asyncio.Semaphore,
+        gate: Gate,
         tenant_id: str,
         backend: str,
         clock: Clock,
@@ -114,7 +114,7 @@ class TransactionSession:
         async with self._lock:
             self._check_open()
             try:
-                async with Turn(self._gate):
+                async with self._gate.turn():
                     await self._transaction.commit()
             except TenantryError as error:
                 self._on_error(error)
@@ -157,7 +157,7 @@ class TransactionSession:
             with anyio.CancelScope() as scope:
                 self._statement = scope
                 try:
-                    async with Turn(self._gate):
+                    async with self._gate.turn():
                         started_seconds = self._now()
                         outcome = await run()
                 finally:

@@ -1,7 +1,8 @@
 """An aiosqlite connection that runs whole functions on its thread.
 
 aiosqlite crosses to the connection's thread and back once for every call; a batch of 64 statements would cross 65
-times. `JobConnection.run` crosses once for the batch. It rests on one private method of aiosqlite, ``_execute``, which
+times. `JobConnection.submit` crosses once for the batch, and begins at once: its caller need not wait for a task of its
+own to start. It rests on one private attribute of aiosqlite, the queue ``_tx`` of futures and functions, which
 `tests/unit/test_connection.py` pins.
 """
 
@@ -10,7 +11,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 import anyio
@@ -29,8 +30,8 @@ class JobConnection(aiosqlite.Connection):
         # A connection that its owner leaked must not keep the process from ending. SQLite survives the loss of the
         # thread at any moment, as it survives kill -9.
         self._thread.daemon = True
-        self._running_ticket: _Ticket | None = None
-        self._ticket_lock = threading.Lock()
+        self._running_job: Job[Any] | None = None
+        self._job_lock = threading.Lock()
 
     @classmethod
     async def open(cls, connector: Callable[[], sqlite3.Connection]) -> "JobConnection":
@@ -60,24 +61,27 @@ class JobConnection(aiosqlite.Connection):
         """Whether it was opened and not closed."""
         return self._connection is not None
 
-    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `job` on the connection's thread, after those that were given before, and return its result.
+    @property
+    def backlog(self) -> int:
+        """How many jobs wait or run; one that begins at this moment may be missed."""
+        return self._tx.qsize() + (self._running_job is not None)
 
-        Cancellation loses the result; the job runs to its end all the same.
+    def submit(self, function: Callable[[sqlite3.Connection], T]) -> "Job[T]":
+        """Run `function` on the connection's thread, after those that were given before; return the future of its result.
+
+        Raises:
+            ValueError: The connection is closed.
         """
-        result: T = await self._execute(job, self._conn)  # type: ignore[no-untyped-call]
-        return result
+        job = Job(function, self)
+        self._tx.put_nowait((job, job.run))
+        return job
 
-    async def run_interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `job` like `run`; cancellation interrupts its statement and returns once the thread is free again."""
-        ticket = _Ticket()
-        try:
-            return await self.run(lambda connection: self._run_ticketed(ticket, job, connection))
-        except asyncio.CancelledError:
-            # anyio cancels at every await until the scope is left.
-            with anyio.CancelScope(shield=True):
-                await self._interrupt(ticket)
-            raise
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `function` like `submit`, but to its end: cancellation only loses the result."""
+        connection = self.opened()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((future, lambda: function(connection)))
+        return await future
 
     async def aclose(self) -> None:
         """Close the connection and end its thread; a no-op when it is closed.
@@ -102,39 +106,77 @@ class JobConnection(aiosqlite.Connection):
     async def _connected(self) -> None:
         await self
 
-    async def _interrupt(self, ticket: "_Ticket") -> None:
-        """Interrupt the ticket's job until the thread is free: between two statements, an interrupt hits nothing."""
-        ticket.is_cancelled = True
-        is_free = asyncio.ensure_future(self.run(_do_nothing))
-        while not is_free.done():
-            with self._ticket_lock:
-                # Under the lock this job cannot end and make way for another caller's, which would be hit instead.
-                if self._running_ticket is ticket:
-                    self._conn.interrupt()
-            await asyncio.wait([is_free], timeout=_INTERRUPT_INTERVAL_SECONDS)
-        is_free.exception()  # that the connection was closed meanwhile: then it is free too
+    def opened(self) -> sqlite3.Connection:
+        """Return the sqlite3 connection.
 
-    def _run_ticketed(
-        self, ticket: "_Ticket", job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection
-    ) -> T:
-        with self._ticket_lock:
-            if ticket.is_cancelled:
-                raise sqlite3.OperationalError("cancelled before it ran")
-            self._running_ticket = ticket
+        Raises:
+            ValueError: It is closed, or closing.
+        """
+        connection = self._conn
+        if not self._running:
+            raise ValueError("the connection is closing")
+        return connection
+
+    def begin(self, job: "Job[Any]") -> bool:
+        """Note, on the thread, that the job runs; return False if it was cancelled before."""
+        with self._job_lock:
+            if job.cancelled():
+                return False
+            self._running_job = job
+            return True
+
+    def end(self) -> None:
+        """Note, on the thread, that the job has ended: from here on no interrupt can hit the connection."""
+        with self._job_lock:
+            self._running_job = None
+
+    def interrupt_job(self, job: "Job[Any]") -> bool:
+        """Interrupt the connection if it runs this job; return whether it does."""
+        # Under the lock the job cannot end and make way for another caller's, which would be hit instead.
+        with self._job_lock:
+            is_running = self._running_job is job
+            if is_running:
+                self._conn.interrupt()
+            return is_running
+
+
+class Job(asyncio.Future[T]):
+    """A function on its way to a connection's thread, and the future of its result.
+
+    Cancelling it keeps a function that has not begun from running, and interrupts the statement of one that has
+    (https://www.sqlite.org/c3ref/interrupt.html) until it ends. Whatever it had not committed by then is rolled back
+    before the connection's next job begins.
+    """
+
+    def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._function = function
+        self._connection = connection
+        self._database = connection.opened()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel it, see the class."""
+        is_cancelled = super().cancel(msg)
+        if is_cancelled:
+            self._interrupt()
+        return is_cancelled
+
+    def run(self) -> T:
+        """Run the function, on the thread."""
+        if not self._connection.begin(self):
+            raise sqlite3.OperationalError("cancelled before it ran")
         try:
-            return job(connection)
+            return self._function(self._database)
         finally:
-            with self._ticket_lock:
-                self._running_ticket = None
+            self._connection.end()
+            # The interrupt may have hit the very statement that was to undo another.
+            if self.cancelled() and self._database.in_transaction:
+                self._database.execute("ROLLBACK")
 
-
-class _Ticket:
-    """Marks one interruptible job while it waits and runs."""
-
-    __slots__ = ("is_cancelled",)
-
-    def __init__(self) -> None:
-        self.is_cancelled = False
+    def _interrupt(self) -> None:
+        """Interrupt it, again and again until it ends: between two statements an interrupt hits nothing."""
+        if self._connection.interrupt_job(self):
+            self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
 
 
 async def _finished(task: "asyncio.Future[None]") -> None:
@@ -143,7 +185,3 @@ async def _finished(task: "asyncio.Future[None]") -> None:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
-
-
-def _do_nothing(_: sqlite3.Connection) -> None:
-    """Tell, by being run, that the thread is free."""

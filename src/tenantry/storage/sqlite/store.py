@@ -2,10 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
@@ -17,16 +16,16 @@ from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_writer
-from tenantry.storage.sqlite.transaction import SQLiteTransaction, run_until_deadline
+from tenantry.storage.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from tenantry.clock import Clock
     from tenantry.eventlog import EventLog
     from tenantry.schema import Migration, Schema
     from tenantry.statements import Statement
     from tenantry.storage.sqlite.ownership import FileOwnership
+
+T = TypeVar("T")
 
 
 class SQLiteStore:
@@ -66,8 +65,6 @@ class SQLiteStore:
         self._plan: migrator.Plan | MigrationError | None = None
         self._transaction: SQLiteTransaction | None = None
         self._is_read = False
-        self._reader_slots = asyncio.Semaphore(options.readers_max)
-        self._idle_readers: list[JobConnection] = []
         self._readers: list[JobConnection] = []
 
     @property
@@ -111,7 +108,8 @@ class SQLiteStore:
                     if self._transaction is not None:
                         await self._transaction.rollback()
                     while self._readers:
-                        await self._close_reader(self._readers[-1])
+                        await self._readers[-1].aclose()
+                        self._readers.pop()
                     await self._writer.aclose()
                 except (sqlite3.Error, OSError) as error:
                     self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
@@ -147,45 +145,49 @@ class SQLiteStore:
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
-    async def write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
+    def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
-        job = partial(batch.write_batch, requests, self._guard)
-        async with self._writer_lock:
-            with self._mapped_errors():
-                return await run_until_deadline(self._connected(), job)
+        job = self._mapped(partial(batch.write_batch, requests, self._guard))
+        if self._writer_lock.locked():
+            return asyncio.ensure_future(self._submit_in_turn(job))
+        return self._submit(self._connected(), job)
 
-    async def read(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
+    def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
         """Run reading statements on one snapshot; see `Store.read`."""
-        if self._options.is_read_by_writer or self._is_read_by_idle_writer():
-            async with self._writer_lock:
-                with self._mapped_errors():
-                    job = partial(batch.read_batch_beside_writes, statements)
-                    return await self._connected().run_interruptibly(job)
-        async with self._reader() as reader:
-            with self._mapped_errors():
-                return await reader.run_interruptibly(partial(batch.read_batch, statements))
+        writer = self._connected()
+        if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
+            beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
+            if self._writer_lock.locked():
+                return asyncio.ensure_future(self._submit_in_turn(beside_writes))
+            return self._submit(writer, beside_writes)
+        job = self._mapped(partial(batch.read_batch, statements))
+        reader = self._reader()
+        if reader is None:
+            return asyncio.ensure_future(self._submit_to_new_reader(job))
+        return self._submit(reader, job)
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         await self._writer_lock.acquire()
         try:
-            with self._mapped_errors():
-                transaction = await SQLiteTransaction.begin(
-                    self._connected(), self._guard, self._writer_lock.release
-                )
-        except BaseException:
+            transaction = await SQLiteTransaction.begin(
+                self._connected(), self._guard, self._writer_lock.release
+            )
+        except BaseException as error:
             self._writer_lock.release()
+            if isinstance(error, (sqlite3.Error, ValueError)):
+                raise self._map(error, f"cannot use {self._options}") from error
             raise
         self._transaction = transaction
         return transaction
 
-    def _is_read_by_idle_writer(self) -> bool:
+    def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
         """Whether this is the first read, and the writer has nothing to do.
 
         A reader's connection and thread cost more than the read: a tenant that is opened for one look does without.
         """
         is_first, self._is_read = not self._is_read, True
-        return is_first and self._ownership is not None and not self._writer_lock.locked()
+        return is_first and self._ownership is not None and not (self._writer_lock.locked() or writer.backlog)
 
     def _known_version(self) -> int:
         return sum(len(schema.migrations(self.backend)) for schema in self._schemas)
@@ -206,33 +208,40 @@ class SQLiteStore:
             )
         return self._writer
 
-    @asynccontextmanager
-    async def _reader(self) -> "AsyncIterator[JobConnection]":
-        self._connected()
-        async with self._reader_slots:
-            reader = self._idle_readers.pop() if self._idle_readers else await self._open_reader()
-            try:
-                yield reader
-            finally:
-                # Not one that disconnect() has closed meanwhile.
-                if reader in self._readers:
-                    self._idle_readers.append(reader)
+    def _submit(
+        self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]
+    ) -> "asyncio.Future[T]":
+        try:
+            return connection.submit(job)
+        except ValueError as error:
+            raise self._map(error, f"cannot use {self._options}") from error
+
+    async def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job on the writer's connection once the transaction that holds it has ended."""
+        async with self._writer_lock:
+            return await self._submit(self._connected(), job)
+
+    async def _submit_to_new_reader(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        async with self._lifecycle:
+            # Others may have opened readers while this one waited.
+            reader = self._reader() or await self._open_reader()
+        return await self._submit(reader, job)
+
+    def _reader(self) -> JobConnection | None:
+        """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""
+        reader = min(self._readers, key=lambda reader: reader.backlog, default=None)
+        if reader is not None and reader.backlog and len(self._readers) < self._options.readers_max:
+            return None
+        return reader
 
     async def _open_reader(self) -> JobConnection:
-        async with self._lifecycle:
-            self._connected()
-            try:
-                reader = await JobConnection.open(partial(open_reader, self._options))
-            except (sqlite3.Error, OSError) as error:
-                self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
-            self._readers.append(reader)
-            return reader
-
-    async def _close_reader(self, reader: JobConnection) -> None:
-        await reader.aclose()
-        self._readers.remove(reader)
-        if reader in self._idle_readers:
-            self._idle_readers.remove(reader)
+        self._connected()
+        try:
+            reader = await JobConnection.open(partial(open_reader, self._options))
+        except (sqlite3.Error, OSError) as error:
+            self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
+        self._readers.append(reader)
+        return reader
 
     def _open(self) -> sqlite3.Connection:
         """Open the writer's connection; plan its migrations in the same job, if nobody else can change the file."""
@@ -276,13 +285,14 @@ class SQLiteStore:
         versions.update({migration.schema: migration.version for migration in plan.pending})
         return MigrationReport(applied=applied, versions=versions)
 
-    @contextmanager
-    def _mapped_errors(self) -> "Iterator[None]":
-        """Map what comes out of a batch as a whole, which is not any caller's own."""
-        try:
-            yield
-        except (sqlite3.Error, ValueError) as error:
-            raise self._map(error, f"cannot use {self._options}") from error
+    def _mapped(self, job: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+        def run(connection: sqlite3.Connection) -> T:
+            try:
+                return job(connection)
+            except (sqlite3.Error, ValueError) as error:
+                raise self._map(error, f"cannot use {self._options}") from error
+
+        return run
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
         # What aiosqlite and sqlite3 say when a job comes too late for a connection that was closed meanwhile.

@@ -1,7 +1,6 @@
 """A transaction over several calls on the writer's connection."""
 
 import asyncio
-import math
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -85,6 +84,15 @@ class SQLiteTransaction:
         finally:
             release()
 
+    async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run the job; cancelled it is interrupted, and has ended when its caller hears of it: what follows may use the writer."""
+        try:
+            return await self._connection.submit(job)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True), suppress(ValueError):  # closed meanwhile
+                await self._connection.run(roll_back)
+            raise
+
     async def _run(
         self,
         job: Callable[[sqlite3.Connection], T],
@@ -96,39 +104,6 @@ class SQLiteTransaction:
             return await run(partial(_run_inside, job))
         except (sqlite3.ProgrammingError, ValueError) as error:
             raise TransactionClosedError("the database was disconnected under the transaction") from error
-
-    async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await run_or_undo(self._connection, job)
-
-
-async def run_or_undo(connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> T:
-    """Run a job that writes, on the writer's connection; see `JobConnection.run_interruptibly`.
-
-    One that was cancelled leaves the connection usable and in no transaction, wherever the interrupt hit it: that may
-    have been the very statement that was to undo another.
-    """
-    try:
-        return await connection.run_interruptibly(job)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True), suppress(sqlite3.Error, ValueError):  # closed meanwhile
-            await connection.run(roll_back)
-        raise
-
-
-async def run_until_deadline(connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> T:
-    """Run a write like `run_or_undo`, but interrupt it only for a deadline, which is a cancel scope around the call.
-
-    A caller whose task is cancelled loses only the result: the job runs to its end, better committed than half known.
-    """
-    task = asyncio.ensure_future(run_or_undo(connection, job))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if anyio.current_effective_deadline() == -math.inf:
-            task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
-        raise
 
 
 def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
