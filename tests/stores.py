@@ -16,6 +16,7 @@ from tenantry.eventlog import EventLog
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Row, Statement
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
+from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -59,7 +60,10 @@ def make_store(
     ownership: FileOwnership | None = None,
 ) -> SQLiteStore:
     """Return a disconnected store."""
-    return SQLiteStore(options, schemas, clock=SystemClock(), log=EventLog(), ownership=ownership)
+    crews = Crews.of(write_threads=1, read_threads=2)
+    return SQLiteStore(
+        options, schemas, clock=SystemClock(), log=EventLog(), crews=crews, ownership=ownership
+    )
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ class RegistryConfig(BaseSettings):
 
     Attributes:
         data_dir: Where everything lies; made if it is missing. On a local disk: the locks need one.
-        open_tenants_max: How many tenants are open at once; each costs ``1 + readers_per_tenant`` threads.
+        open_tenants_max: How many tenants are open at once; each costs ``4 + 2 * readers_per_tenant`` open files.
         readers_per_tenant: Read-only connections, and so read batches, of one tenant at a time.
         idle_timeout_seconds: A tenant that nobody used for so long is closed.
         pool_waiters_max: How many callers may wait for a place among the open tenants.
@@ -87,8 +87,10 @@ class RegistryConfig(BaseSettings):
         call_timeout_seconds: A call's deadline, from its open tenant's mailbox to its answer; opening a tenant has the
             same again.
         transaction_timeout_seconds: How long ``transaction()`` may hold its tenant's writer.
-        write_jobs_max: How many tenants' write batches run at the same moment.
-        read_jobs_max: How many tenants' read batches run at the same moment.
+        write_threads: How many threads open, write and close, for all tenants together.
+        read_threads: How many threads read, for all tenants together.
+        write_jobs_max: How many tenants' write batches are with those threads at the same moment, running or next.
+        read_jobs_max: How many tenants' read batches are.
         durability: When a write is acknowledged, see `Durability`.
         delete_grace_seconds: How long a deleted tenant can be brought back.
         catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
@@ -107,8 +109,10 @@ class RegistryConfig(BaseSettings):
     batch_requests_max: Annotated[int, Field(ge=1, le=4096)] = BATCH_REQUESTS_MAX
     call_timeout_seconds: Seconds = 30.0
     transaction_timeout_seconds: Seconds = TRANSACTION_TIMEOUT_SECONDS
+    write_threads: Annotated[int, Field(ge=1, le=64)] = 4
+    read_threads: Annotated[int, Field(ge=1, le=64)] = 1
     write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
-    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 2
+    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     durability: Durability = "full"
     delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
         7 * 86_400.0
@@ -118,8 +122,8 @@ class RegistryConfig(BaseSettings):
 
     @property
     def threads_max(self) -> int:
-        """How many connection threads the open tenants can have, with the catalog's one."""
-        return self.open_tenants_max * (1 + self.readers_per_tenant) + 1
+        """How many threads there are, with the catalog's one; each job that takes too long adds one while it lasts."""
+        return self.write_threads + self.read_threads + 1
 
     @field_validator("data_dir")
     @classmethod

@@ -1090,7 +1090,7 @@ class TestStatistics:
             assert (statistics.pool.open_tenants_max, statistics.pool.evictions, statistics.threads_max) == (
                 3,
                 2,
-                10,
+                6,
             )
             assert statistics.mailbox_requests == {"write": 0, "read": 0}
             t4 = registry.tenant("t4")
@@ -1157,7 +1157,7 @@ class TestStatistics:
                 await registry.tenant("acme").messages.save(make_message("a secret"))
         events = {log["event"]: log for log in logs}
         assert events["tenantry.registry.opened"]["open_tenants_max"] == 4
-        assert events["tenantry.registry.opened"]["threads_max"] == 9
+        assert events["tenantry.registry.opened"]["threads_max"] == 6
         assert isinstance(events["tenantry.sqlite.version"]["has_wal_reset_bug"], bool)
         assert events["tenantry.lifecycle.called"]["tenant_id"] == "acme"
         assert events["persistence.message.saved"]["log_level"] == "debug"

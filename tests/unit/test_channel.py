@@ -430,7 +430,7 @@ async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
     await slow.run.finish()
     assert await results(slow_tasks + quick_tasks) == ["did slow", "did quick"]
     assert not gate.is_full
-    gate.ask(lambda _: None)
+    gate.ask("acme", lambda _: None)
     assert gate.is_full
 
 

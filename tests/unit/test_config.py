@@ -25,6 +25,8 @@ OUT_OF_BOUNDS = [
     ("call_timeout_seconds", 0),
     ("call_timeout_seconds", "soon"),
     ("transaction_timeout_seconds", 0),
+    ("write_threads", 0),
+    ("read_threads", 65),
     ("write_jobs_max", 0),
     ("read_jobs_max", 257),
     ("durability", "off"),
@@ -161,8 +163,8 @@ def test_paths_are_kept_as_text(path: str | Path):
 
 
 def test_the_thread_budget_is_computed():
-    """An operator sees how many threads the settings can cost: a writer and the readers of each tenant, and the catalog."""
-    assert RegistryConfig(data_dir="data", open_tenants_max=10, readers_per_tenant=3).threads_max == 41
+    """An operator sees how many threads the settings cost: those that write, those that read, and the catalog's."""
+    assert RegistryConfig(data_dir="data", write_threads=3, read_threads=2).threads_max == 6
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_store, reached, rows, run
 from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.crew import Crew
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenants import open_files
 
@@ -19,7 +20,7 @@ from tenants import open_files
 @pytest.fixture
 async def connection() -> AsyncIterator[JobConnection]:
     """An open connection to a database in memory."""
-    opened = await JobConnection.open(lambda: sqlite3.connect(":memory:", isolation_level=None))
+    opened = await open_connection(":memory:", isolation_level=None)
     yield opened
     await opened.aclose()
 
@@ -62,11 +63,10 @@ class CountingQueue:
 class TestAiosqlite:
     """What `JobConnection` needs of aiosqlite and its documentation does not promise."""
 
-    async def test_the_thread_takes_futures_and_functions(self, connection: JobConnection):
-        """What is put into `_tx` is a future and a function without arguments, run on the thread, one item for each."""
-        queue, future = CountingQueue(connection), asyncio.get_running_loop().create_future()
-        connection._tx.put_nowait((future, threading.current_thread))
-        assert await future is connection._thread
+    async def test_calls_are_put_into_the_queue(self, connection: JobConnection):
+        """A call of aiosqlite's own is one item in `_tx`: so its whole interface works on the crew's threads too."""
+        queue = CountingQueue(connection)
+        assert await connection.execute_fetchall("SELECT 1") == [(1,)]
         assert queue.count == 1
 
     async def test_what_the_function_raises_is_the_futures(self, connection: JobConnection):
@@ -78,8 +78,8 @@ class TestAiosqlite:
         assert await connection.run(lambda _: "next") == "next"
 
     async def test_the_attributes_are_there(self, connection: JobConnection):
-        """The thread, the connection and stop() are where the subclass looks for them."""
-        assert isinstance(connection._thread, threading.Thread)
+        """The connection and stop() are where the subclass looks for them, and the thread was never started."""
+        assert connection._thread.ident is None
         assert isinstance(connection._connection, sqlite3.Connection)
         assert connection._conn is connection._connection
         assert callable(connection.stop)
@@ -88,10 +88,12 @@ class TestAiosqlite:
 class TestRun:
     """Jobs on the connection's thread."""
 
-    async def test_runs_on_the_connections_thread(self, connection: JobConnection):
-        """sqlite3 refuses its connection to any other thread; the job gets it and its own thread."""
+    async def test_runs_on_a_thread_of_the_crew(self, connection: JobConnection):
+        """The function gets the connection, and is not on the event loop's thread."""
         job = lambda conn: (threading.current_thread(), conn.execute("SELECT 1").fetchone())  # noqa: E731
-        assert await connection.run(job) == (connection._thread, (1,))
+        thread, row = await connection.run(job)
+        assert thread is not threading.current_thread()
+        assert row == (1,)
 
     async def test_raises_what_the_job_raises(self, connection: JobConnection):
         """Errors come back unchanged, and the thread lives on."""
@@ -195,7 +197,7 @@ class TestSubmit:
 
     async def test_cancelled_while_it_closes(self):
         """The connection was closed behind the job: the caller still gets its cancellation and no other error."""
-        opened = await JobConnection.open(lambda: sqlite3.connect(":memory:"))
+        opened = await open_connection(":memory:")
         gate = Gate()
         caller = opened.submit(lambda _: gate.wait())
         await reached(gate.is_reached.is_set)
@@ -215,14 +217,14 @@ class TestOpen:
         """The connector's error comes out, and its thread has ended."""
         threads = set(threading.enumerate())
         with pytest.raises(sqlite3.OperationalError):
-            await JobConnection.open(lambda: sqlite3.connect("/nowhere/at/all.db"))
+            await open_connection("/nowhere/at/all.db")
         assert set(threading.enumerate()) <= threads
 
     @pytest.mark.parametrize("cancellations", [1, 3])
     async def test_cancelled_leaves_nothing(self, tmp_path: Path, cancellations: int):
         """A caller that is cancelled, once or again and again, returns when the file is closed and the thread ended."""
         threads, gate = set(threading.enumerate()), Gate()
-        caller = asyncio.create_task(JobConnection.open(lambda: _open_at(gate, tmp_path / "a.db")))
+        caller = asyncio.create_task(_opened_at(gate, tmp_path / "a.db"))
         await reached(gate.is_reached.is_set)
         for _ in range(cancellations):
             caller.cancel()
@@ -239,7 +241,7 @@ class TestOpen:
         """A cancel scope cancels at every await; the wait for the thread holds out against that."""
         threads, gate = set(threading.enumerate()), Gate()
         async with anyio.create_task_group() as group:
-            group.start_soon(JobConnection.open, lambda: _open_at(gate, tmp_path / "a.db"))
+            group.start_soon(_opened_at, gate, tmp_path / "a.db")
             await reached(gate.is_reached.is_set)
             group.cancel_scope.cancel()
             asyncio.get_running_loop().call_soon(gate.open)
@@ -249,7 +251,7 @@ class TestOpen:
     async def test_cancelled_and_failing_leaves_nothing(self):
         """Cancelled while a connector runs that will fail: its error is dropped, its thread ends."""
         threads, gate = set(threading.enumerate()), Gate()
-        caller = asyncio.create_task(JobConnection.open(lambda: _open_at(gate, Path("/nowhere/a.db"))))
+        caller = asyncio.create_task(_opened_at(gate, Path("/nowhere/a.db")))
         await reached(gate.is_reached.is_set)
         caller.cancel()
         gate.open()
@@ -261,7 +263,7 @@ class TestOpen:
         """At the end of a loop all tasks are cancelled, the one that opens too: nobody hangs, and the thread ends."""
         threads, gate = set(threading.enumerate()), Gate()
         before = asyncio.all_tasks()
-        caller = asyncio.create_task(JobConnection.open(lambda: _open_at(gate, ":memory:")))
+        caller = asyncio.create_task(_opened_at(gate, ":memory:"))
         await reached(gate.is_reached.is_set)
         for task in asyncio.all_tasks() - before:
             task.cancel()
@@ -272,7 +274,8 @@ class TestOpen:
 
     async def test_the_thread_keeps_nobody_alive(self, connection: JobConnection):
         """A connection that its owner lost must not hang the end of the process."""
-        assert connection._thread.daemon
+        threads = await connection.run(lambda _: threading.current_thread())
+        assert threads.daemon
 
 
 class TestClose:
@@ -281,7 +284,7 @@ class TestClose:
     async def test_ends_the_thread_and_is_idempotent(self, tmp_path: Path):
         """After it, no file and no thread; a second call does nothing."""
         threads = set(threading.enumerate())
-        opened = await JobConnection.open(lambda: _connect(tmp_path / "a.db"))
+        opened = await open_connection(tmp_path / "a.db")
         assert (opened.is_open, len(open_files(tmp_path))) == (True, 1)
         await opened.aclose()
         await opened.aclose()
@@ -290,7 +293,7 @@ class TestClose:
 
     async def test_used_after_it_raises(self):
         """A job for a closed connection is aiosqlite's ValueError, which the store maps."""
-        opened = await JobConnection.open(lambda: sqlite3.connect(":memory:"))
+        opened = await open_connection(":memory:")
         await opened.aclose()
         with pytest.raises(ValueError, match="no active connection"):
             await opened.run(lambda _: None)
@@ -298,7 +301,7 @@ class TestClose:
     async def test_failed_keeps_the_handle(self):
         """A close that fails raises, leaves the connection usable, and can be tried again."""
         threads = set(threading.enumerate())
-        opened = await JobConnection.open(lambda: sqlite3.connect(":memory:", factory=StubbornConnection))
+        opened = await open_connection(":memory:", factory=StubbornConnection)
         with pytest.raises(sqlite3.OperationalError):
             await opened.aclose()
         assert opened.is_open
@@ -320,12 +323,16 @@ def _count_after(conn: sqlite3.Connection, gate: Gate, ended: list[str]) -> None
         ended.append(error.sqlite_errorname)
 
 
-def _open_at(gate: Gate, path: Path | str) -> sqlite3.Connection:
-    gate.wait()
-    return _connect(path)
+async def open_connection(path: Path | str, **options: Any) -> JobConnection:
+    """Open a connection with a thread of its own."""
+    return await JobConnection.open(lambda: _connect(path, **options), Crew("test", 1))
 
 
-def _connect(path: Path | str) -> sqlite3.Connection:
-    opened = sqlite3.connect(path)
+async def _opened_at(gate: Gate, path: Path | str) -> JobConnection:
+    return await JobConnection.open(lambda: gate.wait() or _connect(path), Crew("test", 1))
+
+
+def _connect(path: Path | str, **options: Any) -> sqlite3.Connection:
+    opened = sqlite3.connect(path, check_same_thread=False, **options)
     opened.execute("CREATE TABLE t (n)")
     return opened

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 # Python 3.11's own runtime check reads every property, and these raise on a back end that is not connected.
 from typing_extensions import Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Store
+from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 
@@ -77,6 +79,9 @@ class PersistenceBackend(Protocol):
     async def migrate(self) -> None:
         """Bring the tables to the version that this code knows."""
         ...
+
+
+_READ_THREADS: Final = 2
 
 
 class StoreSession:
@@ -135,7 +140,13 @@ class SQLitePersistenceBackend:
             is_read_by_writer=is_memory or not config.wal_mode,
             journal_size_limit_bytes=config.journal_size_limit,
         )
-        self._store = SQLiteStore(options, [COMPANY], clock=SystemClock(), log=self._log)
+        self._store = SQLiteStore(
+            options,
+            [COMPANY],
+            clock=SystemClock(),
+            log=self._log,
+            crews=Crews.of(write_threads=1, read_threads=_READ_THREADS),
+        )
         session = StoreSession(self._store, self._log)
         self._tasks = SQLTaskRepository(session)
         self._cost_records = SQLCostRecordRepository(session)

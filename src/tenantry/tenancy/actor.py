@@ -238,7 +238,7 @@ class TenantActor:
 
     async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
-        async with self._context.gates.write.turn():
+        async with self._context.gates.write.turn(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(
             transaction,

@@ -23,6 +23,7 @@ from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Row, Statement
+from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
@@ -53,7 +54,14 @@ class Catalog:
         options = SQLiteOptions(
             path=data_dir / "catalog.db", root=data_dir, is_wal=False, is_read_by_writer=True
         )
-        self._store = SQLiteStore(options, [CATALOG], clock=context.clock, log=log)
+        self._store = SQLiteStore(
+            options,
+            [CATALOG],
+            clock=context.clock,
+            log=log,
+            # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
+            crews=Crews.of(write_threads=1, read_threads=1),
+        )
         self._actor = TenantActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:

@@ -11,6 +11,9 @@ and each of it ends at its own deadline at the latest, when it is interrupted.
 
 A turn is given by a call and not by waking a task: a batch that finds a place free is on its way to the disk before its
 caller has stopped to wait for it. One timer looks after the turn that began first.
+
+The gate also knows whether a tenant has it to itself: one that has not should take smaller batches, for what its
+neighbours notice of it is how long the event loop is busy with the callers of one batch.
 """
 
 import asyncio
@@ -23,6 +26,8 @@ from typing import Final, TypeAlias
 from tenantry.errors import TenantError
 
 TURN_SECONDS: Final = 0.1
+ALONE_SECONDS: Final = 0.1
+"""After so long without a turn of anybody else's a tenant has the gate to itself."""
 
 
 class Turn:
@@ -53,7 +58,9 @@ class Gate:
     def __init__(self, places: int) -> None:
         self._free = places
         self._turns: dict[Turn, None] = {}  # in the order in which they began
-        self._waiting: deque[Begin] = deque()
+        self._waiting: deque[tuple[object, Begin]] = deque()
+        self._latest: object = None  # whose turn was the latest to begin
+        self._latest_since = -ALONE_SECONDS
         self._is_serving = False
         self._timer: asyncio.TimerHandle | None = None
         self._context = contextvars.Context()  # not that of whoever happened to set the timer
@@ -63,16 +70,30 @@ class Gate:
         """Whether every place is taken."""
         return not self._free
 
-    def ask(self, begin: Begin) -> None:
-        """Have `begin` called with a turn: now if a place is free, or else when this one is the first in line."""
-        self._waiting.append(begin)
+    @property
+    def is_shared(self) -> bool:
+        """Whether turns of more than one tenant began lately."""
+        return asyncio.get_running_loop().time() < self._latest_since + ALONE_SECONDS
+
+    def ask(self, who: object, begin: Begin) -> None:
+        """Have `begin` called with a turn: now if a place is free, or else when this one is the first in line.
+
+        Args:
+            who: Whose turn it is; the same object each time.
+            begin: Takes the turn.
+        """
+        self._waiting.append((who, begin))
         self._serve()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block. Cancelled while it waits it holds nothing."""
+    async def turn(self, who: object) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it for the block. Cancelled while it waits it holds nothing.
+
+        Args:
+            who: Whose turn it is.
+        """
         came: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        self.ask(lambda turn: turn.end() if came.done() else came.set_result(turn))
+        self.ask(who, lambda turn: turn.end() if came.done() else came.set_result(turn))
         try:
             await came
             yield
@@ -94,9 +115,14 @@ class Gate:
         self._is_serving = True
         try:
             while self._free and self._waiting:
-                begin = self._waiting.popleft()
+                who, begin = self._waiting.popleft()
                 loop = asyncio.get_running_loop()
-                turn = Turn(self, loop.time() + TURN_SECONDS)
+                now = loop.time()
+                turn = Turn(self, now + TURN_SECONDS)
+                if who is not self._latest:
+                    if self._latest is not None:
+                        self._latest_since = now
+                    self._latest = who
                 self._free -= 1
                 self._turns[turn] = None
                 if self._timer is None:

@@ -14,6 +14,7 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, check_serves
 from tenantry.schema import Schema
+from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -50,6 +51,8 @@ class TenantOpener:
         self._context = context
         self._log = log
         self._on_failure = on_failure
+        config = context.config
+        self._crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
         self.provisioning: set[TenantId] = set()
         """The tenants that this process is creating now: only for them a missing database is a new one."""
 
@@ -114,11 +117,16 @@ class TenantOpener:
         paths = tenant_paths(data_dir, tenant.directory)
         store = SQLiteStore(
             SQLiteOptions(
-                path=paths.database, root=data_dir, must_exist=not is_new, durability=config.durability
+                path=paths.database,
+                root=data_dir,
+                must_exist=not is_new,
+                durability=config.durability,
+                readers_max=config.readers_per_tenant,
             ),
             self._schemas,
             clock=self._context.clock,
             log=log,
+            crews=self._crews,
             ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
         )
         return TenantActor(

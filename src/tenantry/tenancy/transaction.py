@@ -114,7 +114,7 @@ class TransactionSession:
         async with self._lock:
             self._check_open()
             try:
-                async with self._gate.turn():
+                async with self._gate.turn(self._tenant_id):
                     await self._transaction.commit()
             except TenantryError as error:
                 self._on_error(error)
@@ -157,7 +157,7 @@ class TransactionSession:
             with anyio.CancelScope() as scope:
                 self._statement = scope
                 try:
-                    async with self._gate.turn():
+                    async with self._gate.turn(self._tenant_id):
                         started_seconds = self._now()
                         outcome = await run()
                 finally:

@@ -1,9 +1,12 @@
-"""An aiosqlite connection that runs whole functions on its thread.
+"""An aiosqlite connection that runs whole functions on one of a crew's threads.
 
 aiosqlite crosses to the connection's thread and back once for every call; a batch of 64 statements would cross 65
 times. `JobConnection.submit` crosses once for the batch, and begins at once: its caller need not wait for a task of its
-own to start. It rests on one private attribute of aiosqlite, the queue ``_tx`` of futures and functions, which
-`tests/unit/test_connection.py` pins.
+own to start. And it crosses to a thread that all connections share, see `tenantry.storage.sqlite.crew`: so its sqlite3
+connection must be opened with ``check_same_thread=False``; one job at a time uses it, which is what SQLite asks for.
+
+It rests on private parts of aiosqlite: the queue ``_tx`` of futures and functions, ``_connect``, and that the thread is
+started by awaiting the connection. `tests/unit/test_connection.py` pins them.
 """
 
 import asyncio
@@ -16,6 +19,8 @@ from typing import Any, TypeVar
 import aiosqlite
 import anyio
 
+from tenantry.storage.sqlite.crew import Crew, Strand
+
 T = TypeVar("T")
 
 _ROWS_PER_FETCH = 64
@@ -23,36 +28,36 @@ _INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
 class JobConnection(aiosqlite.Connection):
-    """One sqlite3 connection and the thread that owns it."""
+    """One sqlite3 connection, used by one job at a time."""
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connector: Callable[[], sqlite3.Connection], crew: Crew) -> None:
         super().__init__(connector, _ROWS_PER_FETCH)
-        # A connection that its owner leaked must not keep the process from ending. SQLite survives the loss of the
-        # thread at any moment, as it survives kill -9.
-        self._thread.daemon = True
+        self._crew = crew
+        self._tx: Strand = crew.join()  # type: ignore[assignment]  # aiosqlite's own thread is never started
         self._running_job: Job[Any] | None = None
         self._job_lock = threading.Lock()
 
     @classmethod
-    async def open(cls, connector: Callable[[], sqlite3.Connection]) -> "JobConnection":
-        """Start the thread, open the connection on it and return it.
+    async def open(cls, connector: Callable[[], sqlite3.Connection], crew: Crew) -> "JobConnection":
+        """Open the connection on one of the crew's threads and return it.
 
         Args:
-            connector: Opens the connection; it runs on the thread, and closes what it opened if it fails.
+            connector: Opens the connection, for any thread; it runs on one, and closes what it opened if it fails.
+            crew: Runs its jobs.
 
         A caller that is cancelled leaves nothing open.
         """
-        connection = cls(connector)
-        task = asyncio.ensure_future(connection._connected())
+        connection = cls(connector, crew)
+        task = asyncio.ensure_future(connection._connect())
         try:
             await asyncio.shield(task)
         except BaseException:
-            # A cancelled caller: the thread is opening it and cannot be stopped half way. Let it, then close.
+            # A cancelled caller: a thread is opening it and cannot be stopped half way. Let it, then close.
             await _finished(task)
             if not task.cancelled() and task.exception() is None:
                 await _finished(asyncio.ensure_future(connection.aclose()))
-            elif not task.cancelled():
-                connection._thread.join()
+            else:
+                crew.leave()
             raise
         return connection
 
@@ -63,11 +68,11 @@ class JobConnection(aiosqlite.Connection):
 
     @property
     def backlog(self) -> int:
-        """How many jobs wait or run; one that begins at this moment may be missed."""
-        return self._tx.qsize() + (self._running_job is not None)
+        """How many jobs wait or run."""
+        return self._tx.qsize()
 
     def submit(self, function: Callable[[sqlite3.Connection], T]) -> "Job[T]":
-        """Run `function` on the connection's thread, after those that were given before; return the future of its result.
+        """Run `function` on one of the crew's threads, after those that were given before; return the future of its result.
 
         Raises:
             ValueError: The connection is closed.
@@ -84,15 +89,14 @@ class JobConnection(aiosqlite.Connection):
         return await future
 
     async def aclose(self) -> None:
-        """Close the connection and end its thread; a no-op when it is closed.
+        """Close the connection; a no-op when it is closed.
 
         Raises:
             sqlite3.Error: It would not close; it is still open and can be closed again.
         """
         if self._connection is None:
             return
-        # Not aiosqlite's close(): that drops the handle even if closing fails. Its stop() closes and ends the thread in
-        # one job, and does neither if closing raises.
+        # Not aiosqlite's close(): that drops the handle even if closing fails. Its stop() does not.
         stopped = self.stop()
         assert stopped is not None  # there is a running event loop
         try:
@@ -100,11 +104,7 @@ class JobConnection(aiosqlite.Connection):
         except BaseException:
             self._running = True
             raise
-        # Its last act was to set that result, so this waits for microseconds; then there is no thread.
-        self._thread.join()
-
-    async def _connected(self) -> None:
-        await self
+        self._crew.leave()
 
     def opened(self) -> sqlite3.Connection:
         """Return the sqlite3 connection.
@@ -179,7 +179,7 @@ class Job(asyncio.Future[T]):
             self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
 
 
-async def _finished(task: "asyncio.Future[None]") -> None:
+async def _finished(task: "asyncio.Future[Any]") -> None:
     """Wait until the task has finished, however often the waiting one is cancelled; the caller raises it again."""
     with anyio.CancelScope(shield=True):
         while not task.done():

@@ -42,7 +42,7 @@ class SQLiteOptions:
         is_wal: Write-ahead log, or rollback journal; a file that is in the other mode is switched.
         is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
             journal, which a read-only connection could not recover.
-        readers_max: How many read-only connections, and so threads, there may be.
+        readers_max: How many read-only connections there may be.
         journal_size_limit_bytes: What the write-ahead log is cut back to.
         busy_timeout_seconds: How long to wait for another process's lock.
     """
@@ -73,7 +73,7 @@ def open_writer(
         TenantOwnedElsewhereError: Another owner has it open.
     """
     if options.path is None:
-        return _set_up(sqlite3.connect(":memory:", isolation_level=None), options, log, is_fresh=True)
+        return _set_up(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False), options, log, is_fresh=True)
     if options.root is not None:
         make_directories(options.root, options.path.parent)
     if ownership is not None:
@@ -176,6 +176,8 @@ def _connect(path: Path, mode: str, options: SQLiteOptions) -> sqlite3.Connectio
         uri=True,
         # Python's implicit transactions off: every BEGIN is ours.
         isolation_level=None,
+        # One job at a time uses it, on whichever thread is free: `JobConnection` sees to that.
+        check_same_thread=False,
         timeout=options.busy_timeout_seconds,
         cached_statements=_CACHED_STATEMENTS,
     )

@@ -14,6 +14,7 @@ from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_writer
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
@@ -40,6 +41,7 @@ class SQLiteStore:
         schemas: The packs to migrate to.
         clock: For the times in ``schema_migrations``.
         log: Bound to the tenant where there is one.
+        crews: The threads that the database's work is done on.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
     """
 
@@ -50,12 +52,14 @@ class SQLiteStore:
         *,
         clock: "Clock",
         log: "EventLog",
+        crews: Crews,
         ownership: "FileOwnership | None" = None,
     ) -> None:
         self._options = options
         self._schemas = tuple(schemas)
         self._clock = clock
         self._log = log
+        self._crews = crews
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
@@ -85,7 +89,7 @@ class SQLiteStore:
                 return
             self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
             try:
-                self._writer = await JobConnection.open(self._open)
+                self._writer = await JobConnection.open(self._open, self._crews.write)
             except (sqlite3.Error, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             except BaseException:
@@ -237,7 +241,7 @@ class SQLiteStore:
     async def _open_reader(self) -> JobConnection:
         self._connected()
         try:
-            reader = await JobConnection.open(partial(open_reader, self._options))
+            reader = await JobConnection.open(partial(open_reader, self._options), self._crews.read)
         except (sqlite3.Error, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         self._readers.append(reader)

@@ -1,0 +1,219 @@
+"""The threads that run SQLite's work: a few for the connections of all tenants, and not one for each.
+
+aiosqlite gives every connection a thread. With many tenants at work that is the cost that counts: each job wakes a thread
+of its own, and awake they take the interpreter's lock from each other at every statement, since Python's sqlite3 gives it
+up around each. 64 tenants with one caller each, half reads and half writes, did 5,500 calls/s so, and 8,200 with four
+threads for the writers and one for the readers (2 cores). A thread that finds the next job waiting does not go to sleep; and
+a connection costs no thread, neither to start nor to keep.
+
+Theory of operation. A connection has a `Strand`: its jobs in the order in which they were given, one at a time. A strand
+with something to do stands in the crew's line once; a thread takes the first in line, runs one job of it, and sends it to the
+end if there is more. So nobody waits longer than one job of each who came before.
+
+A job that takes longer than a turn (a runaway query, a disk that hangs, a wait for another process's lock) must not hold up
+the others: its thread is written off, another takes its place, and it ends when the job does. So there are at most as many
+threads more as connections with such a job.
+
+Threads start with the connections, up to the number wanted, and end with the last one. They are daemons: a connection that
+its owner leaked must not keep the process from ending. SQLite survives the loss of a thread at any moment, as it survives
+kill -9.
+"""
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Final, TypeAlias
+
+TURN_SECONDS: Final = 0.1
+
+_IDLE: Final = float("inf")
+
+Item: TypeAlias = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
+"""What aiosqlite puts into its thread's queue: a function, and the future of its result."""
+
+
+class Strand:
+    """One connection's jobs, in order and one at a time; takes the place of the queue of aiosqlite's own thread."""
+
+    def __init__(self, crew: "Crew") -> None:
+        self._crew = crew
+        self._items: deque[Item] = deque()
+        self._lock = threading.Lock()
+        self._has_turn = False  # it stands in line, or one of its jobs runs
+
+    def put_nowait(self, item: Item) -> None:
+        """Add a job."""
+        with self._lock:
+            self._items.append(item)
+            if self._has_turn:
+                return
+            self._has_turn = True
+        self._crew.enqueue(self)
+
+    def qsize(self) -> int:
+        """Return how many jobs wait or run."""
+        return len(self._items)
+
+    def run_next(self) -> bool:
+        """Run the first job, on a thread of the crew; return whether there are more, for which it keeps its turn."""
+        future, function = self._items[0]
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the caller's and not the thread's
+            has_more = self._pass_on()
+            _post(future, _set_exception, error)
+        else:
+            has_more = self._pass_on()
+            _post(future, _set_result, result)
+        return has_more
+
+    def _pass_on(self) -> bool:
+        # Before the result is posted: whoever gets it may look how much there is to do.
+        with self._lock:
+            self._items.popleft()
+            self._has_turn = bool(self._items)
+            return self._has_turn
+
+
+class Crew:
+    """So many threads for any number of connections.
+
+    Args:
+        name: Of its threads.
+        threads: How many work at once.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._threads = threads
+        self._line: SimpleQueue[Strand | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._workers: set[_Worker] = set()
+        self._connections = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.Context()  # not that of whoever happened to set the timer
+
+    def join(self) -> Strand:
+        """Take in a connection, and return its strand; every one leaves again."""
+        self._connections += 1
+        if len(self._workers) < self._threads:
+            self._add_worker()
+        return Strand(self)
+
+    def leave(self) -> None:
+        """Let a connection go whose jobs are all done; with the last one the threads end."""
+        self._connections -= 1
+        if self._connections:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        # A line of its own for those who come after: a thread that was written off ends without its sign.
+        line, self._line = self._line, SimpleQueue()
+        with self._lock:
+            workers, self._workers = self._workers, set()
+        for _ in workers:
+            line.put(None)
+        for worker in workers:
+            # It has no job any more, so this waits for microseconds; but for a connection that was lost while it opened.
+            worker.thread.join(TURN_SECONDS)
+
+    def enqueue(self, strand: Strand) -> None:
+        """Put a strand at the end of the line."""
+        self._line.put(strand)
+        if self._timer is None:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        # Without a loop, when a connection is closed that its owner lost, nobody waits either.
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(TURN_SECONDS, self._relieve, context=self._context)
+
+    def _relieve(self) -> None:
+        """Replace the threads whose job takes too long; look again while there is work."""
+        self._timer = None
+        too_long_ago = time.monotonic() - TURN_SECONDS
+        with self._lock:
+            overdue = [w for w in self._workers if w.busy_since_seconds < too_long_ago and not w.is_written_off]
+            for worker in overdue:
+                worker.is_written_off = True
+            is_busy = not self._line.empty() or any(w.is_busy for w in self._workers)
+        for _ in overdue:
+            self._add_worker()
+        if is_busy:
+            self._set_timer()
+
+    def _add_worker(self) -> None:
+        worker = _Worker()
+        worker.thread = threading.Thread(
+            target=self._work, args=(worker, self._line), name=self._name, daemon=True
+        )
+        with self._lock:
+            self._workers.add(worker)
+        worker.thread.start()
+
+    def _work(self, worker: "_Worker", line: "SimpleQueue[Strand | None]") -> None:
+        while not worker.is_written_off and (strand := line.get()) is not None:
+            worker.busy_since_seconds = time.monotonic()
+            if strand.run_next():
+                line.put(strand)
+            worker.busy_since_seconds = _IDLE
+        with self._lock:
+            self._workers.discard(worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Crews:
+    """The threads of any number of stores: for their writers, and for their readers.
+
+    Reads have threads of their own, because a write waits for the disk.
+    """
+
+    write: Crew
+    read: Crew
+
+    @classmethod
+    def of(cls, *, write_threads: int, read_threads: int) -> "Crews":
+        """Return crews of so many threads."""
+        return cls(Crew("tenantry write", write_threads), Crew("tenantry read", read_threads))
+
+
+class _Worker:
+    """One thread, and since when it has been with its job."""
+
+    __slots__ = ("busy_since_seconds", "is_written_off", "thread")
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread
+        self.busy_since_seconds = _IDLE
+        self.is_written_off = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self.busy_since_seconds != _IDLE
+
+
+Settle: TypeAlias = Callable[[asyncio.Future[Any], Any], None]
+
+
+def _post(future: asyncio.Future[Any] | None, settle: Settle, value: Any) -> None:
+    if future is not None:
+        with suppress(RuntimeError):  # its loop was closed: nobody waits any more
+            future.get_loop().call_soon_threadsafe(settle, future, value)
+
+
+def _set_result(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
