@@ -110,7 +110,7 @@ class TestCreate:
         """The journal, its limit, durability and foreign keys are set on the connection that writes."""
         for wal_mode, mode in [(False, "delete"), (True, "wal"), (False, "delete")]:
             async with open_backend(path, wal_mode=wal_mode, journal_size_limit=12_345) as backend:
-                values = await store_of(backend)._writer.run(read_pragmas)
+                values = await store_of(backend)._connections.writer.run(read_pragmas)
                 assert values == [mode, 12_345, 2, 1]
 
     async def test_path_is_where_it_was_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -194,7 +194,7 @@ class TestLifecycle:
         assert store.is_connected
         assert await store.health_check()
         assert await read_rows(store, "SELECT id FROM tasks") == []
-        for _ in store._readers.copy():
+        for _ in store._connections.readers.copy():
             with suppress(PersistenceConnectionError):
                 await store.disconnect()
         await store.disconnect()
@@ -321,7 +321,7 @@ class TestFailedStatements:
         async with open_store(options) as store:
             found = await asyncio.gather(*(read_rows(store, "SELECT 1") for _ in range(50)))
             assert found == [[(1,)]] * 50
-            assert 1 <= len(store._readers) <= 3
+            assert 1 <= len(store._connections.readers) <= 3
 
     async def test_reader_that_cannot_be_opened(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         """The caller is told, nothing is left open, and the next read tries again."""
@@ -348,7 +348,7 @@ class TestFailedStatements:
                 patched.setattr("tenantry.storage.sqlite.transaction.roll_back", fail)
                 with pytest.raises(QueryError):
                     await transaction.rollback()
-            await store._writer.run(lambda connection: connection.execute("ROLLBACK").close())
+            await store._connections.writer.run(lambda connection: connection.execute("ROLLBACK").close())
             with monkeypatch.context() as patched:
                 patched.setattr("tenantry.storage.sqlite.batch.roll_back", fail)
                 with pytest.raises(QueryError):
@@ -381,7 +381,7 @@ class TestCancellation:
                 first = asyncio.create_task(
                     backend.cost_records.save_many([make_cost_record(agent_id="first")] * 3)
                 )
-                await reached(lambda: store._writer._running_job is not None)
+                await reached(lambda: store._connections.writer._running_job is not None)
                 second = asyncio.create_task(
                     backend.cost_records.save_many([make_cost_record(agent_id="second")] * 3)
                 )
@@ -407,7 +407,7 @@ class TestCancellation:
         for options in (SQLiteOptions(path=path), SQLiteOptions(path=None, is_read_by_writer=True)):
             async with open_store(options) as store:
                 await read_rows(store, "SELECT 1")
-                connection = store._writer if options.is_read_by_writer else store._readers[0]
+                connection = store._connections.writer if options.is_read_by_writer else store._connections.readers[0]
                 reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
                 await reached(lambda c=connection: c._running_job is not None)
                 reading.cancel()
@@ -455,7 +455,7 @@ async def test_loses_its_connection_under_a_transaction(path: Path):
     store = make_store(SQLiteOptions(path=path))
     await store.connect()
     transaction = await store.begin()
-    await store._writer.aclose()
+    await store._connections.writer.aclose()
     with pytest.raises(TransactionClosedError, match="disconnected"):
         await transaction.write((run("SELECT 1"),))
     await transaction.rollback()

@@ -55,7 +55,7 @@ async def add_block(
     query(database_path(data_dir, tenant_id), "CREATE TABLE IF NOT EXISTS notes (x)")
     actor = registry._pool.actor(tenant_id)
     assert actor is not None
-    writer = actor._store._writer
+    writer = actor._store._connections.writer
     await writer.run(lambda connection: connection.create_function("block", 0, block))
 
 
@@ -140,12 +140,14 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
     aclose = JobConnection.aclose
     stuck: list[JobConnection] = []
 
-    async def fail_for_acme(connection: JobConnection) -> None:
+    async def fail_for_acme(
+        connection: JobConnection, then: Callable[[], None] | None = None
+    ) -> None:
         [(_, _, path)] = await connection.run(lambda c: c.execute("PRAGMA database_list").fetchall())
         if "/acme/" in path:
             stuck.append(connection)
             raise sqlite3.OperationalError("disk I/O error")
-        await aclose(connection)
+        await aclose(connection, then)
 
     async with TenantRegistry(config(data_dir)) as registry:
         for tenant_id in ("acme", "globex"):

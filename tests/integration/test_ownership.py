@@ -165,7 +165,7 @@ class TestLock:
             await store.migrate()
             assert f'"pid": {os.getpid()}' in (directory / "lock").read_text()
             await store.disconnect()
-            assert (directory / "lock").read_text() == "released\n"
+            assert (directory / "lock").read_text().split() == ["released"]
         before = content(directory / "tenant.db")
         async with open_owned_store(data_dir) as reader:
             assert await reader.read([rows("SELECT * FROM tasks")]) == [[]]
@@ -199,7 +199,7 @@ class TestLock:
                 await make_owned_store(data_dir).connect()
         assert open_files(data_dir) == []
 
-    @pytest.mark.parametrize("failing", ["flock", "pread", "pwrite", "ftruncate"])
+    @pytest.mark.parametrize("failing", ["flock", "pread", "pwrite"])
     async def test_lock_that_cannot_be_taken(
         self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, failing: str
     ):
@@ -336,7 +336,7 @@ class TestEpoch:
         epoch = owner_row(directory)[0]
         with pytest.raises(DatabaseCorruptError):
             await make_owned_store(data_dir, uid="uid-2").connect()
-        assert (directory / "lock").read_text() != "released\n"
+        assert (directory / "lock").read_text().split() != ["released"]
         async with open_owned_store(data_dir):
             assert owner_row(directory)[0] == epoch + 1
 
@@ -367,7 +367,7 @@ class TestFiles:
         with pytest.raises(PersistenceConnectionError, match="tenantry_owner"):
             await store.connect()
         check_nothing_left(store, data_dir)
-        assert (directory / "lock").read_text() != "released\n"
+        assert (directory / "lock").read_text().split() != ["released"]
         assert content(directory / "tenant.db") == before
         query(directory / "tenant.db", "DROP VIEW tenantry_owner")
         await store.connect()
@@ -385,7 +385,7 @@ class TestFiles:
                     await store.migrate()
             await store.disconnect()
             check_nothing_left(store, data_dir)
-        assert (directory / "lock").read_text() != "released\n"
+        assert (directory / "lock").read_text().split() != ["released"]
         assert (directory / "tenant.db").read_bytes() == before
         assert set(modes_below(directory)) == {"lock", "tenant.db"}
 

@@ -57,7 +57,7 @@ def run_away(session: Any, kind: str) -> "asyncio.Task[Any]":
 def connections(registry: TenantRegistry, tenant_id: str) -> list[Any]:
     """Return the tenant's open connections, the writer first."""
     store: Any = registry._pool._entries[tenant_id].actor._store
-    return [store._writer, *store._readers]
+    return [store._connections.writer, *store._connections.readers]
 
 
 async def running(registry: TenantRegistry, tenant_id: str) -> None:
@@ -238,7 +238,7 @@ async def test_an_interrupted_write_leaves_its_connection_as_new(tmp_path: Path)
                 await asyncio.sleep(0)
             scope.cancel()
             await asyncio.wait([writing])
-            assert not await store._writer.run(lambda connection: connection.in_transaction)
+            assert not await store._connections.writer.run(lambda connection: connection.in_transaction)
             assert await store.write([(run("INSERT INTO t VALUES (-1)"),)]) == [[None]]
         counts = await read_rows(store, "SELECT n, COUNT(*) FROM t GROUP BY n")
         assert dict(counts).pop(-1) == 40
@@ -251,7 +251,7 @@ async def test_an_interrupted_read_ends_its_transaction(tmp_path: Path):
         transaction = await store.begin()
         await transaction.write((run("INSERT INTO t VALUES (1)"),))
         reading = asyncio.ensure_future(transaction.read(RUNAWAY_READ))
-        await until(lambda: store._writer._running_job is not None)
+        await until(lambda: store._connections.writer._running_job is not None)
         reading.cancel()
         await asyncio.wait([reading])
         with pytest.raises(TransactionClosedError):
@@ -268,8 +268,8 @@ async def test_an_interrupt_that_hits_the_way_back_is_made_good(tmp_path: Path):
         connection.execute(COUNT_TO_A_BILLION).fetchall()
 
     async with open_store(SQLiteOptions(path=tmp_path / "wal.db"), "CREATE TABLE t (n)") as store:
-        job = asyncio.ensure_future(store._writer.submit(stop_half_way))
-        await until(lambda: store._writer._running_job is not None)
+        job = asyncio.ensure_future(store._connections.writer.submit(stop_half_way))
+        await until(lambda: store._connections.writer._running_job is not None)
         job.cancel()
         await asyncio.wait([job])
         assert job.cancelled()

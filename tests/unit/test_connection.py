@@ -123,7 +123,7 @@ class TestRun:
         """64 callers' units or queries are one item in the queue of the connection's thread."""
         async with open_store(SQLiteOptions(path=tmp_path / "a.db"), "CREATE TABLE t (n)") as store:
             await store.read([rows("SELECT 1")])
-            writer, reader = CountingQueue(store._writer), CountingQueue(store._readers[0])
+            writer, reader = CountingQueue(store._connections.writer), CountingQueue(store._connections.readers[0])
             await store.write([(run("INSERT INTO t VALUES (?)", n),) * 2 for n in range(64)])
             assert (writer.count, reader.count) == (1, 0)
             await store.read([rows("SELECT n FROM t WHERE n = ?", n) for n in range(64)])

@@ -52,7 +52,7 @@ class TenantOpener:
         self._log = log
         self._on_failure = on_failure
         config = context.config
-        self._crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
+        self.crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
         self.provisioning: set[TenantId] = set()
         """The tenants that this process is creating now: only for them a missing database is a new one."""
 
@@ -126,7 +126,7 @@ class TenantOpener:
             self._schemas,
             clock=self._context.clock,
             log=log,
-            crews=self._crews,
+            crews=self.crews,
             ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
         )
         return TenantActor(

@@ -152,6 +152,7 @@ class TenantRegistry:
             check_open_files(self._config)
             await run_in_thread(partial(prepare_data_directory, self._config))
             await self._catalog.open()
+            self._opener.crews.keep()
             try:
                 self._is_open = True
                 await self._calls.reconcile()
@@ -339,6 +340,7 @@ class TenantRegistry:
             AsyncExitStack() as steps
         ):  # from the last to the first; one that fails does not skip the others
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
+            steps.callback(self._opener.crews.leave)
             steps.push_async_callback(self._wait_background)
             steps.push_async_callback(self._calls.wait_ended)
             steps.push_async_callback(self._pool.aclose)

@@ -72,6 +72,9 @@ def read_batch_beside_writes(
 
     Not with ``PRAGMA query_only``: each switch of it makes SQLite prepare every cached statement anew.
     """
+    if len(statements) == 1:
+        # What undoes the transaction undoes the statement: no savepoint is needed.
+        return _read_together(statements, _read_unless_it_writes, connection)
     return _read_together(statements, read_in_transaction, connection)
 
 
@@ -121,10 +124,16 @@ def read_in_transaction(statement: Statement, connection: sqlite3.Connection) ->
     return outcome if connection.total_changes == changes else _refused_write(statement)
 
 
+def _read_unless_it_writes(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
+    changes = connection.total_changes
+    outcome = read_one(statement, connection)
+    return outcome if connection.total_changes == changes else _refused_write(statement)
+
+
 def roll_back(connection: sqlite3.Connection) -> None:
     """End the transaction if there is one."""
     if connection.in_transaction:
-        connection.execute("ROLLBACK")
+        connection.rollback()
 
 
 def _write_together(

@@ -66,6 +66,12 @@ class JobConnection(aiosqlite.Connection):
         """Whether it was opened and not closed."""
         return self._connection is not None
 
+    def move_to(self, crew: Crew) -> None:
+        """Have the jobs to come run on another crew's threads; there must be none at the moment."""
+        self._crew.leave()
+        self._crew = crew
+        self._tx = crew.join()
+
     @property
     def backlog(self) -> int:
         """How many jobs wait or run."""
@@ -88,23 +94,33 @@ class JobConnection(aiosqlite.Connection):
         self._tx.put_nowait((future, lambda: function(connection)))
         return await future
 
-    async def aclose(self) -> None:
+    async def aclose(self, then: Callable[[], None] | None = None) -> None:
         """Close the connection; a no-op when it is closed.
+
+        Args:
+            then: Called on the same thread when it is closed.
 
         Raises:
             sqlite3.Error: It would not close; it is still open and can be closed again.
         """
         if self._connection is None:
             return
-        # Not aiosqlite's close(): that drops the handle even if closing fails. Its stop() does not.
-        stopped = self.stop()
-        assert stopped is not None  # there is a running event loop
+        # Not aiosqlite's close(): that drops the handle even if closing fails.
+        closed = asyncio.get_running_loop().create_future()
+        self._running = False
+        self._tx.put_nowait((closed, lambda: self._close_on_thread(then)))
         try:
-            await stopped
+            await closed
         except BaseException:
             self._running = True
             raise
         self._crew.leave()
+
+    def _close_on_thread(self, then: Callable[[], None] | None) -> None:
+        self._conn.close()
+        self._connection = None
+        if then is not None:
+            then()
 
     def opened(self) -> sqlite3.Connection:
         """Return the sqlite3 connection.

@@ -99,6 +99,10 @@ class Crew:
         self._timer: asyncio.TimerHandle | None = None
         self._context = contextvars.Context()  # not that of whoever happened to set the timer
 
+    def keep(self) -> None:
+        """Keep the threads though no connection is there, until `leave` is called for this too."""
+        self._connections += 1
+
     def join(self) -> Strand:
         """Take in a connection, and return its strand; every one leaves again."""
         self._connections += 1
@@ -183,6 +187,16 @@ class Crews:
     def of(cls, *, write_threads: int, read_threads: int) -> "Crews":
         """Return crews of so many threads."""
         return cls(Crew("tenantry write", write_threads), Crew("tenantry read", read_threads))
+
+    def keep(self) -> None:
+        """See `Crew.keep`."""
+        self.write.keep()
+        self.read.keep()
+
+    def leave(self) -> None:
+        """See `Crew.leave`."""
+        self.write.leave()
+        self.read.leave()
 
 
 class _Worker:

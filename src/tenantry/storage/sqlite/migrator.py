@@ -117,9 +117,12 @@ def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
     """Return what ``schema_migrations`` lists; a new database has no such table and lists nothing."""
-    if connection.execute(_EXISTS).fetchone() is None:
+    try:
+        return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
+    except sqlite3.OperationalError:
+        if connection.execute(_EXISTS).fetchone() is not None:
+            raise
         return []
-    return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
 
 
 def _failure(migration: Migration, error: Exception) -> MigrationError:

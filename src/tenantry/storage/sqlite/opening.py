@@ -21,7 +21,6 @@ from tenantry.errors import DatabaseCorruptError, DataDirectoryError, Persistenc
 from tenantry.eventlog import EventLog
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrator import read_file_version
-from tenantry.storage.sqlite.ownership import FileOwnership
 
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -61,30 +60,29 @@ class SQLiteOptions:
         return str(self.path or ":memory:")
 
 
-def open_writer(
-    options: SQLiteOptions, ownership: FileOwnership | None, known_version: int, log: EventLog
-) -> sqlite3.Connection:
-    """Open the one connection that writes; take the file's lock first.
+def prepare_directory(options: SQLiteOptions) -> None:
+    """Make the directory of the file, where it may be made.
+
+    Raises:
+        OSError: It cannot be made.
+        DataDirectoryError: The path is not what it should be.
+    """
+    if options.path is not None and options.root is not None:
+        make_directories(options.root, options.path.parent)
+
+
+def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
+    """Open the one connection that writes.
 
     Raises:
         sqlite3.Error: SQLite cannot open it, or it is no database.
         OSError: The file cannot be made.
         DataDirectoryError: The path is not what it should be.
-        TenantOwnedElsewhereError: Another owner has it open.
     """
     if options.path is None:
-        return _set_up(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False), options, log, is_fresh=True)
-    if options.root is not None:
-        make_directories(options.root, options.path.parent)
-    if ownership is not None:
-        ownership.acquire()
-    try:
-        return _open_file(options.path, options, known_version, log)
-    except BaseException:
-        if ownership is not None:
-            # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
-            ownership.release(is_clean=False)
-        raise
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        return _set_up(connection, options, log, is_fresh=True)
+    return _open_file(options.path, options, known_version, log)
 
 
 def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
@@ -94,9 +92,63 @@ def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
         sqlite3.Error: SQLite cannot open it.
     """
     assert options.path is not None
-    connection = _connect(options.path, "ro", options)
+    return _open_read_only(options.path, "mode=ro", options)
+
+
+def open_at_rest(options: SQLiteOptions) -> "tuple[sqlite3.Connection, RestingFile] | None":
+    """Open a database that is one file and nothing else, which nobody may change while it is open so.
+
+    Returns:
+        A connection that cannot write, and what tells whether the file is still as it was; None if it is not at rest:
+        missing, or with a journal or a write-ahead log beside it.
+
+    Raises:
+        sqlite3.Error: SQLite cannot open it.
+    """
+    assert options.path is not None
+    resting_file = RestingFile(options.path)
+    if not resting_file.is_at_rest():
+        return None
+    return _open_read_only(options.path, "mode=ro&immutable=1", options), resting_file
+
+
+class RestingFile:
+    """A database file that SQLite does not look after: changed or not since it was opened.
+
+    Args:
+        path: The file.
+    """
+
+    __slots__ = ("_beside", "_path", "_seen")
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._beside = (f"{path}-wal", f"{path}-journal")
+        self._seen = _identity(self._path)
+
+    def is_at_rest(self) -> bool:
+        """Return whether it is the same file with the same content, and nothing lies beside it."""
+        return (
+            self._seen is not None
+            and self._seen == _identity(self._path)
+            and not any(map(os.path.lexists, self._beside))
+        )
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
     try:
-        connection.execute("PRAGMA query_only = ON")
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
+    connection = _connect(path, parameters, options)
+    try:
+        connection.executescript("PRAGMA query_only = ON")
         _add_functions(connection)
     except BaseException:
         connection.close()
@@ -113,10 +165,13 @@ def make_directories(root: Path, directory: Path) -> None:
     current = root
     for part in directory.relative_to(root).parts:
         parent, current = current, current / part
-        with contextlib.suppress(FileExistsError):
-            current.mkdir(mode=DIRECTORY_MODE)
-            sync_directory(parent)
-        if not stat.S_ISDIR(current.lstat().st_mode):
+        found = _lstat(current)
+        if found is None:
+            with contextlib.suppress(FileExistsError):
+                current.mkdir(mode=DIRECTORY_MODE)
+                sync_directory(parent)
+            found = current.lstat()
+        if not stat.S_ISDIR(found.st_mode):
             raise DataDirectoryError(
                 f"{current} is a link or no directory: tenantry keeps data only in directories of its own",
                 path=str(current),
@@ -133,11 +188,16 @@ def sync_directory(directory: Path) -> None:
 
 
 def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
-    if options.must_exist and not (path.is_file() and path.stat().st_size):
+    before = _lstat(path)
+    if options.must_exist and (before is None or not before.st_size):
         # SQLite would take an empty file for a new database, and a tenant would find all its data gone.
         raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
-    before = _private_file(path)
-    connection = _connect(path, "rw", options)
+    before = before or _made_private(path)
+    if not stat.S_ISREG(before.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the database itself there", path=str(path)
+        )
+    connection = _connect(path, "mode=rw", options)
     try:
         # The first read of the file: raises if it is no database, before any pragma could change it.
         is_fresh = read_file_version(connection) <= known_version
@@ -148,20 +208,22 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
         raise
 
 
-def _private_file(path: Path) -> os.stat_result:
-    """Make sure that a file of our own is there, and return what it is.
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+
+
+def _made_private(path: Path) -> os.stat_result:
+    """Make a file of our own, unless somebody else just did, and return what it is.
 
     The file is never opened here: closing any descriptor of it would drop the locks of every other connection of this
     process (https://www.sqlite.org/howtocorrupt.html, section 2.2). ``mknod`` makes it without one.
     """
     with contextlib.suppress(FileExistsError):
         os.mknod(path, FILE_MODE | stat.S_IFREG)
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DataDirectoryError(
-            f"{path} is a link or no regular file: put the database itself there", path=str(path)
-        )
-    return found
+    return path.lstat()
 
 
 def _check_not_replaced(path: Path, before: os.stat_result) -> None:
@@ -169,8 +231,8 @@ def _check_not_replaced(path: Path, before: os.stat_result) -> None:
         raise PersistenceConnectionError(f"{path} was replaced while it was being opened: try again")
 
 
-def _connect(path: Path, mode: str, options: SQLiteOptions) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?{parameters}"
     return sqlite3.connect(
         uri,
         uri=True,
@@ -191,9 +253,12 @@ def _set_up(
         mode = _switch_to_wal(connection, options) if options.is_wal else _switch_from_wal(connection)
         if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
-    connection.execute(f"PRAGMA synchronous = {options.durability.upper()}")
-    connection.execute(f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d}")
-    connection.execute("PRAGMA foreign_keys = ON")
+    # As one script: at the end of each call Python waits for its turn among all threads.
+    connection.executescript(
+        f"PRAGMA synchronous = {options.durability.upper()};"
+        f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d};"
+        "PRAGMA foreign_keys = ON;"
+    )
     _add_functions(connection)
     return connection
 

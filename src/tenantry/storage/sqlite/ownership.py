@@ -11,6 +11,7 @@ write, in that write's own transaction, so that a tenant that is only read costs
 """
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -22,8 +23,10 @@ from pathlib import Path
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
 
 _LOCK_FILE_MODE = 0o600
-_LOCK_BYTES_MAX = 4096
-_RELEASED = b"released\n"
+_CONTENT_BYTES = 128  # one width, so that replacing it needs no truncation
+_RELEASED = b"released"
+_OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
+_HOST = socket.gethostname()
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
@@ -53,9 +56,14 @@ class FileOwnership:
         self._tenant_uid = tenant_uid
         self._tenant_id = tenant_id
         self._lock_fd: int | None = None
-        self._token = uuid.uuid4().hex
+        self._token = next(_OWNER_TOKENS)
         self._seen: tuple[int, str] = (0, "")
-        self._is_fenced = False  # no past owner can write: it closed cleanly, or the epoch was raised since
+        self._is_fenced = False
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether no past owner can write: it closed cleanly, or the epoch was raised since."""
+        return self._is_fenced
 
     def acquire(self) -> None:
         """Take the lock, or say who holds it.
@@ -66,9 +74,8 @@ class FileOwnership:
         """
         try:
             fd = self._locked()
-            self._is_fenced = os.pread(fd, _LOCK_BYTES_MAX, 0) == _RELEASED
-            holder = {"pid": os.getpid(), "host": socket.gethostname()}
-            _replace_content(fd, json.dumps(holder).encode("utf-8"))
+            self._is_fenced = _read_content(fd) == _RELEASED
+            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
         except OSError as error:
             self.release(is_clean=False)
             raise PersistenceConnectionError(f"cannot lock {self._lock_path}: {error}") from error
@@ -99,10 +106,13 @@ class FileOwnership:
         Raises:
             DatabaseCorruptError: It belongs to another tenant; it was not changed.
         """
-        if not _has_owner_table(connection):
+        try:
+            uid, epoch, owner = connection.execute(_SELECT).fetchone() or (None, 0, "")
+        except sqlite3.OperationalError:
+            if _has_owner_table(connection):
+                raise
             self._raise_epoch(connection, is_new=True)
             return
-        uid, epoch, owner = connection.execute(_SELECT).fetchone() or (None, 0, "")
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
                 f"{self._lock_path.parent} holds the database of another tenant (its mark is {uid!r}, not "
@@ -146,7 +156,7 @@ class FileOwnership:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise self._owned_elsewhere(os.pread(fd, _LOCK_BYTES_MAX, 0)) from error
+                raise self._owned_elsewhere(_read_content(fd)) from error
             if _is_at(fd, self._lock_path):
                 return fd
             self.release(is_clean=False)
@@ -160,7 +170,7 @@ class FileOwnership:
 
     def _read_holder(self) -> bytes:
         try:
-            return self._lock_path.read_bytes()[:_LOCK_BYTES_MAX]
+            return _first_line(self._lock_path.read_bytes())
         except OSError:
             return b""
 
@@ -190,9 +200,17 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
+def _read_content(fd: int) -> bytes:
+    return _first_line(os.pread(fd, _CONTENT_BYTES, 0))
+
+
+def _first_line(content: bytes) -> bytes:
+    return content[:_CONTENT_BYTES].split(b"\n", 1)[0].rstrip()
+
+
 def _replace_content(fd: int, content: bytes) -> None:
-    os.pwrite(fd, content, 0)
-    os.ftruncate(fd, len(content))
+    # Not a byte longer or shorter than before: ftruncate waits for the disk on some file systems.
+    os.pwrite(fd, content[: _CONTENT_BYTES - 1].ljust(_CONTENT_BYTES - 1) + b"\n", 0)
 
 
 _holders: set[FileOwnership] = set()

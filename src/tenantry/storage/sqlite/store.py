@@ -3,23 +3,27 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
 from tenantry import events
-from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
+from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
-from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader, open_writer
+from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tenantry.clock import Clock
     from tenantry.eventlog import EventLog
     from tenantry.schema import Migration, Schema
@@ -59,17 +63,22 @@ class SQLiteStore:
         self._schemas = tuple(schemas)
         self._clock = clock
         self._log = log
-        self._crews = crews
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
         # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
         self._writer_lock = asyncio.Lock()
-        self._writer: JobConnection | None = None
-        self._plan: migrator.Plan | MigrationError | None = None
+        self._connections = Connections(
+            options,
+            crews,
+            plan=self._has_pending,
+            known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
+            ownership=ownership,
+            log=log,
+        )
+        self._plan: migrator.Plan | None = None
         self._transaction: SQLiteTransaction | None = None
         self._is_read = False
-        self._readers: list[JobConnection] = []
 
     @property
     def backend(self) -> str:
@@ -78,32 +87,27 @@ class SQLiteStore:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the writer is open."""
-        return self._writer is not None
+        """Whether it is open."""
+        return self._connections.is_open
 
     async def connect(self) -> None:
-        """Open the writer; see `Store.connect`."""
+        """Open the database; see `Store.connect`."""
         async with self._lifecycle:
-            if self._writer is not None:
+            if self._connections.is_open:
                 self._log.debug(events.BACKEND_ALREADY_CONNECTED, backend=self.backend)
                 return
             self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
             try:
-                self._writer = await JobConnection.open(self._open, self._crews.write)
+                await self._connections.open()
             except (sqlite3.Error, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
-            except BaseException:
-                # Cancelled. The connection was closed again, but the lock is not the connection's.
-                if self._ownership is not None:
-                    self._ownership.release(is_clean=False)
-                raise
             self._is_read = False
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
 
     async def disconnect(self) -> None:
         """Close the readers, then the writer; see `Store.disconnect`."""
         async with self._lifecycle:
-            if self._writer is None:
+            if not self._connections.is_open:
                 return
             self._log.debug(events.BACKEND_DISCONNECTING, backend=self.backend)
             # Closing must not be left half done by a cancelled caller: it is bounded work on the local disk.
@@ -111,23 +115,18 @@ class SQLiteStore:
                 try:
                     if self._transaction is not None:
                         await self._transaction.rollback()
-                    while self._readers:
-                        await self._readers[-1].aclose()
-                        self._readers.pop()
-                    await self._writer.aclose()
+                    await self._connections.aclose()
                 except (sqlite3.Error, OSError) as error:
                     self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
-                self._writer = None
-                if self._ownership is not None:
-                    self._ownership.release()
             self._log.info(events.BACKEND_DISCONNECTED, backend=self.backend)
 
     async def health_check(self) -> bool:
-        """Return whether the writer answers a query."""
-        if self._writer is None:
+        """Return whether the database answers a query."""
+        connection = self._connections.at_rest or self._connections.writer
+        if connection is None:
             return False
         try:
-            is_healthy = await self._writer.run(_select_one)
+            is_healthy = await connection.run(_select_one)
         except (sqlite3.Error, ValueError):  # aiosqlite says ValueError when it was closed meanwhile
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
@@ -137,50 +136,59 @@ class SQLiteStore:
         """Apply the pending migrations; see `Store.migrate`."""
         plan, self._plan = self._plan, None
         try:
-            writer = self._connected()
-            if isinstance(plan, MigrationError):
-                raise plan
+            self.check_connected()
+            if self._connections.refusal is not None:
+                raise self._connections.refusal
             if plan is not None and not plan.pending:
                 return self._reported(plan, ())
             async with self._writer_lock:
+                writer = await self._connections.awake()
                 return await writer.run(partial(self._migrate, plan))
-        except (sqlite3.Error, ValueError, TenantryError) as error:
+        except (sqlite3.Error, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
+        self.check_connected()
         job = self._mapped(partial(batch.write_batch, requests, self._guard))
-        if self._writer_lock.locked():
+        writer = self._connections.writer
+        if writer is None or self._writer_lock.locked():
             return asyncio.ensure_future(self._submit_in_turn(job))
-        return self._submit(self._connected(), job)
+        return self._submit(writer, job)
 
     def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
         """Run reading statements on one snapshot; see `Store.read`."""
-        writer = self._connected()
+        self.check_connected()
+        connections = self._connections
+        if connections.at_rest is not None:
+            at_rest = self._mapped(partial(connections.read_at_rest, statements))
+            return self._submit(connections.at_rest, at_rest)
+        writer = connections.writer
+        if writer is None:
+            return asyncio.ensure_future(self._read_awake(statements))
         if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
             beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
                 return asyncio.ensure_future(self._submit_in_turn(beside_writes))
             return self._submit(writer, beside_writes)
         job = self._mapped(partial(batch.read_batch, statements))
-        reader = self._reader()
+        reader = connections.reader()
         if reader is None:
             return asyncio.ensure_future(self._submit_to_new_reader(job))
         return self._submit(reader, job)
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
+        self.check_connected()
         await self._writer_lock.acquire()
         try:
-            transaction = await SQLiteTransaction.begin(
-                self._connected(), self._guard, self._writer_lock.release
-            )
-        except BaseException as error:
+            with self._mapped_errors():
+                writer = await self._connections.awake()
+                transaction = await SQLiteTransaction.begin(writer, self._guard, self._writer_lock.release)
+        except BaseException:
             self._writer_lock.release()
-            if isinstance(error, (sqlite3.Error, ValueError)):
-                raise self._map(error, f"cannot use {self._options}") from error
             raise
         self._transaction = transaction
         return transaction
@@ -193,87 +201,52 @@ class SQLiteStore:
         is_first, self._is_read = not self._is_read, True
         return is_first and self._ownership is not None and not (self._writer_lock.locked() or writer.backlog)
 
-    def _known_version(self) -> int:
-        return sum(len(schema.migrations(self.backend)) for schema in self._schemas)
-
     def check_connected(self) -> None:
         """Raise if the store is not connected.
 
         Raises:
             PersistenceConnectionError: It is not.
         """
-        self._connected()
-
-    def _connected(self) -> JobConnection:
-        if self._writer is None:
+        if not self._connections.is_open:
             self._log.warning(events.BACKEND_NOT_CONNECTED, backend=self.backend)
             raise PersistenceConnectionError(
                 "the database is not connected: call connect() first", is_retryable=False
             )
-        return self._writer
 
-    def _submit(
-        self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]
-    ) -> "asyncio.Future[T]":
-        try:
+    def _submit(self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        with self._mapped_errors():
             return connection.submit(job)
-        except ValueError as error:
-            raise self._map(error, f"cannot use {self._options}") from error
 
     async def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a job on the writer's connection once the transaction that holds it has ended."""
+        """Run a job on the writer's connection, opened if need be, once the transaction that holds it has ended."""
         async with self._writer_lock:
-            return await self._submit(self._connected(), job)
+            with self._mapped_errors():
+                writer = await self._connections.awake()
+            return await self._submit(writer, job)
+
+    async def _read_awake(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
+        """Read once the writer, which is being opened or could not be, is there."""
+        with self._mapped_errors():
+            await self._connections.awake()
+        return await self.read(statements)
 
     async def _submit_to_new_reader(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        async with self._lifecycle:
-            # Others may have opened readers while this one waited.
-            reader = self._reader() or await self._open_reader()
-        return await self._submit(reader, job)
-
-    def _reader(self) -> JobConnection | None:
-        """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""
-        reader = min(self._readers, key=lambda reader: reader.backlog, default=None)
-        if reader is not None and reader.backlog and len(self._readers) < self._options.readers_max:
-            return None
-        return reader
-
-    async def _open_reader(self) -> JobConnection:
-        self._connected()
         try:
-            reader = await JobConnection.open(partial(open_reader, self._options), self._crews.read)
+            reader = await self._connections.new_reader()
         except (sqlite3.Error, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
-        self._readers.append(reader)
-        return reader
+        return await self._submit(reader, job)
 
-    def _open(self) -> sqlite3.Connection:
-        """Open the writer's connection; plan its migrations in the same job, if nobody else can change the file."""
-        connection = open_writer(self._options, self._ownership, self._known_version(), self._log)
-        if self._ownership is None:
-            return connection
-        try:
-            self._plan = self._planned(connection)
-        except MigrationError as error:
-            self._plan = error  # for migrate() to raise
-        except BaseException:
-            connection.close()
-            self._ownership.release(is_clean=False)
-            raise
-        return connection
-
-    def _planned(self, connection: sqlite3.Connection) -> migrator.Plan:
-        """Plan, then claim: a database that is refused is not touched."""
-        plan = migrator.plan(self._pending, connection)
-        if self._ownership is not None:
-            self._ownership.claim(connection)
-        return plan
+    def _has_pending(self, connection: sqlite3.Connection) -> bool:
+        """Plan the migrations, with the database's first connection."""
+        self._plan = migrator.plan(self._pending, connection)
+        return bool(self._plan.pending)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
         return plan_migrations(self._schemas, self.backend, applied, file_version)
 
     def _migrate(self, plan: migrator.Plan | None, connection: sqlite3.Connection) -> MigrationReport:
-        plan = plan or self._planned(connection)
+        plan = plan or migrator.plan(self._pending, connection)
         if not plan.pending:
             return self._reported(plan, ())
         self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
@@ -297,6 +270,14 @@ class SQLiteStore:
                 raise self._map(error, f"cannot use {self._options}") from error
 
         return run
+
+    @contextmanager
+    def _mapped_errors(self) -> "Iterator[None]":
+        """Map what comes out of opening a connection or submitting a job."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise self._map(error, f"cannot use {self._options}") from error
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
         # What aiosqlite and sqlite3 say when a job comes too late for a connection that was closed meanwhile.
