@@ -407,7 +407,9 @@ class TestCancellation:
         for options in (SQLiteOptions(path=path), SQLiteOptions(path=None, is_read_by_writer=True)):
             async with open_store(options) as store:
                 await read_rows(store, "SELECT 1")
-                connection = store._connections.writer if options.is_read_by_writer else store._connections.readers[0]
+                connection = (
+                    store._connections.writer if options.is_read_by_writer else store._connections.readers[0]
+                )
                 reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
                 await reached(lambda c=connection: c._running_job is not None)
                 reading.cancel()

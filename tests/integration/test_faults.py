@@ -140,9 +140,7 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
     aclose = JobConnection.aclose
     stuck: list[JobConnection] = []
 
-    async def fail_for_acme(
-        connection: JobConnection, then: Callable[[], None] | None = None
-    ) -> None:
+    async def fail_for_acme(connection: JobConnection, then: Callable[[], None] | None = None) -> None:
         [(_, _, path)] = await connection.run(lambda c: c.execute("PRAGMA database_list").fetchall())
         if "/acme/" in path:
             stuck.append(connection)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
 
@@ -78,8 +79,9 @@ class TestAiosqlite:
         assert await connection.run(lambda _: "next") == "next"
 
     async def test_the_attributes_are_there(self, connection: JobConnection):
-        """The connection and stop() are where the subclass looks for them, and the thread was never started."""
-        assert connection._thread.ident is None
+        """What aiosqlite's constructor sets, the subclass sets too, but for the thread; stop() is there."""
+        theirs = aiosqlite.Connection(lambda: sqlite3.connect(":memory:"), 1)
+        assert vars(theirs).keys() - vars(connection).keys() == {"_thread"}
         assert isinstance(connection._connection, sqlite3.Connection)
         assert connection._conn is connection._connection
         assert callable(connection.stop)
@@ -123,7 +125,10 @@ class TestRun:
         """64 callers' units or queries are one item in the queue of the connection's thread."""
         async with open_store(SQLiteOptions(path=tmp_path / "a.db"), "CREATE TABLE t (n)") as store:
             await store.read([rows("SELECT 1")])
-            writer, reader = CountingQueue(store._connections.writer), CountingQueue(store._connections.readers[0])
+            writer, reader = (
+                CountingQueue(store._connections.writer),
+                CountingQueue(store._connections.readers[0]),
+            )
             await store.write([(run("INSERT INTO t VALUES (?)", n),) * 2 for n in range(64)])
             assert (writer.count, reader.count) == (1, 0)
             await store.read([rows("SELECT n FROM t WHERE n = ?", n) for n in range(64)])
@@ -258,19 +263,6 @@ class TestOpen:
         with pytest.raises(asyncio.CancelledError):
             await caller
         assert set(threading.enumerate()) <= threads
-
-    async def test_its_task_cancelled_with_the_loops_others(self):
-        """At the end of a loop all tasks are cancelled, the one that opens too: nobody hangs, and the thread ends."""
-        threads, gate = set(threading.enumerate()), Gate()
-        before = asyncio.all_tasks()
-        caller = asyncio.create_task(_opened_at(gate, ":memory:"))
-        await reached(gate.is_reached.is_set)
-        for task in asyncio.all_tasks() - before:
-            task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-        gate.open()
-        await reached(lambda: set(threading.enumerate()) <= threads)
 
     async def test_the_thread_keeps_nobody_alive(self, connection: JobConnection):
         """A connection that its owner lost must not hang the end of the process."""

@@ -323,11 +323,15 @@ class TestApply:
         big = "CREATE TABLE second (b); INSERT INTO second VALUES (zeroblob(200000));"
         store = make_store(SQLiteOptions(path=path), [make_pack(FIRST, big)])
         await store.connect()
-        await store._connections.writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 12").close())
+        await store._connections.writer.run(
+            lambda connection: connection.execute("PRAGMA max_page_count = 12").close()
+        )
         with pytest.raises(MigrationError, match="0002") as caught:
             await store.migrate()
         assert (caught.value.is_step_failure, caught.value.code) == (False, "SQLITE_FULL")
-        await store._connections.writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000").close())
+        await store._connections.writer.run(
+            lambda connection: connection.execute("PRAGMA max_page_count = 1000").close()
+        )
         assert [str(migration) for migration in (await store.migrate()).applied] == ["pack 0002_step"]
         await store.disconnect()
 
@@ -335,12 +339,16 @@ class TestApply:
         """A read-only mount or a changed owner is for an operator; the tenant would be set apart for nothing."""
         store = make_store(SQLiteOptions(path=tmp_path / "a.db"), [make_pack(FIRST)])
         await store.connect()
-        await store._connections.writer.run(lambda connection: connection.execute("PRAGMA query_only = ON").close())
+        await store._connections.writer.run(
+            lambda connection: connection.execute("PRAGMA query_only = ON").close()
+        )
         with pytest.raises(MigrationError, match="pack 0001_step failed") as caught:
             await store.migrate()
         assert (caught.value.is_step_failure, caught.value.code) == (False, "SQLITE_READONLY")
         assert not caught.value.is_retryable
-        await store._connections.writer.run(lambda connection: connection.execute("PRAGMA query_only = OFF").close())
+        await store._connections.writer.run(
+            lambda connection: connection.execute("PRAGMA query_only = OFF").close()
+        )
         assert [str(migration) for migration in (await store.migrate()).applied] == ["pack 0001_step"]
         await store.disconnect()
 

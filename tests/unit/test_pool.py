@@ -887,7 +887,7 @@ class PoolMachine(RuleBasedStateMachine):
         idle = {
             i for i, actor in self.pool.tenants() if actor is not None and not self.pool._entries[i].leases
         }
-        assert set(self.pool._idle) == idle
+        assert {lease.tenant_id for lease in self.pool._idle} == idle
 
     @invariant()
     def waiters_are_those_without_a_place(self) -> None:

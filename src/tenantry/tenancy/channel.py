@@ -192,7 +192,7 @@ class Channel:
         self._mailbox: deque[Call] = deque()
         self._batches: list[_Batch] = []
         self._busy = 0  # of its workers: at the gate, or with a batch
-        self._drained = asyncio.Event()
+        self._drained: asyncio.Event | None = None  # made by who waits for it
         # What begins batches outlives the caller whose call happened to begin one.
         self._context = contextvars.Context()
         self._timer: asyncio.TimerHandle | None = None
@@ -263,10 +263,11 @@ class Channel:
             Whether everything ended in time. False: a batch still runs on its thread.
         """
         self._is_closing = True
-        self._note_drained()
-        with anyio.move_on_after(timeout_seconds):
-            await self._drained.wait()
-        is_drained = self._drained.is_set()
+        if self._busy:
+            self._drained = self._drained or asyncio.Event()
+            with anyio.move_on_after(timeout_seconds):
+                await self._drained.wait()
+        is_drained = not self._busy
         while self._mailbox:
             self._fail_closed(self._mailbox.popleft(), "it was not begun and has no effect")
         for batch in self._batches:
@@ -361,7 +362,7 @@ class Channel:
         self._note_drained()
 
     def _note_drained(self) -> None:
-        if self._is_closing and not self._busy:
+        if self._drained is not None and not self._busy:
             self._drained.set()
 
     def _take(self) -> list[Call]:

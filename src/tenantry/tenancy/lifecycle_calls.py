@@ -178,6 +178,7 @@ class LifecycleCalls:
             purge_after = self._context.clock.now() + grace
         tenant = await self._catalog.apply(tenant_id, event, reason=reason, purge_after=purge_after)
         if not is_served:
+            self._opener.forget_opened(tenant_id)
             await self._pool.close_tenant(tenant_id, "state")
         return tenant
 

@@ -22,6 +22,9 @@ from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.tenant import Tenant
 
+OPENED_MAX: Final = 16_384
+"""How many tenants are remembered to have opened."""
+
 TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
 TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
@@ -53,6 +56,7 @@ class TenantOpener:
         self._on_failure = on_failure
         config = context.config
         self.crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
+        self._opened: set[TenantId] = set()
         self.provisioning: set[TenantId] = set()
         """The tenants that this process is creating now: only for them a missing database is a new one."""
 
@@ -77,7 +81,21 @@ class TenantOpener:
             raise
         if not is_new:
             await self._note(tenant, actor.schema_versions, None)
+        if len(self._opened) >= OPENED_MAX:
+            self._opened.clear()
+        self._opened.add(tenant_id)
         return actor
+
+    def forget_opened(self, tenant_id: TenantId | None = None) -> None:
+        """Forget that the tenant, or any, could be opened: its state has changed, or may have."""
+        if tenant_id is None:
+            self._opened.clear()
+        else:
+            self._opened.discard(tenant_id)
+
+    def has_opened(self, tenant_id: TenantId) -> bool:
+        """Return whether the tenant could be opened not long ago, and so most likely can be again. No I/O."""
+        return tenant_id in self._opened
 
     async def quarantine(self, tenant_id: TenantId, error: TenantryError) -> TenantQuarantinedError:
         """Set the tenant apart, durably, and return what its callers are told."""

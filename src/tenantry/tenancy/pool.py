@@ -5,7 +5,8 @@ synchronously on that state; decisions return what to open and close, and the I/
 pool's own, so that no caller's cancellation leaves a tenant half open.
 
     no entry, a place free        the tenant takes it and opens; all who ask for it meanwhile wait for that one opening
-    no entry, no place free       the least recently used idle tenant closes, and its place goes to the first who waits
+    no entry, no place free       the first idle tenant closes (see `tenantry.tenancy.idle`), and its place goes to the
+                                  first who waits
     no entry, nobody idle         callers wait, tenants in the order in which they were first asked for; after a while of
                                   that the tenant that has been open the longest yields
     yielding                      callers wait, it finishes what it was leased for, and closes when its last lease ends
@@ -34,6 +35,7 @@ from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actor import TenantActor
 from tenantry.tenancy.gate import another_loop_error
+from tenantry.tenancy.idle import IdleTenants
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
 """Opens the tenant's actor, or raises why it cannot be."""
@@ -101,6 +103,7 @@ class Lease:
         "closed",
         "holders",
         "idle_since_seconds",
+        "is_proven",
         "leases",
         "opened",
         "state",
@@ -115,6 +118,7 @@ class Lease:
         self.leases = 0
         self.holders: set[asyncio.Task[Any] | None] = set()
         self.idle_since_seconds = 0.0
+        self.is_proven = False  # see tenantry.tenancy.idle
         self.waiters = waiters
         self.opened = asyncio.Event()  # opening ended, well or not
         self.closed = asyncio.Event()
@@ -186,7 +190,7 @@ class ActorPool:
         self._report = report
         self._log = log
         self._entries: dict[TenantId, Lease] = {}
-        self._idle: OrderedDict[TenantId, Lease] = OrderedDict()  # least recently used first
+        self._idle: IdleTenants[Lease] = IdleTenants(open_tenants_max)
         self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
         self._queue: OrderedDict[TenantId, deque[_Waiter]] = OrderedDict()  # tenants without a place
         self._tasks: set[asyncio.Task[None]] = set()
@@ -256,7 +260,7 @@ class ActorPool:
         ):
             return None
         if not lease.leases:
-            del self._idle[tenant_id]
+            self._idle.use(lease)
         lease.leases += 1
         return lease
 
@@ -307,14 +311,14 @@ class ActorPool:
             self._act(_Plan([], [self._begin_closing(lease, "capacity")]))
         elif lease.state is _State.OPEN:
             lease.idle_since_seconds = self._now()
-            self._idle[lease.tenant_id] = lease
+            self._idle.add(lease)
             if self._queue:
                 self._act(self._plan())
 
     def evict_idle(self, idle_timeout_seconds: float) -> None:
         """Close the tenants that have been idle for so long."""
         until = self._now() - idle_timeout_seconds
-        idle = [lease for lease in self._idle.values() if lease.idle_since_seconds <= until]
+        idle = [lease for lease in self._idle if lease.idle_since_seconds <= until]
         self._act(_Plan([], [self._begin_closing(lease, "idle") for lease in idle]))
 
     async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
@@ -389,8 +393,7 @@ class ActorPool:
             if len(self._entries) < self._open_tenants_max:
                 plan.to_open.append(self._begin_opening(*self._queue.popitem(last=False)))
             # Every closing tenant will give its place to one that waits.
-            elif self._idle and self._closing < len(self._queue):
-                lease = next(iter(self._idle.values()))
+            elif self._closing < len(self._queue) and (lease := self._idle.first()) is not None:
                 plan.to_close.append(self._begin_closing(lease, "capacity"))
             elif self._leaving() < self._impatient() and (longest := self._longest_open()) is not None:
                 longest.state = _State.YIELDING
@@ -432,7 +435,7 @@ class ActorPool:
 
     def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
         lease.state = _State.CLOSING
-        self._idle.pop(lease.tenant_id, None)
+        self._idle.forget(lease)
         self._yielding.pop(lease.tenant_id, None)
         self._closing += 1
         self._take_places_back()

@@ -299,7 +299,7 @@ class TenantRegistry:
             TenantError, PersistenceError: Why the tenant cannot be opened.
         """
         self._check_open(tenant_id)
-        if self._pool.is_full and not self._pool.has(tenant_id):
+        if self._pool.is_full and not self._pool.has(tenant_id) and not self._opener.has_opened(tenant_id):
             # Before it takes a place from another: an id that nobody has, or a suspended tenant, evicts no one.
             tenant = await self._catalog.get(tenant_id)
             check_serves(tenant.state, tenant_id=tenant_id, reason=tenant.reason)
@@ -368,6 +368,7 @@ class TenantRegistry:
         if data_version == self._data_version and changes == self._changes_seen:
             return
         if data_version != self._data_version:
+            self._opener.forget_opened()
             await self._close_unserved()
         self._states = await self._catalog.states()
         # Only now: what failed half way is done again.

@@ -73,6 +73,8 @@ def read_batch_beside_writes(
     Not with ``PRAGMA query_only``: each switch of it makes SQLite prepare every cached statement anew.
     """
     if len(statements) == 1:
+        if _is_select(statements[0].sql):
+            return [read_one(statements[0], connection)]
         # What undoes the transaction undoes the statement: no savepoint is needed.
         return _read_together(statements, _read_unless_it_writes, connection)
     return _read_together(statements, read_in_transaction, connection)
@@ -225,6 +227,13 @@ def _check_statement(sql: str) -> None:
     keyword = _FIRST_KEYWORD.match(sql)
     if keyword is not None and keyword[1].upper() in _REFUSED:
         _refuse(keyword[1].upper())
+
+
+@lru_cache(maxsize=_DISTINCT_STATEMENTS_MAX)
+def _is_select(sql: str) -> bool:
+    """Whether it can only be a query: nothing that writes begins so."""
+    keyword = _FIRST_KEYWORD.match(sql)
+    return keyword is not None and keyword[1].upper() == "SELECT"
 
 
 def _refuse(keyword: str) -> NoReturn:

@@ -5,8 +5,8 @@ times. `JobConnection.submit` crosses once for the batch, and begins at once: it
 own to start. And it crosses to a thread that all connections share, see `tenantry.storage.sqlite.crew`: so its sqlite3
 connection must be opened with ``check_same_thread=False``; one job at a time uses it, which is what SQLite asks for.
 
-It rests on private parts of aiosqlite: the queue ``_tx`` of futures and functions, ``_connect``, and that the thread is
-started by awaiting the connection. `tests/unit/test_connection.py` pins them.
+It rests on private parts of aiosqlite: the attributes that its constructor sets, and the queue ``_tx`` of futures and
+functions, through which all of its own calls go. `tests/unit/test_connection.py` pins them.
 """
 
 import asyncio
@@ -31,9 +31,13 @@ class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], crew: Crew) -> None:
-        super().__init__(connector, _ROWS_PER_FETCH)
+        # Not aiosqlite's own: that makes a thread, which is not started but costs as much as all else here together.
+        self._running = True
+        self._connection: sqlite3.Connection | None = None
+        self._connector = connector
+        self._iter_chunk_size = _ROWS_PER_FETCH
         self._crew = crew
-        self._tx: Strand = crew.join()  # type: ignore[assignment]  # aiosqlite's own thread is never started
+        self._tx: Strand = crew.join()  # type: ignore[assignment]
         self._running_job: Job[Any] | None = None
         self._job_lock = threading.Lock()
 
@@ -48,13 +52,14 @@ class JobConnection(aiosqlite.Connection):
         A caller that is cancelled leaves nothing open.
         """
         connection = cls(connector, crew)
-        task = asyncio.ensure_future(connection._connect())
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        connection._tx.put_nowait((opened, connection._open_on_thread))
         try:
-            await asyncio.shield(task)
+            await asyncio.shield(opened)
         except BaseException:
             # A cancelled caller: a thread is opening it and cannot be stopped half way. Let it, then close.
-            await _finished(task)
-            if not task.cancelled() and task.exception() is None:
+            await _finished(opened)
+            if opened.exception() is None:
                 await _finished(asyncio.ensure_future(connection.aclose()))
             else:
                 crew.leave()
@@ -115,6 +120,9 @@ class JobConnection(aiosqlite.Connection):
             self._running = True
             raise
         self._crew.leave()
+
+    def _open_on_thread(self) -> None:
+        self._connection = self._connector()
 
     def _close_on_thread(self, then: Callable[[], None] | None) -> None:
         self._conn.close()

@@ -16,15 +16,16 @@ example, is seen. A database that was not closed cleanly, has migrations to come
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
+from typing import Final
 
-from tenantry.errors import MigrationError, PersistenceConnectionError
+from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
-from tenantry.storage.sqlite import batch
+from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import (
@@ -35,7 +36,10 @@ from tenantry.storage.sqlite.opening import (
     open_writer,
     prepare_directory,
 )
-from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
+
+_SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
+"""All that is to be known of a database at rest: one statement, since after each Python waits for its turn among threads."""
 
 
 class Connections:
@@ -44,7 +48,7 @@ class Connections:
     Args:
         options: The path and how to open it.
         crews: The threads that work for it.
-        plan: Called on the thread with the first connection: plans the migrations, and returns whether there are any.
+        planner: Which migrations are pending.
         known_version: How many migrations the code knows.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
         log: For what is odd about the file.
@@ -55,21 +59,21 @@ class Connections:
         options: SQLiteOptions,
         crews: Crews,
         *,
-        plan: Callable[[sqlite3.Connection], bool],
+        planner: migrator.Planner,
         known_version: int,
         ownership: FileOwnership | None,
         log: EventLog,
     ) -> None:
         self._options = options
         self._crews = crews
-        self._plan = plan
+        self._planner = planner
         self._known_version = known_version
         self._ownership = ownership
         self._log = log
         self._opening = asyncio.Lock()
         self._resting_file: RestingFile | None = None
-        self.refusal: MigrationError | None = None
-        """Why the file was refused, and is left as it is."""
+        self.plan: migrator.Plan | MigrationError | None = None
+        """What to migrate, or why the file was refused and is left as it is; None if that is still to be found out."""
         self.is_open = False
         self.writer: JobConnection | None = None
         self.at_rest: JobConnection | None = None
@@ -195,7 +199,7 @@ class Connections:
 
     def _open_at_rest(self) -> sqlite3.Connection | None:
         """Open the file at rest; None if it is not at rest, or must not stay so."""
-        self._resting_file = self.refusal = None
+        self._resting_file = self.plan = None
         if self._ownership is None or not self._ownership.is_fenced:
             return None
         found = open_at_rest(self._options)
@@ -203,16 +207,15 @@ class Connections:
             return None
         connection, resting_file = found
         try:
-            has_pending = self._plan_and_claim(connection)
-        except sqlite3.Error:
-            has_pending = True  # The writer will meet it too, and say it as it should be said.
-        except BaseException:
-            connection.close()
-            raise
-        if has_pending:
+            uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
+            plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
+            self._ownership.recognize(uid, epoch, owner)
+        except (sqlite3.Error, TypeError, ValueError, TenantryError):
+            plan = None  # The writer will meet it too, and say it as it should be said.
+        if plan is None or plan.pending:
             connection.close()
             return None
-        self._resting_file = resting_file
+        self.plan, self._resting_file = plan, resting_file
         return connection
 
     def _open_planned_writer(self) -> sqlite3.Connection:
@@ -224,16 +227,15 @@ class Connections:
             raise
         return connection
 
-    def _plan_and_claim(self, connection: sqlite3.Connection) -> bool:
-        """Plan, then claim: a database that is refused is not touched. Return whether there is something to migrate."""
+    def _plan_and_claim(self, connection: sqlite3.Connection) -> None:
+        """Plan, then claim: a database that is refused is not touched."""
         assert self._ownership is not None
         try:
-            has_pending = self._plan(connection)
+            self.plan = migrator.plan(self._planner, connection)
         except MigrationError as error:
-            self.refusal = error
-            return False
-        self._ownership.claim(connection)
-        return has_pending
+            self.plan = error
+        else:
+            self._ownership.claim(connection)
 
     def _release(self, *, is_clean: bool = True) -> None:
         if self._ownership is not None:

@@ -145,7 +145,9 @@ class Crew:
         self._timer = None
         too_long_ago = time.monotonic() - TURN_SECONDS
         with self._lock:
-            overdue = [w for w in self._workers if w.busy_since_seconds < too_long_ago and not w.is_written_off]
+            overdue = [
+                w for w in self._workers if w.busy_since_seconds < too_long_ago and not w.is_written_off
+            ]
             for worker in overdue:
                 worker.is_written_off = True
             is_busy = not self._line.empty() or any(w.is_busy for w in self._workers)

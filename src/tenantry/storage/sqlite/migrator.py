@@ -8,6 +8,7 @@ Two processes may migrate one file at the same moment: what to apply next is pla
 one that comes second finds the work of the first done.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 _INSERT: Final = "INSERT INTO schema_migrations VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT: Final = "SELECT schema, version, checksum FROM schema_migrations ORDER BY schema, version"
+SUMMARY_SQL: Final = """
+SELECT user_version, (SELECT json_group_array(json_array(schema, version, checksum)) FROM schema_migrations) AS applied
+FROM pragma_user_version
+"""
+"""What `plan` reads, as one row; an error if the database has no migrations at all."""
 _EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
 
 _DENIED: Final = {
@@ -66,6 +72,12 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
         return _plan(planner, connection)
     finally:
         roll_back(connection)
+
+
+def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
+    """Plan from what `SUMMARY_SQL` gave. Raises like `plan`."""
+    applied = [AppliedMigration(*row) for row in json.loads(applied_json)]
+    return Plan(applied, file_version, planner(applied, file_version))
 
 
 def read_file_version(connection: sqlite3.Connection) -> int:
@@ -117,12 +129,9 @@ def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
     """Return what ``schema_migrations`` lists; a new database has no such table and lists nothing."""
-    try:
-        return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
-    except sqlite3.OperationalError:
-        if connection.execute(_EXISTS).fetchone() is not None:
-            raise
+    if connection.execute(_EXISTS).fetchone() is None:
         return []
+    return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
 
 
 def _failure(migration: Migration, error: Exception) -> MigrationError:

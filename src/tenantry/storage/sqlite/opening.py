@@ -106,8 +106,8 @@ def open_at_rest(options: SQLiteOptions) -> "tuple[sqlite3.Connection, RestingFi
         sqlite3.Error: SQLite cannot open it.
     """
     assert options.path is not None
-    resting_file = RestingFile(options.path)
-    if not resting_file.is_at_rest():
+    resting_file = RestingFile.found(options.path)
+    if resting_file is None:
         return None
     return _open_read_only(options.path, "mode=ro&immutable=1", options), resting_file
 
@@ -117,22 +117,27 @@ class RestingFile:
 
     Args:
         path: The file.
+        identity: What it was when it was opened.
     """
 
-    __slots__ = ("_beside", "_path", "_seen")
+    __slots__ = ("_identity", "_log_path", "_path")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity: tuple[int, int, int]) -> None:
         self._path = str(path)
-        self._beside = (f"{path}-wal", f"{path}-journal")
-        self._seen = _identity(self._path)
+        self._log_path = f"{path}-wal"
+        self._identity = identity
+
+    @classmethod
+    def found(cls, path: Path) -> "RestingFile | None":
+        """Return the file, unless it is missing or empty, or something lies beside it."""
+        identity = _identity(str(path))
+        if identity is None or os.path.lexists(f"{path}-wal") or os.path.lexists(f"{path}-journal"):
+            return None
+        return cls(path, identity)
 
     def is_at_rest(self) -> bool:
-        """Return whether it is the same file with the same content, and nothing lies beside it."""
-        return (
-            self._seen is not None
-            and self._seen == _identity(self._path)
-            and not any(map(os.path.lexists, self._beside))
-        )
+        """Return whether it is the same file with the same content, and nobody has begun a write-ahead log for it."""
+        return self._identity == _identity(self._path) and not os.path.lexists(self._log_path)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

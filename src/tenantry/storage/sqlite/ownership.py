@@ -19,6 +19,7 @@ import sqlite3
 import threading
 import uuid
 from pathlib import Path
+from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
 
@@ -37,7 +38,7 @@ CREATE TABLE IF NOT EXISTS tenantry_owner (
 ) STRICT
 """
 _INSERT = "INSERT OR IGNORE INTO tenantry_owner (id, tenant_uid, epoch, owner) VALUES (1, ?, 0, '')"
-_SELECT = "SELECT tenant_uid, epoch, owner FROM tenantry_owner WHERE id = 1"
+OWNER_SQL: Final = "SELECT tenant_uid, epoch, owner FROM tenantry_owner WHERE id = 1"
 _SELECT_OWNER = "SELECT epoch, owner FROM tenantry_owner WHERE id = 1"
 _RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
 
@@ -107,20 +108,28 @@ class FileOwnership:
             DatabaseCorruptError: It belongs to another tenant; it was not changed.
         """
         try:
-            uid, epoch, owner = connection.execute(_SELECT).fetchone() or (None, 0, "")
+            uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")
         except sqlite3.OperationalError:
             if _has_owner_table(connection):
                 raise
             self._raise_epoch(connection, is_new=True)
             return
+        self.recognize(uid, epoch, owner)
+        if not self._is_fenced:
+            self._raise_epoch(connection, is_new=False)
+
+    def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
+        """Check that what `OWNER_SQL` gave is this tenant's, and remember who wrote last.
+
+        Raises:
+            DatabaseCorruptError: It belongs to another tenant.
+        """
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
                 f"{self._lock_path.parent} holds the database of another tenant (its mark is {uid!r}, not "
                 f"{self._tenant_uid!r}): put the right file in its place"
             )
         self._seen = (epoch, owner)
-        if not self._is_fenced:
-            self._raise_epoch(connection, is_new=False)
 
     def guard(self, connection: sqlite3.Connection) -> None:
         """Check, first thing in a write transaction, that nobody else became the owner.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import anyio
 
 from tenantry import events
-from tenantry.errors import PersistenceConnectionError, TenantryError
+from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, migrator
@@ -71,12 +71,11 @@ class SQLiteStore:
         self._connections = Connections(
             options,
             crews,
-            plan=self._has_pending,
+            planner=self._pending,
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
         )
-        self._plan: migrator.Plan | None = None
         self._transaction: SQLiteTransaction | None = None
         self._is_read = False
 
@@ -134,11 +133,11 @@ class SQLiteStore:
 
     async def migrate(self) -> MigrationReport:
         """Apply the pending migrations; see `Store.migrate`."""
-        plan, self._plan = self._plan, None
+        plan, self._connections.plan = self._connections.plan, None
         try:
             self.check_connected()
-            if self._connections.refusal is not None:
-                raise self._connections.refusal
+            if isinstance(plan, MigrationError):
+                raise plan
             if plan is not None and not plan.pending:
                 return self._reported(plan, ())
             async with self._writer_lock:
@@ -213,7 +212,9 @@ class SQLiteStore:
                 "the database is not connected: call connect() first", is_retryable=False
             )
 
-    def _submit(self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+    def _submit(
+        self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]
+    ) -> "asyncio.Future[T]":
         with self._mapped_errors():
             return connection.submit(job)
 
@@ -236,11 +237,6 @@ class SQLiteStore:
         except (sqlite3.Error, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         return await self._submit(reader, job)
-
-    def _has_pending(self, connection: sqlite3.Connection) -> bool:
-        """Plan the migrations, with the database's first connection."""
-        self._plan = migrator.plan(self._pending, connection)
-        return bool(self._plan.pending)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
         return plan_migrations(self._schemas, self.backend, applied, file_version)
