@@ -6,6 +6,7 @@ writer's connection, because only a connection that may write can recover a jour
 """
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ _INSERT: Final = f"INSERT INTO tenants ({', '.join(_COLUMNS)}) VALUES ({', '.joi
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tenants"  # noqa: S608  # our names
 _CHANGED: Final = ("state", "reason", "state_before", "state_changed_at", "purge_after", "schema_versions")
 _TENANTS_PER_LOOKUP: Final = 500
+REMEMBERED_TENANTS_MAX: Final = 16_384
+_TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
 
 
 class Catalog:
@@ -62,6 +65,9 @@ class Catalog:
             # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
             crews=Crews.of(write_threads=1, read_threads=1),
         )
+        self._file = data_dir / "catalog.db"
+        self._seen: dict[TenantId, Tenant] = {}
+        self._seen_at: int | None = None  # the file's modification time that `_seen` belongs to
         self._actor = TenantActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
@@ -95,17 +101,48 @@ class Catalog:
         return None if row is None else _from_row(row)
 
     async def get(self, tenant_id: TenantId) -> Tenant:
-        """Return the tenant.
+        """Return the tenant; what any process committed before this call is seen.
 
         Raises:
             TenantNotFoundError: There is none.
         """
-        tenant = await self.find(tenant_id)
+        tenant = self._remembered(tenant_id)
+        if tenant is None:
+            changed_at = self._changed_at()
+            tenant = await self.find(tenant_id)
+            self._remember(tenant, changed_at)
         if tenant is None or tenant.state is TenantState.PURGED:
             raise TenantNotFoundError(
                 f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
             )
         return tenant
+
+    def _changed_at(self) -> int | None:
+        try:
+            return self._file.stat().st_mtime_ns
+        except OSError:  # SQLite will say what is wrong with it
+            return None
+
+    def _remembered(self, tenant_id: TenantId) -> Tenant | None:
+        """Return what is known of the tenant, if the file has not changed since it was read."""
+        if self._seen and self._seen_at != self._changed_at():
+            self._seen.clear()
+        return self._seen.get(tenant_id)
+
+    def _remember(self, tenant: Tenant | None, changed_at: int | None) -> None:
+        """Remember what was read when the file had last been changed at `changed_at`, and has not been since.
+
+        Without a write-ahead log every commit writes the file, so its time of modification tells of it. Not within the tick
+        of the file system's clock: two changes in one have the same time (Git calls such an entry racily clean).
+        """
+        if tenant is None or changed_at is None or changed_at != self._changed_at():
+            return
+        if time.time_ns() - changed_at < _TICK_NANOSECONDS:
+            return
+        if self._seen_at != changed_at or len(self._seen) >= REMEMBERED_TENANTS_MAX:
+            self._seen.clear()
+        self._seen_at = changed_at
+        self._seen[tenant.id] = tenant
 
     async def list(
         self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None

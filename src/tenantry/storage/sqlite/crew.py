@@ -29,6 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary, ref
 
 TURN_SECONDS: Final = 0.1
 
@@ -67,10 +68,12 @@ class Strand:
             result = function()
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is the caller's and not the thread's
             has_more = self._pass_on()
-            _post(future, _set_exception, error)
+            if future is not None:
+                self._crew.deliver(future, future.set_exception, error)
         else:
             has_more = self._pass_on()
-            _post(future, _set_result, result)
+            if future is not None:
+                self._crew.deliver(future, future.set_result, result)
         return has_more
 
     def _pass_on(self) -> bool:
@@ -96,6 +99,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
         self._connections = 0
+        self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._context = contextvars.Context()  # not that of whoever happened to set the timer
 
@@ -133,6 +137,14 @@ class Crew:
         self._line.put(strand)
         if self._timer is None:
             self._set_timer()
+
+    def deliver(self, future: asyncio.Future[Any], settle: Callable[[Any], None], value: Any) -> None:
+        """Settle a future on its event loop; from any thread."""
+        loop = future.get_loop()
+        outbox = self._outbox
+        if outbox is None or not outbox.belongs_to(loop):
+            self._outbox = outbox = _Outbox.of(loop)
+        outbox.put(future, settle, value)
 
     def _set_timer(self) -> None:
         # Without a loop, when a connection is closed that its owner lost, nobody waits either.
@@ -216,20 +228,48 @@ class _Worker:
         return self.busy_since_seconds != _IDLE
 
 
-Settle: TypeAlias = Callable[[asyncio.Future[Any], Any], None]
+class _Outbox:
+    """The results on their way to one event loop.
+
+    Waking the loop costs a write to its pipe and a read from it, and with each of them a turn for the interpreter's lock.
+    So it is woken for the first result, and finds there what has come since.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Weak, or the value would keep its own key in `_outboxes`.
+        self._loop = ref(loop)
+        self._results: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
+        self._is_announced = False
+
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> "_Outbox":
+        """Return the loop's one outbox, which all crews share."""
+        with _outboxes_lock:
+            outbox = _outboxes.get(loop)
+            if outbox is None:
+                _outboxes[loop] = outbox = _Outbox(loop)
+            return outbox
+
+    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether it is this loop's."""
+        return self._loop() is loop
+
+    def put(self, future: asyncio.Future[Any], settle: Callable[[Any], None], value: Any) -> None:
+        """Add a result, on any thread."""
+        self._results.append((future, settle, value))
+        if not self._is_announced:
+            self._is_announced = True
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                future.get_loop().call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        # First this: what is put in from here on may come too late for the look below.
+        self._is_announced = False
+        while self._results:
+            future, settle, value = self._results.popleft()
+            if not future.done():
+                settle(value)
 
 
-def _post(future: asyncio.Future[Any] | None, settle: Settle, value: Any) -> None:
-    if future is not None:
-        with suppress(RuntimeError):  # its loop was closed: nobody waits any more
-            future.get_loop().call_soon_threadsafe(settle, future, value)
-
-
-def _set_result(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+_outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = WeakKeyDictionary()
+_outboxes_lock = threading.Lock()
