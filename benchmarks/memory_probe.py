@@ -25,6 +25,7 @@ from tenantry.ids import tenant_paths
 Use = Callable[[str], Awaitable[None]]
 
 _KIB = 1024
+DATABASE_NAME = tenant_paths(Path(), "any").database.name
 _TASK_ID = build_tasks(1)[0].id
 
 
@@ -78,7 +79,7 @@ async def _measure(side: str, fleet: Fleet) -> dict[str, float]:
 
 
 def _resident() -> dict[str, float]:
-    """Return the process's resident and unshared bytes (proc(5), ``smaps_rollup``), and its threads."""
+    """Return the process's resident and unshared bytes (proc(5), ``smaps_rollup``), threads, and connections to tenants."""
     gc.collect()
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     kib = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
@@ -86,6 +87,9 @@ def _resident() -> dict[str, float]:
         "rss": kib["Rss"] * _KIB,
         "uss": (kib["Private_Clean"] + kib["Private_Dirty"]) * _KIB,
         "threads": threading.active_count(),
+        "connections": sum(
+            fd.is_symlink() and fd.readlink().name == DATABASE_NAME for fd in Path("/proc/self/fd").iterdir()
+        ),
     }
 
 

@@ -22,9 +22,14 @@ _Do = Callable[[sqlite3.Connection], object]
 
 def save_batches(load: Load, directory: Path) -> Sample:
     """Build, serialize, insert and commit for as long as the load says; there are no callers and so no latencies."""
-    path = create_company_file(directory)
+    return save_batches_into(create_company_file(directory), load)
+
+
+def save_batches_into(path: Path, load: Load) -> Sample:
+    """Do the same with a database that is there, and that nobody has open."""
+    before = count_messages(path)
     sample, rows = _run(partial(_save, message_builder()), path, load)
-    check_rows(count_messages(path), rows)
+    check_rows(count_messages(path) - before, rows)
     return sample
 
 

@@ -16,6 +16,7 @@ from benchmarks.fleet import create_tenant
 from benchmarks.harness import BenchmarkError, Caller, Load, Side, Work, compare, measure
 from benchmarks.one_tenant import save_round
 from benchmarks.peers import count_messages
+from benchmarks.peers.sqlite3_batches import LIMIT, save_batches, save_batches_into
 from benchmarks.peers.tenantry_registry import TENANT, open_tenantry
 from tenantry.company import SQLAuditRepository, SQLCostRecordRepository, SQLMessageRepository
 from tenantry.eventlog import EventLog
@@ -79,7 +80,12 @@ def _run(load: Load) -> Sequence[Comparison]:
         )
         for operation, page in _PAGES.items()
     ]
-    return [compare(_SAVE, saves, load), *pages]
+    plain = [
+        Side(_MANY, lambda _: save_batches_into(_database(many), load)),
+        Side(_NONE, partial(save_batches, load)),
+    ]
+    # Beside the target: what the rows cost SQLite itself.
+    return [compare(_SAVE, saves, load), compare(f"{LIMIT}, alone", plain, load), *pages]
 
 
 def _fill(load: Load, rows: int) -> Path:
