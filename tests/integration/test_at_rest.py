@@ -1,0 +1,204 @@
+"""A tenant that is only read is one file at rest: what that leaves alone, how a write wakes it, and what is seen of others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from stores import COUNT_TO_A_BILLION, make_store, reached, rows, run
+from tenantry.clock import SystemClock
+from tenantry.company import COMPANY
+from tenantry.errors import PersistenceError
+from tenantry.eventlog import EventLog
+from tenantry.schema import Schema
+from tenantry.storage.sqlite.crew import Crews
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenants import open_files, query, write_pack
+
+COUNT = rows("SELECT n FROM t ORDER BY n")
+
+
+def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLiteStore:
+    """Return a disconnected store of a tenant's file."""
+    return SQLiteStore(
+        SQLiteOptions(path=directory / "tenant.db", root=directory.parent),
+        schemas,
+        clock=SystemClock(),
+        log=EventLog(),
+        crews=Crews.of(write_threads=1, read_threads=1),
+        ownership=FileOwnership(directory / "lock", "uid", "acme"),
+    )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+    """A store that is at rest: it was written, closed cleanly and opened again."""
+    store = make_owned(tmp_path)
+    await store.connect()
+    await store.migrate()
+    await store.write([(run("CREATE TABLE t (n INTEGER)"),), (run("INSERT INTO t VALUES (1)"),)])
+    await store.disconnect()
+    await store.connect()
+    await store.migrate()
+    yield store
+    await store.disconnect()
+    assert open_files(tmp_path) == []
+
+
+def names(directory: Path) -> set[str]:
+    """Return what lies in the directory."""
+    return {path.name for path in directory.iterdir()}
+
+
+def is_at_rest(store: SQLiteStore) -> bool:
+    """Return whether it has no writer."""
+    return store._connections.at_rest is not None and store._connections.writer is None
+
+
+async def numbers(store: SQLiteStore) -> list[int]:
+    """Return what is in the table."""
+    (found,) = await store.read([COUNT])
+    return [n for (n,) in found]
+
+
+async def test_reading_leaves_the_files_alone(store: SQLiteStore, tmp_path: Path):
+    """No write-ahead log, no shared memory, and the database is not touched, however often it is read and opened."""
+    before = (tmp_path / "tenant.db").stat()
+    for _ in range(3):
+        assert await numbers(store) == [1]
+        assert await store.health_check()
+        assert is_at_rest(store)
+        assert names(tmp_path) == {"tenant.db", "lock"}
+        await store.disconnect()
+        await store.connect()
+    after = (tmp_path / "tenant.db").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+async def test_a_write_wakes_it(store: SQLiteStore):
+    """The first write opens the writer, and every read after its answer sees it."""
+    assert await numbers(store) == [1]
+    for n in range(2, 5):
+        assert await store.write([(run("INSERT INTO t VALUES (?)", n),)]) == [[None]]
+        assert await numbers(store) == list(range(1, n + 1))
+    assert not is_at_rest(store)
+
+
+async def test_a_transaction_wakes_it(store: SQLiteStore):
+    """So does a transaction, and reads beside it see the state before."""
+    transaction = await store.begin()
+    await transaction.write((run("INSERT INTO t VALUES (2)"),))
+    assert await numbers(store) == [1]
+    await transaction.commit()
+    assert await numbers(store) == [1, 2]
+
+
+async def test_reads_and_the_first_write_at_once(store: SQLiteStore):
+    """Reads that come while it wakes wait for that and fail in no way; each sees the state before the write or after."""
+    reads = [asyncio.ensure_future(numbers(store)) for _ in range(5)]
+    write = asyncio.ensure_future(store.write([(run("INSERT INTO t VALUES (2)"),)]))
+    for _ in range(20):
+        reads.append(asyncio.ensure_future(numbers(store)))
+        await asyncio.sleep(0)
+    assert await write == [[None]]
+    for found in await asyncio.gather(*reads):
+        assert found in ([1], [1, 2])
+    assert await numbers(store) == [1, 2]
+
+
+async def test_a_read_that_writes_is_refused(store: SQLiteStore, tmp_path: Path):
+    """Nothing that is given to read() can change the file, or make a table beside it."""
+    for sql in ("INSERT INTO t VALUES (2)", "CREATE TEMP TABLE u (n)"):
+        (outcome,) = await store.read([rows(sql)])
+        assert isinstance(outcome, PersistenceError)
+    assert is_at_rest(store)
+    assert query(tmp_path / "tenant.db", "SELECT n FROM t") == [(1,)]
+
+
+async def test_a_running_read_is_interrupted(store: SQLiteStore):
+    """A query that would run for minutes ends when its caller goes, and the tenant wakes all the same."""
+    reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
+    await reached(lambda: store._connections.at_rest._running_job is not None)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await store.write([(run("INSERT INTO t VALUES (2)"),)]) == [[None]]
+
+
+async def test_what_is_done_by_hand_is_seen(store: SQLiteStore, tmp_path: Path):
+    """Someone else's change of the file is read, while they have it open and afterwards; and a write comes after it."""
+    assert await numbers(store) == [1]
+    query(tmp_path / "tenant.db", "INSERT INTO t VALUES (2)")
+    assert await numbers(store) == [1, 2]
+    query(tmp_path / "tenant.db", "INSERT INTO t VALUES (3)")
+    assert await numbers(store) == [1, 2, 3]
+    await store.write([(run("INSERT INTO t VALUES (4)"),)])
+    assert await numbers(store) == [1, 2, 3, 4]
+
+
+async def test_a_writer_that_cannot_be_opened(store: SQLiteStore, tmp_path: Path):
+    """The write fails, nothing is lost, and the next one tries again."""
+    in_the_way = tmp_path / "tenant.db-wal"
+    in_the_way.mkdir()
+    with pytest.raises(PersistenceError):
+        await store.write([(run("INSERT INTO t VALUES (2)"),)])
+    in_the_way.rmdir()
+    assert await numbers(store) == [1]
+    assert await store.write([(run("INSERT INTO t VALUES (2)"),)]) == [[None]]
+    assert await numbers(store) == [1, 2]
+
+
+async def test_one_that_was_not_closed_is_awake(tmp_path: Path):
+    """After a crash there is a log to recover and perhaps an owner to fence off: the writer does that at once."""
+    store = make_owned(tmp_path)
+    await store.connect()
+    await store.migrate()
+    await store.disconnect()
+    (tmp_path / "lock").write_text("{}")
+    await store.connect()
+    assert not is_at_rest(store)
+    await store.disconnect()
+
+
+async def test_one_with_a_log_beside_it_is_awake(tmp_path: Path):
+    """What is still in the log would not be seen at rest."""
+    store = make_owned(tmp_path)
+    await store.connect()
+    await store.migrate()
+    await store.disconnect()
+    (tmp_path / "tenant.db-wal").touch()
+    await store.connect()
+    assert not is_at_rest(store)
+    await store.disconnect()
+
+
+async def test_one_to_be_migrated_is_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A migration that is new to the file is applied, and the file is at rest the next time."""
+    packs = tmp_path / "packs"
+    monkeypatch.syspath_prepend(packs)
+    pack = Schema("more", write_pack(packs, "pack_of_a_resting_tenant", "CREATE TABLE more (n);"))
+    for schemas, has_rest in (
+        ([COMPANY], False),
+        ([COMPANY], True),
+        ([COMPANY, pack], False),
+        ([COMPANY, pack], True),
+    ):
+        store = make_owned(tmp_path / "acme", schemas)
+        await store.connect()
+        report = await store.migrate()
+        assert report.versions == {schema.name: 1 for schema in schemas}
+        assert is_at_rest(store) is has_rest
+        await store.disconnect()
+
+
+async def test_a_database_without_an_owner_is_always_awake(tmp_path: Path):
+    """Others may write it: one company's own file, used without a registry."""
+    store = make_store(SQLiteOptions(path=tmp_path / "a.db"))
+    for _ in range(2):
+        await store.connect()
+        await store.migrate()
+        assert not is_at_rest(store)
+        await store.disconnect()
