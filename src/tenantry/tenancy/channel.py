@@ -321,7 +321,7 @@ class Channel:
 
     def _begin_batch(self, turn: Turn) -> None:
         # Taken only now: what arrived while waiting for the gate shares the batch.
-        calls = self._take()
+        calls = self._take(SHARED_BATCH_REQUESTS_MAX if turn.is_shared else self._limits.batch_requests_max)
         if not calls:
             turn.end()
             self._leave()
@@ -365,11 +365,9 @@ class Channel:
         if self._drained is not None and not self._busy:
             self._drained.set()
 
-    def _take(self) -> list[Call]:
+    def _take(self, requests_max: int) -> list[Call]:
         mailbox = self._mailbox
-        requests_max = self._limits.batch_requests_max
-        if self._gate.is_shared:
-            requests_max = min(requests_max, SHARED_BATCH_REQUESTS_MAX)
+        requests_max = min(requests_max, self._limits.batch_requests_max)
         batch: list[Call] = []
         while mailbox and len(batch) < requests_max and mailbox[0].alone is None:
             batch.append(mailbox.popleft())

@@ -31,13 +31,19 @@ ALONE_SECONDS: Final = 0.1
 
 
 class Turn:
-    """A place at the gate, held until `end` is called and for `TURN_SECONDS` at most."""
+    """A place at the gate, held until `end` is called and for `TURN_SECONDS` at most.
 
-    __slots__ = ("_gate", "ends_at")
+    Attributes:
+        ends_at: By the loop's clock.
+        is_shared: Whether turns of more than one tenant began lately.
+    """
 
-    def __init__(self, gate: "Gate", ends_at: float) -> None:
+    __slots__ = ("_gate", "ends_at", "is_shared")
+
+    def __init__(self, gate: "Gate", ends_at: float, *, is_shared: bool) -> None:
         self._gate = gate
         self.ends_at = ends_at
+        self.is_shared = is_shared
 
     def end(self) -> None:
         """Give the place back; a no-op when it was given back."""
@@ -69,11 +75,6 @@ class Gate:
     def is_full(self) -> bool:
         """Whether every place is taken."""
         return not self._free
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether turns of more than one tenant began lately."""
-        return asyncio.get_running_loop().time() < self._latest_since + ALONE_SECONDS
 
     def ask(self, who: object, begin: Begin) -> None:
         """Have `begin` called with a turn: now if a place is free, or else when this one is the first in line.
@@ -118,11 +119,11 @@ class Gate:
                 who, begin = self._waiting.popleft()
                 loop = asyncio.get_running_loop()
                 now = loop.time()
-                turn = Turn(self, now + TURN_SECONDS)
                 if who is not self._latest:
                     if self._latest is not None:
                         self._latest_since = now
                     self._latest = who
+                turn = Turn(self, now + TURN_SECONDS, is_shared=now < self._latest_since + ALONE_SECONDS)
                 self._free -= 1
                 self._turns[turn] = None
                 if self._timer is None:

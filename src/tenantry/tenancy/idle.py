@@ -54,7 +54,8 @@ class IdleTenants(Generic[T]):
     def add(self, idler: T) -> None:
         """Take in one that became idle."""
         (self._proven if idler.is_proven else self._unproven)[idler] = None
-        self._leave_room()
+        if self._proven_count > self._proven_max:
+            self._leave_room()
 
     def use(self, idler: T) -> None:
         """Let one go that is used again, and is proven from now on."""
