@@ -22,8 +22,15 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample
-from tenantry.tenancy.channel import Call, Channel, ChannelClosedError, ChannelLimits, ChannelStatistics
-from tenantry.tenancy.gate import TURN_SECONDS, Gate
+from tenantry.tenancy.channel import (
+    SHARED_BATCH_REQUESTS_MAX,
+    Call,
+    Channel,
+    ChannelClosedError,
+    ChannelLimits,
+    ChannelStatistics,
+)
+from tenantry.tenancy.gate import ALONE_SECONDS, TURN_SECONDS, Gate
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 CALL_TIMEOUT_SECONDS = 30.0
@@ -78,13 +85,14 @@ class Bench:
         is_interrupted_early: bool = False,
         gate: Gate | None = None,
         name: str = "write",
+        tenant_id: str = "acme",
     ) -> None:
         self.run = ScriptedRunner()
         self.hook = Recorder()
         self.errors: list[TenantryError] = []
         self.channel = Channel(
             name,
-            tenant_id="acme",
+            tenant_id=tenant_id,
             backend="fake",
             run=self.run,
             limits=ChannelLimits(
@@ -213,6 +221,29 @@ async def test_tenants_take_turns_at_the_gate():
     await noisy.run.finish()
     await noisy.run.finish()
     assert len(await results(tasks)) == 4
+
+
+@in_virtual_time
+async def test_batches_are_smaller_beside_other_tenants():
+    """A tenant that has the gate to itself fills its batches; while another is at work too it takes smaller ones."""
+    gate = Gate(2)
+    flood, quiet = (Bench(gate=gate, batch_requests_max=64, tenant_id=name) for name in ("flood", "quiet"))
+
+    async def batch_size() -> int:
+        tasks = await flood.share(*range(100))
+        size = len(flood.run.batches[-1])
+        while flood.run.running:
+            await flood.run.finish()
+        await results(tasks)
+        return size
+
+    assert await batch_size() == 64
+    [task] = await quiet.call("now and then")
+    await quiet.run.finish()
+    assert await task == "did now and then"
+    assert await batch_size() == SHARED_BATCH_REQUESTS_MAX < 64
+    await asyncio.sleep(ALONE_SECONDS)
+    assert await batch_size() == 64
 
 
 @in_virtual_time

@@ -254,7 +254,7 @@ class Channel:
             raise
 
     async def aclose(self, timeout_seconds: float) -> bool:
-        """Take no more calls, finish those that were taken in, and end the workers; idempotent.
+        """Take no more calls and finish those that were taken in; idempotent.
 
         Args:
             timeout_seconds: After this, what still waits is refused. A batch that is running is not waited for longer.
