@@ -32,9 +32,9 @@ class Floor:
 
 FLOORS = (
     Floor("save_one_tenant", Target("64 callers", "aiosqlite + lock", must=6)),
-    Floor("save_latency", Target("1 caller", "aiosqlite execute + commit", must=1.3, measure=Measure.P50)),
+    Floor("save_latency", Target("1 caller", "aiosqlite execute + commit", must=1.6, measure=Measure.P50)),
     Floor("get_one_tenant", Target("64 callers", "aiosqlite execute + fetchone", must=2.5)),
-    Floor("get_latency", Target("1 caller", "aiosqlite execute_fetchall", must=1.6, measure=Measure.P50)),
+    Floor("get_latency", Target("1 caller", "aiosqlite execute_fetchall", must=1.8, measure=Measure.P50)),
     Floor("mixed_tenants", Target("64 tenants, 1 caller each", "aiosqlite per tenant", must=0.9)),
     Floor(
         "cold_call",
