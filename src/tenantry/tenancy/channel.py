@@ -54,12 +54,12 @@ a future; cancelling what it gives interrupts the batch."""
 # How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
 _SMOOTHING: Final = 0.2
 _RETRY_AFTER_SECONDS_MIN: Final = 0.001
-SHARED_BATCH_REQUESTS_MAX: Final = 32
+SHARED_BATCH_REQUESTS_MAX: Final = 16
 """How many calls run together while other tenants are at work too.
 
 A neighbour waits while the event loop answers a batch. Measured with 256 callers flooding one tenant beside 50 quiet ones:
-the quiet p99 was 3 times what it is without the flood with batches of 64, and 1.8 times with 32; the writes of 4 and of 16
-busy tenants together were as many (16 took an eighth of them).
+the quiet p99 was 3 times what it is without the flood with batches of 64, 2 to 3 times with 32, and 1.5 to 1.9 times with 16.
+That takes an eighth of the writes of four busy tenants together, and comes before them in the order of goals.
 """
 
 
