@@ -128,6 +128,26 @@ async def test_a_running_read_is_interrupted(store: SQLiteStore):
     assert await store.write([(run("INSERT INTO t VALUES (2)"),)]) == [[None]]
 
 
+async def test_a_cancelled_write_that_was_to_wake_it(store: SQLiteStore, tmp_path: Path):
+    """A write whose deadline passes while a read keeps it from waking the tenant leaves that usable, and its lock in order."""
+    reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
+    await reached(lambda: store._connections.at_rest._running_job is not None)
+    write = asyncio.ensure_future(store.write([(run("INSERT INTO t VALUES (2)"),)]))
+    await reached(lambda: store._connections.at_rest is None)
+    write.cancel()
+    await asyncio.sleep(0)
+    reading.cancel()
+    for gone in (reading, write):
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    assert await numbers(store) == [1]
+    await store.disconnect()
+    assert open_files(tmp_path) == []
+    await store.connect()
+    assert await store.write([(run("INSERT INTO t VALUES (3)"),)]) == [[None]]
+    assert await numbers(store) == [1, 3]
+
+
 async def test_what_is_done_by_hand_is_seen(store: SQLiteStore, tmp_path: Path):
     """Someone else's change of the file is read, while they have it open and afterwards; and a write comes after it."""
     assert await numbers(store) == [1]

@@ -466,6 +466,20 @@ async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
 
 
 @in_virtual_time
+async def test_one_timer_looks_after_all_turns():
+    """However many turns run out while others wait, the event loop has one timer of the gate's and not more and more."""
+    gate = Gate(4)
+    for n in range(100):
+        gate.ask(f"tenant {n}", lambda _: None)
+    loop = asyncio.get_running_loop()
+    for _ in range(10):
+        await asyncio.sleep(TURN_SECONDS)
+        await settle()
+        timers = [timer for timer in loop._scheduled if not timer.cancelled() and "_expire" in repr(timer)]
+        assert len(timers) == 1
+
+
+@in_virtual_time
 async def test_a_batch_within_its_turn_gives_its_place_back_at_once():
     """The timer of a turn that is over does not free a place that somebody else has by then."""
     gate = Gate(1)

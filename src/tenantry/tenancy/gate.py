@@ -133,13 +133,14 @@ class Gate:
             self._is_serving = False
 
     def _expire(self) -> None:
-        self._timer = None
+        # `_timer` stays set until the end, so that a turn that begins meanwhile sets no second one.
         loop = asyncio.get_running_loop()
         while (oldest := next(iter(self._turns), None)) is not None:
             if oldest.ends_at > loop.time():
                 self._timer = loop.call_at(oldest.ends_at, self._expire, context=self._context)
                 return
             self.end(oldest)
+        self._timer = None
 
 
 def another_loop_error(tenant_id: str) -> TenantError:

@@ -115,9 +115,14 @@ class JobConnection(aiosqlite.Connection):
         self._running = False
         self._tx.put_nowait((closed, lambda: self._close_on_thread(then)))
         try:
-            await closed
+            await asyncio.shield(closed)
         except BaseException:
-            self._running = True
+            # A cancelled caller cannot take it back: what comes of it decides whether it is open.
+            await _finished(closed)
+            if closed.exception() is None:
+                self._crew.leave()
+            else:
+                self._running = True
             raise
         self._crew.leave()
 

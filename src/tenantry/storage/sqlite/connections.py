@@ -114,8 +114,7 @@ class Connections:
             last = self.at_rest or self.writer
             if last is not None:
                 await last.aclose(self._release)
-            else:
-                self._release()
+            self._release()  # of one that was closed before, or of none
             self.at_rest = self.writer = None
             self.is_open = False
 
@@ -180,9 +179,9 @@ class Connections:
         try:
             await at_rest.aclose()
         except BaseException:
-            self.at_rest = at_rest
+            if at_rest.is_open:
+                self.at_rest = at_rest
             raise
-        self._resting_file = None
 
     def _open(self) -> sqlite3.Connection:
         """Open the first connection, on a thread."""

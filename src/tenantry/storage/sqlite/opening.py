@@ -150,7 +150,7 @@ class RestingFile:
 def _identity(path: str) -> tuple[int, int, int] | None:
     try:
         found = os.lstat(path)
-    except FileNotFoundError:
+    except OSError:  # whatever it is, SQLite will meet it and say so
         return None
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return None
