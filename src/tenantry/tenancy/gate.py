@@ -5,9 +5,9 @@ on without, and the next in line comes in. So a slow query, or a statement that 
 turn and not its whole length.
 
 That is safe because the gate only keeps short work from crowding the disk. What is bounded for safety is bounded elsewhere:
-a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time on a thread of its own, and there
-are at most ``open_tenants_max`` of them. So what runs without a place is never more than the threads of the open tenants,
-and each of it ends at its own deadline at the latest, when it is interrupted.
+a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time, and at most ``open_tenants_max``
+tenants are open. So what runs without a place is never more than their connections, each such job has a thread of its own
+while it lasts (`tenantry.storage.sqlite.crew`), and ends at its deadline at the latest, when it is interrupted.
 
 A turn is given by a call and not by waking a task: a batch that finds a place free is on its way to the disk before its
 caller has stopped to wait for it. One timer looks after the turn that began first.

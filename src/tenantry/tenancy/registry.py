@@ -50,7 +50,7 @@ class RegistryStatistics:
         tenants: How many tenants are in each state; at most ``catalog_poll_interval_seconds`` old.
         mailbox_requests: Calls that wait, of all open tenants, by channel (``write``, ``read``).
         mailbox_requests_peak: The same of the tenant where most wait.
-        threads_max: How many threads connections can have at most.
+        threads_max: How many threads there are, but for one more for each job that takes too long.
     """
 
     pool: PoolStatistics

@@ -1,4 +1,4 @@
-"""Whole batches as plain functions on a connection's thread: the write path and the read path.
+"""Whole batches as plain functions on a thread: the write path and the read path.
 
 Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT; nobody is answered
 before the COMMIT has returned, which with ``synchronous=FULL`` is when the write-ahead log has reached the disk.
@@ -119,11 +119,10 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
 
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
     """Run one reading statement inside the open transaction; one that wrote all the same is undone and refused."""
-    changes = connection.total_changes
     connection.execute("SAVEPOINT unit")
-    outcome = read_one(statement, connection)
+    outcome = _read_unless_it_writes(statement, connection)
     _undo_unit(connection)
-    return outcome if connection.total_changes == changes else _refused_write(statement)
+    return outcome
 
 
 def _read_unless_it_writes(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
