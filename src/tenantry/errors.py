@@ -8,8 +8,12 @@
     │   ├── MigrationError               a step failed, or the file and the code disagree
     │   ├── RecordNotFoundError
     │   ├── DuplicateRecordError         told by the driver's extended error code
+    │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
+    │   │   ├── SnapshotNotFoundError
+    │   │   └── SnapshotCorruptError     it is not what was written
     │   └── QueryError                   a statement or its arguments were refused
     │       ├── ConstraintViolationError NOT NULL, CHECK, FOREIGN KEY
+    │       ├── IdempotencyConflictError the key was used for another write
     │       ├── MalformedRowError        a stored row is not what the model says
     │       ├── StorageFullError         the disk or the database's own limit
     │       └── TransactionClosedError   a transaction used after its end
@@ -20,12 +24,19 @@
         ├── TenantStateError             the lifecycle has no such transition
         │   ├── TenantSuspendedError
         │   ├── TenantDeletedError
-        │   └── TenantQuarantinedError
+        │   ├── TenantQuarantinedError
+        │   ├── DeletionProtectedError
+        │   └── GracePeriodError         deleted, and not to be purged yet
+        ├── RevisionError                the tenant was changed meanwhile
+        ├── TenantBusyError              a lifecycle call of it is under way
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
         ├── LimitError                   at a limit; carries retry_after_seconds
-        │   ├── TenantOverloadedError    the tenant's mailbox is full
+        │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are under way
+        │   ├── TenantRateLimitedError   the tenant's calls per second
         │   └── PoolExhaustedError       no actor could be had in time
         ├── CallTimeoutError             the call's deadline passed
+        ├── JobError                     a fleet job does not allow this
+        │   └── JobNotFoundError
         └── RegistryClosedError
 
 Each class says whether the same call may succeed later (`is_retryable`) and which bounded
@@ -155,6 +166,32 @@ class DuplicateRecordError(PersistenceError):
         self.record_id = record_id
 
 
+class SnapshotError(PersistenceError):
+    """A snapshot or bundle cannot be made, kept or used."""
+
+    outcome = "snapshot"
+
+
+class SnapshotNotFoundError(SnapshotError):
+    """There is no such snapshot of the tenant.
+
+    Attributes:
+        snapshot_id: The one that was asked for, None where any would do.
+    """
+
+    outcome = "not_found"
+
+    def __init__(self, message: str, *, snapshot_id: str | None = None) -> None:
+        super().__init__(message)
+        self.snapshot_id = snapshot_id
+
+
+class SnapshotCorruptError(SnapshotError):
+    """A snapshot, a bundle or a manifest is not what was written; nothing was changed."""
+
+    outcome = "corrupt"
+
+
 class QueryError(PersistenceError):
     """A statement failed, or its arguments were refused before any SQL ran.
 
@@ -172,6 +209,20 @@ class ConstraintViolationError(QueryError):
     """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row."""
 
     outcome = "constraint"
+
+
+class IdempotencyConflictError(QueryError):
+    """The idempotency key was used before, for a write with another payload; nothing was written.
+
+    Attributes:
+        key: The key.
+    """
+
+    outcome = "idempotency_conflict"
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class MalformedRowError(QueryError):
@@ -277,6 +328,64 @@ class TenantQuarantinedError(TenantStateError):
     outcome = "quarantined"
 
 
+class DeletionProtectedError(TenantStateError):
+    """The tenant is protected from deletion: take the protection away first."""
+
+    outcome = "deletion_protected"
+
+
+class GracePeriodError(TenantStateError):
+    """The deleted tenant can still be brought back: it is purged after its grace period, or by force.
+
+    Attributes:
+        retry_after_seconds: What is left of the grace period.
+    """
+
+    is_retryable = True
+    outcome = "grace_period"
+
+    def __init__(
+        self, message: str, *, tenant_id: str | None, state: str, event: str, retry_after_seconds: float
+    ) -> None:
+        super().__init__(message, tenant_id=tenant_id, state=state, event=event)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RevisionError(TenantError):
+    """The tenant was changed since it was read; nothing was changed now.
+
+    Attributes:
+        revision: The one that the change was decided on.
+        current_revision: The tenant's.
+    """
+
+    outcome = "revision"
+
+    def __init__(self, message: str, *, tenant_id: str | None, revision: int, current_revision: int) -> None:
+        super().__init__(message, tenant_id=tenant_id)
+        self.revision = revision
+        self.current_revision = current_revision
+
+
+class TenantBusyError(TenantError):
+    """A lifecycle call of the tenant is under way, here or in another process.
+
+    Attributes:
+        action: That call.
+        retry_after_seconds: When it is worth trying again.
+    """
+
+    is_retryable = True
+    outcome = "busy"
+
+    def __init__(
+        self, message: str, *, tenant_id: str | None, action: str, retry_after_seconds: float
+    ) -> None:
+        super().__init__(message, tenant_id=tenant_id)
+        self.action = action
+        self.retry_after_seconds = retry_after_seconds
+
+
 class TenantOwnedElsewhereError(TenantError):
     """Another process, or another registry of this one, has the tenant open.
 
@@ -321,9 +430,15 @@ class LimitError(TenantError):
 
 
 class TenantOverloadedError(LimitError):
-    """The tenant's mailbox is full; the call was not taken in."""
+    """The tenant's mailbox is full, or too many of its calls are under way; the call was not taken in."""
 
     outcome = "overloaded"
+
+
+class TenantRateLimitedError(LimitError):
+    """The tenant's ``calls_per_second_max`` and its burst are used up; the call was not taken in."""
+
+    outcome = "rate_limited"
 
 
 class PoolExhaustedError(LimitError):
@@ -350,6 +465,26 @@ class CallTimeoutError(TenantError):
         super().__init__(message, tenant_id=tenant_id)
         self.timeout_seconds = timeout_seconds
         self.was_started = was_started
+
+
+class JobError(TenantError):
+    """A fleet job's kind or state does not allow this.
+
+    Attributes:
+        job_id: The job, None where none was made.
+    """
+
+    outcome = "job"
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFoundError(JobError):
+    """There is no such fleet job."""
+
+    outcome = "not_found"
 
 
 class RegistryClosedError(TenantError):

@@ -94,6 +94,14 @@ class PoolWaited(NamedTuple):
     duration_seconds: float
 
 
+class LifecycleStepped(NamedTuple):
+    """A lifecycle call has come to the end of one of its steps; all that is to survive a crash here is on the disk."""
+
+    tenant_id: str
+    action: str
+    step: str
+
+
 class LifecycleCalled(NamedTuple):
     """A lifecycle call (``create``, ``suspend``, …) ended."""
 
@@ -111,6 +119,7 @@ Event: TypeAlias = (
     | BatchFinished
     | CallRefused
     | PoolWaited
+    | LifecycleStepped
     | LifecycleCalled
 )
 Hook: TypeAlias = Callable[[Event], None]

@@ -21,7 +21,7 @@ from tenantry.errors import (
     PersistenceConnectionError,
     TenantOwnedElsewhereError,
 )
-from tenantry.storage.sqlite import opening, ownership
+from tenantry.storage.sqlite import lock_file, opening
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, python, query, read_line
@@ -184,7 +184,7 @@ class TestLock:
         self, data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
     ):
         """A lock on a file that is no longer at its path locks nobody out: the one that is there is taken."""
-        real, calls = ownership.fcntl.flock, []
+        real, calls = lock_file.fcntl.flock, []
 
         def flock(fd: int, operation: int) -> None:
             real(fd, operation)
@@ -192,7 +192,7 @@ class TestLock:
                 (directory / "lock").unlink()
             calls.append(fd)
 
-        monkeypatch.setattr(ownership.fcntl, "flock", flock)
+        monkeypatch.setattr(lock_file.fcntl, "flock", flock)
         async with open_owned_store(data_dir):
             assert len(calls) == 2
             with pytest.raises(TenantOwnedElsewhereError):
@@ -210,7 +210,7 @@ class TestLock:
 
         store = make_owned_store(data_dir)
         with monkeypatch.context() as patched:
-            patched.setattr(ownership.fcntl if failing == "flock" else ownership.os, failing, fail)
+            patched.setattr(lock_file.fcntl if failing == "flock" else lock_file.os, failing, fail)
             with pytest.raises(PersistenceConnectionError, match="cannot lock"):
                 await store.connect()
         assert open_files(data_dir) == []
@@ -230,7 +230,7 @@ class TestLock:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         with monkeypatch.context() as patched:
-            patched.setattr(ownership.os, "pwrite", fail)
+            patched.setattr(lock_file.os, "pwrite", fail)
             await store.disconnect()
         assert open_files(data_dir) == []
         async with open_owned_store(data_dir):

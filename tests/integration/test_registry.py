@@ -29,6 +29,7 @@ from tenantry.errors import (
     PoolExhaustedError,
     QueryError,
     RegistryClosedError,
+    TenantBusyError,
     TenantDeletedError,
     TenantError,
     TenantExistsError,
@@ -348,8 +349,8 @@ class TestLifecycle:
             assert [tenant.id for tenant in await registry.list()] == ["acme"]
             assert (await registry.create("globex")).state is TenantState.ACTIVE
 
-    async def test_undoing_a_create_spares_what_another_registry_finished(self, data_dir: Path):
-        """A registry that finds a half-made tenant finishes it; who began it must not then take its files away."""
+    async def test_a_create_that_waits_is_left_to_who_began_it(self, data_dir: Path):
+        """Another registry does not finish a create whose registry lives; given up, nothing is left of the tenant."""
         first = TenantRegistry(config(data_dir, open_tenants_max=1))
         async with first:
             await first.create("busy")
@@ -357,15 +358,18 @@ class TestLifecycle:
                 creating = asyncio.ensure_future(first.create("acme"))
                 await until(lambda: first.statistics().pool.waiters == 1)
                 async with TenantRegistry(config(data_dir)) as second:
-                    await second.tenant("acme").messages.save(make_message("acknowledged"))
-                    creating_failed = asyncio.ensure_future(first.aclose())
-                    with pytest.raises(TenantryError):
+                    with pytest.raises(TenantNotFoundError):
+                        await second.tenant("acme").messages.save(make_message())
+                    with pytest.raises(TenantBusyError) as caught:
+                        await second.create("acme")
+                    assert caught.value.action == "create"
+                    closing = asyncio.ensure_future(first.aclose())
+                    with pytest.raises(RegistryClosedError):
                         await creating
-                    await second.tenant("acme").messages.save(make_message("and more"))
-        await creating_failed
-        assert stored_contents(data_dir, "acme") == ["acknowledged", "and more"]
-        async with TenantRegistry(config(data_dir)) as third:
-            assert len(await third.tenant("acme").messages.get_history("general")) == 2
+                    await second.create("acme")
+                    await second.tenant("acme").messages.save(make_message("acknowledged"))
+        await closing
+        assert stored_contents(data_dir, "acme") == ["acknowledged"]
 
     async def test_counts_follow_every_call(self, registry: TenantRegistry):
         """Operators see how many tenants are in each state."""

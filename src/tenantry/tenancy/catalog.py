@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tenantry.errors import (
     DuplicateRecordError,
@@ -23,7 +23,7 @@ from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -37,7 +37,8 @@ LIST_ROWS_DEFAULT: Final = 100
 _COLUMNS: Final = tuple(Tenant.model_fields)
 _INSERT: Final = f"INSERT INTO tenants ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tenants"  # noqa: S608  # our names
-_CHANGED: Final = ("state", "reason", "state_before", "state_changed_at", "purge_after", "schema_versions")
+_JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
+_TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")
 _TENANTS_PER_LOOKUP: Final = 500
 REMEMBERED_TENANTS_MAX: Final = 16_384
 _TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
@@ -83,14 +84,14 @@ class Catalog:
         await self._actor.aclose(timeout_seconds)
 
     async def insert(self, tenant: Tenant) -> None:
-        """Add a tenant.
+        """Add a tenant; the entry of a purged one makes way for it.
 
         Raises:
             TenantExistsError: Its id is taken.
         """
-        parameters = _to_row(tenant)
+        insert = Statement("catalog.insert", _INSERT, _to_row(tenant))
         try:
-            await self._actor.write((Statement("catalog.insert", _INSERT, parameters),))
+            await self._actor.write((_make_way("catalog.insert", tenant.id), insert))
         except DuplicateRecordError as error:
             raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
 
@@ -163,6 +164,27 @@ class Catalog:
         has_more = len(rows) > rows_max
         return Page(tenants, encode_cursor(CATALOG_NAME, tenants[-1].id) if has_more else None)
 
+    async def find_by_uid(self, uid: str) -> Tenant | None:
+        """Return the tenant with this stable key, whatever its id is now, or None."""
+        statement = Statement("catalog.find_by_uid", f"{_SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
+        row = await self._actor.read(statement)
+        return None if row is None else _from_row(row)
+
+    async def directories(self, tenant_id: TenantId) -> set[str]:
+        """Return the names of directories that are, or were, named after this id; their tenants may have other ids now."""
+        sql = "SELECT directory FROM tenants WHERE directory = ?1 OR directory GLOB ?1 || '.[0-9]*'"
+        rows = await self._actor.read(Statement("catalog.directories", sql, (tenant_id,), Fetch.ALL))
+        return {name for (name,) in rows}
+
+    async def to_purge(self, limit: int) -> Sequence[Tenant]:
+        """Return deleted tenants whose grace period has passed, those first that have waited the longest."""
+        sql = f"{_SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
+        parameters = (as_text(self._clock.now()), limit)
+        return [
+            _from_row(row)
+            for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))
+        ]
+
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
         """Return those of the tenants that exist."""
         found: dict[TenantId, Tenant] = {}
@@ -175,39 +197,81 @@ class Catalog:
 
     async def apply(
         self,
-        tenant_id: TenantId,
+        tenant: Tenant,
         event: TenantEvent,
         *,
         reason: str | None = None,
-        purge_after: datetime | None = None,
-        schema_versions: dict[str, int] | None = None,
+        audit: Statement | None = None,
+        **changes: Any,
     ) -> Tenant:
-        """Let `event` happen to the tenant and return it as it is then; an event that happened before changes nothing.
+        """Let `event` happen to the tenant and return it as it is then.
 
-        The change is a compare-and-set on the state, so of two processes that do opposite things at once each sees the
-        other's or wins.
+        Args:
+            tenant: As it was read.
+            event: One that happened before changes nothing but what `changes` says.
+            reason: Why.
+            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.audit.append`.
+            changes: Other fields to change with it.
 
         Raises:
-            TenantNotFoundError: There is none.
             TenantStateError: There is no such transition.
+            StaleTenantError: Somebody changed it since it was read.
         """
-        while True:
-            tenant = await self.get(tenant_id)
-            target = next_state(tenant.state, event, tenant_id=tenant_id, before_delete=tenant.state_before)
-            if target is tenant.state:
+        target = next_state(tenant.state, event, tenant_id=tenant.id, before_delete=tenant.state_before)
+        if target is tenant.state:
+            changes = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
+            if not changes:
                 return tenant
-            changed = tenant.model_copy(
-                update={
-                    "state": target,
-                    "reason": reason,
-                    "state_before": tenant.state if target is TenantState.DELETED else None,
-                    "state_changed_at": self._clock.now(),
-                    "purge_after": purge_after,
-                    "schema_versions": tenant.schema_versions if schema_versions is None else schema_versions,
-                }
-            )
-            if await self._replace(tenant, changed):
-                return changed
+        else:
+            changes = {
+                "state": target,
+                "reason": reason,
+                "state_before": tenant.state if target is TenantState.DELETED else None,
+                "state_changed_at": self._clock.now(),
+                "purge_after": None,
+                **changes,
+            }
+        return await self.change(tenant, audit=audit, **changes)
+
+    async def change(self, tenant: Tenant, *, audit: Statement | None = None, **changes: Any) -> Tenant:
+        """Change fields of the tenant and return it as it is then: a compare-and-set on its revision.
+
+        So of two processes that do opposite things at once, one wins and the other hears of it.
+
+        Args:
+            tenant: As it was read.
+            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.audit.append`.
+            changes: Fields and their values; none appends the audit only.
+
+        Raises:
+            StaleTenantError: Somebody changed it since it was read.
+            TenantExistsError: The new id is taken.
+        """
+        changed = tenant.model_copy(update={**changes, "revision": tenant.revision + 1})
+        columns = (*changes, "revision")
+        sql = f"UPDATE tenants SET {' = ?, '.join(columns)} = ? WHERE uid = ? AND revision = ?"  # noqa: S608  # our names
+        row = dict(zip(_COLUMNS, _to_row(changed), strict=True))
+        parameters = (*(row[column] for column in columns), tenant.uid, tenant.revision)
+        unit = [Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT)]
+        if "id" in changes:
+            unit.insert(0, _make_way("catalog.change", changed.id))
+        if audit is not None:
+            unit.append(audit)
+        try:
+            results = await self._actor.write(tuple(unit))
+        except DuplicateRecordError as error:
+            raise TenantExistsError(f"tenant {changed.id!r} exists already", tenant_id=changed.id) from error
+        if not results["id" in changes]:
+            raise StaleTenantError(tenant.id)
+        return changed
+
+    async def under_way(self) -> Sequence[Tenant]:
+        """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
+        found = []
+        for where in ("intent IS NOT NULL", "state = 'provisioning' AND intent IS NULL"):
+            sql = f"{_SELECT} WHERE {where} ORDER BY id"
+            found += await self._actor.read(Statement("catalog.under_way", sql, (), Fetch.ALL))
+        return [_from_row(row) for row in found]
 
     async def remove(self, tenant: Tenant) -> None:
         """Forget a tenant that never came to life."""
@@ -240,25 +304,47 @@ class Catalog:
         version: int = row[0]
         return version
 
-    async def _replace(self, tenant: Tenant, changed: Tenant) -> bool:
-        """Write the change if the tenant is still as it was read."""
-        sql = f"UPDATE tenants SET {' = ?, '.join(_CHANGED)} = ? WHERE uid = ? AND state = ?"  # noqa: S608  # our names
-        row = dict(zip(_COLUMNS, _to_row(changed), strict=True))
-        parameters = (*(row[column] for column in _CHANGED), tenant.uid, tenant.state)
-        [count] = await self._actor.write((Statement("catalog.apply", sql, parameters, Fetch.ROWCOUNT),))
-        return bool(count)
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement, for the other tables of the catalog."""
+        return await self._actor.read(statement)
+
+    async def write(self, *statements: Statement) -> Sequence[Result]:
+        """Run one unit, for the other tables of the catalog."""
+        return await self._actor.write(statements)
+
+
+class StaleTenantError(Exception):
+    """The tenant was changed since it was read: read it again."""
+
+
+def _make_way(operation: str, tenant_id: TenantId) -> Statement:
+    """Return the statement that forgets a purged tenant, so that its id can be taken; not while it is being purged."""
+    sql = "DELETE FROM tenants WHERE id = ? AND state = 'purged' AND intent IS NULL"
+    return Statement(operation, sql, (tenant_id,))
+
+
+def as_text(instant: datetime) -> str:
+    """Return an instant of the catalog's clock, in UTC, as the text that is stored: of one width, so it can be compared."""
+    return instant.isoformat(timespec="microseconds")
 
 
 def _to_row(tenant: Tenant) -> Row:
     values = tenant.model_dump(mode="json")
-    values["schema_versions"] = json.dumps(tenant.schema_versions, sort_keys=True)
+    for column in _TIME_COLUMNS:
+        if (instant := getattr(tenant, column)) is not None:
+            values[column] = as_text(instant)
+    for column in _JSON_COLUMNS:
+        if values[column] is not None:
+            values[column] = json.dumps(values[column], sort_keys=True)
     return tuple(values[column] for column in _COLUMNS)
 
 
 def _from_row(row: Row) -> Tenant:
     values = dict(zip(_COLUMNS, row, strict=True))
     try:
-        values["schema_versions"] = json.loads(values["schema_versions"])
+        for column in _JSON_COLUMNS:
+            if values[column] is not None:
+                values[column] = json.loads(values[column])
         return Tenant.model_validate(values)
     except (TypeError, ValueError) as error:
         # A state that only a newer tenantry knows, for example.

@@ -34,6 +34,7 @@ def prepare_data_directory(config: RegistryConfig) -> None:
         path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("not readable and writable")
+        make_directories(path, path / "operations")
         make_directories(path, path / "tenants")
         for spread in (path / "tenants").iterdir():  # at most 256
             make_directories(path, spread)

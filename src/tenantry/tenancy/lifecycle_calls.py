@@ -1,213 +1,353 @@
-"""What operators do to a tenant: create, suspend, resume, delete.
+"""What operators do to a tenant: create, suspend, archive, delete, purge, rename, repair and the ways back.
 
-Intent is written to the catalog before the work, and the work can be repeated, so a crash in the middle ends in the old
-state or the new one. Each call runs in a task of its own, one at a time for each tenant: a caller that is cancelled does
-not leave it half done.
+How they run, and what becomes of them in a crash, is `tenantry.tenancy.calls`.
 """
 
-import asyncio
 import shutil
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
-from weakref import WeakValueDictionary
+from pathlib import Path
+from typing import Any, Final
 
 from tenantry.errors import (
     DataDirectoryError,
+    DeletionProtectedError,
+    GracePeriodError,
     PersistenceConnectionError,
     QueryError,
+    RevisionError,
     TenantExistsError,
     TenantOwnedElsewhereError,
     TenantryError,
 )
-from tenantry.eventlog import EventLog
-from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, TenantPaths, tenant_paths
-from tenantry.lifecycle import TenantEvent, TenantState
-from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.tenancy.actor import ActorContext
+from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.storage.sqlite import maintenance
+from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
 from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 
-T = TypeVar("T")
-
-LIFECYCLE_CALLED: Final = "tenantry.lifecycle.called"
-LIFECYCLE_FAILED: Final = "tenantry.lifecycle.failed"
-RECONCILED: Final = "tenantry.lifecycle.reconciled"
 DISPLAY_NAME_CHARACTERS_MAX: Final = 200
+_DIRECTORIES_MAX: Final = 1_000_000
 
 
 class LifecycleCalls:
-    """Carries out lifecycle calls on the catalog and the pool."""
+    """Carries out lifecycle calls on the catalog, the pool and the files."""
 
-    def __init__(
-        self, catalog: Catalog, pool: ActorPool, opener: TenantOpener, context: ActorContext, log: EventLog
-    ) -> None:
+    def __init__(self, runner: CallRunner, catalog: Catalog, pool: ActorPool, opener: TenantOpener) -> None:
+        self._runner = runner
         self._catalog = catalog
         self._pool = pool
         self._opener = opener
-        self._context = context
-        self._log = log
-        self._locks: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.changes = 0
-        """How many calls have ended: whoever caches the catalog's counts compares it."""
+        self._context = runner.context
+        runner.finishers |= {
+            "create": self._finish_create,
+            "archive": self._finish_archive,
+            "purge": self._finish_purge,
+            "repair": self._take_back,
+        }
 
     async def create(self, tenant_id: TenantId, display_name: str) -> Tenant:
         """See `TenantRegistry.create`."""
-        if (
-            not display_name.strip()
-            or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX
-            or "\0" in display_name
-        ):
-            raise QueryError(
-                f"display_name must be 1 to {DISPLAY_NAME_CHARACTERS_MAX} characters, not only blanks"
-            )
-        return await self._run(tenant_id, "create", partial(self._create, tenant_id, display_name))
+        check_display_name(display_name)
+        return await self._runner.run(tenant_id, "create", partial(self._create, display_name))
 
-    async def apply(
-        self, tenant_id: TenantId, event: TenantEvent, *, reason: str | None = None, is_served: bool = False
-    ) -> Tenant:
+    async def apply(self, tenant_id: TenantId, event: TenantEvent, *, reason: str | None = None) -> Tenant:
         """Let `event` happen; unless the tenant serves calls afterwards, close it."""
-        return await self._run(
-            tenant_id, event.value, partial(self._apply, tenant_id, event, reason, is_served=is_served)
+        return await self._runner.run(
+            tenant_id, event.value, partial(self._apply, event, reason), reason=reason
         )
 
-    async def reconcile(self) -> None:
-        """Finish what a crashed process began: tenants that are still being provisioned."""
-        cursor: str | None = None
-        while True:
-            page = await self._catalog.list(state=TenantState.PROVISIONING, cursor=cursor)
-            for tenant in page:
-                try:
-                    await self._run(tenant.id, "reconcile", partial(self._provision, tenant))
-                except TenantryError:
-                    continue  # It was logged. Another process may be creating it at this moment.
-                else:
-                    self._log.info(RECONCILED, tenant_id=tenant.id)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    async def archive(self, tenant_id: TenantId, reason: str | None) -> Tenant:
+        """See `TenantRegistry.archive`."""
+        return await self._runner.run(tenant_id, "archive", partial(self._archive, reason), reason=reason)
 
-    async def wait_ended(self) -> None:
-        """Wait for the calls that are under way."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    async def delete(self, tenant_id: TenantId, reason: str | None) -> Tenant:
+        """See `TenantRegistry.delete`."""
+        return await self._runner.run(tenant_id, "delete", partial(self._delete, reason), reason=reason)
 
-    async def _create(self, tenant_id: TenantId, display_name: str) -> Tenant:
+    async def purge(self, tenant_id: TenantId, *, is_forced: bool) -> Tenant:
+        """See `TenantRegistry.purge`."""
+        return await self._runner.run(
+            tenant_id, "purge", partial(self._purge, is_forced=is_forced), is_forced=is_forced
+        )
+
+    async def purge_expired(self, tenants_max: int) -> None:
+        """Purge deleted tenants whose grace period has passed; what fails is audited and logged, and tried again later."""
+        for tenant in await self._catalog.to_purge(tenants_max):
+            try:
+                await self.purge(tenant.id, is_forced=False)
+            except TenantryError:
+                continue
+
+    async def rename(self, tenant_id: TenantId, new_id: TenantId) -> Tenant:
+        """See `TenantRegistry.rename`."""
+        return await self._runner.run(tenant_id, "rename", partial(self._rename, new_id), new_id=new_id)
+
+    async def repair(self, tenant_id: TenantId) -> Tenant:
+        """See `TenantRegistry.repair`."""
+        return await self._runner.run(tenant_id, "repair", self._repair)
+
+    async def update(self, tenant_id: TenantId, revision: int | None, changes: dict[str, Any]) -> Tenant:
+        """See `TenantRegistry.update`."""
+        return await self._runner.run(
+            tenant_id, "update", partial(self._update, revision, changes), **_as_detail(changes)
+        )
+
+    async def new_tenant(self, tenant_id: TenantId, display_name: str) -> Tenant:
+        """Return the entry of a tenant to be, not yet in the catalog.
+
+        Raises:
+            TenantExistsError: The id is taken.
+            DataDirectoryError: Where its directory would be lies something that no tenant of the catalog owns.
+        """
         found = await self._catalog.find(tenant_id)
-        if found is not None:
+        if found is not None and found.state is not TenantState.PURGED:
             until = (
                 f", deleted, kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
             )
             raise TenantExistsError(
                 f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
             )
-        directory = self._paths(tenant_id).directory
-        if directory.exists():
+        now = self._context.clock.now()
+        return Tenant(
+            id=tenant_id,
+            uid=uuid.uuid4().hex,
+            directory=await self._free_directory(tenant_id),
+            display_name=display_name,
+            state=TenantState.PROVISIONING,
+            created_at=now,
+            state_changed_at=now,
+        )
+
+    async def provision(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+        """Open the new tenant through the pool, so that it counts among the open tenants, and call it active.
+
+        What is missing of its database is made.
+        """
+        with self._opener.opening_for_call(tenant):
+            lease = await self._pool.lease(tenant.id)
+            try:
+                call.step("opened")
+                return await call.finish(
+                    tenant,
+                    state=next_state(tenant.state, TenantEvent.PROVISION, tenant_id=tenant.id),
+                    state_changed_at=self._context.clock.now(),
+                    schema_versions=lease.actor.schema_versions,
+                )
+            finally:
+                self._pool.release(lease)
+
+    async def abort(self, tenant: Tenant) -> None:
+        """Take back what was made of a tenant that never came to life."""
+        await self._pool.close_tenant(tenant.id, "state")
+        paths = self._paths(tenant)
+        if not await run_in_thread(paths.directory.exists):
+            await self._catalog.remove(tenant)
+            return
+        try:
+            # Under the tenant's lock nobody can open it, and write to it, while its files go.
+            async with owned_files(tenant, self._context, is_waited_for=False):
+                if await self._catalog.find_by_uid(tenant.uid) == tenant:
+                    await run_in_thread(partial(shutil.rmtree, paths.directory, ignore_errors=True))
+                    await self._catalog.remove(tenant)
+        except (TenantOwnedElsewhereError, PersistenceConnectionError):
+            return  # Whoever next opens a registry finishes it.
+
+    async def _create(self, display_name: str, call: LifecycleCall) -> Tenant:
+        await call.find()
+        tenant = await self.new_tenant(call.tenant_id, display_name)
+        call.tenant_uid = tenant.uid
+        async with self._runner.operation(tenant, "create"):
+            await self._catalog.insert(tenant)
+            call.step("begun")
+            try:
+                return await self.provision(call, tenant)
+            except TenantryError:
+                await self.abort(tenant)
+                raise
+
+    async def _finish_create(self, call: LifecycleCall, tenant: Tenant) -> None:
+        await self.provision(call, tenant)
+
+    async def _apply(self, event: TenantEvent, reason: str | None, call: LifecycleCall) -> Tenant:
+        tenant = await call.apply(await call.get(), event, reason=reason)
+        if tenant.state is not TenantState.ACTIVE:
+            await self._close(tenant)
+            call.step("closed")
+        return tenant
+
+    async def _archive(self, reason: str | None, call: LifecycleCall) -> Tenant:
+        tenant = await call.get()
+        if tenant.state is TenantState.ARCHIVED:
+            return tenant
+        async with call.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
+            return await self._compact(call, archived)
+
+    async def _finish_archive(self, call: LifecycleCall, tenant: Tenant) -> None:
+        try:
+            await self._compact(call, tenant)
+        except TenantryError:
+            await call.take_back(tenant)
+            raise
+
+    async def _compact(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+        await self._close(tenant)
+        call.step("closed")
+        async with owned_files(tenant, self._context) as paths:
+            await run_in_thread(partial(maintenance.compact, paths.database))
+        call.step("compacted")
+        return await call.finish(tenant)
+
+    async def _delete(self, reason: str | None, call: LifecycleCall) -> Tenant:
+        tenant = await call.get()
+        if tenant.deletion_protected:
+            raise DeletionProtectedError(
+                f"tenant {tenant.id!r} is protected from deletion: set deletion_protected to False first",
+                tenant_id=tenant.id,
+                state=tenant.state,
+                event=TenantEvent.DELETE,
+            )
+        purge_after = tenant.purge_after
+        if tenant.state is not TenantState.DELETED:
+            grace = timedelta(seconds=self._context.config.delete_grace_seconds)
+            purge_after = self._context.clock.now() + grace
+        tenant = await call.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
+        await self._close(tenant)
+        call.step("closed")
+        return tenant
+
+    async def _purge(self, call: LifecycleCall, *, is_forced: bool) -> Tenant:
+        tenant = await call.find()
+        if tenant is None:
+            raise not_found(call.tenant_id)
+        if tenant.state is TenantState.PURGED:
+            return tenant
+        if tenant.purge_after is not None and not is_forced:
+            left = (tenant.purge_after - self._context.clock.now()).total_seconds()
+            if left > 0:
+                raise GracePeriodError(
+                    f"tenant {tenant.id!r} is kept until {tenant.purge_after:%Y-%m-%d %H:%M} UTC: purge it then, or now "
+                    "by force; it cannot be brought back",
+                    tenant_id=tenant.id,
+                    state=tenant.state,
+                    event=TenantEvent.PURGE,
+                    retry_after_seconds=left,
+                )
+        async with call.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
+            return await self._remove(call, purged)
+
+    async def _finish_purge(self, call: LifecycleCall, tenant: Tenant) -> None:
+        await self._remove(call, tenant)
+
+    async def _remove(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+        await self._close(tenant)
+        directory = self._paths(tenant).directory
+        if await run_in_thread(directory.exists):
+            async with owned_files(tenant, self._context):
+                await run_in_thread(partial(_remove_directory, directory))
+        call.step("removed")
+        return await call.finish(tenant)
+
+    async def _rename(self, new_id: TenantId, call: LifecycleCall) -> Tenant:
+        tenant = await call.find()
+        if tenant is None or tenant.state is TenantState.PURGED:
+            renamed = await self._catalog.find(new_id)
+            if renamed is not None and renamed.previous_id == call.tenant_id:
+                return renamed
+            raise not_found(call.tenant_id)
+        if new_id == tenant.id:
+            return tenant
+        taken = await self._catalog.find(new_id)
+        if taken is not None and taken.state is not TenantState.PURGED:
+            raise TenantExistsError(f"tenant {new_id!r} exists already", tenant_id=new_id)
+        async with self._pool.held(tenant.id, "rename"):
+            tenant = await call.change(tenant, id=new_id, previous_id=tenant.id)
+            self._opener.forget_opened(call.tenant_id)
+        return tenant
+
+    async def _repair(self, call: LifecycleCall) -> Tenant:
+        tenant = await call.get()
+        target = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
+        if target is tenant.state:
+            return tenant
+        async with call.begun(tenant) as damaged:
+            async with owned_files(damaged, self._context) as paths:
+                await run_in_thread(partial(maintenance.repair, paths.database))
+            call.step("checked")
+            with self._opener.opening_for_call(damaged):
+                lease = await self._pool.lease(damaged.id)
+                self._pool.release(lease)
+                call.step("opened")
+                return await call.finish(
+                    damaged, state=target, reason=None, state_changed_at=self._context.clock.now()
+                )
+
+    async def _update(self, revision: int | None, changes: dict[str, Any], call: LifecycleCall) -> Tenant:
+        tenant = await call.get()
+        if revision is not None and revision != tenant.revision:
+            raise RevisionError(
+                f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {revision}; read it "
+                "again",
+                tenant_id=tenant.id,
+                revision=revision,
+                current_revision=tenant.revision,
+            )
+        changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
+        return await call.change(tenant, **changed) if changed else tenant
+
+    async def _take_back(self, call: LifecycleCall, tenant: Tenant) -> None:
+        await call.take_back(tenant)
+
+    async def _close(self, tenant: Tenant) -> None:
+        self._opener.forget_opened(tenant.id)
+        await self._pool.close_tenant(tenant.id, "state")
+
+    async def _free_directory(self, tenant_id: TenantId) -> str:
+        """Return a name for the directory of a new tenant: the id, or, if one before it had that, the id with a counter."""
+        taken = await self._catalog.directories(tenant_id)
+        names = (tenant_id, *(f"{tenant_id}.{number}" for number in range(1, len(taken) + 1)))
+        name = next(name for name in names if name not in taken)
+        directory = tenant_paths(self._context.config.data_dir, name).directory
+        if await run_in_thread(directory.exists):
             # Whatever lies there, this catalog does not know it: never to be taken over, or removed when creating fails.
             raise DataDirectoryError(
                 f"{directory} exists and belongs to no tenant in the catalog: restore the catalog that knows it, or move "
                 "the directory away",
                 path=str(directory),
             )
-        now = self._context.clock.now()
-        tenant = Tenant(
-            id=tenant_id,
-            uid=uuid.uuid4().hex,
-            directory=tenant_id,
-            display_name=display_name,
-            state=TenantState.PROVISIONING,
-            created_at=now,
-            state_changed_at=now,
+        return name
+
+    def _paths(self, tenant: Tenant) -> TenantPaths:
+        return tenant_paths(self._context.config.data_dir, tenant.directory)
+
+
+def check_display_name(display_name: str) -> None:
+    """Raise unless it is a name for people.
+
+    Raises:
+        QueryError: It is empty, blank, too long, or has a NUL in it.
+    """
+    if not display_name.strip() or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX or "\0" in display_name:
+        raise QueryError(
+            f"display_name must be 1 to {DISPLAY_NAME_CHARACTERS_MAX} characters, not only blanks"
         )
-        await self._catalog.insert(tenant)
-        try:
-            return await self._provision(tenant)
-        except TenantryError:
-            await self._undo_create(tenant)
-            raise
 
-    async def _provision(self, tenant: Tenant) -> Tenant:
-        """Make the tenant's database through the pool, so that it counts among the open tenants, then call it active."""
-        self._opener.provisioning.add(tenant.id)
-        try:
-            lease = await self._pool.lease(tenant.id)
-            try:
-                versions = lease.actor.schema_versions
-                return await self._catalog.apply(tenant.id, TenantEvent.PROVISION, schema_versions=versions)
-            finally:
-                self._pool.release(lease)
-        finally:
-            self._opener.provisioning.discard(tenant.id)
 
-    async def _undo_create(self, tenant: Tenant) -> None:
-        """Take back what was made of a tenant, unless another process has found it and finishes it, or did so already."""
-        await self._pool.close_tenant(tenant.id, "state")
-        paths = self._paths(tenant.directory)
-        if not paths.directory.exists():
-            await self._catalog.remove(tenant)
-            return
-        # Under the tenant's lock nobody can call it active, and write to it, while its files go.
-        ownership = FileOwnership(paths.lock, tenant.uid, tenant.id)
-        try:
-            await run_in_thread(ownership.acquire)
-        except (TenantOwnedElsewhereError, PersistenceConnectionError):
-            return  # Whoever next opens a registry finishes it.
-        try:
-            if await self._catalog.find(tenant.id) == tenant:
-                await run_in_thread(partial(shutil.rmtree, paths.directory, ignore_errors=True))
-                await self._catalog.remove(tenant)
-        finally:
-            ownership.release(is_clean=False)
+def _as_detail(changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
+        for name, value in changes.items()
+    }
 
-    def _paths(self, directory_name: str) -> TenantPaths:
-        return tenant_paths(self._context.config.data_dir, directory_name)
 
-    async def _apply(
-        self, tenant_id: TenantId, event: TenantEvent, reason: str | None, *, is_served: bool
-    ) -> Tenant:
-        purge_after = None
-        if event is TenantEvent.DELETE:
-            grace = timedelta(seconds=self._context.config.delete_grace_seconds)
-            purge_after = self._context.clock.now() + grace
-        tenant = await self._catalog.apply(tenant_id, event, reason=reason, purge_after=purge_after)
-        if not is_served:
-            self._opener.forget_opened(tenant_id)
-            await self._pool.close_tenant(tenant_id, "state")
-        return tenant
-
-    async def _run(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
-        task = asyncio.get_running_loop().create_task(self._run_alone(tenant_id, action, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
-            task.exception()
-
-    async def _run_alone(self, tenant_id: TenantId, action: str, work: Callable[[], Awaitable[T]]) -> T:
-        now = self._context.clock.monotonic_seconds
-        started = now()
-        outcome = "error"
-        try:
-            async with self._locks.setdefault(tenant_id, asyncio.Lock()):
-                result = await work()
-            outcome = "ok"
-        except TenantryError as error:
-            outcome = error.outcome
-            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant_id, action=action)
-            raise
-        finally:
-            self.changes += 1
-            self._context.report(LifecycleCalled(tenant_id, action, outcome, now() - started))
-        self._log.info(LIFECYCLE_CALLED, tenant_id=tenant_id, action=action)
-        return result
+def _remove_directory(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except OSError as error:
+        raise DataDirectoryError(f"cannot remove {directory}: {error}", path=str(directory)) from error

@@ -1,6 +1,7 @@
 """Opens a tenant for the pool: from its entry in the catalog to a running actor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from tenantry.errors import (
@@ -19,9 +20,12 @@ from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
-from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.audit import acting_as, append
+from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.pool import busy_error
 from tenantry.tenancy.tenant import Tenant
 
+BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384
 """How many tenants are remembered to have opened."""
 
@@ -57,8 +61,7 @@ class TenantOpener:
         config = context.config
         self.crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
         self._opened: set[TenantId] = set()
-        self.provisioning: set[TenantId] = set()
-        """The tenants that this process is creating now: only for them a missing database is a new one."""
+        self._for_calls: set[str] = set()  # uids of tenants whose lifecycle call opens them
 
     async def open(self, tenant_id: TenantId) -> TenantActor:
         """Return the tenant's actor, open and migrated.
@@ -69,22 +72,32 @@ class TenantOpener:
             PersistenceError: It cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
-        is_new = tenant.state is TenantState.PROVISIONING and tenant_id in self.provisioning
-        if not is_new:
-            check_serves(tenant.state, tenant_id=tenant_id, reason=tenant.reason)
-        actor = self._actor(tenant, is_new=is_new)
+        is_for_call = tenant.uid in self._for_calls
+        if not is_for_call:
+            check_opens(tenant)
+        # Only for a tenant that is being created is a missing database a new one.
+        actor = self._actor(tenant, is_new=is_for_call and tenant.state is TenantState.PROVISIONING)
         try:
             await actor.open()
         except TenantryError as error:
-            if not is_new:
+            if not is_for_call:
                 await self._judge(tenant, error)
             raise
-        if not is_new:
+        if tenant.state is not TenantState.PROVISIONING:
             await self._note(tenant, actor.schema_versions, None)
         if len(self._opened) >= OPENED_MAX:
             self._opened.clear()
         self._opened.add(tenant_id)
         return actor
+
+    @contextmanager
+    def opening_for_call(self, tenant: Tenant) -> Iterator[None]:
+        """Let the tenant be opened though it serves nobody: its own lifecycle call does it."""
+        self._for_calls.add(tenant.uid)
+        try:
+            yield
+        finally:
+            self._for_calls.discard(tenant.uid)
 
     def forget_opened(self, tenant_id: TenantId | None = None) -> None:
         """Forget that the tenant, or any, could be opened: its state has changed, or may have."""
@@ -100,7 +113,8 @@ class TenantOpener:
     async def quarantine(self, tenant_id: TenantId, error: TenantryError) -> TenantQuarantinedError:
         """Set the tenant apart, durably, and return what its callers are told."""
         reason = str(error)
-        await self._catalog.apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
+        with acting_as("tenantry"):
+            await self._set_apart(tenant_id, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant_id, reason=reason)
         quarantined = TenantQuarantinedError(
             f"tenant {tenant_id!r} was quarantined: {reason}",
@@ -110,6 +124,22 @@ class TenantOpener:
         )
         quarantined.__cause__ = error
         return quarantined
+
+    async def _set_apart(self, tenant_id: TenantId, reason: str) -> None:
+        while True:
+            tenant = await self._catalog.get(tenant_id)
+            record = append(
+                self._context.clock,
+                TenantEvent.QUARANTINE,
+                tenant_id=tenant_id,
+                tenant_uid=tenant.uid,
+                outcome="ok",
+                detail={"reason": reason},
+                is_conditional=True,
+            )
+            with suppress(StaleTenantError):
+                await self._catalog.apply(tenant, TenantEvent.QUARANTINE, reason=reason, audit=record)
+                return
 
     async def _judge(self, tenant: Tenant, error: TenantryError) -> None:
         """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
@@ -154,3 +184,15 @@ class TenantOpener:
             log=log,
             on_failure=lambda error: self._on_failure(tenant.id, error),
         )
+
+
+def check_opens(tenant: Tenant) -> None:
+    """Raise unless the tenant may be opened for its callers.
+
+    Raises:
+        TenantError: It does not exist or does not serve calls.
+        TenantBusyError: A lifecycle call works on its files, or its process died and nobody has finished it yet.
+    """
+    check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+    if tenant.intent is not None:
+        raise busy_error(tenant.id, tenant.intent.action, BUSY_RETRY_AFTER_SECONDS)

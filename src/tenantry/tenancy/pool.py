@@ -11,6 +11,7 @@ pool's own, so that no caller's cancellation leaves a tenant half open.
                                   that the tenant that has been open the longest yields
     yielding                      callers wait, it finishes what it was leased for, and closes when its last lease ends
     closing                       callers wait for the end of it: there are never two writers on one file
+    held                          closed, without a place; callers wait until whoever works on its files lets it go
 
 A tenant is idle when nobody holds a lease on it; calls hold one until they are answered, transactions until they end.
 
@@ -23,13 +24,20 @@ fewer wait, because a place came from elsewhere or a caller has left, those that
 import asyncio
 import contextvars
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
-from tenantry.errors import PoolExhaustedError, RegistryClosedError, TenantError, TenantryError
+from tenantry.errors import (
+    PoolExhaustedError,
+    RegistryClosedError,
+    TenantBusyError,
+    TenantError,
+    TenantryError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
@@ -148,6 +156,13 @@ class _Waiter:
         return True
 
 
+class _Held(NamedTuple):
+    """A tenant that is kept closed: by which lifecycle call, and who waits for the end of it."""
+
+    action: str
+    waiters: "deque[_Waiter]"
+
+
 class _Plan(NamedTuple):
     """What a decision leaves to be done."""
 
@@ -192,6 +207,7 @@ class ActorPool:
         self._entries: dict[TenantId, Lease] = {}
         self._idle: IdleTenants[Lease] = IdleTenants(open_tenants_max)
         self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
+        self._held: dict[TenantId, _Held] = {}
         self._queue: OrderedDict[TenantId, deque[_Waiter]] = OrderedDict()  # tenants without a place
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
@@ -336,10 +352,33 @@ class ActorPool:
         if lease.state is _State.CLOSING:
             await lease.closed.wait()
 
+    @asynccontextmanager
+    async def held(self, tenant_id: TenantId, action: str) -> AsyncIterator[None]:
+        """Close the tenant and keep it closed for the block; its calls are finished first.
+
+        Who asks for it meanwhile waits, for ``pool_wait_timeout_seconds`` at most. One at a time for each tenant.
+
+        Args:
+            tenant_id: The tenant.
+            action: The lifecycle call that works on its files, for the error.
+        """
+        assert tenant_id not in self._held
+        held = self._held[tenant_id] = _Held(action, self._queue.pop(tenant_id, deque()))
+        try:
+            while tenant_id in self._entries:
+                await self.close_tenant(tenant_id, "state")
+            yield
+        finally:
+            del self._held[tenant_id]
+            if held.waiters:
+                self._queue.setdefault(tenant_id, deque()).extend(held.waiters)
+                self._act(self._plan())
+
     async def aclose(self) -> None:
         """Send the waiting callers away, finish the calls of open tenants and close them; idempotent."""
         self._is_closed = True
-        for queue in [*self._queue.values(), *(lease.waiters for lease in self._entries.values())]:
+        queues = [*self._queue.values(), *(held.waiters for held in self._held.values())]
+        for queue in [*queues, *(lease.waiters for lease in self._entries.values())]:
             for waiter in queue:
                 waiter.fail(RegistryClosedError("the registry was closed"))
         self._queue.clear()
@@ -366,6 +405,8 @@ class ActorPool:
         self._waiting += 1
         if lease is not None:
             lease.waiters.append(waiter)
+        elif tenant_id in self._held:
+            self._held[tenant_id].waiters.append(waiter)
         else:
             self._queue.setdefault(tenant_id, deque()).append(waiter)
             self._act(self._plan())
@@ -383,8 +424,8 @@ class ActorPool:
         self._take_places_back()
 
     def _waiters_of(self, tenant_id: TenantId) -> "deque[_Waiter] | None":
-        lease = self._entries.get(tenant_id)
-        return lease.waiters if lease is not None else None
+        entry = self._entries.get(tenant_id) or self._held.get(tenant_id)
+        return entry.waiters if entry is not None else None
 
     def _plan(self) -> _Plan:
         """Give free places to the tenants that wait; evict idle tenants for the rest, or make busy ones yield."""
@@ -497,7 +538,9 @@ class ActorPool:
         self._closed_by_reason[reason] += 1
         if lease.waiters:
             # They asked for it while it closed; they take their place at the end of those who wait.
-            self._queue.setdefault(lease.tenant_id, deque()).extend(lease.waiters)
+            held = self._held.get(lease.tenant_id)
+            queue = self._queue.setdefault(lease.tenant_id, deque()) if held is None else held.waiters
+            queue.extend(lease.waiters)
         lease.closed.set()
         self._act(self._plan())
         self._report(
@@ -509,10 +552,13 @@ class ActorPool:
         self._act(self._plan())
 
     def _exhaust(self, tenant_id: TenantId, waiter: _Waiter) -> None:
-        if not waiter.has_place and not waiter.future.done():
-            waiter.fail(
-                self._exhausted_error(tenant_id, "pool_wait_timeout_seconds", self._wait_timeout_seconds)
-            )
+        if waiter.has_place or waiter.future.done():
+            return
+        held = self._held.get(tenant_id)
+        if held is not None:
+            waiter.fail(busy_error(tenant_id, held.action, self._wait_timeout_seconds))
+            return
+        waiter.fail(self._exhausted_error(tenant_id, "pool_wait_timeout_seconds", self._wait_timeout_seconds))
 
     def _exhausted_error(self, tenant_id: TenantId, limit: str, limit_value: float) -> PoolExhaustedError:
         self._exhausted += 1
@@ -526,6 +572,16 @@ class ActorPool:
             limit_value=limit_value,
             retry_after_seconds=retry_after_seconds,
         )
+
+
+def busy_error(tenant_id: TenantId, action: str, retry_after_seconds: float) -> TenantBusyError:
+    """Return the error of whoever comes while a lifecycle call works on the tenant."""
+    return TenantBusyError(
+        f"tenant {tenant_id!r} is busy with {action!r}: try again in {retry_after_seconds:.2f} s",
+        tenant_id=tenant_id,
+        action=action,
+        retry_after_seconds=retry_after_seconds,
+    )
 
 
 def _unexpected(tenant_id: TenantId, error: Exception) -> TenantError:

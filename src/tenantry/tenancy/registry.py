@@ -17,10 +17,13 @@ from tenantry.errors import DatabaseCorruptError, MigrationError, RegistryClosed
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
 from tenantry.ids import TenantId, parse_tenant_id
-from tenantry.lifecycle import TenantEvent, TenantState, check_serves
+from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.schema import Schema
 from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
+from tenantry.tenancy.audit import AdminAudit
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.data_directory import (
     check_open_files,
@@ -28,8 +31,8 @@ from tenantry.tenancy.data_directory import (
     prepare_data_directory,
 )
 from tenantry.tenancy.handle import TenantHandle, TenantSession
-from tenantry.tenancy.lifecycle_calls import LifecycleCalls
-from tenantry.tenancy.opener import TenantOpener
+from tenantry.tenancy.lifecycle_calls import LifecycleCalls, check_display_name
+from tenantry.tenancy.opener import TenantOpener, check_opens
 from tenantry.tenancy.pool import ActorPool, Lease, PoolStatistics
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
@@ -106,7 +109,10 @@ class TenantRegistry:
             report=self._report,
             log=self._log,
         )
-        self._calls = LifecycleCalls(self._catalog, self._pool, self._opener, context, self._log)
+        self._runner = CallRunner(self._catalog, context, self._log)
+        self._calls = LifecycleCalls(self._runner, self._catalog, self._pool, self._opener)
+        self.audit = AdminAudit(self._catalog)
+        """Who did what to which tenant."""
         self._states = dict.fromkeys(TenantState, 0)
         self._data_version = 0
         self._changes_seen = 0
@@ -155,7 +161,7 @@ class TenantRegistry:
             self._opener.crews.keep()
             try:
                 self._is_open = True
-                await self._calls.reconcile()
+                await self._runner.reconcile()
                 await self._refresh()
             except BaseException:
                 self._is_open = False
@@ -244,27 +250,120 @@ class TenantRegistry:
         return await self._catalog.list(state=state, limit=limit, cursor=cursor)
 
     async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
-        """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept. Can be repeated.
+        """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
 
         Returns when the calls that were taken in are finished and the tenant is closed here; another process that has it
-        open does the same within a second.
+        open does the same within a second. Like all of these: it can be repeated; a caller that is cancelled does not stop
+        it; after a crash the tenant is as before or as afterwards; and it is in the audit.
 
         Raises:
             TenantNotFoundError: There is none.
             TenantStateError: It is neither active nor suspended.
+            TenantBusyError: Another process is at a call of several steps with it.
         """
         return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
 
     async def resume(self, tenant_id: str) -> Tenant:
-        """Let a suspended tenant serve calls again. Can be repeated. Raises like `suspend`."""
+        """Let a suspended tenant serve calls again. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.RESUME)
 
-    async def delete(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
-        """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period. Can be repeated.
+    async def archive(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
 
-        Its files and its id are kept until ``purge_after`` of the returned entry. Raises like `suspend`.
+        Raises like `suspend`, and:
+            StorageFullError: Compacting needs as much free space as the database is large; the tenant is as before.
         """
-        return await self._apply(tenant_id, TenantEvent.DELETE, reason=reason)
+        self._check_open()
+        return await self._calls.archive(parse_tenant_id(tenant_id), reason)
+
+    async def unarchive(self, tenant_id: str) -> Tenant:
+        """Let an archived tenant serve calls again. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.UNARCHIVE)
+
+    async def delete(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
+
+        Its files and its id are kept until ``purge_after`` of the returned entry; then the registry purges it. Until then
+        `undelete` brings it back. Raises like `suspend`, and:
+            DeletionProtectedError: It is protected, see `update`.
+        """
+        self._check_open()
+        return await self._calls.delete(parse_tenant_id(tenant_id), reason)
+
+    async def undelete(self, tenant_id: str) -> Tenant:
+        """Bring a deleted tenant back into the state that it was in. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.UNDELETE)
+
+    async def purge(self, tenant_id: str, *, force: bool = False) -> Tenant:
+        """Remove a deleted tenant's files and snapshots, for good; its id can be taken again.
+
+        Args:
+            tenant_id: The tenant.
+            force: Also in its grace period.
+
+        Raises like `suspend`, and:
+            GracePeriodError: It is in its grace period.
+            DataDirectoryError: A file cannot be removed; call again, nothing of the tenant can be used any more.
+        """
+        self._check_open()
+        return await self._calls.purge(parse_tenant_id(tenant_id), is_forced=force)
+
+    async def rename(self, tenant_id: str, new_id: str) -> Tenant:
+        """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
+
+        Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`.
+
+        Raises like `suspend`, and:
+            TenantExistsError: The new id is taken.
+        """
+        self._check_open()
+        return await self._calls.rename(parse_tenant_id(tenant_id), parse_tenant_id(new_id))
+
+    async def quarantine(self, tenant_id: str, *, reason: str) -> Tenant:
+        """Set an active tenant apart, with the reason: its calls are refused with `TenantQuarantinedError`.
+
+        tenantry does this itself with a tenant whose file is damaged or whose migration fails. Raises like `suspend`.
+        """
+        return await self._apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
+
+    async def repair(self, tenant_id: str) -> Tenant:
+        """Check a quarantined tenant's database, build its indexes anew if they are all that is wrong, migrate and open it.
+
+        Raises like `suspend`, and:
+            DatabaseCorruptError: It is damaged beyond that, and stays quarantined: restore a snapshot.
+            MigrationError: A migration fails still.
+        """
+        self._check_open()
+        return await self._calls.repair(parse_tenant_id(tenant_id))
+
+    async def update(
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        deletion_protected: bool | None = None,
+        limits: TenantLimits | None = None,
+        revision: int | None = None,
+    ) -> Tenant:
+        """Change what an operator decides on; what is left out stays.
+
+        Args:
+            tenant_id: The tenant.
+            display_name: For people.
+            deletion_protected: Whether `delete` is refused.
+            limits: What it may use; takes effect at once here, and within a second in other processes.
+            revision: The ``revision`` that the decision was made on: if it is another by now, nothing is changed.
+
+        Raises like `suspend`, and:
+            QueryError: The name is none.
+            RevisionError: `revision` is not the tenant's any more.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        given = {"display_name": display_name, "deletion_protected": deletion_protected, "limits": limits}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return await self._calls.update(parse_tenant_id(tenant_id), revision, changes)
 
     def statistics(self) -> RegistryStatistics:
         """Return the pool, the states and the mailboxes at this moment; no I/O."""
@@ -301,8 +400,7 @@ class TenantRegistry:
         self._check_open(tenant_id)
         if self._pool.is_full and not self._pool.has(tenant_id) and not self._opener.has_opened(tenant_id):
             # Before it takes a place from another: an id that nobody has, or a suspended tenant, evicts no one.
-            tenant = await self._catalog.get(tenant_id)
-            check_serves(tenant.state, tenant_id=tenant_id, reason=tenant.reason)
+            check_opens(await self._catalog.get(tenant_id))
         return await self._pool.lease(tenant_id)
 
     def release(self, lease: Lease) -> None:
@@ -316,9 +414,7 @@ class TenantRegistry:
 
     async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
         self._check_open()
-        return await self._calls.apply(
-            parse_tenant_id(tenant_id), event, reason=reason, is_served=event is TenantEvent.RESUME
-        )
+        return await self._calls.apply(parse_tenant_id(tenant_id), event, reason=reason)
 
     def _check_open(self, tenant_id: TenantId | None = None) -> None:
         if not self._is_open:
@@ -342,7 +438,7 @@ class TenantRegistry:
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
             steps.callback(self._opener.crews.leave)
             steps.push_async_callback(self._wait_background)
-            steps.push_async_callback(self._calls.wait_ended)
+            steps.push_async_callback(self._runner.wait_ended)
             steps.push_async_callback(self._pool.aclose)
             if self._maintenance is not None:
                 self._maintenance.cancel()
@@ -363,7 +459,7 @@ class TenantRegistry:
                 self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _refresh(self) -> None:
-        changes = self._calls.changes
+        changes = self._runner.changes
         data_version = await self._catalog.data_version()
         if data_version == self._data_version and changes == self._changes_seen:
             return
@@ -378,11 +474,20 @@ class TenantRegistry:
         """Close the open tenants that another process has suspended, deleted or set apart."""
         open_ids = [tenant_id for tenant_id, _ in self._pool.tenants()]
         found = await self._catalog.find_many(open_ids)
-        serving = {TenantState.ACTIVE, TenantState.PROVISIONING}
-        unserved = [i for i in open_ids if i not in found or found[i].state not in serving]
+        unserved = [i for i in open_ids if not self._is_served(found.get(i))]
         for tenant_id in unserved:
             # Not waited for: one that finishes a long call must not keep others from being noticed.
             self._spawn(self._pool.close_tenant(tenant_id, "state"))
+
+    def _is_served(self, tenant: Tenant | None) -> bool:
+        """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
+        if tenant is None:
+            return False
+        if tenant.state is TenantState.PROVISIONING:
+            return True
+        if tenant.intent is not None:
+            return self._runner.is_own(tenant)
+        return tenant.state is TenantState.ACTIVE
 
     def _close_failed(self, tenant_id: TenantId, error: TenantryError) -> None:
         """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""

@@ -6,6 +6,23 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
+from tenantry.limits import TenantLimits
+
+
+class Intent(BaseModel):
+    """A lifecycle call that was begun and has not ended: what is needed to finish it, or to take it back.
+
+    Attributes:
+        action: The call's name.
+        arguments: What it was called with, and what it decided before its first step.
+        begun_at: An instant in UTC.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    action: str
+    arguments: dict[str, str | None] = {}
+    begun_at: datetime
 
 
 class Tenant(BaseModel):
@@ -23,6 +40,13 @@ class Tenant(BaseModel):
         purge_after: Of a deleted tenant, the end of its grace period.
         schema_versions: The version that each schema was at when the tenant was last opened.
         last_error: What went wrong when it was last opened, None after it went well.
+        revision: Raised by every change of what an operator decides on: state, id, limits and the like.
+        intent: The lifecycle call that is under way, None in between.
+        previous_id: The id before the last rename.
+        deletion_protected: Whether `delete` is refused.
+        limits: What it may use.
+        restore_point: The file that the last restore replaced, None when there is nothing to undo.
+        snapshot_due_at: When the schedule next takes a snapshot.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,3 +63,10 @@ class Tenant(BaseModel):
     purge_after: datetime | None = None
     schema_versions: dict[str, int] = {}
     last_error: str | None = None
+    revision: int = 1
+    intent: Intent | None = None
+    previous_id: TenantId | None = None
+    deletion_protected: bool = False
+    limits: TenantLimits = TenantLimits()
+    restore_point: str | None = None
+    snapshot_due_at: datetime | None = None

@@ -4,6 +4,7 @@ These functions run on a thread of the crew, as one job.
 """
 
 import contextlib
+import hashlib
 import math
 import os
 import sqlite3
@@ -310,6 +311,12 @@ def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> str:
 
 def _add_functions(connection: sqlite3.Connection) -> None:
     connection.create_aggregate("exact_sum", 1, _ExactSum)  # type: ignore[arg-type]  # typeshed wants int
+    connection.create_function("sha256", 1, _sha256, deterministic=True)
+
+
+def _sha256(text: str) -> str:
+    """Return the digest of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 class _ExactSum:

@@ -1,8 +1,7 @@
 """One process owns a tenant's file: a lock that the kernel releases, and an epoch that fences off a past owner.
 
-The lock is ``flock`` on a file beside the database, held while the store is open. It ends with the process, however that
-ends; a forked child closes its copy at once, or the lock would last as long as the child (flock(2)). Its content names
-the holder for the error that others get, and is replaced by ``released`` on a clean close.
+The lock is a `LockFile` beside the database, held while the store is open. Its content names the holder for the error that
+others get, and is replaced by ``released`` on a clean close.
 
 A lock can be lost without its holder noticing (someone removed the file, a file system forgot it). So the database
 carries an epoch and its owner's token, compared in every write transaction: an owner that was replaced cannot write.
@@ -10,24 +9,17 @@ The epoch is raised at once when the last owner did not close cleanly and may st
 write, in that write's own transaction, so that a tenant that is only read costs no commit.
 """
 
-import fcntl
 import itertools
-import json
-import os
-import socket
 import sqlite3
-import threading
 import uuid
 from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, read_holder
 
-_LOCK_FILE_MODE = 0o600
-_CONTENT_BYTES = 128  # one width, so that replacing it needs no truncation
 _RELEASED = b"released"
 _OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
-_HOST = socket.gethostname()
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
@@ -53,10 +45,9 @@ class FileOwnership:
     """
 
     def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
-        self._lock_path = lock_path
+        self._lock = LockFile(lock_path)
         self._tenant_uid = tenant_uid
         self._tenant_id = tenant_id
-        self._lock_fd: int | None = None
         self._token = next(_OWNER_TOKENS)
         self._seen: tuple[int, str] = (0, "")
         self._is_fenced = False
@@ -74,32 +65,17 @@ class FileOwnership:
             PersistenceConnectionError: The lock file cannot be opened.
         """
         try:
-            fd = self._locked()
-            self._is_fenced = _read_content(fd) == _RELEASED
-            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
+            self._is_fenced = self._lock.acquire() == _RELEASED
+        except LockHeldError as error:
+            raise self._owned_elsewhere(error.pid, error.host) from error
         except OSError as error:
-            self.release(is_clean=False)
-            raise PersistenceConnectionError(f"cannot lock {self._lock_path}: {error}") from error
-        except BaseException:
-            self.release(is_clean=False)
-            raise
+            raise PersistenceConnectionError(f"cannot lock {self._lock.path}: {error}") from error
 
     def release(self, *, is_clean: bool = True) -> None:
         """Give the lock back; a no-op when it is not held."""
-        fd = self._lock_fd
-        if fd is None:
-            return
-        try:
-            # Never for an owner that closes before it could fence off one that may still be alive.
-            if is_clean and self._is_fenced:
-                _replace_content(fd, _RELEASED)
-        except OSError:
-            pass  # On a full disk, say. The next owner takes this one for one that did not close, and raises the epoch.
-        finally:
-            with _fork_lock:
-                self._lock_fd = None
-                _holders.discard(self)
-                os.close(fd)  # and no LOCK_UN: in a forked child that would unlock the parent's
+        # Never clean for an owner that closes before it could fence off one that may still be alive. Whom a full disk keeps
+        # from saying so is taken by the next owner for one that did not close, and has the epoch raised behind it.
+        self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
     def claim(self, connection: sqlite3.Connection) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
@@ -126,7 +102,7 @@ class FileOwnership:
         """
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
-                f"{self._lock_path.parent} holds the database of another tenant (its mark is {uid!r}, not "
+                f"{self._lock.path.parent} holds the database of another tenant (its mark is {uid!r}, not "
                 f"{self._tenant_uid!r}): put the right file in its place"
             )
         self._seen = (epoch, owner)
@@ -141,7 +117,7 @@ class FileOwnership:
         if row is not None and row[1] == self._token:
             return
         if row != self._seen:
-            raise self._owned_elsewhere(self._read_holder())
+            raise self._owned_elsewhere(*read_holder(self._lock.read()))
         # If this transaction fails the row is as it was, and the next one raises the epoch again.
         connection.execute(_RAISE, (self._token,))
 
@@ -158,37 +134,7 @@ class FileOwnership:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _locked(self) -> int:
-        """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
-        while True:
-            fd = self._opened()
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise self._owned_elsewhere(_read_content(fd)) from error
-            if _is_at(fd, self._lock_path):
-                return fd
-            self.release(is_clean=False)
-
-    def _opened(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with _fork_lock:
-            self._lock_fd = fd = os.open(self._lock_path, flags, _LOCK_FILE_MODE)
-            _holders.add(self)
-        return fd
-
-    def _read_holder(self) -> bytes:
-        try:
-            return _first_line(self._lock_path.read_bytes())
-        except OSError:
-            return b""
-
-    def _owned_elsewhere(self, content: bytes) -> TenantOwnedElsewhereError:
-        try:
-            holder = json.loads(content)
-            pid, host = int(holder["pid"]), str(holder["host"])
-        except (ValueError, TypeError, KeyError):
-            pid, host = None, None  # The holder took the lock a moment ago and has not written its name yet.
+    def _owned_elsewhere(self, pid: int | None, host: str | None) -> TenantOwnedElsewhereError:
         return TenantOwnedElsewhereError(
             f"tenant {self._tenant_id!r} is open in process {pid or 'unknown'} on {host or 'this host'}: close it there",
             tenant_id=self._tenant_id,
@@ -197,45 +143,15 @@ class FileOwnership:
         )
 
 
+def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:
+    """Make a database, a copy that nobody uses, another tenant's."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_CREATE)
+    connection.execute("DELETE FROM tenantry_owner")
+    connection.execute(_INSERT, (tenant_uid,))
+    connection.execute("COMMIT")
+
+
 def _has_owner_table(connection: sqlite3.Connection) -> bool:
     query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tenantry_owner'"
     return connection.execute(query).fetchone() is not None
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _read_content(fd: int) -> bytes:
-    return _first_line(os.pread(fd, _CONTENT_BYTES, 0))
-
-
-def _first_line(content: bytes) -> bytes:
-    return content[:_CONTENT_BYTES].split(b"\n", 1)[0].rstrip()
-
-
-def _replace_content(fd: int, content: bytes) -> None:
-    # Not a byte longer or shorter than before: ftruncate waits for the disk on some file systems.
-    os.pwrite(fd, content[: _CONTENT_BYTES - 1].ljust(_CONTENT_BYTES - 1) + b"\n", 0)
-
-
-_holders: set[FileOwnership] = set()
-"""Those of this process that have a lock file open."""
-
-_fork_lock = threading.RLock()
-"""Keeps a fork from falling between a descriptor's opening or closing and its note in `_holders`."""
-
-
-def _let_go_in_child() -> None:
-    """Close the copies that a forked child has of its parent's locks, which stay locked."""
-    for ownership in tuple(_holders):
-        ownership.release(is_clean=False)
-    _fork_lock.release()
-
-
-os.register_at_fork(
-    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_let_go_in_child
-)

@@ -1,0 +1,36 @@
+"""What one tenant may use: kept in the catalog, and changed while the tenant is open."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tenantry.config import Durability
+
+DATABASE_BYTES_MIN = 64 * 1024
+_INT64_MAX = 2**63 - 1
+
+Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=_INT64_MAX)]
+Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Calls = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class TenantLimits(BaseModel):
+    """One tenant's limits; None is no limit of its own.
+
+    Attributes:
+        database_bytes_max: How large its database may grow; a write that needs more raises `StorageFullError`, reads go on.
+            SQLite's own limit of pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so it is rounded down to
+            a page.
+        calls_per_second_max: How many calls it may make, in the long run; more raise `TenantRateLimitedError`.
+        calls_burst_max: How many of them at once after a pause; a second's worth if left out.
+        calls_in_flight_max: How many of its calls may wait or run; more raise `TenantOverloadedError`.
+        durability: When its writes are acknowledged, see `Durability`; the registry's setting if left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_bytes_max: Bytes | None = None
+    calls_per_second_max: Rate | None = None
+    calls_burst_max: Calls | None = None
+    calls_in_flight_max: Calls | None = None
+    durability: Durability | None = None

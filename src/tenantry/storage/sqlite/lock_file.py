@@ -1,0 +1,163 @@
+"""A file that one process, or one registry of a process, holds locked at a time; the kernel releases it with the process.
+
+The lock is ``flock`` (flock(2)). A forked child closes its copies at once, or a lock would last as long as the child. The
+file carries one line of content: who holds it, for whoever is refused, or what its last holder left behind.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Final
+
+_FILE_MODE: Final = 0o600
+_CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
+_HOST: Final = socket.gethostname()
+
+
+class LockHeldError(Exception):
+    """Somebody else holds it.
+
+    Attributes:
+        pid: The holder's process id; None while it has not written its name yet.
+        host: Its host, None likewise.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.pid, self.host = read_holder(content)
+        super().__init__(f"held by process {self.pid or 'unknown'} on {self.host or 'this host'}")
+
+
+class LockFile:
+    """A lock, not yet taken. Its methods block for moments, but never for the lock.
+
+    Args:
+        path: The file; made if it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds it."""
+        return self._fd is not None
+
+    def acquire(self) -> bytes:
+        """Take the lock, write this process's name into it, and return the content that was there.
+
+        Raises:
+            LockHeldError: Somebody else holds it.
+            OSError: The file cannot be opened or written.
+        """
+        try:
+            fd = self._locked()
+            content = _read_content(fd)
+            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
+        except BaseException:
+            self.release()
+            raise
+        return content
+
+    def release(self, content: bytes | None = None) -> None:
+        """Give the lock back; a no-op when it is not held.
+
+        Args:
+            content: What to leave behind; on a full disk nothing is, and the holder's name stays.
+        """
+        fd = self._fd
+        if fd is None:
+            return
+        try:
+            if content is not None:
+                with contextlib.suppress(OSError):
+                    _replace_content(fd, content)
+        finally:
+            with _fork_lock:
+                self._fd = None
+                _held.discard(self)
+                os.close(fd)  # and no LOCK_UN: in a forked child that would unlock the parent's
+
+    def read(self) -> bytes:
+        """Return the content, of whoever holds it; nothing if there is no file."""
+        try:
+            return _first_line(self.path.read_bytes())
+        except OSError:
+            return b""
+
+    def remove(self) -> None:
+        """Remove the file while the lock is held, and give the lock back."""
+        if self._fd is not None:
+            self.path.unlink(missing_ok=True)
+            self.release()
+
+    def _locked(self) -> int:
+        """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
+        while True:
+            fd = self._opened()
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LockHeldError(_read_content(fd)) from error
+            if _is_at(fd, self.path):
+                return fd
+            self.release()
+
+    def _opened(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with _fork_lock:
+            self._fd = fd = os.open(self.path, flags, _FILE_MODE)
+            _held.add(self)
+        return fd
+
+
+def read_holder(content: bytes) -> tuple[int | None, str | None]:
+    """Return the process id and the host that a lock's content names; None where it names nobody."""
+    try:
+        holder = json.loads(content)
+        return int(holder["pid"]), str(holder["host"])
+    except (ValueError, TypeError, KeyError):
+        return None, None  # The holder took the lock a moment ago and has not written its name yet.
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _read_content(fd: int) -> bytes:
+    return _first_line(os.pread(fd, _CONTENT_BYTES, 0))
+
+
+def _first_line(content: bytes) -> bytes:
+    return content[:_CONTENT_BYTES].split(b"\n", 1)[0].rstrip()
+
+
+def _replace_content(fd: int, content: bytes) -> None:
+    # Not a byte longer or shorter than before: ftruncate waits for the disk on some file systems.
+    os.pwrite(fd, content[: _CONTENT_BYTES - 1].ljust(_CONTENT_BYTES - 1) + b"\n", 0)
+
+
+_held: set[LockFile] = set()
+"""Those of this process that have their file open."""
+
+_fork_lock = threading.RLock()
+"""Keeps a fork from falling between a descriptor's opening or closing and its note in `_held`."""
+
+
+def _let_go_in_child() -> None:
+    """Close the copies that a forked child has of its parent's locks, which stay locked."""
+    for lock in tuple(_held):
+        lock.release()
+    _fork_lock.release()
+
+
+os.register_at_fork(
+    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_let_go_in_child
+)

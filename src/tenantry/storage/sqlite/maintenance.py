@@ -1,0 +1,216 @@
+"""Work on a database that nobody has open: compact it, check it, copy it, count what is in it.
+
+These functions block, for as long as the database is large; they run on a thread of their own.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from tenantry.errors import DatabaseCorruptError
+from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite.opening import sync_directory
+
+_PROBLEMS_SHOWN_MAX: Final = 5
+_CHUNK_BYTES: Final = 1024 * 1024
+_PAGES_PER_STEP: Final = 256
+_BUSY_SECONDS: Final = 5.0
+
+Progress = Callable[[int, int], None]
+"""Called with the pages left and the pages of all; raising ends the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseReport:
+    """What a check of a database found.
+
+    Attributes:
+        size_bytes: Of the file.
+        sha256: Of the file, in hexadecimal.
+        schema_versions: The version that each schema is at.
+        row_counts: How many rows each table has.
+        tenant_uid: Whose database it says it is, None if it does not say.
+    """
+
+    size_bytes: int
+    sha256: str
+    schema_versions: dict[str, int]
+    row_counts: dict[str, int]
+    tenant_uid: str | None
+
+
+def compact(path: Path) -> None:
+    """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
+
+    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): cut short, the file is as it was. It needs as much
+    free space as the database is large.
+
+    Raises:
+        PersistenceError: SQLite refused; the database is as it was.
+    """
+    try:
+        with closing(_connect(path, "mode=rw")) as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise map_error(error, f"cannot compact {path}") from error
+
+
+def checkpoint(path: Path) -> None:
+    """Write what the write-ahead log holds into the database and leave one file.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    try:
+        with closing(_connect(path, "mode=rw")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise map_error(error, f"cannot checkpoint {path}") from error
+
+
+def copy_database(source: sqlite3.Connection, target: Path, progress: Progress | None = None) -> None:
+    """Write a consistent copy of an open database into a new file, durably, while others write to the database.
+
+    SQLite's online backup (https://www.sqlite.org/backup.html). A read transaction pins the source: it neither waits for its
+    writer nor begins again when that commits, and the copy is the state of one moment. The write-ahead log cannot be
+    cut back meanwhile.
+
+    Args:
+        source: A connection that nothing else uses.
+        target: The new file.
+        progress: See `Progress`.
+
+    Raises:
+        sqlite3.Error: SQLite refused; no file is left.
+        OSError: The file cannot be made durable.
+    """
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        source.execute("BEGIN")
+        try:
+            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            with closing(sqlite3.connect(target, isolation_level=None)) as connection:
+                # What a crash leaves of it nobody uses: it is made durable as a whole.
+                connection.execute("PRAGMA synchronous = OFF")
+                source.backup(
+                    connection,
+                    pages=_PAGES_PER_STEP,
+                    progress=None if progress is None else lambda _, left, total: progress(left, total),
+                )
+        finally:
+            source.execute("ROLLBACK")
+        sync_file(target)
+    except BaseException:
+        remove_database(target)
+        raise
+
+
+def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
+    """Check a database that is one file and return what is in it.
+
+    Args:
+        path: The file; it is opened as one that does not change, and neither locked nor written.
+        is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
+
+    Raises:
+        DatabaseCorruptError: It is damaged, or no database.
+    """
+    try:
+        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+            _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
+            return DatabaseReport(
+                size_bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+                schema_versions=_schema_versions(connection),
+                row_counts=_row_counts(connection),
+                tenant_uid=_tenant_uid(connection),
+            )
+    except (sqlite3.Error, OSError) as error:
+        raise DatabaseCorruptError(f"{path} cannot be read as a database: {error}") from error
+
+
+def repair(path: Path) -> None:
+    """Check a database thoroughly, and build its indexes anew if that is all that is wrong with it.
+
+    Raises:
+        DatabaseCorruptError: It is damaged beyond that.
+    """
+    try:
+        with closing(_connect(path, "mode=rw")) as connection:
+            try:
+                _check_integrity(connection, path, "integrity_check")
+            except DatabaseCorruptError:
+                connection.execute("REINDEX")
+                _check_integrity(connection, path, "integrity_check")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise DatabaseCorruptError(
+            f"{path} cannot be repaired ({error}): restore a snapshot", code=error.sqlite_errorname
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Make a file and its entry in the directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database that nobody has open, with all that lies beside it; what is missing is no error."""
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _connect(path: Path, parameters: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?{parameters}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+
+
+def _check_integrity(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
+    problems = [row[0] for row in connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")]
+    if problems != ["ok"]:
+        raise DatabaseCorruptError(f"{path} is damaged: {'; '.join(map(str, problems))}")
+
+
+def _schema_versions(connection: sqlite3.Connection) -> dict[str, int]:
+    if "schema_migrations" not in _tables(connection):
+        return {}
+    return dict(connection.execute("SELECT schema, max(version) FROM schema_migrations GROUP BY schema"))
+
+
+def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    counts = {}
+    for table in _tables(connection):
+        name = table.replace('"', '""')
+        (counts[table],) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()  # noqa: S608  # quoted
+    return counts
+
+
+def _tenant_uid(connection: sqlite3.Connection) -> str | None:
+    if "tenantry_owner" not in _tables(connection):
+        return None
+    row = connection.execute("SELECT tenant_uid FROM tenantry_owner WHERE id = 1").fetchone()
+    return None if row is None else row[0]
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+    return [name for (name,) in connection.execute(sql)]

@@ -1,0 +1,228 @@
+"""Who did what to which tenant: an append-only, hash-chained table in the catalog.
+
+Each row's hash is SHA-256 of the hash before it and the row itself, as SQLite's ``json_array``. So whoever alters, removes
+or inserts a row has to rewrite every row after it, and the head, which `AdminAudit.verify` compares too. It finds what was
+changed by hand or by damage; somebody who may write the catalog can forge the whole chain, unless its last hash is kept
+elsewhere as well.
+
+A row is written in the transaction that it tells of, where there is one: a call that took effect has its row.
+"""
+
+import getpass
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry.clock import Clock
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.statements import Fetch, Result, Row, Statement
+
+AUDIT_ROWS_DEFAULT: Final = 100
+_VERIFIED_ROWS: Final = 1000
+
+_HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
+_COLUMNS: Final = ", ".join(_HASHED)
+_HASH: Final = f"sha256(previous_hash || json_array({_COLUMNS}))"
+# Without a row there where the statement before it in the same unit, a compare-and-set, changed none.
+_APPEND: Final = f"""
+INSERT INTO admin_audit ({_COLUMNS}, previous_hash, hash)
+SELECT *, {_HASH} FROM (
+    SELECT seq + 1 AS seq, ? AS at, ? AS actor, ? AS action, ? AS tenant_id, ? AS tenant_uid, ? AS outcome, ? AS detail,
+           hash AS previous_hash
+    FROM admin_audit_head
+) WHERE ? OR changes() > 0
+"""  # noqa: S608  # our names
+_LIST: Final = f"SELECT {_COLUMNS} FROM admin_audit"  # noqa: S608  # our names
+_VERIFY: Final = f"""
+SELECT seq, previous_hash, hash, {_HASH} FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
+"""  # noqa: S608  # our names
+
+_actor: ContextVar[str | None] = ContextVar("tenantry_actor", default=None)
+
+
+@contextmanager
+def acting_as(actor: str) -> Iterator[None]:
+    """Name who makes the calls of the block, for the audit; outside of it, it is the user that the process runs as.
+
+    For example: ``with acting_as("alice"): await registry.suspend("acme")``.
+    """
+    token = _actor.set(actor)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
+def current_actor() -> str:
+    """Return who makes the calls of this context."""
+    return _actor.get() or _process_user()
+
+
+class AdminAuditEntry(BaseModel):
+    """One row of the audit.
+
+    Attributes:
+        seq: Its number; the first is 1, and there are no gaps.
+        at: An instant in UTC.
+        actor: Who made the call, see `acting_as`.
+        action: The call's name.
+        tenant_id: The tenant as the caller named it, None where a call concerns no single tenant.
+        tenant_uid: The tenant's stable key, None where it was not found.
+        outcome: ``ok`` or the error's `outcome`.
+        detail: What the call was given or decided; never a secret.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    tenant_id: str | None
+    tenant_uid: str | None
+    outcome: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerification:
+    """What `AdminAudit.verify` found.
+
+    Attributes:
+        rows: How many rows were verified, up to the first that is wrong.
+        hash: The hash of the last of them: keep it elsewhere to find a chain that was forged as a whole.
+        problem: What is wrong, None if nothing is.
+    """
+
+    rows: int
+    hash: str
+    problem: str | None = None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no row was altered, removed or inserted."""
+        return self.problem is None
+
+
+class AuditStore(Protocol):
+    """Where the table lies: the catalog."""
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        ...
+
+
+def append(
+    clock: Clock,
+    action: str,
+    *,
+    tenant_id: str | None,
+    tenant_uid: str | None,
+    outcome: str,
+    detail: Mapping[str, Any],
+    is_conditional: bool = False,
+) -> Statement:
+    """Return the statement that appends a row.
+
+    Args:
+        clock: Gives its time.
+        action: See `AdminAuditEntry`, like those that follow.
+        tenant_id: As the caller named it.
+        tenant_uid: Its stable key.
+        outcome: ``ok`` or the error's.
+        detail: Without secrets; what is None is left out.
+        is_conditional: Whether only if the statement before it in the same unit changed a row.
+    """
+    text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
+    at = clock.now().isoformat(timespec="microseconds")
+    row = (at, current_actor(), action, tenant_id, tenant_uid, outcome, text)
+    return Statement("catalog.audit", _APPEND, (*row, not is_conditional))
+
+
+class AdminAudit:
+    """Reads and verifies the audit.
+
+    Args:
+        store: The catalog.
+    """
+
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
+
+    async def list(
+        self,
+        *,
+        tenant_id: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[AdminAuditEntry]:
+        """Return a page of the audit, newest first.
+
+        Args:
+            tenant_id: Only what was done to the tenant of this id, under the id that it had then.
+            limit: How many at most; 100 if left out.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: `limit` or `cursor` is not one.
+        """
+        rows_max = page_rows(AUDIT_ROWS_DEFAULT if limit is None else limit)
+        before = 2**63 - 1 if cursor is None else decode_cursor("audit", cursor, int)[0]
+        where, parameters = ("seq < ?", [before])
+        if tenant_id is not None:
+            where, parameters = f"tenant_id = ? AND {where}", [tenant_id, before]
+        sql = f"{_LIST} WHERE {where} ORDER BY seq DESC LIMIT ?"
+        rows = await self._store.read(Statement("audit.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
+        entries = [_from_row(row) for row in rows[:rows_max]]
+        has_more = len(rows) > rows_max
+        return Page(entries, encode_cursor("audit", entries[-1].seq) if has_more else None)
+
+    async def verify(self) -> AuditVerification:
+        """Compute every row's hash anew and compare; find the first row that is altered, missing or out of place."""
+        seq, last_hash = 0, ""
+        while rows := await self._store.read(Statement("audit.verify", _VERIFY, (seq,), Fetch.ALL)):
+            for found_seq, previous_hash, found_hash, expected_hash in rows:
+                problem = None
+                if found_seq != seq + 1:
+                    problem = f"row {seq + 1} is missing"
+                elif found_hash != expected_hash:
+                    problem = f"row {found_seq} was altered"
+                elif previous_hash != last_hash:
+                    problem = f"row {found_seq} does not follow row {seq}: one of them was replaced"
+                if problem is not None:
+                    return AuditVerification(seq, last_hash, problem)
+                seq, last_hash = found_seq, found_hash
+        head = await self._store.read(
+            Statement("audit.head", "SELECT seq, hash FROM admin_audit_head", (), Fetch.ONE)
+        )
+        # Rows that were appended since the last page was read are no problem: they follow from what was seen.
+        if head is None or head[0] < seq or (head[0] == seq and head[1] != last_hash):
+            return AuditVerification(seq, last_hash, "the head was altered")
+        if head[0] > seq and not await self._has_row(seq + 1):
+            return AuditVerification(seq, last_hash, f"the rows after {seq} are missing")
+        return AuditVerification(seq, last_hash)
+
+    async def _has_row(self, seq: int) -> bool:
+        statement = Statement("audit.has_row", "SELECT 1 FROM admin_audit WHERE seq = ?", (seq,), Fetch.ONE)
+        return await self._store.read(statement) is not None
+
+
+def _from_row(row: Row) -> AdminAuditEntry:
+    values = dict(zip(_HASHED, row, strict=True))
+    values["detail"] = json.loads(values["detail"])
+    return AdminAuditEntry.model_validate(values)
+
+
+@cache
+def _process_user() -> str:
+    try:
+        return f"os:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return "os:unknown"

@@ -1,0 +1,371 @@
+"""How lifecycle calls run: one at a time for each tenant, written down before the work, audited, and finished after a crash.
+
+Theory of operation. A call that is one change of the catalog is that change, with its audit row in the same transaction. A
+call of several steps writes an `Intent` to the catalog first and holds the operation's lock (`LockFile`) until the intent
+is gone. So whoever meets an intent can tell: the lock is held, somebody is at it, and everybody else is told that the
+tenant is busy; or it is not, because its process died, and whoever meets it first finishes the call or takes it back.
+Steps can be repeated: after a crash the call begins again at its first.
+
+    no intent            a change of the catalog, or: lock, intent
+    intent, lock held    the steps, each reported (`LifecycleStepped`); the last change clears the intent
+    intent, no lock      the process died: the call's finisher does the rest
+
+Each call runs in a task of its own: a caller that is cancelled does not leave it half done.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
+
+import anyio
+
+from tenantry.errors import PersistenceConnectionError, TenantNotFoundError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.events import LifecycleCalled, LifecycleStepped
+from tenantry.ids import TenantId
+from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.statements import Statement
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
+from tenantry.tenancy import audit
+from tenantry.tenancy.actor import ActorContext
+from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.pool import busy_error
+from tenantry.tenancy.tenant import Intent, Tenant
+from tenantry.threads import run_in_thread
+
+T = TypeVar("T")
+
+LIFECYCLE_CALLED: Final = "tenantry.lifecycle.called"
+LIFECYCLE_FAILED: Final = "tenantry.lifecycle.failed"
+AUDIT_FAILED: Final = "tenantry.lifecycle.audit_failed"
+RECONCILED: Final = "tenantry.lifecycle.reconciled"
+BUSY_RETRY_AFTER_SECONDS: Final = 1.0
+
+
+class LifecycleCall:
+    """One call that is under way.
+
+    Args:
+        runner: Runs it.
+        tenant_id: As the caller gave it.
+        action: Its name, in the audit, events and metrics.
+        detail: What it was given, for the audit.
+    """
+
+    def __init__(
+        self, runner: "CallRunner", tenant_id: TenantId, action: str, detail: dict[str, Any]
+    ) -> None:
+        self._runner = runner
+        self._catalog = runner.catalog
+        self.tenant_id = tenant_id
+        self.action = action
+        self.detail = detail
+        self.tenant_uid: str | None = None
+        self.is_audited = False
+
+    async def find(self) -> Tenant | None:
+        """Return the tenant, in whatever state, or None; what a process that died had begun is finished first.
+
+        Raises:
+            TenantBusyError: Somebody is at a call of it.
+        """
+        tenant = await self._catalog.find(self.tenant_id)
+        if tenant is not None and is_under_way(tenant):
+            await self._runner.finish_leftover(tenant)
+            tenant = await self._catalog.find(self.tenant_id)
+        if tenant is not None:
+            self.tenant_uid = tenant.uid
+        return tenant
+
+    async def get(self) -> Tenant:
+        """Return the tenant, unless it was purged; raises like `find`.
+
+        Raises:
+            TenantNotFoundError: There is none.
+        """
+        tenant = await self.find()
+        if tenant is None or tenant.state is TenantState.PURGED:
+            raise not_found(self.tenant_id)
+        return tenant
+
+    async def apply(
+        self, tenant: Tenant, event: TenantEvent, *, reason: str | None = None, **changes: Any
+    ) -> Tenant:
+        """Let the event happen, audited; see `Catalog.apply`."""
+        changed = await self._catalog.apply(
+            tenant, event, reason=reason, audit=self.audited("ok", is_conditional=True), **changes
+        )
+        if changed is not tenant:
+            self.is_audited = True
+            self.step(changed.state.value)
+        return changed
+
+    async def change(self, tenant: Tenant, **changes: Any) -> Tenant:
+        """Change fields of the tenant, audited; see `Catalog.change`."""
+        changed = await self._catalog.change(tenant, audit=self.audited("ok", is_conditional=True), **changes)
+        self.is_audited = True
+        self.step("changed")
+        return changed
+
+    @asynccontextmanager
+    async def begun(
+        self,
+        tenant: Tenant,
+        event: TenantEvent | None = None,
+        *,
+        reason: str | None = None,
+        arguments: dict[str, str | None] | None = None,
+        is_reversible: bool = True,
+    ) -> AsyncIterator[Tenant]:
+        """Write down that the call has begun, and give the tenant as it is then; the block ends with `finish`.
+
+        If the block raises, the tenant becomes what it was before, and the intent goes: what the block did to its files must
+        leave that true.
+
+        Args:
+            tenant: As it was read.
+            event: What happens to it at once, so that it serves nobody meanwhile.
+            reason: Why.
+            arguments: What is needed to finish it after a crash.
+            is_reversible: Whether that can be. Otherwise the intent stays, and the next call of the tenant finishes it.
+
+        Raises:
+            TenantBusyError: Somebody else is at a call of it.
+            StaleTenantError: It was changed since it was read.
+        """
+        async with self._runner.operation(tenant, self.action):
+            intent = Intent(
+                action=self.action,
+                arguments={**(arguments or {}), "state": tenant.state, "reason": tenant.reason},
+                begun_at=self._runner.context.clock.now(),
+            )
+            if event is None:
+                under_way = await self._catalog.change(tenant, intent=intent)
+            else:
+                under_way = await self._catalog.apply(tenant, event, reason=reason, intent=intent)
+            self.step("begun")
+            try:
+                yield under_way
+            except Exception:
+                if is_reversible:
+                    with anyio.CancelScope(shield=True):
+                        await self.take_back(under_way)
+                raise
+
+    async def finish(self, tenant: Tenant, **changes: Any) -> Tenant:
+        """Clear the intent and change what else the call changes at its end, audited."""
+        changed = await self._settle(tenant, **changes)
+        self.step("finished")
+        return changed
+
+    async def take_back(self, tenant: Tenant) -> None:
+        """Make the tenant what it was before the call began; that is not audited as having been done."""
+        assert tenant.intent is not None
+        before = tenant.intent.arguments
+        state = TenantState(before["state"] or tenant.state)
+        latest = await self._catalog.find_by_uid(tenant.uid)
+        if latest is not None and latest.intent is not None:
+            await self._catalog.change(latest, intent=None, state=state, reason=before["reason"])
+
+    def step(self, name: str) -> None:
+        """Report that a step has ended, and that what is to survive a crash here is on the disk."""
+        self._runner.context.report(LifecycleStepped(self.tenant_id, self.action, name))
+
+    def audited(self, outcome: str, *, is_conditional: bool = False) -> Statement:
+        """Return the statement that appends the call to the audit."""
+        return audit.append(
+            self._runner.context.clock,
+            self.action,
+            tenant_id=self.tenant_id,
+            tenant_uid=self.tenant_uid,
+            outcome=outcome,
+            detail=self.detail,
+            is_conditional=is_conditional,
+        )
+
+    async def _settle(self, tenant: Tenant, **changes: Any) -> Tenant:
+        while True:
+            try:
+                settled = await self._catalog.change(
+                    tenant, intent=None, audit=self.audited("ok", is_conditional=True), **changes
+                )
+            except StaleTenantError:
+                # Nobody else decides anything while the intent stands, but damage may have been noted meanwhile.
+                latest = await self._catalog.find_by_uid(tenant.uid)
+                if latest is None:
+                    raise not_found(self.tenant_id) from None
+                tenant = latest
+            else:
+                self.is_audited = True
+                return settled
+
+
+Work: TypeAlias = Callable[[LifecycleCall], Awaitable[T]]
+Finisher: TypeAlias = Callable[[LifecycleCall, Tenant], Awaitable[None]]
+"""Finishes a call whose process died, or takes it back. It holds the operation's lock."""
+
+
+class CallRunner:
+    """Runs lifecycle calls.
+
+    Args:
+        catalog: Where intents and the audit are.
+        context: Settings, clock and event hook.
+        log: Of the registry.
+    """
+
+    def __init__(self, catalog: Catalog, context: ActorContext, log: EventLog) -> None:
+        self.catalog = catalog
+        self.context = context
+        self._log = log
+        self._locks: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._own_operations: dict[str, str] = {}
+        self.finishers: dict[str, Finisher] = {}
+        """By action: how to finish a call after a crash."""
+        self.changes = 0
+        """How many calls have ended: whoever caches the catalog's counts compares it."""
+
+    async def run(self, tenant_id: TenantId, action: str, work: Work[T], **detail: Any) -> T:
+        """Run a call in a task of its own, once the tenant's others have ended.
+
+        Raises:
+            TenantryError: Why it failed; that is audited too.
+        """
+        call = LifecycleCall(self, tenant_id, action, detail)
+        task = asyncio.get_running_loop().create_task(self._run(call, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def wait_ended(self) -> None:
+        """Wait for the calls that are under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def is_own(self, tenant: Tenant) -> bool:
+        """Return whether the call that is under way is this registry's own."""
+        return tenant.uid in self._own_operations
+
+    @asynccontextmanager
+    async def operation(self, tenant: Tenant, action: str) -> AsyncIterator[None]:
+        """Hold the lock that says that somebody is at a call of the tenant.
+
+        Raises:
+            TenantBusyError: Somebody else is.
+            PersistenceConnectionError: The lock file cannot be opened.
+        """
+        lock = LockFile(self._operations_directory() / tenant.uid)
+        try:
+            await run_in_thread(lock.acquire)
+        except LockHeldError as error:
+            under_way = tenant.intent.action if tenant.intent is not None else action
+            raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
+        except OSError as error:
+            raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
+        self._own_operations[tenant.uid] = action
+        try:
+            yield
+        finally:
+            self._own_operations.pop(tenant.uid, None)
+            lock.remove()
+
+    async def finish_leftover(self, tenant: Tenant) -> None:
+        """Finish what a process that died had begun.
+
+        Raises:
+            TenantBusyError: It has not died.
+            TenantryError: It cannot be finished now.
+        """
+        action = tenant.intent.action if tenant.intent is not None else "create"
+        async with self.operation(tenant, action):
+            found = await self.catalog.find_by_uid(tenant.uid)
+            if found is None or not is_under_way(found):
+                return
+            call = LifecycleCall(self, found.id, action, {"is_reconciled": True})
+            call.tenant_uid = found.uid
+            await self._audited(call, partial(self._finish, found))
+        self._log.info(RECONCILED, tenant_id=tenant.id, action=action)
+
+    async def reconcile(self) -> None:
+        """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
+        for tenant in await self.catalog.under_way():
+            if self.is_own(tenant):
+                continue
+            try:
+                async with self._lock(tenant.id):
+                    await self.finish_leftover(tenant)
+            except TenantryError as error:
+                self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
+            finally:
+                self.changes += 1
+
+    async def _finish(self, tenant: Tenant, call: LifecycleCall) -> None:
+        finisher = self.finishers.get(call.action)
+        if finisher is None:
+            # A newer tenantry's call. What it did to the files only that one knows.
+            raise busy_error(tenant.id, call.action, BUSY_RETRY_AFTER_SECONDS)
+        await finisher(call, tenant)
+
+    def _operations_directory(self) -> Path:
+        return self.context.config.data_dir / "operations"
+
+    def _lock(self, tenant_id: TenantId) -> asyncio.Lock:
+        return self._locks.setdefault(tenant_id, asyncio.Lock())
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
+            task.exception()
+
+    async def _run(self, call: LifecycleCall, work: Work[T]) -> T:
+        now = self.context.clock.monotonic_seconds
+        started = now()
+        outcome = "error"
+        try:
+            async with self._lock(call.tenant_id):
+                result = await self._audited(call, work)
+            outcome = "ok"
+        except TenantryError as error:
+            outcome = error.outcome
+            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)
+            raise
+        finally:
+            self.changes += 1
+            self.context.report(LifecycleCalled(call.tenant_id, call.action, outcome, now() - started))
+        self._log.info(LIFECYCLE_CALLED, tenant_id=call.tenant_id, action=call.action)
+        return result
+
+    async def _audited(self, call: LifecycleCall, work: Work[T]) -> T:
+        try:
+            while True:
+                try:
+                    result = await work(call)
+                    break
+                except StaleTenantError:
+                    continue  # Somebody changed the tenant between our look and our change: look again.
+        except TenantryError as error:
+            call.detail["error"] = str(error)
+            try:
+                await self.catalog.write(call.audited(error.outcome))
+            except TenantryError as failure:  # on a full disk, say: the caller is to hear of the first error
+                self._log.failure(AUDIT_FAILED, failure, tenant_id=call.tenant_id, action=call.action)
+            raise
+        if not call.is_audited:
+            await self.catalog.write(call.audited("ok"))
+        return result
+
+
+def is_under_way(tenant: Tenant) -> bool:
+    """Return whether a call of the tenant was begun and has not ended, here or anywhere."""
+    return tenant.intent is not None or tenant.state is TenantState.PROVISIONING
+
+
+def not_found(tenant_id: TenantId) -> TenantNotFoundError:
+    """Return the error of a call on a tenant that is not there."""
+    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)

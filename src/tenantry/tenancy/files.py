@@ -1,0 +1,48 @@
+"""A closed tenant's files, held by a lifecycle call: nobody opens the database while it works on them."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+
+from tenantry.errors import TenantOwnedElsewhereError
+from tenantry.ids import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.tenancy.actor import ActorContext
+from tenantry.tenancy.tenant import Tenant
+from tenantry.threads import run_in_thread
+
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+@asynccontextmanager
+async def owned_files(
+    tenant: Tenant, context: ActorContext, *, is_waited_for: bool = True
+) -> AsyncIterator[TenantPaths]:
+    """Hold the lock of a tenant that is closed here, and give its paths.
+
+    Another process that has it open closes it when it sees the change in the catalog that the call made first, within
+    ``catalog_poll_interval_seconds`` and the time that its calls take: that is waited for, ``call_timeout_seconds`` at most.
+
+    Raises:
+        TenantOwnedElsewhereError: The other process does not let it go.
+        PersistenceConnectionError: The lock file cannot be opened.
+    """
+    paths = tenant_paths(context.config.data_dir, tenant.directory)
+    ownership = FileOwnership(paths.lock, tenant.uid, tenant.id)
+    deadline = time.monotonic() + context.config.call_timeout_seconds
+    while True:
+        try:
+            await run_in_thread(ownership.acquire)
+            break
+        except TenantOwnedElsewhereError:
+            if not is_waited_for or time.monotonic() > deadline:
+                raise
+        await anyio.sleep(_LOOK_AGAIN_SECONDS)
+    try:
+        yield paths
+    finally:
+        # Whoever opens it next looks for himself in which state it is.
+        ownership.release(is_clean=False)
