@@ -1,8 +1,9 @@
 """What a store is: one tenant's database behind a few calls that take whole batches."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from datetime import datetime
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.errors import TenantryError
 from tenantry.schema import Migration
@@ -16,6 +17,43 @@ WriteOutcome: TypeAlias = list[Result] | TenantryError
 
 ReadOutcome: TypeAlias = Result | TenantryError
 """What the statement's `Fetch` says, or why it failed."""
+
+
+class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
+    """A unit that takes effect once for its key, however often it is sent.
+
+    Its results are kept with the key, in the transaction that the unit runs in. The same unit with the same key again gives
+    those results and writes nothing; another unit with that key fails with `IdempotencyConflictError`. A unit that fails had no
+    effect, so nothing is kept and it runs again when it is sent again.
+
+    Attributes:
+        key: What names it among all units of the database.
+        payload_hash: What tells it from another unit.
+        now: When it was sent.
+        kept_since: A key of this instant or before has expired, and is as if it had never been.
+    """
+
+    key: str
+    payload_hash: bytes
+    now: datetime
+    kept_since: datetime
+
+    def __new__(
+        cls,
+        statements: Iterable[Statement],
+        *,
+        key: str,
+        payload_hash: bytes,
+        now: datetime,
+        kept_since: datetime,
+    ) -> Self:
+        """Make it of the unit's statements."""
+        request = super().__new__(cls, statements)
+        request.key = key
+        request.payload_hash = payload_hash
+        request.now = now
+        request.kept_since = kept_since
+        return request
 
 
 @dataclass(frozen=True, slots=True)

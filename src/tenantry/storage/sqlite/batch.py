@@ -20,7 +20,8 @@ from typing import Final, NoReturn
 
 from tenantry.errors import QueryError, TenantryError
 from tenantry.statements import Fetch, Result, Statement
-from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
+from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite import idempotency
 from tenantry.storage.sqlite.errors import map_error
 
 Guard = Callable[[sqlite3.Connection], None]
@@ -84,11 +85,23 @@ def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
     """Run one caller's statements inside the open transaction; a failure undoes them, and only them."""
     try:
         connection.execute("SAVEPOINT unit")
-        results = [run_statement(statement, connection) for statement in request]
+        results = _run_statements(request, connection)
         connection.execute("RELEASE unit")
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
         _undo_unit(connection)
         return map_error(error, request[0].operation)
+    return results
+
+
+def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Result]:
+    """Run a unit's statements inside its savepoint; one whose key says that it has run gives what it gave then."""
+    if not isinstance(request, KeyedRequest):
+        return [run_statement(statement, connection) for statement in request]
+    kept = idempotency.find_results(request, connection)
+    if kept is not None:
+        return kept
+    results = [run_statement(statement, connection) for statement in request]
+    idempotency.keep_results(request, results, connection)
     return results
 
 
@@ -170,7 +183,7 @@ def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection)
 
 def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
     """Run one unit of a batch; one of a single statement without the cost of a savepoint."""
-    if len(request) != 1:
+    if len(request) != 1 or isinstance(request, KeyedRequest):
         return run_unit(request, connection)
     statement, changes = request[0], connection.total_changes
     try:

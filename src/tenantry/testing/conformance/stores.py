@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from tenantry.errors import (
     ConstraintViolationError,
     DuplicateRecordError,
+    IdempotencyConflictError,
     PersistenceConnectionError,
     QueryError,
     TransactionClosedError,
 )
 from tenantry.statements import Fetch, Row, Statement
 from tenantry.storage import Store
-from tenantry.storage.protocol import Request
+from tenantry.storage.protocol import KeyedRequest, Request
 from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
 
 MakeStore: TypeAlias = Callable[[], Store]
@@ -69,6 +71,14 @@ def _select(fetch: Fetch = Fetch.ALL) -> Statement:
 
 def _pair(row_id: int) -> Request:
     return _insert(row_id), _insert(-row_id)
+
+
+def _keyed(request: Request, *, payload_hash: bytes = b"1", after_seconds: float = 0.0) -> KeyedRequest:
+    """Return a unit with a key that is kept for a minute, sent so long after the first."""
+    now = datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=after_seconds)
+    return KeyedRequest(
+        request, key="key", payload_hash=payload_hash, now=now, kept_since=now - timedelta(minutes=1)
+    )
 
 
 async def _ids(store: Store) -> list[int]:
@@ -235,6 +245,29 @@ async def check_unit_is_atomic(make_store: MakeStore) -> None:
         for outcome in outcomes[1:3]:
             expect_error(outcome, DuplicateRecordError)
         expect(await _ids(store), [-4, -1, 1, 4])
+
+
+@_store_check
+async def check_unit_with_a_key_takes_effect_once(make_store: MakeStore) -> None:
+    """Sent again it gives what it gave; another unit with its key is refused; one that fails, or is expired, runs again."""
+    async with _connected(make_store) as store:
+        unit = (_insert(1, 10, Fetch.ROWCOUNT), _select(Fetch.ONE), _select())
+        results = [1, (1, 10), [(1, 10)]]
+        outcomes = await store.write(
+            [
+                _keyed((*unit, _insert(1))),
+                _keyed(unit),
+                _keyed(unit),
+                _keyed(_pair(2), payload_hash=b"2"),
+                _pair(3),
+            ]
+        )
+        expect_error(outcomes[0], DuplicateRecordError)
+        expect_error(outcomes[3], IdempotencyConflictError)
+        expect([*outcomes[1:3], outcomes[4]], [results, results, [None, None]])
+        expect(await store.write([_keyed(unit, after_seconds=59)]), [results])
+        expect(await store.write([_keyed(_pair(2), payload_hash=b"2", after_seconds=60)]), [[None, None]])
+        expect(await _ids(store), [-3, -2, 1, 2, 3])
 
 
 @_store_check

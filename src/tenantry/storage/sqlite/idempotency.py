@@ -1,0 +1,101 @@
+"""Idempotency keys in a database: what a unit gave is kept with its key, in the unit's own transaction.
+
+So the key is there if and only if what the unit did is, whatever happens in between. These functions run inside the savepoint
+of the unit, and what fails in them fails the unit.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from tenantry.errors import IdempotencyConflictError, QueryError
+from tenantry.statements import Fetch, Result
+from tenantry.storage.protocol import KeyedRequest
+
+RESULTS_BYTES_MAX: Final = 1024 * 1024
+"""How large the results of a unit with a key may be, as JSON: they are stored beside what the unit wrote."""
+
+EXPIRED_KEYS_REMOVED_MAX: Final = 16
+"""How many expired keys each new one removes: more than one, so that they get fewer, and few, so that no caller pays for all."""
+
+_CREATE: Final = (
+    """
+CREATE TABLE IF NOT EXISTS tenantry_idempotency (
+    key          TEXT NOT NULL PRIMARY KEY,
+    payload_hash BLOB NOT NULL,
+    results      TEXT NOT NULL,  -- JSON, one for each statement of the unit
+    created_at   TEXT NOT NULL   -- UTC, of one width: text order is time order
+) STRICT, WITHOUT ROWID
+""",
+    "CREATE INDEX IF NOT EXISTS tenantry_idempotency_created ON tenantry_idempotency (created_at)",
+)
+_FIND: Final = "SELECT payload_hash, results FROM tenantry_idempotency WHERE key = ? AND created_at > ?"
+_REMOVE_EXPIRED: Final = """
+DELETE FROM tenantry_idempotency
+WHERE key IN (SELECT key FROM tenantry_idempotency WHERE created_at <= ? ORDER BY created_at LIMIT ?)
+"""
+# The same key may be there still, expired and not yet removed.
+_KEEP: Final = "INSERT OR REPLACE INTO tenantry_idempotency VALUES (?, ?, ?, ?)"
+
+
+def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[Result] | None:
+    """Return what the unit gave when it ran, or None if it is to run now.
+
+    Raises:
+        IdempotencyConflictError: The key was used for another unit.
+    """
+    for sql in _CREATE:  # costs a microsecond where they exist
+        connection.execute(sql)
+    found = connection.execute(_FIND, (request.key, _text(request.kept_since))).fetchone()
+    if found is None:
+        return None
+    payload_hash, results = found
+    if payload_hash != request.payload_hash:
+        raise IdempotencyConflictError(
+            f"{request[0].operation}: the key {request.key!r} was used for another write, and nothing was written now: give "
+            "each write a key of its own, and repeat a write with all that it had the first time",
+            key=request.key,
+        )
+    return _decoded(request, results)
+
+
+def keep_results(request: KeyedRequest, results: Sequence[Result], connection: sqlite3.Connection) -> None:
+    """Keep what the unit gave with its key, and remove some of the keys that have expired.
+
+    Raises:
+        QueryError: The results are too large.
+    """
+    encoded = json.dumps(results, default=_bytes_as_json, separators=(",", ":"))
+    if len(encoded) > RESULTS_BYTES_MAX:
+        raise QueryError(
+            f"{request[0].operation}: a write with a key may give back at most {RESULTS_BYTES_MAX} bytes, for they are kept "
+            f"with the key, and this one gave {len(encoded)}: ask for fewer rows or columns; nothing was written"
+        )
+    connection.execute(_REMOVE_EXPIRED, (_text(request.kept_since), EXPIRED_KEYS_REMOVED_MAX))
+    connection.execute(_KEEP, (request.key, request.payload_hash, encoded, _text(request.now)))
+
+
+def _decoded(request: KeyedRequest, encoded: str) -> list[Result]:
+    results = json.loads(encoded, object_hook=_bytes_from_json)
+    return [_as_fetched(statement.fetch, result) for statement, result in zip(request, results, strict=True)]
+
+
+def _as_fetched(fetch: Fetch, result: Any) -> Result:
+    """Make the rows, which are lists in JSON, tuples again."""
+    if fetch is Fetch.ALL:
+        return [tuple(row) for row in result]
+    return tuple(result) if isinstance(result, list) else result
+
+
+def _bytes_as_json(value: bytes) -> dict[str, str]:
+    return {"hex": value.hex()}  # what else SQLite gives, JSON knows
+
+
+def _bytes_from_json(value: dict[str, str]) -> bytes:
+    return bytes.fromhex(value["hex"])
+
+
+def _text(instant: datetime) -> str:
+    return instant.isoformat(timespec="microseconds")
