@@ -7,12 +7,13 @@ from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
-from tenantry.tenancy.handle import TenantHandle, TenantTransaction
+from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
 from tenantry.tenancy.registry import RegistryStatistics, TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
 __all__ = [
     "Fetch",
+    "IdempotentWrite",
     "Page",
     "RegistryConfig",
     "RegistryStatistics",

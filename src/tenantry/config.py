@@ -17,6 +17,7 @@ JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 BATCH_REQUESTS_MAX = 64
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 POOL_WAIT_TIMEOUT_SECONDS = 10.0
+_YEAR_SECONDS = 366 * 86_400
 _CENTURY_SECONDS = 100 * 365 * 86_400  # what a date can still be computed with
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -93,6 +94,7 @@ class RegistryConfig(BaseSettings):
         read_jobs_max: How many tenants' read batches are.
         durability: When a write is acknowledged, see `Durability`.
         delete_grace_seconds: How long a deleted tenant can be brought back.
+        idempotency_retention_seconds: How long a write's idempotency key is kept; longer than anyone repeats the write.
         catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
         shutdown_timeout_seconds: How long closing waits for calls that were taken in.
     """
@@ -116,6 +118,9 @@ class RegistryConfig(BaseSettings):
     durability: Durability = "full"
     delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
         7 * 86_400.0
+    )
+    idempotency_retention_seconds: Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)] = (
+        86_400.0
     )
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0

@@ -33,6 +33,9 @@ OUT_OF_BOUNDS = [
     ("delete_grace_seconds", -1),
     ("delete_grace_seconds", float("inf")),
     ("delete_grace_seconds", 1e300),
+    ("idempotency_retention_seconds", 0),
+    ("idempotency_retention_seconds", 366 * 86_400 + 1),
+    ("idempotency_retention_seconds", float("nan")),
     ("catalog_poll_interval_seconds", 0),
     ("catalog_poll_interval_seconds", 1.5),
     ("shutdown_timeout_seconds", 0),
@@ -81,6 +84,7 @@ def test_the_bounds_themselves_are_allowed():
         pool_wait_timeout_seconds=30,
         catalog_poll_interval_seconds=1,
         delete_grace_seconds=0,
+        idempotency_retention_seconds=366 * 86_400,
     )
     assert config.batch_requests_max == config.mailbox_requests_max
 

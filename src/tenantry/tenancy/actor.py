@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -18,7 +19,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
 from tenantry.statements import Result, Statement
-from tenantry.storage.protocol import Request, Store
+from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
 from tenantry.tenancy.gate import Gate
 from tenantry.tenancy.transaction import TransactionSession
@@ -146,6 +147,15 @@ class TenantActor:
         """
         self._check_not_holder("write")
         return self._writes.call(request[0].operation, request)
+
+    def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
+        """Run one unit once for its key, see `KeyedRequest`, when it is awaited. Raises like `write`."""
+        now = self._context.clock.now()
+        retention = timedelta(seconds=self._context.config.idempotency_retention_seconds)
+        request = KeyedRequest(
+            statements, key=key, payload_hash=payload_hash, now=now, kept_since=now - retention
+        )
+        return self.write(request)
 
     def read(self, statement: Statement) -> Awaitable[Result]:
         """Run one reading statement through the readers, when it is awaited. Raises like `write`."""

@@ -18,8 +18,10 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.repository import Repository
 from tenantry.statements import Result, Session, Statement
+from tenantry.storage.protocol import Request
 from tenantry.tenancy.actor import ActorStatistics
 from tenantry.tenancy.channel import ChannelClosedError
+from tenantry.tenancy.idempotency import KeyedSession, check_key, hash_payload
 from tenantry.tenancy.pool import Lease
 from tenantry.tenancy.transaction import TransactionSession
 
@@ -81,6 +83,10 @@ class TenantTransaction(_Repositories):
     """The repositories inside one open transaction; used after it ended, every call raises `TransactionClosedError`."""
 
 
+class IdempotentWrite(_Repositories):
+    """The repositories of one write that carries a key, see `TenantHandle.idempotent`; what reads works as ever."""
+
+
 class TenantSession:
     """Runs statements through the tenant's actor; see `tenantry.statements.Session`."""
 
@@ -110,6 +116,18 @@ class TenantSession:
                 return await lease.actor.write(statements)
             except ChannelClosedError:
                 # It began to close between the lease and the call: wait for the end of that, then open it again.
+                continue
+            finally:
+                self._source.release(lease)
+
+    async def write_once(self, key: str, statements: Request) -> list[Result]:
+        """Run the statements as one atomic unit, once for the key; see `TenantHandle.idempotent`."""
+        payload_hash = hash_payload(statements)
+        while True:
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            try:
+                return await lease.actor.write_once(statements, key, payload_hash)
+            except ChannelClosedError:
                 continue
             finally:
                 self._source.release(lease)
@@ -199,6 +217,29 @@ class TenantHandle(_Repositories):
             TenantError, PersistenceError: As for any call.
         """
         return self._session.transaction()
+
+    def idempotent(self, key: str) -> IdempotentWrite:
+        """Return repositories for one write that takes effect once: ``await tenant.idempotent("order-17").tasks.save(task)``.
+
+        The key and the write's outcome are stored in the tenant's database, in the write's own transaction. The same write
+        with the same key, sent again at the same moment, later or after a crash, gives that outcome and writes nothing. So a
+        caller that does not know what became of a call (`CallTimeoutError`, a cancellation, a restart) sends it again.
+
+        - A write that fails has no effect and stores no key: sent again, it runs again.
+        - All that is written is part of the write, ids and times too: send again the record made for the first try, not a new
+          one like it. The repository's SQL is part of it as well, and a new release may change that.
+        - Each write needs a call of this and a key of its own; reads work as ever. A transaction takes no keys.
+        - A key is kept for ``idempotency_retention_seconds``.
+
+        Args:
+            key: 1 to 255 printable ASCII characters.
+
+        Raises:
+            QueryError: The text is no key. The write raises it if it is the second one, gives more than 1 MiB back, or has a
+                parameter other than None, int, float, str and bytes.
+            IdempotencyConflictError: By the write: the key was used for another one.
+        """
+        return IdempotentWrite(KeyedSession(check_key(key), self._session))
 
     def statistics(self) -> ActorStatistics | None:
         """Return the tenant's counters since it was opened, or None while it is closed. No I/O."""

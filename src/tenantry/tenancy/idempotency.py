@@ -1,0 +1,124 @@
+"""Idempotency keys on their callers' side: what is a key, what is the same write, and a session that makes one write."""
+
+import hashlib
+import re
+import struct
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from tenantry.errors import QueryError
+from tenantry.eventlog import EventLog
+from tenantry.statements import ReadSession, Result, Statement
+from tenantry.storage.protocol import Request
+
+KEY_CHARACTERS_MAX: Final = 255
+_KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{KEY_CHARACTERS_MAX}}}")
+
+
+class OnceSession(ReadSession, Protocol):
+    """Runs a unit once for its key."""
+
+    async def write_once(self, key: str, statements: Request) -> list[Result]:
+        """Run the statements as one atomic unit, unless it has run with this key."""
+        ...
+
+
+class KeyedSession:
+    """Sends a key with the one write that it makes; see `tenantry.statements.Session`.
+
+    One write, because a second one would be taken for the first sent again, or refused as another: a repository's method that
+    writes twice would leave half of its work. After a failure the same call may be made again.
+    """
+
+    __slots__ = ("_has_written", "_key", "_session")
+
+    def __init__(self, key: str, session: OnceSession) -> None:
+        self._key = key
+        self._session = session
+        self._has_written = False
+
+    @property
+    def log(self) -> EventLog:
+        """The event log, bound to the tenant."""
+        return self._session.log
+
+    async def write(self, *statements: Statement) -> list[Result]:
+        """Run the statements as one atomic unit, once for the key. No statements are no write, and need no key.
+
+        Raises:
+            QueryError: It has written before.
+            IdempotencyConflictError: The key was used for another write.
+        """
+        if not statements:
+            return []
+        if self._has_written:
+            raise QueryError(
+                f"{statements[0].operation}: the key {self._key!r} went with a write already, and nothing was written now: "
+                "one key is for one write; call tenant.idempotent() again, with another key for another write"
+            )
+        self._has_written = True
+        try:
+            return await self._session.write_once(self._key, statements)
+        except BaseException:
+            self._has_written = False
+            raise
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        return await self._session.read(statement)
+
+
+def check_key(key: object) -> str:
+    """Return the key.
+
+    Raises:
+        QueryError: It is none.
+    """
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise QueryError(f"an idempotency key is 1 to {KEY_CHARACTERS_MAX} printable ASCII characters")
+    return key
+
+
+def hash_payload(statements: Request) -> bytes:
+    """Return a SHA-256 of the unit: its statements' SQL, parameters and what they give back, in their order.
+
+    Their names are left out: a name that metrics know can change between a call and its repetition.
+
+    Raises:
+        QueryError: A parameter is of a type whose values this cannot tell apart.
+    """
+    digest = hashlib.sha256()
+    for statement in statements:
+        if not isinstance(statement.parameters, Sequence):
+            raise _refused(statement.operation, "its parameters", statement.parameters)
+        parts = [statement.sql, statement.fetch.value, *statement.parameters]
+        # Numbers before lists and lengths before parts: no two units give the same bytes.
+        digest.update(b"%d;" % len(parts))
+        for part in parts:
+            encoded = _encoded(part, statement.operation)
+            digest.update(b"%d:%b" % (len(encoded), encoded))
+    return digest.digest()
+
+
+def _encoded(value: object, operation: str) -> bytes:
+    """Return a value with its type as SQLite stores it."""
+    match value:
+        case None:
+            return b"n"
+        case str():
+            return b"s" + value.encode("utf-8", "surrogatepass")
+        case int():
+            return b"i%x" % value
+        case float():
+            return b"f" + struct.pack(">d", value)
+        case bytes() | bytearray() | memoryview():
+            return b"b" + bytes(value)
+        case _:
+            raise _refused(operation, "a parameter", value)
+
+
+def _refused(operation: str, what: str, value: object) -> QueryError:
+    return QueryError(
+        f"{operation}: a write with a key takes a sequence of None, int, float, str and bytes as parameters, and {what} was of "
+        f"type {type(value).__name__}; nothing was written"
+    )
