@@ -5,10 +5,13 @@ Import it by name (``tests`` is on pytest's path): ``from stores import make_sto
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
@@ -97,6 +100,21 @@ async def open_backend(path: Path | str, **settings: Any) -> AsyncIterator[Persi
         yield backend
     finally:
         await backend.disconnect()
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of so many bytes; skip the test where that is not allowed."""
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def run(sql: str, *parameters: object) -> Statement:

@@ -242,10 +242,27 @@ class MalformedRowError(QueryError):
 
 
 class StorageFullError(QueryError):
-    """The disk, or the database's own size limit, is full; reads go on."""
+    """The disk, or the database's own size limit, is full; reads go on.
+
+    Attributes:
+        limit: ``database_bytes_max`` where it is that limit, None where it is the disk.
+        limit_value: What it is set to, in bytes.
+    """
 
     is_retryable = True
     outcome = "full"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        limit: str | None = None,
+        limit_value: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.limit = limit
+        self.limit_value = limit_value
 
 
 class TransactionClosedError(QueryError):

@@ -1,15 +1,13 @@
 """Write batches under real failures: whoever fails is alone with it, and nothing is acknowledged that was not kept."""
 
 import sqlite3
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stores import COUNT_TO_A_BILLION, open_backend, open_store, read_rows, rows, run
+from stores import COUNT_TO_A_BILLION, open_backend, open_store, read_rows, rows, run, small_disk
 from tenantry.company import Message
 from tenantry.errors import (
     ConstraintViolationError,
@@ -289,21 +287,6 @@ def test_unit_that_cannot_be_undone_takes_the_transaction():
     assert isinstance(outcomes[1], DuplicateRecordError)
     assert connection.execute("SELECT id FROM t").fetchall() == [(1,), (3,)]
     connection.close()
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of so many bytes; skip the test where that is not allowed."""
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 async def save_until_it_fails(backend: PersistenceBackend, acknowledged: list[Message]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
+from tenantry.config import Durability
 from tenantry.errors import TenantryError
 from tenantry.schema import Migration
 from tenantry.statements import Result, Statement
@@ -167,6 +168,19 @@ class Store(Protocol):
 
         Raises:
             PersistenceConnectionError: Not connected.
+        """
+        ...
+
+    async def limit(self, *, database_bytes_max: int | None, durability: Durability) -> None:
+        """Change what it may use, for every write that begins afterwards; waits for a transaction that is open.
+
+        Args:
+            database_bytes_max: How large it may grow; a write that needs more fails with `StorageFullError`. One that is
+                larger already can be read, and written as far as that needs no more space.
+            durability: When a commit counts as done.
+
+        Raises:
+            PersistenceError: It could not be changed; call again.
         """
         ...
 

@@ -17,10 +17,12 @@ example, is seen. A database that was not closed cleanly, has migrations to come
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from tenantry.config import Durability
 from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import Statement
@@ -35,6 +37,7 @@ from tenantry.storage.sqlite.opening import (
     open_reader,
     open_writer,
     prepare_directory,
+    set_limits,
 )
 from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
 
@@ -133,6 +136,22 @@ class Connections:
                 opener = partial(open_writer, self._options, self._known_version, self._log)
                 self.writer = await JobConnection.open(opener, self._crews.write)
             return self.writer
+
+    async def limit(self, database_bytes_max: int | None, durability: Durability) -> None:
+        """Give the writer these limits, now and whenever it is opened; no transaction may be open.
+
+        Raises:
+            sqlite3.Error: The open writer has not got them.
+        """
+        async with self._opening:
+            self._options = replace(
+                self._options, database_bytes_max=database_bytes_max, durability=durability
+            )
+            writer = self.writer
+        # Not under the lock: the job may wait for a long write, and readers are opened meanwhile.
+        if writer is not None:
+            with suppress(ValueError):  # closed meanwhile
+                await writer.run(partial(set_limits, self._options))
 
     def reader(self) -> JobConnection | None:
         """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""

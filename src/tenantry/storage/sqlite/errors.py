@@ -101,7 +101,7 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return ConstraintViolationError(message, code=name)
     if primary == sqlite3.SQLITE_FULL:
-        return StorageFullError(f"{message}: free space on the disk, or raise the limit", code=name)
+        return StorageFullError(f"{message}: free space on the disk", code=name)
     if primary in _CORRUPT:
         return DatabaseCorruptError(message, code=name)
     if primary == sqlite3.SQLITE_CANTOPEN:

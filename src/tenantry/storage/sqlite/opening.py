@@ -22,6 +22,7 @@ from tenantry.errors import DatabaseCorruptError, DataDirectoryError, Persistenc
 from tenantry.eventlog import EventLog
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrator import read_file_version
+from tenantry.storage.sqlite.page_limit import set_page_limit
 
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -46,6 +47,7 @@ class SQLiteOptions:
         root: A directory that the path may not leave: missing directories below it are made, links refused.
         must_exist: Whether a missing file is an error, rather than a new database.
         durability: When a commit counts as done.
+        database_bytes_max: How large it may grow, None: as far as SQLite can.
         is_wal: Write-ahead log, or rollback journal; a file that is in the other mode is switched.
         is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
             journal, which a read-only connection could not recover.
@@ -58,6 +60,7 @@ class SQLiteOptions:
     root: Path | None = None
     must_exist: bool = False
     durability: Durability = "full"
+    database_bytes_max: int | None = None
     is_wal: bool = True
     is_read_by_writer: bool = False
     readers_max: int = READERS_MAX
@@ -273,8 +276,17 @@ def _set_up(
         f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         "PRAGMA foreign_keys = ON;"
     )
+    if options.database_bytes_max is not None:
+        set_page_limit(options.database_bytes_max, connection)
     _add_functions(connection)
     return connection
+
+
+def set_limits(options: SQLiteOptions, connection: sqlite3.Connection) -> None:
+    """Change the limits and the durability of the open writer, between two transactions."""
+    # Not as a script: Python would end a transaction for one.
+    connection.execute(f"PRAGMA synchronous = {options.durability.upper()}")
+    set_page_limit(options.database_bytes_max, connection)
 
 
 def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> str:

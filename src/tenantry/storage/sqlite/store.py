@@ -19,12 +19,14 @@ from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.page_limit import explained
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tenantry.clock import Clock
+    from tenantry.config import Durability
     from tenantry.eventlog import EventLog
     from tenantry.schema import Migration, Schema
     from tenantry.statements import Statement
@@ -63,6 +65,7 @@ class SQLiteStore:
         self._schemas = tuple(schemas)
         self._clock = clock
         self._log = log
+        self._database_bytes_max = options.database_bytes_max
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
@@ -145,13 +148,14 @@ class SQLiteStore:
                 return await writer.run(partial(self._migrate, plan))
         except (sqlite3.Error, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
+            mapped = self._explained(mapped, str(mapped))
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()
-        job = self._mapped(partial(batch.write_batch, requests, self._guard))
+        job = self._mapped(partial(self._write_batch, requests))
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked():
             return asyncio.ensure_future(self._submit_in_turn(job))
@@ -178,6 +182,15 @@ class SQLiteStore:
             return asyncio.ensure_future(self._submit_to_new_reader(job))
         return self._submit(reader, job)
 
+    async def limit(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
+        """Change what it may use; see `Store.limit`."""
+        # In its turn: inside a transaction SQLite does not change `synchronous`, and takes for the database's size what the
+        # transaction may yet undo.
+        async with self._writer_lock:
+            with self._mapped_errors():
+                await self._connections.limit(database_bytes_max, durability)
+            self._database_bytes_max = database_bytes_max
+
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         self.check_connected()
@@ -185,12 +198,27 @@ class SQLiteStore:
         try:
             with self._mapped_errors():
                 writer = await self._connections.awake()
-                transaction = await SQLiteTransaction.begin(writer, self._guard, self._writer_lock.release)
+                transaction = await SQLiteTransaction.begin(
+                    writer, self._guard, self._writer_lock.release, explain=self._explained
+                )
         except BaseException:
             self._writer_lock.release()
             raise
         self._transaction = transaction
         return transaction
+
+    def _write_batch(self, requests: Sequence[Request], connection: sqlite3.Connection) -> list[WriteOutcome]:
+        outcomes = batch.write_batch(requests, self._guard, connection)
+        if self._database_bytes_max is None:
+            return outcomes
+        return [
+            self._explained(outcome, request[0].operation)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    def _explained(self, outcome: T, doing: str) -> T:
+        """Return what came of a write; if it met the database's limit it says so."""
+        return explained(outcome, doing, self._database_bytes_max, self._options.path)
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
         """Whether this is the first read, and the writer has nothing to do.

@@ -18,17 +18,21 @@ from tenantry.storage.sqlite.errors import map_error
 
 T = TypeVar("T")
 
+Explain = Callable[[WriteOutcome, str], WriteOutcome]
+"""Says more of an operation's outcome than its own code could."""
+
 
 class SQLiteTransaction:
     """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
 
-    def __init__(self, connection: JobConnection, release: Callable[[], None]) -> None:
+    def __init__(self, connection: JobConnection, release: Callable[[], None], explain: Explain) -> None:
         self._connection = connection
+        self._explain = explain
         self._release: Callable[[], None] | None = release
 
     @classmethod
     async def begin(
-        cls, connection: JobConnection, guard: Guard, release: Callable[[], None]
+        cls, connection: JobConnection, guard: Guard, release: Callable[[], None], *, explain: Explain
     ) -> "SQLiteTransaction":
         """Begin it.
 
@@ -36,6 +40,7 @@ class SQLiteTransaction:
             connection: The writer's connection, which nobody else uses until `release` was called.
             guard: Refuses an owner that was replaced.
             release: Called once, when the transaction has ended.
+            explain: Given each unit's outcome.
 
         A caller that is cancelled leaves no transaction open.
         """
@@ -47,14 +52,15 @@ class SQLiteTransaction:
             if isinstance(error, sqlite3.Error):
                 raise map_error(error, "begin") from error
             raise
-        return cls(connection, release)
+        return cls(connection, release, explain)
 
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
 
         Cancellation interrupts the statement that is running, and with it the transaction: it is rolled back.
         """
-        return await self._run(partial(run_unit, request), self._interruptibly)
+        outcome = await self._run(partial(run_unit, request), self._interruptibly)
+        return self._explain(outcome, request[0].operation)
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""

@@ -1,0 +1,65 @@
+"""How large a database may grow: SQLite's own limit of pages, and what the writer that meets it is told.
+
+https://www.sqlite.org/pragma.html#pragma_max_page_count. SQLite lowers it no further than to the size that the database
+has, so nothing that was stored is lost; and pages that a delete freed are used again before a new one is asked for.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tenantry.errors import PersistenceError, StorageFullError
+
+T = TypeVar("T")
+
+_PAGES_MAX: Final = 2**31 - 1  # no limit: the most that every version of the pragma can read
+_DISK_FREE_BYTES_MIN: Final = 1024 * 1024
+
+
+def set_page_limit(database_bytes_max: int | None, connection: sqlite3.Connection) -> None:
+    """Let the database grow to so many whole pages; None: as far as SQLite can."""
+    pages = _PAGES_MAX
+    if database_bytes_max is not None:
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+        pages = min(pages, database_bytes_max // page_bytes)
+    connection.execute(f"PRAGMA max_page_count = {pages:d}").close()
+
+
+def explained(outcome: T, doing: str, database_bytes_max: int | None, path: Path | None) -> T:
+    """Return what came of a write; an error at the limit is one that names it.
+
+    Args:
+        outcome: A result, or an error.
+        doing: What failed, for the message.
+        database_bytes_max: The database's limit.
+        path: The database, None for one in memory.
+    """
+    if (
+        database_bytes_max is None
+        or not isinstance(outcome, PersistenceError)
+        or outcome.code != "SQLITE_FULL"
+    ):
+        return outcome
+    if path is not None and _is_disk_full(path):
+        return outcome
+    told = outcome.for_another_caller()
+    limit = f"database_bytes_max ({database_bytes_max} bytes)"
+    told.args = (
+        f"{doing}: {limit} has no room for this: delete something, or raise the limit ({outcome.code})",
+    )
+    if isinstance(told, StorageFullError):
+        told.limit, told.limit_value = "database_bytes_max", database_bytes_max
+    return told
+
+
+def _is_disk_full(path: Path) -> bool:
+    """Return whether SQLite met the end of the disk: it has one code for that and for the limit.
+
+    A full disk stays full when the write is undone, for the write-ahead log keeps its size.
+    """
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:  # whatever it is: the others of the batch have their answers
+        return True
+    return found.f_bavail * found.f_frsize < _DISK_FREE_BYTES_MIN
