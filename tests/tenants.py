@@ -88,6 +88,21 @@ class LoopClock:
         return _EPOCH + timedelta(seconds=self.monotonic_seconds())
 
 
+class HandClock:
+    """A clock that a test sets by hand."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def monotonic_seconds(self) -> float:
+        """Return what the test has set."""
+        return self.seconds
+
+    def now(self) -> datetime:
+        """Return the same as an instant."""
+        return _EPOCH + timedelta(seconds=self.seconds)
+
+
 def in_virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Run an asynchronous test on a `VirtualLoop`: exact about time, done at once, `StuckError` where it would hang."""
 

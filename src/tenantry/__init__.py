@@ -3,6 +3,7 @@
 from tenantry.config import RegistryConfig
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
+from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
@@ -23,6 +24,7 @@ __all__ = [
     "Tenant",
     "TenantHandle",
     "TenantId",
+    "TenantLimits",
     "TenantRegistry",
     "TenantState",
     "TenantTransaction",

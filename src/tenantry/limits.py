@@ -1,16 +1,17 @@
 """What one tenant may use: kept in the catalog, and changed while the tenant is open."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tenantry.config import Durability
 
 DATABASE_BYTES_MIN = 64 * 1024
+CALLS_PER_SECOND_MIN = 1e-6  # less would be years from one call to the next
 _INT64_MAX = 2**63 - 1
 
 Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=_INT64_MAX)]
-Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False)]
 Calls = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -21,9 +22,12 @@ class TenantLimits(BaseModel):
         database_bytes_max: How large its database may grow; a write that needs more raises `StorageFullError`, reads go on.
             SQLite's own limit of pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so it is rounded down to
             a page.
-        calls_per_second_max: How many calls it may make, in the long run; more raise `TenantRateLimitedError`.
-        calls_burst_max: How many of them at once after a pause; a second's worth if left out.
-        calls_in_flight_max: How many of its calls may wait or run; more raise `TenantOverloadedError`.
+        calls_per_second_max: How many calls it may make, in the long run; more raise `TenantRateLimitedError`. To open a
+            transaction is a call, and so is each inside of it.
+        calls_burst_max: How many of them at once after a pause; a second's worth, and at least one, if left out. It should
+            not be less than what one transaction makes.
+        calls_in_flight_max: How many of its calls may wait or run; more raise `TenantOverloadedError`. An open transaction
+            is one, whatever is called inside of it.
         durability: When its writes are acknowledged, see `Durability`; the registry's setting if left out.
     """
 
@@ -34,3 +38,9 @@ class TenantLimits(BaseModel):
     calls_burst_max: Calls | None = None
     calls_in_flight_max: Calls | None = None
     durability: Durability | None = None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.calls_burst_max is not None and self.calls_per_second_max is None:
+            raise ValueError("calls_burst_max is a burst of calls_per_second_max: give that too, or neither")
+        return self

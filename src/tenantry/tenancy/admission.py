@@ -1,0 +1,164 @@
+"""Whether one more call of a tenant is taken in: its calls per second, and its calls in flight.
+
+Theory of operation. It is decided synchronously, on memory, before the call is in a mailbox: so a refused call costs next to
+nothing and leaves nothing behind. Calls in flight are what the tenant's channels hold at that moment, not a count of its own
+that could go wrong: a call whose caller has gone counts as long as its batch runs, and limits can change at any time. Calls
+per second are tokens in a bucket: each call takes one, and they come back at the tenant's rate until the bucket is full.
+
+The buckets are kept above the actors: a tenant that closes to make room and opens again finds its bucket as it left it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tenantry.errors import TenantOverloadedError, TenantRateLimitedError
+from tenantry.limits import TenantLimits
+
+RETRY_AFTER_SECONDS_MIN: Final = 0.001
+BUCKETS_MAX: Final = 16_384
+"""How many buckets are kept: those of the tenants that were opened last. Who comes back after so many others begins anew."""
+
+# An answer is rounded up by so much. Otherwise clock + answer could be a float just before the token is there.
+_TICK_SECONDS: Final = 1e-6
+_TICK_RATIO: Final = 1 + 1e-9
+
+
+class Bucket:
+    """Tokens for one tenant's calls; full at first.
+
+    Args:
+        tokens_per_second: How fast they come back.
+        tokens_max: How many it holds.
+        now_seconds: The present moment, as in all its methods.
+    """
+
+    __slots__ = ("_max", "_per_second", "_seconds", "_tokens")
+
+    def __init__(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
+        self._per_second = tokens_per_second
+        self._max = tokens_max
+        self._tokens = tokens_max  # at that moment
+        self._seconds = now_seconds
+
+    def take(self, now_seconds: float) -> float:
+        """Take a token and return 0; if there is none, return how many seconds later there is, and change nothing."""
+        tokens = self._held(now_seconds)
+        if tokens < 1.0:
+            return (1.0 - tokens) / self._per_second * _TICK_RATIO + _TICK_SECONDS
+        # Noted only here: of many refusals close to each other, each would lose the little that came in between.
+        self._tokens, self._seconds = tokens - 1.0, now_seconds
+        return 0.0
+
+    def change(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
+        """Let tokens come at another rate from now on; those that are there stay, as far as it holds them."""
+        self._tokens, self._seconds = self._held(now_seconds), now_seconds
+        self._per_second, self._max = tokens_per_second, tokens_max
+
+    def _held(self, now_seconds: float) -> float:
+        return min(self._max, self._tokens + (now_seconds - self._seconds) * self._per_second)
+
+
+class Buckets:
+    """The buckets of a registry's tenants, at most `BUCKETS_MAX`."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def of(self, tenant_uid: str, limits: TenantLimits, now_seconds: float) -> Bucket | None:
+        """Return the tenant's bucket, with these limits from now on; None if it may call as often as it likes."""
+        bucket = self._buckets.pop(tenant_uid, None)
+        per_second = limits.calls_per_second_max
+        if per_second is None:
+            return None
+        tokens_max = limits.calls_burst_max or max(1.0, per_second)
+        if bucket is None:
+            bucket = Bucket(per_second, tokens_max, now_seconds)
+        else:
+            bucket.change(per_second, tokens_max, now_seconds)
+        self._buckets[tenant_uid] = bucket
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.popitem(last=False)
+        return bucket
+
+
+class Load(NamedTuple):
+    """Calls that wait or run, and how long they will take, by the recent rate."""
+
+    calls: int
+    seconds: float
+
+
+class Admission:
+    """Decides for one open tenant that has such a limit.
+
+    Args:
+        tenant_id: Named in errors.
+        limits: The tenant's.
+        bucket: Its tokens, if its calls per second are limited.
+        load: Returns its calls in flight.
+        monotonic_seconds: The clock.
+    """
+
+    def __init__(
+        self,
+        tenant_id: str,
+        limits: TenantLimits,
+        bucket: Bucket | None,
+        *,
+        load: Callable[[], Load],
+        monotonic_seconds: Callable[[], float],
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._limits = limits
+        self._bucket = bucket
+        self._load = load
+        self._now = monotonic_seconds
+
+    def admit(self) -> None:
+        """Let one more call in.
+
+        Raises:
+            TenantOverloadedError: ``calls_in_flight_max`` are in flight.
+            TenantRateLimitedError: ``calls_per_second_max`` is used up.
+        """
+        calls_max = self._limits.calls_in_flight_max
+        if calls_max is not None:
+            load = self._load()
+            if load.calls >= calls_max:
+                raise self._overloaded(calls_max, load)
+        self.admit_inside()
+
+    def admit_inside(self) -> None:
+        """Let in a call inside the open transaction, which is the one in flight.
+
+        Raises:
+            TenantRateLimitedError: ``calls_per_second_max`` is used up.
+        """
+        if self._bucket is not None:
+            retry_after_seconds = self._bucket.take(self._now())
+            if retry_after_seconds:
+                raise self._rate_limited(retry_after_seconds)
+
+    def _overloaded(self, calls_max: int, load: Load) -> TenantOverloadedError:
+        retry_after_seconds = max(load.seconds, RETRY_AFTER_SECONDS_MIN)
+        return TenantOverloadedError(
+            f"tenant {self._tenant_id!r} has {load.calls} calls in flight, and calls_in_flight_max is {calls_max}: try "
+            f"again in {retry_after_seconds:.3f} s",
+            tenant_id=self._tenant_id,
+            limit="calls_in_flight_max",
+            limit_value=calls_max,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+    def _rate_limited(self, retry_after_seconds: float) -> TenantRateLimitedError:
+        per_second = self._limits.calls_per_second_max
+        assert per_second is not None
+        return TenantRateLimitedError(
+            f"tenant {self._tenant_id!r} has used up its calls_per_second_max ({per_second:g}): try again in "
+            f"{retry_after_seconds:.3f} s",
+            tenant_id=self._tenant_id,
+            limit="calls_per_second_max",
+            limit_value=per_second,
+            retry_after_seconds=retry_after_seconds,
+        )
