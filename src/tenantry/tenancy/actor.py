@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -18,10 +18,13 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
+from tenantry.limits import TenantLimits
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
+from tenantry.tenancy.admission import Admission, Buckets, Load
 from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
 from tenantry.tenancy.gate import Gate
+from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.transaction import TransactionSession
 
 T = TypeVar("T")
@@ -56,6 +59,7 @@ class ActorContext:
     gates: Gates
     clock: Clock
     report: Hook
+    buckets: Buckets = field(default_factory=Buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class TenantActor:
         context: What all actors share.
         log: Bound to the tenant.
         on_failure: Called once, when the tenant cannot go on as it is open now.
+        entry: The tenant in the catalog, whose limits the store was made with; None for the catalog's own actor.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class TenantActor:
         *,
         log: EventLog,
         on_failure: Callable[[TenantryError], None],
+        entry: Tenant | None = None,
     ) -> None:
         self._tenant_id = tenant_id
         self._store = store
@@ -98,6 +104,9 @@ class TenantActor:
         self._reads = self._channel(
             "read", store.read, context.gates.read, workers=context.config.readers_per_tenant
         )
+        self._entry = entry
+        if entry is not None:
+            self._limit_calls(entry)
 
     @property
     def backend(self) -> str:
@@ -113,6 +122,11 @@ class TenantActor:
     def is_idle(self) -> bool:
         """Whether no call waits or runs, and no transaction is open."""
         return self._writes.is_idle and self._reads.is_idle
+
+    @property
+    def limits(self) -> TenantLimits:
+        """What the tenant may use now."""
+        return self._entry.limits if self._entry is not None else TenantLimits()
 
     async def open(self) -> None:
         """Connect the store and migrate it. If that fails, nothing is left open.
@@ -174,6 +188,28 @@ class TenantActor:
         )
         return session
 
+    async def limit(self, entry: Tenant) -> None:
+        """Give the tenant the limits that it has in the catalog; what was taken in before is finished.
+
+        Calls are limited at once. The database is when a transaction that is open has ended.
+
+        Args:
+            entry: As it was read. Entries may come in any order: one that is older than the last changes nothing.
+
+        Raises:
+            PersistenceError: The database's own limits could not be changed; call again.
+        """
+        known = self._entry
+        if known is None or known.uid != entry.uid or known.revision > entry.revision:
+            return
+        self._entry = entry
+        self._limit_calls(entry)
+        limits = entry.limits
+        await self._store.limit(
+            database_bytes_max=limits.database_bytes_max,
+            durability=limits.durability or self._context.config.durability,
+        )
+
     async def aclose(self, timeout_seconds: float) -> None:
         """Finish the calls that were taken in, then close the store; idempotent.
 
@@ -213,6 +249,21 @@ class TenantActor:
             self._log.failure(ACTOR_ABANDONED, error)
         else:
             self._log.info(ACTOR_RECOVERED)
+
+    def _limit_calls(self, entry: Tenant) -> None:
+        limits, now = entry.limits, self._context.clock.monotonic_seconds
+        bucket = self._context.buckets.of(entry.uid, limits, now())
+        # None costs a call one look: it is the usual case.
+        admission = None
+        if bucket is not None or limits.calls_in_flight_max is not None:
+            admission = Admission(self._tenant_id, limits, bucket, load=self._load, monotonic_seconds=now)
+        self._writes.admission = self._reads.admission = admission
+
+    def _load(self) -> Load:
+        writes, reads = self._writes.load(), self._reads.load()
+        # A transaction that has ended is in the channel until the writer's task runs again.
+        has_ended = self._transaction is not None and self._transaction.has_ended
+        return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
 
     def _channel(self, name: str, run: Any, gate: Gate, *, workers: int) -> Channel:
         config = self._context.config
@@ -260,6 +311,7 @@ class TenantActor:
             report=self._context.report,
             log=self._log,
             holder=holder,
+            admit=self._writes.admit_inside,
             on_error=self._judge,
         )
         # The caller may have gone while the transaction was begun.

@@ -39,12 +39,14 @@ import anyio
 from tenantry.clock import Clock
 from tenantry.errors import (
     CallTimeoutError,
+    LimitError,
     QueryError,
     RegistryClosedError,
     TenantOverloadedError,
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
+from tenantry.tenancy.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
 from tenantry.tenancy.gate import Gate, Turn, another_loop_error
 
 Runner: TypeAlias = Callable[[Sequence[Any]], Awaitable[list[Any]]]
@@ -53,7 +55,6 @@ a future; cancelling what it gives interrupts the batch."""
 
 # How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
 _SMOOTHING: Final = 0.2
-_RETRY_AFTER_SECONDS_MIN: Final = 0.001
 SHARED_BATCH_REQUESTS_MAX: Final = 16
 """How many calls run together while other tenants are at work too.
 
@@ -200,11 +201,20 @@ class Channel:
         self._is_closing = False
         self._seconds_per_call = 0.0
         self._calls = self._batch_count = self._refused = self._timed_out = 0
+        self.admission: Admission | None = None
+        """Who else must agree to a call: the tenant's limits, if it has such."""
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._mailbox and not self._batches
+
+    def load(self) -> Load:
+        """Return the calls that wait or run."""
+        # A batch that has ended is taken out a step of the event loop later.
+        running = sum(len(batch.calls) for batch in self._batches if not batch.running.done())
+        calls = len(self._mailbox) + running
+        return Load(calls, calls * self._seconds_per_call)
 
     def statistics(self) -> ChannelStatistics:
         """Return the counters."""
@@ -237,7 +247,8 @@ class Channel:
 
         Raises:
             ChannelClosedError: The channel is closing.
-            TenantOverloadedError: The mailbox is full.
+            TenantOverloadedError: The mailbox is full, or too many of the tenant's calls are in flight.
+            TenantRateLimitedError: The tenant's calls per second are used up.
             CallTimeoutError: The deadline passed.
             TenantError: It is called on another event loop than before.
             TenantryError: The request's own outcome.
@@ -288,6 +299,9 @@ class Channel:
             raise ChannelClosedError
         if len(self._mailbox) >= self._limits.requests_max:
             raise self._overloaded(operation)
+        if self.admission is not None:
+            # Last: whoever is refused for another reason keeps his token.
+            self._admit(operation, self.admission.admit)
         call = Call(operation, request, self._now(), loop.create_future(), alone)
         self._mailbox.append(call)
         self._calls += 1
@@ -296,6 +310,23 @@ class Channel:
         if self._busy < self._limits.workers:
             self._advance()
         return call
+
+    def admit_inside(self, operation: str) -> None:
+        """Let in a call inside the open transaction, which does not go through the mailbox.
+
+        Raises:
+            TenantRateLimitedError: The tenant's calls per second are used up.
+        """
+        if self.admission is not None:
+            self._admit(operation, self.admission.admit_inside)
+
+    def _admit(self, operation: str, admit: Callable[[], None]) -> None:
+        try:
+            admit()
+        except LimitError as error:
+            self._refused += 1
+            self._refuse(operation, error, 0.0)
+            raise
 
     def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
@@ -453,7 +484,7 @@ class Channel:
     def _overloaded(self, operation: str) -> TenantOverloadedError:
         self._refused += 1
         depth = len(self._mailbox)
-        retry_after_seconds = max(depth * self._seconds_per_call, _RETRY_AFTER_SECONDS_MIN)
+        retry_after_seconds = max(depth * self._seconds_per_call, RETRY_AFTER_SECONDS_MIN)
         error = TenantOverloadedError(
             f"tenant {self._tenant_id!r} has {depth} calls waiting to {self._name}, the limit of mailbox_requests_max: "
             f"try again in {retry_after_seconds:.3f} s",

@@ -99,6 +99,17 @@ class LifecycleCalls:
             tenant_id, "update", partial(self._update, revision, changes), **_as_detail(changes)
         )
 
+    async def limit(self, tenant: Tenant) -> None:
+        """Give the tenant the limits of this entry, if it is open here or about to be.
+
+        Raises:
+            PersistenceError: Its database's own limits could not be changed; call again.
+        """
+        # An opening that is under way may have read the entry before.
+        actor = await self._pool.opened(tenant.id)
+        if actor is not None:
+            await actor.limit(tenant)
+
     async def new_tenant(self, tenant_id: TenantId, display_name: str) -> Tenant:
         """Return the entry of a tenant to be, not yet in the catalog.
 
@@ -299,7 +310,11 @@ class LifecycleCalls:
                 current_revision=tenant.revision,
             )
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
-        return await call.change(tenant, **changed) if changed else tenant
+        tenant = await call.change(tenant, **changed) if changed else tenant
+        if "limits" in changes:
+            # Also if the catalog has them already: an earlier call may have come no further.
+            await self.limit(tenant)
+        return tenant
 
     async def _take_back(self, call: LifecycleCall, tenant: Tenant) -> None:
         await call.take_back(tenant)

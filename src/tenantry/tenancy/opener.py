@@ -168,7 +168,8 @@ class TenantOpener:
                 path=paths.database,
                 root=data_dir,
                 must_exist=not is_new,
-                durability=config.durability,
+                durability=tenant.limits.durability or config.durability,
+                database_bytes_max=tenant.limits.database_bytes_max,
                 readers_max=config.readers_per_tenant,
             ),
             self._schemas,
@@ -183,6 +184,7 @@ class TenantOpener:
             self._context,
             log=log,
             on_failure=lambda error: self._on_failure(tenant.id, error),
+            entry=tenant,
         )
 
 

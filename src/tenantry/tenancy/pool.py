@@ -256,7 +256,7 @@ class ActorPool:
             yield tenant_id, lease.actor if lease.state in _HAS_ACTOR else None
 
     def actor(self, tenant_id: TenantId) -> TenantActor | None:
-        """Return the tenant's actor if it is open, without a lease: for its statistics only."""
+        """Return the tenant's actor if it is open, without a lease: for its statistics and limits only."""
         lease = self._entries.get(tenant_id)
         return lease.actor if lease is not None and lease.state in _HAS_ACTOR else None
 
@@ -279,6 +279,13 @@ class ActorPool:
             self._idle.use(lease)
         lease.leases += 1
         return lease
+
+    async def opened(self, tenant_id: TenantId) -> TenantActor | None:
+        """Return the tenant's actor if it is open, once an opening that is under way has ended."""
+        lease = self._entries.get(tenant_id)
+        if lease is not None and lease.state is _State.OPENING:
+            await lease.opened.wait()
+        return self.actor(tenant_id)
 
     async def lease(self, tenant_id: TenantId) -> Lease:
         """Return a lease, opening the tenant or waiting for a place as needed; the caller releases it.

@@ -351,12 +351,14 @@ class TenantRegistry:
             tenant_id: The tenant.
             display_name: For people.
             deletion_protected: Whether `delete` is refused.
-            limits: What it may use; takes effect at once here, and within a second in other processes.
+            limits: What it may use; takes effect here before this returns, and within a second in another process that has
+                it open. What was taken in before is finished; a transaction that is open is waited for.
             revision: The ``revision`` that the decision was made on: if it is another by now, nothing is changed.
 
         Raises like `suspend`, and:
             QueryError: The name is none.
             RevisionError: `revision` is not the tenant's any more.
+            PersistenceError: The limits are in the catalog, but could not be given to the open database: call again.
         """
         self._check_open()
         if display_name is not None:
@@ -465,24 +467,32 @@ class TenantRegistry:
             return
         if data_version != self._data_version:
             self._opener.forget_opened()
-            await self._close_unserved()
+            await self._follow_others()
         self._states = await self._catalog.states()
         # Only now: what failed half way is done again.
         self._data_version, self._changes_seen = data_version, changes
 
-    async def _close_unserved(self) -> None:
-        """Close the open tenants that another process has suspended, deleted or set apart."""
-        open_ids = [tenant_id for tenant_id, _ in self._pool.tenants()]
-        found = await self._catalog.find_many(open_ids)
-        unserved = [i for i in open_ids if not self._is_served(found.get(i))]
-        for tenant_id in unserved:
+    async def _follow_others(self) -> None:
+        """Close the open tenants that another process has suspended, deleted or set apart; limit the others as it has."""
+        actors = dict(self._pool.tenants())
+        found = await self._catalog.find_many(list(actors))
+        for tenant_id, actor in actors.items():
+            tenant = found.get(tenant_id)
             # Not waited for: one that finishes a long call must not keep others from being noticed.
-            self._spawn(self._pool.close_tenant(tenant_id, "state"))
+            if tenant is None or not self._is_served(tenant):
+                self._spawn(self._pool.close_tenant(tenant_id, "state"))
+            elif actor is None or actor.limits != tenant.limits:
+                self._spawn(self._limit(tenant))
 
-    def _is_served(self, tenant: Tenant | None) -> bool:
+    async def _limit(self, tenant: Tenant) -> None:
+        try:
+            await self._calls.limit(tenant)
+        except TenantryError as error:
+            # Closed, and opened with them.
+            await self._fail(tenant.id, error)
+
+    def _is_served(self, tenant: Tenant) -> bool:
         """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
-        if tenant is None:
-            return False
         if tenant.state is TenantState.PROVISIONING:
             return True
         if tenant.intent is not None:

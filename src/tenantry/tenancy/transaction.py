@@ -36,6 +36,7 @@ class TransactionSession:
         report: Takes the events.
         log: Bound to the tenant.
         holder: The task that opened it: a call of that task outside of the transaction would wait for itself.
+        admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
         on_error: Called with the errors of its calls, for the actor to judge whether the tenant can go on.
     """
 
@@ -51,6 +52,7 @@ class TransactionSession:
         report: Hook,
         log: EventLog,
         holder: "asyncio.Task[Any] | None",
+        admit: Callable[[str], None],
         on_error: Callable[[TenantryError], None],
     ) -> None:
         self._transaction = transaction
@@ -67,6 +69,7 @@ class TransactionSession:
         self._statement: anyio.CancelScope | None = None  # of the one that waits at the gate or runs
         self._refusal: str | None = None  # why it takes no more statements
         self._has_ended = False
+        self._admit = admit
         self._on_error = on_error
         self.holder = holder
 
@@ -87,6 +90,7 @@ class TransactionSession:
 
         Raises:
             TransactionClosedError: The transaction has ended, or ended while the unit ran.
+            TenantRateLimitedError: The tenant's calls per second are used up; the transaction is as before.
             PersistenceError: The unit failed.
         """
         if not statements:
@@ -154,6 +158,7 @@ class TransactionSession:
         submitted_seconds = self._now()
         async with self._lock:
             self._check_open()
+            self._admit(operation)
             with anyio.CancelScope() as scope:
                 self._statement = scope
                 try:
