@@ -31,6 +31,7 @@ from tenantry.company import (
     TaskType,
     ToolCategory,
 )
+from tenantry.storage.manifest import Manifest
 
 INT64_MAX = 2**63 - 1
 _DAY = timedelta(hours=23, minutes=59, seconds=59, microseconds=999_999)
@@ -155,6 +156,41 @@ def audit_entries() -> st.SearchStrategy[AuditEntry]:
         evaluation_duration_ms=amounts(),
         approval_id=st.none() | not_blank(),
     )
+
+
+def manifests() -> st.SearchStrategy[Manifest]:
+    """Valid manifests of snapshots and bundles."""
+    return st.builds(_manifest, is_bundle=st.booleans(), fields=_manifest_fields())
+
+
+def _manifest_fields() -> st.SearchStrategy[dict[str, object]]:
+    names = st.dictionaries(texts(20), counts(), max_size=5)
+    digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+    return st.fixed_dictionaries(
+        {
+            "snapshot_id": st.from_regex(r"[a-z0-9][a-z0-9._-]{0,60}", fullmatch=True),
+            "tenant_id": st.from_regex(r"[a-z][a-z0-9-]{0,46}[a-z0-9]", fullmatch=True),
+            "tenant_uid": not_blank(),
+            "display_name": texts(),
+            "created_at": timestamps(),
+            "trigger": not_blank(),
+            "schema_versions": names,
+            "row_counts": names,
+            "database_bytes": counts(),
+            "database_sha256": digests,
+            "stored_bytes": counts(),
+            "stored_sha256": digests,
+            "tenantry_version": not_blank(),
+            "sqlite_version": not_blank(),
+        }
+    )
+
+
+def _manifest(fields: dict[str, object], *, is_bundle: bool) -> Manifest:
+    if not is_bundle:
+        return Manifest(kind="snapshot", **fields)
+    stored = {"stored_bytes": fields["database_bytes"], "stored_sha256": fields["database_sha256"]}
+    return Manifest(kind="bundle", **{**fields, **stored})
 
 
 def _is_in_utc_years(instant: datetime) -> bool:

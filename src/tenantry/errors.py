@@ -171,6 +171,10 @@ class SnapshotError(PersistenceError):
 
     outcome = "snapshot"
 
+    def __init__(self, message: str, *, code: str | None = None, is_retryable: bool = False) -> None:
+        super().__init__(message, code=code)
+        self.is_retryable = is_retryable
+
 
 class SnapshotNotFoundError(SnapshotError):
     """There is no such snapshot of the tenant.

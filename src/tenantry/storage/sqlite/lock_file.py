@@ -103,7 +103,7 @@ class LockFile:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise LockHeldError(_read_content(fd)) from error
-            if _is_at(fd, self.path):
+            if is_at(fd, self.path):
                 return fd
             self.release()
 
@@ -124,7 +124,8 @@ def read_holder(content: bytes) -> tuple[int | None, str | None]:
         return None, None  # The holder took the lock a moment ago and has not written its name yet.
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def is_at(fd: int, path: Path) -> bool:
+    """Return whether the open file is the one that is at the path now."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:

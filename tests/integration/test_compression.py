@@ -1,0 +1,133 @@
+"""Compressed snapshots: read by any gzip, and every damage found before anything is written."""
+
+import gzip
+import hashlib
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from damage import damaged
+from stores import small_disk
+from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, StorageFullError
+from tenantry.storage.compression import compress, compressed, decompress
+from tenants import open_files
+
+CONTENT = b"SQLite format 3\0" + bytes(range(256)) * 3 + bytes(2000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The compressed content."""
+    (tmp_path / "plain").write_bytes(CONTENT)
+    compress(tmp_path / "plain", tmp_path / "compressed.gz")
+    (tmp_path / "plain").unlink()
+    return tmp_path / "compressed.gz"
+
+
+def assert_corrupt(source: Path, *, bytes_max: int = len(CONTENT), sha256: str = SHA256) -> None:
+    """Check that a compressed file is found to be damaged, and that nothing is left of the attempt."""
+    before = sorted(source.parent.iterdir())
+    with pytest.raises(SnapshotCorruptError):
+        decompress(source, source.parent / "target", bytes_max=bytes_max, sha256=sha256)
+    assert sorted(source.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", CONTENT, bytes(5_000_000)], ids=["empty", "one", "some", "many"]
+)
+def test_content_comes_back(tmp_path: Path, content: bytes):
+    """What was compressed comes back, private, and the size and digest are those of the compressed file."""
+    plain, target, again = tmp_path / "plain", tmp_path / "target.gz", tmp_path / "again"
+    plain.write_bytes(content)
+    size_bytes, sha256 = compress(plain, target)
+    assert (target.stat().st_size, hashlib.sha256(target.read_bytes()).hexdigest()) == (size_bytes, sha256)
+    decompress(target, again, bytes_max=len(content), sha256=hashlib.sha256(content).hexdigest())
+    assert again.read_bytes() == content
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (target, again)] == [0o600, 0o600]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_any_gzip_reads_it(source: Path):
+    """The seal is a part of the format: other programs neither see it nor complain."""
+    process = subprocess.run(["gzip", "--decompress", "--stdout", source], capture_output=True, check=True)
+    assert (process.stdout, process.stderr) == (CONTENT, b"")
+    subprocess.run(["gzip", "--test", source], check=True)
+    assert gzip.decompress(source.read_bytes()) == CONTENT
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path, source: Path):
+    """Neither the time nor a name gets in."""
+    (tmp_path / "other name").write_bytes(CONTENT)
+    compress(tmp_path / "other name", tmp_path / "other.gz")
+    assert (tmp_path / "other.gz").read_bytes() == source.read_bytes()
+
+
+def test_every_damage_is_found(source: Path):
+    """A flipped bit anywhere, a lost end or an added byte: nothing is written."""
+    content = source.read_bytes()
+    for number, broken in enumerate(damaged(content)):
+        assert broken != content, number
+        source.write_bytes(broken)
+        assert_corrupt(source)
+    source.write_bytes(content)
+    decompress(source, source.parent / "target", bytes_max=len(CONTENT), sha256=SHA256)
+    assert open_files(source.parent) == []
+
+
+def test_another_content_is_found(source: Path):
+    """A whole file that is not the one that was meant is refused by the digest."""
+    assert_corrupt(source, sha256="00" * 32)
+
+
+def test_no_more_is_written_than_allowed(tmp_path: Path, source: Path):
+    """A small file that holds very much fills no disk."""
+    assert_corrupt(source, bytes_max=len(CONTENT) - 1)
+    assert_corrupt(source, bytes_max=500, sha256=hashlib.sha256(CONTENT[:500]).hexdigest())
+    with compressed(tmp_path / "bomb.gz") as writer:
+        for _ in range(200):
+            writer.write(bytes(1_000_000))
+    assert (tmp_path / "bomb.gz").stat().st_size < 1_000_000
+    with small_disk(tmp_path / "disk", "1m") as disk, pytest.raises(SnapshotCorruptError):
+        decompress(tmp_path / "bomb.gz", disk / "target", bytes_max=100_000, sha256=SHA256)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x1f\x8b", b"no gzip at all" * 100, gzip.compress(CONTENT), gzip.compress(CONTENT, 9) * 2],
+    ids=["empty", "cut", "text", "gzip", "gzip-twice"],
+)
+def test_what_was_not_sealed_is_refused(source: Path, content: bytes):
+    """A file without a seal is none of ours."""
+    source.write_bytes(content)
+    assert_corrupt(source)
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    """Compressing what is not there, and decompressing it, say so and leave nothing."""
+    with pytest.raises(SnapshotError, match="missing"):
+        compress(tmp_path / "missing", tmp_path / "target")
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(SnapshotNotFoundError, match=path.name):
+            decompress(path, tmp_path / "target", bytes_max=1, sha256=SHA256)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path):
+    """A full disk is told as such, whichever way, and nothing is left on it."""
+    content = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(60_000))
+    (tmp_path / "plain").write_bytes(content)
+    compress(tmp_path / "plain", tmp_path / "source.gz")
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        with pytest.raises(StorageFullError):
+            compress(tmp_path / "plain", disk / "target")
+        with pytest.raises(StorageFullError):
+            decompress(
+                tmp_path / "source.gz",
+                disk / "target",
+                bytes_max=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+            )
+        assert list(disk.iterdir()) == []
