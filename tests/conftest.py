@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from buckets import s3_server
 from tenantry import RegistryConfig, TenantRegistry
 
 
@@ -21,6 +22,13 @@ def _fresh_structlog() -> Iterator[None]:
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """The URL of an S3 server: each test makes a bucket of its own."""
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

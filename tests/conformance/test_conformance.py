@@ -1,25 +1,36 @@
 """The one suite on everything that ships: the ways to open SQLite, and the ways to reach the repositories."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore, S3Store
 
+from buckets import make_bucket
 from stores import OPTIONS, make_store, open_backend
 from tenantry import TenantRegistry
+from tenantry.storage.objects import LocalStorage
+from tenantry.storage.obstore import ObstoreStorage
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.testing import (
+    OBJECT_STORAGE_CHECKS,
     REPOSITORY_CHECKS,
     STORE_CHECKS,
     CompanyRepositories,
+    ObjectStorageCheck,
+    OpenObjectStorage,
     OpenRepositories,
     RepositoryCheck,
     StoreCheck,
     check_name,
+    check_object_storage,
     check_repositories,
     check_store,
 )
+
+ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS)
 
 
 @pytest.fixture(params=["file", "memory", "rollback-journal", "tenant", "transaction"])
@@ -49,6 +60,25 @@ def open_repositories(
     return ways[request.param]
 
 
+@pytest.fixture(params=["directory", "memory", "s3", "s3-prefix"])
+def open_object_storage(request: pytest.FixtureRequest, tmp_path: Path) -> OpenObjectStorage:
+    """Return what opens an empty object storage of one kind."""
+    numbers = itertools.count()
+    name = f"bucket-{tmp_path.name.replace('_', '-')}"
+
+    def in_bucket() -> S3Store:
+        url, bucket = request.getfixturevalue("s3_url"), f"{name}-{next(numbers)}".lower()
+        return make_bucket(url, bucket)
+
+    ways: dict[str, OpenObjectStorage] = {
+        "directory": lambda: LocalStorage(tmp_path / f"objects-{next(numbers)}" / "below"),
+        "memory": lambda: ObstoreStorage(MemoryStore()),
+        "s3": lambda: ObstoreStorage(in_bucket()),
+        "s3-prefix": lambda: ObstoreStorage(in_bucket(), "all/of-it"),
+    }
+    return ways[request.param]
+
+
 @pytest.mark.parametrize("make_options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("check", STORE_CHECKS, ids=check_name)
 async def test_store(check: StoreCheck, make_options: Callable[[Path], SQLiteOptions], tmp_path: Path):
@@ -63,15 +93,22 @@ async def test_repositories(check: RepositoryCheck, open_repositories: OpenRepos
         await check(repositories)
 
 
+@pytest.mark.parametrize("check", OBJECT_STORAGE_CHECKS, ids=check_name)
+async def test_object_storage(check: ObjectStorageCheck, open_object_storage: OpenObjectStorage):
+    """A directory, a real S3 server and memory keep it alike."""
+    await check(open_object_storage())
+
+
 async def test_the_whole_suite_runs_without_a_test_framework():
-    """Users of other frameworks call two functions."""
+    """Users of other frameworks call three functions."""
     await check_store(lambda: make_store(SQLiteOptions(path=None, is_read_by_writer=True)))
     await check_repositories(lambda: open_backend(":memory:"))
+    await check_object_storage(lambda: ObstoreStorage(MemoryStore()))
 
 
-@pytest.mark.parametrize("check", [*STORE_CHECKS, *REPOSITORY_CHECKS], ids=check_name)
-def test_every_check_says_what_it_proves(check: StoreCheck | RepositoryCheck):
+@pytest.mark.parametrize("check", ALL_CHECKS, ids=check_name)
+def test_every_check_says_what_it_proves(check: StoreCheck | RepositoryCheck | ObjectStorageCheck):
     """Names are unique, and a docstring explains each."""
-    named = [other for other in (*STORE_CHECKS, *REPOSITORY_CHECKS) if check_name(other) == check_name(check)]
+    named = [other for other in ALL_CHECKS if check_name(other) == check_name(check)]
     assert named == [check]
     assert check.__doc__

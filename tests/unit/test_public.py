@@ -28,6 +28,7 @@ LAYERS = [
 # Who may speak to which library: a driver behind its store, Prometheus in one module.
 DRIVERS = {
     "aiosqlite": ["storage/sqlite/"],
+    "obstore": ["storage/obstore.py"],
     # The demonstration is a host: it brings the registry of metrics.
     "prometheus_client": ["observability/metrics.py", "demo/run.py"],
     "psycopg": ["storage/postgres/"],

@@ -1,16 +1,23 @@
-"""Storage: one tenant's database, and one company's persistence without a registry around it."""
+"""Storage: one tenant's database, one company's persistence without a registry around it, and where snapshots are kept."""
 
 from tenantry.config import PersistenceConfig, SQLiteConfig
 from tenantry.storage.backend import PersistenceBackend, SQLitePersistenceBackend, create_backend
+from tenantry.storage.objects import LocalStorage, ObjectStorage, StoredObject
+from tenantry.storage.obstore import ObstoreStorage, open_storage
 from tenantry.storage.protocol import MigrationReport, Store, StoreTransaction
 
 __all__ = [
+    "LocalStorage",
     "MigrationReport",
+    "ObjectStorage",
+    "ObstoreStorage",
     "PersistenceBackend",
     "PersistenceConfig",
     "SQLiteConfig",
     "SQLitePersistenceBackend",
     "Store",
     "StoreTransaction",
+    "StoredObject",
     "create_backend",
+    "open_storage",
 ]

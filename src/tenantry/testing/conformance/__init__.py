@@ -1,4 +1,4 @@
-"""One suite for every back end: what a `Store` promises, and what the company's repositories promise on top of it.
+"""One suite for every back end: what a `Store` promises, what the repositories promise on top, what an `ObjectStorage` does.
 
 Each check is a coroutine function whose docstring says what it proves, and that fails with an AssertionError. The
 tables are made for parametrizing, with any test framework that can run a coroutine::
@@ -11,10 +11,20 @@ tables are made for parametrizing, with any test framework that can run a corout
     async def test_repositories(check, connected_and_migrated_backend):
         await check(connected_and_migrated_backend)
 
+    @pytest.mark.parametrize("check", OBJECT_STORAGE_CHECKS, ids=check_name)
+    async def test_object_storage(check):
+        await check(MyObjectStorage(an_empty_bucket()))
+
 A fake that stands in for the real thing passes it too: a runtime-checkable protocol sees names, not signatures.
 """
 
 from tenantry.testing.conformance.expectations import check_name
+from tenantry.testing.conformance.objects import (
+    OBJECT_STORAGE_CHECKS,
+    ObjectStorageCheck,
+    OpenObjectStorage,
+    check_object_storage,
+)
 from tenantry.testing.conformance.repositories import (
     REPOSITORY_CHECKS,
     CompanyRepositories,
@@ -31,14 +41,18 @@ from tenantry.testing.conformance.samples import (
 from tenantry.testing.conformance.stores import STORE_CHECKS, MakeStore, StoreCheck, check_store
 
 __all__ = [
+    "OBJECT_STORAGE_CHECKS",
     "REPOSITORY_CHECKS",
     "STORE_CHECKS",
     "CompanyRepositories",
     "MakeStore",
+    "ObjectStorageCheck",
+    "OpenObjectStorage",
     "OpenRepositories",
     "RepositoryCheck",
     "StoreCheck",
     "check_name",
+    "check_object_storage",
     "check_repositories",
     "check_store",
     "make_audit_entry",
