@@ -252,7 +252,8 @@ class TestBucket:
         name = f"bucket-{next(_numbers)}"
         storage = ObstoreStorage(make_bucket(s3_url, name))
         await storage.put_bytes("a", b"old")
-        (tmp_path / "source").write_bytes(bytes(10 * PART_BYTES))
+        with (tmp_path / "source").open("wb") as source:
+            source.truncate(200 * PART_BYTES)  # it is cancelled long before its end
         task = asyncio.ensure_future(storage.put("a", tmp_path / "source"))
         while not await asyncio.to_thread(unfinished_uploads, s3_url, name):
             assert not task.done(), "it was to be cancelled before its end"
