@@ -52,7 +52,7 @@ class ObjectStorage(Protocol):
     async def put(self, key: str, path: Path) -> None:
         """Store a file: seen as a whole or not at all, and durable on return; what was there is replaced.
 
-        Two calls for one key at once: one of them may be refused, and the object is the file of one.
+        Two calls for one key at once, a `delete` among them: one may be refused (retryable), and the object is whole.
 
         Raises:
             StorageFullError: There is no room.
