@@ -165,18 +165,3 @@ async def open_owned_store(data_dir: Path, **settings: Any) -> AsyncIterator[SQL
         yield store
     finally:
         await store.disconnect()
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of so many bytes; skip the test where that is not allowed."""
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)

@@ -16,6 +16,7 @@ from benchmarks.works import (
     noisy_neighbour,
     save_latency,
     save_one_tenant,
+    snapshot_writes,
 )
 
 WORKS: dict[str, Work] = {
@@ -32,5 +33,6 @@ WORKS: dict[str, Work] = {
     "memory": memory.WORK,
     "hooks_and_metrics": hooks_and_metrics.WORK,
     "large_table": large_table.WORK,
+    "snapshot_writes": snapshot_writes.WORK,
     "event_loop": event_loop.WORK,
 }

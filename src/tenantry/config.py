@@ -95,6 +95,11 @@ class RegistryConfig(BaseSettings):
         durability: When a write is acknowledged, see `Durability`.
         delete_grace_seconds: How long a deleted tenant can be brought back.
         idempotency_retention_seconds: How long a write's idempotency key is kept; longer than anyone repeats the write.
+        snapshot_interval_seconds: How often each active tenant's snapshot is taken; never by itself if left out.
+        snapshot_jitter_seconds: By how much each of these moments is moved at random, so that a fleet does not start at once.
+        snapshot_jobs_max: How many scheduled snapshots are taken at once.
+        snapshots_kept_max: How many snapshots are kept of each tenant.
+        snapshot_age_seconds_max: How long; but the newest is always kept.
         catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
         shutdown_timeout_seconds: How long closing waits for calls that were taken in.
     """
@@ -122,6 +127,11 @@ class RegistryConfig(BaseSettings):
     idempotency_retention_seconds: Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)] = (
         86_400.0
     )
+    snapshot_interval_seconds: Annotated[float, Field(gt=0, le=_CENTURY_SECONDS)] | None = None
+    snapshot_jitter_seconds: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    snapshot_jobs_max: Annotated[int, Field(ge=1, le=64)] = 1
+    snapshots_kept_max: Count = 30
+    snapshot_age_seconds_max: Annotated[float, Field(gt=0, le=_CENTURY_SECONDS)] = 90 * 86_400.0
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0
 

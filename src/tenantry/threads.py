@@ -1,9 +1,12 @@
 """Blocking work on a thread that ends with it."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import anyio
 
 T = TypeVar("T")
 
@@ -22,7 +25,11 @@ async def run_in_thread(work: Callable[[], T]) -> T:
         # Waited for and not joined: joining a thread that works would stop the whole event loop.
         await asyncio.wait([result])
     except asyncio.CancelledError:
-        await asyncio.wait([result])
+        # Cancelled again and again, maybe: anyio's scopes do so at every wait.
+        with anyio.CancelScope(shield=True):
+            while not result.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([result])
         raise
     finally:
         executor.shutdown()

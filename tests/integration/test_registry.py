@@ -371,6 +371,19 @@ class TestLifecycle:
         await closing
         assert stored_contents(data_dir, "acme") == ["acknowledged"]
 
+    async def test_an_id_that_became_another_tenants(self, data_dir: Path):
+        """Who has a tenant open does not serve it under an id that somebody has given to another tenant since."""
+        async with TenantRegistry(config(data_dir)) as here, TenantRegistry(config(data_dir)) as elsewhere:
+            await here.create("acme")
+            await here.tenant("acme").messages.save(make_message("of the first"))
+            await elsewhere.rename("acme", "globex")
+            await elsewhere.create("acme")
+            await here._refresh()
+            await until(lambda: not here._pool.has("acme"))
+            await elsewhere._pool.close_tenant("acme", "state")
+            assert await here.tenant("acme").messages.get_history("general") == ()
+            assert len(await here.tenant("globex").messages.get_history("general")) == 1
+
     async def test_counts_follow_every_call(self, registry: TenantRegistry):
         """Operators see how many tenants are in each state."""
         for tenant_id in ("a", "b", "c", "d"):

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.config import Durability
@@ -189,5 +190,16 @@ class Store(Protocol):
 
         Raises:
             PersistenceError: It could not be begun.
+        """
+        ...
+
+    async def copy_to(self, path: Path) -> None:
+        """Write a consistent copy of the database, the state of one moment, into a new file, durably.
+
+        Writes and reads go on meanwhile. Cancellation waits for the end of it. A disconnect ends it.
+
+        Raises:
+            SnapshotError: The database was disconnected meanwhile; no file is left.
+            PersistenceError: It cannot be read, or the file cannot be written; no file is left.
         """
         ...

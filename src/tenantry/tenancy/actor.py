@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -124,6 +125,11 @@ class TenantActor:
         return self._writes.is_idle and self._reads.is_idle
 
     @property
+    def uid(self) -> str | None:
+        """The tenant's stable key: its id may be another tenant's by now."""
+        return self._entry.uid if self._entry is not None else None
+
+    @property
     def limits(self) -> TenantLimits:
         """What the tenant may use now."""
         return self._entry.limits if self._entry is not None else TenantLimits()
@@ -174,6 +180,10 @@ class TenantActor:
     def read(self, statement: Statement) -> Awaitable[Result]:
         """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
         return self._reads.call(statement.operation, statement)
+
+    async def copy_to(self, path: Path) -> None:
+        """Write a consistent copy of the tenant's database into a new file; see `Store.copy_to`."""
+        await self._store.copy_to(path)
 
     async def begin(self) -> TransactionSession:
         """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""

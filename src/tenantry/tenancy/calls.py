@@ -23,7 +23,12 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from tenantry.errors import PersistenceConnectionError, TenantNotFoundError, TenantryError
+from tenantry.errors import (
+    PersistenceConnectionError,
+    TenantBusyError,
+    TenantNotFoundError,
+    TenantryError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled, LifecycleStepped
 from tenantry.ids import TenantId
@@ -222,7 +227,7 @@ class CallRunner:
         self.catalog = catalog
         self.context = context
         self._log = log
-        self._locks: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[TenantId, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own_operations: dict[str, str] = {}
         self.finishers: dict[str, Finisher] = {}
@@ -230,14 +235,23 @@ class CallRunner:
         self.changes = 0
         """How many calls have ended: whoever caches the catalog's counts compares it."""
 
-    async def run(self, tenant_id: TenantId, action: str, work: Work[T], **detail: Any) -> T:
+    async def run(
+        self, tenant_id: TenantId, action: str, work: Work[T], *, queue: str = "", **detail: Any
+    ) -> T:
         """Run a call in a task of its own, once the tenant's others have ended.
+
+        Args:
+            tenant_id: The tenant.
+            action: The call's name.
+            work: Does it.
+            queue: Which others: those with the same queue.
+            detail: For the audit.
 
         Raises:
             TenantryError: Why it failed; that is audited too.
         """
         call = LifecycleCall(self, tenant_id, action, detail)
-        task = asyncio.get_running_loop().create_task(self._run(call, work))
+        task = asyncio.get_running_loop().create_task(self._run(call, work, queue))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
@@ -299,6 +313,8 @@ class CallRunner:
             try:
                 async with self._lock(tenant.id):
                     await self.finish_leftover(tenant)
+            except TenantBusyError:
+                continue  # Its process lives and is at it.
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
             finally:
@@ -314,8 +330,8 @@ class CallRunner:
     def _operations_directory(self) -> Path:
         return self.context.config.data_dir / "operations"
 
-    def _lock(self, tenant_id: TenantId) -> asyncio.Lock:
-        return self._locks.setdefault(tenant_id, asyncio.Lock())
+    def _lock(self, tenant_id: TenantId, queue: str = "") -> asyncio.Lock:
+        return self._locks.setdefault((tenant_id, queue), asyncio.Lock())
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
@@ -323,12 +339,12 @@ class CallRunner:
             # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
             task.exception()
 
-    async def _run(self, call: LifecycleCall, work: Work[T]) -> T:
+    async def _run(self, call: LifecycleCall, work: Work[T], queue: str) -> T:
         now = self.context.clock.monotonic_seconds
         started = now()
         outcome = "error"
         try:
-            async with self._lock(call.tenant_id):
+            async with self._lock(call.tenant_id, queue):
                 result = await self._audited(call, work)
             outcome = "ok"
         except TenantryError as error:

@@ -185,6 +185,27 @@ class Catalog:
             for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))
         ]
 
+    async def by_snapshot_due(self, count: int) -> Sequence[Tenant]:
+        """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
+        sql = f"{_SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
+        now = self._clock.now()
+        return [t for t in map(_from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
+
+    async def move_snapshot_due(self, tenant: Tenant, due_at: datetime) -> bool:
+        """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
+        sql = "UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND snapshot_due_at IS ?"
+        before = tenant.snapshot_due_at and as_text(tenant.snapshot_due_at)
+        parameters = (as_text(due_at), tenant.uid, before)
+        statement = Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
+        return bool((await self._actor.write((statement,)))[0])
+
+    async def sample(self, count: int) -> Sequence[Tenant]:
+        """Return so many active tenants, drawn at random."""
+        sql = f"{_SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
+        return [_from_row(row) for row in rows]
+
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
         """Return those of the tenants that exist."""
         found: dict[TenantId, Tenant] = {}

@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.errors import (
     DataDirectoryError,
@@ -32,6 +32,9 @@ from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 DISPLAY_NAME_CHARACTERS_MAX: Final = 200
 _DIRECTORIES_MAX: Final = 1_000_000
 
@@ -45,6 +48,8 @@ class LifecycleCalls:
         self._pool = pool
         self._opener = opener
         self._context = runner.context
+        self.forget_snapshots: Callable[[Tenant], Awaitable[None]] | None = None
+        """Forgets the snapshots of a tenant that is being purged."""
         runner.finishers |= {
             "create": self._finish_create,
             "archive": self._finish_archive,
@@ -263,6 +268,9 @@ class LifecycleCalls:
             async with owned_files(tenant, self._context):
                 await run_in_thread(partial(_remove_directory, directory))
         call.step("removed")
+        if self.forget_snapshots is not None:
+            await self.forget_snapshots(tenant)
+            call.step("forgotten")
         return await call.finish(tenant)
 
     async def _rename(self, new_id: TenantId, call: LifecycleCall) -> Tenant:

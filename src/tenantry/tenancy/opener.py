@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from tenantry.errors import (
@@ -14,6 +15,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, check_serves
+from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
@@ -158,31 +160,52 @@ class TenantOpener:
         except TenantryError as failure:
             self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
-    def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
-        log = self._log.bind(tenant_id=tenant.id)
+    def tenant_store(self, tenant: Tenant, *, is_new: bool = False) -> SQLiteStore:
+        """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
+        paths = tenant_paths(self._context.config.data_dir, tenant.directory)
+        return self.store(
+            paths.database,
+            must_exist=not is_new,
+            limits=tenant.limits,
+            ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
+            log=self._log.bind(tenant_id=tenant.id),
+        )
+
+    def store(
+        self,
+        path: Path,
+        *,
+        must_exist: bool = True,
+        limits: TenantLimits | None = None,
+        ownership: FileOwnership | None = None,
+        log: EventLog | None = None,
+    ) -> SQLiteStore:
+        """Return the store of a database below the data directory, not connected."""
         config = self._context.config
-        data_dir = config.data_dir
-        paths = tenant_paths(data_dir, tenant.directory)
-        store = SQLiteStore(
-            SQLiteOptions(
-                path=paths.database,
-                root=data_dir,
-                must_exist=not is_new,
-                durability=tenant.limits.durability or config.durability,
-                database_bytes_max=tenant.limits.database_bytes_max,
-                readers_max=config.readers_per_tenant,
-            ),
+        limits = limits or TenantLimits()
+        options = SQLiteOptions(
+            path=path,
+            root=config.data_dir,
+            must_exist=must_exist,
+            durability=limits.durability or config.durability,
+            database_bytes_max=limits.database_bytes_max,
+            readers_max=config.readers_per_tenant,
+        )
+        return SQLiteStore(
+            options,
             self._schemas,
             clock=self._context.clock,
-            log=log,
+            log=log or self._log,
             crews=self.crews,
-            ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
+            ownership=ownership,
         )
+
+    def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
         return TenantActor(
             tenant.id,
-            store,
+            self.tenant_store(tenant, is_new=is_new),
             self._context,
-            log=log,
+            log=self._log.bind(tenant_id=tenant.id),
             on_failure=lambda error: self._on_failure(tenant.id, error),
             entry=tenant,
         )

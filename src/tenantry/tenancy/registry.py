@@ -1,10 +1,12 @@
 """The façade: tenants' lives, handles, statistics, and the order in which everything starts and stops."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,10 +23,13 @@ from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.schema import Schema
+from tenantry.storage.manifest import Manifest
+from tenantry.storage.objects import LocalStorage, ObjectStorage
 from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
 from tenantry.tenancy.audit import AdminAudit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import (
     check_open_files,
     log_sqlite_version,
@@ -34,12 +39,20 @@ from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls, check_display_name
 from tenantry.tenancy.opener import TenantOpener, check_opens
 from tenantry.tenancy.pool import ActorPool, Lease, PoolStatistics
+from tenantry.tenancy.restore import Restorer
+from tenantry.tenancy.scratch import Scratch
+from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.snapshot_schedule import SnapshotSchedule
+from tenantry.tenancy.snapshots import Snapshots
 from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.transfers import Transfers
 from tenantry.threads import run_in_thread
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
 REGISTRY_CLOSED: Final = "tenantry.registry.closed"
 HOOK_FAILED: Final = "tenantry.hook.failed"
+LEFTOVERS_INTERVAL_SECONDS: Final = 5.0
+"""How often to look for lifecycle calls whose process died."""
 MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
 TENANT_FAILED: Final = "tenantry.tenant.failed"
 
@@ -78,6 +91,8 @@ class TenantRegistry:
         schemas: Packs of your own; every tenant has them beside the built-in `tenantry.company.COMPANY`.
         hooks: Called with every event, see `tenantry.events`.
         clock: A clock of your own, for tests and simulations.
+        snapshot_storage: Where snapshots are kept; in ``snapshots`` of the data directory if left out. Better elsewhere: a
+            disk that dies takes what is on it along.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class TenantRegistry:
         schemas: Sequence[Schema] = (),
         hooks: Sequence[Hook] = (),
         clock: Clock | None = None,
+        snapshot_storage: ObjectStorage | None = None,
     ) -> None:
         self._config = config
         self._schemas = _checked_schemas((COMPANY, *schemas))
@@ -113,11 +129,20 @@ class TenantRegistry:
         self._calls = LifecycleCalls(self._runner, self._catalog, self._pool, self._opener)
         self.audit = AdminAudit(self._catalog)
         """Who did what to which tenant."""
+        self._scratch = Scratch(config.data_dir)
+        archive = SnapshotArchive(snapshot_storage or LocalStorage(config.data_dir / "snapshots"))
+        copies = Copies(self._pool, self._opener)
+        restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch)
+        self.snapshots = Snapshots(self._runner, self._catalog, archive, copies, restorer, self._scratch)
+        """The tenants' snapshots."""
+        self._calls.forget_snapshots = self.snapshots.forget_all
+        self._schedule = SnapshotSchedule(self.snapshots, self._catalog, context, self._log)
+        self._transfers = Transfers(self._runner, self._catalog, self._calls, archive, copies, self._scratch)
         self._states = dict.fromkeys(TenantState, 0)
         self._data_version = 0
         self._changes_seen = 0
         self._lifecycle = asyncio.Lock()
-        self._maintenance: asyncio.Task[None] | None = None
+        self._services: list[asyncio.Task[None]] = []  # what runs as long as it is open
         self._background: set[asyncio.Task[None]] = set()
         self._closings: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -168,7 +193,9 @@ class TenantRegistry:
                 with anyio.CancelScope(shield=True):
                     await self._close_all()
                 raise
-            self._maintenance = asyncio.create_task(self._maintain(), name="tenantry maintenance")
+            self._start(self._maintain(), "tenantry maintenance")
+            if self._config.snapshot_interval_seconds is not None:
+                self._start(self._schedule.run(), "tenantry snapshots")
             log_sqlite_version(self._log)
             self._log.info(
                 REGISTRY_OPENED,
@@ -367,6 +394,70 @@ class TenantRegistry:
         changes = {name: value for name, value in given.items() if value is not None}
         return await self._calls.update(parse_tenant_id(tenant_id), revision, changes)
 
+    async def clone(
+        self,
+        source: str,
+        new: str,
+        snapshot_id: str | None = None,
+        *,
+        display_name: str | None = None,
+    ) -> Tenant:
+        """Create a tenant with another one's data, and return it; the other one's calls go on meanwhile.
+
+        Args:
+            source: The other tenant.
+            new: The new tenant's id.
+            snapshot_id: One of the source's snapshots; its present state if left out.
+            display_name: For people; the id if left out.
+
+        Raises:
+            TenantNotFoundError: There is no such source.
+            TenantExistsError: The new id is taken.
+            SnapshotNotFoundError, SnapshotCorruptError: There is no such snapshot, or it is not what was kept.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        return await self._transfers.clone(
+            parse_tenant_id(source), parse_tenant_id(new), snapshot_id, display_name
+        )
+
+    async def export(self, tenant_id: str, path: str | Path) -> Manifest:
+        """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
+
+        Its calls go on meanwhile. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
+
+        Args:
+            tenant_id: The tenant.
+            path: A file that does not exist yet.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotError: The file exists, or cannot be written.
+        """
+        self._check_open()
+        return await self._transfers.export(parse_tenant_id(tenant_id), Path(path))
+
+    async def import_bundle(
+        self, new_id: str, path: str | Path, *, display_name: str | None = None
+    ) -> Tenant:
+        """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
+
+        Args:
+            new_id: The new tenant's id.
+            path: The bundle.
+            display_name: For people; the bundle's if left out.
+
+        Raises:
+            SnapshotCorruptError: The bundle is not what was written; nothing was created.
+            MigrationError: It is newer than the code; nothing was created.
+            TenantExistsError: The id is taken.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        return await self._transfers.import_bundle(parse_tenant_id(new_id), Path(path), display_name)
+
     def statistics(self) -> RegistryStatistics:
         """Return the pool, the states and the mailboxes at this moment; no I/O."""
         totals, peaks = {"write": 0, "read": 0}, {"write": 0, "read": 0}
@@ -440,23 +531,32 @@ class TenantRegistry:
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
             steps.callback(self._opener.crews.leave)
             steps.push_async_callback(self._wait_background)
+            steps.push_async_callback(self._scratch.aclose)
             steps.push_async_callback(self._runner.wait_ended)
             steps.push_async_callback(self._pool.aclose)
-            if self._maintenance is not None:
-                self._maintenance.cancel()
-                await asyncio.wait([self._maintenance])
+            for service in self._services:
+                service.cancel()
+            if self._services:
+                await asyncio.wait(self._services)
+
+    def _start(self, service: Coroutine[Any, Any, None], name: str) -> None:
+        self._services.append(asyncio.create_task(service, name=name))
 
     async def _wait_background(self) -> None:
         if self._background:
             await asyncio.wait(self._background)
 
     async def _maintain(self) -> None:
-        """Follow what other processes do to the catalog, and close tenants that nobody uses."""
+        """Follow what other processes do to the catalog, finish what they left, and close tenants that nobody uses."""
+        next_look = 0.0
         while True:
             await anyio.sleep(self._config.catalog_poll_interval_seconds)
             try:
                 self._pool.evict_idle(self._config.idle_timeout_seconds)
                 await self._refresh()
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + LEFTOVERS_INTERVAL_SECONDS
+                    await self._runner.reconcile()
             except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
                 self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
@@ -479,7 +579,7 @@ class TenantRegistry:
         for tenant_id, actor in actors.items():
             tenant = found.get(tenant_id)
             # Not waited for: one that finishes a long call must not keep others from being noticed.
-            if tenant is None or not self._is_served(tenant):
+            if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
                 self._spawn(self._pool.close_tenant(tenant_id, "state"))
             elif actor is None or actor.limits != tenant.limits:
                 self._spawn(self._limit(tenant))

@@ -16,7 +16,9 @@ from urllib.parse import quote
 from tenantry.errors import DatabaseCorruptError
 from tenantry.storage.sqlite.errors import map_error
 from tenantry.storage.sqlite.opening import sync_directory
+from tenantry.storage.sqlite.ownership import hand_over
 
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 _PROBLEMS_SHOWN_MAX: Final = 5
 _CHUNK_BYTES: Final = 1024 * 1024
 _PAGES_PER_STEP: Final = 256
@@ -155,6 +157,33 @@ def repair(path: Path) -> None:
         raise DatabaseCorruptError(
             f"{path} cannot be repaired ({error}): restore a snapshot", code=error.sqlite_errorname
         ) from error
+
+
+def leave_wal(path: Path) -> None:
+    """Make a copy a database with a rollback journal: one file, which can be read where nothing can be written.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    try:
+        with closing(_connect(path, "mode=rw")) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise map_error(error, f"cannot prepare {path}") from error
+
+
+def give_to(path: Path, tenant_uid: str) -> None:
+    """Make a copy, which nobody uses, another tenant's database, and leave one file.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    try:
+        with closing(_connect(path, "mode=rw")) as connection:
+            hand_over(connection, tenant_uid)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise map_error(error, f"cannot prepare {path}") from error
 
 
 def file_sha256(path: Path) -> str:

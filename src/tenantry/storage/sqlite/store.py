@@ -2,25 +2,28 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
 from tenantry import events
-from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
+from tenantry.errors import MigrationError, PersistenceConnectionError, SnapshotError, TenantryError
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite import batch, migrator
+from tenantry.storage.sqlite import batch, maintenance, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import map_connection_error, map_error
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.page_limit import explained
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
+from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +83,8 @@ class SQLiteStore:
             log=log,
         )
         self._transaction: SQLiteTransaction | None = None
+        self._copies: set[asyncio.Future[None]] = set()
+        self._is_closing = threading.Event()  # ends the copies that run
         self._is_read = False
 
     @property
@@ -104,6 +109,7 @@ class SQLiteStore:
             except (sqlite3.Error, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             self._is_read = False
+            self._is_closing.clear()
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
 
     async def disconnect(self) -> None:
@@ -115,6 +121,9 @@ class SQLiteStore:
             # Closing must not be left half done by a cancelled caller: it is bounded work on the local disk.
             with anyio.CancelScope(shield=True):
                 try:
+                    self._is_closing.set()
+                    if self._copies:
+                        await asyncio.wait(self._copies)
                     if self._transaction is not None:
                         await self._transaction.rollback()
                     await self._connections.aclose()
@@ -219,6 +228,28 @@ class SQLiteStore:
     def _explained(self, outcome: T, doing: str) -> T:
         """Return what came of a write; if it met the database's limit it says so."""
         return explained(outcome, doing, self._database_bytes_max, self._options.path)
+
+    async def copy_to(self, path: Path) -> None:
+        """Write a consistent copy into a new file, beside the writer; see `Store.copy_to`."""
+        self.check_connected()
+        with self._mapped_errors():
+            # With the writer there is a write-ahead log to read beside it, whatever begins to write meanwhile.
+            await self._connections.awake()
+        copy = asyncio.ensure_future(run_in_thread(partial(self._copy, path)))
+        self._copies.add(copy)
+        copy.add_done_callback(self._copies.discard)
+        with self._mapped_errors():
+            await copy
+
+    def _copy(self, path: Path) -> None:
+        with closing(open_reader(self._options)) as reader:
+            maintenance.copy_database(reader, path, self._check_copied)
+
+    def _check_copied(self, _left: int, _pages: int) -> None:
+        if self._is_closing.is_set():
+            raise SnapshotError(
+                f"{self._options} was closed while it was copied: try again", is_retryable=True
+            )
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
         """Whether this is the first read, and the writer has nothing to do.

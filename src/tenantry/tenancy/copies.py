@@ -1,0 +1,72 @@
+"""Copies of a tenant's database: made while it is used or closed, checked, and made ready to be one again."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenantry.errors import SnapshotError
+from tenantry.lifecycle import TenantState
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.maintenance import DatabaseReport
+from tenantry.tenancy.opener import TenantOpener
+from tenantry.tenancy.pool import ActorPool
+from tenantry.threads import run_in_thread
+
+if TYPE_CHECKING:
+    from tenantry.tenancy.tenant import Tenant
+
+
+class Copies:
+    """Makes and checks copies.
+
+    Args:
+        pool: A tenant that serves calls is copied through its actor, beside its writer.
+        opener: Opens one that does not, without migrating it.
+    """
+
+    def __init__(self, pool: ActorPool, opener: TenantOpener) -> None:
+        self._pool = pool
+        self._opener = opener
+
+    async def copy(self, tenant: "Tenant", path: Path) -> DatabaseReport:
+        """Write a consistent copy of the tenant's present state into a new file, check it, and say what is in it.
+
+        Raises:
+            DatabaseCorruptError: The copy, and so the tenant, is damaged.
+            SnapshotError: The tenant has no files, or was closed meanwhile.
+            TenantError, PersistenceError: It cannot be opened or read.
+        """
+        if tenant.state is TenantState.ACTIVE and tenant.intent is None:
+            lease = await self._pool.lease(tenant.id)
+            try:
+                await lease.actor.copy_to(path)
+            finally:
+                self._pool.release(lease)
+        elif tenant.state in {TenantState.PROVISIONING, TenantState.PURGED}:
+            raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
+        else:
+            await self._copy_closed(tenant, path)
+        return await run_in_thread(partial(maintenance.check, path))
+
+    async def make_ready(self, path: Path) -> dict[str, int]:
+        """Migrate a copy to what the code knows and leave one file; return the version of each schema.
+
+        Raises:
+            MigrationError: It is newer than the code, or a migration fails.
+            DatabaseCorruptError: It is no database.
+        """
+        store = self._opener.store(path)
+        await store.connect()
+        try:
+            return (await store.migrate()).versions
+        finally:
+            await store.disconnect()
+
+    async def _copy_closed(self, tenant: "Tenant", path: Path) -> None:
+        """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""
+        store = self._opener.tenant_store(tenant)
+        await store.connect()
+        try:
+            await store.copy_to(path)
+        finally:
+            await store.disconnect()

@@ -1,0 +1,259 @@
+"""Puts another database in the place of a tenant's, in one rename, and keeps the one that was there.
+
+Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
+decided. Then, after the intent is written:
+
+    placed    it is renamed to ``restore.db`` in the tenant's directory, on the same file system
+    closed    the tenant is closed here and elsewhere, and its lock is taken; callers wait
+    kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
+    exchanged the logs are gone, and ``restore.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+    finished  the intent is gone and callers go on
+
+After a crash the intent says how far it can have come: with ``restore.db`` there, the rest is done again; without it and
+without the kept file, nothing was done.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from tenantry.errors import (
+    PersistenceError,
+    SnapshotCorruptError,
+    SnapshotError,
+    SnapshotNotFoundError,
+    TenantStateError,
+)
+from tenantry.ids import TenantPaths, tenant_paths
+from tenantry.lifecycle import TenantState
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.opening import FILE_MODE, make_directories, sync_directory
+from tenantry.tenancy.calls import CallRunner, LifecycleCall
+from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.pool import ActorPool
+from tenantry.tenancy.scratch import Scratch
+from tenantry.tenancy.snapshot import check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.tenant import Tenant
+from tenantry.threads import run_in_thread
+
+POINTS_KEPT_MAX: Final = 3
+"""How many replaced databases are kept of a tenant; the oldest goes first."""
+
+_RESTORABLE: Final = frozenset(
+    [TenantState.ACTIVE, TenantState.SUSPENDED, TenantState.ARCHIVED, TenantState.QUARANTINED]
+)
+_POINT: Final = "before-"
+_UNDONE: Final = "undone:"
+_PLACED: Final = "restore.db"
+
+
+class Restorer:
+    """Restores tenants and undoes it."""
+
+    def __init__(
+        self,
+        runner: CallRunner,
+        pool: ActorPool,
+        archive: SnapshotArchive,
+        copies: Copies,
+        scratch: Scratch,
+    ) -> None:
+        self._runner = runner
+        self._context = runner.context
+        self._pool = pool
+        self._archive = archive
+        self._copies = copies
+        self._scratch = scratch
+        runner.finishers |= {"restore": self._finish_leftover, "undo_restore": self._finish_leftover}
+
+    async def restore(self, snapshot_id: str, call: LifecycleCall) -> Tenant:
+        """See `Snapshots.restore`."""
+        tenant = await call.get()
+        _check_restorable(tenant, "restore")
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            if snapshot_id.startswith(_POINT):
+                await self._bring_point(tenant, snapshot_id, database)
+            else:
+                await self._bring_snapshot(tenant, snapshot_id, database)
+            return await self._replace(call, tenant, database)
+
+    async def undo(self, call: LifecycleCall) -> Tenant:
+        """See `Snapshots.undo_restore`."""
+        tenant = await call.get()
+        if tenant.restore_point is None:
+            raise SnapshotNotFoundError(f"tenant {tenant.id!r} was never restored: there is nothing to undo")
+        if tenant.restore_point.startswith(_UNDONE):
+            return tenant
+        _check_restorable(tenant, "undo_restore")
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            await self._bring_point(tenant, tenant.restore_point, database)
+            return await self._replace(call, tenant, database)
+
+    async def points(self, tenant: Tenant) -> Sequence[str]:
+        """Return the names of the replaced databases that are kept of the tenant, oldest first."""
+        directory = self._paths(tenant).directory / "points"
+        return await run_in_thread(partial(_points, directory))
+
+    async def _bring_snapshot(self, tenant: Tenant, snapshot_id: str, database: Path) -> None:
+        manifest = await self._archive.manifest(tenant.uid, snapshot_id)
+        report = await self._archive.fetch(manifest, database)
+        if report.tenant_uid != tenant.uid:
+            raise SnapshotCorruptError(f"snapshot {snapshot_id!r} is the database of another tenant")
+
+    async def _bring_point(self, tenant: Tenant, point: str, database: Path) -> None:
+        kept = _kept(self._paths(tenant), check_snapshot_id(point, prefix=_POINT))
+        if not await run_in_thread(kept.exists):
+            raise SnapshotNotFoundError(
+                f"there is no {point!r} of tenant {tenant.id!r} any more: the last {POINTS_KEPT_MAX} are kept",
+                snapshot_id=point,
+            )
+        try:
+            await run_in_thread(partial(maintenance.check, kept))
+        except PersistenceError as error:
+            raise SnapshotCorruptError(
+                f"what was replaced is damaged; it stays as it is, at {kept}"
+            ) from error
+        # A copy, and not the file: until the exchange it is all that there is of that state.
+        await run_in_thread(partial(shutil.copyfile, kept, database))
+
+    async def _replace(self, call: LifecycleCall, tenant: Tenant, database: Path) -> Tenant:
+        """Make a database ready and put it in the place of the tenant's."""
+        versions = await self._copies.make_ready(database)
+        await run_in_thread(partial(maintenance.sync_file, database))
+        point = f"{_POINT}{new_snapshot_id(self._context.clock.now())}"
+        call.detail["point"] = point
+        paths = self._paths(tenant)
+        async with call.begun(tenant, arguments={"point": point}, is_reversible=False) as restoring:
+            try:
+                await run_in_thread(partial(_place, database, paths))
+                call.step("placed")
+                return await self._exchange(call, restoring, versions)
+            except Exception:
+                with anyio.CancelScope(shield=True):
+                    if await run_in_thread(partial(_give_up, paths, point)):
+                        await call.take_back(restoring)
+                raise
+
+    async def _exchange(self, call: LifecycleCall, tenant: Tenant, versions: dict[str, int] | None) -> Tenant:
+        assert tenant.intent is not None
+        point = tenant.intent.arguments["point"]
+        assert point is not None
+        async with self._pool.held(tenant.id, call.action):
+            call.step("closed")
+            async with owned_files(tenant, self._context) as paths:
+                await run_in_thread(partial(_keep, paths, point))
+                call.step("kept")
+                await run_in_thread(partial(_exchange, paths))
+                call.step("exchanged")
+            known = {} if versions is None else {"schema_versions": versions, "last_error": None}
+            restored = await call.finish(
+                tenant,
+                restore_point=f"{_UNDONE}{point}" if call.action == "undo_restore" else point,
+                **self._as_active(tenant),
+                **known,
+            )
+        await run_in_thread(partial(_forget_points, paths))
+        return restored
+
+    def _as_active(self, tenant: Tenant) -> dict[str, object]:
+        """Return what changes because the database is sound now: a quarantined tenant serves calls again."""
+        if tenant.state is not TenantState.QUARANTINED:
+            return {}
+        now = self._context.clock.now()
+        return {"state": TenantState.ACTIVE, "reason": None, "state_changed_at": now}
+
+    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+        assert tenant.intent is not None
+        paths = self._paths(tenant)
+        point = tenant.intent.arguments["point"]
+        assert point is not None
+        if (paths.directory / _PLACED).exists() or _kept(paths, point).exists():
+            await self._exchange(call, tenant, None)
+        else:
+            await call.take_back(tenant)
+
+    def _paths(self, tenant: Tenant) -> TenantPaths:
+        return tenant_paths(self._context.config.data_dir, tenant.directory)
+
+
+def _check_restorable(tenant: Tenant, action: str) -> None:
+    if tenant.state not in _RESTORABLE:
+        raise TenantStateError(
+            f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",
+            tenant_id=tenant.id,
+            state=tenant.state,
+            event=action,
+        )
+
+
+def _kept(paths: TenantPaths, point: str) -> Path:
+    return paths.directory / "points" / point / paths.database.name
+
+
+def _points(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+
+
+def _place(database: Path, paths: TenantPaths) -> None:
+    database.chmod(FILE_MODE)
+    try:
+        database.rename(paths.directory / _PLACED)
+        sync_directory(paths.directory)
+    except OSError as error:
+        raise SnapshotError(f"cannot put the restored database into {paths.directory}: {error}") from error
+
+
+def _give_up(paths: TenantPaths, point: str) -> bool:
+    """Take back what was done before the exchange; return whether it had not come to that."""
+    placed = paths.directory / _PLACED
+    if not placed.exists() and _kept(paths, point).exists():
+        return False
+    placed.unlink(missing_ok=True)
+    shutil.rmtree(_kept(paths, point).parent, ignore_errors=True)
+    return True
+
+
+def _keep(paths: TenantPaths, point: str) -> None:
+    """Give the tenant's database a second name; a no-op when it has it, because a crash came in between."""
+    kept = _kept(paths, point)
+    if kept.exists() or not paths.database.exists():
+        return
+    # A damaged one is kept as it is, with its log.
+    with contextlib.suppress(PersistenceError):
+        maintenance.checkpoint(paths.database)
+    make_directories(paths.directory, kept.parent)
+    wal = Path(f"{paths.database}-wal")
+    if wal.exists() and wal.stat().st_size:
+        kept_wal = Path(f"{kept}-wal")
+        kept_wal.unlink(missing_ok=True)
+        kept_wal.hardlink_to(wal)
+    kept.hardlink_to(paths.database)
+    sync_directory(kept.parent)
+
+
+def _exchange(paths: TenantPaths) -> None:
+    """Put the restored database in the place of the old one, which has another name by now; a no-op when it is there."""
+    placed = paths.directory / _PLACED
+    if not placed.exists():
+        return
+    for suffix in ("-wal", "-shm", "-journal"):
+        # SQLite would apply the old database's log to the new one.
+        Path(f"{paths.database}{suffix}").unlink(missing_ok=True)
+    sync_directory(paths.directory)
+    placed.rename(paths.database)
+    sync_directory(paths.directory)
+
+
+def _forget_points(paths: TenantPaths) -> None:
+    directory = paths.directory / "points"
+    for old in _points(directory)[:-POINTS_KEPT_MAX]:
+        shutil.rmtree(directory / old, ignore_errors=True)

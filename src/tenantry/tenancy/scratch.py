@@ -1,0 +1,88 @@
+"""A registry's place for files that are being made.
+
+It is on the data directory's own file system, so that they can be renamed into place, and emptied by the next registry if
+this one dies.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DataDirectoryError
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
+from tenantry.storage.sqlite.opening import make_directories
+from tenantry.threads import run_in_thread
+
+_LOCK_SUFFIX: Final = ".lock"
+
+
+class Scratch:
+    """Directories that last for a block.
+
+    Args:
+        data_dir: It lies in ``scratch`` there, in a directory of this registry's own with a lock beside it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._root = data_dir / "scratch"
+        self._own: Path | None = None
+        self._lock: LockFile | None = None
+
+    async def aclose(self) -> None:
+        """Remove what is there; idempotent."""
+        await run_in_thread(self._close)
+
+    @asynccontextmanager
+    async def directory(self) -> AsyncIterator[Path]:
+        """Give a new, private directory, removed at the end of the block.
+
+        Raises:
+            DataDirectoryError: It cannot be made.
+        """
+        directory = await run_in_thread(self._make)
+        try:
+            yield directory
+        finally:
+            await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
+
+    def _make(self) -> Path:
+        try:
+            if self._own is None:
+                self._own = self._begin()
+            return Path(tempfile.mkdtemp(dir=self._own))
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot make a directory in {self._root}: {error}", path=str(self._root)
+            ) from error
+
+    def _begin(self) -> Path:
+        """Make the directory of this registry, when it is first needed, and remove those of registries that died."""
+        make_directories(self._data_dir, self._root)
+        for left in self._root.iterdir():
+            if left.suffix == _LOCK_SUFFIX:
+                _remove_if_left(left)
+        own = Path(tempfile.mkdtemp(dir=self._root))
+        self._lock = LockFile(own.with_name(own.name + _LOCK_SUFFIX))
+        self._lock.acquire()
+        return own
+
+    def _close(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            shutil.rmtree(own, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.remove()
+
+
+def _remove_if_left(lock_path: Path) -> None:
+    lock = LockFile(lock_path)
+    with contextlib.suppress(LockHeldError, OSError):
+        lock.acquire()
+        shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+        lock.remove()

@@ -1,0 +1,152 @@
+"""Where snapshots are kept: two objects for each, below the tenant's stable key.
+
+    <uid>/<snapshot id>.db.gz   the database, compressed
+    <uid>/<snapshot id>.json    its sealed manifest, written last: what has none is no snapshot
+
+What is kept is never trusted: a manifest is sealed, the compressed object has the size and the digest that the manifest
+says, what comes out of it too, and it is a sound database. All of that is looked at before anything is done with it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError
+from tenantry.storage.compression import compress, decompress
+from tenantry.storage.manifest import Manifest, seal, unseal
+from tenantry.storage.objects import ObjectStorage
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.maintenance import DatabaseReport
+from tenantry.tenancy.snapshot import Snapshot, check_snapshot_id
+from tenantry.threads import run_in_thread
+
+MANIFEST_BYTES_MAX: Final = 1024 * 1024
+_MANIFEST: Final = ".json"
+_DATABASE: Final = ".db.gz"
+
+
+class SnapshotArchive:
+    """Keeps and gives back snapshots.
+
+    Args:
+        storage: Keeps the objects.
+    """
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self._storage = storage
+
+    async def keep(self, manifest: Manifest, database: Path) -> Snapshot:
+        """Compress a database and keep it; the file is left as it is.
+
+        Raises:
+            SnapshotError, StorageFullError: It cannot be kept; what there is of it is no snapshot.
+        """
+        compressed = database.with_name(f"{database.name}.gz")
+        stored_bytes, stored_sha256 = await run_in_thread(partial(compress, database, compressed))
+        manifest = manifest.model_copy(update={"stored_bytes": stored_bytes, "stored_sha256": stored_sha256})
+        await self._storage.put(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
+        await self._storage.put_bytes(
+            _key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), seal(manifest)
+        )
+        return Snapshot.of(manifest)
+
+    async def ids(self, tenant_uid: str) -> Sequence[str]:
+        """Return the ids of the tenant's snapshots, oldest first."""
+        objects = await self._storage.list(f"{tenant_uid}/")
+        names = (stored.key.rpartition("/")[2] for stored in objects)
+        return sorted(name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
+
+    async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
+        """Return what is said of a snapshot.
+
+        Raises:
+            SnapshotNotFoundError: There is none.
+            SnapshotCorruptError: Its manifest was altered, or is another's.
+        """
+        check_snapshot_id(snapshot_id)
+        key = _key(tenant_uid, snapshot_id, _MANIFEST)
+        try:
+            content = await self._storage.get_bytes(key, bytes_max=MANIFEST_BYTES_MAX)
+        except SnapshotNotFoundError as error:
+            raise SnapshotNotFoundError(
+                f"there is no snapshot {snapshot_id!r} of this tenant: list its snapshots",
+                snapshot_id=snapshot_id,
+            ) from error
+        manifest = unseal(content)
+        if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
+            raise SnapshotCorruptError(
+                f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r} of another place"
+            )
+        return manifest
+
+    async def fetch(self, manifest: Manifest, path: Path) -> DatabaseReport:
+        """Write a snapshot's database into a new file, when everything about it was found to be right.
+
+        Raises:
+            SnapshotCorruptError: It is not what was kept; no file is left.
+            SnapshotError, StorageFullError: It cannot be read, or written.
+        """
+        compressed = path.with_name(f"{path.name}.gz")
+        await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
+        try:
+            return await run_in_thread(partial(_unpack, manifest, compressed, path))
+        finally:
+            compressed.unlink(missing_ok=True)
+
+    async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
+        """Forget a snapshot; that there is none is no error."""
+        check_snapshot_id(snapshot_id)
+        # The manifest first: without it the rest is nothing.
+        for suffix in (_MANIFEST, _DATABASE):
+            await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
+
+    async def delete_all(self, tenant_uid: str) -> None:
+        """Forget everything that is kept of a tenant, also what is no snapshot."""
+        for stored in await self._storage.list(f"{tenant_uid}/"):
+            await self._storage.delete(stored.key)
+
+    async def retain(
+        self, tenant_uid: str, *, kept_max: int, age_max: timedelta, now: datetime
+    ) -> Sequence[str]:
+        """Forget snapshots that are too many or too old, but never the newest; return their ids."""
+        newest_first = list(reversed(await self.ids(tenant_uid)))
+        too_old = f"{now - age_max:%Y%m%dt%H%M%S%f}"
+        going = [
+            snapshot_id
+            for place, snapshot_id in enumerate(newest_first)
+            if place and (place >= kept_max or snapshot_id < too_old)
+        ]
+        for snapshot_id in going:
+            await self.delete(tenant_uid, snapshot_id)
+        return going
+
+
+def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
+    return f"{tenant_uid}/{snapshot_id}{suffix}"
+
+
+def _unpack(manifest: Manifest, compressed: Path, path: Path) -> DatabaseReport:
+    if maintenance.file_sha256(compressed) != manifest.stored_sha256:
+        raise SnapshotCorruptError(
+            f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
+        )
+    decompress(compressed, path, bytes_max=manifest.database_bytes, sha256=manifest.database_sha256)
+    return checked(manifest, path)
+
+
+def checked(manifest: Manifest, path: Path) -> DatabaseReport:
+    """Check a database that came out of a snapshot or a bundle, and that it holds what the manifest says.
+
+    Raises:
+        SnapshotCorruptError: It does not.
+        DatabaseCorruptError: It is damaged, which it was when it was copied.
+    """
+    report = maintenance.check(path)
+    said = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
+    if (report.size_bytes, report.schema_versions, report.row_counts) != said:
+        raise SnapshotCorruptError(
+            f"the database of {manifest.snapshot_id or manifest.tenant_id!r} does not hold what its manifest says"
+        )
+    return report

@@ -1,0 +1,283 @@
+"""Snapshots of tenants: made, listed, restored, tried out; `registry.snapshots`."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+from tenantry.errors import QueryError, SnapshotCorruptError, SnapshotNotFoundError, TenantryError
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.lifecycle import TenantState
+from tenantry.storage.manifest import Manifest
+from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
+from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
+from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.restore import Restorer
+from tenantry.tenancy.scratch import Scratch
+from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id
+from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.tenant import Tenant
+
+DRILL_SAMPLE_DEFAULT: Final = 10
+_TRIGGER: Final = re.compile(r"[a-z0-9-]{1,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """What became of one tenant's newest snapshot in a drill.
+
+    Attributes:
+        tenant_id: The tenant.
+        snapshot_id: Its newest snapshot, None if it has none.
+        outcome: ``ok``, or the error's `outcome`; ``not_found`` where there is no snapshot.
+        error: What went wrong.
+        age_seconds: How old the snapshot is: what would be lost.
+        duration_seconds: How long fetching, checking and migrating it took.
+    """
+
+    tenant_id: TenantId
+    snapshot_id: str | None
+    outcome: str
+    error: str | None
+    age_seconds: float | None
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """What a drill found; see `Snapshots.drill`."""
+
+    results: tuple[DrillResult, ...]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every tenant of the sample could be restored."""
+        return all(result.outcome == "ok" for result in self.results)
+
+
+class Snapshots:
+    """Makes, keeps and restores snapshots of tenants. Use `registry.snapshots`.
+
+    Args:
+        runner: Runs the calls.
+        catalog: The list of tenants.
+        archive: Where they are kept.
+        copies: Makes and checks copies.
+        restorer: Puts one in the place of a tenant's database.
+        scratch: Where copies are made.
+    """
+
+    def __init__(
+        self,
+        runner: CallRunner,
+        catalog: Catalog,
+        archive: SnapshotArchive,
+        copies: Copies,
+        restorer: Restorer,
+        scratch: Scratch,
+    ) -> None:
+        self._runner = runner
+        self._context = runner.context
+        self._catalog = catalog
+        self._archive = archive
+        self._copies = copies
+        self._restorer = restorer
+        self._scratch = scratch
+
+    async def create(self, tenant_id: str, *, trigger: str = "manual") -> Snapshot:
+        """Take a snapshot of the tenant's present state, check it, keep it, and return it.
+
+        The tenant's calls go on meanwhile: what was acknowledged before this call is in it. One at a time for each tenant.
+        Older ones are forgotten as ``snapshots_kept_max`` and ``snapshot_age_seconds_max`` say, but never the newest.
+        Cancellation stops the waiting, not the snapshot.
+
+        Args:
+            tenant_id: The tenant, in any state in which it has files.
+            trigger: Why, in a word: lower-case letters, digits and ``-``.
+
+        Raises:
+            TenantNotFoundError: There is none.
+            QueryError: The trigger is none.
+            DatabaseCorruptError: The tenant's database is damaged.
+            SnapshotError: It was closed meanwhile, for example by `suspend`, or the storage refuses; try again.
+            StorageFullError: There is no space for it.
+        """
+        if not _TRIGGER.fullmatch(trigger):
+            raise QueryError(f"trigger must be 1 to 40 characters of a-z, 0-9 and '-', not {trigger[:80]!r}")
+        work = partial(self._create, trigger)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "snapshot", work, queue="snapshot", trigger=trigger
+        )
+
+    async def list(self, tenant_id: str) -> Sequence[Snapshot]:
+        """Return the tenant's snapshots, newest first. What says nothing sound of itself raises, see `get`.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotCorruptError: A manifest was altered.
+        """
+        tenant = await self._get(parse_tenant_id(tenant_id))
+        ids = await self._archive.ids(tenant.uid)
+        return [Snapshot.of(await self._archive.manifest(tenant.uid, name)) for name in reversed(ids)]
+
+    async def get(self, tenant_id: str, snapshot_id: str) -> Snapshot:
+        """Return one snapshot.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotNotFoundError: It has no such snapshot.
+            SnapshotCorruptError: Its manifest was altered.
+        """
+        tenant = await self._get(parse_tenant_id(tenant_id))
+        return Snapshot.of(await self._archive.manifest(tenant.uid, snapshot_id))
+
+    async def delete(self, tenant_id: str, snapshot_id: str) -> None:
+        """Forget a snapshot; that there is none is no error.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotError: The storage refuses.
+        """
+        work = partial(self._delete, snapshot_id)
+        await self._runner.run(
+            parse_tenant_id(tenant_id), "delete_snapshot", work, queue="snapshot", snapshot_id=snapshot_id
+        )
+
+    async def restore(self, tenant_id: str, snapshot_id: str) -> Tenant:
+        """Make the tenant's database what it was when the snapshot was taken, and return its entry.
+
+        The snapshot is fetched, checked and migrated beside the tenant, whose calls go on meanwhile. Then its calls wait, for
+        ``pool_wait_timeout_seconds`` at most (`TenantBusyError`), while the file is replaced in one step. What was there is
+        kept: `undo_restore` brings it back. A quarantined tenant serves calls again; others stay in their state.
+
+        Args:
+            tenant_id: The tenant.
+            snapshot_id: A snapshot's, or one of `points`.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotNotFoundError: It has no such snapshot.
+            SnapshotCorruptError: The snapshot is not what was kept; nothing was changed.
+            MigrationError: It is newer than the code, or cannot be migrated; nothing was changed.
+            TenantStateError: The tenant is deleted.
+            TenantOwnedElsewhereError: Another process does not let it go; nothing was changed.
+        """
+        work = partial(self._restorer.restore, snapshot_id)
+        return await self._runner.run(parse_tenant_id(tenant_id), "restore", work, snapshot_id=snapshot_id)
+
+    async def undo_restore(self, tenant_id: str) -> Tenant:
+        """Bring back what the last restore replaced; what is there now is kept as one of `points`. Can be repeated.
+
+        Raises:
+            SnapshotNotFoundError: The tenant was never restored.
+            TenantError, PersistenceError: As `restore`.
+        """
+        return await self._runner.run(parse_tenant_id(tenant_id), "undo_restore", self._restorer.undo)
+
+    async def points(self, tenant_id: str) -> Sequence[str]:
+        """Return the names of the databases that restores replaced and that are still kept, oldest first."""
+        return await self._restorer.points(await self._get(parse_tenant_id(tenant_id)))
+
+    async def drill(self, *, sample: int = DRILL_SAMPLE_DEFAULT) -> DrillReport:
+        """Restore the newest snapshot of some tenants to a scratch place, check it thoroughly, and say what came of it.
+
+        Args:
+            sample: How many tenants, drawn at random from those that are active.
+
+        Raises:
+            PersistenceError: The catalog cannot be read. What goes wrong with a tenant's snapshot is in the report.
+        """
+        return DrillReport(
+            tuple([await self._try_out(tenant) for tenant in await self._catalog.sample(sample)])
+        )
+
+    async def forget_all(self, tenant: Tenant) -> None:
+        """Forget everything that is kept of a tenant, which is being purged."""
+        await self._archive.delete_all(tenant.uid)
+
+    async def _create(self, trigger: str, call: LifecycleCall) -> Snapshot:
+        tenant = await self._get(call.tenant_id)
+        call.tenant_uid = tenant.uid
+        now = self._context.clock.now()
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            report = await self._copies.copy(tenant, database)
+            manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
+            snapshot = await self._archive.keep(manifest, database)
+        call.detail["snapshot_id"] = snapshot.id
+        config = self._context.config
+        await self._archive.retain(
+            tenant.uid,
+            kept_max=config.snapshots_kept_max,
+            age_max=timedelta(seconds=config.snapshot_age_seconds_max),
+            now=now,
+        )
+        return snapshot
+
+    async def _delete(self, snapshot_id: str, call: LifecycleCall) -> None:
+        tenant = await self._get(call.tenant_id)
+        call.tenant_uid = tenant.uid
+        await self._archive.delete(tenant.uid, snapshot_id)
+
+    async def _try_out(self, tenant: Tenant) -> DrillResult:
+        started = time.monotonic()
+        snapshot_id, age_seconds = None, None
+        outcome, error = "ok", None
+        try:
+            snapshot_id = next(reversed(await self._archive.ids(tenant.uid)), None)
+            if snapshot_id is None:
+                raise SnapshotNotFoundError(f"tenant {tenant.id!r} has no snapshot")
+            manifest = await self._archive.manifest(tenant.uid, snapshot_id)
+            age_seconds = (self._context.clock.now() - manifest.created_at).total_seconds()
+            async with self._scratch.directory() as directory:
+                database = directory / "tenant.db"
+                await self._archive.fetch(manifest, database)
+                await self._copies.make_ready(database)
+        except TenantryError as failure:
+            outcome, error = failure.outcome, str(failure)
+        return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)
+
+    async def _get(self, tenant_id: TenantId) -> Tenant:
+        tenant = await self._catalog.find(tenant_id)
+        if tenant is None or tenant.state in {TenantState.PURGED, TenantState.PROVISIONING}:
+            raise not_found(tenant_id)
+        return tenant
+
+
+def manifest_of(
+    tenant: Tenant,
+    report: DatabaseReport,
+    now: datetime,
+    trigger: str,
+    *,
+    snapshot_id: str | None = None,
+) -> Manifest:
+    """Return what is to be said of a copy of the tenant's database.
+
+    Raises:
+        SnapshotCorruptError: It is another tenant's database.
+    """
+    if report.tenant_uid != tenant.uid:
+        raise SnapshotCorruptError(f"the database of tenant {tenant.id!r} is marked as another tenant's")
+    return Manifest(
+        kind="bundle" if snapshot_id is None else "snapshot",
+        snapshot_id=snapshot_id,
+        tenant_id=tenant.id,
+        tenant_uid=tenant.uid,
+        display_name=tenant.display_name,
+        created_at=now,
+        trigger=trigger,
+        schema_versions=report.schema_versions,
+        row_counts=report.row_counts,
+        database_bytes=report.size_bytes,
+        database_sha256=report.sha256,
+        stored_bytes=report.size_bytes,
+        stored_sha256=report.sha256,
+        tenantry_version=version("tenantry"),
+        sqlite_version=SQLITE_VERSION,
+    )

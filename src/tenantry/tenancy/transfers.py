@@ -1,0 +1,156 @@
+"""New tenants from others' data: clones, and bundles that are exported and imported.
+
+The new tenant's database is made, checked and migrated in a scratch directory before the catalog hears of it. Then the entry
+is written, the database is renamed into place, and the tenant is opened like any new one. A crash before the rename leaves
+an entry that the next registry removes; one after it, a tenant that it finishes.
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from tenantry.errors import SnapshotError, TenantryError
+from tenantry.ids import TenantId, tenant_paths
+from tenantry.storage.bundle import read_bundle, write_bundle
+from tenantry.storage.manifest import Manifest
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.opening import FILE_MODE, make_directories
+from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
+from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.lifecycle_calls import LifecycleCalls
+from tenantry.tenancy.scratch import Scratch
+from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
+from tenantry.tenancy.snapshots import manifest_of
+from tenantry.tenancy.tenant import Intent, Tenant
+from tenantry.threads import run_in_thread
+
+
+class Transfers:
+    """Clones, exports and imports tenants."""
+
+    def __init__(
+        self,
+        runner: CallRunner,
+        catalog: Catalog,
+        calls: LifecycleCalls,
+        archive: SnapshotArchive,
+        copies: Copies,
+        scratch: Scratch,
+    ) -> None:
+        self._runner = runner
+        self._context = runner.context
+        self._catalog = catalog
+        self._calls = calls
+        self._archive = archive
+        self._copies = copies
+        self._scratch = scratch
+        runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
+
+    async def clone(
+        self, source: TenantId, new: TenantId, snapshot_id: str | None, display_name: str | None
+    ) -> Tenant:
+        """See `TenantRegistry.clone`."""
+        work = partial(self._clone, source, snapshot_id, display_name)
+        return await self._runner.run(new, "clone", work, source=source, snapshot_id=snapshot_id)
+
+    async def export(self, tenant_id: TenantId, path: Path) -> Manifest:
+        """See `TenantRegistry.export`."""
+        return await self._runner.run(
+            tenant_id, "export", partial(self._export, path), queue="snapshot", path=str(path)
+        )
+
+    async def import_bundle(self, new: TenantId, path: Path, display_name: str | None) -> Tenant:
+        """See `TenantRegistry.import_bundle`."""
+        return await self._runner.run(
+            new, "import", partial(self._import, path, display_name), path=str(path)
+        )
+
+    async def _clone(
+        self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
+    ) -> Tenant:
+        await call.find()
+        new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
+        source = await self._catalog.find(source_id)
+        if source is None:
+            raise not_found(source_id)
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            if snapshot_id is None:
+                await self._copies.copy(source, database)
+            else:
+                await self._archive.fetch(await self._archive.manifest(source.uid, snapshot_id), database)
+            return await self._settle(call, new, database)
+
+    async def _export(self, path: Path, call: LifecycleCall) -> Manifest:
+        tenant = await self._catalog.find(call.tenant_id)
+        if tenant is None:
+            raise not_found(call.tenant_id)
+        call.tenant_uid = tenant.uid
+        if await run_in_thread(path.exists):
+            raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
+        now = self._context.clock.now()
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            await self._copies.copy(tenant, database)
+            # One plain file, which a reader of another program need not be able to write beside.
+            await run_in_thread(partial(maintenance.leave_wal, database))
+            report = await run_in_thread(partial(maintenance.check, database))
+            manifest = manifest_of(tenant, report, now, "export")
+            await run_in_thread(partial(write_bundle, path, database, manifest))
+        return manifest
+
+    async def _import(self, path: Path, display_name: str | None, call: LifecycleCall) -> Tenant:
+        await call.find()
+        async with self._scratch.directory() as directory:
+            manifest, database = await run_in_thread(partial(_unpack, path, directory))
+            new = await self._calls.new_tenant(call.tenant_id, display_name or manifest.display_name)
+            return await self._settle(call, new, database)
+
+    async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
+        """Make the database ready and the new tenant's, then create the tenant with it."""
+        await self._copies.make_ready(database)
+        await run_in_thread(partial(maintenance.give_to, database, new.uid))
+        call.tenant_uid = new.uid
+        intent = Intent(action=call.action, begun_at=self._context.clock.now())
+        new = new.model_copy(update={"intent": intent})
+        async with self._runner.operation(new, call.action):
+            await self._catalog.insert(new)
+            call.step("begun")
+            try:
+                await run_in_thread(partial(self._place, database, new))
+                call.step("placed")
+                return await self._calls.provision(call, new)
+            except TenantryError:
+                await self._calls.abort(new)
+                raise
+
+    def _place(self, database: Path, tenant: Tenant) -> None:
+        data_dir = self._context.config.data_dir
+        target = tenant_paths(data_dir, tenant.directory).database
+        try:
+            make_directories(data_dir, target.parent)
+            database.chmod(FILE_MODE)
+            maintenance.sync_file(database)
+            database.rename(target)
+            maintenance.sync_file(target)
+        except OSError as error:
+            raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
+
+    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+        """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
+        target = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        if await run_in_thread(target.exists):
+            await self._calls.provision(call, tenant)
+        else:
+            await self._calls.abort(tenant)
+
+
+def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:
+    free_bytes = shutil.disk_usage(directory).free
+    try:
+        manifest, database = read_bundle(path, directory, bytes_max=free_bytes)
+    except OSError as error:
+        raise SnapshotError(f"the bundle {path} cannot be read: {error}") from error
+    checked(manifest, database)
+    return manifest, database

@@ -1,0 +1,465 @@
+"""Snapshots: consistent while the tenant is written, checked, kept, forgotten, tried out; restored, and that undone."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry.clock import SystemClock
+from tenantry.errors import (
+    DatabaseCorruptError,
+    QueryError,
+    SnapshotCorruptError,
+    SnapshotNotFoundError,
+    TenantBusyError,
+    TenantNotFoundError,
+    TenantQuarantinedError,
+    TenantryError,
+    TenantStateError,
+    TenantSuspendedError,
+)
+from tenantry.events import LifecycleStepped
+from tenants import Recorder, database_path, make_message, open_files, query, stored_contents, until
+
+SNAPSHOTS = 50
+
+
+class MovedClock(SystemClock):
+    """The system's clock, moved by as much as the test likes."""
+
+    def __init__(self) -> None:
+        self.moved = timedelta()
+
+    def now(self) -> datetime:
+        """Return the moved instant."""
+        return datetime.now(UTC) + self.moved
+
+
+def config(data_dir: Path, **fields: Any) -> RegistryConfig:
+    """Return settings for a small pool."""
+    return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
+
+
+async def history(registry: TenantRegistry, tenant_id: str) -> list[str]:
+    """Return what the tenant's messages say, oldest first."""
+    messages = await registry.tenant(tenant_id).messages.get_history("general", limit=10_000)
+    return [message.content for message in reversed(messages)]
+
+
+async def say(registry: TenantRegistry, tenant_id: str, *contents: str) -> None:
+    """Save messages, one after the other."""
+    for content in contents:
+        await registry.tenant(tenant_id).messages.save(make_message(content))
+
+
+def kept_files(data_dir: Path) -> list[Path]:
+    """Return the files that snapshots are kept in."""
+    return sorted(path for path in (data_dir / "snapshots").rglob("*") if path.is_file())
+
+
+@asynccontextmanager
+async def writing(registry: TenantRegistry, callers: int) -> AsyncIterator[dict[int, list[str]]]:
+    """Have callers write numbered messages, each its own, one after the other; give what was acknowledged to each."""
+    acknowledged: dict[int, list[str]] = {caller: [] for caller in range(callers)}
+    is_over = False
+
+    async def write(caller: int) -> None:
+        number = 0
+        while not is_over:
+            content = f"{caller}:{number}"
+            number += 1
+            try:
+                await say(registry, "acme", content)
+            except TenantBusyError:
+                continue
+            acknowledged[caller].append(content)
+
+    async with asyncio.TaskGroup() as tasks:
+        for caller in acknowledged:
+            tasks.create_task(write(caller))
+        try:
+            yield acknowledged
+        finally:
+            is_over = True
+
+
+class TestSnapshots:
+    """Taking and keeping them."""
+
+    async def test_one_holds_what_was_acknowledged_before(self, registry: TenantRegistry):
+        """A snapshot says what is in it, and a clone of it has that and nothing that came later."""
+        await registry.create("acme", display_name="Acme")
+        await say(registry, "acme", "one", "two")
+        snapshot = await registry.snapshots.create("acme")
+        await say(registry, "acme", "three")
+        assert (snapshot.tenant_id, snapshot.trigger) == ("acme", "manual")
+        assert snapshot.tenant_uid == (await registry.get("acme")).uid
+        assert snapshot.schema_versions == {"company": 1}
+        assert snapshot.row_counts["messages"] == 2
+        assert 0 < snapshot.stored_bytes < snapshot.database_bytes
+        assert list(await registry.snapshots.list("acme")) == [snapshot]
+        assert await registry.snapshots.get("acme", snapshot.id) == snapshot
+        await registry.clone("acme", "globex", snapshot.id)
+        assert await history(registry, "globex") == ["one", "two"]
+
+    async def test_snapshots_beside_constant_writes(self, data_dir: Path):
+        """Fifty snapshots of a tenant that eight callers write: each holds a prefix of what each of them was told."""
+        async with TenantRegistry(config(data_dir, snapshots_kept_max=SNAPSHOTS)) as registry:
+            await registry.create("acme")
+            before: dict[str, list[int]] = {}
+            after: dict[str, list[int]] = {}
+            async with writing(registry, 8) as acknowledged:
+                for _ in range(SNAPSHOTS):
+                    told = [len(mine) for mine in acknowledged.values()]
+                    snapshot = await registry.snapshots.create("acme")
+                    before[snapshot.id] = told
+                    after[snapshot.id] = [len(mine) for mine in acknowledged.values()]
+            assert len(await registry.snapshots.list("acme")) == SNAPSHOTS
+            for number, snapshot_id in enumerate(before):
+                await registry.clone("acme", f"copy-{number}", snapshot_id)
+                contents = stored_contents(data_dir, f"copy-{number}")
+                for caller, mine in acknowledged.items():
+                    found = [content for content in contents if content.startswith(f"{caller}:")]
+                    # One more than was told of may have been committed and not yet answered.
+                    assert before[snapshot_id][caller] <= len(found) <= after[snapshot_id][caller] + 1
+                    assert found == [f"{caller}:{n}" for n in range(len(found))]
+                    assert found[: len(mine)] == mine[: len(found)]
+
+    @pytest.mark.parametrize("state", ["suspended", "archived", "deleted", "quarantined"])
+    async def test_a_tenant_that_serves_nobody(self, registry: TenantRegistry, state: str):
+        """It has files, so it can be copied; its state stays what it is."""
+        await registry.create("acme")
+        await say(registry, "acme", "kept")
+        calls = {
+            "suspended": registry.suspend,
+            "archived": registry.archive,
+            "deleted": registry.delete,
+            "quarantined": registry.quarantine,
+        }
+        await calls[state]("acme", reason="test")
+        snapshot = await registry.snapshots.create("acme")
+        assert snapshot.row_counts["messages"] == 1
+        assert (await registry.get("acme")).state == state
+
+    async def test_one_that_is_not_there(self, registry: TenantRegistry):
+        """Neither a tenant nor a snapshot that does not exist is made up."""
+        with pytest.raises(TenantNotFoundError):
+            await registry.snapshots.create("nobody")
+        await registry.create("acme")
+        assert list(await registry.snapshots.list("acme")) == []
+        for snapshot_id in ("20260101t000000000000z-00000000", "../../catalog", "", "before-x"):
+            with pytest.raises(SnapshotNotFoundError):
+                await registry.snapshots.restore("acme", snapshot_id)
+        await registry.snapshots.delete("acme", "20260101t000000000000z-00000000")
+        with pytest.raises(QueryError, match="trigger must be"):
+            await registry.snapshots.create("acme", trigger="Why not?")
+
+    async def test_a_damaged_tenant(self, data_dir: Path):
+        """No snapshot says of damage that it is sound."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await registry.tenant("acme").messages.save_many([make_message("x" * 500) for _ in range(200)])
+        fd = os.open(database_path(data_dir, "acme"), os.O_WRONLY)
+        os.pwrite(fd, b"\xa5" * 4096, 8 * 4096)
+        os.close(fd)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(DatabaseCorruptError):
+                await registry.snapshots.create("acme")
+            assert list(await registry.snapshots.list("acme")) == []
+
+    async def test_the_tenant_is_closed_meanwhile(self, data_dir: Path):
+        """A suspended tenant is not held open by its copy: the copy ends with an error, or was ready; nothing is left."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await registry.tenant("acme").messages.save_many([make_message("x" * 5000) for _ in range(2000)])
+            taking = asyncio.ensure_future(registry.snapshots.create("acme"))
+            await until(lambda: bool(list((data_dir / "scratch").glob("*/*/tenant.db"))))
+            await registry.suspend("acme")
+            outcome = (await asyncio.gather(taking, return_exceptions=True))[0]
+            assert not isinstance(outcome, BaseException) or (
+                isinstance(outcome, TenantryError) and outcome.is_retryable
+            )
+            assert (await registry.snapshots.create("acme")).row_counts["messages"] == 2000
+        assert open_files(data_dir) == []
+        assert list((data_dir / "scratch").iterdir()) == []
+
+    async def test_what_is_too_much_or_too_old_is_forgotten(self, data_dir: Path):
+        """The newest few are kept for their time, and the very newest for ever."""
+        clock = MovedClock()
+        settings = config(data_dir, snapshots_kept_max=3, snapshot_age_seconds_max=3600)
+        async with TenantRegistry(settings, clock=clock) as registry:
+            await registry.create("acme")
+            made = [await registry.snapshots.create("acme") for _ in range(5)]
+            assert list(await registry.snapshots.list("acme")) == made[:1:-1]
+            clock.moved = timedelta(hours=2)
+            newest = await registry.snapshots.create("acme")
+            assert list(await registry.snapshots.list("acme")) == [newest]
+            await registry.snapshots.delete("acme", newest.id)
+            assert kept_files(data_dir) == []
+
+    async def test_purge_forgets_them(self, registry: TenantRegistry, data_dir: Path):
+        """Who asks for data to be gone means all of it."""
+        await registry.create("acme")
+        await registry.snapshots.create("acme")
+        await registry.delete("acme")
+        assert kept_files(data_dir) != []
+        await registry.purge("acme", force=True)
+        assert kept_files(data_dir) == []
+
+    async def test_they_follow_a_rename(self, registry: TenantRegistry):
+        """Snapshots belong to the tenant and not to its id."""
+        await registry.create("acme")
+        snapshot = await registry.snapshots.create("acme")
+        await registry.rename("acme", "globex")
+        await registry.create("acme")
+        assert list(await registry.snapshots.list("acme")) == []
+        assert [found.id for found in await registry.snapshots.list("globex")] == [snapshot.id]
+
+
+class TestSchedule:
+    """Snapshots that nobody asks for."""
+
+    async def test_every_active_tenant_has_its_turn(self, data_dir: Path):
+        """Active tenants have their snapshot taken again and again; suspended ones have not."""
+        settings = config(data_dir, snapshot_interval_seconds=0.05, snapshot_jitter_seconds=0.0)
+        hook = Recorder()
+        async with TenantRegistry(settings, hooks=[hook]) as registry:
+            for tenant_id in ("acme", "globex", "quiet"):
+                await registry.create(tenant_id)
+            await registry.suspend("quiet")
+            for tenant_id in ("acme", "globex"):
+                async with asyncio.timeout(60):
+                    while len(await registry.snapshots.list(tenant_id)) < 2:  # noqa: ASYNC110  # its own clock
+                        await asyncio.sleep(0.01)
+            assert {snapshot.trigger for snapshot in await registry.snapshots.list("acme")} == {"schedule"}
+            due = (await registry.get("quiet")).snapshot_due_at
+            assert all(
+                entry.actor == "tenantry"
+                for entry in await registry.audit.list()
+                if entry.action == "snapshot"
+            )
+            assert due is None or not await registry.snapshots.list("quiet")
+
+
+class TestRestore:
+    """Going back, and going back on that."""
+
+    async def test_there_and_back(self, registry: TenantRegistry):
+        """A restore brings the snapshot's state, its undoing the state before it, and neither loses the other."""
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        snapshot = await registry.snapshots.create("acme")
+        await say(registry, "acme", "two")
+        tenant = await registry.snapshots.restore("acme", snapshot.id)
+        assert await history(registry, "acme") == ["one"]
+        assert tenant.restore_point in await registry.snapshots.points("acme")
+        await say(registry, "acme", "three")
+        for _ in range(2):  # it can be repeated
+            await registry.snapshots.undo_restore("acme")
+            assert await history(registry, "acme") == ["one", "two"]
+        redo = (await registry.snapshots.points("acme"))[-1]
+        await registry.snapshots.restore("acme", redo)
+        assert await history(registry, "acme") == ["one", "three"]
+        await say(registry, "acme", "four")
+        assert await history(registry, "acme") == ["one", "three", "four"]
+
+    async def test_never_restored(self, registry: TenantRegistry):
+        """There is nothing to undo, and that is said."""
+        await registry.create("acme")
+        with pytest.raises(SnapshotNotFoundError, match="never restored"):
+            await registry.snapshots.undo_restore("acme")
+
+    async def test_the_files(self, registry: TenantRegistry, data_dir: Path):
+        """Private files, no log of the old database beside the new one, and the last three replaced ones kept."""
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        snapshot = await registry.snapshots.create("acme")
+        for _ in range(5):
+            await say(registry, "acme", "more")
+            await registry.snapshots.restore("acme", snapshot.id)
+        directory = database_path(data_dir, "acme").parent
+        assert {path.name for path in directory.iterdir()} == {"tenant.db", "lock", "points"}
+        assert len(await registry.snapshots.points("acme")) == 3
+        for path in directory.rglob("*"):
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+
+    @pytest.mark.parametrize("state", ["suspended", "archived"])
+    async def test_a_tenant_that_serves_nobody(self, registry: TenantRegistry, state: str):
+        """It is restored and stays in its state."""
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        snapshot = await registry.snapshots.create("acme")
+        await say(registry, "acme", "two")
+        away, back = {
+            "suspended": (registry.suspend, registry.resume),
+            "archived": (registry.archive, registry.unarchive),
+        }[state]
+        await away("acme")
+        assert (await registry.snapshots.restore("acme", snapshot.id)).state == state
+        with pytest.raises(TenantStateError):
+            await history(registry, "acme")
+        await back("acme")
+        assert await history(registry, "acme") == ["one"]
+
+    async def test_a_deleted_tenant(self, registry: TenantRegistry):
+        """It is undeleted first: a restore does not bring back what an operator deleted."""
+        await registry.create("acme")
+        snapshot = await registry.snapshots.create("acme")
+        await registry.delete("acme")
+        with pytest.raises(TenantStateError, match="undelete it first"):
+            await registry.snapshots.restore("acme", snapshot.id)
+
+    async def test_a_damaged_tenant_serves_again(self, data_dir: Path):
+        """What a damaged file's tenant needs is its newest snapshot; the damaged file is kept too."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await say(registry, "acme", "one")
+            snapshot = await registry.snapshots.create("acme")
+        database_path(data_dir, "acme").write_bytes(b"no database at all" * 1000)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(TenantQuarantinedError):
+                await history(registry, "acme")
+            tenant = await registry.snapshots.restore("acme", snapshot.id)
+            assert (tenant.state, tenant.reason) == (TenantState.ACTIVE, None)
+            assert await history(registry, "acme") == ["one"]
+            with pytest.raises(SnapshotCorruptError, match="it stays as it is, at"):
+                await registry.snapshots.undo_restore("acme")
+            assert await history(registry, "acme") == ["one"]
+
+    async def test_a_snapshot_of_another_tenant(self, registry: TenantRegistry, data_dir: Path):
+        """Files that were moved below another tenant's key are found out."""
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+        snapshot = await registry.snapshots.create("acme")
+        acme, globex = [(await registry.get(tenant_id)).uid for tenant_id in ("acme", "globex")]
+        (data_dir / "snapshots" / acme).rename(data_dir / "snapshots" / globex)
+        with pytest.raises(SnapshotCorruptError):
+            await registry.snapshots.restore("globex", snapshot.id)
+
+    async def test_restore_while_64_callers_write(self, data_dir: Path):
+        """No answer is wrong, nothing acknowledged is lost on either side of the restore, and undoing it brings the rest."""
+        hook = Recorder()
+        async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
+            await registry.create("acme")
+            async with writing(registry, 64) as acknowledged:
+                await until(lambda: sum(map(len, acknowledged.values())) > 500)
+                snapshot = await registry.snapshots.create("acme")
+                await until(lambda: sum(map(len, acknowledged.values())) > 2000)
+                before = {content for mine in acknowledged.values() for content in mine}
+                await registry.snapshots.restore("acme", snapshot.id)
+                told = {content for mine in acknowledged.values() for content in mine}
+                await until(lambda: sum(map(len, acknowledged.values())) > len(told) + 500)
+            everything = {content for mine in acknowledged.values() for content in mine}
+            restored = set(stored_contents(data_dir, "acme"))
+            assert snapshot.row_counts["messages"] <= len(restored)
+            # Whatever was answered after the restore had returned is in the restored database.
+            assert everything - told <= restored
+            await registry.snapshots.undo_restore("acme")
+            replaced = set(stored_contents(data_dir, "acme"))
+            assert before <= replaced
+            # Each acknowledged write is in the database that it was written to: in one of the two.
+            assert everything <= restored | replaced
+            assert hook.of(LifecycleStepped, action="restore", step="exchanged")
+
+    async def test_a_caller_that_waits_too_long(self, data_dir: Path):
+        """A call that comes while the file is replaced waits, and is told when to come again if that takes too long."""
+        gate = asyncio.Event()
+        settings = config(data_dir, pool_wait_timeout_seconds=0.05, call_timeout_seconds=30)
+        async with TenantRegistry(settings) as registry:
+            await registry.create("acme")
+            pool = registry._pool
+
+            async def hold() -> None:
+                async with pool.held((await registry.get("acme")).id, "restore"):
+                    await gate.wait()
+
+            holding = asyncio.ensure_future(hold())
+            await until(lambda: not pool.has("acme") and bool(pool._held))
+            with pytest.raises(TenantBusyError, match="busy with 'restore'") as caught:
+                await say(registry, "acme", "too early")
+            assert caught.value.retry_after_seconds > 0
+            gate.set()
+            await holding
+            await say(registry, "acme", "in time")
+            assert await history(registry, "acme") == ["in time"]
+
+
+class TestFlippedBytes:
+    """What is kept is never trusted."""
+
+    @pytest.mark.parametrize("suffix", [".json", ".db.gz"])
+    async def test_any_byte(self, registry: TenantRegistry, data_dir: Path, suffix: str):
+        """A flipped bit anywhere in a snapshot or its manifest is found before anything changes."""
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        snapshot = await registry.snapshots.create("acme")
+        await say(registry, "acme", "two")
+        (path,) = [path for path in kept_files(data_dir) if path.name.endswith(suffix)]
+        sound = path.read_bytes()
+        step = max(1, len(sound) // 60)
+        for place in [*range(0, len(sound), step), len(sound) - 1]:
+            spoiled = bytearray(sound)
+            spoiled[place] ^= 1 << (place % 8)
+            path.write_bytes(spoiled)
+            with pytest.raises(SnapshotCorruptError):
+                await registry.snapshots.restore("acme", snapshot.id)
+            with pytest.raises(SnapshotCorruptError):
+                await registry.clone("acme", "globex", snapshot.id)
+        assert await history(registry, "acme") == ["one", "two"]
+        with pytest.raises(TenantNotFoundError):
+            await registry.get("globex")
+        path.write_bytes(sound)
+        await registry.snapshots.restore("acme", snapshot.id)
+        assert await history(registry, "acme") == ["one"]
+
+
+class TestDrill:
+    """Whether backups restore is known before they are needed."""
+
+    async def test_the_report(self, registry: TenantRegistry, data_dir: Path):
+        """Every tenant of the sample is in it: the sound, the damaged, and the one without a snapshot."""
+        for tenant_id in ("sound", "damaged", "without"):
+            await registry.create(tenant_id)
+        await registry.snapshots.create("sound")
+        assert not (await registry.snapshots.drill()).is_ok
+        await registry.snapshots.create("damaged")
+        damaged = next((data_dir / "snapshots" / (await registry.get("damaged")).uid).glob("*.gz"))
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        report = await registry.snapshots.drill(sample=10)
+        outcomes = {result.tenant_id: result.outcome for result in report.results}
+        assert outcomes == {"sound": "ok", "damaged": "corrupt", "without": "not_found"}
+        (sound,) = [result for result in report.results if result.tenant_id == "sound"]
+        assert sound.snapshot_id is not None
+        assert sound.age_seconds is not None
+        assert len((await registry.snapshots.drill(sample=2)).results) == 2
+        for tenant_id in ("damaged", "without"):
+            await registry.snapshots.create(tenant_id)
+        assert (await registry.snapshots.drill()).is_ok
+
+
+async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry):
+    """A snapshot of a suspended tenant does not open it for anyone."""
+    await registry.create("acme")
+    await registry.suspend("acme")
+    await registry.snapshots.create("acme")
+    with pytest.raises(TenantSuspendedError):
+        await say(registry, "acme", "no")
+
+
+async def test_what_a_dead_registry_left(data_dir: Path):
+    """A scratch directory whose process has died is removed by the next who needs one."""
+    left = data_dir / "scratch" / "tmpdead"
+    left.mkdir(parents=True)
+    (left / "tenant.db").write_bytes(b"half a copy")
+    (data_dir / "scratch" / "tmpdead.lock").touch()
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await registry.snapshots.create("acme")
+        assert not left.exists()
+    assert query(data_dir / "catalog.db", "SELECT count(*) FROM tenants WHERE intent IS NOT NULL") == [(0,)]
