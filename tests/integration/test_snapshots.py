@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from buckets import make_bucket
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.clock import SystemClock
 from tenantry.errors import (
@@ -25,6 +26,7 @@ from tenantry.errors import (
     TenantSuspendedError,
 )
 from tenantry.events import LifecycleStepped
+from tenantry.storage import ObstoreStorage
 from tenants import Recorder, database_path, make_message, open_files, query, stored_contents, until
 
 SNAPSHOTS = 50
@@ -441,6 +443,24 @@ class TestDrill:
         for tenant_id in ("damaged", "without"):
             await registry.snapshots.create(tenant_id)
         assert (await registry.snapshots.drill()).is_ok
+
+
+async def test_in_a_bucket(data_dir: Path, s3_url: str):
+    """The same with a real object store: taken, listed, tried out, restored, forgotten, and nothing kept beside the data."""
+    storage = ObstoreStorage(make_bucket(s3_url, "snapshots-of-a-fleet"), "tenants")
+    settings = config(data_dir, snapshots_kept_max=2)
+    async with TenantRegistry(settings, snapshot_storage=storage) as registry:
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        made = [await registry.snapshots.create("acme") for _ in range(3)]
+        await say(registry, "acme", "two")
+        assert list(await registry.snapshots.list("acme")) == made[:0:-1]
+        assert (await registry.snapshots.drill()).is_ok
+        await registry.snapshots.restore("acme", made[-1].id)
+        assert await history(registry, "acme") == ["one"]
+        await registry.delete("acme")
+        await registry.purge("acme", force=True)
+    assert not (data_dir / "snapshots").exists()
 
 
 async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry):
