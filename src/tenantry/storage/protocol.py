@@ -185,6 +185,20 @@ class Store(Protocol):
         """
         ...
 
+    async def check_integrity(self, *, is_thorough: bool = False) -> None:
+        """Look for damage in the whole database, beside its reads and writes, which do not wait for it.
+
+        Args:
+            is_thorough: Whether indexes are compared with their tables too.
+
+        Cancellation interrupts it.
+
+        Raises:
+            DatabaseCorruptError: It is damaged; the message says where.
+            PersistenceConnectionError: Not connected, or disconnected meanwhile.
+        """
+        ...
+
     async def begin(self) -> StoreTransaction:
         """Open a transaction over several calls; writes wait until it ends.
 

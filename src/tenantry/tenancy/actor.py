@@ -220,6 +220,19 @@ class TenantActor:
             durability=limits.durability or self._context.config.durability,
         )
 
+    async def check_integrity(self, *, is_thorough: bool = False) -> None:
+        """Look for damage in the tenant's database, beside its calls; one that is damaged is set apart.
+
+        Raises:
+            DatabaseCorruptError: It is damaged.
+            PersistenceConnectionError: It was closed meanwhile.
+        """
+        try:
+            await self._store.check_integrity(is_thorough=is_thorough)
+        except TenantryError as error:
+            self._judge(error)
+            raise
+
     async def aclose(self, timeout_seconds: float) -> None:
         """Finish the calls that were taken in, then close the store; idempotent.
 

@@ -16,11 +16,13 @@ example, is seen. A database that was not closed cleanly, has migrations to come
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
+
+import anyio
 
 from tenantry.config import Durability
 from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
@@ -81,6 +83,7 @@ class Connections:
         self.writer: JobConnection | None = None
         self.at_rest: JobConnection | None = None
         self.readers: list[JobConnection] = []
+        self._guests: list[JobConnection] = []
 
     async def open(self) -> None:
         """Take the file's lock and open the first connection. A failure, or cancellation, leaves nothing open.
@@ -111,9 +114,10 @@ class Connections:
             sqlite3.Error: One would not close; what is still open can be closed again.
         """
         async with self._opening:
-            while self.readers:
-                await self.readers[-1].aclose()
-                self.readers.pop()
+            for readers in (self._guests, self.readers):
+                while readers:
+                    await readers[-1].aclose()
+                    readers.pop()
             last = self.at_rest or self.writer
             if last is not None:
                 await last.aclose(self._release)
@@ -129,13 +133,7 @@ class Connections:
             sqlite3.Error, OSError, TenantryError: As `open`; the next call tries again.
         """
         async with self._opening:
-            self._check_open()
-            if self.writer is None:
-                await self._end_rest()
-                # Without a claim: who owns the file now is compared with what was seen then, in each transaction.
-                opener = partial(open_writer, self._options, self._known_version, self._log)
-                self.writer = await JobConnection.open(opener, self._crews.write)
-            return self.writer
+            return await self._awake()
 
     async def limit(self, database_bytes_max: int | None, durability: Durability) -> None:
         """Give the writer these limits, now and whenever it is opened; no transaction may be open.
@@ -175,6 +173,26 @@ class Connections:
                 self.readers.append(reader)
             return reader
 
+    @asynccontextmanager
+    async def guest(self) -> AsyncIterator[JobConnection]:
+        """Open a reader for a long look at the whole database: no read of others is sent to it, and none waits for it.
+
+        The writer is there before and closes after it, so a database is never read as at rest while somebody writes to it.
+
+        Raises:
+            PersistenceConnectionError: Not open.
+            sqlite3.Error, OSError, TenantryError: It cannot be opened.
+        """
+        async with self._opening:
+            await self._awake()
+            guest = await JobConnection.open(partial(open_reader, self._options), self._crews.read)
+            self._guests.append(guest)
+        try:
+            yield guest
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._see_off(guest)
+
     def read_at_rest(
         self, statements: Sequence[Statement], connection: sqlite3.Connection
     ) -> list[ReadOutcome]:
@@ -190,6 +208,21 @@ class Connections:
     def _check_open(self) -> None:
         if not self.is_open:
             raise PersistenceConnectionError("the database was disconnected meanwhile")
+
+    async def _see_off(self, guest: JobConnection) -> None:
+        async with self._opening:
+            if guest in self._guests:  # unless everything was closed meanwhile
+                self._guests.remove(guest)
+                await guest.aclose()
+
+    async def _awake(self) -> JobConnection:
+        self._check_open()
+        if self.writer is None:
+            await self._end_rest()
+            # Without a claim: who owns the file now is compared with what was seen then, in each transaction.
+            opener = partial(open_writer, self._options, self._known_version, self._log)
+            self.writer = await JobConnection.open(opener, self._crews.write)
+        return self.writer
 
     async def _end_rest(self) -> None:
         at_rest, self.at_rest = self.at_rest, None

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError
 from tenantry.storage.sqlite.errors import map_error
-from tenantry.storage.sqlite.opening import sync_directory
+from tenantry.storage.sqlite.opening import RestingFile, sync_directory
 from tenantry.storage.sqlite.ownership import hand_over
 
 SQLITE_VERSION: Final = sqlite3.sqlite_version
@@ -139,6 +139,46 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
         raise DatabaseCorruptError(f"{path} cannot be read as a database: {error}") from error
 
 
+def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
+    """Check an open database, while others read and write it.
+
+    Raises:
+        DatabaseCorruptError: It is damaged.
+        sqlite3.Error: SQLite could not look, or met damage that it cannot describe.
+    """
+    _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
+
+
+def check_closed(path: Path, *, is_thorough: bool = False) -> None:
+    """Check a database that nobody has open and change nothing; a write-ahead log that a crash left beside it counts.
+
+    Raises:
+        DatabaseCorruptError: It is damaged, or no database.
+    """
+    parameters = "mode=ro&immutable=1" if RestingFile.found(path) else "mode=ro"
+    try:
+        with closing(_connect(path, parameters)) as connection:
+            check_connection(connection, name=str(path), is_thorough=is_thorough)
+    except sqlite3.Error as error:
+        raise DatabaseCorruptError(f"{path} cannot be read as a database: {error}") from error
+
+
+def versions_at_rest(path: Path) -> dict[str, int] | None:
+    """Return the version that each schema of a database is at, without a lock; None unless it is, and stays, at rest.
+
+    At rest is what its owner closed cleanly and nobody has open: one file, which can be read as one that does not change.
+    """
+    found = RestingFile.found(path)
+    if found is None:
+        return None
+    try:
+        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+            versions = _schema_versions(connection)
+    except sqlite3.Error:  # whoever opens it for good will meet it too, and say so
+        return None
+    return versions if found.is_at_rest() else None
+
+
 def repair(path: Path) -> None:
     """Check a database thoroughly, and build its indexes anew if that is all that is wrong with it.
 
@@ -213,10 +253,10 @@ def _connect(path: Path, parameters: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
 
 
-def _check_integrity(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
+def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:
     problems = [row[0] for row in connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")]
     if problems != ["ok"]:
-        raise DatabaseCorruptError(f"{path} is damaged: {'; '.join(map(str, problems))}")
+        raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(map(str, problems))}")
 
 
 def _schema_versions(connection: sqlite3.Connection) -> dict[str, int]:

@@ -85,6 +85,7 @@ class SQLiteStore:
         self._transaction: SQLiteTransaction | None = None
         self._copies: set[asyncio.Future[None]] = set()
         self._is_closing = threading.Event()  # ends the copies that run
+        self._checks: set[asyncio.Future[None]] = set()
         self._is_read = False
 
     @property
@@ -126,6 +127,8 @@ class SQLiteStore:
                         await asyncio.wait(self._copies)
                     if self._transaction is not None:
                         await self._transaction.rollback()
+                    for check in tuple(self._checks):
+                        check.cancel()
                     await self._connections.aclose()
                 except (sqlite3.Error, OSError) as error:
                     self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
@@ -199,6 +202,22 @@ class SQLiteStore:
             with self._mapped_errors():
                 await self._connections.limit(database_bytes_max, durability)
             self._database_bytes_max = database_bytes_max
+
+    async def check_integrity(self, *, is_thorough: bool = False) -> None:
+        """Look for damage in the whole database; see `Store.check_integrity`.
+
+        It is one read transaction: while it lasts the write-ahead log cannot be cut back.
+        """
+        self.check_connected()
+        check = self._mapped(
+            partial(maintenance.check_connection, name=str(self._options), is_thorough=is_thorough)
+        )
+        if self._options.is_read_by_writer:
+            await self._submit_in_turn(check)
+            return
+        with self._mapped_errors():
+            async with self._connections.guest() as guest:
+                await self._checked(self._submit(guest, check))
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
@@ -283,6 +302,18 @@ class SQLiteStore:
             with self._mapped_errors():
                 writer = await self._connections.awake()
             return await self._submit(writer, job)
+
+    async def _checked(self, job: "asyncio.Future[None]") -> None:
+        self._checks.add(job)
+        try:
+            # Waited for and not awaited: that it was cancelled by `disconnect` is not the caller's own cancellation.
+            await asyncio.wait([job])
+        finally:
+            self._checks.discard(job)
+            job.cancel()
+        if job.cancelled():
+            raise PersistenceConnectionError(f"cannot use {self._options}: it was disconnected meanwhile")
+        job.result()
 
     async def _read_awake(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
         """Read once the writer, which is being opened or could not be, is there."""

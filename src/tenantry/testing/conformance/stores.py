@@ -162,6 +162,19 @@ async def check_migrates_once(make_store: MakeStore) -> None:
 
 
 @_store_check
+async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
+    """A sound database passes either look, with a transaction open beside it, and is used as before afterwards."""
+    async with _connected(make_store) as store:
+        transaction = await store.begin()
+        checks = asyncio.gather(*(store.check_integrity(is_thorough=n % 2 == 1) for n in range(4)))
+        await transaction.write((_insert(1),))
+        await transaction.commit()
+        expect(await checks, [None] * 4)
+        expect(await store.write([(_insert(2),)]), [[None]])
+        expect(await _ids(store), [1, 2])
+
+
+@_store_check
 async def check_use_needs_a_connection(make_store: MakeStore) -> None:
     """Before connect and after disconnect every call says so."""
     store = make_store()
@@ -171,6 +184,7 @@ async def check_use_needs_a_connection(make_store: MakeStore) -> None:
             lambda: store.read([_select()]),
             store.begin,
             store.migrate,
+            store.check_integrity,
         ):
             with expect_raised(PersistenceConnectionError):
                 await use()
