@@ -8,13 +8,24 @@ from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
+from tenantry.tenancy.fleet_job import (
+    FleetJob,
+    FleetProgress,
+    FleetResult,
+    JobState,
+    TenantMigrationStatus,
+)
 from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
 from tenantry.tenancy.registry import RegistryStatistics, TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
 __all__ = [
     "Fetch",
+    "FleetJob",
+    "FleetProgress",
+    "FleetResult",
     "IdempotentWrite",
+    "JobState",
     "Page",
     "RegistryConfig",
     "RegistryStatistics",
@@ -25,6 +36,7 @@ __all__ = [
     "TenantHandle",
     "TenantId",
     "TenantLimits",
+    "TenantMigrationStatus",
     "TenantRegistry",
     "TenantState",
     "TenantTransaction",

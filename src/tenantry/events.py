@@ -111,6 +111,21 @@ class LifecycleCalled(NamedTuple):
     duration_seconds: float
 
 
+class FleetTenantFinished(NamedTuple):
+    """A fleet job has an outcome for a tenant, and it is written down.
+
+    Attributes:
+        kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
+        outcome: ``ok``, ``skipped`` or the error's `outcome`.
+        duration_seconds: How long the work took, with all attempts.
+    """
+
+    tenant_id: str
+    kind: str
+    outcome: str
+    duration_seconds: float
+
+
 Event: TypeAlias = (
     TenantOpened
     | TenantClosed
@@ -121,6 +136,7 @@ Event: TypeAlias = (
     | PoolWaited
     | LifecycleStepped
     | LifecycleCalled
+    | FleetTenantFinished
 )
 Hook: TypeAlias = Callable[[Event], None]
 

@@ -19,6 +19,7 @@ FAMILIES = {
     "tenantry_batch_requests",
     "tenantry_calls_refused",
     "tenantry_connect_duration_seconds",
+    "tenantry_fleet_duration_seconds",
     "tenantry_lifecycle_duration_seconds",
     "tenantry_mailbox_peak_requests",
     "tenantry_mailbox_requests",

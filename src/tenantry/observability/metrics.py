@@ -19,6 +19,7 @@ from tenantry.events import (
     BatchFinished,
     CallRefused,
     Event,
+    FleetTenantFinished,
     Hook,
     LifecycleCalled,
     PoolWaited,
@@ -127,6 +128,7 @@ _HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
     "batch_requests": ("Calls that shared one batch.", ("backend", "channel")),
     "pool_wait_duration_seconds": ("A caller's wait for a tenant that was not open.", ("outcome",)),
     "lifecycle_duration_seconds": ("Lifecycle calls: create, suspend and so on.", ("action", "outcome")),
+    "fleet_duration_seconds": ("A fleet job's work on one tenant.", ("kind", "outcome")),
 }
 
 
@@ -165,6 +167,8 @@ class RegistryMetrics(Collector):
                 self._timed("pool_wait_duration_seconds", (event.outcome,), event)
             case LifecycleCalled():
                 self._timed("lifecycle_duration_seconds", (event.action, event.outcome), event)
+            case FleetTenantFinished():
+                self._timed("fleet_duration_seconds", (event.kind, event.outcome), event)
             case CallRefused():
                 self._refused[event.outcome] = self._refused.get(event.outcome, 0) + 1
                 labels = (event.backend, self._operation(event.operation), event.outcome)

@@ -35,6 +35,8 @@ from tenantry.tenancy.data_directory import (
     log_sqlite_version,
     prepare_data_directory,
 )
+from tenantry.tenancy.fleet import Fleet
+from tenantry.tenancy.fleet_work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls, check_display_name
 from tenantry.tenancy.opener import TenantOpener, check_opens
@@ -135,6 +137,20 @@ class TenantRegistry:
         restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch)
         self.snapshots = Snapshots(self._runner, self._catalog, archive, copies, restorer, self._scratch)
         """The tenants' snapshots."""
+        self.fleet = Fleet(
+            FleetTools(
+                catalog=self._catalog,
+                pool=self._pool,
+                runner=self._runner,
+                context=context,
+                host=self,
+                schemas=self._schemas,
+                snapshots=self.snapshots,
+            ),
+            check_open=self._check_open,
+            log=self._log,
+        )
+        """The same work over many tenants."""
         self._calls.forget_snapshots = self.snapshots.forget_all
         self._schedule = SnapshotSchedule(self.snapshots, self._catalog, context, self._log)
         self._transfers = Transfers(self._runner, self._catalog, self._calls, archive, copies, self._scratch)
@@ -188,6 +204,7 @@ class TenantRegistry:
                 self._is_open = True
                 await self._runner.reconcile()
                 await self._refresh()
+                await self.fleet.adopt()
             except BaseException:
                 self._is_open = False
                 with anyio.CancelScope(shield=True):
@@ -207,10 +224,11 @@ class TenantRegistry:
     async def aclose(self) -> None:
         """Stop, in a fixed order; idempotent. Cancellation stops the waiting, not the closing: call again to wait for it.
 
-        1. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
-        2. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
-        3. every tenant is checkpointed and closed, its writer last, and its lock released;
-        4. lifecycle calls that were under way end; the catalog is closed.
+        1. fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``, to go on when a registry next opens;
+        2. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
+        3. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
+        4. every tenant is checkpointed and closed, its writer last, and its lock released;
+        5. lifecycle calls that were under way end; the catalog is closed.
 
         Afterwards there is no thread, no lock and no open file.
         """
@@ -519,6 +537,8 @@ class TenantRegistry:
         async with self._lifecycle:
             if not self._is_open:
                 return
+            # While its tenants can still be used: what it works on is finished.
+            await self.fleet.aclose()
             self._is_open = False
             await self._close_all()
             self._log.info(REGISTRY_CLOSED)
@@ -534,6 +554,7 @@ class TenantRegistry:
             steps.push_async_callback(self._scratch.aclose)
             steps.push_async_callback(self._runner.wait_ended)
             steps.push_async_callback(self._pool.aclose)
+            steps.push_async_callback(self.fleet.aclose)
             for service in self._services:
                 service.cancel()
             if self._services:
@@ -554,6 +575,7 @@ class TenantRegistry:
             try:
                 self._pool.evict_idle(self._config.idle_timeout_seconds)
                 await self._refresh()
+                await self.fleet.adopt()
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + LEFTOVERS_INTERVAL_SECONDS
                     await self._runner.reconcile()

@@ -59,32 +59,54 @@ END;
 
 -- The same work over many tenants, resumed by whoever opens a registry after a crash.
 CREATE TABLE fleet_jobs (
-    id          TEXT NOT NULL PRIMARY KEY,
-    kind        TEXT NOT NULL,
-    options     TEXT NOT NULL,  -- JSON: filter, waves, limits
-    state       TEXT NOT NULL,
-    reason      TEXT,           -- why it is in that state
-    created_by  TEXT NOT NULL,
-    created_at  TEXT NOT NULL,
-    started_at  TEXT,
-    finished_at TEXT
+    id                TEXT    NOT NULL PRIMARY KEY,  -- begins with the time it was made: in order
+    kind              TEXT    NOT NULL,
+    options           TEXT    NOT NULL,              -- JSON, see FleetOptions
+    state             TEXT    NOT NULL,
+    reason            TEXT,                          -- why it is in that state
+    created_by        TEXT    NOT NULL,
+    created_at        TEXT    NOT NULL,
+    begun_at          TEXT,                          -- when a process last began to run it
+    state_changed_at  TEXT    NOT NULL,
+    finished_before   INTEGER NOT NULL DEFAULT 0,    -- how many tenants were finished when it was last begun
+    failures_accepted INTEGER NOT NULL DEFAULT 0     -- those before an operator resumed it after a stop
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX fleet_jobs_state ON fleet_jobs (state, id);
+
+-- Counted as tenants are finished: who asks how far a job is must not count 100,000 rows.
+CREATE TABLE fleet_waves (
+    job_id  TEXT    NOT NULL REFERENCES fleet_jobs (id),
+    wave    INTEGER NOT NULL,
+    total   INTEGER NOT NULL,
+    ok      INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    failed  INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, wave)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fleet_results (
     job_id      TEXT    NOT NULL REFERENCES fleet_jobs (id),
     wave        INTEGER NOT NULL,
     position    INTEGER NOT NULL,
     tenant_uid  TEXT    NOT NULL,
-    tenant_id   TEXT    NOT NULL,  -- when the job was made
-    outcome     TEXT,              -- NULL: still to be done; then ok, skipped, or the error's
+    tenant_id   TEXT    NOT NULL,               -- when the job was made
+    outcome     TEXT,                           -- NULL: still to be done; then ok, skipped, or the error's
     error       TEXT,
     detail      TEXT    NOT NULL DEFAULT '{}',  -- JSON
     seconds     REAL,
     finished_at TEXT,
-    PRIMARY KEY (job_id, wave, position),
-    UNIQUE (job_id, tenant_uid)
+    PRIMARY KEY (job_id, wave, position)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX fleet_results_outcome ON fleet_results (job_id, outcome, wave, position);
+-- Few of many: the ones that are looked at.
+CREATE INDEX fleet_results_failed ON fleet_results (job_id, wave, position) WHERE outcome NOT IN ('ok', 'skipped');
+
+CREATE TRIGGER fleet_results_finished AFTER UPDATE OF outcome ON fleet_results
+WHEN old.outcome IS NULL AND new.outcome IS NOT NULL BEGIN
+    UPDATE fleet_waves
+    SET ok = ok + (new.outcome = 'ok'),
+        skipped = skipped + (new.outcome = 'skipped'),
+        failed = failed + (new.outcome NOT IN ('ok', 'skipped'))
+    WHERE job_id = new.job_id AND wave = new.wave;
+END;

@@ -1,0 +1,96 @@
+"""Which tenants a fleet job is for, and how it goes about them: checked once, when it is started."""
+
+import json
+import math
+import re
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tenantry.lifecycle import TenantState
+
+CONCURRENCY: Final = 8
+FAILURES_MAX: Final = 10
+ARGUMENTS_CHARACTERS_MAX: Final = 65_536
+_SCHEMAS_MAX: Final = 100
+_PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
+_HUNDREDTHS: Final = 10_000  # of a percent, in the whole
+
+Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+SchemaName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | None
+
+
+class FleetOptions(BaseModel):
+    """Which tenants a job is for, and how it goes about them; see `Fleet.start`.
+
+    Attributes:
+        states: Tenants in these states.
+        id_prefix: Whose ids begin so.
+        below: Who is below one of these schema versions, as far as the catalog knows.
+        canary: How many go first: a number, or a share such as ``"5%"``; None for no first wave.
+        concurrency: How many are worked on at once.
+        failures_max: How many may fail, a number or a share (0.02) of all; None for any.
+        canary_failures_max: The same among the first.
+        snapshot_before: Whether each has a snapshot taken before the work.
+        return_on_failure: Whether it is returned to that if the work fails.
+        arguments: What the work is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    states: Annotated[tuple[TenantState, ...], Field(min_length=1)] = (TenantState.ACTIVE,)
+    id_prefix: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,48}$")] | None = None
+    below: Annotated[dict[SchemaName, int], Field(min_length=1, max_length=_SCHEMAS_MAX)] | None = None
+    canary: Annotated[int, Field(ge=1, strict=True)] | str | None = None
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = CONCURRENCY
+    failures_max: FailuresMax = FAILURES_MAX
+    canary_failures_max: FailuresMax = 0
+    snapshot_before: bool = False
+    return_on_failure: bool = False
+    arguments: dict[str, Any] = {}
+
+    @field_validator("canary")
+    @classmethod
+    def _check_canary(cls, canary: int | str | None) -> int | str | None:
+        if isinstance(canary, str) and not 0 < _hundredths(canary) <= _HUNDREDTHS:
+            raise ValueError("a number of tenants, or a share above 0% and up to 100%")
+        return canary
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if len(as_json(arguments)) > ARGUMENTS_CHARACTERS_MAX:
+            raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store more elsewhere")
+        return arguments
+
+    @property
+    def canary_size(self) -> tuple[int, int]:
+        """The first wave as a number of tenants and as hundredths of a percent; one of them is 0."""
+        if isinstance(self.canary, str):
+            return 0, _hundredths(self.canary)
+        return self.canary or 0, 0
+
+
+def failures_allowed(failures_max: float | None, total: int) -> float:
+    """Return how many of so many tenants may fail."""
+    if failures_max is None:
+        return math.inf
+    return math.floor(failures_max * total) if 0 < failures_max < 1 else failures_max
+
+
+def as_json(value: object) -> str:
+    """Return `value` as JSON that SQLite can read too.
+
+    Raises:
+        ValueError: It cannot be.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"it must be JSON: {error}") from error
+
+
+def _hundredths(share: str) -> int:
+    match = _PERCENT.fullmatch(share)
+    return round(float(match["percent"]) * 100) if match else 0
