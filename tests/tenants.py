@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import tenantry
 from tenantry.company import Message, MessageType
 from tenantry.ids import tenant_paths
 
@@ -232,14 +233,21 @@ def python(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a script in a process of its own, which is killed at the end of the block if it still lives.
 
-    The script finds its arguments in ``sys.argv[1:]`` and may wait for its standard input.
+    The script finds its arguments in ``sys.argv[1:]`` and may wait for its standard input. It imports the tenantry that is
+    tested here, wherever another one is installed, and what tests share.
     """
+    given = env or {}
+    paths = [
+        Path(tenantry.__file__).parents[1],
+        Path(__file__).parent,
+        *filter(None, [given.get("PYTHONPATH")]),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(map(str, paths))},
     )
     with process:
         try:
