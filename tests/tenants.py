@@ -181,6 +181,22 @@ def stored_contents(data_dir: Path, tenant_id: str) -> list[str]:
     ]
 
 
+def tenant_files(data_dir: Path) -> list[Path]:
+    """Return the files of all tenants, as seen from the data directory."""
+    return sorted(path.relative_to(data_dir) for path in (data_dir / "tenants").rglob("*") if path.is_file())
+
+
+def damage_index(path: Path, index: str, value: bytes) -> None:
+    """Change a value in an index of a closed database and not in its table, by hand: the row is not found by it any more."""
+    [(page_size, root)] = query(
+        path, "SELECT page_size, rootpage FROM pragma_page_size, sqlite_schema WHERE name = ?", index
+    )
+    content = bytearray(path.read_bytes())
+    start = content.index(value, page_size * (root - 1), page_size * root)
+    content[start : start + len(value)] = b"!" * len(value)
+    path.write_bytes(content)
+
+
 def query(path: Path, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Run one statement on a database file, without tenantry, and commit it."""
     connection = sqlite3.connect(path, isolation_level=None)

@@ -34,7 +34,7 @@ from tenantry.events import LifecycleCalled, LifecycleStepped
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.statements import Statement
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, remove_abandoned
 from tenantry.tenancy import audit
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
@@ -307,6 +307,10 @@ class CallRunner:
 
     async def reconcile(self) -> None:
         """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
+        try:
+            await run_in_thread(partial(remove_abandoned, self._operations_directory()))
+        except OSError as error:
+            self._log.warning(LIFECYCLE_FAILED, error=str(error), action="reconcile")
         for tenant in await self.catalog.under_way():
             if self.is_own(tenant):
                 continue

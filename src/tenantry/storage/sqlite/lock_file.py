@@ -90,9 +90,10 @@ class LockFile:
             return b""
 
     def remove(self) -> None:
-        """Remove the file while the lock is held, and give the lock back."""
+        """Remove the file while the lock is held, and give the lock back; a file that cannot be removed stays."""
         if self._fd is not None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
             self.release()
 
     def _locked(self) -> int:
@@ -113,6 +114,21 @@ class LockFile:
             self._fd = fd = os.open(self.path, flags, _FILE_MODE)
             _held.add(self)
         return fd
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove the lock files in a directory whose holders have died.
+
+    Raises:
+        OSError: The directory cannot be listed.
+    """
+    for path in list(directory.iterdir()):
+        lock = LockFile(path)
+        # One without a name is being made at this moment.
+        if read_holder(lock.read()) != (None, None):
+            with contextlib.suppress(LockHeldError, OSError):
+                lock.acquire()
+                lock.remove()
 
 
 def read_holder(content: bytes) -> tuple[int | None, str | None]:

@@ -1,0 +1,277 @@
+"""Every lifecycle call, its process killed at each of its steps: old or new state afterwards, and the call can be repeated.
+
+`CALLS` is the table. One entry is one call: what to do before it, and the call. What is right afterwards follows from that:
+the data directory is as it was before the call, or as the call leaves it when nobody kills it. A step is every event that
+the registry reports, so the process also dies right after each commit of the catalog, between a connection and its
+migrations, and the like; a new step of a call is a new fault point by itself.
+"""
+
+import asyncio
+import inspect
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from subprocess import Popen
+from typing import Any, Final
+
+import pytest
+
+from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry.errors import (
+    TenantDeletedError,
+    TenantExistsError,
+    TenantNotFoundError,
+    TenantQuarantinedError,
+    TenantStateError,
+    TenantSuspendedError,
+)
+from tenantry.events import BatchFinished, Event, LifecycleStepped
+from tenants import damage_index, database_path, make_message, python, query, read_json, tenant_files
+
+# A process that forks itself for each line it is given and does there what the line says, two at a time; an empty line
+# waits for all. Each child is a process of its own that is killed for good, without the second that importing takes.
+FORKING = """
+import importlib.util, json, os, sys
+
+spec = importlib.util.spec_from_file_location("crashes", sys.argv[1])
+crashes = importlib.util.module_from_spec(spec)
+sys.modules["crashes"] = crashes
+spec.loader.exec_module(crashes)
+running = {}
+for line in sys.stdin:
+    if line.strip():
+        arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                crashes.call_until_killed(*arguments)
+            finally:
+                os._exit(1)
+        running[child] = arguments
+    while len(running) >= (2 if line.strip() else 1):
+        child, status = os.wait()
+        print(json.dumps([*running.pop(child), os.waitstatus_to_exitcode(status)]), flush=True)
+"""
+
+Work = Callable[[TenantRegistry], Awaitable[Any]]
+
+
+async def do_nothing(_: TenantRegistry) -> None:
+    """Leave everything as it is."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the table.
+
+    Attributes:
+        run: Makes it.
+        prepare: What comes before it. There is a tenant ``acme`` already, with one message.
+        damage: What happens to the closed data directory after that.
+    """
+
+    run: Work
+    prepare: Work = do_nothing
+    damage: Callable[[Path], object] = bool
+
+
+def on_acme(action: str, *arguments: Any, **keywords: Any) -> Work:
+    """Return what makes this call of ``acme``."""
+    return lambda registry: getattr(registry, action)("acme", *arguments, **keywords)
+
+
+CALLS: Final = {
+    "create": Call(lambda registry: registry.create("globex", display_name="Globex")),
+    "suspend": Call(on_acme("suspend", reason="unpaid")),
+    "resume": Call(on_acme("resume"), on_acme("suspend")),
+    "archive": Call(on_acme("archive", reason="quiet")),
+    "unarchive": Call(on_acme("unarchive"), on_acme("archive")),
+    "delete": Call(on_acme("delete", reason="ended")),
+    "undelete": Call(on_acme("undelete"), on_acme("delete")),
+    "purge": Call(on_acme("purge", force=True), on_acme("delete")),
+    "rename": Call(on_acme("rename", "umbrella")),
+    "quarantine": Call(on_acme("quarantine", reason="odd")),
+    "repair": Call(
+        on_acme("repair"),
+        on_acme("quarantine", reason="an index is damaged"),
+        lambda data_dir: damage_index(database_path(data_dir, "acme"), "messages_channel", b"general"),
+    ),
+    "update": Call(on_acme("update", display_name="Acme Ltd.", deletion_protected=True)),
+}
+NO_LIFECYCLE_CALLS: Final = {"open", "aclose", "get", "list", "lease"}
+REFUSALS: Final = {
+    TenantState.SUSPENDED: TenantSuspendedError,
+    TenantState.ARCHIVED: TenantStateError,
+    TenantState.QUARANTINED: TenantQuarantinedError,
+    TenantState.DELETED: TenantDeletedError,
+    TenantState.PURGED: TenantNotFoundError,
+}
+# What differs between two runs of the same call: chosen by chance or by the clock. Of the second, whether it is there counts.
+BY_CHANCE: Final = ("uid", "created_at", "state_changed_at", "revision")
+WHETHER: Final = ("purge_after", "restore_point", "snapshot_due_at")
+# What the registry reports of its own accord, at any time.
+BACKGROUND: Final = {"catalog.data_version", "catalog.find_many", "catalog.states"}
+
+
+def config(data_dir: Path) -> RegistryConfig:
+    """Return settings for a small pool."""
+    return RegistryConfig(data_dir=data_dir, open_tenants_max=4)
+
+
+class FaultPoints:
+    """A hook that names what it is told, and calls `reached` with each name."""
+
+    def __init__(self, reached: Callable[[str], object]) -> None:
+        self._reached = reached
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        """Name the event: by its kind, what it is about, and how many of these there were."""
+        about = [str(event.tenant_id)]
+        if isinstance(event, LifecycleStepped):
+            about = [event.step]
+        elif isinstance(event, BatchFinished):
+            about = [call.operation for call in event.calls if call.operation not in BACKGROUND]
+        name = f"{type(event).__name__} {' '.join(about)}"
+        if about:
+            self._seen[name] += 1
+            self._reached(f"{name} {self._seen[name]}")
+
+
+async def make_call(data_dir: Path, name: str, reached: Callable[[str], object]) -> None:
+    """Make a call of the table with a registry of its own, reporting its fault points."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        registry.add_hook(FaultPoints(reached))
+        await CALLS[name].run(registry)
+        registry._hooks.clear()
+
+
+def call_until_killed(data_dir: str, name: str, fault_point: str) -> None:
+    """Make a call of the table, and die at the fault point."""
+
+    def reached(found: str) -> None:
+        if found == fault_point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(make_call(Path(data_dir), name, reached))
+
+
+def snapshot(data_dir: Path) -> dict[str, Any]:
+    """Return what a data directory holds, read without tenantry: tenants, files, messages, and nothing that is by chance."""
+    columns = [name for _, name, *_ in query(data_dir / "catalog.db", "PRAGMA table_info(tenants)")]
+    paths = tenant_files(data_dir)
+    logs = [path for path in paths if path.suffix in {".db-wal", ".db-shm"}]
+    found: dict[str, Any] = {
+        path: path.suffix == ".db" and query(data_dir / path, "SELECT content FROM messages ORDER BY seq")
+        for path in paths
+        if path not in logs
+    }
+    for row in query(data_dir / "catalog.db", "SELECT * FROM tenants"):
+        tenant = dict(zip(columns, row, strict=True))
+        tenant |= {name: tenant[name] is not None for name in WHETHER}
+        found[tenant["id"]] = {name: value for name, value in tenant.items() if name not in BY_CHANCE}
+        # A write-ahead log that a crash left is the database's own matter, unless somebody was promised one file.
+        assert tenant["state"] != TenantState.ARCHIVED or logs == []
+    return found
+
+
+async def prepare(data_dir: Path, name: str) -> None:
+    """Make the data directory that a call of the table begins with."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message("acknowledged"))
+        await CALLS[name].prepare(registry)
+    CALLS[name].damage(data_dir)
+
+
+async def reopen(data_dir: Path, *works: Work) -> dict[str, Any]:
+    """Do something with a new registry, close it, and return what is there then; nothing may be locked or under way."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        for work in works:
+            await work(registry)
+    assert list((data_dir / "operations").iterdir()) == []
+    found = snapshot(data_dir)
+    assert [tenant for tenant in found.values() if isinstance(tenant, dict) and tenant["intent"]] == []
+    return found
+
+
+async def repeat(registry: TenantRegistry, *, name: str) -> None:
+    """Make the call again; to create, that it exists is done."""
+    try:
+        await CALLS[name].run(registry)
+    except TenantExistsError:
+        assert name == "create"
+
+
+async def check_audit(registry: TenantRegistry, *, name: str) -> None:
+    """The call is in the audit, and the audit's chain holds."""
+    verification = await registry.audit.verify()
+    assert verification.is_intact, verification
+    assert [entry for entry in await registry.audit.list() if (entry.action, entry.outcome) == (name, "ok")]
+
+
+async def check_use(registry: TenantRegistry) -> None:
+    """Each tenant serves calls, or refuses them, as its state says."""
+    for tenant in await registry.list():
+        messages = registry.tenant(tenant.id).messages
+        if tenant.state is TenantState.ACTIVE:
+            before = await messages.get_history("general")
+            await messages.save(make_message("used again"))
+            assert len(await messages.get_history("general")) == len(before) + 1
+        else:
+            with pytest.raises(REFUSALS[tenant.state]):
+                await messages.save(make_message())
+
+
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Popen[str]]:
+    """The process whose children are killed."""
+    with python(FORKING, Path(__file__)) as process:
+        yield process
+
+
+def kill_at_each(
+    fault_points: list[str], name: str, before: Path, forking: Popen[str]
+) -> list[tuple[Path, str]]:
+    """Make the call once for each fault point, in a process that dies there, and return what that left."""
+    data_dirs = [before.with_name(f"killed-{number}") for number in range(len(fault_points))]
+    for data_dir, fault_point in zip(data_dirs, fault_points, strict=True):
+        shutil.copytree(before, data_dir)
+        print(json.dumps([str(data_dir), name, fault_point]), file=forking.stdin)
+    print(file=forking.stdin, flush=True)
+    ended = {fault_point: status for *_, fault_point, status in (read_json(forking) for _ in fault_points)}
+    assert ended == dict.fromkeys(fault_points, -signal.SIGKILL)
+    return list(zip(data_dirs, fault_points, strict=True))
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_killed_at_every_step(name: str, tmp_path: Path, forking: Popen[str]):
+    """Wherever the process dies, the next registry finds the old or the new state, and the same call then succeeds."""
+    before, done = tmp_path / "before", tmp_path / "done"
+    await prepare(before, name)
+    shutil.copytree(before, done)
+    fault_points: list[str] = []
+    await make_call(done, name, fault_points.append)
+    old, new = snapshot(before), snapshot(done)
+    assert any("LifecycleStepped" in point for point in fault_points)
+    for data_dir, fault_point in kill_at_each(fault_points, name, before, forking):
+        found = await reopen(data_dir)
+        assert found in (old, new), fault_point
+        assert await reopen(data_dir, partial(repeat, name=name)) == new, fault_point
+        await reopen(data_dir, partial(check_audit, name=name), check_use)
+
+
+def test_the_table_has_every_call():
+    """A lifecycle call that is new is missed here until it has its line in the table."""
+    public = {
+        name
+        for name, member in inspect.getmembers(TenantRegistry, inspect.iscoroutinefunction)
+        if not name.startswith("_")
+    }
+    assert public - NO_LIFECYCLE_CALLS == set(CALLS)
