@@ -18,6 +18,7 @@ import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from others import Other, other_process
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import (
     CallTimeoutError,
@@ -58,40 +59,11 @@ from tenants import (
     open_files,
     python,
     query,
-    read_json,
     stored_contents,
     until,
     write_pack,
 )
 
-# A registry in a process of its own: says that it is ready, and does as it is told, line by line.
-OTHER_PROCESS = """
-import asyncio, json, os, sys
-import structlog
-from tenantry import RegistryConfig, TenantRegistry
-from tenantry.errors import TenantryError
-from tenants import make_message
-
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-
-async def main(data_dir):
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=4)) as registry:
-        print(json.dumps(os.getpid()), flush=True)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            action, tenant_id, *content = line.split()
-            try:
-                if action == "save":
-                    await registry.tenant(tenant_id).messages.save(make_message(*content))
-                else:
-                    await getattr(registry, action)(tenant_id)
-                outcome = "ok"
-            except TenantryError as error:
-                outcome = {"error": type(error).__name__, "pid": getattr(error, "pid", None)}
-            print(json.dumps(outcome), flush=True)
-
-asyncio.run(main(sys.argv[1]))
-"""
-TESTS = Path(__file__).parents[1]
 INVOICES = """
 from tenantry import Fetch, Repository, Statement
 
@@ -107,30 +79,11 @@ class InvoiceRepository(Repository):
 INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER NOT NULL) STRICT;"
 
 
-class Other:
-    """The registry of another process, as this one talks to it."""
-
-    def __init__(self, process: Any) -> None:
-        self.process = process
-        self.pid = read_json(process)
-
-    def do(self, action: str, *arguments: str) -> Any:
-        """Have it do something; return ``ok`` or which error it got."""
-        self.process.stdin.write(" ".join([action, *arguments]) + "\n")
-        self.process.stdin.flush()
-        return read_json(self.process)
-
-    def kill(self) -> None:
-        """End it as nobody wants to end: nothing is closed, nothing released but by the kernel."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def other(data_dir: Path) -> Iterator[Other]:
     """A registry on the same data directory in another process."""
-    with python(OTHER_PROCESS, data_dir, env={"PYTHONPATH": str(TESTS)}) as process:
-        yield Other(process)
+    with other_process(data_dir) as process:
+        yield process
 
 
 @pytest.fixture

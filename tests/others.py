@@ -1,0 +1,100 @@
+"""A registry in another process, as the tests of several processes on one data directory talk to it.
+
+Import it by name (``tests`` is on pytest's path): ``from others import other_process``.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from tenants import python, read_json
+
+# Says that it is ready, and does as it is told, line by line.
+_OTHER_PROCESS = """
+import asyncio, json, os, signal, sys
+import structlog
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.errors import TenantryError
+from tenants import make_message
+
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+stop_at = None
+
+def tell(what):
+    print(json.dumps(what), flush=True)
+
+def stop(event):
+    if stop_at is not None and stop_at == getattr(event, "step", None):
+        tell("stopped")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+async def do(registry, action, *arguments, **keywords):
+    global stop_at
+    stop_at = keywords.pop("stop_at", None)
+    if action == "save":
+        tenant_id, *content = arguments
+        await registry.tenant(tenant_id).messages.save(make_message(*content))
+    else:
+        await getattr(registry, action)(*arguments, **keywords)
+
+async def main(data_dir, settings):
+    async with TenantRegistry(
+        RegistryConfig(data_dir=data_dir, open_tenants_max=4, **json.loads(settings)), hooks=[stop]
+    ) as registry:
+        tell(os.getpid())
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            arguments, keywords = json.loads(line)
+            try:
+                await do(registry, *arguments, **keywords)
+                tell("ok")
+            except TenantryError as error:
+                tell({"error": type(error).__name__, "pid": getattr(error, "pid", None)})
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Other:
+    """The registry of another process."""
+
+    def __init__(self, process: Popen[str]) -> None:
+        self.process = process
+        self.pid = read_json(process)
+
+    def do(self, action: str, *arguments: str, **keywords: Any) -> Any:
+        """Have it do something; return ``ok`` or which error it got.
+
+        With ``stop_at`` it stops at that step of a lifecycle call, and ``stopped`` is returned.
+        """
+        self.begin(action, *arguments, **keywords)
+        return self.answer()
+
+    def begin(self, action: str, *arguments: str, **keywords: Any) -> None:
+        """Have it begin something."""
+        print(json.dumps([[action, *arguments], keywords]), file=self.process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        """Wait for the outcome of what it began."""
+        return read_json(self.process)
+
+    def go_on(self) -> Any:
+        """Let it go on where it stopped, and return the outcome."""
+        os.kill(self.pid, signal.SIGCONT)
+        return self.answer()
+
+    def kill(self) -> None:
+        """End it as nobody wants to end: nothing is closed, nothing released but by the kernel."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def other_process(data_dir: Path, **settings: Any) -> Iterator[Other]:
+    """Start a registry on this data directory in another process; it ends with the block."""
+    with python(_OTHER_PROCESS, data_dir, json.dumps(settings)) as process:
+        yield Other(process)
