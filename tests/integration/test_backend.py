@@ -166,7 +166,7 @@ class TestLifecycle:
             raise sqlite3.OperationalError("unable to open database file")
 
         with monkeypatch.context() as patched:
-            patched.setattr(opening, "_add_functions", fail)
+            patched.setattr(opening, "add_functions", fail)
             with pytest.raises(PersistenceConnectionError):
                 await backend.connect()
         assert open_files(path.parent) == []
@@ -331,7 +331,7 @@ class TestFailedStatements:
 
         async with open_store(SQLiteOptions(path=path)) as store:
             with monkeypatch.context() as patched:
-                patched.setattr(opening, "_add_functions", fail)
+                patched.setattr(opening, "add_functions", fail)
                 with pytest.raises(PersistenceConnectionError):
                     await read_rows(store, "SELECT 1")
             assert await read_rows(store, "SELECT 1") == [(1,)]

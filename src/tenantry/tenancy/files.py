@@ -1,14 +1,15 @@
 """A closed tenant's files, held by a lifecycle call: nobody opens the database while it works on them."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import anyio
 
 from tenantry.errors import TenantOwnedElsewhereError
 from tenantry.ids import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.opening import check_own_path
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.tenant import Tenant
@@ -29,20 +30,29 @@ async def owned_files(
     Raises:
         TenantOwnedElsewhereError: The other process does not let it go.
         PersistenceConnectionError: The lock file cannot be opened.
+        DataDirectoryError: A link leads to the files.
     """
     paths = tenant_paths(context.config.data_dir, tenant.directory)
+    await run_in_thread(partial(check_own_path, context.config.data_dir, paths.database))
     ownership = FileOwnership(paths.lock, tenant.uid, tenant.id)
-    deadline = time.monotonic() + context.config.call_timeout_seconds
+    try:
+        await _acquire(ownership, context, is_waited_for=is_waited_for)
+        yield paths
+    finally:
+        # Also when cancelled: the thread that was to acquire it has done so by then. Whoever opens it next looks for
+        # himself in which state it is.
+        ownership.release(is_clean=False)
+
+
+async def _acquire(ownership: FileOwnership, context: ActorContext, *, is_waited_for: bool) -> None:
+    now = context.clock.monotonic_seconds
+    deadline = now() + context.config.call_timeout_seconds
     while True:
         try:
             await run_in_thread(ownership.acquire)
-            break
         except TenantOwnedElsewhereError:
-            if not is_waited_for or time.monotonic() > deadline:
+            if not is_waited_for or now() > deadline:
                 raise
+        else:
+            return
         await anyio.sleep(_LOOK_AGAIN_SECONDS)
-    try:
-        yield paths
-    finally:
-        # Whoever opens it next looks for himself in which state it is.
-        ownership.release(is_clean=False)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError
 from tenantry.storage.sqlite.errors import map_error
-from tenantry.storage.sqlite.opening import RestingFile, sync_directory
+from tenantry.storage.sqlite.opening import RestingFile, add_functions, sync_directory
 from tenantry.storage.sqlite.ownership import hand_over
 
 SQLITE_VERSION: Final = sqlite3.sqlite_version
@@ -108,7 +108,8 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
                     progress=None if progress is None else lambda _, left, total: progress(left, total),
                 )
         finally:
-            source.execute("ROLLBACK")
+            if source.in_transaction:  # an error of the disk may have ended it
+                source.execute("ROLLBACK")
         sync_file(target)
     except BaseException:
         remove_database(target)
@@ -184,6 +185,7 @@ def repair(path: Path) -> None:
 
     Raises:
         DatabaseCorruptError: It is damaged beyond that.
+        PersistenceError: SQLite refused for another reason, such as a full disk.
     """
     try:
         with closing(_connect(path, "mode=rw")) as connection:
@@ -194,9 +196,10 @@ def repair(path: Path) -> None:
                 _check_integrity(connection, path, "integrity_check")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
-        raise DatabaseCorruptError(
-            f"{path} cannot be repaired ({error}): restore a snapshot", code=error.sqlite_errorname
-        ) from error
+        mapped = map_error(error, f"cannot repair {path}")
+        if isinstance(mapped, DatabaseCorruptError):
+            raise DatabaseCorruptError(f"{mapped}: restore a snapshot", code=mapped.code) from error
+        raise mapped from error
 
 
 def leave_wal(path: Path) -> None:
@@ -221,6 +224,8 @@ def give_to(path: Path, tenant_uid: str) -> None:
     try:
         with closing(_connect(path, "mode=rw")) as connection:
             hand_over(connection, tenant_uid)
+            # A key that was used for a write of the other tenant says nothing about writes of this one.
+            connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise map_error(error, f"cannot prepare {path}") from error
@@ -249,8 +254,13 @@ def remove_database(path: Path) -> None:
 
 
 def _connect(path: Path, parameters: str) -> sqlite3.Connection:
+    if not path.exists() or not path.stat().st_size:
+        # SQLite would take an empty file for a database with nothing in it.
+        raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
     uri = f"file:{quote(str(path.absolute()))}?{parameters}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    add_functions(connection)
+    return connection
 
 
 def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:

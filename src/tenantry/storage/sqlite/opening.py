@@ -77,9 +77,17 @@ def prepare_directory(options: SQLiteOptions) -> None:
     Raises:
         OSError: It cannot be made.
         DataDirectoryError: The path is not what it should be.
+        DatabaseCorruptError: It is missing, and with it a database that must exist.
     """
-    if options.path is not None and options.root is not None:
-        make_directories(options.root, options.path.parent)
+    path, root = options.path, options.root
+    if path is None or root is None:
+        return
+    if not options.must_exist:
+        make_directories(root, path.parent)
+        return
+    check_own_path(root, path)
+    if _lstat(path.parent) is None:  # not to be made anew: a purged tenant's would stay for good
+        raise _missing_error(path)
 
 
 def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
@@ -165,7 +173,7 @@ def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqli
     connection = _connect(path, parameters, options)
     try:
         connection.executescript("PRAGMA query_only = ON")
-        _add_functions(connection)
+        add_functions(connection)
     except BaseException:
         connection.close()
         raise
@@ -187,11 +195,37 @@ def make_directories(root: Path, directory: Path) -> None:
                 current.mkdir(mode=DIRECTORY_MODE)
                 sync_directory(parent)
             found = current.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise DataDirectoryError(
-                f"{current} is a link or no directory: tenantry keeps data only in directories of its own",
-                path=str(current),
-            )
+        _check_directory(current, found)
+
+
+def check_own_path(root: Path, path: Path) -> None:
+    """Refuse a file below `root` that is a link, or to which one leads; what is missing is none.
+
+    Raises:
+        DataDirectoryError: Something on the way is a link or no directory, or at its end is no file.
+    """
+    current = root
+    for part in path.parent.relative_to(root).parts:
+        current /= part
+        if (found := _lstat(current)) is not None:
+            _check_directory(current, found)
+    if (found := _lstat(path)) is not None:
+        _check_file(path, found)
+
+
+def _check_directory(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no directory: tenantry keeps data only in directories of its own",
+            path=str(path),
+        )
+
+
+def _check_file(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the database itself there", path=str(path)
+        )
 
 
 def sync_directory(directory: Path) -> None:
@@ -207,12 +241,9 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
     before = _lstat(path)
     if options.must_exist and (before is None or not before.st_size):
         # SQLite would take an empty file for a new database, and a tenant would find all its data gone.
-        raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
+        raise _missing_error(path)
     before = before or _made_private(path)
-    if not stat.S_ISREG(before.st_mode):
-        raise DataDirectoryError(
-            f"{path} is a link or no regular file: put the database itself there", path=str(path)
-        )
+    _check_file(path, before)
     connection = _connect(path, "mode=rw", options)
     try:
         # The first read of the file: raises if it is no database, before any pragma could change it.
@@ -222,6 +253,10 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
     except BaseException:
         connection.close()
         raise
+
+
+def _missing_error(path: Path) -> DatabaseCorruptError:
+    return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
 
 
 def _lstat(path: Path) -> os.stat_result | None:
@@ -278,7 +313,7 @@ def _set_up(
     )
     if options.database_bytes_max is not None:
         set_page_limit(options.database_bytes_max, connection)
-    _add_functions(connection)
+    add_functions(connection)
     return connection
 
 
@@ -321,14 +356,16 @@ def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> str:
     return found
 
 
-def _add_functions(connection: sqlite3.Connection) -> None:
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Add the SQL functions that every connection has: an index or a trigger of a schema may call them."""
     connection.create_aggregate("exact_sum", 1, _ExactSum)  # type: ignore[arg-type]  # typeshed wants int
     connection.create_function("sha256", 1, _sha256, deterministic=True)
 
 
-def _sha256(text: str) -> str:
-    """Return the digest of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def _sha256(value: str | bytes) -> str:
+    """Return the digest of a text, in UTF-8, or of bytes, in hexadecimal."""
+    content = value.encode("utf-8") if isinstance(value, str) else value
+    return hashlib.sha256(content).hexdigest()
 
 
 class _ExactSum:
