@@ -18,6 +18,7 @@ from tenantry.errors import (
     PersistenceConnectionError,
     PoolExhaustedError,
     RegistryClosedError,
+    TenantBusyError,
     TenantError,
     TenantryError,
 )
@@ -713,6 +714,220 @@ async def test_a_yielding_tenant_is_closed_for_another_reason():
     assert [event.reason for event in bench.hook.of(TenantClosed)] == ["state"]
 
 
+class Holding:
+    """A lifecycle call that holds a tenant closed, until it is told to end."""
+
+    def __init__(self, bench: Bench, tenant_id: TenantId) -> None:
+        self.has_it = False
+        self._end = asyncio.Event()
+        self.task = asyncio.ensure_future(self._hold(bench.pool, tenant_id))
+
+    async def _hold(self, pool: ActorPool, tenant_id: TenantId) -> None:
+        async with pool.held(tenant_id, "rename"):
+            self.has_it = True
+            await self._end.wait()
+        self.has_it = False
+
+    async def end(self) -> None:
+        """Let the tenant go."""
+        self._end.set()
+        await settle()
+
+
+async def hold(bench: Bench, tenant_id: TenantId) -> Holding:
+    """Begin to hold a tenant closed."""
+    holding = Holding(bench, tenant_id)
+    await settle()
+    return holding
+
+
+@in_virtual_time
+async def test_a_held_tenant_is_closed_and_its_callers_wait():
+    """Its calls are finished first; who asks meanwhile waits, and is served when it is let go; nobody else notices."""
+    bench = Bench(places=2)
+    lease = await bench.lease(A)
+    holding = await hold(bench, A)
+    assert (holding.has_it, list(bench.actors.closing)) == (False, [A])
+    [early] = await bench.ask(A)
+    await bench.actors.finish(A)
+    assert holding.has_it
+    assert repr(bench.pool) == bench.places(0, waiting=1)
+    await bench.release(lease)
+    [late] = await bench.ask(A)
+    assert (await bench.lease(B)).tenant_id == B
+    assert repr(bench.pool) == bench.places(1, waiting=2)
+    assert bench.actors.opened == [A, B]
+    await holding.end()
+    assert repr(bench.pool) == bench.places(2, opening=1)
+    await bench.actors.finish(A)
+    assert [task.result().tenant_id for task in (early, late)] == [A, A]
+    assert bench.hook.of(TenantClosed) == [TenantClosed(A, "fake", "state", 0.0)]
+
+
+@in_virtual_time
+async def test_a_tenant_that_is_closed_is_held_at_once():
+    """Nothing is to be closed, and without callers nothing is opened afterwards."""
+    bench = Bench()
+    holding = await hold(bench, A)
+    assert holding.has_it
+    await holding.end()
+    assert (bench.actors.opened, repr(bench.pool)) == ([], bench.places(0))
+
+
+@in_virtual_time
+async def test_a_tenant_that_opens_is_held_afterwards():
+    """Those for whom it opened have it, and what they began is finished before it is held."""
+    bench = Bench()
+    [task] = await bench.ask(A)
+    holding = await hold(bench, A)
+    [late] = await bench.ask(A)
+    await bench.actors.finish(A)
+    assert [t.result().tenant_id for t in (task, late)] == [A, A]
+    assert (holding.has_it, list(bench.actors.closing)) == (False, [A])
+    await bench.actors.finish(A)
+    assert holding.has_it
+    await holding.end()
+
+
+@in_virtual_time
+async def test_a_tenant_that_cannot_be_opened_is_held_all_the_same():
+    """Those who waited for the opening hear why it failed; whoever works on its files needs no open tenant."""
+    bench = Bench()
+    [task] = await bench.ask(A)
+    holding = await hold(bench, A)
+    await bench.actors.fail(A, PersistenceConnectionError("no"))
+    assert isinstance(task.exception(), PersistenceConnectionError)
+    assert holding.has_it
+    await holding.end()
+
+
+@in_virtual_time
+async def test_a_tenant_that_closes_is_held_afterwards():
+    """A closing that was begun is waited for, and who queued behind it waits on."""
+    bench = Bench(places=1)
+    await bench.release(await bench.lease(A))
+    [other] = await bench.ask(B)
+    assert list(bench.actors.closing) == [A]
+    holding = await hold(bench, A)
+    [behind] = await bench.ask(A)
+    await bench.actors.finish(A)
+    assert holding.has_it
+    await bench.actors.finish(B)
+    await bench.release(other.result())
+    assert (list(bench.actors.closing), behind.done()) == ([], False)
+    await holding.end()
+    await bench.actors.finish(B)
+    await bench.actors.finish(A)
+    assert behind.result().tenant_id == A
+
+
+@in_virtual_time
+async def test_a_caller_of_a_held_tenant_waits_no_longer_than_the_limit():
+    """It is told that the tenant is busy, and with what; the next one waits its own time."""
+    bench = Bench()
+    holding = await hold(bench, A)
+    [early] = await bench.ask(A)
+    await asyncio.sleep(WAIT_TIMEOUT_SECONDS / 2)
+    [late] = await bench.ask(A)
+    await asyncio.sleep(WAIT_TIMEOUT_SECONDS / 2)
+    await settle()
+    error = early.exception()
+    assert isinstance(error, TenantBusyError)
+    assert (error.tenant_id, error.action, error.is_retryable) == (A, "rename", True)
+    assert str(error) == "tenant 'a' is busy with 'rename': try again in 10.00 s"
+    assert bench.hook.of(PoolWaited) == [PoolWaited(A, "busy", WAIT_TIMEOUT_SECONDS)]
+    assert repr(bench.pool) == bench.places(0, waiting=1)
+    await holding.end()
+    await bench.actors.finish(A)
+    assert late.result().tenant_id == A
+    assert bench.pool.statistics().exhausted == 0
+
+
+@in_virtual_time
+async def test_a_caller_of_a_held_tenant_that_leaves():
+    """It leaves the queue; with nobody left the tenant is not opened."""
+    bench = Bench()
+    holding = await hold(bench, A)
+    [task] = await bench.ask(A)
+    task.cancel()
+    await settle()
+    assert repr(bench.pool) == bench.places(0)
+    await holding.end()
+    assert bench.actors.opened == []
+
+
+@in_virtual_time
+async def test_callers_of_a_held_tenant_are_bounded():
+    """They count among those that wait for a place."""
+    bench = Bench(waiters_max=1)
+    await hold(bench, A)
+    await bench.ask(A)
+    [refused] = await bench.ask(A)
+    assert isinstance(refused.exception(), PoolExhaustedError)
+
+
+@in_virtual_time
+async def test_a_tenant_that_waits_for_a_place_is_held():
+    """It leaves the queue for places, and whoever was to yield for it keeps its own; let go, it queues again."""
+    bench = Bench(places=1)
+    lease = await bench.lease(A)
+    [waiting] = await bench.ask(B)
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await settle()
+    assert bench.pool.lease_nowait(A) is None
+    holding = await hold(bench, B)
+    assert bench.pool.lease_nowait(A) is lease
+    bench.pool.release(lease)
+    await holding.end()
+    assert bench.pool.lease_nowait(A) is None  # the caller has lost its patience already
+    await bench.release(lease)
+    await bench.actors.finish(A)
+    await bench.actors.finish(B)
+    assert waiting.result().tenant_id == B
+
+
+@in_virtual_time
+async def test_holding_that_is_cancelled_while_the_tenant_closes():
+    """The closing goes on, and who waited is served after it."""
+    bench = Bench()
+    await bench.lease(A)
+    holding = await hold(bench, A)
+    [behind] = await bench.ask(A)
+    holding.task.cancel()
+    await settle()
+    assert list(bench.actors.closing) == [A]
+    await bench.actors.finish(A)
+    await bench.actors.finish(A)
+    assert behind.result().tenant_id == A
+
+
+@in_virtual_time
+async def test_the_pool_closes_while_a_tenant_is_held():
+    """Its callers are sent away; the call that holds it ends in its own time, and opens nothing."""
+    bench = Bench()
+    holding = await hold(bench, A)
+    [task] = await bench.ask(A)
+    await bench.pool.aclose()
+    await settle()
+    assert isinstance(task.exception(), RegistryClosedError)
+    assert holding.has_it
+    await holding.end()
+    assert (bench.actors.opened, repr(bench.pool)) == ([], f"{bench.places(0)[:-1]}, closed>")
+
+
+@in_virtual_time
+async def test_the_pool_closes_while_a_tenant_closes_to_be_held():
+    """Both wait for the same closing."""
+    bench = Bench()
+    await bench.lease(A)
+    holding = await hold(bench, A)
+    closing = asyncio.ensure_future(bench.pool.aclose())
+    await settle()
+    await bench.actors.finish(A)
+    assert (closing.done(), holding.has_it) == (True, True)
+    await holding.end()
+
+
 def test_a_call_from_another_loop_is_refused():
     """Its future could never be answered: it is told so, whether the tenant is open or has to be opened."""
     home, other = VirtualLoop(), VirtualLoop()
@@ -750,6 +965,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.asked_seconds: dict[asyncio.Task[Lease], float] = {}
         self.leases: list[Lease] = []
         self.closing: list[asyncio.Task[None]] = []
+        self.holding: dict[TenantId, Holding] = {}
 
     def _note_failure(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.failures.append(context)
@@ -849,6 +1065,28 @@ class PoolMachine(RuleBasedStateMachine):
     def close_tenant(self, tenant_id: TenantId) -> None:
         self.closing.append(self.start(self.pool.close_tenant(tenant_id, "state")))
 
+    @rule(tenant_id=tenant_ids)
+    def hold(self, tenant_id: TenantId) -> None:
+        async def begin() -> None:
+            if tenant_id not in self.holding:
+                self.holding[tenant_id] = Holding(self.bench, tenant_id)
+
+        self.run(begin())
+
+    @precondition(lambda self: self.holding)
+    @rule(number=numbers)
+    def let_go(self, number: int) -> None:
+        """End a lifecycle call, unless it waits for the tenant still."""
+        tenant_id = sorted(self.holding)[number % len(self.holding)]
+        if self.holding[tenant_id].has_it:
+            self.run(self.holding.pop(tenant_id).end())
+
+    @precondition(lambda self: self.holding)
+    @rule(number=numbers)
+    def cancel_hold(self, number: int) -> None:
+        self.holding.pop(sorted(self.holding)[number % len(self.holding)]).task.cancel()
+        self.run(asyncio.sleep(0))
+
     @rule(seconds=st.sampled_from([0.0, 1.0, WAIT_TIMEOUT_SECONDS]))
     def evict_idle(self, seconds: float) -> None:
         async def evict() -> None:
@@ -906,7 +1144,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     def queued(self) -> "list[tuple[TenantId, asyncio.Task[Lease]]]":
         """Return who waits for a place that somebody else has."""
-        return [(tenant_id, task) for tenant_id, task in self.asking if not self.pool.has(tenant_id)]
+        return [
+            (tenant_id, task)
+            for tenant_id, task in self.asking
+            if not self.pool.has(tenant_id) and tenant_id not in self.holding
+        ]
+
+    @invariant()
+    def held_tenants_are_closed(self) -> None:
+        """Whoever holds a tenant has it for itself, as soon as it is closed."""
+        for tenant_id, holding in self.holding.items():
+            assert holding.has_it is not self.pool.has(tenant_id)
 
     @invariant()
     def yields_for_those_who_wait_long(self) -> None:
@@ -937,6 +1185,8 @@ class PoolMachine(RuleBasedStateMachine):
             self.loop.close()
             return
         closing = self.start(self.pool.aclose())
+        for holding in self.holding.values():
+            self.run(holding.end())
         while self.actors.opening or self.actors.closing:
             for waiting in (self.actors.opening, self.actors.closing):
                 for future in list(waiting.values()):
@@ -949,6 +1199,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert (statistics.open_tenants, statistics.idle_tenants, statistics.waiters) == (0, 0, 0)
         assert (self.actors.open, asyncio.all_tasks(self.loop)) == ([], set())
         assert (self.pool._queue, self.pool._yielding, self.pool._closing) == ({}, {}, 0)
+        assert self.pool._held == {}
         self.nothing_failed_behind_the_scenes()
         self.loop.close()
 

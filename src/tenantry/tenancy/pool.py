@@ -371,6 +371,7 @@ class ActorPool:
         """
         assert tenant_id not in self._held
         held = self._held[tenant_id] = _Held(action, self._queue.pop(tenant_id, deque()))
+        self._take_places_back()
         try:
             while tenant_id in self._entries:
                 await self.close_tenant(tenant_id, "state")
