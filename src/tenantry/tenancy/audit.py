@@ -21,10 +21,12 @@ from typing import Any, Final, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock
+from tenantry.errors import QueryError
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
 
 AUDIT_ROWS_DEFAULT: Final = 100
+ACTOR_CHARACTERS_MAX: Final = 200
 _VERIFIED_ROWS: Final = 1000
 
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
@@ -40,9 +42,13 @@ SELECT *, {_HASH} FROM (
 ) WHERE ? OR changes() > 0
 """  # noqa: S608  # our names
 _LIST: Final = f"SELECT {_COLUMNS} FROM admin_audit"  # noqa: S608  # our names
+# As bytes: what damage left need not be text.
 _VERIFY: Final = f"""
-SELECT seq, previous_hash, hash, {_HASH} FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
+SELECT seq, CAST(previous_hash AS BLOB), CAST(hash AS BLOB),
+       hash = sha256(CAST(previous_hash || json_array({_COLUMNS}) AS BLOB))
+FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
 """  # noqa: S608  # our names
+_HEAD: Final = "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"
 
 _actor: ContextVar[str | None] = ContextVar("tenantry_actor", default=None)
 
@@ -52,12 +58,28 @@ def acting_as(actor: str) -> Iterator[None]:
     """Name who makes the calls of the block, for the audit; outside of it, it is the user that the process runs as.
 
     For example: ``with acting_as("alice"): await registry.suspend("acme")``.
+
+    Raises:
+        QueryError: It is no name: empty, blank, longer than `ACTOR_CHARACTERS_MAX`, or not to be stored as text.
     """
+    _check_actor(actor)
     token = _actor.set(actor)
     try:
         yield
     finally:
         _actor.reset(token)
+
+
+def _check_actor(actor: str) -> None:
+    try:
+        is_name = bool(actor.strip()) and "\0" not in actor and len(actor) <= ACTOR_CHARACTERS_MAX
+        actor.encode("utf-8")
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise QueryError(
+            f"who makes calls must have a name of 1 to {ACTOR_CHARACTERS_MAX} characters, not only blanks"
+        )
 
 
 def current_actor() -> str:
@@ -186,28 +208,27 @@ class AdminAudit:
 
     async def verify(self) -> AuditVerification:
         """Compute every row's hash anew and compare; find the first row that is altered, missing or out of place."""
-        seq, last_hash = 0, ""
+        seq, last_hash = 0, b""
         while rows := await self._store.read(Statement("audit.verify", _VERIFY, (seq,), Fetch.ALL)):
-            for found_seq, previous_hash, found_hash, expected_hash in rows:
+            for found_seq, previous_hash, found_hash, is_as_written in rows:
                 problem = None
                 if found_seq != seq + 1:
                     problem = f"row {seq + 1} is missing"
-                elif found_hash != expected_hash:
+                elif not is_as_written:
                     problem = f"row {found_seq} was altered"
                 elif previous_hash != last_hash:
                     problem = f"row {found_seq} does not follow row {seq}: one of them was replaced"
                 if problem is not None:
-                    return AuditVerification(seq, last_hash, problem)
+                    return AuditVerification(seq, last_hash.decode("ascii"), problem)
                 seq, last_hash = found_seq, found_hash
-        head = await self._store.read(
-            Statement("audit.head", "SELECT seq, hash FROM admin_audit_head", (), Fetch.ONE)
-        )
+        head = await self._store.read(Statement("audit.head", _HEAD, (), Fetch.ONE))
+        problem = None
         # Rows that were appended since the last page was read are no problem: they follow from what was seen.
         if head is None or head[0] < seq or (head[0] == seq and head[1] != last_hash):
-            return AuditVerification(seq, last_hash, "the head was altered")
-        if head[0] > seq and not await self._has_row(seq + 1):
-            return AuditVerification(seq, last_hash, f"the rows after {seq} are missing")
-        return AuditVerification(seq, last_hash)
+            problem = "the head was altered"
+        elif head[0] > seq and not await self._has_row(seq + 1):
+            problem = f"the rows after {seq} are missing"
+        return AuditVerification(seq, last_hash.decode("ascii"), problem)
 
     async def _has_row(self, seq: int) -> bool:
         statement = Statement("audit.has_row", "SELECT 1 FROM admin_audit WHERE seq = ?", (seq,), Fetch.ONE)

@@ -49,6 +49,12 @@ CREATE TRIGGER admin_audit_inserted AFTER INSERT ON admin_audit BEGIN
     UPDATE admin_audit_head SET seq = new.seq, hash = new.hash;
 END;
 
+-- INSERT OR REPLACE, too, would remove a row, and no DELETE trigger hears of it.
+CREATE TRIGGER admin_audit_appended BEFORE INSERT ON admin_audit
+WHEN new.seq <> (SELECT seq + 1 FROM admin_audit_head) BEGIN
+    SELECT RAISE(ABORT, 'admin_audit is append-only');
+END;
+
 CREATE TRIGGER admin_audit_not_updated BEFORE UPDATE ON admin_audit BEGIN
     SELECT RAISE(ABORT, 'admin_audit is append-only');
 END;
