@@ -28,7 +28,7 @@ from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.opener import TenantOpener
-from tenantry.tenancy.pool import ActorPool
+from tenantry.tenancy.pool import ActorPool, Lease
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 DISPLAY_NAME_CHARACTERS_MAX: Final = 200
-_DIRECTORIES_MAX: Final = 1_000_000
 
 
 class LifecycleCalls:
@@ -54,6 +53,7 @@ class LifecycleCalls:
             "create": self._finish_create,
             "archive": self._finish_archive,
             "purge": self._finish_purge,
+            "rename": self._take_back,
             "repair": self._take_back,
         }
 
@@ -146,21 +146,10 @@ class LifecycleCalls:
 
         What is missing of its database is made.
         """
-        with self._opener.opening_for_call(tenant):
-            lease = await self._pool.lease(tenant.id)
-            try:
-                call.step("opened")
-                return await call.finish(
-                    tenant,
-                    state=next_state(tenant.state, TenantEvent.PROVISION, tenant_id=tenant.id),
-                    state_changed_at=self._context.clock.now(),
-                    schema_versions=lease.actor.schema_versions,
-                )
-            finally:
-                self._pool.release(lease)
+        return await self._activate(call, tenant, TenantEvent.PROVISION, await self._open(call, tenant))
 
     async def abort(self, tenant: Tenant) -> None:
-        """Take back what was made of a tenant that never came to life."""
+        """Take back what was made of a tenant that never came to life, and that nobody could use."""
         await self._pool.close_tenant(tenant.id, "state")
         paths = self._paths(tenant)
         if not await run_in_thread(paths.directory.exists):
@@ -183,10 +172,11 @@ class LifecycleCalls:
             await self._catalog.insert(tenant)
             call.step("begun")
             try:
-                return await self.provision(call, tenant)
+                lease = await self._open(call, tenant)
             except TenantryError:
                 await self.abort(tenant)
                 raise
+            return await self._activate(call, tenant, TenantEvent.PROVISION, lease)
 
     async def _finish_create(self, call: LifecycleCall, tenant: Tenant) -> None:
         await self.provision(call, tenant)
@@ -277,35 +267,35 @@ class LifecycleCalls:
         tenant = await call.find()
         if tenant is None or tenant.state is TenantState.PURGED:
             renamed = await self._catalog.find(new_id)
-            if renamed is not None and renamed.previous_id == call.tenant_id:
-                return renamed
-            raise not_found(call.tenant_id)
+            if (
+                renamed is None
+                or renamed.state is TenantState.PURGED
+                or renamed.previous_id != call.tenant_id
+            ):
+                raise not_found(call.tenant_id)
+            return renamed
         if new_id == tenant.id:
             return tenant
         taken = await self._catalog.find(new_id)
         if taken is not None and taken.state is not TenantState.PURGED:
             raise TenantExistsError(f"tenant {new_id!r} exists already", tenant_id=new_id)
-        async with self._pool.held(tenant.id, "rename"):
-            tenant = await call.change(tenant, id=new_id, previous_id=tenant.id)
-            self._opener.forget_opened(call.tenant_id)
-        return tenant
+        async with self._pool.held(tenant.id, "rename"), call.begun(tenant) as under_way:
+            # A process that had it open under the old id would serve it to whoever takes that id next.
+            if await run_in_thread(self._paths(tenant).directory.exists):
+                async with owned_files(under_way, self._context):
+                    call.step("closed")
+            self._opener.forget_opened(tenant.id)
+            return await call.finish(under_way, id=new_id, previous_id=tenant.id)
 
     async def _repair(self, call: LifecycleCall) -> Tenant:
         tenant = await call.get()
-        target = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
-        if target is tenant.state:
+        if next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id) is tenant.state:
             return tenant
         async with call.begun(tenant) as damaged:
             async with owned_files(damaged, self._context) as paths:
                 await run_in_thread(partial(maintenance.repair, paths.database))
             call.step("checked")
-            with self._opener.opening_for_call(damaged):
-                lease = await self._pool.lease(damaged.id)
-                self._pool.release(lease)
-                call.step("opened")
-                return await call.finish(
-                    damaged, state=target, reason=None, state_changed_at=self._context.clock.now()
-                )
+            return await self._activate(call, damaged, TenantEvent.REPAIR, await self._open(call, damaged))
 
     async def _update(self, revision: int | None, changes: dict[str, Any], call: LifecycleCall) -> Tenant:
         tenant = await call.get()
@@ -326,6 +316,34 @@ class LifecycleCalls:
 
     async def _take_back(self, call: LifecycleCall, tenant: Tenant) -> None:
         await call.take_back(tenant)
+
+    async def _open(self, call: LifecycleCall, tenant: Tenant) -> Lease:
+        """Open a tenant that does not serve its callers yet."""
+        with self._opener.opening_for_call(tenant):
+            lease = await self._pool.lease(tenant.id)
+        call.step("opened")
+        return lease
+
+    async def _activate(
+        self, call: LifecycleCall, tenant: Tenant, event: TenantEvent, lease: Lease
+    ) -> Tenant:
+        """Let the event make an open tenant active, and give the lease back.
+
+        Callers may use it already: they asked for it while it opened. So if this fails it is closed, and nothing of it removed.
+        """
+        try:
+            return await call.finish(
+                tenant,
+                state=next_state(tenant.state, event, tenant_id=tenant.id),
+                reason=None,
+                state_changed_at=self._context.clock.now(),
+                schema_versions=lease.actor.schema_versions,
+            )
+        except TenantryError:
+            await self._close(tenant)
+            raise
+        finally:
+            self._pool.release(lease)
 
     async def _close(self, tenant: Tenant) -> None:
         self._opener.forget_opened(tenant.id)

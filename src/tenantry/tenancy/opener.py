@@ -23,6 +23,7 @@ from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.audit import acting_as, append
+from tenantry.tenancy.calls import not_found
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.pool import busy_error
 from tenantry.tenancy.tenant import Tenant
@@ -53,7 +54,7 @@ class TenantOpener:
         context: ActorContext,
         *,
         log: EventLog,
-        on_failure: Callable[[TenantId, TenantryError], None],
+        on_failure: Callable[[Tenant, TenantryError], None],
     ) -> None:
         self._catalog = catalog
         self._schemas = schemas
@@ -85,6 +86,12 @@ class TenantOpener:
             if not is_for_call:
                 await self._judge(tenant, error)
             raise
+        if not is_for_call:
+            try:
+                await self._check_again(tenant)
+            except BaseException:
+                await actor.aclose(0.0)
+                raise
         if tenant.state is not TenantState.PROVISIONING:
             await self._note(tenant, actor.schema_versions, None)
         if len(self._opened) >= OPENED_MAX:
@@ -112,36 +119,48 @@ class TenantOpener:
         """Return whether the tenant could be opened not long ago, and so most likely can be again. No I/O."""
         return tenant_id in self._opened
 
-    async def quarantine(self, tenant_id: TenantId, error: TenantryError) -> TenantQuarantinedError:
-        """Set the tenant apart, durably, and return what its callers are told."""
+    async def quarantine(self, tenant: Tenant, error: TenantryError) -> TenantQuarantinedError:
+        """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
         reason = str(error)
         with acting_as("tenantry"):
-            await self._set_apart(tenant_id, reason)
-        self._log.error(TENANT_QUARANTINED, tenant_id=tenant_id, reason=reason)
+            await self._set_apart(tenant, reason)
+        self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
         quarantined = TenantQuarantinedError(
-            f"tenant {tenant_id!r} was quarantined: {reason}",
-            tenant_id=tenant_id,
+            f"tenant {tenant.id!r} was quarantined: {reason}",
+            tenant_id=tenant.id,
             state=TenantState.QUARANTINED,
             reason=reason,
         )
         quarantined.__cause__ = error
         return quarantined
 
-    async def _set_apart(self, tenant_id: TenantId, reason: str) -> None:
+    async def _set_apart(self, tenant: Tenant, reason: str) -> None:
         while True:
-            tenant = await self._catalog.get(tenant_id)
+            found = await self._catalog.find_by_uid(tenant.uid)
+            if found is None or found.state is TenantState.PURGED:
+                raise not_found(tenant.id)
             record = append(
                 self._context.clock,
                 TenantEvent.QUARANTINE,
-                tenant_id=tenant_id,
-                tenant_uid=tenant.uid,
+                tenant_id=found.id,
+                tenant_uid=found.uid,
                 outcome="ok",
                 detail={"reason": reason},
                 is_conditional=True,
             )
             with suppress(StaleTenantError):
-                await self._catalog.apply(tenant, TenantEvent.QUARANTINE, reason=reason, audit=record)
+                await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
                 return
+
+    async def _check_again(self, tenant: Tenant) -> None:
+        """Look the tenant up once more, now that no other process can open it: its id may be another tenant's by now.
+
+        Raises: As `check_opens`.
+        """
+        latest = await self._catalog.get(tenant.id)
+        check_opens(latest)
+        if latest.uid != tenant.uid:
+            raise busy_error(tenant.id, "rename", BUSY_RETRY_AFTER_SECONDS)
 
     async def _judge(self, tenant: Tenant, error: TenantryError) -> None:
         """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
@@ -149,7 +168,7 @@ class TenantOpener:
             isinstance(error, MigrationError) and error.is_step_failure
         )
         if is_its_own:
-            raise await self.quarantine(tenant.id, error) from error
+            raise await self.quarantine(tenant, error) from error
         if isinstance(error, PersistenceError):
             await self._note(tenant, tenant.schema_versions, str(error))
 
@@ -206,7 +225,7 @@ class TenantOpener:
             self.tenant_store(tenant, is_new=is_new),
             self._context,
             log=self._log.bind(tenant_id=tenant.id),
-            on_failure=lambda error: self._on_failure(tenant.id, error),
+            on_failure=lambda error: self._on_failure(tenant, error),
             entry=tenant,
         )
 

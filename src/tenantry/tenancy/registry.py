@@ -356,10 +356,12 @@ class TenantRegistry:
     async def rename(self, tenant_id: str, new_id: str) -> Tenant:
         """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
 
-        Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`.
+        Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`. Another process
+        that has it open lets it go first, so that nobody is served by it under an id that is another tenant's by then.
 
         Raises like `suspend`, and:
             TenantExistsError: The new id is taken.
+            TenantOwnedElsewhereError: Another process does not let it go; the tenant is as before.
         """
         self._check_open()
         return await self._calls.rename(parse_tenant_id(tenant_id), parse_tenant_id(new_id))
@@ -621,23 +623,23 @@ class TenantRegistry:
             return self._runner.is_own(tenant)
         return tenant.state is TenantState.ACTIVE
 
-    def _close_failed(self, tenant_id: TenantId, error: TenantryError) -> None:
+    def _close_failed(self, tenant: Tenant, error: TenantryError) -> None:
         """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
-        self._spawn(self._fail(tenant_id, error))
+        self._spawn(self._fail(tenant, error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _fail(self, tenant_id: TenantId, error: TenantryError) -> None:
-        self._log.failure(TENANT_FAILED, error, tenant_id=tenant_id)
+    async def _fail(self, tenant: Tenant, error: TenantryError) -> None:
+        self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
         try:
             if isinstance(error, DatabaseCorruptError):
-                await self._opener.quarantine(tenant_id, error)
+                await self._opener.quarantine(tenant, error)
         except TenantryError as failure:
-            self._log.failure(TENANT_FAILED, failure, tenant_id=tenant_id)
-        await self._pool.close_tenant(tenant_id, "failed")
+            self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
+        await self._pool.close_tenant(tenant.id, "failed")
 
     def _report(self, event: Event) -> None:
         for hook in self._hooks:
