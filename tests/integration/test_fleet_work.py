@@ -295,14 +295,26 @@ class TestSnapshots:
         assert snapshots.created == [(entries[0], "fleet")]
         assert snapshots.restored == [(entries[0], "snapshot-1")]
 
-    @pytest.mark.parametrize(
-        "options", [{"kind": "snapshot"}, {"kind": "check", "return_on_failure": True}], ids=str
-    )
-    async def test_nothing_to_take_them_with(self, registry: TenantRegistry, options: dict[str, Any]):
-        """A registry that takes no snapshots says so, and writes no job down."""
-        with pytest.raises(JobError, match="takes no snapshots"):
-            await registry.fleet.start(**options)
-        assert await registry.fleet.list() == ()
+    async def test_a_real_one_is_the_way_back(self, data_dir: Path, entries: list[str]):
+        """A function that spoils a tenant and fails leaves it as it was before; the snapshot is among the tenant's."""
+
+        async def spoil(tenant: TenantHandle, _: dict[str, Any]) -> None:
+            await tenant.messages.save(make_message("half of the work"))
+            raise ValueError("the other half")
+
+        registry = TenantRegistry(fleet_config(data_dir))
+        registry.fleet.register("spoil", spoil)
+        async with registry:
+            await registry.tenant(entries[0]).messages.save(make_message("before"))
+            job = await registry.fleet.start("spoil", tenant_ids=entries[:1], return_on_failure=True)
+            await registry.fleet.wait(job.id)
+            [result] = await registry.fleet.results(job.id)
+            [snapshot] = await registry.snapshots.list(entries[0])
+            assert result.error == "ValueError: the other half"
+            assert result.detail == {"snapshot_before": snapshot.id, "is_returned": True}
+            assert snapshot.trigger == "fleet"
+            [message] = await registry.tenant(entries[0]).messages.get_history("general")
+            assert message.content == "before"
 
 
 class TestFunctions:

@@ -132,7 +132,7 @@ class Fleet:
         A caller that is cancelled may have started it.
 
         Raises:
-            JobError: The kind or an argument is none, or snapshots are asked for and there is nothing to take them with.
+            JobError: The kind or an argument is none.
             TenantNotFoundError: One of `tenant_ids` does not exist.
             InvalidTenantIdError: One of them is none.
         """
@@ -150,7 +150,7 @@ class Fleet:
                 return_on_failure=return_on_failure,
                 arguments=arguments or {},
             )
-            self._work.check_kind(kind, needs_snapshots=options.snapshot_before)
+            self._work.check_kind(kind)
             _check_states(kind, options.states)
         except JobError as error:
             await self._table.refuse("start", None, error)
@@ -247,8 +247,8 @@ class Fleet:
         changes = {} if failures_max is None else {"failures_max": failures_max}
         try:
             job = await self._table.get(job_id)
-            options = _options(**(job.options.model_dump() | changes))
-            self._work.check_kind(job.kind, needs_snapshots=options.snapshot_before, job_id=job_id)
+            _options(**(job.options.model_dump() | changes))
+            self._work.check_kind(job.kind, job_id=job_id)
         except JobError as error:
             await self._table.refuse(JobEvent.RESUME, job_id, error)
             raise

@@ -146,7 +146,7 @@ class FleetRunner:
         if job.state not in LIVE_STATES or self._is_closed:
             return
         try:
-            self._work.check_kind(job.kind, needs_snapshots=job.options.snapshot_before, job_id=job_id)
+            self._work.check_kind(job.kind, job_id=job_id)
         except JobError as error:
             await self._table.apply(job_id, JobEvent.PAUSE, reason=str(error), is_audited=False)
             self._log.warning(FLEET_JOB_PAUSED, job_id=job_id, reason=str(error))

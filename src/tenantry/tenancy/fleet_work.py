@@ -92,7 +92,7 @@ class FleetTools:
     context: ActorContext
     host: FleetHost
     schemas: Sequence[Schema]
-    snapshots: Snapshotter | None
+    snapshots: Snapshotter
 
 
 class FleetWork:
@@ -109,21 +109,17 @@ class FleetWork:
         self._built_in = {MIGRATE: self._migrate, CHECK: self._check, SNAPSHOT: self._take_snapshot}
         self.functions: dict[str, FleetFunction] = {}
 
-    def check_kind(self, kind: str, *, needs_snapshots: bool, job_id: str | None = None) -> None:
+    def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
         """Raise unless jobs of this kind can be run here.
 
         Raises:
-            JobError: Nobody registered the function, or there is nothing that takes snapshots.
+            JobError: Nobody registered the function.
         """
         if kind not in BUILT_IN and kind not in self.functions:
             raise JobError(
                 f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens, and "
                 f"resume the job; the kinds that need none are {', '.join(BUILT_IN)}",
                 job_id=job_id,
-            )
-        if (needs_snapshots or kind == SNAPSHOT) and self._tools.snapshots is None:
-            raise JobError(
-                "this registry takes no snapshots: there is nothing to take them with", job_id=job_id
             )
 
     async def do(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
@@ -167,7 +163,6 @@ class FleetWork:
 
     async def _return(self, item: PendingTenant) -> None:
         """Return the tenant to what it was before the work."""
-        assert self._tools.snapshots is not None
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
@@ -236,7 +231,6 @@ class FleetWork:
         return Outcome(OK)
 
     async def _snapshot(self, tenant: Tenant) -> str:
-        assert self._tools.snapshots is not None
         return (await self._tools.snapshots.create(tenant.id, trigger=SNAPSHOT_TRIGGER)).id
 
     async def _run_function(

@@ -613,7 +613,7 @@ class TenantRegistry:
             await self._calls.limit(tenant)
         except TenantryError as error:
             # Closed, and opened with them.
-            await self._fail(tenant.id, error)
+            await self._fail(tenant, error)
 
     def _is_served(self, tenant: Tenant) -> bool:
         """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
