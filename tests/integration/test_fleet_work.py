@@ -295,7 +295,7 @@ class TestSnapshots:
         assert snapshots.created == [(entries[0], "fleet")]
         assert snapshots.restored == [(entries[0], "snapshot-1")]
 
-    async def test_a_real_one_is_the_way_back(self, data_dir: Path, entries: list[str]):
+    async def test_a_real_one_is_the_way_back(self, data_dir: Path):
         """A function that spoils a tenant and fails leaves it as it was before; the snapshot is among the tenant's."""
 
         async def spoil(tenant: TenantHandle, _: dict[str, Any]) -> None:
@@ -305,15 +305,16 @@ class TestSnapshots:
         registry = TenantRegistry(fleet_config(data_dir))
         registry.fleet.register("spoil", spoil)
         async with registry:
-            await registry.tenant(entries[0]).messages.save(make_message("before"))
-            job = await registry.fleet.start("spoil", tenant_ids=entries[:1], return_on_failure=True)
+            await registry.create("acme")
+            await registry.tenant("acme").messages.save(make_message("before"))
+            job = await registry.fleet.start("spoil", tenant_ids=["acme"], return_on_failure=True)
             await registry.fleet.wait(job.id)
             [result] = await registry.fleet.results(job.id)
-            [snapshot] = await registry.snapshots.list(entries[0])
+            [snapshot] = await registry.snapshots.list("acme")
             assert result.error == "ValueError: the other half"
             assert result.detail == {"snapshot_before": snapshot.id, "is_returned": True}
             assert snapshot.trigger == "fleet"
-            [message] = await registry.tenant(entries[0]).messages.get_history("general")
+            [message] = await registry.tenant("acme").messages.get_history("general")
             assert message.content == "before"
 
 
