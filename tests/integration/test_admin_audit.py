@@ -178,6 +178,27 @@ class TestRows:
         monkeypatch.setattr(audit.getpass, "getuser", fail)
         assert audit._process_user.__wrapped__() == "os:unknown"
 
+    async def test_a_call_that_another_process_began(self, data_dir: Path):
+        """What a dead process left is in the audit once, by who finished it, with who began it; taken back, it says so."""
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            for tenant_id in ("acme", "globex"):
+                await registry.create(tenant_id)
+                await registry.suspend(tenant_id)
+        with other_process(data_dir) as one, other_process(data_dir) as two:
+            assert one.do("archive", "acme", stop_at="begun") == "stopped"
+            assert two.do("rename", "globex", "initech", stop_at="begun") == "stopped"
+            one.kill()
+            two.kill()
+        with acting_as("alice"):
+            async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+                entries = [e for e in await registry.audit.list() if e.actor == "alice"]
+        assert [(e.action, e.tenant_id, e.outcome) for e in reversed(entries)] == [
+            ("archive", "acme", "ok"),
+            ("rename", "globex", "taken_back"),
+        ]
+        begun = {"is_reconciled": True, "begun_by": current_actor()}
+        assert [e.detail for e in entries] == [begun, begun]
+
     async def test_pages(self, registry: TenantRegistry):
         """The newest first, of all or of one tenant, page by page; rows that arrive meanwhile move no page."""
         for number in range(5):

@@ -8,8 +8,10 @@ What a crash leaves of them is in ``test_crashes.py``, their audit in ``test_adm
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -36,6 +38,7 @@ from tenantry.errors import (
     TenantBusyError,
     TenantExistsError,
     TenantNotFoundError,
+    TenantOwnedElsewhereError,
     TenantQuarantinedError,
     TenantryError,
     TenantStateError,
@@ -48,6 +51,7 @@ from tenantry.events import (
 )
 from tenantry.limits import TenantLimits
 from tenantry.storage.sqlite import lock_file, maintenance
+from tenantry.storage.sqlite.ownership import FileOwnership
 from tenants import (
     Recorder,
     damage_index,
@@ -205,6 +209,26 @@ class TestArchive:
         await registry.unarchive("acme")
         kept = {f"{number}" for number, outcome in enumerate(outcomes) if outcome is None}
         assert set(await contents(registry.tenant("acme"))) == {*kept, "of acme"}
+
+    @pytest.mark.parametrize("way", ["damaged", "missing", "empty", "no directory"])
+    async def test_what_cannot_be_compacted_is_as_before(self, data_dir: Path, way: str):
+        """A database that SQLite cannot rebuild: the caller hears why, and the tenant is exactly as it was."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await bring_to(registry, TenantState.SUSPENDED)
+            before = await registry.get("acme")
+            path = database_path(data_dir, "acme")
+            if way == "damaged":
+                spoil(path)
+            elif way == "empty":
+                os.truncate(path, 0)
+            else:
+                shutil.rmtree(path.parent) if way == "no directory" else path.unlink()
+            left = tenant_files(data_dir)
+            with pytest.raises(PersistenceConnectionError if way == "no directory" else DatabaseCorruptError):
+                await registry.archive("acme", reason="quiet")
+            assert tenant_files(data_dir) == left
+            after = await registry.get("acme")
+            assert after == before.model_copy(update={"revision": after.revision})
 
     @pytest.mark.parametrize("linked", ["tenant.db", "acme", "82"])
     async def test_a_link_is_not_followed(self, data_dir: Path, tmp_path: Path, linked: str):
@@ -758,6 +782,22 @@ class TestProcesses:
         async with TenantRegistry(registry.config):
             assert list((data_dir / "operations").iterdir()) == []
 
+    async def test_a_leftover_that_cannot_be_finished_is_taken_back(self, data_dir: Path):
+        """A database that cannot be compacted any more: whoever meets the leftover hears why, and the tenant is as before."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await bring_to(registry, TenantState.SUSPENDED)
+            before = await registry.get("acme")
+        with other_process(data_dir) as other:
+            assert other.do("archive", "acme", reason="quiet", stop_at="closed") == "stopped"
+            other.kill()
+        spoil(database_path(data_dir, "acme"))
+        async with TenantRegistry(config(data_dir)) as registry:
+            after = await registry.get("acme")
+            assert after == before.model_copy(update={"revision": after.revision})
+            [entry, *_] = await registry.audit.list()
+            assert (entry.action, entry.outcome) == ("archive", "corrupt")
+            assert (await registry.resume("acme")).state is TenantState.ACTIVE
+
     async def test_one_that_was_only_slow(self, registry: TenantRegistry, data_dir: Path):
         """A stopped process that goes on finishes its call as if nothing had been."""
         await bring_to(registry, TenantState.SUSPENDED)
@@ -812,6 +852,54 @@ class TestProcesses:
             assert await contents(there.tenant("acme")) == []
             assert await contents(there.tenant("umbrella")) == ["of acme"]
 
+    async def test_another_process_that_does_not_let_go(self, data_dir: Path):
+        """A process that hangs with the tenant open: the call gives up, says whose it is, and the tenant is as before."""
+        async with TenantRegistry(config(data_dir, call_timeout_seconds=1)) as registry:
+            await bring_to(registry, TenantState.ACTIVE)
+            await registry.create("globex")
+        async with TenantRegistry(config(data_dir, call_timeout_seconds=1)) as registry:
+            with other_process(data_dir) as other:
+                assert other.do("save", "acme") == "ok"
+                assert other.do("suspend", "globex", stop_at="suspended") == "stopped"
+                for call in (partial(registry.archive, "acme"), partial(registry.rename, "acme", "umbrella")):
+                    before = await registry.get("acme")
+                    with pytest.raises(TenantOwnedElsewhereError) as caught:
+                        await call()
+                    assert caught.value.pid == other.pid
+                    after = await registry.get("acme")
+                    assert after == before.model_copy(update={"revision": after.revision})
+                await registry.delete("acme")
+                with pytest.raises(TenantOwnedElsewhereError):
+                    await registry.purge("acme", force=True)
+                with pytest.raises(TenantNotFoundError):
+                    await contents(registry.tenant("acme"))
+                other.kill()
+            assert (await registry.purge("acme")).state is TenantState.PURGED
+            assert files_of(data_dir, "acme") == set()
+
+    async def test_damage_that_is_noted_meanwhile_stays_noted(self, data_dir: Path):
+        """Another process sets the tenant apart while a call of several steps is at it, and that one fails: not forgotten."""
+        async with TenantRegistry(config(data_dir, call_timeout_seconds=1)) as registry:
+            await bring_to(registry, TenantState.ACTIVE)
+
+            def note(event: object) -> None:
+                if isinstance(event, LifecycleStepped) and event.step == "begun":
+                    changes = "state = 'quarantined', reason = 'damaged', revision = revision + 1"
+                    query(data_dir / "catalog.db", f"UPDATE tenants SET {changes}")
+
+            registry.add_hook(note)
+            await registry._pool.close_tenant("acme", "idle")
+            lock = database_path(data_dir, "acme").with_name("lock")
+            with held_file(lock), pytest.raises(TenantOwnedElsewhereError):
+                await registry.rename("acme", "umbrella")
+            tenant = await registry.get("acme")
+            assert (tenant.state, tenant.reason, tenant.intent) == (
+                TenantState.QUARANTINED,
+                "damaged",
+                None,
+            )
+            assert (await registry.rename("acme", "umbrella")).state is TenantState.QUARANTINED
+
     async def test_a_call_of_a_newer_tenantry(self, data_dir: Path):
         """What this version cannot finish it leaves alone: the tenant is busy, and everybody else is served."""
         async with TenantRegistry(config(data_dir)) as registry:
@@ -854,6 +942,21 @@ class TestWhatTheSystemRefuses:
         (data_dir / "operations").unlink()
         (data_dir / "operations").mkdir()
         assert (await registry.archive("acme")).state is TenantState.ARCHIVED
+
+    async def test_something_else_fails(self, registry: TenantRegistry, monkeypatch: pytest.MonkeyPatch):
+        """No error of the system's leaves a lifecycle call as it is, and the audit has its row."""
+        await bring_to(registry, TenantState.ACTIVE)
+
+        def fail(*_: object) -> None:
+            raise PermissionError(13, "not permitted")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "exists", fail)
+            with pytest.raises(PersistenceConnectionError, match=r"rename of tenant 'acme': .*not permitted"):
+                await registry.rename("acme", "umbrella")
+        [entry, *_] = await registry.audit.list()
+        assert (entry.action, entry.outcome) == ("rename", "connection")
+        assert await contents(registry.tenant("acme")) == ["of acme"]
 
     async def test_an_audit_that_cannot_be_written(self, registry: TenantRegistry, data_dir: Path):
         """The caller of a refused call hears why it was refused; a call that is to take effect takes none without its row."""
@@ -904,3 +1007,36 @@ class TestCancellation:
         assert list((data_dir / "operations").iterdir()) == []
         found = query(data_dir / "catalog.db", "SELECT id, state FROM tenants ORDER BY id")
         assert found == [("acme", "archived"), ("umbrella", "active")]
+
+    @pytest.mark.parametrize("held", ["operation", "tenant"])
+    async def test_cancelled_while_it_takes_a_lock(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, held: str
+    ):
+        """A registry whose opening is cancelled while a leftover call's lock is taken gives that lock back."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await bring_to(registry, TenantState.SUSPENDED)
+        with other_process(data_dir) as other:
+            assert other.do("archive", "acme", stop_at="begun") == "stopped"
+            other.kill()
+        kind = lock_file.LockFile if held == "operation" else FileOwnership
+        acquire, is_taken, go = kind.acquire, threading.Event(), threading.Event()
+
+        def acquire_slowly(self: Any) -> Any:
+            result = acquire(self)
+            if held == "tenant" or self.path.parent.name == "operations":
+                is_taken.set()
+                assert go.wait(60)
+            return result
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "acquire", acquire_slowly)
+            opening = asyncio.ensure_future(TenantRegistry(config(data_dir)).open())
+            await until(is_taken.is_set)
+            opening.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        assert open_files(data_dir) == []
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert (await registry.get("acme")).state is TenantState.ARCHIVED

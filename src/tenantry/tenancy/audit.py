@@ -97,7 +97,8 @@ class AdminAuditEntry(BaseModel):
         action: The call's name.
         tenant_id: The tenant as the caller named it, None where a call concerns no single tenant.
         tenant_uid: The tenant's stable key, None where it was not found.
-        outcome: ``ok`` or the error's `outcome`.
+        outcome: ``ok``; the error's `outcome`; or ``taken_back``, when its process died and the tenant was made what it was
+            before.
         detail: What the call was given or decided; never a secret.
     """
 
@@ -158,7 +159,7 @@ def append(
         action: See `AdminAuditEntry`, like those that follow.
         tenant_id: As the caller named it.
         tenant_uid: Its stable key.
-        outcome: ``ok`` or the error's.
+        outcome: See `AdminAuditEntry`.
         detail: Without secrets; what is None is left out.
         is_conditional: Whether only if the statement before it in the same unit changed a row.
     """

@@ -15,7 +15,8 @@ Each call runs in a task of its own: a caller that is cancelled does not leave i
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -37,7 +38,7 @@ from tenantry.statements import Statement
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, remove_abandoned
 from tenantry.tenancy import audit
 from tenantry.tenancy.actor import ActorContext
-from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.catalog import Catalog, StaleTenantError, as_text
 from tenantry.tenancy.pool import busy_error
 from tenantry.tenancy.tenant import Intent, Tenant
 from tenantry.threads import run_in_thread
@@ -70,6 +71,7 @@ class LifecycleCall:
         self.action = action
         self.detail = detail
         self.tenant_uid: str | None = None
+        self.outcome = "ok"
         self.is_audited = False
 
     async def find(self) -> Tenant | None:
@@ -145,7 +147,7 @@ class LifecycleCall:
         async with self._runner.operation(tenant, self.action):
             intent = Intent(
                 action=self.action,
-                arguments={**(arguments or {}), "state": tenant.state, "reason": tenant.reason},
+                arguments={**(arguments or {}), **_before(tenant), "begun_by": audit.current_actor()},
                 begun_at=self._runner.context.clock.now(),
             )
             if event is None:
@@ -168,13 +170,15 @@ class LifecycleCall:
         return changed
 
     async def take_back(self, tenant: Tenant) -> None:
-        """Make the tenant what it was before the call began; that is not audited as having been done."""
-        assert tenant.intent is not None
-        before = tenant.intent.arguments
-        state = TenantState(before["state"] or tenant.state)
-        latest = await self._catalog.find_by_uid(tenant.uid)
-        if latest is not None and latest.intent is not None:
-            await self._catalog.change(latest, intent=None, state=state, reason=before["reason"])
+        """Make the tenant what it was before the call began; the audit then says ``taken_back``."""
+        self.outcome = "taken_back"
+        while True:
+            latest = await self._catalog.find_by_uid(tenant.uid)
+            if latest is None or latest.intent is None:
+                return
+            with suppress(StaleTenantError):
+                await self._catalog.change(latest, intent=None, **_as_before(latest, latest.intent))
+                return
 
     def step(self, name: str) -> None:
         """Report that a step has ended, and that what is to survive a crash here is on the disk."""
@@ -275,17 +279,14 @@ class CallRunner:
         """
         lock = LockFile(self._operations_directory() / tenant.uid)
         try:
-            await run_in_thread(lock.acquire)
-        except LockHeldError as error:
-            under_way = tenant.intent.action if tenant.intent is not None else action
-            raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
-        except OSError as error:
-            raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
-        self._own_operations[tenant.uid] = action
-        try:
-            yield
+            await self._take(lock, tenant, action)
+            self._own_operations[tenant.uid] = action
+            try:
+                yield
+            finally:
+                del self._own_operations[tenant.uid]
         finally:
-            self._own_operations.pop(tenant.uid, None)
+            # Also when cancelled: the thread that was to take it has taken it by then.
             lock.remove()
 
     async def finish_leftover(self, tenant: Tenant) -> None:
@@ -295,15 +296,17 @@ class CallRunner:
             TenantBusyError: It has not died.
             TenantryError: It cannot be finished now.
         """
-        action = tenant.intent.action if tenant.intent is not None else "create"
-        async with self.operation(tenant, action):
+        async with self.operation(tenant, _action(tenant)):
+            # Once more, under the lock: somebody else may have finished it, and even begun another.
             found = await self.catalog.find_by_uid(tenant.uid)
             if found is None or not is_under_way(found):
                 return
-            call = LifecycleCall(self, found.id, action, {"is_reconciled": True})
+            begun_by = found.intent.arguments.get("begun_by") if found.intent is not None else None
+            detail = {"is_reconciled": True, "begun_by": begun_by}
+            call = LifecycleCall(self, found.id, _action(found), detail)
             call.tenant_uid = found.uid
             await self._audited(call, partial(self._finish, found))
-        self._log.info(RECONCILED, tenant_id=tenant.id, action=action)
+        self._log.info(RECONCILED, tenant_id=found.id, action=call.action)
 
     async def reconcile(self) -> None:
         """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
@@ -330,6 +333,15 @@ class CallRunner:
             # A newer tenantry's call. What it did to the files only that one knows.
             raise busy_error(tenant.id, call.action, BUSY_RETRY_AFTER_SECONDS)
         await finisher(call, tenant)
+
+    async def _take(self, lock: LockFile, tenant: Tenant, action: str) -> None:
+        try:
+            await run_in_thread(lock.acquire)
+        except LockHeldError as error:
+            under_way = _action(tenant) if is_under_way(tenant) else action
+            raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
+        except OSError as error:
+            raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
 
     def _operations_directory(self) -> Path:
         return self.context.config.data_dir / "operations"
@@ -369,6 +381,10 @@ class CallRunner:
                     break
                 except StaleTenantError:
                     continue  # Somebody changed the tenant between our look and our change: look again.
+                except OSError as error:
+                    raise PersistenceConnectionError(
+                        f"{call.action} of tenant {call.tenant_id!r}: {error}"
+                    ) from error
         except TenantryError as error:
             call.detail["error"] = str(error)
             try:
@@ -377,8 +393,35 @@ class CallRunner:
                 self._log.failure(AUDIT_FAILED, failure, tenant_id=call.tenant_id, action=call.action)
             raise
         if not call.is_audited:
-            await self.catalog.write(call.audited("ok"))
+            await self.catalog.write(call.audited(call.outcome))
         return result
+
+
+def _action(tenant: Tenant) -> str:
+    """Return which call of the tenant is under way."""
+    return tenant.intent.action if tenant.intent is not None else "create"
+
+
+def _before(tenant: Tenant) -> dict[str, str | None]:
+    return {
+        "state": tenant.state,
+        "reason": tenant.reason,
+        "state_changed_at": as_text(tenant.state_changed_at),
+    }
+
+
+def _as_before(tenant: Tenant, intent: Intent) -> dict[str, Any]:
+    """Return what to change so that the tenant is as it was before the call began."""
+    if tenant.state is TenantState.QUARANTINED:
+        return {}  # It was before, or damage was noted meanwhile, and stays noted.
+    before = intent.arguments
+    assert before["state"] is not None
+    assert before["state_changed_at"] is not None
+    return {
+        "state": TenantState(before["state"]),
+        "reason": before["reason"],
+        "state_changed_at": datetime.fromisoformat(before["state_changed_at"]),
+    }
 
 
 def is_under_way(tenant: Tenant) -> bool:
