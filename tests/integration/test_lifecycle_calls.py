@@ -45,6 +45,7 @@ from tenantry.errors import (
     TenantSuspendedError,
 )
 from tenantry.events import (
+    BatchFinished,
     LifecycleCalled,
     LifecycleStepped,
     StoreConnected,
@@ -371,6 +372,87 @@ class TestDelete:
         assert (await registry.create("acme")).state is TenantState.ACTIVE
         assert await contents(registry.tenant("acme")) == []
         assert len(tenant_files(data_dir)) == len(files_of(data_dir, "acme.1"))
+
+    async def test_the_registry_purges_by_itself(self, data_dir: Path):
+        """Whose grace period has passed goes without a call, once a minute; others, and who is undeleted, stay."""
+        clock, hook = MovedClock(), Recorder()
+        settings = config(data_dir, delete_grace_seconds=3600, catalog_poll_interval_seconds=0.01)
+        async with TenantRegistry(settings, clock=clock, hooks=[hook]) as registry:
+            for tenant_id in ("acme", "globex", "initech"):
+                await bring_to(registry, TenantState.DELETED, tenant_id)
+            await registry.undelete("globex")
+            clock.moved = timedelta(hours=1, minutes=1)
+            await bring_to(registry, TenantState.DELETED, "late")
+            clock.waited_seconds += 60
+            for tenant_id in ("acme", "initech"):
+                await hook.wait_for(LifecycleCalled, tenant_id=tenant_id, action="purge", outcome="ok")
+            assert {path.parent.name for path in tenant_files(data_dir)} == {"globex", "late"}
+            [entry] = [e for e in await registry.audit.list(tenant_id="acme") if e.action == "purge"]
+            assert (entry.actor, entry.outcome) == ("tenantry", "ok")
+            # Before the minute is over nobody looks again, though somebody's time has come.
+            clock.moved += timedelta(hours=1)
+            looks = len(hook.of(BatchFinished, tenant_id="(catalog)"))
+            await until(lambda: len(hook.of(BatchFinished, tenant_id="(catalog)")) > looks + 3)
+            assert stored_contents(data_dir, "late") == ["of late"]
+            clock.waited_seconds += 60
+            await hook.wait_for(LifecycleCalled, tenant_id="late", action="purge", outcome="ok")
+            assert hook.of(LifecycleCalled, tenant_id="globex", action="purge") == []
+
+    async def test_closing_does_not_wait_for_all_that_is_to_be_purged(self, data_dir: Path):
+        """A registry that closes finishes the purge that it is at and leaves the others to the next."""
+        clock, hook = MovedClock(), Recorder()
+        async with TenantRegistry(config(data_dir)) as registry:
+            for number in range(5):
+                await bring_to(registry, TenantState.DELETED, f"t{number}")
+        clock.moved = timedelta(days=30)
+        async with TenantRegistry(config(data_dir), clock=clock, hooks=[hook]):
+            await hook.wait_for(LifecycleStepped, action="purge", step="begun")
+        assert open_files(data_dir) == []
+        assert len(hook.of(LifecycleCalled, action="purge")) < 5
+        assert {event.outcome for event in hook.of(LifecycleCalled, action="purge")} == {"ok"}
+        states = query(data_dir / "catalog.db", "SELECT state FROM tenants WHERE intent IS NULL")
+        assert len(states) == 5
+
+    async def test_what_cannot_be_purged_by_itself_holds_up_nobody(self, data_dir: Path):
+        """One tenant that is busy stays deleted, the others go; whatever else goes wrong, the next minute tries again."""
+        clock, hook = MovedClock(), Recorder()
+        settings = config(data_dir, delete_grace_seconds=3600, catalog_poll_interval_seconds=0.01)
+        async with TenantRegistry(settings, clock=clock, hooks=[hook]) as registry:
+            for tenant_id in ("acme", "globex", "initech"):
+                await bring_to(registry, TenantState.DELETED, tenant_id)
+            query(data_dir / "catalog.db", "UPDATE tenants SET intent = 'no JSON' WHERE id = 'initech'")
+            clock.moved = timedelta(hours=2)
+            clock.waited_seconds += 60
+            looks = len(hook.of(BatchFinished, tenant_id="(catalog)"))
+            await until(lambda: len(hook.of(BatchFinished, tenant_id="(catalog)")) > looks + 5)
+            assert len(tenant_files(data_dir)) == 6
+            query(data_dir / "catalog.db", "UPDATE tenants SET intent = NULL")
+            with held_file(data_dir / "operations" / (await registry.get("acme")).uid):
+                clock.waited_seconds += 60
+                for tenant_id in ("globex", "initech"):
+                    await hook.wait_for(LifecycleCalled, tenant_id=tenant_id, action="purge", outcome="ok")
+                assert (await registry.get("acme")).state is TenantState.DELETED
+                assert hook.of(LifecycleCalled, tenant_id="acme", action="purge", outcome="busy") != []
+            clock.waited_seconds += 60
+            await hook.wait_for(LifecycleCalled, tenant_id="acme", action="purge", outcome="ok")
+            assert tenant_files(data_dir) == []
+
+    async def test_a_crashed_call_of_another_process_is_finished_while_open(self, data_dir: Path):
+        """No restart and no call is needed: within a minute a registry finishes what a process that died had begun."""
+        clock, hook = MovedClock(), Recorder()
+        settings = config(data_dir, catalog_poll_interval_seconds=0.01)
+        async with TenantRegistry(settings, clock=clock, hooks=[hook]) as registry:
+            await bring_to(registry, TenantState.SUSPENDED)
+            with other_process(data_dir) as other:
+                assert other.do("archive", "acme", stop_at="begun") == "stopped"
+                clock.waited_seconds += 60  # somebody is at it: left alone
+                with pytest.raises(TenantBusyError):
+                    await registry.resume("acme")
+                assert hook.of(LifecycleStepped, action="archive") == []
+                other.kill()
+            clock.waited_seconds += 60
+            await hook.wait_for(LifecycleStepped, action="archive", step="finished")
+            assert (await registry.get("acme")).state is TenantState.ARCHIVED
 
 
 class TestRename:
@@ -807,6 +889,25 @@ class TestProcesses:
                 await registry.unarchive("acme")
             assert other.go_on() == "ok"
         assert (await registry.get("acme")).state is TenantState.ARCHIVED
+
+    async def test_a_call_that_is_finished_and_another_begun_meanwhile(self, data_dir: Path):
+        """Who was about to finish a dead process's call looks again under the lock: it may be another's other call by then."""
+        async with TenantRegistry(config(data_dir, catalog_poll_interval_seconds=0.01)) as registry:
+            await bring_to(registry, TenantState.SUSPENDED)
+            # It is not to finish anything by itself here: the next time that it would is in a minute.
+            await until(lambda: registry._chores is not None and registry._chores.done())
+            with other_process(data_dir) as other:
+                assert other.do("archive", "acme", stop_at="begun") == "stopped"
+                other.kill()
+            leftover = await registry.get("acme")
+            await registry.delete("acme")  # finishes the archive first
+            with other_process(data_dir) as other:
+                assert other.do("purge", "acme", force=True, stop_at="begun") == "stopped"
+                other.kill()
+            for _ in range(2):
+                await registry._runner.finish_leftover(leftover)
+        assert tenant_files(data_dir) == []
+        assert query(data_dir / "catalog.db", "SELECT state, intent FROM tenants") == [("purged", None)]
 
     @pytest.mark.parametrize("action", ["archive", "purge", "rename", "repair"])
     async def test_another_process_lets_go(self, data_dir: Path, action: str):

@@ -1,7 +1,6 @@
 """The façade: tenants' lives, handles, statistics, and the order in which everything starts and stops."""
 
 import asyncio
-import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tenantry.schema import Schema
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.objects import LocalStorage, ObjectStorage
 from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
-from tenantry.tenancy.audit import AdminAudit
+from tenantry.tenancy.audit import AdminAudit, acting_as
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
@@ -53,10 +52,12 @@ from tenantry.threads import run_in_thread
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
 REGISTRY_CLOSED: Final = "tenantry.registry.closed"
 HOOK_FAILED: Final = "tenantry.hook.failed"
-LEFTOVERS_INTERVAL_SECONDS: Final = 5.0
-"""How often to look for lifecycle calls whose process died."""
 MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
 TENANT_FAILED: Final = "tenantry.tenant.failed"
+
+CHORES_INTERVAL_SECONDS: Final = 10.0
+PURGES_MAX: Final = 100
+"""How many tenants are purged of one's own accord in one round of chores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,9 @@ class TenantRegistry:
         self._changes_seen = 0
         self._lifecycle = asyncio.Lock()
         self._services: list[asyncio.Task[None]] = []  # what runs as long as it is open
+        self._now = clock.monotonic_seconds
+        self._chores: asyncio.Task[None] | None = None
+        self._chores_due_seconds = float("-inf")
         self._background: set[asyncio.Task[None]] = set()
         self._closings: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -263,6 +267,8 @@ class TenantRegistry:
             InvalidTenantIdError: The text is no tenant id; nothing was touched.
             TenantExistsError: The id is taken.
             MigrationError: A migration failed; nothing is left of the tenant.
+            PersistenceError: The tenant could not be opened, and nothing is left of it; or it could not be written down that
+                it is there: then the next call of it, or the registry within a minute, finishes the creation.
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
@@ -557,10 +563,11 @@ class TenantRegistry:
             steps.push_async_callback(self._runner.wait_ended)
             steps.push_async_callback(self._pool.aclose)
             steps.push_async_callback(self.fleet.aclose)
-            for service in self._services:
+            services = [*self._services, *filter(None, [self._chores])]
+            for service in services:
                 service.cancel()
-            if self._services:
-                await asyncio.wait(self._services)
+            if services:
+                await asyncio.wait(services)
 
     def _start(self, service: Coroutine[Any, Any, None], name: str) -> None:
         self._services.append(asyncio.create_task(service, name=name))
@@ -570,19 +577,32 @@ class TenantRegistry:
             await asyncio.wait(self._background)
 
     async def _maintain(self) -> None:
-        """Follow what other processes do to the catalog, finish what they left, and close tenants that nobody uses."""
-        next_look = 0.0
+        """Follow what other processes do to the catalog, and close tenants that nobody uses."""
         while True:
             await anyio.sleep(self._config.catalog_poll_interval_seconds)
             try:
                 self._pool.evict_idle(self._config.idle_timeout_seconds)
                 await self._refresh()
                 await self.fleet.adopt()
-                if time.monotonic() >= next_look:
-                    next_look = time.monotonic() + LEFTOVERS_INTERVAL_SECONDS
-                    await self._runner.reconcile()
+                self._start_chores()
             except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
                 self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
+
+    def _start_chores(self) -> None:
+        """Do what is to be done once in a while, beside what must be noticed at once: it may wait for another process."""
+        is_under_way = self._chores is not None and not self._chores.done()
+        if not is_under_way and self._now() >= self._chores_due_seconds:
+            self._chores_due_seconds = self._now() + CHORES_INTERVAL_SECONDS
+            self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
+
+    async def _do_chores(self) -> None:
+        """Finish what other processes began and died of, and purge what was deleted long enough ago."""
+        try:
+            with acting_as("tenantry"):
+                await self._runner.reconcile()
+                await self._calls.purge_expired(PURGES_MAX)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+            self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _refresh(self) -> None:
         changes = self._runner.changes
