@@ -1,0 +1,333 @@
+"""Random lifecycle calls and writes on a real registry, against a model of what a tenant is: no difference, ever.
+
+The model knows the states, the messages and the refusals, and nothing of files, catalogs or pools. A few ids, so that they
+are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 100
+without it.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tenantry import RegistryConfig, Tenant, TenantRegistry, TenantState
+from tenantry.errors import (
+    DeletionProtectedError,
+    GracePeriodError,
+    TenantDeletedError,
+    TenantExistsError,
+    TenantNotFoundError,
+    TenantQuarantinedError,
+    TenantryError,
+    TenantStateError,
+    TenantSuspendedError,
+)
+from tenants import make_message, query
+
+LIVES = int(os.environ.get("TENANTRY_LIVES", "100"))
+CALLS_PER_LIFE = 40
+
+S = TenantState
+Error: TypeAlias = type[TenantryError]
+
+# Where each call leads from where; who is there already stays there.
+CHANGES: dict[str, dict[TenantState, TenantState]] = {
+    "suspend": {S.ACTIVE: S.SUSPENDED},
+    "resume": {S.SUSPENDED: S.ACTIVE},
+    "archive": {S.ACTIVE: S.ARCHIVED, S.SUSPENDED: S.ARCHIVED},
+    "unarchive": {S.ARCHIVED: S.ACTIVE},
+    "quarantine": {S.ACTIVE: S.QUARANTINED},
+    "repair": {S.QUARANTINED: S.ACTIVE},
+    "delete": dict.fromkeys((S.ACTIVE, S.SUSPENDED, S.ARCHIVED, S.QUARANTINED), S.DELETED),
+    "purge": {S.DELETED: S.PURGED},
+}
+REFUSALS: dict[TenantState, Error] = {
+    S.ACTIVE: TenantStateError,
+    S.SUSPENDED: TenantSuspendedError,
+    S.ARCHIVED: TenantStateError,
+    S.QUARANTINED: TenantQuarantinedError,
+    S.DELETED: TenantDeletedError,
+}
+
+
+@dataclass
+class Life:
+    """What there is to know of one tenant."""
+
+    id: str
+    name: str
+    uid: str = ""
+    state: TenantState = S.ACTIVE
+    state_before: TenantState | None = None
+    previous_id: str | None = None
+    is_protected: bool = False
+    messages: list[str] = field(default_factory=list)
+
+    def refusal(self, action: str) -> Error | None:
+        """Return with which error the call is refused, None if it is not."""
+        if self.state is S.PURGED:
+            return None if action == "purge" else TenantNotFoundError
+        if action == "undelete":
+            return None
+        if action == "delete" and self.is_protected:
+            return DeletionProtectedError
+        leads = CHANGES[action]
+        return None if self.state in {*leads, *leads.values()} else REFUSALS[self.state]
+
+    def change(self, action: str) -> None:
+        """Let a call that is not refused happen."""
+        if action == "undelete":
+            self.state, self.state_before = (self.state_before or self.state), None
+            return
+        target = CHANGES[action].get(self.state, self.state)
+        if target is not self.state:
+            self.state_before = self.state if target is S.DELETED else None
+            self.state = target
+
+    def use_refusal(self) -> Error | None:
+        """Return with which error writing and reading are refused, None if they are not."""
+        if self.state is S.ACTIVE:
+            return None
+        return TenantNotFoundError if self.state is S.PURGED else REFUSALS[self.state]
+
+
+class LivesMachine(RuleBasedStateMachine):
+    """One data directory and its registry, and what should be there."""
+
+    ids = st.sampled_from(["a", "b", "c"])
+    actions = st.sampled_from([*CHANGES, "undelete"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.directory = TemporaryDirectory(prefix="lives-")
+        self.data_dir = Path(self.directory.name) / "data"
+        self.lives: dict[str, Life] = {}
+        self.calls: Counter[str] = Counter()
+        self.numbers = 0
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something on the machine's own event loop."""
+        return self.runner.run(work)
+
+    @initialize()
+    def open(self) -> None:
+        """Open a registry whose pool is smaller than the number of tenants, so that they also evict each other."""
+        self.registry = TenantRegistry(RegistryConfig(data_dir=self.data_dir, open_tenants_max=2))
+        self.run(self.registry.open())
+
+    @rule()
+    def reopen(self) -> None:
+        """Close the registry, and go on with another."""
+        self.run(self.registry.aclose())
+        self.open()
+
+    @rule(tenant_id=ids)
+    def create(self, tenant_id: str) -> None:
+        life = self.lives.get(tenant_id)
+        is_taken = life is not None and life.state is not S.PURGED
+        created = self.call("create", TenantExistsError if is_taken else None, tenant_id)
+        if created is not None:
+            self.lives[tenant_id] = Life(tenant_id, tenant_id, created.uid)
+
+    @rule(tenant_id=ids, action=actions)
+    def change(self, tenant_id: str, action: str) -> None:
+        life = self.lives.get(tenant_id)
+        keywords: dict[str, Any] = {"purge": {"force": True}, "quarantine": {"reason": "odd"}}.get(action, {})
+        refusal = TenantNotFoundError if life is None else life.refusal(action)
+        if self.call(action, refusal, tenant_id, **keywords) is not None:
+            assert life is not None
+            life.change(action)
+
+    @rule(tenant_id=ids)
+    def purge_too_early(self, tenant_id: str) -> None:
+        life = self.lives.get(tenant_id)
+        refusal: Error | None = TenantNotFoundError if life is None else life.refusal("purge")
+        if life is not None and life.state is S.DELETED:
+            refusal = GracePeriodError
+        self.call("purge", refusal, tenant_id)
+
+    @rule(tenant_id=ids, new_id=ids)
+    def rename(self, tenant_id: str, new_id: str) -> None:
+        life, taken = self.lives.get(tenant_id), self.lives.get(new_id)
+        is_taken = taken is not None and taken.state is not S.PURGED
+        if life is None or life.state is S.PURGED:
+            was_renamed = is_taken and taken is not None and taken.previous_id == tenant_id
+            self.call("rename", None if was_renamed else TenantNotFoundError, tenant_id, new_id)
+        elif life is taken:
+            self.call("rename", None, tenant_id, new_id)
+        elif self.call("rename", TenantExistsError if is_taken else None, tenant_id, new_id) is not None:
+            self.lives[new_id] = self.lives.pop(tenant_id)
+            life.id, life.previous_id = new_id, tenant_id
+
+    @rule(tenant_id=ids, is_protected=st.none() | st.booleans(), name=st.none() | st.sampled_from(["x", "y"]))
+    def update(self, tenant_id: str, *, is_protected: bool | None, name: str | None) -> None:
+        life = self.lives.get(tenant_id)
+        is_gone = life is None or life.state is S.PURGED
+        refusal = TenantNotFoundError if is_gone else None
+        changed = self.call("update", refusal, tenant_id, deletion_protected=is_protected, display_name=name)
+        if changed is not None:
+            assert life is not None
+            life.is_protected = life.is_protected if is_protected is None else is_protected
+            life.name = name or life.name
+
+    @rule(tenant_id=ids)
+    def save(self, tenant_id: str) -> None:
+        life, content = self.lives.get(tenant_id), self.new_content()
+        refusal = TenantNotFoundError if life is None else life.use_refusal()
+        message = make_message(content)
+        self.check(refusal, lambda: self.registry.tenant(tenant_id).messages.save(message))
+        if refusal is None:
+            assert life is not None
+            life.messages.append(content)
+
+    @rule(tenant_id=ids)
+    def read(self, tenant_id: str) -> None:
+        life = self.lives.get(tenant_id)
+        refusal = TenantNotFoundError if life is None else life.use_refusal()
+        found = self.check(refusal, lambda: self.registry.tenant(tenant_id).messages.get_history("general"))
+        if life is not None and found is not None:
+            assert sorted(message.content for message in found) == sorted(life.messages)
+
+    @precondition(lambda self: any(life.state is S.ACTIVE for life in self.lives.values()))
+    @rule(data=st.data(), action=st.sampled_from(["suspend", "archive", "delete", "quarantine", "rename"]))
+    def save_while(self, data: st.DataObject, action: str) -> None:
+        """Of writes that run beside a call exactly those that were acknowledged are there afterwards."""
+        active = sorted(tenant_id for tenant_id, life in self.lives.items() if life.state is S.ACTIVE)
+        tenant_id = data.draw(st.sampled_from(active))
+        life, new_id = self.lives[tenant_id], f"{tenant_id}2"
+        contents = [self.new_content() for _ in range(5)]
+
+        async def write(content: str) -> bool:
+            try:
+                await self.registry.tenant(tenant_id).messages.save(make_message(content))
+            except TenantryError as error:
+                assert isinstance(error, TenantStateError | TenantNotFoundError), error  # noqa: PT017  # it may succeed
+                return False
+            return True
+
+        async def at_once() -> list[bool]:
+            writes = [asyncio.ensure_future(write(content)) for content in contents]
+            await asyncio.sleep(0)
+            keywords = {"reason": "odd"} if action == "quarantine" else {}
+            await getattr(self.registry, action)(
+                tenant_id, *([new_id] if action == "rename" else []), **keywords
+            )
+            return await asyncio.gather(*writes)
+
+        is_refused = action == "delete" and life.is_protected
+        if is_refused:
+            return
+        is_acknowledged = self.run(at_once())
+        life.messages += [c for c, was in zip(contents, is_acknowledged, strict=True) if was]
+        self.calls[action] += 1
+        if action != "rename":
+            life.change(action)
+            return
+        self.run(self.registry.rename(new_id, tenant_id))
+        self.calls[action] += 1
+        life.previous_id = new_id
+
+    @invariant()
+    def catalog_is_as_told(self) -> None:
+        """What is listed, and what is found by its id, is what the model says; so are the counts of the states."""
+        if not hasattr(self, "registry"):
+            return
+        listed = self.run(self.registry.list())
+        assert [tenant.id for tenant in listed] == sorted(self.lives)
+        for tenant in listed:
+            self.check_entry(tenant)
+        for tenant_id in ("a", "b", "c"):
+            life = self.lives.get(tenant_id)
+            is_there = life is not None and life.state is not S.PURGED
+            found = self.check(
+                None if is_there else TenantNotFoundError, lambda i=tenant_id: self.registry.get(i)
+            )
+            if found is not None:
+                self.check_entry(found)
+        counted = dict(
+            query(self.data_dir / "catalog.db", "SELECT state, count FROM tenant_states WHERE count > 0")
+        )
+        assert counted == Counter(life.state.value for life in self.lives.values())
+
+    def check_entry(self, tenant: Tenant) -> None:
+        """The entry of the catalog is what the model says."""
+        life = self.lives[tenant.id]
+        assert (tenant.id, tenant.uid, tenant.display_name) == (life.id, life.uid, life.name)
+        assert (tenant.state, tenant.state_before) == (life.state, life.state_before)
+        assert (tenant.previous_id, tenant.deletion_protected) == (life.previous_id, life.is_protected)
+        assert tenant.intent is None
+        assert (tenant.purge_after is not None) == (life.state is S.DELETED)
+
+    def call(self, action: str, refusal: Error | None, *arguments: Any, **keywords: Any) -> Any:
+        """Make a lifecycle call; return what it returned, None if it was refused as it should be."""
+        self.calls[action] += 1
+        return self.check(refusal, lambda: getattr(self.registry, action)(*arguments, **keywords))
+
+    def check(self, refusal: Error | None, make: Callable[[], Awaitable[Any]]) -> Any:
+        """Run a call that succeeds, or is refused with exactly this error."""
+
+        async def run() -> Any:
+            try:
+                return await make()
+            except TenantryError as error:
+                assert type(error) is refusal, f"{error!r}, not {refusal}"  # noqa: PT017  # a call may also succeed
+                return None
+
+        result = self.run(run())
+        assert refusal is None or result is None, f"not refused with {refusal}"
+        return result
+
+    def new_content(self) -> str:
+        """Return what no message has said yet."""
+        self.numbers += 1
+        return f"message {self.numbers}"
+
+    def teardown(self) -> None:
+        """Read everything once more, with tenantry and without, and verify the audit."""
+        if hasattr(self, "registry"):
+            for tenant_id in sorted(self.lives):
+                self.read(tenant_id)
+            verification = self.run(self.registry.audit.verify())
+            assert verification.is_intact, verification
+            assert verification.rows == self.calls.total()
+            entries = self.run(self.registry.audit.list(limit=10_000))
+            assert Counter(entry.action for entry in entries) == self.calls
+            self.run(self.registry.aclose())
+            self.check_files()
+        self.runner.close()
+        self.directory.cleanup()
+
+    def check_files(self) -> None:
+        """There is a directory for each tenant that was not purged, and in its database what was acknowledged."""
+        found = {}
+        for path in self.data_dir.glob("tenants/*/*/tenant.db"):
+            with closing(sqlite3.connect(path)) as connection:
+                [(uid,)] = connection.execute("SELECT tenant_uid FROM tenantry_owner")
+                found[uid] = [
+                    row[0] for row in connection.execute("SELECT content FROM messages ORDER BY seq")
+                ]
+        there = {life.uid: life.messages for life in self.lives.values() if life.state is not S.PURGED}
+        assert {uid: sorted(contents) for uid, contents in found.items()} == {
+            uid: sorted(contents) for uid, contents in there.items()
+        }
+        assert list((self.data_dir / "operations").iterdir()) == []
+
+
+TestLivesMachine = LivesMachine.TestCase
+TestLivesMachine.settings = settings(
+    max_examples=LIVES,
+    stateful_step_count=CALLS_PER_LIFE,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
