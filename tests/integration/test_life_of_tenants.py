@@ -24,6 +24,7 @@ from tenantry import RegistryConfig, Tenant, TenantRegistry, TenantState
 from tenantry.errors import (
     DeletionProtectedError,
     GracePeriodError,
+    SnapshotNotFoundError,
     TenantDeletedError,
     TenantExistsError,
     TenantNotFoundError,
@@ -72,6 +73,15 @@ class Life:
     previous_id: str | None = None
     is_protected: bool = False
     messages: list[str] = field(default_factory=list)
+    snapshots: list[tuple[str, list[str]]] = field(default_factory=list)
+    replaced: list[str] | None = None  # by the last restore
+    is_undone: bool = False
+
+    def replace_messages(self, messages: list[str]) -> None:
+        """Have other messages, as after a restore; what was set apart serves again."""
+        self.messages = list(messages)
+        if self.state is S.QUARANTINED:
+            self.state = S.ACTIVE
 
     def refusal(self, action: str) -> Error | None:
         """Return with which error the call is refused, None if it is not."""
@@ -199,6 +209,53 @@ class LivesMachine(RuleBasedStateMachine):
         if life is not None and found is not None:
             assert sorted(message.content for message in found) == sorted(life.messages)
 
+    @rule(tenant_id=ids)
+    def snapshot(self, tenant_id: str) -> None:
+        life = self.lives.get(tenant_id)
+        is_gone = life is None or life.state is S.PURGED
+        taken = self.call("snapshot", TenantNotFoundError if is_gone else None, tenant_id)
+        if taken is not None:
+            assert life is not None
+            life.snapshots.append((taken.id, list(life.messages)))
+
+    @precondition(lambda self: any(life.snapshots for life in self.lives.values()))
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        life = data.draw(st.sampled_from([life for life in self.lives.values() if life.snapshots]))
+        snapshot_id, messages = data.draw(st.sampled_from(life.snapshots))
+        refusal = {S.PURGED: TenantNotFoundError, S.DELETED: TenantStateError}.get(life.state)
+        if self.call("restore", refusal, life.id, snapshot_id) is not None:
+            life.replaced, life.is_undone = life.messages, False
+            life.replace_messages(messages)
+
+    @rule(tenant_id=ids)
+    def undo_restore(self, tenant_id: str) -> None:
+        life = self.lives.get(tenant_id)
+        refusal: Error | None = None
+        if life is None or life.state is S.PURGED:
+            refusal = TenantNotFoundError
+        elif life.replaced is None:
+            refusal = SnapshotNotFoundError
+        elif life.state is S.DELETED and not life.is_undone:
+            refusal = TenantStateError
+        undone = self.call("undo_restore", refusal, tenant_id)
+        if undone is not None and life is not None and life.replaced is not None and not life.is_undone:
+            life.is_undone = True
+            life.replace_messages(life.replaced)
+
+    @rule(tenant_id=ids, new_id=ids)
+    def clone(self, tenant_id: str, new_id: str) -> None:
+        life, taken = self.lives.get(tenant_id), self.lives.get(new_id)
+        refusal: Error | None = None
+        if taken is not None and taken.state is not S.PURGED:
+            refusal = TenantExistsError
+        elif life is None or life.state is S.PURGED:
+            refusal = TenantNotFoundError
+        cloned = self.call("clone", refusal, tenant_id, new_id)
+        if cloned is not None:
+            assert life is not None
+            self.lives[new_id] = Life(new_id, new_id, cloned.uid, messages=list(life.messages))
+
     @precondition(lambda self: any(life.state is S.ACTIVE for life in self.lives.values()))
     @rule(data=st.data(), action=st.sampled_from(["suspend", "archive", "delete", "quarantine", "rename"]))
     def save_while(self, data: st.DataObject, action: str) -> None:
@@ -272,7 +329,14 @@ class LivesMachine(RuleBasedStateMachine):
     def call(self, action: str, refusal: Error | None, *arguments: Any, **keywords: Any) -> Any:
         """Make a lifecycle call; return what it returned, None if it was refused as it should be."""
         self.calls[action] += 1
-        return self.check(refusal, lambda: getattr(self.registry, action)(*arguments, **keywords))
+        snapshots = self.registry.snapshots
+        own = {
+            "snapshot": snapshots.create,
+            "restore": snapshots.restore,
+            "undo_restore": snapshots.undo_restore,
+        }
+        make = own.get(action) or getattr(self.registry, action)
+        return self.check(refusal, lambda: make(*arguments, **keywords))
 
     def check(self, refusal: Error | None, make: Callable[[], Awaitable[Any]]) -> Any:
         """Run a call that succeeds, or is refused with exactly this error."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenantry.errors import SnapshotError, TenantryError
 from tenantry.ids import TenantId, tenant_paths
+from tenantry.lifecycle import TenantState
 from tenantry.storage.bundle import read_bundle, write_bundle
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
@@ -71,9 +72,7 @@ class Transfers:
     ) -> Tenant:
         await call.find()
         new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
-        source = await self._catalog.find(source_id)
-        if source is None:
-            raise not_found(source_id)
+        source = await self._find(source_id)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             if snapshot_id is None:
@@ -83,9 +82,7 @@ class Transfers:
             return await self._settle(call, new, database)
 
     async def _export(self, path: Path, call: LifecycleCall) -> Manifest:
-        tenant = await self._catalog.find(call.tenant_id)
-        if tenant is None:
-            raise not_found(call.tenant_id)
+        tenant = await self._find(call.tenant_id)
         call.tenant_uid = tenant.uid
         if await run_in_thread(path.exists):
             raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
@@ -106,6 +103,12 @@ class Transfers:
             manifest, database = await run_in_thread(partial(_unpack, path, directory))
             new = await self._calls.new_tenant(call.tenant_id, display_name or manifest.display_name)
             return await self._settle(call, new, database)
+
+    async def _find(self, tenant_id: TenantId) -> Tenant:
+        tenant = await self._catalog.find(tenant_id)
+        if tenant is None or tenant.state is TenantState.PURGED:
+            raise not_found(tenant_id)
+        return tenant
 
     async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
         """Make the database ready and the new tenant's, then create the tenant with it."""
