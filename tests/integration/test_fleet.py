@@ -36,6 +36,7 @@ from tenantry.errors import (
     JobError,
     JobNotFoundError,
     MalformedRowError,
+    PersistenceConnectionError,
     PersistenceError,
     QueryError,
     RegistryClosedError,
@@ -449,6 +450,21 @@ class TestSteering:
                 assert await waiting == "cancelled"
                 assert (await registry.fleet.wait(job.id)).done == 1
 
+    async def test_a_pause_that_comes_with_the_last_tenant(self, data_dir: Path, entries: list[str]):
+        """The pause was first: the job is paused with nothing left, and done once it is resumed."""
+        held = Held()
+        async with holding(data_dir, held, catalog_poll_interval_seconds=1.0) as registry:
+            job = await registry.fleet.start("held", tenant_ids=entries[:1])
+            await held.begun(1)
+            async with holding(data_dir, Held()) as other:
+                await other.fleet.pause(job.id)
+            await held.let_go()
+            paused = await registry.fleet.wait(job.id)
+            assert (paused.state, paused.left) == (JobState.PAUSED, 0)
+            await registry.fleet.resume(job.id)
+            assert (await registry.fleet.wait(job.id)).state is JobState.DONE
+        assert len(held.order) == 1
+
     async def test_a_job_is_run_by_one_registry(self, data_dir: Path, entries: list[str]):
         """A second registry on the same directory leaves it to the first, as long as that one lives."""
         first, second = Held(), Held()
@@ -648,6 +664,34 @@ class TestFaults:
         query(data_dir / "catalog.db", "UPDATE fleet_jobs SET state = 'running'")
         async with holding(data_dir, Held()) as registry:
             assert len(await registry.list()) == 21
+
+    @pytest.mark.usefixtures("entries")
+    async def test_a_lock_that_cannot_be_had(self, data_dir: Path):
+        """Without a lock nothing is started; a job that is there stays to be run, and is when there is one again."""
+        held = Held()
+        await held.let_go()
+        async with holding(data_dir, held) as registry:
+            paused = await paused_job(registry, "held")
+            (data_dir / "operations").rmdir()
+            for call in (registry.fleet.start("held"), registry.fleet.resume(paused)):
+                with pytest.raises(PersistenceConnectionError, match=r"cannot lock .*/operations/fleet-"):
+                    await call
+            (data_dir / "operations").mkdir(mode=0o700)
+            await registry.fleet.resume(paused)
+            assert (await registry.fleet.wait(paused)).done == 20
+            assert len(await registry.fleet.list()) == 1
+
+    @pytest.mark.usefixtures("entries")
+    async def test_what_is_resumed_at_the_end_ends_too(self, data_dir: Path):
+        """A registry that closes waits for each run of a job, also for one that another was to follow."""
+        held = Held()
+        async with holding(data_dir, held, shutdown_timeout_seconds=0.01) as registry:
+            job = await registry.fleet.start("held", concurrency=2)
+            await held.begun(2)
+            await registry.fleet.pause(job.id)
+            await registry.fleet.resume(job.id)
+        assert held.at_once == 0
+        assert list((data_dir / "operations").iterdir()) == []
 
     @pytest.mark.usefixtures("entries")
     async def test_a_caller_that_is_cancelled(self, data_dir: Path):

@@ -44,7 +44,8 @@ class FleetRunner:
         self._log = log
         self._places = asyncio.Semaphore(max(1, int(context.config.open_tenants_max * PLACES_SHARE)))
         self._runs: dict[str, FleetRun] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # the last of each job
+        self._alive: set[asyncio.Task[None]] = set()
         self._not_before: dict[str, float] = {}
         self._is_closed = False
 
@@ -87,13 +88,13 @@ class FleetRunner:
         self._is_closed = True
         for run in self._runs.values():
             run.halt()
-        tasks = [*self._tasks.values()]
-        if not tasks:
+        if not self._alive:
             return
-        await asyncio.wait(tasks, timeout=self._context.config.shutdown_timeout_seconds)
-        for task in tasks:
+        _, late = await asyncio.wait(self._alive, timeout=self._context.config.shutdown_timeout_seconds)
+        for task in late:
             task.cancel()
-        await asyncio.wait(tasks)
+        if late:
+            await asyncio.wait(late)
 
     def _spawn(self, job_id: str, lock: LockFile | None = None) -> None:
         if self._is_closed:
@@ -104,6 +105,7 @@ class FleetRunner:
         work = self._run(job_id, self._tasks.get(job_id), lock)
         task = asyncio.get_running_loop().create_task(work, name=f"tenantry fleet {job_id}")
         self._tasks[job_id] = task
+        self._alive.add(task)
         task.add_done_callback(partial(self._ended, job_id))
 
     async def _lock(self, job_id: str) -> LockFile:
@@ -121,6 +123,7 @@ class FleetRunner:
         return lock
 
     def _ended(self, job_id: str, task: "asyncio.Task[None]") -> None:
+        self._alive.discard(task)
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
 
