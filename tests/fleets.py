@@ -118,8 +118,9 @@ class FakeSnapshots:
         self.created.append((tenant_id, trigger))
         return type("Snapshot", (), {"id": f"snapshot-{len(self.created)}"})
 
-    async def restore(self, tenant_id: str, snapshot_id: str) -> None:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool) -> None:
         """Note it, and fail if that is asked for."""
+        assert not migrate
         self.restored.append((tenant_id, snapshot_id))
         if self.error is not None:
             raise self.error

@@ -35,7 +35,7 @@ from tenantry.events import FleetTenantFinished, StoreMigrated, TenantClosed, Te
 from tenantry.observability import RegistryMetrics
 from tenantry.tenancy import fleet_work
 from tenantry.tenancy.fleet_job import JobState
-from tenants import HANG_SECONDS, Recorder, database_path, make_message, query, stored_contents
+from tenants import HANG_SECONDS, Recorder, database_path, make_message, query, stored_contents, write_pack
 
 
 class TestMigrate:
@@ -294,6 +294,31 @@ class TestSnapshots:
             assert [r.outcome for r in await registry.fleet.results(job.id)] == ["busy"]
         assert snapshots.created == [(entries[0], "fleet")]
         assert snapshots.restored == [(entries[0], "snapshot-1")]
+
+    async def test_half_of_the_migrations(
+        self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A tenant whose second migration fails is as before the first one, set apart with the reason, and can be repaired."""
+        monkeypatch.syspath_prepend(tmp_path)
+        name = write_pack(tmp_path, "two_steps", "CREATE TABLE first (x)", "CREATE TABLE second (x)")
+        async with TenantRegistry(fleet_config(data_dir)) as registry:
+            await registry.create("acme")
+        query(database_path(data_dir, "acme"), "CREATE TABLE second (mine)")
+        async with TenantRegistry(fleet_config(data_dir), schemas=[Schema("steps", name)]) as registry:
+            job = await registry.fleet.start("migrate", return_on_failure=True)
+            await registry.fleet.wait(job.id)
+            [result] = await registry.fleet.results(job.id)
+            assert result.detail["is_returned"] is True, result
+            tenant = await registry.get("acme")
+            assert tenant.state is TenantState.QUARANTINED
+            assert "second already exists" in str(tenant.reason)
+            path = database_path(data_dir, "acme")
+            assert query(path, "SELECT name FROM sqlite_schema WHERE name IN ('first', 'second')") == [
+                ("second",)
+            ]
+            query(path, "DROP TABLE second")
+            await registry.repair("acme")
+            assert (await registry.get("acme")).schema_versions == {"company": 1, "steps": 2}
 
     async def test_a_real_one_is_the_way_back(self, data_dir: Path):
         """A function that spoils a tenant and fails leaves it as it was before; the snapshot is among the tenant's."""

@@ -31,12 +31,18 @@ class Copies:
     async def copy(self, tenant: "Tenant", path: Path) -> DatabaseReport:
         """Write a consistent copy of the tenant's present state into a new file, check it, and say what is in it.
 
+        One that is closed and lacks migrations is copied as it is, and not migrated for that; its callers wait meanwhile.
+
         Raises:
             DatabaseCorruptError: The copy, and so the tenant, is damaged.
             SnapshotError: The tenant has no files, or was closed meanwhile.
             TenantError, PersistenceError: It cannot be opened or read.
         """
-        if tenant.state is TenantState.ACTIVE and tenant.intent is None:
+        is_served = tenant.state is TenantState.ACTIVE and tenant.intent is None
+        if is_served and self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
+            async with self._pool.held(tenant.id, "snapshot"):
+                await self._copy_closed(tenant, path)
+        elif is_served:
             lease = await self._pool.lease(tenant.id)
             try:
                 await lease.actor.copy_to(path)

@@ -65,7 +65,7 @@ class Snapshotter(Protocol):
         """Take one of the tenant as it is: a closed tenant is not migrated for it."""
         ...
 
-    async def restore(self, tenant_id: str, snapshot_id: str) -> object:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool) -> object:
         """Return the tenant to one."""
         ...
 
@@ -166,7 +166,8 @@ class FleetWork:
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
-                await self._tools.snapshots.restore(tenant.id, item.detail["snapshot_before"])
+                # As it was: a migration that failed would fail again.
+                await self._tools.snapshots.restore(tenant.id, item.detail["snapshot_before"], migrate=False)
         except TenantryError as error:
             item.detail["return_error"] = str(error)[:ERROR_CHARACTERS_MAX]
         else:

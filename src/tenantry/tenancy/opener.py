@@ -179,6 +179,13 @@ class TenantOpener:
         except TenantryError as failure:
             self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
+    def is_behind(self, tenant: Tenant) -> bool:
+        """Return whether the tenant lacks migrations, as far as the catalog knows."""
+        return any(
+            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations("sqlite"))
+            for schema in self._schemas
+        )
+
     def tenant_store(self, tenant: Tenant, *, is_new: bool = False) -> SQLiteStore:
         """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
         paths = tenant_paths(self._context.config.data_dir, tenant.directory)

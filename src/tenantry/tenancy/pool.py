@@ -161,6 +161,7 @@ class _Held(NamedTuple):
 
     action: str
     waiters: "deque[_Waiter]"
+    released: asyncio.Event
 
 
 class _Plan(NamedTuple):
@@ -363,14 +364,15 @@ class ActorPool:
     async def held(self, tenant_id: TenantId, action: str) -> AsyncIterator[None]:
         """Close the tenant and keep it closed for the block; its calls are finished first.
 
-        Who asks for it meanwhile waits, for ``pool_wait_timeout_seconds`` at most. One at a time for each tenant.
+        Who asks for it meanwhile waits, for ``pool_wait_timeout_seconds`` at most. One at a time for each tenant, in turn.
 
         Args:
             tenant_id: The tenant.
             action: The lifecycle call that works on its files, for the error.
         """
-        assert tenant_id not in self._held
-        held = self._held[tenant_id] = _Held(action, self._queue.pop(tenant_id, deque()))
+        while tenant_id in self._held:
+            await self._held[tenant_id].released.wait()
+        held = self._held[tenant_id] = _Held(action, self._queue.pop(tenant_id, deque()), asyncio.Event())
         self._take_places_back()
         try:
             while tenant_id in self._entries:
@@ -378,6 +380,7 @@ class ActorPool:
             yield
         finally:
             del self._held[tenant_id]
+            held.released.set()
             if held.waiters:
                 self._queue.setdefault(tenant_id, deque()).extend(held.waiters)
                 self._act(self._plan())

@@ -73,7 +73,7 @@ class Restorer:
         self._scratch = scratch
         runner.finishers |= {"restore": self._finish_leftover, "undo_restore": self._finish_leftover}
 
-    async def restore(self, snapshot_id: str, call: LifecycleCall) -> Tenant:
+    async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> Tenant:
         """See `Snapshots.restore`."""
         tenant = await call.get()
         _check_restorable(tenant, "restore")
@@ -83,7 +83,7 @@ class Restorer:
                 await self._bring_point(tenant, snapshot_id, database)
             else:
                 await self._bring_snapshot(tenant, snapshot_id, database)
-            return await self._replace(call, tenant, database)
+            return await self._replace(call, tenant, database, is_migrated=is_migrated)
 
     async def undo(self, call: LifecycleCall) -> Tenant:
         """See `Snapshots.undo_restore`."""
@@ -96,7 +96,7 @@ class Restorer:
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             await self._bring_point(tenant, tenant.restore_point, database)
-            return await self._replace(call, tenant, database)
+            return await self._replace(call, tenant, database, is_migrated=True)
 
     async def points(self, tenant: Tenant) -> Sequence[str]:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
@@ -125,14 +125,17 @@ class Restorer:
         # A copy, and not the file: until the exchange it is all that there is of that state.
         await run_in_thread(partial(shutil.copyfile, kept, database))
 
-    async def _replace(self, call: LifecycleCall, tenant: Tenant, database: Path) -> Tenant:
+    async def _replace(
+        self, call: LifecycleCall, tenant: Tenant, database: Path, *, is_migrated: bool
+    ) -> Tenant:
         """Make a database ready and put it in the place of the tenant's."""
-        versions = await self._copies.make_ready(database)
+        versions = await self._copies.make_ready(database) if is_migrated else None
         await run_in_thread(partial(maintenance.sync_file, database))
         point = f"{_POINT}{new_snapshot_id(self._context.clock.now())}"
         call.detail["point"] = point
         paths = self._paths(tenant)
-        async with call.begun(tenant, arguments={"point": point}, is_reversible=False) as restoring:
+        arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
+        async with call.begun(tenant, arguments=arguments, is_reversible=False) as restoring:
             try:
                 await run_in_thread(partial(_place, database, paths))
                 call.step("placed")
@@ -165,8 +168,13 @@ class Restorer:
         return restored
 
     def _as_active(self, tenant: Tenant) -> dict[str, object]:
-        """Return what changes because the database is sound now: a quarantined tenant serves calls again."""
-        if tenant.state is not TenantState.QUARANTINED:
+        """Return what changes because the database is sound now: a quarantined tenant serves calls again.
+
+        Not if it was not migrated: that may be what it was set apart for.
+        """
+        assert tenant.intent is not None
+        is_migrated = tenant.intent.arguments["is_migrated"] is not None
+        if tenant.state is not TenantState.QUARANTINED or not is_migrated:
             return {}
         now = self._context.clock.now()
         return {"state": TenantState.ACTIVE, "reason": None, "state_changed_at": now}

@@ -148,7 +148,7 @@ class Snapshots:
             parse_tenant_id(tenant_id), "delete_snapshot", work, queue="snapshot", snapshot_id=snapshot_id
         )
 
-    async def restore(self, tenant_id: str, snapshot_id: str) -> Tenant:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool = True) -> Tenant:
         """Make the tenant's database what it was when the snapshot was taken, and return its entry.
 
         The snapshot is fetched, checked and migrated beside the tenant, whose calls go on meanwhile. Then its calls wait, for
@@ -158,6 +158,8 @@ class Snapshots:
         Args:
             tenant_id: The tenant.
             snapshot_id: A snapshot's, or one of `points`.
+            migrate: Whether it is migrated to what the code knows before it takes the other's place. If not, it is when it is
+                next opened, and a quarantined tenant stays quarantined.
 
         Raises:
             TenantNotFoundError: There is no such tenant.
@@ -167,7 +169,7 @@ class Snapshots:
             TenantStateError: The tenant is deleted.
             TenantOwnedElsewhereError: Another process does not let it go; nothing was changed.
         """
-        work = partial(self._restorer.restore, snapshot_id)
+        work = partial(self._restorer.restore, snapshot_id, is_migrated=migrate)
         return await self._runner.run(parse_tenant_id(tenant_id), "restore", work, snapshot_id=snapshot_id)
 
     async def undo_restore(self, tenant_id: str) -> Tenant:
