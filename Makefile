@@ -29,11 +29,11 @@ bench: $(VENV)/.bench ## the peers side by side; takes some minutes
 
 lock: $(VENV)/.dev ## pin anew, with hashes and without an index
 	rm -f requirements/*.txt
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile $(LOCK) --extra service pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml -c requirements/runtime.txt -c requirements/build.txt \
+	$(BIN)/uv pip compile $(LOCK) --extra service pyproject.toml -c requirements/runtime.txt -c requirements/build.txt \
 		--group dev -o requirements/dev.txt
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml -c requirements/dev.txt --group bench -o requirements/bench.txt
+	$(BIN)/uv pip compile $(LOCK) --extra service pyproject.toml -c requirements/dev.txt --group bench -o requirements/bench.txt
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 

@@ -30,7 +30,8 @@ DRIVERS = {
     "aiosqlite": ["storage/sqlite/"],
     "obstore": ["storage/obstore.py"],
     # The demonstration is a host: it brings the registry of metrics.
-    "prometheus_client": ["observability/metrics.py", "demo/run.py"],
+    # The service serves what was measured.
+    "prometheus_client": ["observability/metrics.py", "demo/run.py", "admin/app.py", "admin/probes.py"],
     "psycopg": ["storage/postgres/"],
     # data_directory.py says which SQLite is underneath.
     "sqlite3": ["storage/sqlite/", "tenancy/data_directory.py"],

@@ -325,6 +325,15 @@ class Catalog:
         version: int = row[0]
         return version
 
+    async def check_writable(self) -> None:
+        """Take the file's write lock and change nothing.
+
+        Raises:
+            PersistenceError: It cannot be written.
+        """
+        sql = "UPDATE tenant_states SET count = count WHERE 0"
+        await self._actor.write((Statement("catalog.check_writable", sql),))
+
     async def read(self, statement: Statement) -> Result:
         """Run one reading statement, for the other tables of the catalog."""
         return await self._actor.read(statement)

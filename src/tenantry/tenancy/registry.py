@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,16 @@ import anyio
 from tenantry.clock import Clock, SystemClock
 from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
-from tenantry.errors import DatabaseCorruptError, MigrationError, RegistryClosedError, TenantryError
+from tenantry.errors import (
+    DatabaseCorruptError,
+    MigrationError,
+    RegistryClosedError,
+    TenantNotFoundError,
+    TenantryError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
-from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.ids import TenantId, parse_tenant_id, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 from tenantry.pages import Page
@@ -25,6 +31,8 @@ from tenantry.schema import Schema
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.objects import LocalStorage, ObjectStorage
 from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
+from tenantry.tenancy.answers import Answers
+from tenantry.tenancy.api_keys import ApiKeys
 from tenantry.tenancy.audit import AdminAudit, acting_as
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
@@ -77,6 +85,19 @@ class RegistryStatistics:
     mailbox_requests: dict[str, int]
     mailbox_requests_peak: dict[str, int]
     threads_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStatistics:
+    """One tenant at one moment.
+
+    Attributes:
+        database_bytes: The size of its database with its write-ahead log.
+        actor: Its counters since it was opened here; None while it is closed.
+    """
+
+    database_bytes: int
+    actor: ActorStatistics | None
 
 
 class TenantRegistry:
@@ -132,6 +153,10 @@ class TenantRegistry:
         self._calls = LifecycleCalls(self._runner, self._catalog, self._pool, self._opener)
         self.audit = AdminAudit(self._catalog)
         """Who did what to which tenant."""
+        self.keys = ApiKeys(self._catalog, clock)
+        """The keys to the admin API."""
+        self.answers = Answers(self._catalog, clock)
+        """What the admin API keeps of requests."""
         self._scratch = Scratch(config.data_dir)
         archive = SnapshotArchive(snapshot_storage or LocalStorage(config.data_dir / "snapshots"))
         copies = Copies(self._pool, self._opener)
@@ -283,6 +308,39 @@ class TenantRegistry:
         """
         self._check_open()
         return await self._catalog.get(parse_tenant_id(tenant_id))
+
+    async def find(self, tenant_id: str) -> Tenant | None:
+        """Return the tenant's entry like `get`, or None if there is none."""
+        try:
+            return await self.get(tenant_id)
+        except TenantNotFoundError:
+            return None
+
+    async def check_catalog(self) -> None:
+        """Do nothing, but with the catalog's write lock: that works if it can be written.
+
+        Raises:
+            RegistryClosedError: The registry is not open.
+            PersistenceError: It cannot be written.
+        """
+        self._check_open()
+        await self._catalog.check_writable()
+
+    async def tenant_statistics(self, tenant_id: str) -> TenantStatistics:
+        """Return a tenant's size and its counters since it was opened.
+
+        Raises:
+            TenantNotFoundError: There is none.
+        """
+        tenant = await self.get(tenant_id)
+        database = tenant_paths(self._config.data_dir, tenant.directory).database
+        size = await run_in_thread(partial(_size_bytes, database))
+        return TenantStatistics(size, self.actor_statistics(tenant.id))
+
+    def scratch_directory(self) -> AbstractAsyncContextManager[Path]:
+        """Give a private directory on the data directory's file system, removed at the end of the block."""
+        self._check_open()
+        return self._scratch.directory()
 
     async def list(
         self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
@@ -669,6 +727,10 @@ class TenantRegistry:
                 self._log.error(
                     HOOK_FAILED, hook=repr(hook), event_type=type(event).__name__, error=repr(error)
                 )
+
+
+def _size_bytes(database: Path) -> int:
+    return sum(path.stat().st_size for path in (database, Path(f"{database}-wal")) if path.exists())
 
 
 def _checked_schemas(schemas: Sequence[Schema]) -> tuple[Schema, ...]:

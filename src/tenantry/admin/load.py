@@ -1,0 +1,49 @@
+"""Which tenants call the most: counted from the core's events, for a bounded number of tenants."""
+
+import time
+from collections import Counter
+from typing import Final
+
+from tenantry.admin.schemas import TenantLoad
+from tenantry.events import BatchFinished, Event
+
+WINDOW_SECONDS: Final = 60.0
+TENANTS_MAX: Final = 10_000
+_CATALOG: Final = "("
+
+
+class LoadBoard:
+    """A hook that counts calls by tenant, over the present window and the one before."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._now: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        """Count a batch's calls."""
+        if not isinstance(event, BatchFinished) or event.tenant_id.startswith(_CATALOG):
+            return
+        self._turn()
+        if event.tenant_id in self._now or len(self._now) < TENANTS_MAX:
+            self._now[event.tenant_id] += len(event.calls)
+
+    def top(self, count: int) -> list[TenantLoad]:
+        """Return the tenants that called the most over the last minute, roughly."""
+        self._turn()
+        into = min((time.monotonic() - self._began) / WINDOW_SECONDS, 1.0)
+        total = Counter({tenant: calls * (1.0 - into) for tenant, calls in self._before.items()})
+        total.update(self._now)
+        seconds = WINDOW_SECONDS if self._before else max(into * WINDOW_SECONDS, 1.0)
+        return [
+            TenantLoad(tenant_id=tenant, calls_per_second=round(calls / seconds, 3))
+            for tenant, calls in total.most_common(count)
+        ]
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now - self._began >= WINDOW_SECONDS:
+            is_next = now - self._began < 2 * WINDOW_SECONDS
+            self._before = self._now if is_next else Counter()
+            self._now = Counter()
+            self._began = now

@@ -1,0 +1,156 @@
+"""Long work that a request begins: followed by its id, kept in memory for as long as the service runs.
+
+What became of it is in the audit, whatever happens to the service.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry.admin.problems import Problem, ProblemError, problem_of
+from tenantry.clock import Clock
+from tenantry.errors import TenantryError
+
+KEPT_MAX: Final = 1_000
+"""How many operations that have ended can still be looked at."""
+
+RUNNING_MAX: Final = 64
+"""How many may run at once."""
+
+
+class OperationState(StrEnum):
+    """How far an operation is."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Operation(BaseModel):
+    """Work that a request began.
+
+    Attributes:
+        id: To follow it by.
+        action: What is done.
+        tenant_id: To which tenant.
+        state: How far it is.
+        started_at, finished_at: Instants in UTC.
+        result: What came of it, in the form that its action has.
+        problem: Why it failed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    action: str
+    tenant_id: str | None
+    state: OperationState
+    started_at: datetime
+    finished_at: datetime | None = None
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+
+
+class Operations:
+    """Runs operations and knows what became of them.
+
+    Args:
+        clock: For their times.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, Operation] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(
+        self, action: str, tenant_id: str | None, work: Callable[[], Awaitable[BaseModel | None]]
+    ) -> Operation:
+        """Begin to work, and return the operation.
+
+        Raises:
+            ProblemError: 503, too many run already.
+        """
+        if len(self._tasks) >= RUNNING_MAX:
+            raise ProblemError(
+                503,
+                "too-many-operations",
+                "Too many operations",
+                f"{RUNNING_MAX} operations run already: try again when one has ended",
+                headers={"Retry-After": "1"},
+                retry_after_seconds=1,
+            )
+        operation = Operation(
+            id=secrets.token_hex(8),
+            action=action,
+            tenant_id=tenant_id,
+            state=OperationState.RUNNING,
+            started_at=self._clock.now(),
+        )
+        self._known[operation.id] = operation
+        self._tasks[operation.id] = asyncio.create_task(self._run(operation, work))
+        self._forget()
+        return operation
+
+    def get(self, operation_id: str) -> Operation:
+        """Return an operation as it is now.
+
+        Raises:
+            ProblemError: 404.
+        """
+        operation = self._known.get(operation_id)
+        if operation is None:
+            raise ProblemError(
+                404,
+                "operation-not-found",
+                "No such operation",
+                "no such operation; what it did is in the audit",
+            )
+        return operation
+
+    async def follow(self, operation_id: str) -> AsyncIterator[Operation]:
+        """Yield an operation now and, if it runs, when it has ended."""
+        yield self.get(operation_id)
+        task = self._tasks.get(operation_id)
+        if task is not None:
+            await asyncio.wait([task])
+            yield self.get(operation_id)
+
+    async def aclose(self) -> None:
+        """Wait for what runs."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
+        changes: dict[str, Any]
+        try:
+            result = await work()
+            changes = {"state": OperationState.SUCCEEDED}
+            changes["result"] = None if result is None else result.model_dump(mode="json")
+        except TenantryError as error:
+            changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
+        except BaseException:
+            internal = Problem(
+                type="urn:tenantry:problem:internal", title="Internal error", status=500, detail="see the log"
+            )
+            self._end(operation, {"state": OperationState.FAILED, "problem": internal})
+            raise
+        self._end(operation, changes)
+
+    def _end(self, operation: Operation, changes: dict[str, Any]) -> None:
+        ended = {**changes, "finished_at": self._clock.now()}
+        self._known[operation.id] = operation.model_copy(update=ended)
+        self._tasks.pop(operation.id, None)
+
+    def _forget(self) -> None:
+        for operation_id in list(self._known):
+            if len(self._known) <= KEPT_MAX:
+                return
+            if operation_id not in self._tasks:
+                del self._known[operation_id]

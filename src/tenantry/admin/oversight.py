@@ -1,0 +1,190 @@
+"""The audit, keys, operations, statistics, and what the service is."""
+
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
+
+from tenantry.admin.operations import Operation
+from tenantry.admin.problems import documented
+from tenantry.admin.routing import (
+    Administrator,
+    AdminRoute,
+    CurrentService,
+    Reader,
+)
+from tenantry.admin.schemas import (
+    LIST_ITEMS_MAX,
+    AuditEntryOut,
+    AuditPage,
+    AuditVerificationOut,
+    Body,
+    ChannelLoad,
+    TenantIdText,
+    TenantStatistics,
+    TopTenants,
+    VersionOut,
+)
+from tenantry.admin.tenants import TenantPath
+from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
+from tenantry.tenancy.api_keys import ApiKey, Scope
+from tenantry.tenancy.channel import ChannelStatistics
+
+router = APIRouter(prefix="/v1", route_class=AdminRoute)
+
+OperationPath = Annotated[str, Path(max_length=64, examples=["9f86d081884c7d65"])]
+
+
+class NewKey(Body):
+    """A key to make."""
+
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["nightly backups"])] = ""
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
+    tenants: Annotated[list[TenantIdText] | None, Field(max_length=1_000)] = None
+    expires_in_seconds: Annotated[float | None, Field(gt=0, le=10 * 365 * 86_400)] = None
+
+
+class MadeKey(ApiKey):
+    """A key that was just made."""
+
+    token: str = Field(description="Shown this once: only its hash is kept.")
+
+
+class KeyList(Body):
+    """All keys, also those that are refused by now."""
+
+    items: list[ApiKey]
+
+
+@router.get("/tenants/{tenant_id}/statistics", tags=["statistics"], responses=documented(404))
+async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatistics:
+    """Return a tenant's size and, while it is open in this process, its counters."""
+    statistics = await service.registry.tenant_statistics(tenant_id)
+    actor = statistics.actor
+    return TenantStatistics(
+        tenant_id=tenant_id,
+        is_open=actor is not None,
+        database_bytes=statistics.database_bytes,
+        write=None if actor is None else _load(actor.write),
+        read=None if actor is None else _load(actor.read),
+    )
+
+
+@router.get("/statistics/top", tags=["statistics"], responses=documented())
+async def get_top_tenants(
+    principal: Reader, service: CurrentService, limit: Annotated[int, Query(ge=1, le=100)] = 10
+) -> TopTenants:
+    """Return the tenants that call this process the most."""
+    principal.check_fleet()
+    return TopTenants(items=service.board.top(limit))
+
+
+@router.get("/operations/{operation_id}", tags=["operations"], responses=documented(404))
+async def get_operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
+    """Return long work that a request began, as it is now."""
+    operation = service.operations.get(operation_id)
+    if operation.tenant_id is not None:
+        principal.check_tenant(operation.tenant_id)
+    return operation
+
+
+@router.get(
+    "/operations/{operation_id}/events",
+    tags=["operations"],
+    response_class=EventSourceResponse,
+    responses=documented(404),
+)
+async def follow_operation(
+    operation_id: OperationPath, principal: Reader, service: CurrentService
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream an operation as server-sent events: as it is, and when it has ended."""
+    operation = service.operations.get(operation_id)
+    if operation.tenant_id is not None:
+        principal.check_tenant(operation.tenant_id)
+    async for seen in service.operations.follow(operation_id):
+        yield ServerSentEvent(data=seen.model_dump(mode="json"), event=seen.state.value)
+
+
+@router.get("/audit", tags=["audit"], responses=documented(400))
+async def list_audit(
+    principal: Reader,
+    service: CurrentService,
+    tenant_id: Annotated[TenantIdText | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> AuditPage:
+    """Return who did what to which tenant, newest first."""
+    if tenant_id is None:
+        principal.check_fleet()
+    else:
+        principal.check_tenant(tenant_id)
+    signer = await service.signer()
+    query = f"audit {tenant_id}"
+    page = await service.registry.audit.list(
+        tenant_id=tenant_id, limit=limit, cursor=signer.check(cursor, query)
+    )
+    items = [AuditEntryOut.model_validate(entry.model_dump()) for entry in page]
+    return AuditPage(items=items, next_cursor=signer.sign(page.next_cursor, query))
+
+
+@router.get("/audit/verification", tags=["audit"], responses=documented())
+async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerificationOut:
+    """Compute the audit's chain of hashes anew and compare."""
+    principal.check_fleet()
+    found = await service.registry.audit.verify()
+    return AuditVerificationOut(
+        is_intact=found.is_intact, rows=found.rows, hash=found.hash, problem=found.problem
+    )
+
+
+@router.post("/keys", tags=["keys"], status_code=201, responses=documented(400))
+async def create_key(
+    body: NewKey,
+    principal: Administrator,
+    service: CurrentService,
+    response: Response,
+) -> MadeKey:
+    """Make an API key; its token is shown this once."""
+    principal.check_fleet()
+    made, token = await service.registry.keys.create(**body.model_dump())
+    response.headers["Cache-Control"] = "no-store"
+    return MadeKey(**made.model_dump(), token=token)
+
+
+@router.get("/keys", tags=["keys"], responses=documented())
+async def list_keys(principal: Administrator, service: CurrentService) -> KeyList:
+    """Return all API keys, without their secrets."""
+    principal.check_fleet()
+    return KeyList(items=list(await service.registry.keys.list()))
+
+
+@router.delete("/keys/{key_id}", tags=["keys"], responses=documented(404))
+async def revoke_key(
+    key_id: Annotated[str, Path(max_length=64, examples=["0123456789abcdef"])],
+    principal: Administrator,
+    service: CurrentService,
+) -> ApiKey:
+    """Have an API key refused from now on."""
+    principal.check_fleet()
+    return await service.registry.keys.revoke(key_id)
+
+
+@router.get("/version", tags=["service"], responses=documented())
+async def get_version(_: Reader, service: CurrentService) -> VersionOut:
+    """Return what runs, and with which limits."""
+    limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
+    return VersionOut(tenantry=version("tenantry"), sqlite=SQLITE_VERSION, backend="sqlite", limits=limits)
+
+
+def _load(channel: ChannelStatistics) -> ChannelLoad:
+    return ChannelLoad(
+        waiting_requests=channel.mailbox_requests,
+        running_requests=channel.running_requests,
+        calls=channel.calls,
+        batches=channel.batches,
+        refused=channel.refused,
+        timed_out=channel.timed_out,
+    )

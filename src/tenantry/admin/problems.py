@@ -1,0 +1,201 @@
+"""Errors as RFC 9457 problem details: one stable type and one status for each."""
+
+import math
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from tenantry import errors
+from tenantry.errors import TenantryError
+
+MEDIA_TYPE: Final = "application/problem+json"
+_TYPE: Final = "urn:tenantry:problem:"
+# The first of an error's classes that is here decides.
+_STATUSES: Final[dict[type[TenantryError], int]] = {
+    errors.SnapshotNotFoundError: 404,
+    errors.SnapshotCorruptError: 422,
+    errors.SnapshotError: 409,
+    errors.StorageFullError: 507,
+    errors.IdempotencyConflictError: 422,
+    errors.RecordNotFoundError: 404,
+    errors.QueryError: 400,
+    errors.MigrationError: 409,
+    errors.DatabaseCorruptError: 409,
+    errors.DataDirectoryError: 409,
+    errors.PersistenceConnectionError: 503,
+    errors.InvalidTenantIdError: 422,
+    errors.TenantNotFoundError: 404,
+    errors.TenantExistsError: 409,
+    errors.TenantStateError: 409,
+    errors.RevisionError: 412,
+    errors.TenantBusyError: 409,
+    errors.TenantOwnedElsewhereError: 409,
+    errors.PoolExhaustedError: 503,
+    errors.LimitError: 429,
+    errors.CallTimeoutError: 504,
+    errors.JobNotFoundError: 404,
+    errors.JobError: 409,
+    errors.RegistryClosedError: 503,
+}
+# What of an error its caller may know beside its words.
+_DETAILS: Final = (
+    "tenant_id",
+    "state",
+    "event",
+    "action",
+    "limit",
+    "limit_value",
+    "revision",
+    "current_revision",
+)
+_TITLES: Final = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    415: "Unsupported media type",
+}
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": f"{_TYPE}tenant-not-found",
+                    "title": "Tenant not found",
+                    "status": 404,
+                    "detail": "tenant 'acme' does not exist: create it first",
+                    "tenant_id": "acme",
+                }
+            ]
+        },
+    )
+
+    type: str = Field(description="Stable for each kind of problem: what programs should look at.")
+    title: str
+    status: int
+    detail: str
+    retry_after_seconds: float | None = Field(default=None, description="When waiting helps: for how long.")
+
+
+class ProblemError(Exception):
+    """A problem that is the API's own."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers or {}
+        self.content = {"type": f"{_TYPE}{slug}", "title": title, "status": status, "detail": detail, **more}
+
+
+def problem_of(error: TenantryError) -> dict[str, Any]:
+    """Return what is said of an error of tenantry's."""
+    name = type(error).__name__.removesuffix("Error")
+    words = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).strip("-")
+    content: dict[str, Any] = {
+        "type": f"{_TYPE}{words}",
+        "title": words.replace("-", " ").capitalize(),
+        "status": status_of(error),
+        "detail": str(error),
+    }
+    content |= {name: value for name in _DETAILS if (value := getattr(error, name, None)) is not None}
+    if error.retry_after_seconds is not None:
+        content["retry_after_seconds"] = error.retry_after_seconds
+    return content
+
+
+def status_of(error: TenantryError) -> int:
+    """Return the HTTP status of an error of tenantry's."""
+    return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
+
+
+async def answer_tenantry_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with an error of tenantry's."""
+    assert isinstance(error, TenantryError)
+    content = problem_of(error)
+    return _answer(content, _retry_header(error.retry_after_seconds))
+
+
+async def answer_problem(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with one of the API's own problems."""
+    assert isinstance(error, ProblemError)
+    return _answer(error.content, error.headers)
+
+
+async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that is not what the document says, and say where; not with what, which may be a secret."""
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"at": "/".join(map(str, one["loc"])), "detail": one["msg"], "kind": one["type"]}
+        for one in error.errors()
+    ]
+    is_syntax = any(one["kind"] == "json_invalid" for one in found)
+    status = 400 if is_syntax else 422
+    content = {
+        "type": f"{_TYPE}{'malformed' if is_syntax else 'invalid'}",
+        "title": "Malformed body" if is_syntax else "Invalid request",
+        "status": status,
+        "detail": "; ".join(f"{one['at']}: {one['detail']}" for one in found)[:2000],
+        "errors": jsonable_encoder(found),
+    }
+    return _answer(content, {})
+
+
+async def answer_http(_: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework refused: an unknown path, a method that is not there, a body that is too long."""
+    assert isinstance(error, HTTPException)
+    title = _TITLES.get(error.status_code, str(error.detail))
+    slug = title.lower().replace(" ", "-")
+    content = {
+        "type": f"{_TYPE}{slug}",
+        "title": title,
+        "status": error.status_code,
+        "detail": str(error.detail),
+    }
+    return _answer(content, dict(error.headers or {}))
+
+
+async def answer_unexpected(_: Request, __: Exception) -> JSONResponse:
+    """Answer what nobody expected; it is in the log, and nothing of it in the answer."""
+    content = {
+        "type": f"{_TYPE}internal",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "something went wrong inside; the log of the service says what",
+    }
+    return _answer(content, {})
+
+
+def _answer(content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
+
+
+def _retry_header(seconds: float | None) -> dict[str, str]:
+    # RFC 9110, section 10.2.3: whole seconds; rounded up, or a client would come too early.
+    return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the document says of these statuses, and of those that every operation has."""
+    common = (401, 403, 422, 429, 503)
+    return {
+        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "See `type`."}
+        for status in sorted({*statuses, *common})
+    }

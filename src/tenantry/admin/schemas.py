@@ -1,0 +1,196 @@
+"""What goes in and out of the API."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tenantry.lifecycle import TenantState
+from tenantry.limits import TenantLimits
+from tenantry.tenancy.snapshot import Snapshot
+from tenantry.tenancy.tenant import Tenant
+
+LIST_ITEMS_MAX = 1_000
+
+TenantIdText = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,46}[a-z0-9])?$", max_length=48),
+    Field(
+        examples=["acme"],
+        description="1 to 48 characters of a-z, 0-9 and inner '-', beginning with a letter.",
+    ),
+]
+DisplayName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$"),
+    Field(examples=["Acme Ltd."]),
+]
+Reason = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00]+$"),
+    Field(examples=["unpaid since May"]),
+]
+
+
+class Body(BaseModel):
+    """What a request says: nothing beside what is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TenantOut(BaseModel):
+    """A tenant's entry in the catalog."""
+
+    id: str = Field(examples=["acme"])
+    uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable for life.")
+    display_name: str = Field(examples=["Acme Ltd."])
+    state: TenantState
+    reason: str | None = Field(description="Why it is in that state, where someone said so.")
+    busy_with: str | None = Field(description="The lifecycle call that is under way.")
+    created_at: datetime
+    state_changed_at: datetime
+    purge_after: datetime | None
+    schema_versions: dict[str, int] = Field(examples=[{"company": 1}])
+    last_error: str | None
+    deletion_protected: bool
+    limits: TenantLimits
+    previous_id: str | None
+    snapshot_due_at: datetime | None
+    revision: int = Field(examples=[1], description="The ETag, as a number.")
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        """Return what callers see of a tenant."""
+        values = {name: getattr(tenant, name) for name in cls.model_fields if name != "busy_with"}
+        return cls(busy_with=tenant.intent.action if tenant.intent is not None else None, **values)
+
+
+class TenantPage(BaseModel):
+    """A page of tenants, in the order of their ids."""
+
+    items: Sequence[TenantOut]
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` for the next page; null on the last one."
+    )
+
+
+class NewTenant(Body):
+    """A tenant to create."""
+
+    id: TenantIdText
+    display_name: DisplayName | None = None
+
+
+class TenantChanges(Body):
+    """Settings to change; what is left out stays."""
+
+    display_name: DisplayName | None = None
+    deletion_protected: bool | None = None
+    limits: TenantLimits | None = Field(
+        default=None, description="All limits at once: one left out is taken away."
+    )
+
+
+class Because(Body):
+    """Why an operator does something."""
+
+    reason: Reason | None = None
+
+
+class Purging(Body):
+    """How a tenant is purged."""
+
+    force: bool = Field(default=False, description="Also in its grace period.")
+
+
+class Renaming(Body):
+    """A tenant's new id."""
+
+    new_id: TenantIdText
+
+
+class Cloning(Body):
+    """A tenant to create with another one's data."""
+
+    new_id: TenantIdText
+    snapshot_id: str | None = Field(default=None, max_length=80, description="The present state if left out.")
+    display_name: DisplayName | None = None
+
+
+class SnapshotPage(BaseModel):
+    """A tenant's snapshots, newest first."""
+
+    items: Sequence[Snapshot]
+
+
+class ChannelLoad(BaseModel):
+    """What one direction of a tenant's traffic has done since it was opened."""
+
+    waiting_requests: int
+    running_requests: int
+    calls: int
+    batches: int
+    refused: int
+    timed_out: int
+
+
+class TenantStatistics(BaseModel):
+    """A tenant's load and size."""
+
+    tenant_id: str
+    is_open: bool = Field(description="Whether it is open in this process; its counters are null if not.")
+    database_bytes: int = Field(description="With its write-ahead log.")
+    write: ChannelLoad | None
+    read: ChannelLoad | None
+
+
+class TenantLoad(BaseModel):
+    """How much one tenant calls."""
+
+    tenant_id: str
+    calls_per_second: float = Field(description="Over the last minute, in this process.")
+
+
+class TopTenants(BaseModel):
+    """The tenants that call the most, busiest first."""
+
+    items: Sequence[TenantLoad]
+
+
+class AuditEntryOut(BaseModel):
+    """One row of the audit."""
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    tenant_id: str | None
+    tenant_uid: str | None
+    outcome: str
+    detail: dict[str, Any]
+
+
+class AuditPage(BaseModel):
+    """A page of the audit, newest first."""
+
+    items: Sequence[AuditEntryOut]
+    next_cursor: str | None
+
+
+class AuditVerificationOut(BaseModel):
+    """Whether the audit's chain of hashes holds."""
+
+    is_intact: bool
+    rows: int
+    hash: str
+    problem: str | None
+
+
+class VersionOut(BaseModel):
+    """What runs, and its limits."""
+
+    tenantry: str
+    sqlite: str
+    backend: str
+    limits: dict[str, Any]

@@ -1,0 +1,239 @@
+"""Keys to the admin API: made, found, revoked; `registry.keys`.
+
+A key is ``tnt_<id>_<secret>``. The id is stored and shown; of the secret only its SHA-256 is stored, which is enough for
+256 random bits, and it is compared in constant time.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry.clock import Clock
+from tenantry.errors import QueryError, RecordNotFoundError
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.tenancy.audit import append, current_actor
+
+KEYS_MAX: Final = 1_000
+NAME_CHARACTERS_MAX: Final = 200
+_TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
+_COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
+
+
+class Scope(StrEnum):
+    """What a key lets its holder do; each includes those before it."""
+
+    READ = "read"
+    OPERATE = "operate"
+    ADMIN = "admin"
+
+    def includes(self, other: "Scope") -> bool:
+        """Return whether whoever has this scope may do what `other` allows."""
+        order = list(Scope)
+        return order.index(self) >= order.index(other)
+
+
+class ApiKey(BaseModel):
+    """A key, without its secret.
+
+    Attributes:
+        id: A part of the key itself.
+        name: For people.
+        scopes: What it lets its holder do.
+        tenants: The only tenants that it is for; all if None.
+        created_at, created_by: When and by whom it was made.
+        expires_at: From then on it is refused; never if None.
+        revoked_at: Since then it is refused.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    tenants: tuple[TenantId, ...] | None = None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def allows(self, scope: Scope) -> bool:
+        """Return whether it lets its holder do what the scope allows."""
+        return any(mine.includes(scope) for mine in self.scopes)
+
+    def is_for(self, tenant_id: str) -> bool:
+        """Return whether it is for this tenant."""
+        return self.tenants is None or tenant_id in self.tenants
+
+
+class NewApiKey(NamedTuple):
+    """A key that was just made; the token is shown this once."""
+
+    key: ApiKey
+    token: str
+
+
+class KeyStore(Protocol):
+    """Where keys are kept: the catalog."""
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        ...
+
+    async def write(self, *statements: Statement) -> Sequence[Result]:
+        """Run one unit."""
+        ...
+
+
+class ApiKeys:
+    """Makes and checks keys. Use `registry.keys`.
+
+    Args:
+        store: The catalog.
+        clock: For their times.
+    """
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def create(
+        self,
+        *,
+        name: str = "",
+        scopes: Sequence[Scope] = (Scope.READ,),
+        tenants: Sequence[str] | None = None,
+        expires_in_seconds: float | None = None,
+    ) -> NewApiKey:
+        """Make a key and return it with its token, which nobody can find out later.
+
+        Args:
+            name: For people.
+            scopes: What it lets its holder do.
+            tenants: The only tenants that it is for; all if None.
+            expires_in_seconds: How long it is good; for ever if None.
+
+        Raises:
+            QueryError: No scope, a name that is too long, or a time that is not in the future.
+            InvalidTenantIdError: A tenant is none.
+        """
+        now = self._clock.now()
+        key = ApiKey(
+            id=secrets.token_hex(8),
+            name=_checked_name(name),
+            scopes=_checked_scopes(scopes),
+            tenants=None if tenants is None else tuple(map(parse_tenant_id, tenants)),
+            created_at=now,
+            created_by=current_actor(),
+            expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
+        )
+        secret = secrets.token_hex(32)
+        columns = f"{_COLUMNS}, hash"
+        sql = f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # our names
+        values = key.model_dump(mode="json")
+        tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
+        row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, values["created_at"])
+        times = (key.created_by, values["expires_at"], None, _hash(secret))
+        await self._store.write(
+            Statement("keys.create", sql, (*row, *times)),
+            self._audited("key.create", {"key_id": key.id, "name": key.name, "scopes": values["scopes"]}),
+        )
+        return NewApiKey(key, f"tnt_{key.id}_{secret}")
+
+    async def list(self) -> Sequence[ApiKey]:
+        """Return all keys, also those that are refused by now, oldest first."""
+        sql = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id LIMIT {KEYS_MAX:d}"  # noqa: S608  # our names
+        rows = await self._store.read(Statement("keys.list", sql, (), Fetch.ALL))
+        return [_from_row(row) for row in rows]
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """Have a key refused from now on. Can be repeated.
+
+        Raises:
+            RecordNotFoundError: There is no such key.
+        """
+        now = self._clock.now().isoformat(timespec="microseconds")
+        sql = "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+        await self._store.write(
+            Statement("keys.revoke", sql, (now, key_id), Fetch.ROWCOUNT),
+            self._audited("key.revoke", {"key_id": key_id}, is_conditional=True),
+        )
+        found = await self._find(key_id)
+        if found is None:
+            raise RecordNotFoundError(f"there is no key {key_id[:40]!r}", record_id=key_id[:40])
+        return found[0]
+
+    async def authenticate(self, token: str) -> ApiKey | None:
+        """Return the key whose token this is, if it is good now; None otherwise, with no word about why."""
+        match = _TOKEN.fullmatch(token)
+        found = await self._find(match["id"]) if match is not None else None
+        # Compared in any case, so that the time it takes does not tell whether the id exists.
+        known_hash = found[1] if found is not None else _hash("")
+        given_hash = _hash(match["secret"] if match is not None else token)
+        if not hmac.compare_digest(known_hash, given_hash) or found is None:
+            return None
+        key = found[0]
+        is_expired = key.expires_at is not None and key.expires_at <= self._clock.now()
+        return None if is_expired or key.revoked_at is not None else key
+
+    async def has_any(self) -> bool:
+        """Return whether there is a key that was not revoked."""
+        sql = "SELECT 1 FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
+        return await self._store.read(Statement("keys.has_any", sql, (), Fetch.ONE)) is not None
+
+    async def _find(self, key_id: str) -> tuple[ApiKey, str] | None:
+        sql = f"SELECT {_COLUMNS}, hash FROM api_keys WHERE id = ?"  # noqa: S608  # our names
+        row = await self._store.read(Statement("keys.find", sql, (key_id,), Fetch.ONE))
+        return None if row is None else (_from_row(row[:-1]), row[-1])
+
+    def _audited(self, action: str, detail: dict[str, object], *, is_conditional: bool = False) -> Statement:
+        return append(
+            self._clock,
+            action,
+            tenant_id=None,
+            tenant_uid=None,
+            outcome="ok",
+            detail=detail,
+            is_conditional=is_conditional,
+        )
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _checked_name(name: str) -> str:
+    if len(name) > NAME_CHARACTERS_MAX or "\0" in name:
+        raise QueryError(f"a key's name has at most {NAME_CHARACTERS_MAX} characters")
+    return name
+
+
+def _checked_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
+    if not scopes:
+        raise QueryError(f"a key needs a scope: {', '.join(Scope)}")
+    return tuple(sorted({Scope(scope) for scope in scopes}, key=list(Scope).index))
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    if not seconds > 0:
+        raise QueryError(f"expires_in_seconds must be above 0, not {seconds!r}")
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise QueryError("expires_in_seconds is too far in the future: leave it out") from error
+
+
+def _from_row(row: Row) -> ApiKey:
+    names = [name.strip() for name in _COLUMNS.split(",")]
+    values = dict(zip(names, row, strict=True))
+    values["scopes"] = json.loads(values["scopes"])
+    values["tenants"] = None if values["tenants"] is None else json.loads(values["tenants"])
+    return ApiKey.model_validate(values)
