@@ -25,8 +25,8 @@ _STATUS_SERVER_ERROR: Final = 500
 _SHOWN_ONCE: Final = (
     409,
     {"content-type": MEDIA_TYPE},
-    b'{"type":"urn:tenantry:problem:shown-once","title":"Answered before","status":409,'
-    b'"detail":"the request was answered before with a secret, which is not kept: revoke what it made and make another"}',
+    b"""{"type": "urn:tenantry:problem:shown-once", "title": "Answered before", "status": 409,
+"detail": "it was answered before with a secret, which is not kept: revoke what it made and make another"}""",
 )
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
