@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tenantry.admin import oversight, snapshots, tenants
+from tenantry.admin import jobs, oversight, snapshots, tenants
 from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
@@ -74,7 +74,7 @@ def create_admin_app(
         max_body_size=BODY_BYTES_MAX,
     )
     app.state.service = service
-    for router in (tenants.router, snapshots.router, oversight.router):
+    for router in (tenants.router, snapshots.router, jobs.router, oversight.router):
         app.include_router(router)
     if has_probes:
         app.include_router(make_probes(registry, collectors))
