@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantry.admin import jobs, oversight, snapshots, tenants
 from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
+from tenantry.admin.failures import Failures
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
 from tenantry.admin.probes import make_probes
@@ -23,7 +24,6 @@ from tenantry.admin.problems import (
     answer_invalid,
     answer_problem,
     answer_tenantry_error,
-    answer_unexpected,
 )
 from tenantry.admin.routing import Service
 from tenantry.clock import SystemClock
@@ -71,6 +71,8 @@ def create_admin_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # A redirect to the same path with or without a slash would go where the Host header says.
+        redirect_slashes=False,
         max_body_size=BODY_BYTES_MAX,
     )
     app.state.service = service
@@ -82,8 +84,8 @@ def create_admin_app(
     app.add_exception_handler(ProblemError, answer_problem)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
-    app.add_exception_handler(Exception, answer_unexpected)
     app.add_middleware(SlowBodies)
+    app.add_middleware(Failures)
     return app
 
 

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details: one stable type and one status for each."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import Request
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from tenantry import errors
 from tenantry.errors import TenantryError
@@ -23,6 +25,10 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.StorageFullError: 507,
     errors.IdempotencyConflictError: 422,
     errors.RecordNotFoundError: 404,
+    errors.DuplicateRecordError: 409,
+    errors.ConstraintViolationError: 422,
+    errors.MalformedRowError: 500,
+    errors.TransactionClosedError: 503,
     errors.QueryError: 400,
     errors.MigrationError: 409,
     errors.DatabaseCorruptError: 409,
@@ -57,8 +63,11 @@ _TITLES: Final = {
     400: "Bad request",
     404: "Not found",
     405: "Method not allowed",
-    415: "Unsupported media type",
 }
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_ERRORS_MAX: Final = 20
+_RETRY_AFTER_SECONDS: Final = 1.0
+"""Where waiting helps and nobody knows how long it takes."""
 
 
 class Problem(BaseModel):
@@ -86,8 +95,8 @@ class Problem(BaseModel):
     retry_after_seconds: float | None = Field(default=None, description="When waiting helps: for how long.")
 
 
-class ProblemError(Exception):
-    """A problem that is the API's own."""
+class ProblemError(HTTPException):
+    """A problem that is the API's own. The framework lets its own kind of error through wherever it reads a body."""
 
     def __init__(
         self,
@@ -99,9 +108,7 @@ class ProblemError(Exception):
         headers: dict[str, str] | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = headers or {}
+        super().__init__(status, detail, headers)
         self.content = {"type": f"{_TYPE}{slug}", "title": title, "status": status, "detail": detail, **more}
 
 
@@ -116,13 +123,18 @@ def problem_of(error: TenantryError) -> dict[str, Any]:
         "detail": str(error),
     }
     content |= {name: value for name in _DETAILS if (value := getattr(error, name, None)) is not None}
-    if error.retry_after_seconds is not None:
-        content["retry_after_seconds"] = error.retry_after_seconds
+    seconds = _retry_after_seconds(error)
+    if seconds is not None:
+        content["retry_after_seconds"] = seconds
     return content
 
 
 def status_of(error: TenantryError) -> int:
     """Return the HTTP status of an error of tenantry's."""
+    if getattr(error, "is_transient", False):  # a statement that failed for the moment: busy, interrupted
+        return 503
+    if type(error) is errors.QueryError and error.code is not None:  # it is the database that refused it
+        return 500
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 
 
@@ -130,13 +142,13 @@ async def answer_tenantry_error(_: Request, error: Exception) -> JSONResponse:
     """Answer a request that ended with an error of tenantry's."""
     assert isinstance(error, TenantryError)
     content = problem_of(error)
-    return _answer(content, _retry_header(error.retry_after_seconds))
+    return _answer(content, _retry_header(content.get("retry_after_seconds")))
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:
     """Answer a request that ended with one of the API's own problems."""
     assert isinstance(error, ProblemError)
-    return _answer(error.content, error.headers)
+    return _answer(error.content, error.headers or {})
 
 
 async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
@@ -144,7 +156,7 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [
         {"at": "/".join(map(str, one["loc"])), "detail": one["msg"], "kind": one["type"]}
-        for one in error.errors()
+        for one in error.errors()[:_ERRORS_MAX]
     ]
     is_syntax = any(one["kind"] == "json_invalid" for one in found)
     status = 400 if is_syntax else 422
@@ -158,8 +170,8 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
     return _answer(content, {})
 
 
-async def answer_http(_: Request, error: Exception) -> JSONResponse:
-    """Answer what the framework refused: an unknown path, a method that is not there, a body that is too long."""
+async def answer_http(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework refused: an unknown path, a method that is not there."""
     assert isinstance(error, HTTPException)
     title = _TITLES.get(error.status_code, str(error.detail))
     slug = title.lower().replace(" ", "-")
@@ -169,22 +181,35 @@ async def answer_http(_: Request, error: Exception) -> JSONResponse:
         "status": error.status_code,
         "detail": str(error.detail),
     }
-    return _answer(content, dict(error.headers or {}))
+    is_method = error.status_code == 405  # noqa: PLR2004  # that is what it is called
+    # The framework names the methods of the first route with this path only.
+    return _answer(content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
 
 
-async def answer_unexpected(_: Request, __: Exception) -> JSONResponse:
-    """Answer what nobody expected; it is in the log, and nothing of it in the answer."""
-    content = {
-        "type": f"{_TYPE}internal",
-        "title": "Internal error",
-        "status": 500,
-        "detail": "something went wrong inside; the log of the service says what",
-    }
-    return _answer(content, {})
+def unexpected() -> ProblemError:
+    """Return what is said of an error that nobody expected: nothing of it."""
+    return ProblemError(
+        500, "internal", "Internal error", "something went wrong inside; the log of the service says where"
+    )
 
 
-def _answer(content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+def _answer(content: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
     return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
+
+
+def _allowed(request: Request) -> str:
+    def is_there(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(is_there, _METHODS))
+
+
+def _retry_after_seconds(error: TenantryError) -> float | None:
+    if error.retry_after_seconds is None and error.is_retryable:
+        # A full disk does not go away by itself.
+        return None if isinstance(error, errors.StorageFullError) else _RETRY_AFTER_SECONDS
+    return error.retry_after_seconds
 
 
 def _retry_header(seconds: float | None) -> dict[str, str]:

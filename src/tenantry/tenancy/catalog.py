@@ -7,7 +7,8 @@ writer's connection, because only a connection that may write can recover a jour
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 from tenantry.errors import (
     DuplicateRecordError,
     MalformedRowError,
+    RegistryClosedError,
     TenantExistsError,
     TenantNotFoundError,
 )
@@ -24,10 +26,12 @@ from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.storage.protocol import Request
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
+from tenantry.tenancy.channel import ChannelClosedError
 from tenantry.tenancy.tenant import Tenant
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
@@ -69,7 +73,7 @@ class Catalog:
         self._file = data_dir / "catalog.db"
         self._seen: dict[TenantId, Tenant] = {}
         self._seen_at: int | None = None  # the file's modification time that `_seen` belongs to
-        self._actor = TenantActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
+        self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
         """Open the file and migrate it.
@@ -341,6 +345,28 @@ class Catalog:
     async def write(self, *statements: Statement) -> Sequence[Result]:
         """Run one unit, for the other tables of the catalog."""
         return await self._actor.write(statements)
+
+
+class _CatalogActor(TenantActor):
+    """The catalog's actor is never opened again: whoever comes after its end is told so."""
+
+    async def write(self, request: Request) -> list[Result]:
+        """Run one unit."""
+        with _told_if_closed():
+            return await super().write(request)
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        with _told_if_closed():
+            return await super().read(statement)
+
+
+@contextmanager
+def _told_if_closed() -> Iterator[None]:
+    try:
+        yield
+    except ChannelClosedError as error:
+        raise RegistryClosedError("the registry is closed") from error
 
 
 class StaleTenantError(Exception):

@@ -1,0 +1,113 @@
+"""What the tests of the admin API share: an application on a registry, clients with keys, a real server.
+
+Import it by name (``tests`` is on pytest's path): ``from service import caller``.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from tenantry import TenantRegistry
+from tenantry.admin import create_admin_app
+from tenantry.tenancy.api_keys import Scope
+from tenants import HANG_SECONDS
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PROBLEM = "application/problem+json"
+
+
+class Service:
+    """An admin API without a network, and clients for it.
+
+    Args:
+        registry: The tenants.
+        options: For `create_admin_app`.
+    """
+
+    def __init__(self, registry: TenantRegistry, **options: Any) -> None:
+        self.registry = registry
+        self.app: FastAPI = create_admin_app(registry, **options)
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def token(self, *scopes: str, tenants: Sequence[str] | None = None) -> str:
+        """Make a key and return its token."""
+        made = await self.registry.keys.create(scopes=[Scope(scope) for scope in scopes], tenants=tenants)
+        return made.token
+
+    async def caller(
+        self, *scopes: str, tenants: Sequence[str] | None = None, **options: Any
+    ) -> httpx.AsyncClient:
+        """Return a client with a key of its own."""
+        return await self.client(await self.token(*scopes, tenants=tenants), **options)
+
+    async def client(
+        self, token: str | None = None, *, address: str = "127.0.0.1", app: ASGIApp | None = None
+    ) -> httpx.AsyncClient:
+        """Return a client with this token, or without any; what the application raises is raised to it."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        transport = httpx.ASGITransport(app or self.app, client=(address, 5))
+        client = httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers)
+        return await self._stack.enter_async_context(client)
+
+
+def check_problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    """Check that the answer is this problem, as RFC 9457 has it, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM
+    content: dict[str, Any] = response.json()
+    assert content["type"] == f"urn:tenantry:problem:{kind}"
+    assert content["status"] == status
+    assert content["title"]
+    assert content["detail"]
+    if "retry_after_seconds" in content:
+        assert int(response.headers["retry-after"]) >= content["retry_after_seconds"] > 0
+    else:
+        assert "retry-after" not in response.headers
+    return content
+
+
+async def ended(client: httpx.AsyncClient, response: httpx.Response) -> dict[str, Any]:
+    """Follow an operation that was accepted, and return it as it is at its end."""
+    assert response.status_code == 202, response.text
+    assert response.headers["location"].endswith(f"/v1/operations/{response.json()['id']}")
+    async with asyncio.timeout(HANG_SECONDS):
+        while True:
+            found = await client.get(response.headers["location"])
+            assert found.status_code == 200, found.text
+            operation: dict[str, Any] = found.json()
+            if operation["state"] != "running":
+                return operation
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve an application on a port of the loopback device, and give its URL."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # they are pytest's
+    serving = asyncio.create_task(server.serve([bound]))
+    try:
+        async with asyncio.timeout(HANG_SECONDS):
+            while not server.started:  # noqa: ASYNC110  # it tells in no other way
+                await asyncio.sleep(0)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
