@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from fastapi import Depends, Header, Request, Response, Security
 from fastapi.routing import APIRoute
 
 from tenantry.admin.auth import Authenticate, Bearer, Principal
+from tenantry.admin.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited
 from tenantry.admin.cursors import CursorSigner
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operation, Operations
@@ -40,15 +41,22 @@ class Service:
         authenticate: Finds out who calls.
         operations: Long work.
         board: Which tenants call the most.
+        bodies: How large requests may be, and how long they may take to come.
     """
 
     def __init__(
-        self, registry: TenantRegistry, authenticate: Authenticate, operations: Operations, board: LoadBoard
+        self,
+        registry: TenantRegistry,
+        authenticate: Authenticate,
+        operations: Operations,
+        board: LoadBoard,
+        bodies: BodyLimits = BODY_LIMITS,
     ) -> None:
         self.registry = registry
         self.authenticate = authenticate
         self.operations = operations
         self.board = board
+        self.bodies = bodies
         self._signer: CursorSigner | None = None
 
     async def signer(self) -> CursorSigner:
@@ -77,6 +85,10 @@ def _idempotency_key(_: IdempotencyKey = None) -> None:
 class AdminRoute(APIRoute):
     """An operation that needs a key; one that is a POST takes an idempotency key."""
 
+    body_type: ClassVar[str] = "application/json"
+    is_streamed: ClassVar[bool] = False
+    """Whether its body is worked on while it comes, and not read as a whole before."""
+
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if "POST" in (options.get("methods") or ()):
             options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_idempotency_key)]
@@ -93,6 +105,9 @@ class AdminRoute(APIRoute):
             if tenant_id is not None:
                 principal.check_tenant(tenant_id)
             request.state.principal = principal
+            request = limited(request, service.bodies, is_streamed=self.is_streamed)
+            if self.body_field is not None or self.is_streamed:
+                check_media_type(request, self.body_type)
             with acting_as(principal.name):
                 key = request.headers.get(IDEMPOTENCY_KEY)
                 if key is None or request.method != "POST":

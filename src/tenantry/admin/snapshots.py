@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from tenantry.admin.operations import Operation
-from tenantry.admin.problems import ProblemError, documented
+from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
     Administrator,
     AdminRoute,
@@ -25,10 +25,19 @@ from tenantry.admin.tenants import TenantPath
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.snapshot import Snapshot
 
-router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=AdminRoute)
-
 BUNDLE_MEDIA_TYPE = "application/gzip"
-BUNDLE_BYTES_MAX = 64 * 2**30
+
+
+class BundleRoute(AdminRoute):
+    """An operation whose body is a bundle."""
+
+    body_type = BUNDLE_MEDIA_TYPE
+    is_streamed = True
+
+
+router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=AdminRoute)
+bundles = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=BundleRoute)
+
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -116,7 +125,7 @@ async def export_tenant(tenant_id: TenantPath, _: Operator, service: CurrentServ
     return StreamingResponse(body, headers=headers, media_type=BUNDLE_MEDIA_TYPE)
 
 
-@router.post(
+@bundles.post(
     "/import",
     status_code=201,
     responses=documented(400, 409, 413, 415, 507),
@@ -126,7 +135,6 @@ async def export_tenant(tenant_id: TenantPath, _: Operator, service: CurrentServ
             "content": {BUNDLE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
         }
     },
-    max_body_size=BUNDLE_BYTES_MAX,
 )
 async def import_tenant(
     tenant_id: TenantPath,
@@ -137,11 +145,6 @@ async def import_tenant(
     display_name: Annotated[DisplayName | None, Query()] = None,
 ) -> TenantOut:
     """Create a tenant of this id from a bundle; all of it is verified before that begins."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-    if media_type != BUNDLE_MEDIA_TYPE:
-        raise ProblemError(
-            415, "unsupported-media-type", "Unsupported media type", f"send the bundle as {BUNDLE_MEDIA_TYPE}"
-        )
     async with service.registry.scratch_directory() as directory:
         path = directory / "bundle.tar.gz"
         async with await anyio.open_file(path, "wb") as file:
