@@ -8,6 +8,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -93,6 +94,12 @@ async def ended(client: httpx.AsyncClient, response: httpx.Response) -> dict[str
             operation: dict[str, Any] = found.json()
             if operation["state"] != "running":
                 return operation
+
+
+def files_with(directory: Path, text: str) -> list[Path]:
+    """Return the files below a directory that have this text in them, whatever they are."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return [path for path in files if text.encode() in path.read_bytes()]
 
 
 @asynccontextmanager

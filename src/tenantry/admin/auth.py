@@ -29,7 +29,7 @@ class Principal:
 
     Attributes:
         name: In the audit.
-        key: The key that was shown; None for the process itself, which may do everything.
+        key: The key that was shown; None for whoever is known in another way, and may do everything.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Principal:
 
     @property
     def id(self) -> str:
-        """A short text that differs between callers."""
-        return self.key.id if self.key is not None else "process"
+        """A text that differs between callers."""
+        return self.key.id if self.key is not None else f"name:{self.name}"
 
     def check_scope(self, scope: Scope) -> None:
         """Raise unless the caller may do what the scope allows.

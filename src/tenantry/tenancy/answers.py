@@ -6,17 +6,26 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 
 from tenantry.clock import Clock
-from tenantry.errors import DuplicateRecordError
 from tenantry.statements import Fetch, Statement
 from tenantry.tenancy.api_keys import KeyStore
 
 RETENTION_SECONDS: Final = 86_400.0
+UNANSWERED_SECONDS_MAX: Final = 60.0
+"""After that a request without an answer is one whose process died, or that takes very long: its key may be used again."""
+
 _REMOVED_MAX: Final = 32
 _SECRET_BYTES: Final = 32
 _FORGET_OLD: Final = """
 DELETE FROM idempotent_requests WHERE (key_id, key) IN (
     SELECT key_id, key FROM idempotent_requests WHERE created_at < ? ORDER BY created_at LIMIT ?
 )
+"""
+_FREE: Final = """
+DELETE FROM idempotent_requests
+WHERE key_id = ? AND key = ? AND created_at < CASE WHEN status IS NULL THEN ? ELSE ? END
+"""
+_BEGIN: Final = """
+INSERT INTO idempotent_requests (key_id, key, request_hash, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 
 
@@ -50,15 +59,11 @@ class Answers:
 
     async def begin(self, key_id: str, key: str, request_hash: str) -> Answer | None:
         """Note that a request is under way; if one with this key was before, return what is known of it instead."""
-        now = self._clock.now()
-        too_old = (now - timedelta(seconds=RETENTION_SECONDS)).isoformat(timespec="microseconds")
-        forget = Statement("answers.forget", _FORGET_OLD, (too_old, _REMOVED_MAX))
-        sql = "INSERT INTO idempotent_requests (key_id, key, request_hash, created_at) VALUES (?, ?, ?, ?)"
-        row = (key_id, key, request_hash, now.isoformat(timespec="microseconds"))
-        try:
-            await self._store.write(forget, Statement("answers.begin", sql, row))
-        except DuplicateRecordError:
-            return await self._find(key_id, key)
+        while not await self._note(key_id, key, request_hash):
+            before = await self._find(key_id, key)
+            if before is not None:
+                return before
+            # Between the two the one before was refused and forgotten: this one is noted after all.
         return None
 
     async def keep(self, key_id: str, key: str, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -85,6 +90,20 @@ class Answers:
             row = await self._store.read(select)
         value: bytes = row[0]
         return value
+
+    async def _note(self, key_id: str, key: str, request_hash: str) -> bool:
+        now = self._clock.now()
+        too_old, unanswered = (
+            (now - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+            for seconds in (RETENTION_SECONDS, UNANSWERED_SECONDS_MAX)
+        )
+        row = (key_id, key, request_hash, now.isoformat(timespec="microseconds"))
+        results = await self._store.write(
+            Statement("answers.forget", _FORGET_OLD, (too_old, _REMOVED_MAX)),
+            Statement("answers.forget", _FREE, (key_id, key, unanswered, too_old)),
+            Statement("answers.begin", _BEGIN, row, Fetch.ROWCOUNT),
+        )
+        return bool(results[-1])
 
     async def _find(self, key_id: str, key: str) -> Answer | None:
         sql = (

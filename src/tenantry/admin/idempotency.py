@@ -1,0 +1,137 @@
+"""One effect for one idempotency key: the first answer is kept, and given to whoever sends the request again."""
+
+import hashlib
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
+
+import anyio
+from fastapi import Header, Request, Response
+
+from tenantry.admin.problems import MEDIA_TYPE, ProblemError
+from tenantry.errors import TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.tenancy.answers import Answer, Answers
+
+HEADER: Final = "idempotency-key"
+ANSWER_LOST: Final = "tenantry.request.answer_not_kept"
+_KEY_CHARACTERS_MAX: Final = 255
+_KEPT_HEADERS: Final = ("content-type", "location", "etag", "retry-after")
+_STATUS_SERVER_ERROR: Final = 500
+
+_SHOWN_ONCE: Final = (
+    409,
+    {"content-type": MEDIA_TYPE},
+    b"""{"type": "urn:tenantry:problem:shown-once", "title": "Answered before", "status": 409,
+"detail": "it was answered before with a secret, which is not kept: revoke what it made and make another"}""",
+)
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description=(
+            "The same request with the same key takes effect once, for a day. Of a bundle only the length is compared."
+        ),
+        min_length=1,
+        max_length=_KEY_CHARACTERS_MAX,
+        pattern=r"^[ -~]+$",
+    ),
+]
+
+
+def documented_key(_: IdempotencyKey = None) -> None:
+    """Tell the document of the header, which `handle_once` looks at."""
+
+
+async def handle_once(
+    answers: Answers, caller: str, request: Request, handle: Handler, *, is_streamed: bool
+) -> Response:
+    """Handle a request unless one with its idempotency key was handled before; then answer as that one was answered.
+
+    Args:
+        answers: Where answers are kept.
+        caller: Who makes the request: two callers may choose the same key.
+        request: With a key.
+        handle: Does what was asked for.
+        is_streamed: Whether the body is too large to be looked at before.
+    """
+    key = _checked(request.headers[HEADER])
+    request_hash = await _hash(request, is_streamed=is_streamed)
+    before = await answers.begin(caller, key, request_hash)
+    if before is not None:
+        return _answered(before, request_hash)
+    try:
+        response = await handle(request)
+    except Exception:
+        # Refused: it had no effect that a second try could double.
+        await _forget(answers, caller, key)
+        raise
+    if response.status_code >= _STATUS_SERVER_ERROR:
+        await _forget(answers, caller, key)
+    else:
+        await _keep(answers, caller, key, response)
+    return response
+
+
+def _checked(key: str) -> str:
+    if not key or len(key) > _KEY_CHARACTERS_MAX or not key.isascii() or not key.isprintable():
+        raise ProblemError(
+            422,
+            "idempotency-key",
+            "Not an idempotency key",
+            f"Idempotency-Key has 1 to {_KEY_CHARACTERS_MAX} printable ASCII characters",
+        )
+    return key
+
+
+async def _hash(request: Request, *, is_streamed: bool) -> str:
+    body = request.headers.get("content-length", "").encode() if is_streamed else await request.body()
+    text = b"\0".join([request.method.encode(), request.url.path.encode(), request.url.query.encode(), body])
+    return hashlib.sha256(text).hexdigest()
+
+
+async def _keep(answers: Answers, caller: str, key: str, response: Response) -> None:
+    """Keep an answer. That it cannot be kept is no reason not to give it: what it tells of was done."""
+    if "no-store" in response.headers.get("cache-control", ""):
+        # A secret is shown once; whoever asks again hears that it was.
+        answer = _SHOWN_ONCE
+    else:
+        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        answer = (response.status_code, headers, bytes(response.body))
+    try:
+        with anyio.CancelScope(shield=True):
+            await answers.keep(caller, key, *answer)
+    except TenantryError as error:
+        EventLog().failure(ANSWER_LOST, error)
+
+
+async def _forget(answers: Answers, caller: str, key: str) -> None:
+    """Free a key. If that fails the caller is to hear of what failed first; the key is free after a minute."""
+    try:
+        with anyio.CancelScope(shield=True):
+            await answers.forget(caller, key)
+    except TenantryError as error:
+        EventLog().failure(ANSWER_LOST, error)
+
+
+def _answered(before: Answer, request_hash: str) -> Response:
+    if before.request_hash != request_hash:
+        raise ProblemError(
+            422,
+            "idempotency-conflict",
+            "The key was used for another request",
+            "this Idempotency-Key was used for another request: take a new one",
+        )
+    if before.status is None:
+        raise ProblemError(
+            409,
+            "request-under-way",
+            "The request is under way",
+            "the first request with this Idempotency-Key has not been answered yet",
+            headers={"Retry-After": "1"},
+            retry_after_seconds=1,
+        )
+    headers = {**before.headers, "Idempotency-Replayed": "true"}
+    return Response(before.body, before.status, headers)
