@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry.admin.problems import Problem, ProblemError, problem_of
+from tenantry.admin.failures import log_failure
+from tenantry.admin.problems import Problem, ProblemError, problem_of, unexpected
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
+from tenantry.eventlog import EventLog
 
 KEPT_MAX: Final = 1_000
 """How many operations that have ended can still be looked at."""
@@ -66,6 +68,7 @@ class Operations:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._log = EventLog()
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -135,12 +138,9 @@ class Operations:
             changes["result"] = None if result is None else result.model_dump(mode="json")
         except TenantryError as error:
             changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
-        except BaseException:
-            internal = Problem(
-                type="urn:tenantry:problem:internal", title="Internal error", status=500, detail="see the log"
-            )
-            self._end(operation, {"state": OperationState.FAILED, "problem": internal})
-            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, it has ended, and nobody else hears of it
+            log_failure(self._log, error, action=operation.action, tenant_id=operation.tenant_id)
+            changes = {"state": OperationState.FAILED, "problem": Problem(**unexpected().content)}
         self._end(operation, changes)
 
     def _end(self, operation: Operation, changes: dict[str, Any]) -> None:

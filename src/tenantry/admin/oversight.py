@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
-from tenantry.admin.operations import Operation
+from tenantry.admin.operations import Operation, OperationState
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
     Administrator,
@@ -82,29 +82,36 @@ async def get_top_tenants(
     return TopTenants(items=service.board.top(limit))
 
 
-@router.get("/operations/{operation_id}", tags=["operations"], responses=documented(404))
-async def get_operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
-    """Return long work that a request began, as it is now."""
+def _operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
     operation = service.operations.get(operation_id)
     if operation.tenant_id is not None:
         principal.check_tenant(operation.tenant_id)
     return operation
 
 
+# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+FoundOperation = Annotated[Operation, Depends(_operation)]
+
+
+@router.get("/operations/{operation_id}", tags=["operations"], responses=documented(404))  # noqa: FAST003  # `_operation` takes it
+async def get_operation(operation: FoundOperation, response: Response) -> Operation:
+    """Return long work that a request began, as it is now."""
+    if operation.state is OperationState.RUNNING:
+        response.headers["Retry-After"] = "1"
+    return operation
+
+
 @router.get(
-    "/operations/{operation_id}/events",
+    "/operations/{operation_id}/events",  # noqa: FAST003  # `_operation` takes it
     tags=["operations"],
     response_class=EventSourceResponse,
     responses=documented(404),
 )
 async def follow_operation(
-    operation_id: OperationPath, principal: Reader, service: CurrentService
+    operation: FoundOperation, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream an operation as server-sent events: as it is, and when it has ended."""
-    operation = service.operations.get(operation_id)
-    if operation.tenant_id is not None:
-        principal.check_tenant(operation.tenant_id)
-    async for seen in service.operations.follow(operation_id):
+    async for seen in service.operations.follow(operation.id):
         yield ServerSentEvent(data=seen.model_dump(mode="json"), event=seen.state.value)
 
 

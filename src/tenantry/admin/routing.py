@@ -78,10 +78,17 @@ class AdminRoute(APIRoute):
                 check_media_type(request, self.body_type)
             with acting_as(principal.name):
                 if request.method != "POST" or HEADER not in request.headers:
-                    return await handle(request)
-                return await handle_once(
-                    service.registry.answers, principal.id, request, handle, is_streamed=self.is_streamed
+                    response = await handle(request)
+                else:
+                    response = await handle_once(
+                        service.registry.answers, principal.id, request, handle, is_streamed=self.is_streamed
+                    )
+            if "location" in response.headers:
+                # Where the API is mounted, which is not where it was when an answer was kept.
+                response.headers["location"] = (
+                    request.scope.get("root_path", "") + response.headers["location"]
                 )
+            return response
 
         return handle_known
 
