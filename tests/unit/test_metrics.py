@@ -1,5 +1,7 @@
 """The metrics of a registry, as Prometheus sees them."""
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,17 +12,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from samples import a_message
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DuplicateRecordError, TenantNotFoundError
-from tenantry.events import BatchFinished, CallSample
+from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished
 from tenantry.observability import RegistryMetrics, export_metrics
 from tenantry.observability.metrics import OPERATIONS_MAX, SECONDS_BUCKETS
+from tenants import HANG_SECONDS, until
 
 FAMILIES = {
     "tenantry_batch_duration_seconds",
     "tenantry_batch_requests",
+    "tenantry_call_duration_seconds",
     "tenantry_calls_refused",
     "tenantry_connect_duration_seconds",
+    "tenantry_disk_free_bytes",
+    "tenantry_disk_size_bytes",
     "tenantry_fleet_duration_seconds",
     "tenantry_lifecycle_duration_seconds",
+    "tenantry_lifecycle_last_success_timestamp_seconds",
     "tenantry_mailbox_peak_requests",
     "tenantry_mailbox_requests",
     "tenantry_migrate_duration_seconds",
@@ -33,6 +40,7 @@ FAMILIES = {
     "tenantry_pool_waiters",
     "tenantry_query_duration_seconds",
     "tenantry_queue_wait_duration_seconds",
+    "tenantry_snapshot_interval_seconds",
     "tenantry_tenants",
 }
 
@@ -126,8 +134,88 @@ async def test_failed_openings_are_counted(measured: TenantRegistry, collectors:
     assert _value(collectors, "tenantry_pool_wait_duration_seconds_count", outcome="not_found") == 1
 
 
-def _batch(operation: str, seconds: float) -> BatchFinished:
-    return BatchFinished("acme", "sqlite", "write", [CallSample(operation, "ok", 0.0)], 0.0, seconds)
+def _batch(operation: str, seconds: float, channel: str = "write") -> BatchFinished:
+    return BatchFinished("acme", "sqlite", channel, [CallSample(operation, "ok", 0.0)], 0.0, seconds)
+
+
+async def test_calls_are_added_up_by_channel(measured: TenantRegistry, collectors: CollectorRegistry):
+    """Tenants' calls are told by channel whatever their operation; the catalog's own calls are not among them."""
+    await measured.create("acme")
+    acme = measured.tenant("acme")
+    await acme.messages.save(a_message())
+    await acme.messages.save(a_message())
+    await acme.tasks.get("none")
+    with pytest.raises(TenantNotFoundError):
+        await measured.tenant("nobody").tasks.get("x")
+    name = "tenantry_call_duration_seconds_count"
+    series = [("sqlite", "write", "ok"), ("sqlite", "read", "ok"), ("none", "none", "not_found")]
+    counts = [_value(collectors, name, backend=b, channel=c, outcome=r) for b, c, r in series]
+    assert counts == [2, 1, 1]
+    assert sum(s.value for f in collectors.collect() for s in f.samples if s.name == name) == 4
+
+
+async def test_refused_calls_count_with_their_channel(
+    registry: TenantRegistry, collectors: CollectorRegistry
+):
+    """A refusal is of the channel that its operation runs on, as soon as that is known."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    metrics.observe(CallRefused("acme", "sqlite", "tasks.get", "timeout", 30.0))
+    labels = {"backend": "sqlite", "channel": "read", "outcome": "timeout"}
+    assert _value(collectors, "tenantry_call_duration_seconds_count", **labels) is None
+    metrics.observe(_batch("tasks.get", 0.001, "read"))
+    assert _value(collectors, "tenantry_call_duration_seconds_count", **labels) == 1
+
+
+async def test_channels_keep_the_newest_exemplar(registry: TenantRegistry, collectors: CollectorRegistry):
+    """Of two operations' exemplars in one bucket the channel has the later one."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    metrics.observe(_batch("messages.save", 0.001))
+    metrics.observe(_batch("tasks.save", 0.001)._replace(tenant_id="globex"))
+    [line] = [
+        line
+        for line in generate_openmetrics(collectors).decode().splitlines()
+        if line.startswith("tenantry_call_duration_seconds_bucket") and "#" in line
+    ]
+    assert '# {tenant_id="globex"}' in line
+
+
+async def test_the_last_success_of_an_action_is_told(measured: TenantRegistry, collectors: CollectorRegistry):
+    """A call that went well leaves its moment; one that failed does not."""
+    await measured.create("acme")
+    with pytest.raises(TenantNotFoundError):
+        await measured.suspend("nobody")
+    name = "tenantry_lifecycle_last_success_timestamp_seconds"
+    assert _value(collectors, name, action="create") == pytest.approx(time.time(), abs=HANG_SECONDS)
+    assert _value(collectors, name, action="suspend") is None
+
+
+async def test_disk_space_is_measured(measured: TenantRegistry, collectors: CollectorRegistry):
+    """The space under the data directory is there as soon as the registry has looked."""
+    await until(lambda: measured.statistics().disk is not None)
+    size = _value(collectors, "tenantry_disk_size_bytes")
+    assert size == shutil.disk_usage(measured.config.data_dir).total
+    assert 0 < (_value(collectors, "tenantry_disk_free_bytes") or 0) <= size
+
+
+@pytest.mark.parametrize("interval_seconds", [None, 3600.0])
+async def test_the_snapshot_schedule_is_told(
+    data_dir: Path, collectors: CollectorRegistry, interval_seconds: float | None
+):
+    """An alert can tell a service without a schedule from one whose snapshots do not come."""
+    config = RegistryConfig(data_dir=data_dir, snapshot_interval_seconds=interval_seconds)
+    export_metrics(TenantRegistry(config), collectors)
+    assert _value(collectors, "tenantry_snapshot_interval_seconds") == interval_seconds
+
+
+async def test_fleet_work_is_measured(registry: TenantRegistry, collectors: CollectorRegistry):
+    """A fleet job's work on a tenant counts by kind and outcome."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    metrics.observe(FleetTenantFinished("acme", "migrate", "ok", 0.2))
+    labels = {"kind": "migrate", "outcome": "ok"}
+    assert _value(collectors, "tenantry_fleet_duration_seconds_count", **labels) == 1
 
 
 async def test_made_up_operations_do_not_make_up_series(

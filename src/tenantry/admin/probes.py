@@ -1,7 +1,7 @@
 """For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
 
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import anyio
@@ -9,7 +9,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client import exposition as text
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
 from tenantry.errors import TenantryError
@@ -41,27 +43,50 @@ def make_probes(registry: TenantRegistry, collectors: CollectorRegistry = REGIST
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz() -> Readiness:
         """Say whether the catalog can be written, the pool moves, and the disk has space; 503 if not."""
-        found = Readiness(
-            is_ready=False,
-            catalog=await _probe(registry.check_catalog),
-            pool=_pool(registry),
-            disk=await _probe(lambda: _disk(registry)),
-        )
-        is_ready = found.catalog == found.pool == found.disk == "ok"
-        found = found.model_copy(update={"is_ready": is_ready})
-        if is_ready:
+        found = await _look(registry)
+        if found.is_ready:
             return found
         return JSONResponse(found.model_dump(), 503)  # type: ignore[return-value]  # as documented above
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Return the metrics: as OpenMetrics, with exemplars, if that is asked for."""
+        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, with exemplars, if that is asked for."""
+        exposed = _Exposed(collectors, await _look(registry))
         if "application/openmetrics-text" in request.headers.get("accept", ""):
-            exposed = openmetrics.generate_latest(collectors)  # type: ignore[no-untyped-call]
-            return Response(exposed, media_type=openmetrics.CONTENT_TYPE_LATEST)
-        return Response(text.generate_latest(collectors), media_type=text.CONTENT_TYPE_LATEST)
+            found = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
+            return Response(found, media_type=openmetrics.CONTENT_TYPE_LATEST)
+        return Response(text.generate_latest(exposed), media_type=text.CONTENT_TYPE_LATEST)
 
     return router
+
+
+class _Exposed(Collector):
+    """The metrics and, beside them, whether the service is ready: Prometheus cannot read ``/readyz``."""
+
+    def __init__(self, collectors: CollectorRegistry, readiness: Readiness) -> None:
+        self._collectors = collectors
+        self._readiness = readiness
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every family."""
+        yield from self._collectors.collect()
+        ready = GaugeMetricFamily(
+            "tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",)
+        )
+        for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
+            ready.add_metric((probe,), answer == "ok")
+        yield ready
+
+
+async def _look(registry: TenantRegistry) -> Readiness:
+    found = Readiness(
+        is_ready=False,
+        catalog=await _probe(registry.check_catalog),
+        pool=_pool(registry),
+        disk=await _probe(lambda: _disk(registry)),
+    )
+    is_ready = found.catalog == found.pool == found.disk == "ok"
+    return found.model_copy(update={"is_ready": is_ready})
 
 
 async def _probe(look: Callable[[], Awaitable[str | None]]) -> str:

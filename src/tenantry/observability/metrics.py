@@ -27,6 +27,7 @@ from tenantry.events import (
     StoreMigrated,
     TenantOpened,
 )
+from tenantry.tenancy.catalog import CATALOG_NAME
 from tenantry.tenancy.registry import RegistryStatistics
 
 # From a cached read (tens of microseconds) over a durable commit (hundreds) to a migration or a stuck disk (seconds).
@@ -96,10 +97,23 @@ class _Histogram:
         series.total += value
         series.exemplars[bucket] = (tenant_id, value, at_seconds)
 
+    def merge(self, labels: Labels, other: _Series) -> None:
+        """Add what was counted in another histogram of the same bounds."""
+        series = self._series.setdefault(labels, _Series(len(self._bounds)))
+        series.counts = [one + another for one, another in zip(series.counts, other.counts, strict=True)]
+        series.total += other.total
+        series.exemplars = [
+            max(one, another, key=_newest)
+            for one, another in zip(series.exemplars, other.exemplars, strict=True)
+        ]
+
+    def series(self) -> list[tuple[Labels, _Series]]:
+        """Return the counts by labels. A copy: a scrape may run on another thread than the events."""
+        return list(self._series.items())
+
     def family(self) -> Metric:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        # Copied first: a scrape may run on another thread than the events.
-        for labels, series in list(self._series.items()):
+        for labels, series in self.series():
             buckets: list[Any] = []
             cumulative = 0
             for text, count, exemplar in zip(self._texts, list(series.counts), series.exemplars, strict=True):
@@ -149,8 +163,11 @@ class RegistryMetrics(Collector):
         self._queue_wait = self._histograms["queue_wait_duration_seconds"]
         self._batch = self._histograms["batch_duration_seconds"]
         self._batch_requests = self._histograms["batch_requests"]
+        self._pool_wait = self._histograms["pool_wait_duration_seconds"]
         self._refused: dict[str, int] = {}
+        self._succeeded_seconds: dict[str, float] = {}
         self._operations: set[str] = set()
+        self._channels: dict[str, str] = {}
 
     def observe(self, event: Event) -> None:
         """Count one event; the hook that a registry calls."""
@@ -167,6 +184,8 @@ class RegistryMetrics(Collector):
                 self._timed("pool_wait_duration_seconds", (event.outcome,), event)
             case LifecycleCalled():
                 self._timed("lifecycle_duration_seconds", (event.action, event.outcome), event)
+                if event.outcome == "ok":
+                    self._succeeded_seconds[event.action] = time.time()
             case FleetTenantFinished():
                 self._timed("fleet_duration_seconds", (event.kind, event.outcome), event)
             case CallRefused():
@@ -181,23 +200,54 @@ class RegistryMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return every family with its samples of this moment."""
         yield from self.describe()
+        yield self._calls().family()
         refused = CounterMetricFamily(
             "tenantry_calls_refused", "Calls turned away at a limit or a deadline.", labels=("outcome",)
         )
         for outcome, count in list(self._refused.items()):
             refused.add_metric((outcome,), count)
         yield refused
+        succeeded = GaugeMetricFamily(
+            "tenantry_lifecycle_last_success_timestamp_seconds",
+            "When a lifecycle call of this process last went well.",
+            labels=("action",),
+        )
+        for action, at_seconds in list(self._succeeded_seconds.items()):
+            succeeded.add_metric((action,), at_seconds)
+        yield succeeded
         yield from _state_families(self._statistics())
 
     def _observe_batch(self, event: BatchFinished) -> None:
         now = time.time()
         tenant_id, backend, channel = event.tenant_id, event.backend, (event.backend, event.channel)
         for operation, outcome, submitted_seconds in event.calls:
-            labels = (backend, self._operation(operation), outcome)
+            name = self._operation(operation)
+            if name not in self._channels and tenant_id != CATALOG_NAME:
+                self._channels[name] = event.channel
+            labels = (backend, name, outcome)
             self._query.observe(labels, event.finished_seconds - submitted_seconds, tenant_id, now)
             self._queue_wait.observe(channel, event.started_seconds - submitted_seconds, tenant_id, now)
         self._batch.observe(channel, event.finished_seconds - event.started_seconds, tenant_id, now)
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
+
+    def _calls(self) -> _Histogram:
+        """Return the tenants' calls by channel: added up when somebody asks, it costs a call nothing.
+
+        An operation that was refused before it ever ran has no channel yet; its calls are added when it has.
+        """
+        calls = _Histogram(
+            "tenantry_call_duration_seconds",
+            "Tenants' calls, whatever the operation; channel none: those that did not get to their tenant.",
+            ("backend", "channel", "outcome"),
+            SECONDS_BUCKETS,
+        )
+        for (backend, operation, outcome), series in self._query.series():
+            if operation in self._channels:
+                calls.merge((backend, self._channels[operation], outcome), series)
+        for (outcome,), series in self._pool_wait.series():
+            if outcome != "ok":
+                calls.merge(("none", "none", outcome), series)
+        return calls
 
     def _timed(self, name: str, labels: Labels, event: Any) -> None:
         self._histograms[name].observe(labels, event.duration_seconds, event.tenant_id, time.time())
@@ -237,6 +287,21 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         ),
         statistics.mailbox_requests_peak,
     )
+    disk = statistics.disk
+    yield _optional("tenantry_disk_size_bytes", "The data directory's disk.", disk and disk.size_bytes)
+    yield _optional("tenantry_disk_free_bytes", "What may still be used of it.", disk and disk.free_bytes)
+    yield _optional(
+        "tenantry_snapshot_interval_seconds",
+        "How often each tenant's snapshot is taken by schedule; nothing where there is none.",
+        statistics.snapshot_interval_seconds,
+    )
+
+
+def _optional(name: str, documentation: str, value: float | None) -> Metric:
+    family = GaugeMetricFamily(name, documentation)
+    if value is not None:
+        family.add_metric((), value)
+    return family
 
 
 def _labelled(
@@ -252,3 +317,7 @@ def _exemplar(exemplar: tuple[str, float, float] | None) -> Exemplar | None:
         return None
     tenant_id, value, at_seconds = exemplar
     return Exemplar({"tenant_id": tenant_id}, value, at_seconds)
+
+
+def _newest(exemplar: tuple[str, float, float] | None) -> float:
+    return 0.0 if exemplar is None else exemplar[2]

@@ -2,10 +2,11 @@
 
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError
@@ -21,6 +22,28 @@ _OTHER_FILES: Final = 64
 # https://www.sqlite.org/wal.html, section 11: fixed in these, and in everything from the first one on.
 _WAL_FIXED_FROM: Final = (3, 51, 3)
 _WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
+
+
+class DiskSpace(NamedTuple):
+    """The file system under the data directory at one moment.
+
+    Attributes:
+        size_bytes: How large it is.
+        free_bytes: What this process may still use of it.
+    """
+
+    size_bytes: int
+    free_bytes: int
+
+
+def measure_disk(config: RegistryConfig) -> DiskSpace:
+    """Return how much space there is.
+
+    Raises:
+        OSError: It cannot be found out.
+    """
+    usage = shutil.disk_usage(config.data_dir)
+    return DiskSpace(usage.total, usage.free)
 
 
 def prepare_data_directory(config: RegistryConfig) -> None:

@@ -38,8 +38,10 @@ from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import (
+    DiskSpace,
     check_open_files,
     log_sqlite_version,
+    measure_disk,
     prepare_data_directory,
 )
 from tenantry.tenancy.fleet import Fleet
@@ -78,6 +80,8 @@ class RegistryStatistics:
         mailbox_requests: Calls that wait, of all open tenants, by channel (``write``, ``read``).
         mailbox_requests_peak: The same of the tenant where most wait.
         threads_max: How many threads there are, but for one more for each job that takes too long.
+        disk: The space under the data directory, at most `LEFTOVERS_INTERVAL_SECONDS` old; None before the first look.
+        snapshot_interval_seconds: How often each active tenant's snapshot is taken; None if never by itself.
     """
 
     pool: PoolStatistics
@@ -85,6 +89,8 @@ class RegistryStatistics:
     mailbox_requests: dict[str, int]
     mailbox_requests_peak: dict[str, int]
     threads_max: int
+    disk: DiskSpace | None
+    snapshot_interval_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +187,7 @@ class TenantRegistry:
         self._schedule = SnapshotSchedule(self.snapshots, self._catalog, context, self._log)
         self._transfers = Transfers(self._runner, self._catalog, self._calls, archive, copies, self._scratch)
         self._states = dict.fromkeys(TenantState, 0)
+        self._disk: DiskSpace | None = None
         self._data_version = 0
         self._changes_seen = 0
         self._lifecycle = asyncio.Lock()
@@ -557,6 +564,8 @@ class TenantRegistry:
             mailbox_requests=totals,
             mailbox_requests_peak=peaks,
             threads_max=self._config.threads_max,
+            disk=self._disk,
+            snapshot_interval_seconds=self._config.snapshot_interval_seconds,
         )
 
     def add_hook(self, hook: Hook) -> None:
@@ -656,6 +665,7 @@ class TenantRegistry:
     async def _do_chores(self) -> None:
         """Finish what other processes began and died of, and purge what was deleted long enough ago."""
         try:
+            self._disk = await run_in_thread(partial(measure_disk, self._config))
             with acting_as("tenantry"):
                 await self._runner.reconcile()
                 await self._calls.purge_expired(PURGES_MAX)
