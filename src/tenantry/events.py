@@ -87,7 +87,7 @@ class CallRefused(NamedTuple):
 
 
 class PoolWaited(NamedTuple):
-    """A caller waited for a place in the pool; `outcome` is ``ok`` or the error's."""
+    """A caller waited for a place in the pool, or might not even wait; `outcome` is ``ok`` or the error's."""
 
     tenant_id: str
     outcome: str

@@ -259,6 +259,7 @@ async def test_too_many_callers_wait():
     assert 0 < error.retry_after_seconds <= WAIT_TIMEOUT_SECONDS
     assert "or raise open_tenants_max" in str(error)
     assert bench.pool.statistics().exhausted == 1
+    assert PoolWaited(D, "pool_exhausted", 0.0) in bench.hook.events
     # Neither who asks for an open tenant nor who joins one that opens waits for a place.
     assert (await bench.pool.lease(A)).tenant_id == A
 

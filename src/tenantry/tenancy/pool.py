@@ -412,7 +412,9 @@ class ActorPool:
             lease.waiters.append(waiter)
             return waiter
         if self._waiting >= self._waiters_max:
-            raise self._exhausted_error(tenant_id, "pool_waiters_max", self._waiters_max)
+            error = self._exhausted_error(tenant_id, "pool_waiters_max", self._waiters_max)
+            self._report(PoolWaited(tenant_id, error.outcome, 0.0))
+            raise error
         self._waiting += 1
         if lease is not None:
             lease.waiters.append(waiter)
