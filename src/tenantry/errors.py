@@ -18,6 +18,7 @@
     │       ├── StorageFullError         the disk or the database's own limit
     │       └── TransactionClosedError   a transaction used after its end
     └── TenantError                      one tenant, or the registry that keeps it
+        ├── TenantRequiredError          a request names no tenant, or more than one
         ├── InvalidTenantIdError         (also a ValueError)
         ├── TenantNotFoundError
         ├── TenantExistsError
@@ -285,6 +286,12 @@ class TenantError(TenantryError):
     def __init__(self, message: str, *, tenant_id: str | None = None) -> None:
         super().__init__(message)
         self.tenant_id = tenant_id
+
+
+class TenantRequiredError(TenantError):
+    """A request does not say which tenant it is about, or says it twice: there is no default."""
+
+    outcome = "no_tenant"
 
 
 class InvalidTenantIdError(TenantError, ValueError):

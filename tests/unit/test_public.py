@@ -21,7 +21,7 @@ LAYERS = [
     {"storage"},
     {"tenancy"},
     {"observability"},
-    {"admin", "testing"},
+    {"admin", "integrations", "testing"},
     {"cli", "demo"},
     {"__init__", "__main__"},
 ]

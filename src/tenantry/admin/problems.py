@@ -34,6 +34,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.DatabaseCorruptError: 409,
     errors.DataDirectoryError: 409,
     errors.PersistenceConnectionError: 503,
+    errors.TenantRequiredError: 400,
     errors.InvalidTenantIdError: 422,
     errors.TenantNotFoundError: 404,
     errors.TenantExistsError: 409,
@@ -59,6 +60,8 @@ _DETAILS: Final = (
     "revision",
     "current_revision",
 )
+# Errors whose words are for whoever made the request: about it, and about nothing inside.
+_FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)
 _TITLES: Final = {
     400: "Bad request",
     404: "Not found",
@@ -143,6 +146,16 @@ async def answer_tenantry_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, TenantryError)
     content = problem_of(error)
     return _answer(content, _retry_header(content.get("retry_after_seconds")))
+
+
+def public_answer(error: TenantryError) -> JSONResponse:
+    """Return the answer to somebody who is no operator: its type and status, and when to come again.
+
+    What an error says may name files, statements, or an operator's reasons.
+    """
+    hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
+    content = {name: value for name, value in problem_of(error).items() if name not in hidden}
+    return _answer(content, _retry_header(error.retry_after_seconds))
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:

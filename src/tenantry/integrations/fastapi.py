@@ -1,0 +1,170 @@
+"""tenantry in a FastAPI or Starlette application: a request's tenant, refusals as answers, and the registry's life.
+
+    tenant = TenantDependency(opened_registry, source=from_header("X-Tenant"))
+    Company = Annotated[TenantHandle, Depends(tenant)]
+
+    app = FastAPI(lifespan=registry_lifespan(RegistryConfig(data_dir="data")))
+    install_error_handlers(app)
+
+    @app.get("/tasks")
+    async def tasks(company: Company) -> Sequence[Task]:
+        return await company.tasks.list_tasks(limit=100)
+
+It needs the extra ``service``. See ``docs/integration.md``.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketState
+
+from tenantry.admin.problems import public_answer
+from tenantry.config import RegistryConfig
+from tenantry.errors import RegistryClosedError, TenantRequiredError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.integrations.sources import (
+    Source,
+    from_header,
+    from_path,
+    from_subdomain,
+)
+from tenantry.lifecycle import check_serves
+from tenantry.tenancy.handle import TenantHandle
+from tenantry.tenancy.registry import TenantRegistry
+
+__all__ = [
+    "Source",
+    "TenantDependency",
+    "from_header",
+    "from_path",
+    "from_subdomain",
+    "install_error_handlers",
+    "opened_registry",
+    "registry_lifespan",
+]
+
+REQUEST_FAILED: Final = "tenantry.request.failed"
+_STATE_NAME: Final = "tenant_registry"
+_STATUS_SERVER_ERROR: Final = 500
+# RFC 6455, section 7.4.1, and the registry of codes that it founded.
+_CLOSE_REFUSED: Final = 1008
+_CLOSE_TRY_LATER: Final = 1013
+
+RegistryOf: TypeAlias = Callable[[HTTPConnection], TenantRegistry]
+Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]
+
+
+class TenantDependency:
+    """Resolves a request, or a web socket, to its tenant's handle; for FastAPI's ``Depends``.
+
+    It says which tenant a request is about, not who may ask: whether the caller belongs to that tenant is for your own
+    authentication to find out. Best is a source that takes the tenant from what it has verified.
+
+    Args:
+        registry: The tenants; or a function that returns them for a request, such as `opened_registry`.
+        source: Where the request says which: `from_header`, `from_subdomain`, `from_path`, or a function of your own, which
+            may be asynchronous.
+    """
+
+    def __init__(self, registry: TenantRegistry | RegistryOf, *, source: Source) -> None:
+        self._registry = registry
+        self._source = source
+        # FastAPI reads it: the document of the API tells of the header, or of the part of the path.
+        describe = getattr(source, "parameter", None)
+        described = [] if describe is None else [describe()]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        connection = inspect.Parameter("connection", kind, annotation=HTTPConnection)
+        self.__signature__ = inspect.Signature([connection, *described])
+
+    async def __call__(self, connection: HTTPConnection, **_: object) -> TenantHandle:
+        """Return the request's tenant, for FastAPI; see `resolve`."""
+        return await self.resolve(connection)
+
+    async def resolve(self, connection: HTTPConnection) -> TenantHandle:
+        """Return the handle of the tenant that the request is about.
+
+        Only the catalog is looked at, and what it remembers: nobody's database is opened, and nobody's is closed for it.
+
+        Raises:
+            TenantRequiredError: The request names none, or more than one: there is no default.
+            InvalidTenantIdError: What it names is no tenant id; nothing was looked up.
+            TenantNotFoundError: There is no such tenant.
+            TenantStateError: It does not serve calls: suspended, archived, quarantined or deleted.
+            RegistryClosedError: The registry is not open.
+        """
+        registry = (
+            self._registry if isinstance(self._registry, TenantRegistry) else self._registry(connection)
+        )
+        found = self._source(connection)
+        tenant_id = await found if inspect.isawaitable(found) else found
+        if tenant_id is None or tenant_id == "":
+            raise TenantRequiredError(
+                "the request does not say which tenant it is about: there is no default"
+            )
+        tenant = await registry.get(tenant_id)
+        check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+        return registry.tenant(tenant.id)
+
+
+def registry_lifespan(
+    registry: TenantRegistry | RegistryConfig, *, mounted: Sequence[Starlette] = ()
+) -> Lifespan:
+    """Return an application's lifespan that opens the registry before the first request and closes it after the last.
+
+    Args:
+        registry: The registry, which can be opened once; or how to make one, anew for each start of the application.
+        mounted: Applications inside of this one whose lifespans are run too, such as the admin API: Starlette does not
+            run them by itself.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
+        opened = TenantRegistry(registry) if isinstance(registry, RegistryConfig) else registry
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(opened)
+            for app in mounted:
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            yield {_STATE_NAME: opened}
+
+    return lifespan
+
+
+def opened_registry(connection: HTTPConnection) -> TenantRegistry:
+    """Return the registry that `registry_lifespan` opened for the application that this request came to.
+
+    Raises:
+        RegistryClosedError: It was not opened: the application has another lifespan, or its server runs none.
+    """
+    registry: TenantRegistry | None = getattr(connection.state, _STATE_NAME, None)
+    if registry is None:
+        raise RegistryClosedError(
+            "no registry was opened for this application: make it with lifespan=registry_lifespan(…)"
+        )
+    return registry
+
+
+def install_error_handlers(app: Starlette) -> None:
+    """Have every error of tenantry's answered as a problem (RFC 9457), with ``Retry-After`` where waiting helps.
+
+    The status and the ``type`` are those of the admin API. What an error says is not passed on, because it may name files or
+    an operator's reasons; what is our own fault is in the log.
+    """
+    app.add_exception_handler(TenantryError, _answer)  # type: ignore[arg-type]  # for both kinds of connection
+
+
+async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
+    assert isinstance(error, TenantryError)
+    answer = public_answer(error)
+    if answer.status_code >= _STATUS_SERVER_ERROR and not error.is_retryable:
+        EventLog().failure(REQUEST_FAILED, error, tenant_id=getattr(error, "tenant_id", None))
+    if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
+        # Too late for an answer; before it was accepted, Starlette makes it one.
+        if connection.application_state is WebSocketState.CONNECTED:
+            await connection.close(_CLOSE_TRY_LATER if error.is_retryable else _CLOSE_REFUSED)
+        return None
+    return answer
