@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.routing import Mount, Route
 
 from serving import client_of, connect_web_socket, serve
-from tenantry import RegistryConfig, TenantHandle, TenantLimits, TenantRegistry, TenantState
+from tenantry import RegistryConfig, TenantHandle, TenantLimits, TenantRegistry, TenantState, errors
 from tenantry.admin import create_admin_app
+from tenantry.admin.problems import problem_of, status_of
 from tenantry.integrations.fastapi import (
     Source,
     TenantDependency,
@@ -568,3 +570,51 @@ class TestLifespan:
             followed = await client.get(f"{begun.headers['location']}/events", headers=headers)
             assert followed.text.count("event: succeeded") == 1
             check_refused(await client.get("/whoami", headers=ACME), 409, "tenant-state")
+
+
+async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What docs/integration.md shows runs as it stands, and does what the page says of it."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
+    program: dict[str, Any] = {"__name__": "program"}
+    exec("".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), program)
+    async with serve(program["app"]) as client:
+        [refusal] = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+        await create_tenants(tmp_path / "data", "acme", "sleeping")
+        assert (await client.get("/tasks", headers=ACME)).json() == []
+        assert (await client.get("/count", headers=ACME)).text == "0"
+        assert (await client.get("/tasks", headers={"X-Tenant": "sleeping"})).json() == json.loads(refusal)
+        assert (await client.get("/me", headers={"Authorization": "Bearer t0ken"})).json() == "acme"
+        assert (await client.get("/me", headers=ACME)).status_code == 401
+    async with serve(program["runtime"]) as client:
+        assert (await client.get("/admin/healthz")).text == "ok\n"
+        assert (await client.get("/admin/v1/tenants")).status_code == 401
+
+
+async def create_tenants(data_dir: Path, active: str, suspended: str) -> None:
+    """Create two tenants, as an operator does beside a program that runs."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        await registry.create(active)
+        await registry.create(suspended)
+        await registry.suspend(suspended)
+
+
+def test_each_status_of_the_page_is_true():
+    """The page's table of statuses is that of the API: each `type` with the status that its error has."""
+    page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
+    known = {slug_of(kind): kind for kind in vars(errors).values() if is_error(kind)}
+    rows = re.findall(r"^\| (\d{3}) \|.*\| (`.*`) \|$", page, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for status, slugs in rows:
+        for slug in re.findall(r"`([a-z-]+)`", slugs):
+            assert status_of(known[slug].__new__(known[slug])) == int(status), slug
+
+
+def is_error(value: object) -> bool:
+    """Return whether this is one of our errors."""
+    return isinstance(value, type) and issubclass(value, errors.TenantryError)
+
+
+def slug_of(kind: type[errors.TenantryError]) -> str:
+    """Return what ends the type of an error's problem."""
+    return str(problem_of(kind.__new__(kind))["type"]).removeprefix(PROBLEM)
