@@ -48,7 +48,7 @@ class Fleet:
 
 def build_fleet(data_dir: Path, count: int, tasks: Sequence[Task]) -> Fleet:
     """Make so many tenants with these tasks, and wait until they are on the disk."""
-    tenants = [f"t-{number:06}" for number in range(count)]
+    tenants = [tenant_name(number) for number in range(count)]
     template, *others = tenants
     create_tenant(data_dir, template)
     fill_tasks(tenant_paths(data_dir, template).database, tasks)
@@ -56,6 +56,17 @@ def build_fleet(data_dir: Path, count: int, tasks: Sequence[Task]) -> Fleet:
     # Or the kernel would write it out while the first side is measured.
     os.sync()
     return Fleet(data_dir, tenants)
+
+
+def tenant_name(number: int) -> str:
+    """Return the id of a tenant of a fleet."""
+    return f"t-{number:06}"
+
+
+def fill_catalog(data_dir: Path, count: int) -> None:
+    """Make a catalog of so many tenants, of which only the first has a database."""
+    create_tenant(data_dir, tenant_name(0))
+    add_entries(data_dir, tenant_name(0), [tenant_name(number) for number in range(1, count)])
 
 
 def add_entries(data_dir: Path, template: str, tenants: Sequence[str]) -> tuple[str, dict[str, str]]:

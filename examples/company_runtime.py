@@ -31,6 +31,7 @@ from pydantic import BaseModel
 from tenantry import RegistryConfig, TenantHandle, TenantId, TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.company import CostRecord, Message, MessageType, Task, TaskStatus, TaskType
+from tenantry.company.types import NotBlankStr
 from tenantry.errors import TenantryError
 from tenantry.integrations.fastapi import (
     TenantDependency,
@@ -117,8 +118,8 @@ async def finish(company: TenantHandle, task: Task) -> None:
 class NewTask(BaseModel):
     """What a company wants done."""
 
-    title: str
-    description: str = "As the title says."
+    title: NotBlankStr
+    description: NotBlankStr = "As the title says."
 
 
 def create_app(data_dir: Path) -> FastAPI:

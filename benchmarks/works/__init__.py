@@ -2,6 +2,7 @@
 
 from benchmarks.harness import Work
 from benchmarks.works import (
+    admin_api,
     catalog_at_scale,
     cold_call,
     event_loop,
@@ -34,5 +35,6 @@ WORKS: dict[str, Work] = {
     "hooks_and_metrics": hooks_and_metrics.WORK,
     "large_table": large_table.WORK,
     "snapshot_writes": snapshot_writes.WORK,
+    "admin_api": admin_api.WORK,
     "event_loop": event_loop.WORK,
 }

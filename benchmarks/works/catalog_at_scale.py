@@ -10,7 +10,7 @@ from random import Random
 from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.comparison import Comparison, Measure, Sample, Target
-from benchmarks.fleet import add_entries, create_tenant
+from benchmarks.fleet import fill_catalog, tenant_name
 from benchmarks.harness import Load, Side, Work, compare
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.observability.metrics import export_metrics
@@ -57,13 +57,8 @@ def _round(
 
 def _fill(directory: Path, tenants: int) -> Path:
     data_dir = directory / f"catalog-{tenants}"
-    create_tenant(data_dir, _tenant(0))
-    add_entries(data_dir, _tenant(0), [_tenant(number) for number in range(1, tenants)])
+    fill_catalog(data_dir, tenants)
     return data_dir
-
-
-def _tenant(number: int) -> str:
-    return f"t-{number:06}"
 
 
 async def _open(data_dir: Path, _: int) -> Sample:
@@ -93,7 +88,7 @@ async def _call_often(make: Callable[[TenantRegistry, int], Call], data_dir: Pat
 
 def _get(registry: TenantRegistry, tenants: int) -> Call:
     random = Random(_SEED)
-    return lambda: registry.get(_tenant(random.randrange(tenants)))
+    return lambda: registry.get(tenant_name(random.randrange(tenants)))
 
 
 def _list(registry: TenantRegistry, tenants: int) -> Call:

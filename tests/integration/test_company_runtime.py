@@ -87,6 +87,7 @@ def test_two_companies_and_an_operator(tmp_path: Path):
             assert (made.status_code, made.headers["location"]) == (201, f"/admin/v1/tenants/{company}")
         for company, title in (("acme", "a1"), ("acme", "a2"), ("globex", "g1")):
             assert runtime.ask(company, "POST", "/tasks", json={"title": title}).status_code == 201
+        assert runtime.ask("acme", "POST", "/tasks", json={"title": " "}).status_code == 422
         assert runtime.titles("acme") == ["a1", "a2"]
         assert runtime.titles("globex") == ["g1"]
 
