@@ -144,7 +144,9 @@ CALLS: Final = {
 }
 OF_SNAPSHOTS: Final = {"restore", "undo_restore"}
 CREATING: Final = {"create", "clone", "import_bundle"}
-NO_LIFECYCLE_CALLS: Final = {"open", "aclose", "get", "list", "lease", "export"}
+NO_LIFECYCLE_CALLS: Final = {
+    *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),
+}
 REFUSALS: Final = {
     TenantState.SUSPENDED: TenantSuspendedError,
     TenantState.ARCHIVED: TenantStateError,

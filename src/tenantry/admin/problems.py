@@ -136,7 +136,9 @@ def status_of(error: TenantryError) -> int:
     """Return the HTTP status of an error of tenantry's."""
     if getattr(error, "is_transient", False):  # a statement that failed for the moment: busy, interrupted
         return 503
-    if type(error) is errors.QueryError and error.code is not None:  # it is the database that refused it
+    if (
+        type(error) is errors.QueryError and getattr(error, "code", None) is not None
+    ):  # it is the database that refused it
         return 500
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 
