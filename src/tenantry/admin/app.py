@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from tenantry.admin import jobs, oversight, snapshots, tenants
+from tenantry.admin import bundles, jobs, oversight, snapshots, tenants
 from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
 from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.failures import Failures
@@ -75,8 +75,7 @@ def create_admin_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    routers = (tenants.router, snapshots.router, snapshots.bundles, jobs.router, oversight.router)
-    for router in routers:
+    for router in (tenants.router, snapshots.router, bundles.router, jobs.router, oversight.router):
         app.include_router(router)
     if has_probes:
         app.include_router(make_probes(registry, collectors))

@@ -26,6 +26,7 @@ class Service:
         operations: Long work.
         board: Which tenants call the most.
         bodies: How large requests may be, and how long they may take to come.
+        transfers: How many bundles are on their way.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Service:
         self.operations = operations
         self.board = board
         self.bodies = bodies
+        self.transfers = 0
         self._signer: CursorSigner | None = None
 
     async def signer(self) -> CursorSigner:

@@ -51,7 +51,7 @@ async def create_tenant(
     request.state.principal.check_tenant(body.id)
     tenant = await service.registry.create(body.id, display_name=body.display_name)
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
-    return _tagged(tenant, response)
+    return tagged(tenant, response)
 
 
 @router.get("", responses=documented(400))
@@ -80,7 +80,7 @@ async def get_tenant(
     tenant_id: TenantPath, _: Reader, service: CurrentService, response: Response
 ) -> TenantOut:
     """Return a tenant, in whatever state it is."""
-    return _tagged(await service.registry.get(tenant_id), response)
+    return tagged(await service.registry.get(tenant_id), response)
 
 
 @router.patch("/{tenant_id}", responses={**documented(400, 404, 409, 412), **ETAG})
@@ -103,7 +103,7 @@ async def change_tenant(
         limits=body.limits,
         revision=_revision(if_match),
     )
-    return _tagged(tenant, response)
+    return tagged(tenant, response)
 
 
 @router.delete("/{tenant_id}", responses={**documented(404, 409), **ETAG})
@@ -111,7 +111,7 @@ async def delete_tenant(
     tenant_id: TenantPath, _: Administrator, service: CurrentService, response: Response
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
-    return _tagged(await service.registry.delete(tenant_id), response)
+    return tagged(await service.registry.delete(tenant_id), response)
 
 
 @router.post("/{tenant_id}/suspend", responses={**documented(404, 409), **ETAG})
@@ -123,7 +123,7 @@ async def suspend_tenant(
     body: Because | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
-    return _tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
+    return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
 def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[Tenant]]]) -> None:
@@ -135,7 +135,7 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
-        return _tagged(await call(service)(tenant_id), response)
+        return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
     router.post(f"/{{tenant_id}}/{name}", responses={**documented(404, 409), **ETAG})(operate)
@@ -158,7 +158,7 @@ async def rename_tenant(
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
-    return _tagged(await service.registry.rename(tenant_id, body.new_id), response)
+    return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
 @router.post("/{tenant_id}/quarantine", responses={**documented(404, 409), **ETAG})
@@ -171,7 +171,7 @@ async def quarantine_tenant(
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "set apart by an operator"
-    return _tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
+    return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
 @router.post("/{tenant_id}/archive", status_code=202, responses=documented(404))
@@ -236,7 +236,8 @@ async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:
     return TenantOut.of(await call())
 
 
-def _tagged(tenant: Tenant, response: Response) -> TenantOut:
+def tagged(tenant: Tenant, response: Response) -> TenantOut:
+    """Return what callers see of a tenant, and its ETag with it."""
     response.headers["ETag"] = f'"{tenant.revision}"'
     return TenantOut.of(tenant)
 
