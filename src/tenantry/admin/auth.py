@@ -1,6 +1,7 @@
 """Who calls: API keys, what they are good for, and a limit on how often somebody may try wrong ones."""
 
 import ipaddress
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class FailureLimiter:
         """
         over = self._empty_at.get(client, 0.0) - self._now() - FAILURE_SECONDS * (FAILURES_MAX - 1)
         if over > 0:
-            seconds = max(1, round(over + 0.5))
+            seconds = math.ceil(over)
             raise ProblemError(
                 429,
                 "too-many-failures",
@@ -165,6 +166,8 @@ def _client(request: Request) -> str:
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:  # a server that listens on both
+            return str(address.ipv4_mapped)
         # Whoever has one address has the whole network of it.
         return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
     return host

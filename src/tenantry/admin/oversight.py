@@ -43,7 +43,9 @@ class NewKey(Body):
 
     name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["nightly backups"])] = ""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
-    tenants: Annotated[list[TenantIdText] | None, Field(max_length=1_000)] = None
+    tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
+        default=None, description="The only tenants that it is for; all if left out."
+    )
     expires_in_seconds: Annotated[float | None, Field(gt=0, le=10 * 365 * 86_400)] = None
 
 
@@ -54,9 +56,10 @@ class MadeKey(ApiKey):
 
 
 class KeyList(Body):
-    """All keys, also those that are refused by now."""
+    """A page of the keys, oldest first, also those that are refused by now."""
 
     items: list[ApiKey]
+    next_cursor: str | None
 
 
 @router.get("/tenants/{tenant_id}/statistics", tags=["statistics"], responses=documented(404))
@@ -161,11 +164,18 @@ async def create_key(
     return MadeKey(**made.model_dump(), token=token)
 
 
-@router.get("/keys", tags=["keys"], responses=documented())
-async def list_keys(principal: Administrator, service: CurrentService) -> KeyList:
-    """Return all API keys, without their secrets."""
+@router.get("/keys", tags=["keys"], responses=documented(400))
+async def list_keys(
+    principal: Administrator,
+    service: CurrentService,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = LIST_ITEMS_MAX,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> KeyList:
+    """Return a page of API keys, without their secrets."""
     principal.check_fleet()
-    return KeyList(items=list(await service.registry.keys.list()))
+    signer = await service.signer()
+    page = await service.registry.keys.list(limit=limit, cursor=signer.check(cursor, "keys"))
+    return KeyList(items=list(page), next_cursor=signer.sign(page.next_cursor, "keys"))
 
 
 @router.delete("/keys/{key_id}", tags=["keys"], responses=documented(404))

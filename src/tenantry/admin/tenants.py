@@ -1,6 +1,6 @@
 """Tenants: created, listed, changed, and led through their life."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -29,11 +29,14 @@ from tenantry.admin.schemas import (
     TenantPage,
 )
 from tenantry.lifecycle import TenantState
+from tenantry.pages import Page, decode_cursor, encode_cursor
+from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
 TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
+_SOME: Final = "tenants of a key"
 ETAG: Final[dict[int | str, dict[str, Any]]] = {
     200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The revision."}}}
 }
@@ -63,13 +66,13 @@ async def list_tenants(
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> TenantPage:
     """Return a page of tenants, in the order of their ids. A key for some tenants sees only those."""
-    if principal.key is not None and principal.key.tenants is not None:
-        found = [await service.registry.find(name) for name in principal.key.tenants[:LIST_ITEMS_MAX]]
-        shown = [tenant for tenant in found if tenant is not None and state in {None, tenant.state}]
-        return TenantPage(items=[TenantOut.of(tenant) for tenant in shown], next_cursor=None)
     signer = await service.signer()
     query = f"tenants {state}"
-    page = await service.registry.list(state=state, limit=limit, cursor=signer.check(cursor, query))
+    after = signer.check(cursor, query)
+    if principal.key is not None and principal.key.tenants is not None:
+        page = await _list_some(service.registry, principal.key.tenants, state, limit, after)
+    else:
+        page = await service.registry.list(state=state, limit=limit, cursor=after)
     return TenantPage(
         items=[TenantOut.of(tenant) for tenant in page], next_cursor=signer.sign(page.next_cursor, query)
     )
@@ -230,6 +233,22 @@ async def clone_tenant(
         service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
     )
     return accepted(service.operations.start("clone", tenant_id, partial(_shown, clone)), response)
+
+
+async def _list_some(
+    registry: TenantRegistry, names: Sequence[str], state: TenantState | None, limit: int, cursor: str | None
+) -> Page[Tenant]:
+    """Return a page of those of these tenants that exist."""
+    after = "" if cursor is None else decode_cursor(_SOME, cursor, str)[0]
+    found: list[Tenant] = []
+    for name in sorted(name for name in names if name > str(after)):
+        tenant = await registry.find(name)
+        if tenant is None or state not in {None, tenant.state}:
+            continue
+        if len(found) == limit:
+            return Page(found, encode_cursor(_SOME, found[-1].id))
+        found.append(tenant)
+    return Page(found)
 
 
 async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:

@@ -17,12 +17,13 @@ from typing import Final, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock
-from tenantry.errors import QueryError, RecordNotFoundError
+from tenantry.errors import MalformedRowError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.tenancy.audit import append, current_actor
 
-KEYS_MAX: Final = 1_000
+LIST_ROWS_DEFAULT: Final = 1_000
 NAME_CHARACTERS_MAX: Final = 200
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
 _COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
@@ -122,7 +123,7 @@ class ApiKeys:
             expires_in_seconds: How long it is good; for ever if None.
 
         Raises:
-            QueryError: No scope, a name that is too long, or a time that is not in the future.
+            QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
             InvalidTenantIdError: A tenant is none.
         """
         now = self._clock.now()
@@ -130,7 +131,7 @@ class ApiKeys:
             id=secrets.token_hex(8),
             name=_checked_name(name),
             scopes=_checked_scopes(scopes),
-            tenants=None if tenants is None else tuple(map(parse_tenant_id, tenants)),
+            tenants=None if tenants is None else _checked_tenants(tenants),
             created_at=now,
             created_by=current_actor(),
             expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
@@ -140,19 +141,36 @@ class ApiKeys:
         sql = f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # our names
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
-        row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, values["created_at"])
+        # Of one width, so that keys are listed in the order of time.
+        created_at = now.isoformat(timespec="microseconds")
+        row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
+        told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
         await self._store.write(
             Statement("keys.create", sql, (*row, *times)),
-            self._audited("key.create", {"key_id": key.id, "name": key.name, "scopes": values["scopes"]}),
+            self._audited("key.create", {"key_id": key.id, **told}),
         )
         return NewApiKey(key, f"tnt_{key.id}_{secret}")
 
-    async def list(self) -> Sequence[ApiKey]:
-        """Return all keys, also those that are refused by now, oldest first."""
-        sql = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id LIMIT {KEYS_MAX:d}"  # noqa: S608  # our names
-        rows = await self._store.read(Statement("keys.list", sql, (), Fetch.ALL))
-        return [_from_row(row) for row in rows]
+    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[ApiKey]:
+        """Return a page of all keys, also those that are refused by now, oldest first.
+
+        Args:
+            limit: How many at most; 1,000 if left out.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: `limit` or `cursor` is not one.
+        """
+        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        after = ("", "") if cursor is None else decode_cursor("keys", cursor, str, str)
+        sql = (
+            f"SELECT {_COLUMNS} FROM api_keys WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"  # noqa: S608  # our names
+        )
+        rows = await self._store.read(Statement("keys.list", sql, (*after, rows_max + 1), Fetch.ALL))
+        keys = [_from_row(row) for row in rows[:rows_max]]
+        last = rows[rows_max - 1] if len(rows) > rows_max else None
+        return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
 
     async def revoke(self, key_id: str) -> ApiKey:
         """Have a key refused from now on. Can be repeated.
@@ -211,9 +229,19 @@ def _hash(secret: str) -> str:
 
 
 def _checked_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError("a key's name must be text that can be encoded as UTF-8") from error
     if len(name) > NAME_CHARACTERS_MAX or "\0" in name:
         raise QueryError(f"a key's name has at most {NAME_CHARACTERS_MAX} characters")
     return name
+
+
+def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:
+    if not tenants:
+        raise QueryError("a key for no tenant is good for nothing: name one, or leave tenants out for all")
+    return tuple(sorted(set(map(parse_tenant_id, tenants))))
 
 
 def _checked_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
@@ -234,6 +262,14 @@ def _later(now: datetime, seconds: float) -> datetime:
 def _from_row(row: Row) -> ApiKey:
     names = [name.strip() for name in _COLUMNS.split(",")]
     values = dict(zip(names, row, strict=True))
-    values["scopes"] = json.loads(values["scopes"])
-    values["tenants"] = None if values["tenants"] is None else json.loads(values["tenants"])
-    return ApiKey.model_validate(values)
+    try:
+        values["scopes"] = json.loads(values["scopes"])
+        values["tenants"] = None if values["tenants"] is None else json.loads(values["tenants"])
+        return ApiKey.model_validate(values)
+    except (TypeError, ValueError) as error:
+        # A scope that only a newer tenantry knows, for example.
+        raise MalformedRowError(
+            f"the catalog's entry of key {values['id']!r} cannot be read: {error}",
+            entity="key",
+            record_id=str(values["id"]),
+        ) from error

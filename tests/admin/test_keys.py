@@ -1,0 +1,331 @@
+"""API keys: what they open and what they do not, until when, and what is kept of them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import Service, check_problem, ended, files_with
+from tenantry import RegistryConfig, TenantRegistry, errors
+from tenantry.admin.auth import FAILURE_SECONDS, FAILURES_MAX, KeyAuthenticator
+from tenants import HandClock, query
+
+ADMIN_ONLY = {
+    "DELETE /v1/tenants/{tenant_id}",
+    "POST /v1/tenants/{tenant_id}/purge",
+    "POST /v1/tenants/{tenant_id}/rename",
+    "POST /v1/tenants/{tenant_id}/undo-restore",
+    "DELETE /v1/tenants/{tenant_id}/snapshots/{snapshot_id}",
+    "POST /v1/tenants/{tenant_id}/snapshots/{snapshot_id}/restore",
+    "POST /v1/keys",
+    "GET /v1/keys",
+    "DELETE /v1/keys/{key_id}",
+}
+FOR_READERS = {"GET"}
+BODIES: dict[str, Any] = {
+    "POST /v1/tenants": {"id": "acme"},
+    "PATCH /v1/tenants/{tenant_id}": {},
+    "POST /v1/tenants/{tenant_id}/rename": {"new_id": "other"},
+    "POST /v1/tenants/{tenant_id}/clone": {"new_id": "other"},
+    "POST /v1/keys": {},
+}
+
+
+def operations(service: Service) -> Iterator[tuple[str, str, str]]:
+    """Yield every operation that needs a key: its name, its method, and a path of it."""
+    for path, item in service.app.openapi()["paths"].items():
+        for method in item:
+            if path.startswith("/v1/"):
+                example = path.replace("{tenant_id}", "acme").replace("{snapshot_id}", "x")
+                yield (
+                    f"{method.upper()} {path}",
+                    method.upper(),
+                    re.sub(r"{\w+}", "0123456789abcdef", example),
+                )
+
+
+async def call(client: httpx.AsyncClient, name: str, method: str, path: str) -> httpx.Response:
+    """Call an operation with a body that it would take."""
+    return await client.request(method, path, json=BODIES.get(name), headers={"accept": "*/*"})
+
+
+async def test_every_operation_needs_a_key(service: Service):
+    """Without one it is 401, with how to show one."""
+    client = await service.client()
+    names = set()
+    for name, method, path in operations(service):
+        response = await call(client, name, method, path)
+        check_problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+        names.add(name)
+    assert names >= ADMIN_ONLY
+
+
+async def test_every_operation_needs_a_scope(service: Service):
+    """Who may read changes nothing; who may operate destroys nothing, and makes no keys."""
+    reader, operator = await service.caller("read"), await service.caller("operate")
+    for name, method, path in operations(service):
+        if method not in FOR_READERS or name in ADMIN_ONLY:
+            problem = check_problem(await call(reader, name, method, path), 403, "scope")
+            assert problem["required_scope"] == ("admin" if name in ADMIN_ONLY else "operate"), name
+        if name in ADMIN_ONLY:
+            check_problem(await call(operator, name, method, path), 403, "scope")
+    assert await service.registry.list() == ()
+
+
+async def test_a_scope_includes_those_below(service: Service, admin: httpx.AsyncClient):
+    """An administrator may operate and read, an operator may read."""
+    operator = await service.caller("operate")
+    assert (await admin.post("/v1/tenants", json={"id": "acme"})).status_code == 201
+    assert (await operator.post("/v1/tenants/acme/suspend")).status_code == 200
+    assert (await operator.get("/v1/tenants/acme")).status_code == 200
+
+
+async def test_a_key_for_other_tenants(service: Service, admin: httpx.AsyncClient):
+    """Every operation on a tenant is 403 to it, whether there is such a tenant or not."""
+    other = await service.caller("admin", tenants=["other"])
+    refused = []
+    for is_there in (False, True):
+        if is_there:
+            await admin.post("/v1/tenants", json={"id": "acme"})
+        for name, method, path in operations(service):
+            if "{tenant_id}" in name:
+                refused.append(check_problem(await call(other, name, method, path), 403, "tenant"))
+    assert all(one == refused[0] for one in refused)
+    assert (await admin.get("/v1/tenants/acme")).json()["state"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/statistics/top"),
+        ("GET", "/v1/audit"),
+        ("GET", "/v1/audit?tenant_id=other"),
+        ("GET", "/v1/audit/verification"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("DELETE", "/v1/keys/0123456789abcdef"),
+    ],
+)
+async def test_what_concerns_all_tenants(service: Service, method: str, path: str):
+    """It is not for a key that is for some."""
+    some = await service.caller("admin", tenants=["acme"])
+    body = {} if method == "POST" else None
+    check_problem(await some.request(method, path, json=body), 403, "tenant")
+
+
+async def test_a_key_for_some_tenants_makes_no_others(service: Service, admin: httpx.AsyncClient):
+    """It creates, clones, imports and renames to ids that it is for, and to no others."""
+    some = await service.caller("admin", tenants=["acme", "beta", "gamma"])
+    assert (await some.post("/v1/tenants", json={"id": "acme"})).status_code == 201
+    bundle = (await some.get("/v1/tenants/acme/export")).content
+    for path, body in (
+        ("/v1/tenants", {"id": "other"}),
+        ("/v1/tenants/acme/clone", {"new_id": "other"}),
+        ("/v1/tenants/acme/rename", {"new_id": "other"}),
+    ):
+        check_problem(await some.post(path, json=body), 403, "tenant")
+    gzip = {"content-type": "application/gzip"}
+    check_problem(await some.post("/v1/tenants/other/import", content=bundle, headers=gzip), 403, "tenant")
+    await ended(some, await some.post("/v1/tenants/acme/clone", json={"new_id": "beta"}))
+    assert (await some.post("/v1/tenants/gamma/import", content=bundle, headers=gzip)).status_code == 201
+    assert (await some.get("/v1/audit?tenant_id=acme")).status_code == 200
+
+
+async def test_what_a_key_for_some_tenants_lists(service: Service, admin: httpx.AsyncClient):
+    """Only those, in the order of ids, in pages like everyone's."""
+    for name in ("a", "b", "c", "d", "e"):
+        await admin.post("/v1/tenants", json={"id": name})
+    await admin.post("/v1/tenants/d/suspend")
+    some = await service.caller("read", tenants=["d", "missing", "b", "e", "b"])
+
+    async def names(query: str) -> tuple[list[str], str | None]:
+        page = (await some.get(f"/v1/tenants{query}")).json()
+        return [tenant["id"] for tenant in page["items"]], page["next_cursor"]
+
+    assert await names("") == (["b", "d", "e"], None)
+    assert await names("?state=suspended") == (["d"], None)
+    first, cursor = await names("?limit=2")
+    assert (first, await names(f"?limit=2&cursor={cursor}")) == (["b", "d"], (["e"], None))
+    check_problem(await admin.get(f"/v1/tenants?cursor={cursor}"), 400, "query")
+    check_problem(await some.get("/v1/tenants?cursor=bogus"), 400, "cursor")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer  ",
+        "Basic dXNlcjpwYXNz",
+        "tnt_0123456789abcdef_" + "0" * 64,
+    ],
+)
+async def test_what_shows_no_key(service: Service, header: str):
+    """It is 401, and counts as no failure."""
+    client = await service.client()
+    response = await client.get("/v1/tenants", headers={"Authorization": header})
+    check_problem(response, 401, "unauthorized")
+
+
+async def test_keys_that_are_not_good(data_dir: Path):
+    """Unknown, wrong, expired and revoked keys get one and the same answer: it does not tell which ids exist."""
+    clock = HandClock()
+    async with (
+        TenantRegistry(RegistryConfig(data_dir=data_dir), clock=clock) as registry,
+        Service(registry) as service,
+    ):
+        good = await registry.keys.create(expires_in_seconds=60)
+        revoked = await registry.keys.create()
+        await registry.keys.revoke(revoked.key.id)
+        caller = await service.client(good.token)
+        assert (await caller.get("/v1/tenants")).status_code == 200
+        clock.seconds = 60
+        tokens = [
+            good.token,
+            revoked.token,
+            f"tnt_{'0' * 16}_{'0' * 64}",
+            f"{good.token[:-1]}{'0' if good.token[-1] != '0' else '1'}",
+            "tnt_",
+            "x" * 1000,
+            good.token.upper(),
+        ]
+        answers = set()
+        for number, token in enumerate(tokens):
+            client = await service.client(token, address=f"10.0.0.{number}")
+            response = await client.get("/v1/tenants")
+            check_problem(response, 401, "unauthorized")
+            answers.add((response.content, response.headers["www-authenticate"]))
+        assert len(answers) == 1
+
+
+async def test_a_key_is_revoked_at_once(service: Service, admin: httpx.AsyncClient):
+    """Its next request is refused; revoking it again changes nothing; a key that nobody has is not found."""
+    made = (await admin.post("/v1/keys", json={"name": "ci", "scopes": ["read"]})).json()
+    holder = await service.client(made["token"])
+    assert (await holder.get("/v1/tenants")).status_code == 200
+    revoked = await admin.delete(f"/v1/keys/{made['id']}")
+    assert revoked.status_code == 200
+    assert revoked.json()["revoked_at"] is not None
+    check_problem(await holder.get("/v1/tenants"), 401, "unauthorized")
+    assert (await admin.delete(f"/v1/keys/{made['id']}")).json() == revoked.json()
+    check_problem(await admin.delete("/v1/keys/none"), 404, "record-not-found")
+
+
+async def test_what_is_kept_of_a_key(service: Service, admin: httpx.AsyncClient, data_dir: Path):
+    """The token is in one answer, which is not to be stored, and nowhere else; the audit says what the key is good for."""
+    body = {"name": "ci", "scopes": ["read", "operate"], "tenants": ["b", "a", "b"], "expires_in_seconds": 60}
+    response = await admin.post("/v1/keys", json=body)
+    assert response.headers["cache-control"] == "no-store"
+    made = response.json()
+    assert re.fullmatch(r"tnt_[0-9a-f]{16}_[0-9a-f]{64}", made["token"])
+    assert (made["scopes"], made["tenants"]) == (["read", "operate"], ["a", "b"])
+    listed = await admin.get("/v1/keys")
+    secret = made["token"].rpartition("_")[2]
+    assert secret not in listed.text
+    assert made["id"] in listed.text
+    assert files_with(data_dir, secret) == []
+    entry = (await admin.get("/v1/audit")).json()["items"][0]
+    assert (entry["action"], entry["detail"]["tenants"]) == ("key.create", ["a", "b"])
+    assert entry["detail"]["expires_at"] == made["expires_at"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"scopes": []},
+        {"scopes": ["root"]},
+        {"tenants": []},
+        {"tenants": ["../x"]},
+        {"expires_in_seconds": 0},
+        {"expires_in_seconds": -1},
+        {"expires_in_seconds": 1e300},
+        {"name": "x" * 201},
+        {"name": "a\x00b"},
+        {"token": "mine"},
+    ],
+)
+async def test_what_no_key_is_made_of(admin: httpx.AsyncClient, body: dict[str, Any]):
+    """It is refused, and no key is made."""
+    check_problem(await admin.post("/v1/keys", json=body), 422, "invalid")
+    assert len((await admin.get("/v1/keys")).json()["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "\ud800"}, {"tenants": []}, {"scopes": []}, {"expires_in_seconds": float("nan")}]
+)
+async def test_what_the_registry_makes_no_key_of(registry: TenantRegistry, options: dict[str, Any]):
+    """The same is refused to who calls the registry itself."""
+    with pytest.raises(errors.QueryError):
+        await registry.keys.create(**options)
+
+
+async def test_a_key_of_a_newer_tenantry(registry: TenantRegistry, data_dir: Path):
+    """A key whose scope is not known here opens nothing, and is an error that says so."""
+    made = await registry.keys.create()
+    query(data_dir / "catalog.db", "UPDATE api_keys SET scopes = '[\"everything\"]'")
+    with pytest.raises(errors.MalformedRowError, match=made.key.id):
+        await registry.keys.authenticate(made.token)
+
+
+def limited(registry: TenantRegistry, clock: HandClock) -> Service:
+    """Return an API whose limit on failures follows a clock that is set by hand."""
+    return Service(registry, authenticate=KeyAuthenticator(registry.keys, clock))
+
+
+async def fail(service: Service, address: str, times: int) -> None:
+    """Show a wrong key from an address."""
+    client = await service.client(f"tnt_{'0' * 16}_{'0' * 64}", address=address)
+    for _ in range(times):
+        check_problem(await client.get("/v1/tenants"), 401, "unauthorized")
+
+
+async def test_too_many_wrong_keys(registry: TenantRegistry):
+    """After ten an address has to wait, also with a good key, and is told how long; others do not notice."""
+    clock = HandClock()
+    async with limited(registry, clock) as service:
+        token = await service.token("read")
+        good = await service.client(token, address="10.0.0.1")
+        await fail(service, "10.0.0.1", FAILURES_MAX)
+        problem = check_problem(await good.get("/v1/tenants"), 429, "too-many-failures")
+        assert problem["retry_after_seconds"] == FAILURE_SECONDS
+        elsewhere = await service.client(token, address="10.0.0.2")
+        assert (await elsewhere.get("/v1/tenants")).status_code == 200
+        clock.seconds = FAILURE_SECONDS - 0.5
+        assert (
+            check_problem(await good.get("/v1/tenants"), 429, "too-many-failures")["retry_after_seconds"] == 1
+        )
+        clock.seconds = FAILURE_SECONDS
+        assert (await good.get("/v1/tenants")).status_code == 200
+        await fail(service, "10.0.0.1", 1)
+        check_problem(await good.get("/v1/tenants"), 429, "too-many-failures")
+        clock.seconds += FAILURE_SECONDS * FAILURES_MAX
+        await fail(service, "10.0.0.1", FAILURES_MAX)
+
+
+async def test_an_address_is_a_network_in_ipv6(registry: TenantRegistry):
+    """Whoever has one has the 64 bits of it; a mapped IPv4 address is that address, not everybody's network."""
+    async with limited(registry, HandClock()) as service:
+        token = await service.token("read")
+        await fail(service, "2001:db8::1", FAILURES_MAX)
+        same = await service.client(token, address="2001:db8::2")
+        other = await service.client(token, address="2001:db8:0:1::1")
+        check_problem(await same.get("/v1/tenants"), 429, "too-many-failures")
+        assert (await other.get("/v1/tenants")).status_code == 200
+        await fail(service, "::ffff:10.0.0.1", FAILURES_MAX)
+        mapped = await service.client(token, address="::ffff:10.0.0.2")
+        assert (await mapped.get("/v1/tenants")).status_code == 200
+
+
+async def test_requests_without_a_key_are_no_failures(registry: TenantRegistry):
+    """A browser that asks without a key does not lock its user out."""
+    async with limited(registry, HandClock()) as service:
+        client = await service.client()
+        for _ in range(FAILURES_MAX * 2):
+            check_problem(await client.get("/v1/tenants"), 401, "unauthorized")
+        caller = await service.caller("read")
+        assert (await caller.get("/v1/tenants")).status_code == 200
