@@ -23,7 +23,7 @@ TenantIdText = Annotated[
 ]
 DisplayName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*\S[^\x00]*$"),
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*[^\s\x00-\x1f][^\x00]*$"),
     Field(examples=["Acme Ltd."]),
 ]
 Reason = Annotated[

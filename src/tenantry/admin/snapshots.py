@@ -67,7 +67,9 @@ async def restore_snapshot(
     response: Response,
 ) -> Operation:
     """Make the tenant's database what it was in the snapshot; `undo-restore` takes it back. Its result is the tenant."""
-    await service.registry.get(tenant_id)
+    # Also what a restore replaced can be brought back by its name.
+    if snapshot_id not in await service.registry.snapshots.points(tenant_id):
+        await service.registry.snapshots.get(tenant_id, snapshot_id)
     work = partial(_restored, service.registry, tenant_id, snapshot_id)
     return accepted(service.operations.start("restore", tenant_id, work), response)
 

@@ -99,12 +99,13 @@ async def change_tenant(
     ] = None,
 ) -> TenantOut:
     """Change a tenant's settings and limits; they apply at once."""
+    revision = None if if_match is None else _revision(if_match, await service.registry.get(tenant_id))
     tenant = await service.registry.update(
         tenant_id,
         display_name=body.display_name,
         deletion_protected=body.deletion_protected,
         limits=body.limits,
-        revision=_revision(if_match),
+        revision=revision,
     )
     return tagged(tenant, response)
 
@@ -229,6 +230,8 @@ async def clone_tenant(
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
     await service.registry.get(tenant_id)
+    if body.snapshot_id is not None:
+        await service.registry.snapshots.get(tenant_id, body.snapshot_id)
     clone = partial(
         service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
     )
@@ -257,20 +260,36 @@ async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:
 
 def tagged(tenant: Tenant, response: Response) -> TenantOut:
     """Return what callers see of a tenant, and its ETag with it."""
-    response.headers["ETag"] = f'"{tenant.revision}"'
+    response.headers["ETag"] = etag(tenant)
     return TenantOut.of(tenant)
+
+
+def etag(tenant: Tenant) -> str:
+    """Return the tag of a tenant's present settings and state."""
+    return f'"{tenant.revision}"'
 
 
 def _reason(body: Because | None) -> str | None:
     return body.reason if body is not None else None
 
 
-def _revision(if_match: str | None) -> int | None:
-    if if_match is None or if_match.strip() == "*":
+def _revision(if_match: str, tenant: Tenant) -> int | None:
+    """Return the revision that a change was decided on; None if any will do.
+
+    Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.
+
+    Raises:
+        ProblemError: 412.
+    """
+    if if_match.strip() == "*":
         return None
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isascii() or not text.isdigit() or len(text) > 18:  # noqa: PLR2004  # what 64 bits hold
-        raise ProblemError(
-            412, "revision", "The tenant was changed", "If-Match is no ETag of this tenant: read it again"
-        )
-    return int(text)
+    if etag(tenant) in {tag.strip() for tag in if_match.split(",")}:
+        return tenant.revision
+    raise ProblemError(
+        412,
+        "revision",
+        "The tenant was changed",
+        f"If-Match is not {etag(tenant)}, which is the tenant's ETag by now: read it again",
+        tenant_id=tenant.id,
+        current_revision=tenant.revision,
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -740,7 +740,11 @@ class TenantRegistry:
 
 
 def _size_bytes(database: Path) -> int:
-    return sum(path.stat().st_size for path in (database, Path(f"{database}-wal")) if path.exists())
+    size = 0
+    for path in (database, Path(f"{database}-wal")):
+        with suppress(FileNotFoundError):  # it comes and goes with its writer
+            size += path.stat().st_size
+    return size
 
 
 def _checked_schemas(schemas: Sequence[Schema]) -> tuple[Schema, ...]:
