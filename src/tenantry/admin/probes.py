@@ -1,7 +1,12 @@
 """For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
 
+import asyncio
+import errno
 import shutil
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -14,12 +19,17 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
+from tenantry.clock import Clock, SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.registry import TenantRegistry
+from tenantry.threads import run_in_thread
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0
+RETRY_AFTER_SECONDS: Final = 5
 DISK_BYTES_MIN: Final = 64 * 2**20
 """Below this the service is not ready: soon every write would be refused."""
+
+_WRITTEN_BYTES: Final = 4096
 
 
 class Readiness(BaseModel):
@@ -31,9 +41,83 @@ class Readiness(BaseModel):
     disk: str
 
 
-def make_probes(registry: TenantRegistry, collectors: CollectorRegistry = REGISTRY) -> APIRouter:
-    """Return the operations; they look at this registry and at these metrics."""
+class Probes:
+    """Looks whether a registry can do its work; each look is bounded in time.
+
+    Args:
+        registry: The registry.
+        clock: For how long the pool has not moved.
+        timeout_seconds: How long a look may take.
+    """
+
+    def __init__(
+        self,
+        registry: TenantRegistry,
+        *,
+        clock: Clock | None = None,
+        timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
+    ) -> None:
+        self._registry = registry
+        self._clock = clock or SystemClock()
+        self._timeout_seconds = timeout_seconds
+        self._disk_look: asyncio.Task[str | None] | None = None
+        self._moves = -1
+        self._moved_at = 0.0
+
+    async def look(self) -> Readiness:
+        """Return what there is to say."""
+        catalog = await self._bounded(self._registry.check_catalog)
+        pool = self._pool()
+        disk = await self._bounded(self._disk)
+        is_ready = catalog == pool == disk == "ok"
+        return Readiness(is_ready=is_ready, catalog=catalog, pool=pool, disk=disk)
+
+    async def _bounded(self, look: Callable[[], Awaitable[str | None]]) -> str:
+        try:
+            with anyio.fail_after(self._timeout_seconds):
+                return await look() or "ok"
+        except TimeoutError:
+            return f"no answer within {self._timeout_seconds:g} s"
+        except (TenantryError, OSError) as error:
+            return type(error).__name__
+
+    def _pool(self) -> str:
+        """Return whether callers wait, and nobody was given or gave back a place for as long as a caller waits."""
+        pool = self._registry.statistics().pool
+        moves, now = pool.opened + sum(pool.closed_by_reason.values()), self._clock.monotonic_seconds()
+        if not pool.waiters or moves != self._moves:
+            self._moves, self._moved_at = moves, now
+        config = self._registry.config
+        is_stuck = now - self._moved_at >= config.pool_wait_timeout_seconds
+        if is_stuck or pool.waiters >= config.pool_waiters_max:
+            return f"{pool.waiters} callers wait for a place"
+        return "ok"
+
+    async def _disk(self) -> str | None:
+        # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
+        if self._disk_look is None or self._disk_look.done():
+            self._disk_look = asyncio.create_task(self._look_at_disk())
+        return await asyncio.shield(self._disk_look)
+
+    async def _look_at_disk(self) -> str | None:
+        try:
+            return await run_in_thread(partial(_disk, self._registry.config.data_dir))
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, "OSError")
+
+
+def make_probes(
+    registry: TenantRegistry, collectors: CollectorRegistry = REGISTRY, probes: Probes | None = None
+) -> APIRouter:
+    """Return the operations.
+
+    Args:
+        registry: The registry that they look at.
+        collectors: The metrics.
+        probes: How they look; as usual if left out.
+    """
     router = APIRouter(tags=["probes"])
+    probes = probes or Probes(registry)
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
@@ -43,15 +127,16 @@ def make_probes(registry: TenantRegistry, collectors: CollectorRegistry = REGIST
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz() -> Readiness:
         """Say whether the catalog can be written, the pool moves, and the disk has space; 503 if not."""
-        found = await _look(registry)
+        found = await probes.look()
         if found.is_ready:
             return found
-        return JSONResponse(found.model_dump(), 503)  # type: ignore[return-value]  # as documented above
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Return the metrics, and what ``/readyz`` says: as OpenMetrics, with exemplars, if that is asked for."""
-        exposed = _Exposed(collectors, await _look(registry))
+        exposed = _Exposed(collectors, await probes.look())
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             found = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
             return Response(found, media_type=openmetrics.CONTENT_TYPE_LATEST)
@@ -78,33 +163,11 @@ class _Exposed(Collector):
         yield ready
 
 
-async def _look(registry: TenantRegistry) -> Readiness:
-    found = Readiness(
-        is_ready=False,
-        catalog=await _probe(registry.check_catalog),
-        pool=_pool(registry),
-        disk=await _probe(lambda: _disk(registry)),
-    )
-    is_ready = found.catalog == found.pool == found.disk == "ok"
-    return found.model_copy(update={"is_ready": is_ready})
-
-
-async def _probe(look: Callable[[], Awaitable[str | None]]) -> str:
-    try:
-        with anyio.fail_after(PROBE_TIMEOUT_SECONDS):
-            return await look() or "ok"
-    except TimeoutError:
-        return f"no answer within {PROBE_TIMEOUT_SECONDS:g} s"
-    except (TenantryError, OSError) as error:
-        return type(error).__name__
-
-
-def _pool(registry: TenantRegistry) -> str:
-    pool = registry.statistics().pool
-    is_stuck = pool.waiters >= registry.config.pool_waiters_max
-    return f"{pool.waiters} callers wait for a place" if is_stuck else "ok"
-
-
-async def _disk(registry: TenantRegistry) -> str | None:
-    usage = await anyio.to_thread.run_sync(shutil.disk_usage, registry.config.data_dir)
-    return None if usage.free >= DISK_BYTES_MIN else f"{usage.free} bytes free"
+def _disk(data_dir: Path) -> str | None:
+    free_bytes = shutil.disk_usage(data_dir).free
+    if free_bytes < DISK_BYTES_MIN:
+        return f"{free_bytes} bytes free"
+    # Space says nothing of a file system that became read-only; the catalog's lock needs no write either.
+    with tempfile.TemporaryFile(dir=data_dir) as file:
+        file.write(bytes(_WRITTEN_BYTES))
+    return None

@@ -1,0 +1,163 @@
+"""Probes and metrics: without a key, bounded in time, and true."""
+
+import asyncio
+import contextlib
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from service import Service
+from stores import small_disk
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.admin.probes import Probes, make_probes
+from tenantry.observability import export_metrics
+from tenants import HandClock, held_writer, make_message, until
+
+
+@pytest.fixture
+async def anyone(service: Service) -> httpx.AsyncClient:
+    """A client without a key."""
+    return await service.client()
+
+
+async def test_healthz_is_constant(service: Service, anyone: httpx.AsyncClient):
+    """It looks at nothing: whatever the registry does, the process answers."""
+    for _ in range(2):
+        response = await anyone.get("/healthz")
+        assert (response.status_code, response.text) == (200, "ok\n")
+        await service.registry.aclose()
+
+
+async def test_ready(anyone: httpx.AsyncClient):
+    """Every probe went well."""
+    response = await anyone.get("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"is_ready": True, "catalog": "ok", "pool": "ok", "disk": "ok"}
+
+
+async def test_not_ready_once_it_is_closed(service: Service, anyone: httpx.AsyncClient):
+    """A service that stops is sent no more requests."""
+    await service.registry.aclose()
+    response = await anyone.get("/readyz")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json()["catalog"] == "RegistryClosedError"
+
+
+async def looked(registry: TenantRegistry, probes: Probes) -> httpx.Response:
+    """Return what ``/readyz`` answers with these probes."""
+    app = FastAPI()
+    app.include_router(make_probes(registry, CollectorRegistry(), probes))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        return await client.get("/readyz")
+
+
+async def test_a_catalog_that_cannot_be_written(registry: TenantRegistry, data_dir: Path):
+    """Somebody holds its lock: the probe does not wait longer than it may, however often it is asked."""
+    probes = Probes(registry, timeout_seconds=0.05)
+    with held_writer(data_dir / "catalog.db"):
+        for _ in range(3):
+            response = await looked(registry, probes)
+            assert (response.status_code, response.json()["catalog"]) == (503, "no answer within 0.05 s")
+    async with asyncio.timeout(30):
+        while (await looked(registry, Probes(registry))).status_code != 200:
+            pass
+
+
+@pytest.mark.parametrize("size", ["1m", "100m"])
+async def test_a_disk_that_is_nearly_full(tmp_path: Path, size: str):
+    """Below the headroom the service is not ready, before writes are refused; with space again it is."""
+    with small_disk(tmp_path / "disk", size) as disk:
+        async with TenantRegistry(RegistryConfig(data_dir=disk / "data")) as registry:
+            filler = disk / "filler"
+            filler.write_bytes(bytes(50 * 2**20 if size == "100m" else 0))
+            response = await looked(registry, Probes(registry))
+            assert response.status_code == 503
+            assert re.fullmatch(r"\d+ bytes free", response.json()["disk"])
+            filler.unlink()
+            again = await looked(registry, Probes(registry))
+            assert again.json()["is_ready"] is (size == "100m")
+
+
+async def test_a_disk_that_cannot_be_written(tmp_path: Path):
+    """A file system without a file to spare is found out, whatever space it has."""
+    with small_disk(tmp_path / "disk", "100m,nr_inodes=40") as disk:
+        async with TenantRegistry(RegistryConfig(data_dir=disk / "data")) as registry:
+            with contextlib.suppress(OSError):
+                for number in range(100):
+                    (disk / str(number)).touch()
+            response = await looked(registry, Probes(registry))
+            assert (response.status_code, response.json()["disk"]) == (503, "ENOSPC")
+
+
+async def test_a_pool_that_is_stuck(data_dir: Path):
+    """Callers wait and nothing moves for as long as a caller may wait: not ready, until something moves."""
+    clock = HandClock()
+    config = RegistryConfig(data_dir=data_dir, open_tenants_max=1, pool_wait_timeout_seconds=20)
+    async with TenantRegistry(config) as registry:
+        await registry.create("holder")
+        await registry.create("waiter")
+        probes = Probes(registry, clock=clock)
+        async with registry.tenant("holder").transaction():
+            waiting = asyncio.create_task(registry.tenant("waiter").messages.save(make_message()))
+            await until(lambda: registry.statistics().pool.waiters > 0)
+            assert (await probes.look()).pool == "ok"
+            clock.seconds = 19
+            assert (await probes.look()).pool == "ok"
+            clock.seconds = 20
+            response = await looked(registry, probes)
+            assert (response.status_code, response.json()["pool"]) == (503, "1 callers wait for a place")
+        await waiting
+        assert (await probes.look()).is_ready
+
+
+@pytest.fixture
+async def measured(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API whose registry is measured, after some calls."""
+    collectors = CollectorRegistry()
+    export_metrics(registry, collectors)
+    async with Service(registry, collectors=collectors) as service:
+        admin = await service.caller("admin")
+        await admin.post("/v1/tenants", json={"id": "acme"})
+        await registry.tenant("acme").messages.save(make_message())
+        yield await service.client()
+
+
+async def test_metrics_as_text(measured: httpx.AsyncClient):
+    """Prometheus' own tool finds nothing to complain of."""
+    response = await measured.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert "tenantry_query_duration_seconds_bucket" in response.text
+    assert "tenant_id" not in response.text
+    checked = subprocess.run(  # noqa: ASYNC221  # nobody else has anything to do
+        ["promtool", "check", "metrics"], input=response.text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+async def test_metrics_as_openmetrics(measured: httpx.AsyncClient):
+    """If asked for: it can be parsed, ends with its end, and its exemplars name the tenant."""
+    accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
+    response = await measured.get("/metrics", headers=accept)
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=")
+    assert response.text.endswith("# EOF\n")
+    samples = [
+        sample for family in text_string_to_metric_families(response.text) for sample in family.samples
+    ]
+    exemplars = [sample.exemplar.labels for sample in samples if sample.exemplar is not None]
+    assert {"tenant_id": "acme"} in exemplars
+    assert not any("tenant_id" in sample.labels for sample in samples)
+
+
+async def test_probes_on_a_port_of_their_own(service: Service):
+    """An API without them has none of them."""
+    bare = Service(service.registry, has_probes=False)
+    client = await service.client(app=bare.app)
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await client.get(path)).status_code == 404
