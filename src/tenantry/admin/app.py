@@ -39,7 +39,9 @@ def create_admin_app(
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
-    The registry is opened and closed by whoever made it.
+    The registry is opened and closed by whoever made it; closing it waits for what the API has begun. So the lifespan, which
+    waits for that too, may be left out, as Starlette does with an application that is mounted. ``Location`` and the document
+    follow the prefix that it is mounted at.
 
     Args:
         registry: The tenants.
