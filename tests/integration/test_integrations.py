@@ -566,6 +566,8 @@ class TestLifespan:
                 made = await client.post("/admin/v1/tenants", json={"id": "acme"}, headers=once)
                 assert (made.status_code, made.headers["location"]) == (201, "/admin/v1/tenants/acme")
             assert (await client.get("/whoami", headers=ACME)).json() == "acme"
+            unknown = await client.get("/whoami", headers={"X-Tenant": "initech"})
+            check_refused(unknown, 404, "tenant-not-found")
             begun = await client.post("/admin/v1/tenants/acme/archive", headers=headers)
             followed = await client.get(f"{begun.headers['location']}/events", headers=headers)
             assert followed.text.count("event: succeeded") == 1
