@@ -22,7 +22,8 @@ LAYERS = [
     {"tenancy"},
     {"observability"},
     {"admin", "integrations", "testing"},
-    {"cli", "demo"},
+    {"demo", "doctor"},
+    {"cli"},
     {"__init__", "__main__"},
 ]
 # Who may speak to which library: a driver behind its store, Prometheus in one module.
@@ -31,7 +32,9 @@ DRIVERS = {
     "obstore": ["storage/obstore.py"],
     # The demonstration is a host: it brings the registry of metrics.
     # The service serves what was measured.
-    "prometheus_client": ["observability/metrics.py", "demo/run.py", "admin/app.py", "admin/probes.py"],
+    "prometheus_client": [
+        *("observability/metrics.py", "demo/run.py", "admin/app.py", "admin/probes.py", "cli/service.py"),
+    ],
     "psycopg": ["storage/postgres/"],
     # data_directory.py says which SQLite is underneath.
     "sqlite3": ["storage/sqlite/", "tenancy/data_directory.py"],

@@ -21,13 +21,12 @@ from pydantic import BaseModel
 
 from tenantry.clock import Clock, SystemClock
 from tenantry.errors import TenantryError
+from tenantry.tenancy.data_directory import DISK_BYTES_MIN
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 5
-DISK_BYTES_MIN: Final = 64 * 2**20
-"""Below this the service is not ready: soon every write would be refused."""
 
 _WRITTEN_BYTES: Final = 4096
 

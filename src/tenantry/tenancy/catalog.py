@@ -369,6 +369,19 @@ def _told_if_closed() -> Iterator[None]:
         raise RegistryClosedError("the registry is closed") from error
 
 
+ALL_TENANTS: Final = Statement("catalog.all", f"{_SELECT} ORDER BY id", (), Fetch.ALL)
+"""For a look at the file from outside; see `tenants_of`."""
+
+
+def tenants_of(rows: Sequence[Row]) -> Sequence[Tenant]:
+    """Return what the rows of `ALL_TENANTS` say.
+
+    Raises:
+        MalformedRowError: One cannot be read.
+    """
+    return [_from_row(row) for row in rows]
+
+
 class StaleTenantError(Exception):
     """The tenant was changed since it was read: read it again."""
 

@@ -19,6 +19,10 @@ SQLITE_VERSION: Final = "tenantry.sqlite.version"
 _WRITER_FILES: Final = 4
 _READER_FILES: Final = 2
 _OTHER_FILES: Final = 64
+
+DISK_BYTES_MIN: Final = 64 * 2**20
+"""With less space than this, soon every write would be refused."""
+
 # https://www.sqlite.org/wal.html, section 11: fixed in these, and in everything from the first one on.
 _WAL_FIXED_FROM: Final = (3, 51, 3)
 _WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
@@ -87,11 +91,14 @@ def check_open_files(config: RegistryConfig) -> None:
         )
 
 
+def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """Return whether a version of SQLite has the write-ahead log's reset bug, which one writer per file avoids."""
+    return version < _WAL_FIXED_FROM and version not in _WAL_FIXED_ALSO
+
+
 def log_sqlite_version(log: EventLog) -> None:
-    """Log SQLite's version and whether it has the write-ahead log's reset bug, which one writer per file avoids."""
-    version = sqlite3.sqlite_version_info
-    is_affected = version < _WAL_FIXED_FROM and version not in _WAL_FIXED_ALSO
-    log.info(SQLITE_VERSION, version=sqlite3.sqlite_version, has_wal_reset_bug=is_affected)
+    """Log SQLite's version and whether it has the bug."""
+    log.info(SQLITE_VERSION, version=sqlite3.sqlite_version, has_wal_reset_bug=has_wal_reset_bug())
 
 
 def _check_is_own_file(path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Puts the checks together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tenantry.config import RegistryConfig
+from tenantry.doctor.files import check_files
+from tenantry.doctor.finding import Finding, Report, ok, wrong
+from tenantry.doctor.machine import check_machine
+from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
+from tenantry.errors import PersistenceError
+from tenantry.storage.sqlite.inspection import Inspection
+from tenantry.tenancy.audit import AdminAudit
+from tenantry.tenancy.catalog import ALL_TENANTS, tenants_of
+from tenantry.tenancy.tenant import Tenant
+
+
+async def examine(config: RegistryConfig) -> Report:
+    """Look a data directory over; another process may use it meanwhile, and nothing in it is changed.
+
+    Args:
+        config: The settings that a service on it would have.
+    """
+    findings = [finding async for finding in _findings(config)]
+    return Report(data_dir=str(config.data_dir), findings=findings)
+
+
+async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
+    data_dir = config.data_dir
+    if not (data_dir / "catalog.db").is_file():
+        yield wrong(
+            "data directory",
+            f"there is no catalog in {data_dir}",
+            "give a directory that a service has used; if this is one, put the newest copy of catalog.db back",
+        )
+        return
+    for finding in (*check_machine(config), *check_files(data_dir)):
+        yield finding
+    try:
+        with closing(Inspection(data_dir / "catalog.db")) as catalog:
+            for finding in await _look_into(catalog, data_dir):
+                yield finding
+    except PersistenceError as error:
+        yield wrong(
+            "catalog",
+            f"it cannot be read: {error}",
+            "start a service on the directory: it recovers what a killed process left; if that fails, put the newest copy of "
+            "catalog.db back",
+        )
+
+
+async def _look_into(catalog: Inspection, data_dir: Path) -> Sequence[Finding]:
+    tenants = await _tenants(catalog)
+    differences = compare(data_dir, tenants)
+    if differences:
+        # What was under way at that moment has gone on since.
+        tenants = await _tenants(catalog)
+        differences &= compare(data_dir, tenants)
+    return [
+        *report_differences(differences, tenants),
+        find_unknown_snapshots(data_dir, tenants),
+        *check_states(data_dir, tenants),
+        await _audit(catalog),
+    ]
+
+
+async def _tenants(catalog: Inspection) -> Sequence[Tenant]:
+    return tenants_of(await catalog.read(ALL_TENANTS))
+
+
+async def _audit(catalog: Inspection) -> Finding:
+    found = await AdminAudit(catalog).verify()
+    if not found.is_intact:
+        return wrong(
+            "audit",
+            f"its chain is broken: {found.problem}",
+            "find out who may write catalog.db, and compare with a copy",
+        )
+    return ok("audit", f"the chain of {found.rows:,} rows holds")

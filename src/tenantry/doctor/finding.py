@@ -1,0 +1,78 @@
+"""What an examination finds."""
+
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+SUBJECTS_MAX: Final = 20
+"""How many tenants or files one finding names."""
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+class Finding(BaseModel):
+    """What one check found.
+
+    Attributes:
+        check: The check's name.
+        level: ``ok``; ``note``, worth knowing; ``wrong``, somebody has to do something.
+        found: In a sentence.
+        to_do: What to do, empty if nothing.
+        subjects: The tenants or files that it is about, the first of them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    check: str
+    level: Level
+    found: str
+    to_do: str = ""
+    subjects: Sequence[str] = ()
+
+
+class Report(BaseModel):
+    """What an examination found.
+
+    Attributes:
+        data_dir: What was examined.
+        findings: In the order of the checks.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    data_dir: str
+    findings: Sequence[Finding]
+
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
+    @property
+    def is_ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(finding.level is not Level.WRONG for finding in self.findings)
+
+
+def ok(check: str, found: str) -> Finding:
+    """Return that all is well."""
+    return Finding(check=check, level=Level.OK, found=found)
+
+
+def note(check: str, found: str, to_do: str = "", subjects: Collection[str] = ()) -> Finding:
+    """Return something worth knowing."""
+    return _of(check, Level.NOTE, found, to_do, subjects)
+
+
+def wrong(check: str, found: str, to_do: str, subjects: Collection[str] = ()) -> Finding:
+    """Return something that somebody has to do something about."""
+    return _of(check, Level.WRONG, found, to_do, subjects)
+
+
+def _of(check: str, level: Level, found: str, to_do: str, subjects: Collection[str]) -> Finding:
+    named = tuple(sorted(subjects)[:SUBJECTS_MAX])
+    return Finding(check=check, level=level, found=found, to_do=to_do, subjects=named)

@@ -1,0 +1,146 @@
+"""Looks at what is underneath: SQLite, the file system, its locks and space, and what the process may open."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tenantry.config import RegistryConfig
+from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.errors import PersistenceConnectionError
+from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
+from tenantry.tenancy.data_directory import DISK_BYTES_MIN, check_open_files, has_wal_reset_bug
+
+_NETWORK: Final = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2"),
+    *("fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "fuse.ceph"),
+}
+_MEMORY: Final = {"tmpfs", "ramfs"}
+_INODES_MIN: Final = 1_000
+_MIB: Final = 2**20
+_MOUNT_POINT, _TYPE_AFTER_DASH = 4, 1  # columns of /proc/self/mountinfo, see proc_pid_mountinfo(5)
+
+
+def check_machine(config: RegistryConfig) -> Iterator[Finding]:
+    """Yield what is found underneath a data directory that exists."""
+    yield _sqlite()
+    yield _file_system(config.data_dir)
+    yield _locks(config.data_dir)
+    yield _space(config.data_dir)
+    yield _open_files(config)
+
+
+def held_locks() -> set[int]:
+    """Return the inodes of the files that some process has locked as tenantry does (flock(2)); see proc_locks(5)."""
+    inodes = set()
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK":
+            inodes.add(int(fields[5].rpartition(":")[2]))
+    return inodes
+
+
+def _sqlite() -> Finding:
+    check = "SQLite's version"
+    if has_wal_reset_bug():
+        return note(
+            check,
+            f"{SQLITE_VERSION} can damage a database when two connections write or checkpoint it at once; tenantry never "
+            "does that",
+            "let no other program write to tenants' databases; SQLite 3.51.3 has it fixed "
+            "(https://www.sqlite.org/wal.html, section 11)",
+        )
+    return ok(check, f"{SQLITE_VERSION}")
+
+
+def _file_system(data_dir: Path) -> Finding:
+    check = "file system"
+    name = file_system_type(
+        data_dir, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    )
+    if name in _NETWORK:
+        return wrong(
+            check,
+            f"{name} is a network's: SQLite's locks cannot be relied on",
+            "move the directory to a local disk",
+        )
+    if name in _MEMORY:
+        return wrong(
+            check,
+            f"{name} is memory: all of it is lost when the machine stops",
+            "move the directory to a disk",
+        )
+    return ok(check, name)
+
+
+def file_system_type(path: Path, mounts: str) -> str:
+    """Return the type of the file system that a path is on.
+
+    Args:
+        path: Need not be absolute, nor free of links.
+        mounts: The content of ``/proc/self/mountinfo``.
+    """
+    place = path.resolve()
+    best, best_type = Path("/"), "unknown"
+    for line in mounts.splitlines():
+        fields, _, after = line.partition(" - ")
+        mount_point = Path(fields.split()[_MOUNT_POINT].encode().decode("unicode_escape"))
+        # A later mount of the same place hides an earlier one.
+        if place.is_relative_to(mount_point) and mount_point.is_relative_to(best):
+            best, best_type = mount_point, after.split()[0]
+    return best_type
+
+
+def _locks(data_dir: Path) -> Finding:
+    """Try a lock on the directory itself: nobody else uses that one, and nothing is written."""
+    check = "locks"
+    fds = [os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for _ in range(2)]
+    try:
+        fcntl.flock(fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ok(check, "flock works")
+        return wrong(
+            check,
+            "two locks of one file were given at once: flock does nothing",
+            "move the directory to a local disk",
+        )
+    except BlockingIOError:
+        return ok(check, "flock works")  # another examination has it
+    except OSError as error:
+        return wrong(
+            check,
+            f"flock does not work here: {os.strerror(error.errno or 0)}",
+            "move the directory to a local disk",
+        )
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _space(data_dir: Path) -> Finding:
+    check = "disk space"
+    usage = shutil.disk_usage(data_dir)
+    found = f"{usage.free // _MIB:,} MiB free of {usage.total // _MIB:,} MiB"
+    if usage.free < DISK_BYTES_MIN:
+        return wrong(check, found, f"free some: below {DISK_BYTES_MIN // _MIB} MiB the service is not ready")
+    status = os.statvfs(data_dir)
+    if status.f_files and status.f_favail < _INODES_MIN:
+        return wrong(
+            check, f"{found}, but only {status.f_favail:,} inodes", "remove small files, or use a larger disk"
+        )
+    return ok(check, found)
+
+
+def _open_files(config: RegistryConfig) -> Finding:
+    check = "open files"
+    try:
+        check_open_files(config)
+    except PersistenceConnectionError as error:
+        return wrong(
+            check, str(error), "raise the limit where the service is started: LimitNOFILE=, ulimit -n"
+        )
+    return ok(check, f"the limit is enough for open_tenants_max ({config.open_tenants_max})")

@@ -1,0 +1,171 @@
+"""Compares the catalog with the disk, and looks for tenants that somebody has to look after."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tenantry.company import COMPANY
+from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.doctor.machine import held_locks
+from tenantry.errors import PersistenceError
+from tenantry.ids import tenant_paths
+from tenantry.lifecycle import TenantState
+from tenantry.storage.sqlite.inspection import resting_owner
+from tenantry.tenancy.tenant import Tenant
+
+
+class Difference(NamedTuple):
+    """Something that the catalog and the disk do not agree on.
+
+    Attributes:
+        kind: What it is.
+        subject: The tenant, or the directory.
+    """
+
+    kind: str
+    subject: str
+
+
+ORPHAN = "orphan"
+MISSING = "missing"
+FOREIGN = "foreign"
+DAMAGED = "damaged"
+
+_WHAT_TO_DO = {
+    ORPHAN: (
+        "directories that no tenant of the catalog owns",
+        "look what they hold, then move them away: no tenant of that name can be created before",
+    ),
+    MISSING: (
+        "tenants have no database, or an empty one",
+        "put the file back and repair the tenant, or restore a snapshot",
+    ),
+    FOREIGN: (
+        "tenants' files are marked as another tenant's",
+        "put the right files in their places, then repair the tenants",
+    ),
+    DAMAGED: (
+        "tenants' files are no databases, or damaged",
+        "repair the tenant; if that fails, restore its newest snapshot",
+    ),
+}
+
+
+def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
+    """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
+    living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
+    owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in living}
+    found = {
+        Difference(ORPHAN, str(path)) for path in (data_dir / "tenants").glob("*/*") if path not in owned
+    }
+    for tenant in living:
+        if tenant.state is not TenantState.PROVISIONING and tenant.intent is None:
+            kind = _disagreement(data_dir, tenant)
+            if kind is not None:
+                found.add(Difference(kind, tenant.id))
+    return found
+
+
+def report_differences(differences: set[Difference], tenants: Sequence[Tenant]) -> Iterator[Finding]:
+    """Yield what is to be said of them."""
+    check = "catalog and files"
+    for kind, (found, to_do) in _WHAT_TO_DO.items():
+        subjects = {difference.subject for difference in differences if difference.kind == kind}
+        if subjects:
+            yield wrong(check, f"{len(subjects)} {found}", to_do, subjects)
+    if not differences:
+        yield ok(check, f"the catalog's {len(tenants):,} tenants and their files agree")
+
+
+def check_states(data_dir: Path, tenants: Sequence[Tenant]) -> Iterator[Finding]:
+    """Yield what is to be said of the tenants' states."""
+    yield _set_apart(tenants)
+    yield _under_way(data_dir, tenants)
+    yield _migrations(tenants)
+
+
+def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
+    """Look for snapshots in the data directory of tenants that the catalog does not know."""
+    known = {tenant.uid for tenant in tenants if tenant.state is not TenantState.PURGED}
+    unknown = {str(path) for path in (data_dir / "snapshots").glob("*") if path.name not in known}
+    if unknown:
+        return note(
+            "snapshots",
+            f"{len(unknown)} directories are of tenants that the catalog does not know",
+            "keep them if the catalog was lost, and remove them if not",
+            unknown,
+        )
+    return ok("snapshots", "the catalog knows whose they are")
+
+
+def _disagreement(data_dir: Path, tenant: Tenant) -> str | None:
+    database = tenant_paths(data_dir, tenant.directory).database
+    try:
+        if not database.stat().st_size:
+            return MISSING
+        uid = resting_owner(database)
+    except FileNotFoundError:
+        return MISSING
+    except PersistenceError:
+        return DAMAGED
+    return FOREIGN if uid is not None and uid != tenant.uid else None
+
+
+def _set_apart(tenants: Sequence[Tenant]) -> Finding:
+    found = {tenant.id for tenant in tenants if tenant.state is TenantState.QUARANTINED}
+    if found:
+        return wrong(
+            "quarantine",
+            f"{len(found)} tenants are quarantined: their calls are refused",
+            "'tenantry tenant get' says why; then 'tenant repair', or 'snapshot restore'",
+            found,
+        )
+    return ok("quarantine", "no tenant is quarantined")
+
+
+def _under_way(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
+    held = held_locks()
+    left = {
+        tenant.id
+        for tenant in tenants
+        if (tenant.intent is not None or tenant.state is TenantState.PROVISIONING)
+        and _inode(data_dir / "operations" / tenant.uid) not in held
+    }
+    if left:
+        return note(
+            "lifecycle calls",
+            f"{len(left)} tenants have one under way whose process is gone",
+            "nothing, while a service runs or when the next one starts: it is finished or taken back",
+            left,
+        )
+    return ok("lifecycle calls", "none was left in the middle")
+
+
+def _migrations(tenants: Sequence[Tenant]) -> Finding:
+    check = "migrations"
+    known = len(COMPANY.migrations("sqlite"))
+    served = [t for t in tenants if t.state not in {TenantState.PURGED, TenantState.PROVISIONING}]
+    newer = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) > known}
+    pending = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) < known}
+    if newer:
+        return wrong(
+            check,
+            f"{len(newer)} tenants are at a version that this tenantry does not know",
+            "deploy the newer one",
+            newer,
+        )
+    if pending:
+        return note(
+            check,
+            f"{len(pending)} tenants lack migrations",
+            "each is migrated when it is opened; 'tenantry fleet start migrate' does it before",
+            pending,
+        )
+    return ok(check, f"every tenant is at version {known} of {COMPANY.name}")
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

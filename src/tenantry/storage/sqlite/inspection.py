@@ -1,0 +1,74 @@
+"""Looks at a database from outside, while its owner may use it: nothing is made, changed or recovered.
+
+For a process that has none of these files open itself: closing a file drops the process's locks on it
+(https://www.sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from tenantry.statements import Result, Statement
+from tenantry.storage.sqlite.batch import run_statement
+from tenantry.storage.sqlite.errors import map_connection_error, map_error
+from tenantry.storage.sqlite.opening import SQLiteOptions, open_at_rest, open_reader
+from tenantry.storage.sqlite.ownership import OWNER_SQL
+
+
+class Inspection:
+    """A database with a rollback journal, read by a connection that cannot write.
+
+    Args:
+        path: The file.
+
+    Raises:
+        PersistenceError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._connection = open_reader(SQLiteOptions(path=path))
+        except sqlite3.Error as error:
+            raise map_connection_error(error, f"cannot open {path}") from error
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement.
+
+        Raises:
+            PersistenceError: It cannot be read: a killed process left a journal, or it is damaged.
+        """
+        try:
+            return run_statement(statement, self._connection)
+        except sqlite3.Error as error:
+            raise map_error(error, statement.operation) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def resting_owner(path: Path) -> str | None:
+    """Return the stable key of the tenant whose database it says it is, empty if it does not say.
+
+    None for a database that is not at rest, which only its owner can read without leaving a trace.
+
+    Raises:
+        PersistenceError: It is damaged, or no database.
+    """
+    try:
+        found = open_at_rest(SQLiteOptions(path=path))
+    except sqlite3.Error as error:
+        raise map_connection_error(error, f"cannot open {path}") from error
+    if found is None:
+        return None
+    connection, resting_file = found
+    with closing(connection):
+        try:
+            row = connection.execute(OWNER_SQL).fetchone()
+        except sqlite3.Error as error:
+            if not resting_file.is_at_rest():  # its owner has begun to write
+                return None
+            raise map_error(error, f"cannot read {path}") from error
+    if not resting_file.is_at_rest():
+        return None
+    return "" if row is None else str(row[0])
