@@ -26,6 +26,7 @@ from tenantry.admin.problems import (
 from tenantry.admin.routing import Service
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
+from tenantry.tenancy.audit import current_actor
 from tenantry.tenancy.registry import TenantRegistry
 
 
@@ -77,7 +78,15 @@ def create_admin_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    for router in (tenants.router, snapshots.router, bundles.router, jobs.router, oversight.router):
+    routers = (
+        tenants.router,
+        snapshots.router,
+        snapshots.fleet_router,
+        bundles.router,
+        jobs.router,
+        oversight.router,
+    )
+    for router in routers:
         app.include_router(router)
     if has_probes:
         app.include_router(make_probes(registry, collectors))
@@ -90,5 +99,5 @@ def create_admin_app(
 
 
 async def as_process(_: object) -> Principal:
-    """Let everyone do everything: for an application that no other process can reach."""
-    return Principal("local", None)
+    """Let everyone do everything, as the user that the process runs as: for an application that no other process reaches."""
+    return Principal(current_actor(), None)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
+from tenantry.admin.auth import Principal
 from tenantry.admin.operations import Operation, OperationState
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -87,8 +88,7 @@ async def get_top_tenants(
 
 def _operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
     operation = service.operations.get(operation_id)
-    if operation.tenant_id is not None:
-        principal.check_tenant(operation.tenant_id)
+    _check_may_see(principal, operation)
     return operation
 
 
@@ -194,6 +194,13 @@ async def get_version(_: Reader, service: CurrentService) -> VersionOut:
     """Return what runs, and with which limits."""
     limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
     return VersionOut(tenantry=version("tenantry"), sqlite=SQLITE_VERSION, backend="sqlite", limits=limits)
+
+
+def _check_may_see(principal: Principal, operation: Operation) -> None:
+    if operation.tenant_id is None:
+        principal.check_fleet()
+    else:
+        principal.check_tenant(operation.tenant_id)
 
 
 def _load(channel: ChannelStatistics) -> ChannelLoad:

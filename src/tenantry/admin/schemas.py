@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.snapshot import Snapshot
+from tenantry.tenancy.snapshots import DrillResult
 from tenantry.tenancy.tenant import Tenant
 
 LIST_ITEMS_MAX = 1_000
@@ -122,6 +123,19 @@ class SnapshotPage(BaseModel):
     """A tenant's snapshots, newest first."""
 
     items: Sequence[Snapshot]
+
+
+class Drilling(Body):
+    """Whose snapshots to try out."""
+
+    sample: int = Field(default=10, ge=1, le=1_000, description="How many active tenants, drawn at random.")
+
+
+class DrillOut(BaseModel):
+    """What a drill found."""
+
+    is_ok: bool = Field(description="Whether every tenant of the sample could be restored.")
+    results: Sequence[DrillResult]
 
 
 class ChannelLoad(BaseModel):

@@ -14,12 +14,13 @@ from tenantry.admin.routing import (
     Reader,
     accepted,
 )
-from tenantry.admin.schemas import SnapshotPage, TenantOut
+from tenantry.admin.schemas import Drilling, DrillOut, SnapshotPage, TenantOut
 from tenantry.admin.tenants import TenantPath
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.snapshot import Snapshot
 
 router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=AdminRoute)
+fleet_router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"], route_class=AdminRoute)
 
 
 @router.post("/snapshots", status_code=202, responses=documented(404))
@@ -85,6 +86,21 @@ async def undo_restore(
     await service.registry.get(tenant_id)
     work = partial(_undone, service.registry, tenant_id)
     return accepted(service.operations.start("undo_restore", tenant_id, work), response)
+
+
+@fleet_router.post("/drill", status_code=202, responses=documented(400))
+async def drill_snapshots(
+    body: Drilling, principal: Operator, service: CurrentService, response: Response
+) -> Operation:
+    """Restore the newest snapshot of some tenants to a scratch place. Its result says what came of each."""
+    principal.check_fleet()
+    work = partial(_drilled, service.registry, body.sample)
+    return accepted(service.operations.start("drill", None, work), response)
+
+
+async def _drilled(registry: TenantRegistry, sample: int) -> DrillOut:
+    report = await registry.snapshots.drill(sample=sample)
+    return DrillOut(is_ok=report.is_ok, results=report.results)
 
 
 async def _restored(registry: TenantRegistry, tenant_id: str, snapshot_id: str) -> TenantOut:
