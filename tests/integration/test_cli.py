@@ -1,28 +1,20 @@
-"""The command line, as a process."""
+"""The command line and its demonstration, as processes."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import tenantry
+
 QUICK = ("--seconds", "0.5", "--quiet-companies", "6", "--callers", "4")
-
-
-def _tenantry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tenantry", *arguments]
-    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One short demo that prints JSON."""
-    return _tenantry("demo", *QUICK, "--json", cwd=tmp_path_factory.mktemp("demo"))
+    return tenantry("demo", *QUICK, "--json", cwd=tmp_path_factory.mktemp("demo"))
 
 
 def test_demo_checks_every_acknowledged_write(demo: subprocess.CompletedProcess[str]):
@@ -45,19 +37,19 @@ def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
 
 def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
     """People get tables on standard output; a directory that was named is kept, and not used twice."""
-    first = _tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    first = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "writes/s (durable)" in first.stdout
     assert "acknowledged records are there" in first.stdout
     assert (tmp_path / "kept" / "catalog.db").is_file()
-    second = _tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    second = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
     assert second.returncode == 2
     assert "is not empty" in second.stderr
 
 
 def test_demo_leaves_nothing_behind(tmp_path: Path):
     """Without a directory to keep, nothing is left where it ran."""
-    assert _tenantry("demo", *QUICK, "--json", cwd=tmp_path).returncode == 0
+    assert tenantry("demo", *QUICK, "--json", cwd=tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,6 +66,6 @@ def test_demo_leaves_nothing_behind(tmp_path: Path):
 )
 def test_command_line_says_what_is_wrong(tmp_path: Path, arguments: list[str], code: int, said: str):
     """Each use has its exit code and its sentence."""
-    done = _tenantry(*arguments, cwd=tmp_path)
+    done = tenantry(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr

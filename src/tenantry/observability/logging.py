@@ -2,9 +2,13 @@
 
 import logging
 import sys
-from typing import Literal
+import traceback
+from typing import Any, Final, Literal
 
 import structlog
+
+LIBRARY_LOG: Final = "tenantry.library.log"
+"""The event that carries what a library logged."""
 
 
 def configure_logging(level: str = "info", output: Literal["json", "console"] = "json") -> None:
@@ -33,3 +37,30 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def log_libraries(level: str = "warning") -> None:
+    """Have what libraries log through `logging` written as events of ours.
+
+    Of an exception its type and the line that raised it: its words and its trace may hold what a request held.
+
+    Args:
+        level: From which level on.
+    """
+    logging.basicConfig(handlers=[_LibraryLog()], level=level.upper(), force=True)
+
+
+class _LibraryLog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger("tenantry")
+        known = {"logger": record.name, "level_name": record.levelname.lower()}
+        if record.exc_info and record.exc_info[1] is not None:
+            log.error(LIBRARY_LOG, **known, **_told(record.exc_info[1]))
+        else:
+            log.log(record.levelno, LIBRARY_LOG, **known, said=record.getMessage())
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_at = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    return {"error_type": type(error).__name__, "raised_at": raised_at}

@@ -1,60 +1,24 @@
-"""The command line.
-
-Exit codes: 0 done; 1 the command ran and found something wrong; 2 the command line, or what it names, cannot be used.
-"""
+"""``tenantry demo``."""
 
 import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
+from tenantry.cli.exits import Exit
 from tenantry.demo import DemoSettings, run_demo
 from tenantry.demo.report import print_json, print_tables
 from tenantry.demo.run import Progress
 from tenantry.errors import TenantryError
-from tenantry.observability import configure_logging
-
-EXIT_FOUND_WRONG: Final = 1
-EXIT_UNUSABLE: Final = 2
-
-app = typer.Typer(
-    name="tenantry", no_args_is_help=True, help="Keeps many companies' data apart, durable and fast."
-)
 
 
-def _print_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
-    if is_asked:
-        typer.echo(f"tenantry {version('tenantry')}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    *,
-    version: Annotated[  # noqa: ARG001  # acted on by its callback
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
-    ] = False,
-    log_level: Annotated[
-        str, typer.Option(help="debug, info, warning or error; to standard error.")
-    ] = "warning",
-) -> None:
-    """Keep many companies' data apart, durable and fast."""
-    try:
-        configure_logging(log_level, "console")
-    except KeyError as error:
-        raise typer.BadParameter(f"{log_level!r}: use debug, info, warning or error") from error
-
-
-@app.command()
 def demo(
     *,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long the companies work.")] = 10.0,
@@ -79,13 +43,13 @@ def demo(
             result = asyncio.run(run_demo(settings, show))
         except TenantryError as error:
             typer.echo(f"tenantry: {error}", err=True)
-            raise typer.Exit(EXIT_UNUSABLE) from error
+            raise typer.Exit(Exit.USAGE) from error
     if json:
         print_json(result)
     else:
         print_tables(result, console)
     if not result.is_whole:
-        raise typer.Exit(EXIT_FOUND_WRONG)
+        raise typer.Exit(Exit.REFUSED)
 
 
 @contextmanager

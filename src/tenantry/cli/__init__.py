@@ -1,0 +1,62 @@
+"""The command line: ``tenantry``. Exit codes are in `tenantry.cli.exits`."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+
+from tenantry.cli import audit, demo, doctor, fleet, key, serve, snapshot, tenant
+from tenantry.cli.exits import EPILOG
+from tenantry.observability import configure_logging
+
+# What they log is for whoever runs them; the others say themselves what went wrong.
+_LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
+
+app = typer.Typer(
+    name="tenantry",
+    no_args_is_help=True,
+    help="Keeps many companies' data apart, durable and fast.",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # They would print what variables hold, keys among it.
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
+    if is_asked:
+        typer.echo(f"tenantry {version('tenantry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    *,
+    version: Annotated[  # noqa: ARG001  # acted on by its callback
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            help="debug, info, warning or error; to standard error. Left out: info for serve, warning for demo, error for "
+            "the others."
+        ),
+    ] = None,
+) -> None:
+    """Keep many companies' data apart, durable and fast."""
+    name = context.invoked_subcommand or ""
+    level = log_level or _LOG_LEVELS.get(name, "error")
+    is_service = name == "serve" and not sys.stderr.isatty()
+    try:
+        configure_logging(level, "json" if is_service else "console")
+    except KeyError as error:
+        raise typer.BadParameter(f"{log_level!r}: use debug, info, warning or error") from error
+
+
+for function in (serve.serve, demo.demo, doctor.doctor):
+    app.command(epilog=EPILOG)(function)
+for group in (tenant.group, snapshot.group, fleet.group, key.group, audit.group):
+    app.add_typer(group)

@@ -1,0 +1,54 @@
+"""Arguments and options that several commands have."""
+
+import re
+from typing import Annotated, Final
+
+import typer
+
+from tenantry.cli.api import PAGE_ITEMS_MAX
+from tenantry.errors import InvalidTenantIdError
+from tenantry.ids import parse_tenant_id
+
+PAGE_ITEMS_DEFAULT: Final = 100
+_DURATION: Final = re.compile(r"(?P<count>\d{1,9}(?:\.\d{1,3})?)(?P<unit>[smhd]?)")
+_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def tenant_id(text: str) -> str:
+    """Return a tenant's id.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    try:
+        return parse_tenant_id(text)
+    except InvalidTenantIdError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def duration_seconds(text: str) -> float:
+    """Return how many seconds ``90``, ``45s``, ``30m``, ``12h`` or ``7d`` are.
+
+    Raises:
+        BadParameter: It is none of these.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(
+            f"{text!r} is no time: use seconds, or a number with s, m, h or d, such as 90d"
+        )
+    return float(match["count"]) * _UNIT_SECONDS[match["unit"]]
+
+
+TenantArgument = Annotated[str, typer.Argument(parser=tenant_id, metavar="TENANT", help="The tenant's id.")]
+NewIdArgument = Annotated[str, typer.Argument(parser=tenant_id, metavar="NEW_ID", help="The new id.")]
+SnapshotArgument = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot's id.")]
+DisplayNameOption = Annotated[str | None, typer.Option(help="For people.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Why; shown to whoever looks at the tenant.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")
+]
+CursorOption = Annotated[
+    str | None, typer.Option(help="The next_cursor of the page before.", metavar="CURSOR")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them, not a page.")]

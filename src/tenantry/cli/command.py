@@ -1,0 +1,159 @@
+"""How a function that speaks to the API becomes a command: where it works, what it prints, and how it ends."""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+import typer
+
+from tenantry.cli.api import Api, Document
+from tenantry.cli.exits import EPILOG, CommandError, Exit
+from tenantry.cli.output import Show, print_document, print_failure, record
+from tenantry.cli.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
+
+Work: TypeAlias = Callable[..., Awaitable[Document]]
+Group: TypeAlias = typer.Typer
+
+_WHERE: Final = "Where"
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help=f"The data directory, opened in this process. [{DATA_DIR}]", rich_help_panel=_WHERE),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshot-storage",
+        help="Where that directory's snapshots are kept: s3://bucket/prefix, a directory, …; in itself if left out. "
+        f"[{SNAPSHOT_STORAGE}]",
+        rich_help_panel=_WHERE,
+    ),
+]
+_UrlOption = Annotated[
+    str | None,
+    typer.Option(help=f"A running service; the key is taken from {API_KEY}. [{URL}]", rich_help_panel=_WHERE),
+]
+_QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the key alone.")]
+_YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def command(
+    group: Group,
+    *,
+    show: Show = record,
+    question: str | None = None,
+    alone: str | None = None,
+    may_create: bool = False,
+    is_wrong: Callable[[Document], bool] = lambda _: False,
+) -> Callable[[Work], Work]:
+    """Make a command of a function whose first parameter is the API, and whose others are the command's.
+
+    Args:
+        group: What the command belongs to.
+        show: What people see of the document that the function returns.
+        question: Asked before it is done, with the command's arguments in braces; nothing is asked if None.
+        alone: The field that ``--quiet`` prints alone; there is no such option if None.
+        may_create: Whether it makes a data directory that does not exist.
+        is_wrong: Whether the document tells of something wrong.
+    """
+
+    def add(work: Work) -> Work:
+        def run(
+            *,
+            url: str | None,
+            data_dir: Path | None,
+            storage: str | None,
+            is_json: bool,
+            is_sure: bool = False,
+            is_quiet: bool = False,
+            **given: Any,
+        ) -> None:
+            with ending(is_json=is_json):
+                target = choose_target(url, data_dir, storage)
+                if question is not None and not is_sure:
+                    _ask(question.format_map(given))
+                document = _run(target, work, given, may_create=may_create)
+                shown = (lambda found: str(found[alone])) if is_quiet else show
+                print_document(document, shown, is_json=is_json and not is_quiet)
+                if is_wrong(document):
+                    raise typer.Exit(Exit.REFUSED)
+
+        own = list(inspect.signature(work).parameters.values())[1:]
+        if question is not None:
+            own.append(_option("is_sure", _YesOption, default=False))
+        if alone is not None:
+            own.append(_option("is_quiet", _QuietOption, default=False))
+        run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined]  # typer reads it
+        run.__doc__ = work.__doc__
+        group.command(work.__name__.rstrip("_").replace("_", "-"), epilog=EPILOG)(run)
+        return work
+
+    return add
+
+
+@contextmanager
+def ending(*, is_json: bool) -> Iterator[None]:
+    """End the command with its exit code where the block fails, and say why."""
+    try:
+        yield
+    except CommandError as error:
+        print_failure(error, is_json=is_json)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(Exit.INTERRUPTED) from error
+
+
+def _run(target: Target, work: Work, given: dict[str, Any], *, may_create: bool) -> Document:
+    async def main() -> Document:
+        async with _opened(target, may_create=may_create) as api:
+            return await work(api, **given)
+
+    return asyncio.run(main())
+
+
+def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[Api]:
+    # Imported as they are needed: they are an extra, and slow to import.
+    with needs_extra():
+        if target.url is not None:
+            from tenantry.cli.remote import at_service  # noqa: PLC0415
+
+            return at_service(target.url)
+        from tenantry.cli.local import in_directory  # noqa: PLC0415
+
+        assert target.data_dir is not None
+        return in_directory(target.data_dir, target.snapshot_storage, may_create=may_create)
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Say which extra is needed where the block imports what is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise CommandError(
+            Exit.USAGE, f"this command needs {error.name}: pip install 'tenantry[service]'"
+        ) from error
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask at: say --yes")
+    if not typer.confirm(question, err=True):
+        raise CommandError(Exit.REFUSED, "nothing was done")
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_SHARED: Final = (
+    _option("url", _UrlOption, None),
+    _option("data_dir", DataDirOption, None),
+    _option("storage", StorageOption, None),
+    _option("is_json", JsonOption, default=False),
+)

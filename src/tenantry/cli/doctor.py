@@ -1,0 +1,43 @@
+"""``tenantry doctor``."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import typer
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tenantry.cli.command import DataDirOption, JsonOption, ending
+from tenantry.cli.exits import Exit
+from tenantry.cli.output import plain, print_document
+from tenantry.cli.target import choose_data_dir, registry_config
+from tenantry.doctor import examine
+
+_STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+_SUBJECTS_SHOWN: Final = 5
+
+
+def doctor(*, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
+    """Look a data directory over, in use or not, and say what is wrong and what to do; changes nothing."""
+    with ending(is_json=is_json):
+        config = registry_config(choose_data_dir(data_dir))
+        report = asyncio.run(examine(config))
+        print_document(report.model_dump(mode="json"), _show, is_json=is_json)
+        if not report.is_ok:
+            raise typer.Exit(Exit.REFUSED)
+
+
+def _show(report: Mapping[str, Any]) -> RenderableType:
+    table = Table("check", "", "found", "to do", box=box.SIMPLE_HEAD, pad_edge=False)
+    for finding in report["findings"]:
+        subjects = finding["subjects"][:_SUBJECTS_SHOWN]
+        more = " …" if len(finding["subjects"]) > _SUBJECTS_SHOWN else ""
+        named = f"\n{plain(', '.join(subjects))}{more}" if subjects else ""
+        level = Text(finding["level"], style=_STYLES[finding["level"]])
+        table.add_row(
+            finding["check"], level, Text(plain(finding["found"]) + named), Text(plain(finding["to_do"]))
+        )
+    return table

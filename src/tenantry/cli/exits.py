@@ -1,0 +1,46 @@
+"""Exit codes, and the error that ends a command with one of them."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, Final
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    KEY = 4
+    LATER = 5
+    INTERRUPTED = 130
+
+
+MEANINGS: Final = {
+    Exit.DONE: "done",
+    Exit.REFUSED: "refused, failed, or found something wrong",
+    Exit.USAGE: "the command line, or what it names, cannot be used",
+    Exit.UNREACHABLE: "the service or the data directory cannot be reached",
+    Exit.KEY: "the key is missing, not good, or not good for this",
+    Exit.LATER: "not now: the same command may succeed later",
+    Exit.INTERRUPTED: "interrupted",
+}
+"""Also in docs/service.md."""
+
+EPILOG: Final = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
+
+
+class CommandError(Exception):
+    """Ends a command.
+
+    Args:
+        exit_code: With which exit code.
+        message: What went wrong and what to do, for people.
+        problem: The same for programs, as the service said it (RFC 9457).
+    """
+
+    def __init__(self, exit_code: Exit, message: str, *, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.problem = dict(problem or {"title": MEANINGS[exit_code].capitalize(), "detail": message})

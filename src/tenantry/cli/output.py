@@ -1,0 +1,178 @@
+"""What commands print: one JSON document for programs, tables for people, and on standard error how far they are."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import typer
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tenantry.cli.exits import CommandError
+
+Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
+"""Makes of a document what people see of it; a string is printed as it is."""
+
+_PIPE_COLUMNS: Final = 200
+"""How wide tables are where no terminal says: nobody wants a wrapped id in a pipe."""
+
+_KIBI: Final = 1024.0
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
+    """Print a document on standard output, and nothing else."""
+    if is_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    shown = show(document)
+    if isinstance(shown, str):
+        typer.echo(shown)
+        return
+    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    Console(width=None if has_width else _PIPE_COLUMNS).print(shown)
+
+
+def print_failure(error: CommandError, *, is_json: bool) -> None:
+    """Print on standard error why a command did not do what it should: a sentence, or the problem as one line of JSON."""
+    typer.echo(json.dumps(error.problem) if is_json else f"tenantry: {plain(str(error))}", err=True)
+
+
+def print_note(text: str) -> None:
+    """Print something on standard error that people may want to know."""
+    typer.echo(f"tenantry: {plain(text)}", err=True)
+
+
+def listing(*columns: str, items: str = "items") -> Show:
+    """Return what shows the items of a document as the rows of a table.
+
+    Args:
+        columns: The fields that are shown, in this order.
+        items: Where in the document they are.
+    """
+
+    def show(document: Mapping[str, Any]) -> RenderableType:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            is_number = column.endswith(("_bytes", "_second", "_seconds")) or column in {"seq", "revision"}
+            table.add_column(_heading(column), justify="right" if is_number else "left", overflow="fold")
+        for item in document[items]:
+            table.add_row(*(Text(as_text(column, item.get(column))) for column in columns))
+        return table
+
+    return show
+
+
+def record(document: Mapping[str, Any]) -> RenderableType:
+    """Return a document as one row for each of its fields."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in document.items():
+        table.add_row(_heading(name), Text(as_text(name, value)))
+    return table
+
+
+def as_text(name: str, value: Any) -> str:
+    """Return a field's value as people read it; the unit is in the field's name."""
+    if isinstance(value, list):
+        return ", ".join(as_text(name, one) for one in value)
+    if isinstance(value, dict):
+        return "  ".join(f"{plain(key)}={as_text(key, one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _size(value) if "_bytes" in name else f"{value:,.10g}"
+    return _word(name, value)
+
+
+def _word(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "at" or name.endswith(("_at", "_after")):
+        return _time(str(value))
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Return a text that others wrote without what would steer the terminal."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+@contextmanager
+def steps(label: str) -> Iterator[None]:
+    """Show on the terminal that something takes its time."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with _progress(*columns) as progress:
+        progress.add_task(plain(label), total=None)
+        yield
+
+
+@contextmanager
+def transfer(label: str, bytes_max: int) -> Iterator[Callable[[int], None]]:
+    """Show on the terminal how many bytes went; give what to call with their number."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with _progress(*columns) as progress:
+        task = progress.add_task(plain(label), total=bytes_max)
+        yield lambda bytes_done: progress.update(task, completed=bytes_done)
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on the terminal how many of how many are done; give what to call with both."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeElapsedColumn(),
+    )
+    with _progress(*columns) as progress:
+        task = progress.add_task(plain(label), total=0)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _heading(name: str) -> str:
+    return name.removesuffix("_bytes").removesuffix("_at").replace("_", " ")
+
+
+def _size(count: float) -> str:
+    power = 0
+    while count >= _KIBI and power < len(_UNITS) - 1:
+        count /= _KIBI
+        power += 1
+    return f"{count:,.{min(power, 1)}f} {_UNITS[power]}"
+
+
+def _time(text: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}Z"
+    except ValueError:
+        return plain(text)

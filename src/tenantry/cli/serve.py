@@ -1,0 +1,100 @@
+"""``tenantry serve``: the admin API of a data directory, served alone."""
+
+import asyncio
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.listening import Endpoint, ServeSettings, Tls
+from tenantry.cli.target import choose_data_dir, choose_storage, registry_config
+
+PORT_DEFAULT: Final = 8321
+_LOOPBACK: Final = "127.0.0.1"
+_LISTENING: Final = "Listening"
+
+_PortOption = Annotated[
+    int, typer.Option(min=0, max=65_535, help="0 takes a free one.", rich_help_panel=_LISTENING)
+]
+_FileOption = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, rich_help_panel=_LISTENING, help="PEM.")
+]
+
+
+def serve(
+    *,
+    data_dir: DataDirOption = None,
+    storage: StorageOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="An address of this machine. Other than loopback: only with a key, and with TLS or --behind-proxy.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = _LOOPBACK,
+    port: _PortOption = PORT_DEFAULT,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address of --metrics-port.", rich_help_panel=_LISTENING)
+    ] = _LOOPBACK,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Serve /metrics, /healthz and /readyz here, and not with the API.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    tls_cert: _FileOption = None,
+    tls_key: _FileOption = None,
+    is_behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy",
+            help="All clients come through a proxy that encrypts and appends X-Forwarded-For.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = False,
+) -> None:
+    """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers."""
+    with ending(is_json=False):
+        settings = ServeSettings(
+            config=registry_config(choose_data_dir(data_dir)),
+            snapshot_storage=choose_storage(storage),
+            api=Endpoint(_checked_host("--host", host), port),
+            probes=None
+            if metrics_port is None
+            else Endpoint(_checked_host("--metrics-host", metrics_host), metrics_port),
+            tls=_checked_tls(tls_cert, tls_key),
+            is_behind_proxy=is_behind_proxy,
+        )
+        _check_may_listen(settings)
+        with needs_extra():
+            from tenantry.cli.service import run_service  # noqa: PLC0415  # an extra, and slow to import
+        asyncio.run(run_service(settings, typer.echo))
+
+
+def _checked_host(option: str, text: str) -> str:
+    host = _LOOPBACK if text == "localhost" else text
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError as error:
+        raise CommandError(Exit.USAGE, f"{option}: {text!r} is no IP address") from error
+
+
+def _checked_tls(cert: Path | None, key: Path | None) -> Tls | None:
+    if (cert is None) is not (key is None):
+        raise CommandError(Exit.USAGE, "--tls-cert and --tls-key belong together: give both")
+    return None if cert is None or key is None else Tls(cert, key)
+
+
+def _check_may_listen(settings: ServeSettings) -> None:
+    if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
+        raise CommandError(
+            Exit.USAGE,
+            "will not listen beyond this machine unencrypted, keys would be read by others: give --tls-cert and "
+            "--tls-key, or --behind-proxy if a proxy in front encrypts",
+        )

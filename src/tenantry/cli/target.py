@@ -1,0 +1,95 @@
+"""Where commands work: on a running service, or on a data directory in this process."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.config import RegistryConfig
+from tenantry.errors import SnapshotError
+from tenantry.storage.objects import ObjectStorage
+from tenantry.storage.obstore import open_storage
+
+URL: Final = "TENANTRY_URL"
+DATA_DIR: Final = "TENANTRY_DATA_DIR"
+SNAPSHOT_STORAGE: Final = "TENANTRY_SNAPSHOT_STORAGE"
+API_KEY: Final = "TENANTRY_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service or a data directory: one of the two.
+
+    Attributes:
+        url: Of a running service.
+        data_dir: Opened in this process.
+        snapshot_storage: Where the snapshots of that directory are kept; in the directory itself if None.
+    """
+
+    url: str | None
+    data_dir: Path | None
+    snapshot_storage: str | None = None
+
+
+def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str | None = None) -> Target:
+    """Return where to work: what the command line says; if it says nothing, what the environment does.
+
+    Raises:
+        CommandError: Neither says it, or one of them says both.
+    """
+    if url is None and data_dir is None:
+        url = os.environ.get(URL) or None
+        data_dir = Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None
+    if (url is None) is (data_dir is None):
+        says = "say where" if url is None else "say either"
+        raise CommandError(
+            Exit.USAGE,
+            f"{says}: --url http://127.0.0.1:8321 (or {URL}) for a running service, --data-dir D (or {DATA_DIR}) for a "
+            "directory without one",
+        )
+    return Target(url, data_dir, snapshot_storage)
+
+
+def choose_data_dir(given: Path | None) -> Path:
+    """Return the data directory, for what works on nothing else.
+
+    Raises:
+        CommandError: Neither the command line nor the environment says which.
+    """
+    text = given or os.environ.get(DATA_DIR)
+    if not text:
+        raise CommandError(Exit.USAGE, f"say which directory: --data-dir D (or {DATA_DIR})")
+    return Path(text)
+
+
+def choose_storage(url: str | None) -> ObjectStorage | None:
+    """Return where snapshots are kept: where the command line or the environment says; None for the directory's own.
+
+    Raises:
+        CommandError: It cannot be used.
+    """
+    url = url or os.environ.get(SNAPSHOT_STORAGE)
+    try:
+        return open_storage(url) if url else None
+    except SnapshotError as error:
+        raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
+
+
+def registry_config(data_dir: Path) -> RegistryConfig:
+    """Return the settings of a registry on this directory; the rest comes from the environment.
+
+    Raises:
+        CommandError: The environment has a setting that is none.
+    """
+    try:
+        return RegistryConfig(data_dir=data_dir)
+    except ValidationError as error:
+        found = "; ".join(
+            f"TENANTRY_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
+        )
+        raise CommandError(
+            Exit.USAGE, f"the environment has settings that cannot be used: {found}"
+        ) from error

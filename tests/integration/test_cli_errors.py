@@ -1,0 +1,246 @@
+"""How commands end that are not done: what is said, with which exit code, and what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from commands import WHERE, Service, document, environment, service, tenantry
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.cli import app
+from tenantry.ids import tenant_paths
+from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.tenancy.api_keys import Scope
+from tenants import HANG_SECONDS, make_message, query, until
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with one tenant, for all tests of this module."""
+    data_dir = tmp_path_factory.mktemp("service") / "data"
+    with service(data_dir) as started:
+        assert tenantry("tenant", "create", "acme", env=started.env).returncode == 0
+        yield started
+
+
+@pytest.fixture
+async def held(registry: TenantRegistry) -> TenantRegistry:
+    """A directory on which this process has the tenant ``acme`` open."""
+    await registry.create("acme")
+    await registry.tenant("acme").messages.save(make_message())
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tenant", "list"], "say where: --url"),
+        (["tenant", "list", "--url", "http://127.0.0.1:1", "--data-dir", "x"], "say either: --url"),
+        (["tenant", "list", "--url", "127.0.0.1:1"], "is no URL like"),
+        (["tenant", "list", "--url", "http://me:secret@127.0.0.1:1"], "is no URL like"),
+        (["tenant", "get", "No_Id", "--data-dir", "x"], "is not a tenant id"),
+        (["tenant", "list", "--state", "odd", "--data-dir", "x"], "Invalid value for '--state'"),
+        (["tenant", "list", "--limit", "0", "--data-dir", "x"], "--limit"),
+        (["tenant", "export", "acme", "x.txt", "--url", "http://127.0.0.1:9"], "x.txt exists"),
+        (["tenant", "import", "acme", "missing.tar.gz", "--data-dir", "x"], "does not exist"),
+        (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "is not NAME=VALUE"),
+        (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask at: say --yes"),
+        (["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"], "is no storage's"),
+        (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is no time"),
+        (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),
+        (["fleet", "start", "check", "--below", "company", "--data-dir", "x"], "is not SCHEMA=VERSION"),
+        (["fleet", "start", "check", "--arguments", "[]", "--data-dir", "x"], "not a JSON object"),
+        (["doctor"], "say which directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_used_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+):
+    """A command line that cannot be used ends with 2, a sentence on standard error, and nothing done."""
+    (tmp_path / "x.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments, env=dict.fromkeys(WHERE, ""))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_settings_in_the_environment_that_are_none(tmp_path: Path):
+    """A setting of the environment that cannot be used is named."""
+    done = tenantry("key", "list", "--data-dir", tmp_path, env={"TENANTRY_OPEN_TENANTS_MAX": "many"})
+    assert done.returncode == 2
+    assert "TENANTRY_OPEN_TENANTS_MAX" in done.stderr
+
+
+def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
+    """A command that only looks makes no directory: it ends with 3 and says what would make one."""
+    done = tenantry("tenant", "list", "--data-dir", tmp_path / "typo")
+    assert done.returncode == 3
+    assert "there is no data directory" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_that_does_not_answer():
+    """Where nothing listens a command ends with 3."""
+    done = tenantry("tenant", "list", "--url", "http://127.0.0.1:9", env={"NO_PROXY": "*"})
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "cannot be reached" in done.stderr
+
+
+def test_something_else_that_answers(tmp_path: Path):
+    """What answers, but not as tenantry does, is told apart: the URL is probably wrong."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = tenantry("tenant", "list", "--url", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "does not answer as tenantry does (status 404)" in done.stderr
+
+
+def test_keys_that_are_not_good(running: Service):
+    """Without a key, with one that is none, and with one that is not good for this, a command ends with 4."""
+    weak = document(tenantry("key", "create", "--scope", "read", "--json", env=running.env))["token"]
+    for key, said in (("", "send a key"), ("ключ", "characters that no key has"), (weak, "lacks the scope")):
+        done = tenantry("tenant", "suspend", "acme", env={**running.env, "TENANTRY_API_KEY": key})
+        assert (done.returncode, done.stdout) == (4, "")
+        assert said in done.stderr
+
+
+def test_what_concerns_all_tenants_is_not_for_a_key_for_some(running: Service):
+    """A key for one tenant neither tries out snapshots nor sees what came of it."""
+    weak = document(
+        tenantry("key", "create", "--scope", "admin", "--tenant", "acme", "--json", env=running.env)
+    )["token"]
+    done = tenantry("snapshot", "drill", env={**running.env, "TENANTRY_API_KEY": weak})
+    assert (done.returncode, done.stdout) == (4, "")
+    headers = {"Authorization": f"Bearer {running.key}"}
+    begun = httpx.post(f"{running.url}/v1/snapshots/drill", json={}, headers=headers, trust_env=False)
+    for key, status in ((running.key, 200), (weak, 403)):
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{running.url}{begun.headers['location']}"
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == status
+
+
+def test_refusals_are_a_sentence_or_a_problem(running: Service):
+    """What the service refuses ends with 1: a sentence on standard error, and with ``--json`` the problem as one line."""
+    done = tenantry("tenant", "get", "nobody", env=running.env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tenantry: tenant 'nobody' does not exist: create it first\n"
+    done = tenantry("tenant", "get", "nobody", "--json", env=running.env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert json.loads(done.stderr)["type"] == "urn:tenantry:problem:tenant-not-found"
+
+
+def test_an_operation_that_fails_is_a_refusal(running: Service):
+    """What fails after it was accepted ends as what is refused at once."""
+    done = tenantry("snapshot", "undo-restore", "acme", "--yes", "--json", env=running.env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert json.loads(done.stderr)["type"] == "urn:tenantry:problem:snapshot-not-found"
+
+
+def test_a_bundle_that_is_none(running: Service, tmp_path: Path):
+    """A bundle that is not what was written creates nothing."""
+    (tmp_path / "bundle").write_bytes(b"no bundle")
+    done = tenantry("tenant", "import", "imported", tmp_path / "bundle", env=running.env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert tenantry("tenant", "get", "imported", env=running.env).returncode == 1
+
+
+def test_an_export_that_fails_leaves_no_file(running: Service, tmp_path: Path):
+    """A bundle is there whole or not at all, and is its owner's alone."""
+    assert tenantry("tenant", "export", "nobody", tmp_path / "no", env=running.env).returncode == 1
+    assert tenantry("tenant", "export", "acme", tmp_path / "no" / "yes", env=running.env).returncode == 1
+    assert list(tmp_path.iterdir()) == []
+    assert tenantry("tenant", "export", "acme", tmp_path / "yes", env=running.env).returncode == 0
+    assert (tmp_path / "yes").stat().st_mode & 0o777 == 0o600
+
+
+def test_people_see_the_same_of_both_modes(running: Service):
+    """Tables of a service and of its directory are the same, word for word."""
+    data_dir = running.line.split()[2]
+    for line in ("tenant get acme", "audit list", "key list"):
+        by_url, by_directory = (
+            tenantry(*line.split(), *where, env=running.env) for where in ((), ("--data-dir", data_dir))
+        )
+        assert by_url.stdout == by_directory.stdout
+        assert (by_url.returncode, by_url.stderr) == (by_directory.returncode, by_directory.stderr) == (0, "")
+
+
+async def test_a_tenant_that_another_process_has_open(held: TenantRegistry):
+    """On a directory whose tenant another process has open, the error says what to do."""
+    done = tenantry("snapshot", "create", "acme", "--data-dir", held.config.data_dir)
+    assert done.returncode == 1
+    assert f"open in process {os.getpid()}" in done.stderr
+    assert "speak to it with --url" in done.stderr
+
+
+async def test_a_call_that_is_under_way_elsewhere(registry: TenantRegistry):
+    """What may succeed a moment later ends with 5."""
+    tenant = await registry.create("acme")
+    lock = LockFile(registry.config.data_dir / "operations" / tenant.uid)
+    lock.acquire()
+    done = tenantry("tenant", "archive", "acme", "--data-dir", registry.config.data_dir)
+    lock.remove()
+    assert done.returncode == 5, done.stderr
+
+
+@contextmanager
+def begun(data_dir: Path, *arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that has begun a lifecycle call when the block is entered."""
+    command = [sys.executable, "-m", "tenantry", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(**env)) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("mode", ["--url", "--data-dir"])
+async def test_interrupted_in_the_middle(data_dir: Path, mode: str):
+    """Ctrl-C leaves nothing half done: in a directory it is finished first, and a service finishes it."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        tenant = await registry.create("acme")
+        key = (await registry.keys.create(scopes=[Scope.ADMIN])).token
+    lock = LockFile(tenant_paths(data_dir, tenant.directory).lock)
+    lock.acquire()  # so the archiving waits until it is released here
+
+    def is_archiving() -> bool:
+        return query(data_dir / "catalog.db", "SELECT intent FROM tenants") != [(None,)]
+
+    with service(data_dir, key=key) if mode == "--url" else _nothing() as running:
+        where = [mode, running.url] if running is not None else [mode, str(data_dir)]
+        with begun(data_dir, "tenant", "archive", "acme", *where, TENANTRY_API_KEY=key) as process:
+            await until(is_archiving)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert ("the service goes on" if running else "is finished first") in process.stderr.readline()
+            lock.release()
+            assert process.wait(HANG_SECONDS) == 130
+        await until(lambda: not is_archiving())
+    assert query(data_dir / "catalog.db", "SELECT state FROM tenants") == [("archived",)]
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def test_the_shell_completes_commands(tmp_path: Path):
+    """The completion that typer installs knows the commands."""
+    script = Path(sys.executable).with_name("tenantry")
+    env = environment(_TENANTRY_COMPLETE="complete_bash", COMP_WORDS="tenantry snapshot re", COMP_CWORD="2")
+    done = subprocess.run(
+        [script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=HANG_SECONDS
+    )
+    assert done.stdout.split() == ["restore"]

@@ -1,0 +1,219 @@
+"""The service as a process: where it listens, whom it lets in, and how it ends."""
+
+import ipaddress
+import json
+import signal
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from typer.testing import CliRunner
+
+from commands import Service, document, make_key, service, tenantry
+from tenantry.cli import app
+from tenantry.storage.sqlite.lock_file import LockFile
+from tenants import HANG_SECONDS, database_path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A data directory, and a key that is good for it."""
+    data_dir = tmp_path_factory.mktemp("kept") / "data"
+    return data_dir, make_key(data_dir)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tenantry")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    directory = tmp_path_factory.mktemp("tls")
+    cert_path, key_path = directory / "cert.pem", directory / "key.pem"
+    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return cert_path, key_path
+
+
+def get(running: Service, path: str, key: str | None = None, **headers: str) -> httpx.Response:
+    """Ask the service for something."""
+    sent = {"Authorization": f"Bearer {key or running.key}", **headers}
+    return httpx.get(f"{running.url}{path}", headers=sent, trust_env=False)
+
+
+def beside(database: Path) -> list[str]:
+    """Return what lies beside a database, but for its lock."""
+    return sorted(path.name for path in database.parent.iterdir() if path.name not in {"lock", database.name})
+
+
+def test_killed_and_started_again_and_ended(tmp_path: Path):
+    """``kill -9`` loses nothing and the next start needs no help; SIGTERM leaves no lock and no write-ahead log."""
+    data_dir = tmp_path / "data"
+    with service(data_dir) as running:
+        assert running.line == f"tenantry serves {data_dir} at {running.url}"
+        document(tenantry("tenant", "create", "acme", "--json", env=running.env))
+        snapshot = document(tenantry("snapshot", "create", "acme", "--json", env=running.env))["id"]
+        running.end(signal.SIGKILL)
+        key = running.key
+    assert tenantry("doctor", "--data-dir", data_dir).returncode == 0
+    with service(data_dir, key=key) as running:
+        # Opens the tenant, whose last owner did not close it: a new owner marks the file, with its first write.
+        document(tenantry("snapshot", "create", "acme", "--json", env=running.env))
+        assert "tenant.db-wal" in beside(database_path(data_dir, "acme"))
+        listed = document(tenantry("snapshot", "list", "acme", "--json", env=running.env))
+        assert snapshot in {item["id"] for item in listed["items"]}
+        assert running.end(signal.SIGTERM) == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == ""
+        events = [event["event"] for event in running.log()]
+        assert events[-1] == "tenantry.registry.closed"
+    assert beside(database_path(data_dir, "acme")) == []
+    assert not (data_dir / "catalog.db-journal").exists()
+    assert [list((data_dir / name).iterdir()) for name in ("operations", "scratch")] == [[], []]
+    lock = LockFile(database_path(data_dir, "acme").with_name("lock"))
+    assert lock.acquire() == b"released"
+    lock.release()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_open_connections_do_not_keep_it(kept: tuple[Path, str], number: signal.Signals):
+    """Ctrl-C and SIGTERM end it also while a client keeps its connection open."""
+    with service(kept[0], key=kept[1]) as running, httpx.Client(trust_env=False) as client:
+        assert client.get(f"{running.url}/healthz").status_code == 200
+        assert running.end(number) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "--tls-cert and --tls-key, or --behind-proxy"),
+        (["--host", "::"], "--tls-cert and --tls-key, or --behind-proxy"),
+        (["--metrics-host", "0.0.0.0", "--metrics-port", "0"], "--tls-cert and --tls-key, or --behind-proxy"),
+        (["--host", "tenantry.example"], "is no IP address"),
+        (["--tls-cert", __file__], "belong together"),
+        (["--snapshot-storage", "ftp://x"], "is no storage's"),
+        (["--port", "65536"], "--port"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refuses_to_listen(tmp_path: Path, options: list[str], said: str):
+    """It listens to other machines only when it is encrypted, and says what is missing; nothing was made by then."""
+    done = CliRunner().invoke(app, ["serve", "--data-dir", str(tmp_path / "data"), *options])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0", "--behind-proxy"], "without a key: make one first, tenantry key create"),
+        (["--host", "192.0.2.1", "--behind-proxy"], "cannot listen at 192.0.2.1"),
+        (["--tls-cert", __file__, "--tls-key", __file__], "cannot be used"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_cannot_listen(tmp_path: Path, options: list[str], said: str):
+    """It listens to other machines only with a key, and says what stands in its way; the exit code is 2."""
+    done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", 0, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_port_that_is_taken(kept: tuple[Path, str]):
+    """It says so, before it touches anything."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = tenantry("serve", "--data-dir", kept[0], "--port", taken.getsockname()[1])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Address already in use" in done.stderr
+
+
+def test_a_directory_that_cannot_be_one(tmp_path: Path):
+    """It says so; the exit code is 3."""
+    (tmp_path / "data").touch()
+    done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", 0)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "cannot be used" in done.stderr
+
+
+def test_without_a_key_nobody_gets_in(tmp_path: Path):
+    """On loopback it starts without a key, says how to make one, and takes it at once."""
+    data_dir = tmp_path / "data"
+    with service(data_dir, key="none") as running:
+        assert get(running, "/v1/tenants").status_code == 401
+        assert get(running, "/healthz").text == "ok\n"
+        assert "tenantry key create" in running.log_path.read_text()
+        assert get(running, "/v1/tenants", make_key(data_dir)).status_code == 200
+
+
+def test_probes_of_their_own_port_without_a_server_header(kept: tuple[Path, str]):
+    """With ``--metrics-port`` metrics and probes are there, and not where the API is."""
+    with service(kept[0], "--metrics-port", 0, key=kept[1]) as running:
+        api, probes = running.urls
+        for path in ("/healthz", "/readyz", "/metrics"):
+            answer = httpx.get(f"{probes}{path}", trust_env=False)
+            assert answer.status_code == 200
+            assert "server" not in answer.headers
+            assert httpx.get(f"{api}{path}", trust_env=False).status_code == 404
+        assert "tenantry_pool_capacity_tenants" in answer.text
+        assert httpx.get(f"{probes}/v1/tenants", trust_env=False).status_code == 404
+        assert get(running, "/v1/tenants").status_code == 200
+
+
+def test_behind_a_proxy_clients_are_told_apart(kept: tuple[Path, str]):
+    """Who tries wrong keys is the last address, which the proxy wrote, whatever the client claims; others still get in."""
+    with service(kept[0], "--host", "0.0.0.0", "--behind-proxy", key=kept[1]) as running:
+        running.urls[0] = running.url.replace("0.0.0.0", "127.0.0.1")
+        for number in range(10):
+            claimed = {"X-Forwarded-For": f"198.51.100.{number}, 192.0.2.1"}
+            assert get(running, "/v1/tenants", "wrong", **claimed).status_code == 401
+        assert get(running, "/v1/tenants", **{"X-Forwarded-For": "192.0.2.1"}).status_code == 429
+        assert get(running, "/v1/tenants", **{"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}).status_code == 200
+
+
+def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):
+    """With a certificate it speaks TLS, and commands speak it too if they trust the certificate."""
+    cert, key = certificate
+    with service(kept[0], "--tls-cert", cert, "--tls-key", key, key=kept[1]) as running:
+        assert running.url.startswith("https://127.0.0.1:")
+        trusting = {**running.env, "SSL_CERT_FILE": str(cert)}
+        assert document(tenantry("tenant", "list", "--json", env=trusting))["items"] == []
+        assert tenantry("tenant", "list", env=running.env).returncode == 3
+        with socket.create_connection(
+            ("127.0.0.1", int(running.url.rpartition(":")[2])), HANG_SECONDS
+        ) as plain:
+            plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert not plain.recv(100).startswith(b"HTTP")
+
+
+def test_the_log_has_no_secret(kept: tuple[Path, str]):
+    """The log is one JSON event to a line, and no key is in it."""
+    with service(kept[0], key=kept[1], env={"TENANTRY_API_KEY": kept[1]}) as running:
+        made = httpx.post(
+            f"{running.url}/v1/keys", json={}, headers={"Authorization": f"Bearer {kept[1]}"}, trust_env=False
+        )
+        get(running, "/v1/tenants", "tnt_wrong")
+        running.end()
+        text = running.log_path.read_text()
+    assert all(json.loads(line)["event"] for line in text.splitlines())
+    for secret in (kept[1], made.json()["token"], "tnt_wrong"):
+        assert secret not in text
