@@ -4,10 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format bench lock clean
+.PHONY: demo serve test check format bench lock clean
 
 demo: $(VENV)/.runtime ## set everything up and run the main job
 	$(BIN)/tenantry demo
+
+# The service's own place: its data, and its first key.
+SERVICE := .tenantry
+PORT ?= 8321
+
+serve: $(VENV)/.runtime $(SERVICE)/admin.key ## run the service; the key is in .tenantry/admin.key
+	@echo "the key is in $(SERVICE)/admin.key"
+	@exec $(BIN)/tenantry serve --data-dir $(SERVICE)/data --port $(PORT)
+
+# Its owner's alone, and there whole or not at all.
+$(SERVICE)/admin.key: | $(VENV)/.runtime
+	@umask 077 && mkdir -p $(SERVICE) \
+		&& $(BIN)/tenantry key create --data-dir $(SERVICE)/data --scope admin --name "make serve" --quiet > $@.new \
+		&& mv $@.new $@
 
 test: $(VENV)/.dev ## the whole suite with branch coverage
 	rm -f .coverage .coverage.*

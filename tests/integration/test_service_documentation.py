@@ -1,0 +1,124 @@
+"""What docs/service.md and the Makefile show is run as it stands, but for the port."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from commands import environment
+from tenantry.cli import app
+from tenantry.cli.exits import MEANINGS
+from tenants import HANG_SECONDS, read_line
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def snippet(name: str) -> str:
+    """Return the commands that the page marks with this name."""
+    [found] = re.findall(
+        rf"test_service_documentation\.py: {name} -->\n```sh\n(.*?)```", PAGE, flags=re.DOTALL
+    )
+    return found
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    """The environment of someone who has installed tenantry, with a port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return environment(PATH=path, PORT=str(port), NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+
+
+def run(script: str, cwd: Path, env: dict[str, str]) -> str:
+    """Run commands, each of which has to succeed, and return what they print."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def running(command: list[str], cwd: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a service that is ended as Ctrl-C ends it, with everything that it started."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):  # it ended by itself, and the test says so
+                os.killpg(process.pid, signal.SIGINT)
+
+
+def test_the_page_from_the_first_key_to_the_last_line(tmp_path: Path, env: dict[str, str]):
+    """Key, service and every curl line work in a fresh directory as they are written."""
+    run(snippet("key"), tmp_path, env)
+    assert (tmp_path / ".tenantry" / "admin.key").stat().st_mode & 0o077 == 0
+    with running(["bash", "-c", snippet("serve")], tmp_path, env) as process:
+        assert read_line(process).endswith(f"at http://127.0.0.1:{env['PORT']}")
+        printed = run(snippet("curl"), tmp_path, env)
+    assert printed.startswith("ok\n")
+    for part in (
+        '"state":"suspended"',
+        '"calls_per_second_max":200',
+        "event: succeeded",
+        '"id":"acme-test"',
+        "# TYPE",
+    ):
+        assert part in printed
+    assert (tmp_path / "acme.tar.gz").stat().st_size > 0
+
+
+def test_make_serve(tmp_path: Path, env: dict[str, str]):
+    """``make serve`` makes a key once, says where it is, and serves; the page's curl lines work with it."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    # The set-up is what the tests run in.
+    command = [
+        "make",
+        "--silent",
+        f"BIN={BIN}",
+        f"--old-file={BIN}/python",
+        "--old-file=.venv/.runtime",
+        "serve",
+    ]
+    keys = []
+    for _ in range(2):
+        with running(command, tmp_path, env) as process:
+            assert read_line(process) == "the key is in .tenantry/admin.key"
+            assert read_line(process).endswith(f"at http://127.0.0.1:{env['PORT']}")
+            keys.append((tmp_path / ".tenantry" / "admin.key").read_text())
+            if len(keys) == 1:
+                run(snippet("curl"), tmp_path, env)
+    assert keys[0] == keys[1]
+
+
+def test_every_exit_code_is_in_the_page():
+    """The page's table of exit codes is the command line's own, and ``--help`` has it too."""
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, flags=re.MULTILINE)
+    assert rows == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
+
+
+def test_every_command_is_in_the_page():
+    """No command is missing in the page's table."""
+    table = PAGE.partition("| command | does |")[2]
+    for name, command in get_command(app).commands.items():
+        for one in getattr(command, "commands", {name: None}):
+            assert re.search(rf"^\|[^|]*`({name} )?{one}[` ]", table, flags=re.MULTILINE), f"{name} {one}"
