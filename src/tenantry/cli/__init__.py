@@ -12,6 +12,7 @@ from tenantry.observability import configure_logging
 
 # What they log is for whoever runs them; the others say themselves what went wrong.
 _LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
+_SILENT: Final = "critical"
 
 app = typer.Typer(
     name="tenantry",
@@ -41,14 +42,14 @@ def main(
     log_level: Annotated[
         str | None,
         typer.Option(
-            help="debug, info, warning or error; to standard error. Left out: info for serve, warning for demo, error for "
-            "the others."
+            help="debug, info, warning or error; to standard error. Left out: info for serve, warning for demo, nothing "
+            "for the others."
         ),
     ] = None,
 ) -> None:
     """Keep many companies' data apart, durable and fast."""
     name = context.invoked_subcommand or ""
-    level = log_level or _LOG_LEVELS.get(name, "error")
+    level = log_level or _LOG_LEVELS.get(name, _SILENT)
     is_service = name == "serve" and not sys.stderr.isatty()
     try:
         configure_logging(level, "json" if is_service else "console")

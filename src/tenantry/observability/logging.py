@@ -21,7 +21,7 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
         output: ``json``, or ``console`` for people.
     """
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if output == "console"
         else structlog.processors.JSONRenderer(default=str)
     )
