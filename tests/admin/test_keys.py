@@ -14,6 +14,10 @@ from tenantry.admin.auth import FAILURE_SECONDS, FAILURES_MAX, KeyAuthenticator
 from tenants import HandClock, query
 
 ADMIN_ONLY = {
+    "POST /v1/jobs",
+    "POST /v1/jobs/{job_id}/pause",
+    "POST /v1/jobs/{job_id}/resume",
+    "POST /v1/jobs/{job_id}/cancel",
     "DELETE /v1/tenants/{tenant_id}",
     "POST /v1/tenants/{tenant_id}/purge",
     "POST /v1/tenants/{tenant_id}/rename",
