@@ -1,0 +1,138 @@
+"""A service under load, in which everything happens that a metric tells of. A program: ``busy_service.py DATA_DIR``.
+
+It prints its port and, when everything has happened at least once, ``busy``; it ends with SIGTERM.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import uvicorn
+from prometheus_client import REGISTRY
+
+from tenantry import RegistryConfig, TenantLimits, TenantRegistry
+from tenantry.admin import create_admin_app
+from tenantry.company import Message, MessageType
+from tenantry.demo.company import Company, Timings
+from tenantry.errors import TenantryError
+from tenantry.events import FleetTenantFinished
+from tenantry.ids import tenant_paths
+from tenantry.observability import RegistryMetrics, configure_logging, export_metrics
+
+BUSY: Final = 3
+CALLERS: Final = 8
+QUIET: Final = 16
+PLACES: Final = 6
+BYTES_MAX: Final = 256 * 1024
+CALLS_IN_FLIGHT_MAX: Final = 4
+
+
+async def main(data_dir: Path) -> None:
+    """Serve, and keep busy until told to end."""
+    configure_logging("info")
+    config = RegistryConfig(data_dir=data_dir, open_tenants_max=PLACES, snapshot_interval_seconds=86_400)
+    registry = TenantRegistry(config)
+    metrics = export_metrics(registry, REGISTRY)
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = create_admin_app(registry)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    async with registry, anyio.create_task_group() as tasks:
+        companies = await _create(registry, data_dir)
+        for company in companies[:BUSY]:
+            for caller in range(CALLERS):
+                tasks.start_soon(_work, company, f"agent-{caller}", 0.02)
+        for company in companies[BUSY:]:
+            tasks.start_soon(_work, company, "agent-0", 0.5)
+        tasks.start_soon(_operate, registry, metrics)
+        print(listening.getsockname()[1], flush=True)  # noqa: T201  # what it is asked for
+        # uvicorn ends with the signal and then sends it again, which is not to be the end of the registry too.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        await server.serve([listening])
+        tasks.cancel_scope.cancel()
+
+
+async def _create(registry: TenantRegistry, data_dir: Path) -> list[Company]:
+    names = [f"busy-{n}" for n in range(BUSY)] + [f"quiet-{n}" for n in range(QUIET)]
+    for name in (*names, "operated", "flooded", "full", "newer", "damaged"):
+        await registry.create(name)
+    await registry.update("flooded", limits=TenantLimits(calls_in_flight_max=CALLS_IN_FLIGHT_MAX))
+    await registry.update("full", limits=TenantLimits(database_bytes_max=BYTES_MAX))
+    await registry.quarantine("damaged", reason="for a look")
+    await registry.suspend("newer")
+    with contextlib.closing(sqlite3.connect(tenant_paths(data_dir, "newer").database)) as database:
+        database.execute("PRAGMA user_version = 99")
+    await registry.resume("newer")
+    timings = Timings()
+    return [Company(registry.tenant(name), timings, seed) for seed, name in enumerate(names)]
+
+
+async def _work(company: Company, agent: str, pause_seconds: float) -> None:
+    while True:
+        await company.work(agent)
+        await anyio.sleep(pause_seconds)
+
+
+async def _operate(registry: TenantRegistry, metrics: RegistryMetrics) -> None:
+    """Do what operators and clumsy callers do, again and again."""
+    is_busy = False
+    while True:
+        snapshot = await registry.snapshots.create("operated")
+        await registry.snapshots.restore("operated", snapshot.id)
+        await registry.snapshots.delete("operated", snapshot.id)
+        await registry.suspend("operated")
+        await _fails(registry.tenant("operated").tasks.get("none"))
+        await registry.resume("operated")
+        await _fails(registry.suspend("nobody"))
+        await _fails(registry.tenant("nobody").tasks.get("none"))
+        await _fails(registry.tenant("newer").tasks.get("none"))
+        message = _message("again")
+        await registry.tenant("operated").messages.save(message)
+        await _fails(registry.tenant("operated").messages.save(message))
+        await _fails(registry.tenant("full").messages.save(_message("x" * BYTES_MAX)))
+        flood = registry.tenant("flooded").messages
+        calls = [_fails(flood.save(_message("hello"))) for _ in range(4 * CALLS_IN_FLIGHT_MAX)]
+        await asyncio.gather(*calls)
+        await _run_fleet_jobs(registry, metrics)
+        if not is_busy:
+            print("busy", flush=True)  # noqa: T201  # what it is asked for
+            is_busy = True
+        await anyio.sleep(0.2)
+
+
+async def _run_fleet_jobs(registry: Any, metrics: RegistryMetrics) -> None:
+    """Check a tenant, and try to migrate one that cannot be."""
+    if hasattr(registry, "fleet"):
+        for kind, tenant_id in (("check", "operated"), ("migrate", "newer")):
+            job = await registry.fleet.start(kind, tenant_ids=[tenant_id])
+            await registry.fleet.wait(job.id)
+    else:
+        metrics.observe(FleetTenantFinished("operated", "check", "ok", 0.01))
+        metrics.observe(FleetTenantFinished("newer", "migrate", "migration", 0.01))
+
+
+async def _fails(call: Awaitable[object]) -> None:
+    with contextlib.suppress(TenantryError):
+        await call
+
+
+def _message(content: str) -> Message:
+    return Message(
+        timestamp=datetime.now(UTC),
+        sender="ada",
+        to="bob",
+        channel="general",
+        content=content,
+        type=MessageType.QUESTION,
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,23 @@
+"""One busy service, and one Prometheus that scrapes it, for all tests of the dashboards."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from monitoring import Prometheus, Service, busy_service, eventually, prometheus
+
+
+@pytest.fixture(scope="package")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service under load."""
+    with busy_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def scraped(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Prometheus]:
+    """Prometheus, after it has scraped the service a few times and evaluated the rules on that."""
+    with prometheus(tmp_path_factory.mktemp("prometheus"), service.address) as server:
+        enough = 'count_over_time(job:tenantry_calls_failed:ratio_rate5m{job="tenantry"}[1m]) > 3'
+        assert eventually(lambda: server.values(enough))
+        yield server

@@ -1,0 +1,86 @@
+"""What ``/metrics`` gives: as many series for a thousand tenants as for ten, and whether the service is ready."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry.admin import create_admin_app
+from tenantry.observability import export_metrics
+from tenants import make_message, until
+
+FEW, MANY = 10, 1_000
+
+
+@pytest.fixture
+async def measured(data_dir: Path) -> AsyncIterator[TenantRegistry]:
+    """A registry whose pool is too small for its tenants."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=FEW - 2)) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def client(measured: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of its admin API, with metrics of its own."""
+    collectors = CollectorRegistry()
+    export_metrics(measured, collectors)
+    transport = httpx.ASGITransport(create_admin_app(measured, collectors=collectors))
+    async with httpx.AsyncClient(transport=transport, base_url="http://tenantry") as opened:
+        yield opened
+
+
+async def series(client: httpx.AsyncClient) -> set[tuple[str, ...]]:
+    """Return the names and labels of all series that are exposed."""
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, client: httpx.AsyncClient):
+    """A thousand tenants that all did the same have exactly the series of ten."""
+    limiter = anyio.CapacityLimiter(FEW - 2)
+
+    async def live(tenant_id: str) -> None:
+        async with limiter:
+            await measured.create(tenant_id)
+            tenant = measured.tenant(tenant_id)
+            await tenant.messages.save(make_message())
+            await tenant.tasks.get("none")
+
+    async def live_all(first: int, last: int) -> set[tuple[str, ...]]:
+        async with anyio.create_task_group() as group:
+            for number in range(first, last):
+                group.start_soon(live, f"tenant-{number}")
+        # The registry looks after itself now and then: after the first time all of its own calls have been counted.
+        await until(lambda: measured.statistics().disk is not None)
+        return await series(client)
+
+    of_few = await live_all(0, FEW)
+    of_many = await live_all(FEW, MANY)
+    assert of_many == of_few
+    await until(lambda: measured.statistics().tenants[TenantState.ACTIVE] == MANY)
+
+
+@pytest.mark.parametrize(("is_open", "catalog"), [(True, "1.0"), (False, "0.0")])
+async def test_whether_it_is_ready_is_a_metric(
+    measured: TenantRegistry, client: httpx.AsyncClient, *, is_open: bool, catalog: str
+):
+    """Each probe of /readyz is a series: 1, or 0 for a catalog that cannot be written."""
+    if not is_open:
+        await measured.aclose()
+    text = (await client.get("/metrics")).text
+    ready = [line for line in text.splitlines() if line.startswith("tenantry_ready{")]
+    assert ready == [
+        f'tenantry_ready{{probe="catalog"}} {catalog}',
+        'tenantry_ready{probe="pool"} 1.0',
+        'tenantry_ready{probe="disk"} 1.0',
+    ]
+    assert (await client.get("/readyz")).status_code == (200 if is_open else 503)
