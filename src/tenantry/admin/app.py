@@ -61,6 +61,7 @@ def create_admin_app(
         bodies,
     )
     registry.add_hook(service.board)
+    registry.add_hook(operations.observe)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -18,12 +19,15 @@ from tenantry.admin.problems import Problem, ProblemError, problem_of, unexpecte
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.events import Event, LifecycleStepped
 
 KEPT_MAX: Final = 1_000
 """How many operations that have ended can still be looked at."""
 
 RUNNING_MAX: Final = 64
 """How many may run at once."""
+
+_current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
 
 
 class OperationState(StrEnum):
@@ -42,6 +46,7 @@ class Operation(BaseModel):
         action: What is done.
         tenant_id: To which tenant.
         state: How far it is.
+        steps: What it has done of its work, in order; what these are differs by action.
         started_at, finished_at: Instants in UTC.
         result: What came of it, in the form that its action has.
         problem: Why it failed.
@@ -53,6 +58,7 @@ class Operation(BaseModel):
     action: str
     tenant_id: str | None
     state: OperationState
+    steps: tuple[str, ...] = ()
     started_at: datetime
     finished_at: datetime | None = None
     result: dict[str, Any] | None = None
@@ -71,6 +77,8 @@ class Operations:
         self._log = EventLog()
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # By operation: wakes who follows it at its next change.
+        self._changed: dict[str, asyncio.Event] = {}
 
     def start(
         self, action: str, tenant_id: str | None, work: Callable[[], Awaitable[BaseModel | None]]
@@ -118,12 +126,21 @@ class Operations:
         return operation
 
     async def follow(self, operation_id: str) -> AsyncIterator[Operation]:
-        """Yield an operation now and, if it runs, when it has ended."""
-        yield self.get(operation_id)
-        task = self._tasks.get(operation_id)
-        if task is not None:
-            await asyncio.wait([task])
-            yield self.get(operation_id)
+        """Yield an operation now and, while it runs, at each step and when it has ended."""
+        operation = self.get(operation_id)
+        while operation.state is OperationState.RUNNING:
+            # Asked for before the operation is given away: a change meanwhile is not missed.
+            changed = self._changed.setdefault(operation_id, asyncio.Event())
+            yield operation
+            await changed.wait()
+            operation = self.get(operation_id)
+        yield operation
+
+    def observe(self, event: Event) -> None:
+        """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
+        operation_id = _current.get()
+        if isinstance(event, LifecycleStepped) and operation_id is not None and operation_id in self._tasks:
+            self._change(operation_id, {"steps": (*self._known[operation_id].steps, event.step)})
 
     async def aclose(self) -> None:
         """Wait for what runs."""
@@ -132,6 +149,8 @@ class Operations:
 
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
         changes: dict[str, Any]
+        # The call's own task inherits it, so its steps are known to be this operation's.
+        _current.set(operation.id)
         try:
             result = await work()
             changes = {"state": OperationState.SUCCEEDED}
@@ -144,9 +163,14 @@ class Operations:
         self._end(operation, changes)
 
     def _end(self, operation: Operation, changes: dict[str, Any]) -> None:
-        ended = {**changes, "finished_at": self._clock.now()}
-        self._known[operation.id] = operation.model_copy(update=ended)
         self._tasks.pop(operation.id, None)
+        self._change(operation.id, {**changes, "finished_at": self._clock.now()})
+
+    def _change(self, operation_id: str, changes: dict[str, Any]) -> None:
+        self._known[operation_id] = self._known[operation_id].model_copy(update=changes)
+        changed = self._changed.pop(operation_id, None)
+        if changed is not None:
+            changed.set()
 
     def _forget(self) -> None:
         for operation_id in list(self._known):

@@ -1,8 +1,9 @@
 """The audit, keys, operations, statistics, and what the service is."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -16,6 +17,7 @@ from tenantry.admin.routing import (
     AdminRoute,
     CurrentService,
     Reader,
+    Service,
 )
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
@@ -24,17 +26,21 @@ from tenantry.admin.schemas import (
     AuditVerificationOut,
     Body,
     ChannelLoad,
+    StatisticsList,
     TenantIdText,
     TenantStatistics,
     TopTenants,
     VersionOut,
 )
 from tenantry.admin.tenants import TenantPath
+from tenantry.errors import TenantNotFoundError
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.api_keys import ApiKey, Scope
 from tenantry.tenancy.channel import ChannelStatistics
 
 router = APIRouter(prefix="/v1", route_class=AdminRoute)
+
+STATISTICS_TENANTS_MAX: Final = 100
 
 OperationPath = Annotated[str, Path(max_length=64, examples=["9f86d081884c7d65"])]
 
@@ -56,6 +62,15 @@ class MadeKey(ApiKey):
     token: str = Field(description="Shown this once: only its hash is kept.")
 
 
+class Caller(Body):
+    """Who makes the request."""
+
+    name: str = Field(description="In the audit.", examples=["key:0123456789abcdef"])
+    key: ApiKey | None = Field(
+        description="The key, without its secret; null where another way in was found, which may do everything."
+    )
+
+
 class KeyList(Body):
     """A page of the keys, oldest first, also those that are refused by now."""
 
@@ -66,15 +81,23 @@ class KeyList(Body):
 @router.get("/tenants/{tenant_id}/statistics", tags=["statistics"], responses=documented(404))
 async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatistics:
     """Return a tenant's size and, while it is open in this process, its counters."""
-    statistics = await service.registry.tenant_statistics(tenant_id)
-    actor = statistics.actor
-    return TenantStatistics(
-        tenant_id=tenant_id,
-        is_open=actor is not None,
-        database_bytes=statistics.database_bytes,
-        write=None if actor is None else _load(actor.write),
-        read=None if actor is None else _load(actor.read),
-    )
+    return await _statistics(service, tenant_id)
+
+
+@router.get("/statistics", tags=["statistics"], responses=documented())
+async def list_statistics(
+    principal: Reader,
+    service: CurrentService,
+    tenant_id: Annotated[list[TenantIdText], Query(min_length=1, max_length=STATISTICS_TENANTS_MAX)],
+) -> StatisticsList:
+    """Return the same of several tenants at once; those that do not exist are left out."""
+    for one in tenant_id:
+        principal.check_tenant(one)
+    items = []
+    for one in tenant_id:
+        with suppress(TenantNotFoundError):
+            items.append(await _statistics(service, one))
+    return StatisticsList(items=items)
 
 
 @router.get("/statistics/top", tags=["statistics"], responses=documented())
@@ -178,6 +201,12 @@ async def list_keys(
     return KeyList(items=list(page), next_cursor=signer.sign(page.next_cursor, "keys"))
 
 
+@router.get("/keys/self", tags=["keys"], responses=documented())
+async def get_caller(principal: Reader) -> Caller:
+    """Return who makes the request, and what its key is good for."""
+    return Caller(name=principal.name, key=principal.key)
+
+
 @router.delete("/keys/{key_id}", tags=["keys"], responses=documented(404))
 async def revoke_key(
     key_id: Annotated[str, Path(max_length=64, examples=["0123456789abcdef"])],
@@ -201,6 +230,18 @@ def _check_may_see(principal: Principal, operation: Operation) -> None:
         principal.check_fleet()
     else:
         principal.check_tenant(operation.tenant_id)
+
+
+async def _statistics(service: Service, tenant_id: str) -> TenantStatistics:
+    statistics = await service.registry.tenant_statistics(tenant_id)
+    actor = statistics.actor
+    return TenantStatistics(
+        tenant_id=tenant_id,
+        is_open=actor is not None,
+        database_bytes=statistics.database_bytes,
+        write=None if actor is None else _load(actor.write),
+        read=None if actor is None else _load(actor.read),
+    )
 
 
 def _load(channel: ChannelStatistics) -> ChannelLoad:

@@ -159,6 +159,12 @@ class TenantStatistics(BaseModel):
     read: ChannelLoad | None
 
 
+class StatisticsList(BaseModel):
+    """Several tenants' load and size, in the order in which they were asked for."""
+
+    items: Sequence[TenantStatistics]
+
+
 class TenantLoad(BaseModel):
     """How much one tenant calls."""
 
