@@ -1,10 +1,12 @@
-"""A client of a service in this process."""
+"""A service that runs, and a browser that looks at it, for the tests of the console."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from browsers import CHROMEDRIVER, CHROMIUM, Browser, RunningService, open_browser, serving
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.tenancy.api_keys import Scope
@@ -18,3 +20,34 @@ async def client(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as opened:
         yield opened
+
+
+@pytest.fixture
+def service(data_dir: Path) -> Iterator[RunningService]:
+    """A service of its own for each test."""
+    with serving(data_dir) as running:
+        yield running
+
+
+@pytest.fixture
+def api(service: RunningService) -> Iterator[httpx.Client]:
+    """A client of the service that may do everything."""
+    headers = {"Authorization": f"Bearer {service.keys['admin']}"}
+    with httpx.Client(base_url=service.url, headers=headers, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One process of Chromium for all tests: what it keeps belongs to an origin, and each service is one of its own."""
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("needs Chromium and its driver: Debian's chromium and chromium-driver")
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """A browser in which nobody has signed in yet."""
+    chromium.begin_anew()
+    return chromium

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from tenantry.admin import bundles, jobs, oversight, snapshots, tenants
 from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
 from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
+from tenantry.admin.console import make_console
 from tenantry.admin.failures import Failures
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
@@ -37,6 +38,7 @@ def create_admin_app(
     collectors: CollectorRegistry = REGISTRY,
     has_probes: bool = True,
     bodies: BodyLimits = BODY_LIMITS,
+    has_console: bool = True,
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
@@ -50,6 +52,7 @@ def create_admin_app(
         collectors: The metrics that ``/metrics`` gives.
         has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are here too: they need no key.
         bodies: How large requests may be, and how long they may take to come.
+        has_console: Whether ``/console`` is here too: a web page that asks its user for a key.
     """
     clock = SystemClock()
     operations = Operations(clock)
@@ -91,6 +94,8 @@ def create_admin_app(
         app.include_router(router)
     if has_probes:
         app.include_router(make_probes(registry, collectors))
+    if has_console:
+        app.include_router(make_console())
     app.add_exception_handler(TenantryError, answer_tenantry_error)
     app.add_exception_handler(ProblemError, answer_problem)
     app.add_exception_handler(RequestValidationError, answer_invalid)

@@ -1,0 +1,109 @@
+"""The console: a web page for operators. It is a client of the API like any other, and has no rights of its own.
+
+Its files (`console/`) are read once, into memory: what is served is looked up by name, so no request can reach any other
+file. They hold no secret, so they need no key; the key that an operator types goes to the API alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePath
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+_INDEX: Final = "index.html"
+_MEDIA_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# Whatever a tenant's name or an error's text may hold, the page runs only the scripts that came with it and speaks only to
+# the service that served it. Trusted Types keep even those scripts from ever making markup out of text.
+# https://www.w3.org/TR/CSP3/, https://www.w3.org/TR/trusted-types/
+_POLICY: Final = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "connect-src 'self'",
+    "img-src 'self' data:",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types 'none'",
+)
+HEADERS: Final = {
+    "Content-Security-Policy": "; ".join(_POLICY),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # Kept by the browser, and asked about each time: after an upgrade no page runs with half of the old modules.
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file of the console.
+
+    Attributes:
+        body: What is sent.
+        media_type: What it is.
+        etag: Changes with the body.
+    """
+
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def make_console() -> APIRouter:
+    """Return the console's routes: the page at ``/console/``, and its files beside it."""
+    assets = load_assets()
+    router = APIRouter(prefix="/console", include_in_schema=False)
+
+    @router.api_route("", methods=["GET", "HEAD"])
+    async def redirect() -> Response:
+        # Relative, so that it holds wherever the application is mounted and whatever stands before it.
+        return Response(status_code=308, headers={**HEADERS, "Location": "console/"})
+
+    @router.api_route("/{name}", methods=["GET", "HEAD"])
+    async def serve(name: str, request: Request) -> Response:
+        asset = assets.get(name)
+        if asset is None:
+            raise HTTPException(404)
+        return _answer(asset, request)
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def serve_index(request: Request) -> Response:
+        return _answer(assets[_INDEX], request)
+
+    return router
+
+
+def load_assets() -> dict[str, Asset]:
+    """Return the console's files by name."""
+    directory = resources.files("tenantry.admin").joinpath("console")
+    return {
+        file.name: _asset(file.read_bytes(), _MEDIA_TYPES[PurePath(file.name).suffix])
+        for file in directory.iterdir()
+    }
+
+
+def _asset(body: bytes, media_type: str) -> Asset:
+    return Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+def _answer(asset: Asset, request: Request) -> Response:
+    headers = {**HEADERS, "ETag": asset.etag}
+    # RFC 9110, section 13.1.2: compared weakly, and `*` is any.
+    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+    if known & {asset.etag, "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, headers=headers, media_type=asset.media_type)

@@ -1,0 +1,230 @@
+// What can be done to a tenant: who may, in which states, what is asked first, and the request that does it.
+
+import { newIdempotencyKey, path } from "./api.js";
+import { ask } from "./dialog.js";
+
+const ID_PATTERN = "[a-z]([a-z0-9\\-]{0,46}[a-z0-9])?";
+const ID_HINT = "1 to 48 of a–z, 0–9 and inner “-”, beginning with a letter.";
+const NAME_LENGTH_MAX = 200;
+const REASON_LENGTH_MAX = 1_000;
+
+const REASON = { name: "reason", label: "Reason (optional)", lengthMax: REASON_LENGTH_MAX };
+const NEW_ID = { name: "new_id", label: "New id", isRequired: true, pattern: ID_PATTERN, hint: ID_HINT };
+const NAME = { name: "display_name", label: "Display name (optional)", lengthMax: NAME_LENGTH_MAX };
+const typed = (id) => ({ name: "typed", label: `Type ${id} to confirm`, mustBe: id });
+
+const WITH_FILES = ["active", "suspended", "archived", "quarantined"];
+
+/**
+ * The actions of a tenant's page. `from` are the states in which each is offered: for those of a tenant's life they are
+ * the rows of `lifecycle.TRANSITIONS`, which a test compares.
+ */
+export const ACTIONS = [
+  {
+    name: "snapshot",
+    scope: "operate",
+    from: WITH_FILES,
+    says: "Its calls go on meanwhile. Everything that was acknowledged until now will be in it.",
+    at: ({ id }) => path`v1/tenants/${id}/snapshots`,
+  },
+  {
+    name: "suspend",
+    scope: "operate",
+    from: ["active"],
+    says: "Its calls are refused until it is resumed. Its data is kept.",
+    fields: () => [REASON],
+  },
+  { name: "resume", scope: "operate", from: ["suspended"], says: "It serves calls again." },
+  {
+    name: "archive",
+    scope: "operate",
+    from: ["active", "suspended"],
+    says: "It is closed for long: its calls are refused, and its database becomes one compacted file.",
+    fields: () => [REASON],
+  },
+  { name: "unarchive", scope: "operate", from: ["archived"], says: "It serves calls again." },
+  {
+    name: "repair",
+    scope: "operate",
+    from: ["quarantined"],
+    says: "Its database is checked, what can be mended is mended, and it serves calls again.",
+  },
+  { name: "undelete", scope: "operate", from: ["deleted"], says: "It is again what it was before it was deleted." },
+  {
+    name: "clone",
+    scope: "operate",
+    from: WITH_FILES,
+    says: "A new tenant begins with this one's present data.",
+    fields: () => [NEW_ID, NAME],
+    confirm: "Clone",
+  },
+  {
+    name: "settings",
+    label: "Settings",
+    scope: "operate",
+    from: WITH_FILES,
+    says: "They apply at once.",
+    fields: (tenant) => [
+      { ...NAME, label: "Display name", isRequired: true, value: tenant.display_name },
+      {
+        name: "deletion_protected",
+        label: "Protected from being deleted",
+        kind: "check",
+        value: tenant.deletion_protected,
+      },
+    ],
+    confirm: "Save",
+    method: "PATCH",
+    at: ({ id }) => path`v1/tenants/${id}`,
+    // What somebody else changed while the dialog was open is not overwritten unseen.
+    ifMatch: (tenant) => `"${tenant.revision}"`,
+  },
+  {
+    name: "rename",
+    scope: "admin",
+    from: WITH_FILES,
+    says: "Its data and snapshots stay. Whoever calls it by the old id finds nobody.",
+    fields: () => [NEW_ID],
+  },
+  {
+    name: "undo_restore",
+    label: "Undo restore",
+    scope: "admin",
+    from: WITH_FILES,
+    says: "What the last restore replaced comes back. What is there now is kept.",
+    confirm: "Undo the restore",
+    at: ({ id }) => path`v1/tenants/${id}/undo-restore`,
+  },
+  {
+    name: "quarantine",
+    scope: "operate",
+    from: ["active"],
+    says: "Its calls are refused until it is repaired or restored.",
+    fields: () => [REASON],
+    isDangerous: true,
+  },
+  {
+    name: "delete",
+    scope: "admin",
+    from: WITH_FILES,
+    says: "Its calls are refused. It can be brought back within its grace period; afterwards it is purged.",
+    isDangerous: true,
+    method: "DELETE",
+    at: ({ id }) => path`v1/tenants/${id}`,
+  },
+  {
+    name: "purge",
+    scope: "admin",
+    from: ["deleted"],
+    says: "Its files and snapshots are removed for good, also within its grace period. Nothing brings them back.",
+    fields: ({ id }) => [typed(id)],
+    confirm: "Purge for good",
+    isDangerous: true,
+    body: () => ({ force: true }),
+  },
+];
+
+/** The actions of one of a tenant's snapshots. */
+export const SNAPSHOT_ACTIONS = [
+  {
+    name: "restore",
+    scope: "admin",
+    from: WITH_FILES,
+    says: "The tenant becomes what it was when the snapshot was taken. What it is now is kept, and can be brought back.",
+    fields: ({ id }) => [typed(id)],
+    isDangerous: true,
+    at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}/restore`,
+  },
+  {
+    name: "clone",
+    scope: "operate",
+    from: [...WITH_FILES, "deleted"],
+    says: "A new tenant begins with the data of this snapshot.",
+    fields: () => [NEW_ID, NAME],
+    body: (values, snapshot) => ({ ...values, snapshot_id: snapshot.id }),
+  },
+  {
+    name: "delete",
+    scope: "admin",
+    from: [...WITH_FILES, "deleted"],
+    says: "The snapshot is forgotten for good.",
+    isDangerous: true,
+    method: "DELETE",
+    at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}`,
+  },
+];
+
+/** What an action's button says. */
+export function labelOf({ name, label }) {
+  return label ?? name.charAt(0).toUpperCase() + name.slice(1);
+}
+
+/**
+ * Ask whether an action is to be done, and do it.
+ *
+ * @param app
+ * @param action
+ * @param tenant
+ * @param snapshot The one that the action is of, or null.
+ * @param {(answer: Object?) => void} onDone Called when it has been done, and long work when it has ended.
+ */
+export function perform(app, action, tenant, snapshot, onDone) {
+  const once = newIdempotencyKey();
+  const whom = snapshot === null ? tenant.id : `${tenant.id}, snapshot ${snapshot.id}`;
+  const title = `${labelOf(action)}: ${whom}`;
+  ask({
+    title,
+    says: action.says,
+    fields: action.fields?.(tenant) ?? [],
+    confirm: action.confirm ?? labelOf(action),
+    isDangerous: action.isDangerous,
+    submit: async (values) => {
+      const answer = await app.api.send(action.method ?? "POST", pathOf(action, tenant, snapshot), {
+        body: bodyOf(action, values, snapshot),
+        once,
+        ifMatch: action.ifMatch?.(tenant) ?? null,
+      });
+      settle(app, title, answer, onDone);
+    },
+  });
+}
+
+/** Ask for a new tenant, and make it. */
+export function create(app, onDone, id = "") {
+  const once = newIdempotencyKey();
+  ask({
+    title: "Create a tenant",
+    says: "It gets a database of its own, migrated and ready.",
+    fields: [{ ...NEW_ID, name: "id", label: "Id", value: id }, NAME],
+    confirm: "Create",
+    submit: async (values) => {
+      const tenant = await app.api.send("POST", "v1/tenants", { body: withoutEmpty(values), once });
+      settle(app, `Create: ${tenant.id}`, tenant, onDone);
+    },
+  });
+}
+
+function settle(app, title, answer, onDone) {
+  if (answer?.steps === undefined) {
+    app.activity.done(title);
+    onDone(answer);
+    return;
+  }
+  // Long work: the dialog does not wait for it.
+  app.activity.follow(app.api, answer, title).then((ended) => ended.state === "succeeded" && onDone(ended.result));
+}
+
+function pathOf(action, tenant, snapshot) {
+  return action.at?.(tenant, snapshot) ?? path`v1/tenants/${tenant.id}/${action.name}`;
+}
+
+function bodyOf(action, values, snapshot) {
+  if (action.body) return withoutEmpty(action.body(values, snapshot));
+  const { typed: _, ...said } = values;
+  const body = withoutEmpty(said);
+  return Object.keys(body).length > 0 ? body : null;
+}
+
+function withoutEmpty(values) {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== ""));
+}

@@ -1,0 +1,227 @@
+// The page itself: signing in and out, which view is open, and whether what it shows is fresh.
+
+import { Activity } from "./activity.js";
+import { Api, Problem } from "./api.js";
+import { audit } from "./audit.js";
+import { fill, setText } from "./dom.js";
+import { count, time } from "./format.js";
+import { History } from "./history.js";
+import { overview } from "./overview.js";
+import { Poller } from "./poll.js";
+import { tenant } from "./tenant.js";
+import { tenants } from "./tenants.js";
+
+const KEPT_KEY = "tenantry.key";
+const SCOPES = ["read", "operate", "admin"];
+const at = (id) => document.getElementById(id);
+
+/** Everything that ends with the session: at sign-out nothing of it is left. */
+class App {
+  #view = null;
+  #leaving = new AbortController();
+  #freshAt = null;
+
+  constructor(api, caller) {
+    this.api = api;
+    this.caller = caller;
+    this.history = new History(api);
+    this.activity = new Activity(at("activity"), at("announcer"));
+    this.poller = new Poller(() => this.#look(), (outcome) => this.#showOutcome(outcome));
+  }
+
+  /** Whether the key is for all tenants. */
+  get isForFleet() {
+    return (this.caller.key?.tenants ?? null) === null;
+  }
+
+  /** Whether the key may do what a scope allows; each scope includes those before it. */
+  allows(scope) {
+    if (this.caller.key === null) return true;
+    return this.caller.key.scopes.some((one) => SCOPES.indexOf(one) >= SCOPES.indexOf(scope));
+  }
+
+  /** Disable a button if the key lacks the scope, and return it. The service would refuse in any case. */
+  needs(button, scope) {
+    if (!this.allows(scope)) {
+      button.disabled = true;
+      button.title = `Needs a key with the scope ${scope}`;
+    }
+    return button;
+  }
+
+  go(hash) {
+    if (location.hash === hash) this.open();
+    else location.hash = hash;
+  }
+
+  refresh() {
+    this.poller.now();
+  }
+
+  start() {
+    this.open();
+    this.poller.start();
+    this.#showService().catch(() => {});
+  }
+
+  close() {
+    this.poller.stop();
+    this.#leaving.abort();
+    this.activity.close();
+  }
+
+  /** Open the view that the address names. */
+  open() {
+    this.#leaving.abort();
+    this.#leaving = new AbortController();
+    this.#view = viewOf(this);
+    document.title = `${this.#view.title} – tenantry`;
+    fill(at("view"), this.#view.element);
+    at("problem").hidden = true;
+    markCurrent();
+    // Who reads with a screen reader hears where they are; who uses the keyboard goes on from there.
+    this.#view.element.querySelector("h1").focus();
+    scrollTo(0, 0);
+    this.refresh();
+  }
+
+  showProblem(error) {
+    setText(at("problem"), error.message);
+    at("problem").hidden = false;
+  }
+
+  async #look() {
+    const { signal } = this.#leaving;
+    const results = await Promise.allSettled([this.history.look(), this.#view.refresh(signal)]);
+    const failed = results.find(({ status }) => status === "rejected");
+    // Somebody went to another view meanwhile: what became of this one is nobody's concern.
+    if (failed !== undefined && !signal.aborted) throw failed.reason;
+  }
+
+  #showOutcome({ error, waitMs }) {
+    const freshness = at("freshness");
+    if (error === null) {
+      this.#freshAt = Date.now();
+      at("problem").hidden = true;
+      freshness.dataset.state = "live";
+      setText(freshness, "Live");
+      return;
+    }
+    freshness.dataset.state = "stale";
+    setText(freshness, this.#freshAt === null ? "No data" : `Stale since ${time(this.#freshAt)}`);
+    const isExpected = error instanceof Problem || error.name === "Unreachable";
+    const advice = `It is tried again in ${count(waitMs / 1000)} s.`;
+    this.showProblem(isExpected ? new Error(`${error.message} ${advice}`) : error);
+  }
+
+  async #showService() {
+    const { tenantry, sqlite, backend } = await this.api.get("v1/version");
+    setText(at("bottom"), `tenantry ${tenantry} on ${backend} ${sqlite}. Times are ${zone()}.`);
+  }
+}
+
+let app = null;
+
+function viewOf(app) {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [name, id] = path.split("/");
+  const parameters = new URLSearchParams(query);
+  if (name === "tenants" && id) return tenant(app, decoded(id));
+  if (name === "tenants") return tenants(app, parameters);
+  if (name === "audit") return audit(app, parameters);
+  return overview(app);
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+function markCurrent() {
+  const name = location.hash.split(/[/?]/)[1] || "overview";
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+async function signIn(key, isKept) {
+  if (!/^[\x21-\x7e]+$/.test(key)) throw new Error("This is no key: one begins with tnt_.");
+  const api = new Api(key);
+  const caller = await api.get("v1/keys/self");
+  api.onUnauthorized = () => signOut("The key is good no longer: it expired or was revoked.");
+  if (isKept) sessionStorage.setItem(KEPT_KEY, key);
+  app = new App(api, caller);
+  setText(at("caller"), callerName(caller));
+  show(true);
+  app.start();
+}
+
+function signOut(why = "") {
+  sessionStorage.removeItem(KEPT_KEY);
+  app?.close();
+  app = null;
+  fill(at("view"));
+  for (const dialog of document.querySelectorAll("dialog")) dialog.remove();
+  at("problem").hidden = true;
+  for (const id of ["freshness", "caller", "bottom"]) setText(at(id), "");
+  showSignIn(why);
+}
+
+function showSignIn(why) {
+  document.title = "tenantry console";
+  show(false);
+  setText(at("sign-in-problem"), why);
+  at("sign-in-problem").hidden = why === "";
+  at("key").focus();
+}
+
+function show(isSignedIn) {
+  at("sign-in").hidden = isSignedIn;
+  for (const id of ["top", "bottom"]) at(id).hidden = !isSignedIn;
+}
+
+function callerName({ name, key }) {
+  if (key === null) return name;
+  const scope = SCOPES.findLast((one) => key.scopes.includes(one));
+  return `${key.name || `key ${key.id}`} (${scope})`;
+}
+
+function zone() {
+  return Intl.DateTimeFormat().resolvedOptions().timeZone;
+}
+
+async function submitKey(event) {
+  event.preventDefault();
+  const [input, button] = [at("key"), at("sign-in-button")];
+  button.disabled = true;
+  at("sign-in-problem").hidden = true;
+  try {
+    await signIn(input.value.trim(), at("keep").checked);
+  } catch (error) {
+    showSignIn(error.message);
+  } finally {
+    // Typed once: it is not left for whoever looks at the page next.
+    input.value = "";
+    button.disabled = false;
+  }
+}
+
+async function begin() {
+  at("sign-in-form").addEventListener("submit", submitKey);
+  at("sign-out").addEventListener("click", () => signOut());
+  at("skip").addEventListener("click", (event) => {
+    // The address names the view: it must not become "#content".
+    event.preventDefault();
+    at("content").focus();
+  });
+  addEventListener("hashchange", () => app?.open());
+  const kept = sessionStorage.getItem(KEPT_KEY);
+  if (kept === null) showSignIn("");
+  else await signIn(kept, true).catch((error) => signOut(error.message));
+}
+
+begin();

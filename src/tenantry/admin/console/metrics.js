@@ -1,0 +1,141 @@
+// What `/metrics` says, made into what the charts show: rates and quantiles of the time between two looks.
+
+const PREFIX = "tenantry_";
+// The service's own bookkeeping in its catalog, such as what this page asks for: no tenant's load.
+const OWN_OPERATIONS = new Set(["answers", "audit", "catalog", "fleet", "keys"]);
+const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
+const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+
+/**
+ * Read the text format (https://prometheus.io/docs/instrumenting/exposition_formats/), as far as it is ours.
+ *
+ * @returns {Map<string, Array<{labels: Object, value: number}>>} The samples by name.
+ */
+export function parse(text) {
+  const samples = new Map();
+  for (const line of text.split("\n")) {
+    const found = line.startsWith(PREFIX) ? LINE.exec(line) : null;
+    if (found === null) continue;
+    const [, name, labels = "", value] = found;
+    const sample = { labels: parseLabels(labels), value: toNumber(value) };
+    if (samples.has(name)) samples.get(name).push(sample);
+    else samples.set(name, [sample]);
+  }
+  return samples;
+}
+
+/** Reduce samples to the counts that the charts need, at a moment in milliseconds. */
+export function lookAt(samples, at) {
+  const all = (name) => samples.get(PREFIX + name) ?? [];
+  const only = (name) => all(name)[0]?.value ?? null;
+  const tenants = all("tenants").map(({ labels, value }) => [labels.state, value]);
+  return {
+    at,
+    ok: sum(all("query_duration_seconds_count"), (labels) => isTenants(labels) && labels.outcome === "ok"),
+    failed: sum(all("query_duration_seconds_count"), (labels) => isTenants(labels) && labels.outcome !== "ok"),
+    latency: buckets(all("query_duration_seconds_bucket"), isTenants),
+    write: batches(all, "write"),
+    read: batches(all, "read"),
+    open: only("pool_open_tenants"),
+    idle: only("pool_idle_tenants"),
+    capacity: only("pool_capacity_tenants"),
+    waiters: only("pool_waiters"),
+    tenants: Object.fromEntries(tenants),
+  };
+}
+
+/**
+ * Return what happened between two looks; what cannot be told is null.
+ *
+ * @param before The look before this one.
+ * @param now
+ * @param earlier A look some more ago: quantiles over a longer time jump about less.
+ */
+export function between(before, now, earlier = before) {
+  const seconds = (now.at - before.at) / 1000;
+  const perSecond = (name) => rise(before[name], now[name], seconds);
+  const latency = subtract(now.latency, earlier.latency);
+  return {
+    at: now.at,
+    ok: perSecond("ok"),
+    failed: perSecond("failed"),
+    p50: quantile(0.5, latency),
+    p99: quantile(0.99, latency),
+    writeBatch: batchSize(before.write, now.write),
+    readBatch: batchSize(before.read, now.read),
+    open: now.open,
+    used: now.open === null ? null : now.open - now.idle,
+    capacity: now.capacity,
+  };
+}
+
+/**
+ * Return a quantile of a histogram as Prometheus' histogram_quantile does: a straight line within the bucket.
+ *
+ * @param {number} q From 0 to 1.
+ * @param {Array<[number, number]>?} cumulative Upper bounds with the counts up to them, the last one infinite.
+ */
+export function quantile(q, cumulative) {
+  if (cumulative === null || cumulative.length < 2) return null;
+  const total = cumulative.at(-1)[1];
+  if (!(total > 0)) return null;
+  const rank = q * total;
+  const at = cumulative.findIndex(([, count]) => count >= rank);
+  // Beyond the last bound nobody knows how far.
+  if (cumulative[at][0] === Infinity) return cumulative.at(-2)[0];
+  const [lower, below] = at === 0 ? [0, 0] : cumulative[at - 1];
+  const [upper, count] = cumulative[at];
+  return lower + (upper - lower) * ((rank - below) / (count - below));
+}
+
+/** How fast a counter rose; null if it began anew in between. */
+export function rise(before, now, seconds) {
+  if (before === null || now === null || now < before || !(seconds > 0)) return null;
+  return (now - before) / seconds;
+}
+
+function parseLabels(text) {
+  const labels = {};
+  for (const [, name, value] of text.matchAll(LABEL)) {
+    labels[name] = value.replace(/\\(.)/g, (_, escaped) => (escaped === "n" ? "\n" : escaped));
+  }
+  return labels;
+}
+
+function toNumber(text) {
+  return text === "+Inf" ? Infinity : text === "-Inf" ? -Infinity : Number(text);
+}
+
+function isTenants(labels) {
+  return !OWN_OPERATIONS.has(labels.operation.split(".", 1)[0]);
+}
+
+function sum(samples, isWanted) {
+  return samples.reduce((total, { labels, value }) => (isWanted(labels) ? total + value : total), 0);
+}
+
+function buckets(samples, isWanted) {
+  const counts = new Map();
+  for (const { labels, value } of samples) {
+    if (!isWanted(labels)) continue;
+    const bound = toNumber(labels.le);
+    counts.set(bound, (counts.get(bound) ?? 0) + value);
+  }
+  return counts;
+}
+
+function batches(all, channel) {
+  const isWanted = (labels) => labels.channel === channel;
+  return { calls: sum(all("batch_requests_sum"), isWanted), batches: sum(all("batch_requests_count"), isWanted) };
+}
+
+function batchSize(before, now) {
+  const ran = now.batches - before.batches;
+  return ran > 0 ? (now.calls - before.calls) / ran : null;
+}
+
+function subtract(now, before) {
+  const bounds = Array.from(now.keys()).sort((one, other) => one - other);
+  const left = bounds.map((bound) => [bound, now.get(bound) - (before.get(bound) ?? 0)]);
+  return left.some(([, count]) => count < 0) ? null : left;
+}

@@ -1,0 +1,61 @@
+// Asking again and again: every two seconds while somebody looks, later while it fails.
+
+export const INTERVAL_MS = 2_000;
+const INTERVAL_MS_MAX = 30_000;
+
+export class Poller {
+  #work;
+  #onSettled;
+  #timer = null;
+  #failures = 0;
+  #isStarted = false;
+  #isBusy = false;
+  #isWanted = false;
+
+  /**
+   * @param {() => Promise} work
+   * @param {(outcome: {error: Error?, waitMs: number}) => void} onSettled Called after each try.
+   */
+  constructor(work, onSettled) {
+    this.#work = work;
+    this.#onSettled = onSettled;
+    document.addEventListener("visibilitychange", () => this.now());
+  }
+
+  start() {
+    this.#isStarted = true;
+    this.now();
+  }
+
+  stop() {
+    this.#isStarted = false;
+    clearTimeout(this.#timer);
+  }
+
+  /** Ask now instead of when it is time. Nothing is asked while nobody sees it. */
+  async now() {
+    clearTimeout(this.#timer);
+    if (!this.#isStarted || document.hidden) return;
+    if (this.#isBusy) {
+      // What runs may have been asked before the change that somebody wants to see.
+      this.#isWanted = true;
+      return;
+    }
+    this.#isBusy = true;
+    let error = null;
+    do {
+      this.#isWanted = false;
+      error = await this.#work().then(() => null, (reason) => reason);
+    } while (this.#isWanted && this.#isStarted);
+    this.#isBusy = false;
+    if (!this.#isStarted) return;
+    this.#failures = error === null ? 0 : this.#failures + 1;
+    const waitMs = Math.max(backOff(this.#failures), (error?.retryAfterSeconds ?? 0) * 1000);
+    this.#onSettled({ error, waitMs });
+    this.#timer = setTimeout(() => this.now(), waitMs);
+  }
+}
+
+function backOff(failures) {
+  return Math.min(INTERVAL_MS * 2 ** Math.max(0, failures - 1), INTERVAL_MS_MAX);
+}

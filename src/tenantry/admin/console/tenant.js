@@ -1,0 +1,234 @@
+// One tenant: how it is, what can be done to it, its snapshots, and what was done.
+
+import { ACTIONS, create, labelOf, perform, SNAPSHOT_ACTIONS } from "./actions.js";
+import { path, Problem } from "./api.js";
+import { auditTable } from "./audit.js";
+import { Chart, ChartGroup } from "./chart.js";
+import { element, fill, keepInStep, setText } from "./dom.js";
+import { bytes, count, moment, rate, versions, words } from "./format.js";
+import { LoadMeter } from "./load.js";
+import { badge, chosenName, empty, Facts, heading, Table } from "./parts.js";
+
+const AUDIT_ROWS = 10;
+const POINTS_MAX = 150;
+const FACTS = [
+  "Size", "Open here", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Schema", "Limits",
+  "Protected from being deleted", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
+];
+
+export function tenant(app, id) {
+  const meter = new LoadMeter();
+  const points = [];
+  let known = null;
+  let seen = null;
+
+  const name = element("p", { class: "display-name" });
+  const state = badge("");
+  const notice = element("p", { class: "notice", hidden: true });
+  const buttons = element("div", { class: "buttons", role: "group", "aria-label": "Actions", tabindex: "-1" });
+  const lacking = element("p", { class: "hint", hidden: true });
+  const facts = new Facts(FACTS);
+  const charts = new ChartGroup([
+    new Chart({
+      title: "Load",
+      lines: [{ key: "read", label: "reads" }, { key: "write", label: "writes" }],
+      format: rate,
+    }),
+  ]);
+  const snapshots = new Table("Snapshots", snapshotColumns(app, () => known, changed), (snapshot) => snapshot.id);
+  const snapshotsPlace = element("div", {}, empty("Loading…"));
+  const audit = auditTable("Latest in the audit", { hasTenant: false });
+  const auditPlace = element("div", {}, empty("Loading…"));
+  const content = element(
+    "div",
+    {},
+    name,
+    notice,
+    buttons,
+    lacking,
+    facts.element,
+    charts.element,
+    element("h2", {}, "Snapshots"),
+    snapshotsPlace,
+    element("h2", {}, "Latest in the audit"),
+    auditPlace,
+    element("p", {}, element("a", { href: `#/audit?tenant=${encodeURIComponent(id)}` }, "All of it in the audit")),
+  );
+  const body = element("div", {}, empty("Loading…"));
+  const title = heading(id);
+  const page = element(
+    "div",
+    {},
+    element("p", { class: "back" }, element("a", { href: "#/tenants" }, "All tenants")),
+    element("div", { class: "title" }, title, state),
+    body,
+  );
+
+  async function refresh(signal) {
+    try {
+      await look(signal);
+    } catch (error) {
+      if (!(error instanceof Problem) || ![404, 422].includes(error.status)) throw error;
+      showMissing(error);
+    }
+  }
+
+  async function look(signal) {
+    const tenant = await app.api.get(path`v1/tenants/${id}`, {}, signal);
+    const hasChanged = tenant.revision !== known?.revision;
+    known = tenant;
+    showTenant();
+    if (tenant.state === "purged") return;
+    const statistics = await app.api.get(path`v1/tenants/${id}/statistics`, {}, signal);
+    showLoad(statistics);
+    if (hasChanged) seen = null;
+    if (seen === null) await lookBack(signal);
+  }
+
+  // What lies outside of the catalog's entry is asked for when the tenant has changed, and not every two seconds: the
+  // snapshots may lie far away.
+  async function lookBack(signal) {
+    const mark = {};
+    seen = mark;
+    try {
+      const [kept, done] = await Promise.all([
+        app.api.get(path`v1/tenants/${id}/snapshots`, {}, signal),
+        app.api.get("v1/audit", { tenant_id: id, limit: AUDIT_ROWS }, signal),
+      ]);
+      showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps what the tenant is now.");
+      showList(audit, auditPlace, done.items, "Nothing yet.");
+    } catch (error) {
+      if (seen === mark) seen = null;
+      throw error;
+    }
+  }
+
+  function showTenant() {
+    if (content.parentNode !== body) fill(body, content);
+    state.dataset.state = known.state;
+    setText(state, known.state);
+    if (name.textContent !== known.display_name) fill(name, chosenName(known.display_name));
+    name.hidden = known.display_name === known.id;
+    const notes = [
+      known.busy_with && `${words(known.busy_with)} is under way.`,
+      known.reason && `Reason: ${known.reason}`,
+      known.last_error && `Last error: ${known.last_error}`,
+      known.purge_after && `It is purged after ${moment(known.purge_after)}.`,
+    ].filter(Boolean);
+    setText(notice, notes.join("\n"));
+    notice.hidden = notes.length === 0;
+    showActions();
+    facts.set("Schema", versions(known.schema_versions));
+    facts.set("In this state since", moment(known.state_changed_at));
+    facts.set("Created", moment(known.created_at));
+    facts.set("Protected from being deleted", known.deletion_protected ? "yes" : null);
+    facts.set("Next snapshot", known.snapshot_due_at && moment(known.snapshot_due_at));
+    facts.set("Former id", known.previous_id);
+    facts.set("Limits", limitsOf(known.limits));
+    facts.set("Stable key", known.uid);
+  }
+
+  function showActions() {
+    const hadFocus = buttons.contains(document.activeElement);
+    const offered = ACTIONS.filter(({ from }) => from.includes(known.state));
+    keepInStep(
+      buttons,
+      offered,
+      (action) => action.name,
+      (action) => {
+        const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
+        button.addEventListener("click", () => perform(app, action, known, null, changed));
+        return app.needs(button, action.scope);
+      },
+    );
+    // The button that was pressed may be gone with the state that offered it.
+    if (hadFocus && !buttons.contains(document.activeElement)) buttons.focus();
+    const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
+    setText(lacking, `Some actions need a key with the scope ${missing.join(" or ")}.`);
+    lacking.hidden = missing.length === 0;
+  }
+
+  function showLoad(statistics) {
+    const now = Date.now();
+    meter.note(statistics, now);
+    const { read, write, isOpen } = meter.of(id);
+    points.push({ at: now, read, write });
+    if (points.length > POINTS_MAX) points.shift();
+    charts.update(points);
+    const sides = [statistics.read, statistics.write].filter(Boolean);
+    const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
+    facts.set("Size", bytes(statistics.database_bytes));
+    facts.set("Open here", isOpen ? "yes" : "no");
+    facts.set("Calls since it was opened", isOpen ? count(total("calls")) : null);
+    facts.set("Waiting", isOpen ? count(total("waiting_requests")) : null);
+    facts.set("Refused", isOpen ? count(total("refused")) : null);
+    facts.set("Timed out", isOpen ? count(total("timed_out")) : null);
+  }
+
+  function showMissing(error) {
+    if (known === null && content.parentNode === body) return;
+    known = null;
+    state.hidden = true;
+    const make = element("button", { type: "button", onclick: () => create(app, changed, id) }, "Create it");
+    fill(body, empty(error.status === 404 ? `There is no tenant ${id}.` : error.message), make);
+    if (error.status === 404) app.needs(make, "operate");
+    else make.remove();
+  }
+
+  function changed(answer) {
+    seen = null;
+    state.hidden = false;
+    if (answer?.uid === known?.uid && answer?.state === "purged") {
+      app.go("#/tenants");
+      return;
+    }
+    // Renamed: it lives on at another address. A clone is a tenant of its own, and this one's page stays.
+    if (answer?.uid !== undefined && answer.uid === known?.uid && answer.id !== id) app.go(`#/tenants/${answer.id}`);
+    else app.refresh();
+  }
+
+  return { title: id, element: page, refresh };
+}
+
+function snapshotColumns(app, tenant, changed) {
+  return [
+    { title: "Taken", isHeader: true, isMoment: true, text: (snapshot) => moment(snapshot.created_at) },
+    { title: "Why", text: (snapshot) => snapshot.trigger },
+    { title: "Rows", isNumber: true, text: ({ row_counts: rows }) => count(total(rows)) },
+    { title: "Size", isNumber: true, text: (snapshot) => bytes(snapshot.database_bytes) },
+    { title: "Kept in", isNumber: true, text: (snapshot) => bytes(snapshot.stored_bytes) },
+    {
+      title: "Actions",
+      create: (snapshot) => element("div", { class: "buttons", role: "group", "aria-label": `Snapshot ${snapshot.id}` }),
+      update: (cell, snapshot) => {
+        const offered = SNAPSHOT_ACTIONS.filter(({ from }) => from.includes(tenant().state));
+        keepInStep(cell.firstChild, offered, (action) => action.name, (action) => {
+          const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
+          button.addEventListener("click", () => perform(app, action, tenant(), snapshot, changed));
+          return app.needs(button, action.scope);
+        });
+      },
+    },
+  ];
+}
+
+function showList(table, place, items, nothing) {
+  table.update(items);
+  if (items.length === 0) fill(place, empty(nothing));
+  else if (table.element.parentNode !== place) fill(place, table.element);
+}
+
+function total(rows) {
+  return Object.values(rows).reduce((sum, one) => sum + one, 0);
+}
+
+function limitsOf(limits) {
+  const texts = [
+    limits.database_bytes_max !== null && bytes(limits.database_bytes_max),
+    limits.calls_per_second_max !== null && `${rate(limits.calls_per_second_max)} calls`,
+    limits.calls_burst_max !== null && `${count(limits.calls_burst_max)} calls at once`,
+    limits.calls_in_flight_max !== null && `${count(limits.calls_in_flight_max)} calls in flight`,
+    limits.durability !== null && `durability ${limits.durability}`,
+  ].filter(Boolean);
+  return texts.length > 0 ? texts.join(", ") : "none of its own";
+}

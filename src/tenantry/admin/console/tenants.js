@@ -1,0 +1,176 @@
+// All tenants: found, looked over, created.
+
+import { create } from "./actions.js";
+import { element, fill, setText } from "./dom.js";
+import { bytes, count, moment, NOTHING, rate, versions } from "./format.js";
+import { LoadMeter } from "./load.js";
+import { badge, chosenName, empty, heading, Table } from "./parts.js";
+
+const PAGE_ROWS = 100;
+const ROWS_MAX = 1_000;
+/** How many tenants the service tells of in one answer. */
+const STATISTICS_MAX = 100;
+const STATES = ["active", "suspended", "archived", "quarantined", "deleted", "provisioning", "purged"];
+
+export function tenants(app, parameters) {
+  const state = STATES.includes(parameters.get("state")) ? parameters.get("state") : "";
+  const meter = new LoadMeter();
+  let rows = [];
+  let wanted = PAGE_ROWS;
+  let hasMore = false;
+  let isLoaded = false;
+
+  const search = element("input", {
+    id: "search", type: "search", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
+    "aria-describedby": "found", oninput: () => show(), onkeydown: (event) => event.key === "Enter" && open(),
+  });
+  const filter = element(
+    "select",
+    { id: "state", onchange: () => app.go(filter.value ? `#/tenants?state=${filter.value}` : "#/tenants") },
+    element("option", { value: "" }, "all"),
+    STATES.map((one) => element("option", { value: one, selected: one === state }, one)),
+  );
+  const button = element("button", { type: "button", class: "primary", onclick: () => begin() }, "Create tenant");
+  app.needs(button, "operate");
+  const found = element("p", { class: "hint", id: "found", role: "status" });
+  const more = element("button", { type: "button", hidden: true, onclick: () => showMore() }, `Show ${PAGE_ROWS} more`);
+  const place = element("div", {}, empty("Loading…"));
+  const table = new Table("Tenants", columns(meter), ({ id }) => id);
+  const page = element(
+    "div",
+    {},
+    heading("Tenants"),
+    element(
+      "div",
+      { class: "tools" },
+      element("div", { class: "field" }, element("label", { for: "search" }, "Id begins with"), search),
+      element("div", { class: "field" }, element("label", { for: "state" }, "State"), filter),
+      button,
+    ),
+    found,
+    place,
+    more,
+  );
+
+  function begin(id = "") {
+    create(app, (tenant) => app.go(`#/tenants/${tenant.id}`), id);
+  }
+
+  function open() {
+    const id = search.value.trim();
+    if (id) app.go(`#/tenants/${encodeURIComponent(id)}`);
+  }
+
+  function showMore() {
+    wanted = Math.min(wanted + PAGE_ROWS, ROWS_MAX);
+    app.refresh();
+  }
+
+  function matching() {
+    const prefix = search.value.trim().toLowerCase();
+    return rows.filter(({ id }) => id.startsWith(prefix));
+  }
+
+  function show() {
+    const shown = matching();
+    table.update(shown);
+    more.hidden = !hasMore || rows.length >= ROWS_MAX;
+    setText(found, told(shown.length));
+    if (shown.length > 0) {
+      if (table.element.parentNode !== place) fill(place, table.element);
+    } else if (isLoaded) fill(place, nothing());
+  }
+
+  function told(shown) {
+    if (!isLoaded) return "";
+    const which = shown === rows.length ? count(shown) : `${count(shown)} of ${count(rows.length)}`;
+    const all = `${which} ${rows.length === 1 ? "tenant" : "tenants"}`;
+    return hasMore ? `${all} loaded, there are more. Enter opens a tenant by its whole id.` : all;
+  }
+
+  function nothing() {
+    if (rows.length > 0) return empty("No loaded tenant's id begins so. Enter opens a tenant by its whole id.");
+    if (state) return empty(`No tenant is ${state}.`);
+    return empty("There are no tenants yet. ", app.allows("operate") ? "Create the first one." : "");
+  }
+
+  async function refresh(signal) {
+    const loaded = [];
+    let cursor = null;
+    do {
+      const limit = Math.min(PAGE_ROWS, wanted - loaded.length);
+      const answer = await app.api.get("v1/tenants", { state, limit, cursor }, signal);
+      loaded.push(...answer.items);
+      cursor = answer.next_cursor;
+    } while (cursor !== null && loaded.length < wanted);
+    // Of a purged one nothing is left but its entry, and its id is free.
+    rows = state === "purged" ? loaded : loaded.filter((tenant) => tenant.state !== "purged");
+    hasMore = cursor !== null;
+    isLoaded = true;
+    show();
+    await measure(signal);
+  }
+
+  async function measure(signal) {
+    // Only what is looked at is asked about.
+    const ids = rowsInSight(table.body).map((row) => row.dataset.id).slice(0, STATISTICS_MAX);
+    if (ids.length === 0) return;
+    const { items } = await app.api.get("v1/statistics", { tenant_id: ids }, signal);
+    for (const statistics of items) meter.note(statistics, Date.now());
+    table.update(matching());
+  }
+
+  return { title: "Tenants", element: page, refresh };
+}
+
+function columns(meter) {
+  const load = ({ id }) => {
+    const known = meter.of(id);
+    if (known === null) return NOTHING;
+    return known.isOpen ? rate(known.total) : "closed";
+  };
+  return [
+    {
+      title: "Tenant",
+      isHeader: true,
+      isLong: true,
+      create: ({ id }) => [element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id), element("small")],
+      update: (cell, tenant) => {
+        cell.parentNode.dataset.id = tenant.id;
+        const name = cell.lastChild;
+        if (name.textContent !== tenant.display_name) fill(name, chosenName(tenant.display_name));
+        // A name that says nothing new is not said.
+        name.hidden = tenant.display_name === tenant.id;
+      },
+    },
+    {
+      title: "State",
+      isLong: true,
+      create: () => [badge(""), element("small")],
+      update: (cell, tenant) => {
+        const [mark, note] = cell.children;
+        mark.dataset.state = tenant.state;
+        setText(mark, tenant.state);
+        setText(note, noteOf(tenant));
+        note.hidden = note.textContent === "";
+      },
+    },
+    { title: "Size", isNumber: true, text: ({ id }) => bytes(meter.of(id)?.bytes) },
+    { title: "Load", isNumber: true, text: load },
+    { title: "Schema", text: (tenant) => versions(tenant.schema_versions) },
+    { title: "Since", isMoment: true, text: (tenant) => moment(tenant.state_changed_at) },
+  ];
+}
+
+function noteOf({ busy_with: busy, last_error: error, reason }) {
+  if (busy) return `${busy.replaceAll("_", " ")} under way`;
+  return error ?? reason ?? "";
+}
+
+function rowsInSight(body) {
+  const height = window.innerHeight;
+  return Array.from(body.children).filter((row) => {
+    const { top, bottom } = row.getBoundingClientRect();
+    return bottom > -height && top < 2 * height;
+  });
+}

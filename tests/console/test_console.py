@@ -1,0 +1,353 @@
+"""The console in a real browser, on a real service with load."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from browsers import Browser, RunningService
+from tenants import database_path, held_writer, stored_contents
+
+HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
+PAGES = ["#/overview", "#/tenants", "#/tenants/acme", "#/audit"]
+# What every element's text is read against: the nearest background behind it that is not transparent.
+CONTRASTS = """
+const luminance = (color) => {
+  const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const isClear = (color) => color === "transparent" || color.endsWith(", 0)");
+const behind = (node) => {
+  const color = node ? getComputedStyle(node).backgroundColor : "rgb(255, 255, 255)";
+  return node && isClear(color) ? behind(node.parentElement) : color;
+};
+const found = [];
+for (const node of document.querySelectorAll("body *")) {
+  const text = Array.from(node.childNodes).filter((one) => one.nodeType === 3).map((one) => one.data.trim()).join("");
+  if (!text || !node.checkVisibility() || node.disabled) continue;
+  const style = getComputedStyle(node);
+  const [one, other] = [node.closest("svg") ? style.fill : style.color, behind(node)].map(luminance);
+  const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+  if (contrast < 4.5) found.push(`${text.slice(0, 40)}: ${contrast.toFixed(2)}`);
+}
+return found;
+"""
+
+
+def calls(browser: Browser) -> int:
+    """Return how many calls the tenant's page counts."""
+    found = re.search(r"Calls since it was opened\n([\d,]+)", browser.text("#view"))
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def answered_per_second(browser: Browser) -> float:
+    """Return the throughput that the overview shows."""
+    found = re.search(r"([\d,.]+)/s\s+answered", browser.text("#view"))
+    return float(found[1].replace(",", "")) if found else 0.0
+
+
+def tab_to(browser: Browser, text: str) -> None:
+    """Go on with the Tab key until the focus is on something that says so."""
+    for _ in range(80):
+        if browser.focused() == text:
+            return
+        browser.press(Keys.TAB)
+    pytest.fail(f"Tab never comes to {text!r}")
+
+
+def see_numbers_move(browser: Browser) -> None:
+    """Look at a tenant that is called, on each of the console's pages that tell of it."""
+    before = browser.wait(lambda: calls(browser), "calls")
+    browser.wait(lambda: calls(browser) > before, "more calls")
+    browser.open("#/overview", "acme")
+    browser.wait(lambda: answered_per_second(browser) > 0, "throughput")
+    label = browser.find(".drawing").get_attribute("aria-label")
+    assert label.startswith("Throughput, the last 1 min. answered: now ")
+    browser.wait(
+        lambda: "L" in browser.find(".drawing .line-0").get_attribute("d"),
+        "a line in the chart of throughput",
+    )
+    browser.open("#/tenants", "company 1")
+    browser.wait(
+        lambda: re.search(r"active\n?.*\d (KiB|MiB) [\d.,]+/s", browser.text("tbody")), "size and load"
+    )
+
+
+def test_an_operator_leads_a_tenant_through_its_life(
+    service: RunningService, browser: Browser, data_dir: Path
+):
+    """Sign in, create, see numbers move, suspend, resume, snapshot, restore, undo: and the data is what the page says.
+
+    Nothing is asked of anybody but the service, the browser complains of nothing, and the key is in no address.
+    """
+    browser.sign_in(service.url, service.keys["admin"])
+    browser.find("nav a[href='#/tenants']").click()
+    browser.see("There are no tenants yet.", "#view")
+    browser.confirm("Create tenant", "Create", id="acme", display_name="Acme Ltd.")
+    browser.see("Acme Ltd.", "#view")
+    browser.learn("Create: acme")
+
+    see_numbers_move(browser)
+    browser.open("#/tenants/acme", "Stable key")
+    browser.confirm("Suspend", reason="unpaid since May")
+    browser.learn("Suspend: acme")
+    browser.see("suspended", ".title")
+    browser.see("Reason: unpaid since May", ".notice")
+    kept = len(stored_contents(data_dir, "acme"))
+    browser.confirm("Snapshot")
+    browser.learn("Done in ")
+    browser.see("manual", "table[aria-label=Snapshots]")
+
+    browser.confirm("Resume")
+    browser.learn("Resume: acme")
+    browser.see("active", ".title")
+    before = browser.wait(lambda: calls(browser), "calls")
+    browser.wait(lambda: calls(browser) > before, "more calls")
+    browser.confirm("Suspend")
+    browser.learn("Suspend: acme")
+    browser.see("suspended", ".title")
+    later = len(stored_contents(data_dir, "acme"))
+    assert later > kept
+
+    browser.confirm("Restore", typed="acme")
+    browser.learn("Done in ")
+    browser.wait(lambda: len(stored_contents(data_dir, "acme")) == kept, "the rows of the snapshot")
+    browser.see("restore", "table[aria-label='Latest in the audit']")
+    browser.confirm("Undo restore", "Undo the restore")
+    browser.wait(lambda: len(stored_contents(data_dir, "acme")) == later, "the rows of before")
+    browser.see("undo restore", "table[aria-label='Latest in the audit']")
+
+    browser.open("#/audit", "undo restore")
+    browser.button("Verify the chain").click()
+    browser.see("Intact: ", "#view")
+    browser.button("Sign out").click()
+    browser.see("API key")
+    assert "acme" not in browser.text()
+    assert browser.script("return sessionStorage.length + localStorage.length") == 0
+    assert browser.complaints() == []
+    asked = browser.requests()
+    assert {url for url in asked if not url.startswith((f"{service.url}/", "data:"))} == set()
+    assert not any("tnt_" in url for url in asked)
+
+
+def test_everything_can_be_done_with_the_keyboard(
+    service: RunningService, browser: Browser, api: httpx.Client
+):
+    """No pointer is needed to sign in, find a tenant, lead it through its life, or look back in the charts."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    browser.driver.get(f"{service.url}/console/")
+    browser.find("#key")
+    browser.press(service.keys["admin"], Keys.ENTER)
+    browser.see("Overview", "#view h1")
+    assert browser.focused() == "Overview"
+    browser.wait(lambda: answered_per_second(browser) > 0, "throughput")
+    tab_to(browser, "Look back")
+    browser.press(Keys.HOME)
+    browser.wait(lambda: "now" not in browser.text("output"), "a moment of before")
+    assert "answered" in browser.find("#look-back").get_attribute("aria-valuetext")
+
+    browser.driver.execute_script("document.activeElement.blur()")
+    tab_to(browser, "Skip to content")
+    browser.press(Keys.ENTER)
+    assert browser.driver.switch_to.active_element.get_attribute("id") == "content"
+    browser.open("#/tenants", "acme")
+    tab_to(browser, "Id begins with")
+    browser.press("acme", Keys.ENTER)
+    browser.see("Stable key", "#view")
+    assert browser.focused() == "acme"
+
+    tab_to(browser, "Suspend")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press(Keys.ESCAPE)
+    browser.gone("dialog")
+    assert browser.focused() == "Suspend", "the focus is where it was"
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press("unpaid", Keys.ENTER)
+    browser.see("suspended", ".title")
+    browser.wait(lambda: browser.focused() != "", "the focus")
+    tab_to(browser, "Delete")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    assert browser.focused() == "Cancel", "a stray Enter deletes nothing"
+    tab_to(browser, "Delete")
+    browser.press(Keys.ENTER)
+    browser.see("deleted", ".title")
+
+    tab_to(browser, "Purge")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press("acm", Keys.ENTER)
+    assert browser.find("dialog").is_displayed(), "what was typed is not its id"
+    assert browser.complaints() == []
+    browser.press("e", Keys.ENTER)
+    browser.see("There are no tenants yet.", "#view")
+    assert browser.focused() == "Tenants"
+
+
+def test_what_others_chose_is_text_and_nothing_else(
+    service: RunningService, browser: Browser, api: httpx.Client
+):
+    """Markup in a tenant's name, a reason and an error is shown as it was written; and what would run it is forbidden."""
+    api.post("/v1/tenants", json={"id": "acme", "display_name": HOSTILE})
+    api.post("/v1/tenants/acme/suspend", json={"reason": HOSTILE})
+    browser.sign_in(service.url, service.keys["admin"])
+    for page in PAGES[1:]:
+        browser.open(page, HOSTILE)
+        assert browser.script("return document.querySelectorAll('#view img, #view script').length") == 0
+    assert browser.script("return typeof window.hacked") == "undefined"
+    assert browser.complaints() == []
+    refusal = browser.script("document.body.innerHTML = arguments[0]", HOSTILE)
+    assert "TrustedHTML" in refusal
+    assert browser.text("#view h1") == "Audit"
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
+    service: RunningService, browser: Browser, api: httpx.Client, *, is_dark: bool
+):
+    """At 360 pixels nothing has to be scrolled sideways, whatever ids and names are; text has a contrast of 4.5 to 1.
+
+    The same at widths in between.
+    """
+    longest = "a" * 48
+    api.post("/v1/tenants", json={"id": longest, "display_name": "W" * 200})
+    api.post("/v1/tenants", json={"id": "acme"})
+    api.post("/v1/tenants/acme/suspend", json={"reason": "R" * 300})
+    api.post(f"/v1/tenants/{longest}/snapshots")
+    browser.show(360, 740, is_dark=is_dark)
+    browser.sign_in(service.url, service.keys["read"])
+    ground = browser.script("return getComputedStyle(document.body).backgroundColor")
+    assert (int(re.search(r"\d+", ground)[0]) < 128) is is_dark
+    for page in [*PAGES, f"#/tenants/{longest}"]:
+        browser.open(page, longest if page != PAGES[2] else "Stable key")
+        browser.see("Live", "#freshness")
+        for width in (360, 768, 840, 1024):
+            browser.show(width, 740, is_dark=is_dark)
+            wider = "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"
+            assert browser.script(wider) == 0, (page, width)
+        assert browser.script(CONTRASTS) == [], page
+    assert browser.complaints() == []
+
+
+def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Browser, api: httpx.Client):
+    """What the key's scope does not allow cannot be pressed, and it says why; a key for some tenants sees only those."""
+    for name in ("acme", "globex"):
+        api.post("/v1/tenants", json={"id": name})
+
+    def usable() -> set[str]:
+        buttons = browser.driver.find_elements(By.CSS_SELECTOR, "#view [aria-label=Actions] button")
+        return {button.text for button in buttons if button.is_enabled()}
+
+    expected = {
+        "read": set(),
+        "operate": {"Snapshot", "Suspend", "Archive", "Clone", "Settings", "Quarantine"},
+        "acme": {
+            *("Snapshot", "Suspend", "Archive", "Clone", "Settings", "Quarantine"),
+            *("Rename", "Undo restore", "Delete"),
+        },
+    }
+    for key, may in expected.items():
+        browser.sign_in(service.url, service.keys[key])
+        browser.open("#/tenants/acme", "Stable key")
+        assert usable() == may
+        assert browser.driver.find_element(By.CSS_SELECTOR, "#view .hint").is_displayed() is (key != "acme")
+        if key != "acme":
+            browser.button("Sign out").click()
+    browser.open("#/tenants", "acme")
+    assert "globex" not in browser.text()
+    browser.open("#/overview", "This key is for some tenants only")
+    browser.open("#/audit", "say of which to show")
+    browser.find("#of").send_keys("acme", Keys.ENTER)
+    browser.see("create", "table")
+    assert browser.complaints() == []
+
+
+def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: Browser, api: httpx.Client):
+    """What the service refuses stays in the dialog with the reason; a key that is revoked ends the session; a wrong one begins none."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    browser.driver.get(f"{service.url}/console/")
+    browser.find("#key").send_keys("tnt_wrong")
+    browser.button("Sign in").click()
+    browser.see("this key is unknown, expired or revoked", "#sign-in-problem")
+    browser.sign_in(service.url, service.keys["operate"])
+    browser.open("#/tenants", "acme")
+    browser.confirm("Create tenant", "Create", id="acme")
+    browser.see("tenant 'acme' exists already", "dialog .problem")
+    field = browser.find("dialog [name=id]")
+    field.clear()
+    field.send_keys("globex")
+    browser.button("Create", "//dialog").click()
+    browser.see("globex", "#view h1")
+
+    browser.confirm("Settings", "Save", display_name=" Corporation")
+    browser.see("globex Corporation", ".display-name")
+    browser.button("Settings").click()
+    api.patch("/v1/tenants/globex", json={"display_name": "Somebody else's"})
+    browser.button("Save", "//dialog").click()
+    browser.see("changed", "dialog .problem")
+    browser.button("Cancel", "//dialog").click()
+    browser.see("Somebody else's", ".display-name")
+
+    identity = next(key for key in api.get("/v1/keys").json()["items"] if key["scopes"] == ["operate"])
+    api.delete(f"/v1/keys/{identity['id']}")
+    browser.see("The key is good no longer", "#sign-in-problem")
+    assert "globex" not in browser.text()
+
+
+def test_long_work_shows_its_steps_and_its_end(
+    service: RunningService, browser: Browser, api: httpx.Client, data_dir: Path
+):
+    """An operation's steps are seen as they happen; if it fails, why; and what succeeds leads on."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    api.post("/v1/tenants/acme/suspend")
+    browser.sign_in(service.url, service.keys["operate"])
+    browser.open("#/tenants/acme", "Stable key")
+    # Compacting waits for whoever has the file, for as long as SQLite's busy timeout.
+    with held_writer(database_path(data_dir, "acme")):
+        browser.confirm("Archive")
+        browser.see("Begun, then closed.", "#activity")
+        assert browser.find("#activity progress").is_displayed()
+        browser.find("#activity [data-state=failed]")
+        browser.see("locked", "#activity .entry-detail")
+    browser.button("Dismiss").click()
+    browser.gone("#activity li")
+    browser.confirm("Archive")
+    browser.see("Done in ", "#activity")
+    browser.see("archived", ".title")
+    assert browser.complaints() == []
+
+
+def test_it_says_since_when_it_knows_nothing(service: RunningService, browser: Browser, api: httpx.Client):
+    """When the service is gone, what is shown stays, marked with the time from which on it is old."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    browser.sign_in(service.url, service.keys["read"])
+    browser.open("#/tenants", "acme")
+    browser.see("Live", "#freshness")
+    service.stop()
+    browser.see("Stale since ", "#freshness")
+    browser.see("The service cannot be reached.", "#problem")
+    assert "acme" in browser.text("#view")
+
+
+def test_a_key_is_kept_only_if_its_user_wants_that(service: RunningService, browser: Browser):
+    """The page forgets the key with its window, unless it was told to keep it for the tab; signing out forgets it at once."""
+    browser.sign_in(service.url, service.keys["read"])
+    browser.driver.refresh()
+    browser.find("#key").send_keys(service.keys["read"])
+    browser.find("#keep").click()
+    browser.button("Sign in").click()
+    browser.see("Overview", "#view h1")
+    browser.driver.refresh()
+    browser.see("Overview", "#view h1")
+    browser.button("Sign out").click()
+    browser.driver.refresh()
+    browser.find("#key")
+    assert service.keys["read"] not in browser.script(
+        "return document.documentElement.outerHTML + JSON.stringify({...sessionStorage, ...localStorage})"
+    )
