@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,7 @@ from tenantry.admin import bundles, jobs, oversight, snapshots, tenants
 from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
 from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.console import make_console
+from tenantry.admin.document import complete
 from tenantry.admin.failures import Failures
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
@@ -29,6 +31,14 @@ from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.audit import current_actor
 from tenantry.tenancy.registry import TenantRegistry
+
+
+class _AdminApp(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, completed when it is first asked for."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
 
 
 def create_admin_app(
@@ -71,7 +81,7 @@ def create_admin_app(
         yield
         await operations.aclose()
 
-    app = FastAPI(
+    app = _AdminApp(
         title="tenantry",
         summary="The tenants of a runtime: their life, their snapshots, their load.",
         version=version("tenantry"),
@@ -80,6 +90,7 @@ def create_admin_app(
         redoc_url=None,
         # A redirect to the same path with or without a slash would go where the Host header says.
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     routers = (

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tenantry.admin.problems import ProblemError, documented
 from tenantry.admin.routing import AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
-from tenantry.admin.tenants import ETAG, TenantPath, tagged
+from tenantry.admin.tenants import TenantPath, tagged
 from tenantry.errors import TenantryError
 from tenantry.storage.draft import storage_errors
 
@@ -96,7 +96,7 @@ async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentSer
 @router.post(
     "/import",
     status_code=201,
-    responses={**documented(400, 409, 413, 415, 507), **ETAG},
+    responses=documented(400, 409, 413, 415, 507),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -132,7 +132,9 @@ def make_probes(
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
         """Return the metrics, and what ``/readyz`` says: as OpenMetrics, with exemplars, if that is asked for."""
         exposed = _Exposed(collectors, await probes.look())

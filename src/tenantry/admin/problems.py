@@ -16,7 +16,7 @@ from tenantry import errors
 from tenantry.errors import TenantryError
 
 MEDIA_TYPE: Final = "application/problem+json"
-_TYPE: Final = "urn:tenantry:problem:"
+TYPE_PREFIX: Final = "urn:tenantry:problem:"
 # The first of an error's classes that is here decides.
 _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.SnapshotNotFoundError: 404,
@@ -76,20 +76,7 @@ _RETRY_AFTER_SECONDS: Final = 1.0
 class Problem(BaseModel):
     """What went wrong (RFC 9457)."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": f"{_TYPE}tenant-not-found",
-                    "title": "Tenant not found",
-                    "status": 404,
-                    "detail": "tenant 'acme' does not exist: create it first",
-                    "tenant_id": "acme",
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="allow")
 
     type: str = Field(description="Stable for each kind of problem: what programs should look at.")
     title: str
@@ -112,7 +99,13 @@ class ProblemError(HTTPException):
         **more: Any,
     ) -> None:
         super().__init__(status, detail, headers)
-        self.content = {"type": f"{_TYPE}{slug}", "title": title, "status": status, "detail": detail, **more}
+        self.content = {
+            "type": f"{TYPE_PREFIX}{slug}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            **more,
+        }
 
 
 def problem_of(error: TenantryError) -> dict[str, Any]:
@@ -120,7 +113,7 @@ def problem_of(error: TenantryError) -> dict[str, Any]:
     name = type(error).__name__.removesuffix("Error")
     words = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).strip("-")
     content: dict[str, Any] = {
-        "type": f"{_TYPE}{words}",
+        "type": f"{TYPE_PREFIX}{words}",
         "title": words.replace("-", " ").capitalize(),
         "status": status_of(error),
         "detail": str(error),
@@ -176,7 +169,7 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
     is_syntax = any(one["kind"] == "json_invalid" for one in found)
     status = 400 if is_syntax else 422
     content = {
-        "type": f"{_TYPE}{'malformed' if is_syntax else 'invalid'}",
+        "type": f"{TYPE_PREFIX}{'malformed' if is_syntax else 'invalid'}",
         "title": "Malformed body" if is_syntax else "Invalid request",
         "status": status,
         "detail": "; ".join(f"{one['at']}: {one['detail']}" for one in found)[:2000],
@@ -191,7 +184,7 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     title = _TITLES.get(error.status_code, str(error.detail))
     slug = title.lower().replace(" ", "-")
     content = {
-        "type": f"{_TYPE}{slug}",
+        "type": f"{TYPE_PREFIX}{slug}",
         "title": title,
         "status": error.status_code,
         "detail": str(error.detail),
@@ -233,9 +226,5 @@ def _retry_header(seconds: float | None) -> dict[str, str]:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the document says of these statuses, and of those that every operation has."""
-    common = (401, 403, 422, 429, 503)
-    return {
-        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "See `type`."}
-        for status in sorted({*statuses, *common})
-    }
+    """Return these statuses for the document, which says of each what it means, and adds those that are everywhere."""
+    return {status: {"description": "See `type`."} for status in sorted({*statuses, 422})}

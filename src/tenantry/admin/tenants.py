@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
@@ -37,9 +37,6 @@ router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRout
 
 TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
 _SOME: Final = "tenants of a key"
-ETAG: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The revision."}}}
-}
 
 
 @router.post("", status_code=201, responses=documented(400, 409, 507))
@@ -78,7 +75,7 @@ async def list_tenants(
     )
 
 
-@router.get("/{tenant_id}", responses={**documented(404), **ETAG})
+@router.get("/{tenant_id}", responses=documented(404))
 async def get_tenant(
     tenant_id: TenantPath, _: Reader, service: CurrentService, response: Response
 ) -> TenantOut:
@@ -86,7 +83,7 @@ async def get_tenant(
     return tagged(await service.registry.get(tenant_id), response)
 
 
-@router.patch("/{tenant_id}", responses={**documented(400, 404, 409, 412), **ETAG})
+@router.patch("/{tenant_id}", responses=documented(400, 404, 409, 412))
 async def change_tenant(
     tenant_id: TenantPath,
     body: TenantChanges,
@@ -110,7 +107,7 @@ async def change_tenant(
     return tagged(tenant, response)
 
 
-@router.delete("/{tenant_id}", responses={**documented(404, 409), **ETAG})
+@router.delete("/{tenant_id}", responses=documented(404, 409))
 async def delete_tenant(
     tenant_id: TenantPath, _: Administrator, service: CurrentService, response: Response
 ) -> TenantOut:
@@ -118,7 +115,7 @@ async def delete_tenant(
     return tagged(await service.registry.delete(tenant_id), response)
 
 
-@router.post("/{tenant_id}/suspend", responses={**documented(404, 409), **ETAG})
+@router.post("/{tenant_id}/suspend", responses=documented(404, 409))
 async def suspend_tenant(
     tenant_id: TenantPath,
     _: Operator,
@@ -142,7 +139,7 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
         return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
-    router.post(f"/{{tenant_id}}/{name}", responses={**documented(404, 409), **ETAG})(operate)
+    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409))(operate)
 
 
 _add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
@@ -152,7 +149,7 @@ _add_simple(
 )
 
 
-@router.post("/{tenant_id}/rename", responses={**documented(404, 409), **ETAG})
+@router.post("/{tenant_id}/rename", responses=documented(404, 409))
 async def rename_tenant(
     tenant_id: TenantPath,
     body: Renaming,
@@ -165,7 +162,7 @@ async def rename_tenant(
     return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
-@router.post("/{tenant_id}/quarantine", responses={**documented(404, 409), **ETAG})
+@router.post("/{tenant_id}/quarantine", responses=documented(404, 409))
 async def quarantine_tenant(
     tenant_id: TenantPath,
     _: Operator,

@@ -1,0 +1,158 @@
+"""One example of everything that goes in and out, made of the models themselves, for the document."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from tenantry.admin.operations import Operation, OperationState
+from tenantry.admin.oversight import KeyList, MadeKey, NewKey
+from tenantry.admin.probes import Readiness
+from tenantry.admin.schemas import (
+    AuditEntryOut,
+    AuditPage,
+    AuditVerificationOut,
+    Because,
+    ChannelLoad,
+    Cloning,
+    NewTenant,
+    Purging,
+    Renaming,
+    SnapshotPage,
+    TenantChanges,
+    TenantLoad,
+    TenantOut,
+    TenantPage,
+    TenantStatistics,
+    TopTenants,
+    VersionOut,
+)
+from tenantry.ids import TenantId
+from tenantry.lifecycle import TenantState
+from tenantry.limits import TenantLimits
+from tenantry.tenancy.api_keys import ApiKey, Scope
+from tenantry.tenancy.snapshot import Snapshot
+
+_NOON: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)
+_UID: Final = "0f8fad5bd9cb469fa16570867728950e"
+_HASH: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_SNAPSHOT_ID: Final = "20261123t120000000000z-00ff00ff"
+_KEY_ID: Final = "0123456789abcdef"
+_OPERATION_ID: Final = "9f86d081884c7d65"
+# What continues a page differs from service to service: none can be shown that would be taken.
+_LAST_PAGE: Final = None
+
+_LIMITS = TenantLimits(calls_per_second_max=100, calls_burst_max=200)
+_TENANT = TenantOut(
+    id="acme",
+    uid=_UID,
+    display_name="Acme Ltd.",
+    state=TenantState.ACTIVE,
+    reason=None,
+    busy_with=None,
+    created_at=_NOON,
+    state_changed_at=_NOON,
+    purge_after=None,
+    schema_versions={"company": 1},
+    last_error=None,
+    deletion_protected=False,
+    limits=_LIMITS,
+    previous_id=None,
+    snapshot_due_at=None,
+    revision=3,
+)
+_SNAPSHOT = Snapshot(
+    id=_SNAPSHOT_ID,
+    tenant_id="acme",
+    tenant_uid=_UID,
+    created_at=_NOON,
+    trigger="manual",
+    schema_versions={"company": 1},
+    row_counts={"messages": 2, "tasks": 0},
+    database_bytes=86_016,
+    stored_bytes=4_096,
+    database_sha256=_HASH,
+)
+_LOAD = ChannelLoad(waiting_requests=0, running_requests=1, calls=1_200, batches=300, refused=0, timed_out=0)
+_KEY = ApiKey(
+    id=_KEY_ID,
+    name="nightly backups",
+    scopes=(Scope.OPERATE,),
+    tenants=(TenantId("acme"),),
+    created_at=_NOON,
+    created_by="key:fedcba9876543210",
+    expires_at=_NOON + timedelta(days=30),
+)
+_OPERATION = Operation(
+    id=_OPERATION_ID,
+    action="snapshot",
+    tenant_id="acme",
+    state=OperationState.SUCCEEDED,
+    started_at=_NOON,
+    finished_at=_NOON + timedelta(seconds=2),
+    result=_SNAPSHOT.model_dump(mode="json"),
+)
+_AUDIT_ENTRY = AuditEntryOut(
+    seq=17,
+    at=_NOON,
+    actor=f"key:{_KEY_ID}",
+    action="suspend",
+    tenant_id="acme",
+    tenant_uid=_UID,
+    outcome="ok",
+    detail={"reason": "unpaid since May"},
+)
+
+MODELS: Final[tuple[BaseModel, ...]] = (
+    NewTenant(id="acme", display_name="Acme Ltd."),
+    TenantChanges(display_name="Acme Ltd.", deletion_protected=True, limits=_LIMITS),
+    Because(reason="unpaid since May"),
+    Purging(force=True),
+    Renaming(new_id="acme-europe"),
+    Cloning(new_id="acme-test", snapshot_id=_SNAPSHOT_ID, display_name="Acme, to try things out"),
+    NewKey(name="nightly backups", scopes=(Scope.OPERATE,), tenants=["acme"], expires_in_seconds=30 * 86_400),
+    _TENANT,
+    TenantPage(items=[_TENANT], next_cursor=_LAST_PAGE),
+    _OPERATION,
+    _SNAPSHOT,
+    SnapshotPage(items=[_SNAPSHOT]),
+    TenantStatistics(tenant_id="acme", is_open=True, database_bytes=86_016, write=_LOAD, read=_LOAD),
+    TopTenants(items=[TenantLoad(tenant_id="acme", calls_per_second=20.5)]),
+    AuditPage(items=[_AUDIT_ENTRY], next_cursor=_LAST_PAGE),
+    AuditVerificationOut(is_intact=True, rows=17, hash=_HASH, problem=None),
+    _KEY,
+    MadeKey(**_KEY.model_dump(), token=f"tnt_{_KEY_ID}_{'0' * 64}"),
+    KeyList(items=[_KEY], next_cursor=_LAST_PAGE),
+    VersionOut(tenantry="0.1.0", sqlite="3.51.3", backend="sqlite", limits={"open_tenants_max": 64}),
+    Readiness(is_ready=True, catalog="ok", pool="ok", disk="ok"),
+)
+"""An example of each model: new fields that have a default are in it by themselves."""
+
+BEGUN: Final[dict[str, Any]] = {"state": "running", "finished_at": None, "result": None}
+"""What an operation is when it has been accepted."""
+
+TEXTS: Final[dict[tuple[str, str], str]] = {
+    ("/healthz", "text/plain"): "ok\n",
+    ("/metrics", "text/plain"): "# TYPE tenantry_pool_waiters gauge\ntenantry_pool_waiters 0.0\n",
+    ("/metrics", "application/openmetrics-text"): (
+        "# TYPE tenantry_pool_waiters gauge\ntenantry_pool_waiters 0.0\n# EOF\n"
+    ),
+    ("/v1/operations/{operation_id}/events", "text/event-stream"): (
+        f"event: succeeded\ndata: {_OPERATION.model_dump_json()}\n\n"
+    ),
+    ("/v1/tenants/{tenant_id}/export", "application/gzip"): "the bytes of acme.tar.gz",
+    ("/v1/tenants/{tenant_id}/import", "application/gzip"): "the bytes of acme.tar.gz",
+}
+"""Examples of what is no JSON, by path and media type."""
+
+PARAMETERS: Final[dict[str, Any]] = {
+    "tenant_id": "acme",
+    "snapshot_id": _SNAPSHOT_ID,
+    "operation_id": _OPERATION_ID,
+    "key_id": _KEY_ID,
+    "state": "active",
+    "limit": 100,
+    "display_name": "Acme Ltd.",
+    "Idempotency-Key": "create-acme-2026-11-23",
+    "if-match": '"3"',
+}
