@@ -148,8 +148,10 @@ def complete(document: Node) -> Node:
             _add_links(operation)
         _add_examples(path, operation, examples)
         for parameter in operation.get("parameters", ()):
-            if parameter["name"] in PARAMETERS:
-                parameter["example"] = PARAMETERS[parameter["name"]]
+            name = parameter["name"]
+            example = PARAMETERS.get(f"{path} {name}", PARAMETERS.get(name))
+            if example is not None:
+                parameter["example"] = example
     return document
 
 
@@ -207,7 +209,9 @@ def _add_links(operation: Node) -> None:
     """Say what an answer leads to: an operation to follow, a tenant to look at."""
     for status, response in operation["responses"].items():
         targets: tuple[tuple[str, str], ...] = ()
-        if status == "202":
+        if status == "202" and _reference(response) == "FleetJob":
+            targets = (("get_job", "job_id"), ("follow_job", "job_id"))
+        elif status == "202":
             targets = (("get_operation", "operation_id"), ("follow_operation", "operation_id"))
         elif status == "201" and _reference(response) == "TenantOut":
             targets = (("get_tenant", "tenant_id"),)
@@ -242,7 +246,7 @@ def _add_examples(path: str, operation: Node, examples: dict[str, Any]) -> None:
             name = _name(media.get("schema", {}))
             if (path, media_type) in TEXTS:
                 media["example"] = TEXTS[path, media_type]
-            elif status == "202":
+            elif status == "202" and name == "Operation":
                 media["example"] = {**examples[name], **BEGUN, "action": _action(path)}
             elif name in examples:
                 media["example"] = examples[name]

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from tenantry.admin.jobs import JobBecause, JobPage, JobResuming, NewJob, ResultPage
 from tenantry.admin.operations import Operation, OperationState
-from tenantry.admin.oversight import KeyList, MadeKey, NewKey
+from tenantry.admin.oversight import Caller, KeyList, MadeKey, NewKey
 from tenantry.admin.probes import Readiness
 from tenantry.admin.schemas import (
     AuditEntryOut,
@@ -15,10 +16,13 @@ from tenantry.admin.schemas import (
     Because,
     ChannelLoad,
     Cloning,
+    Drilling,
+    DrillOut,
     NewTenant,
     Purging,
     Renaming,
     SnapshotPage,
+    StatisticsList,
     TenantChanges,
     TenantLoad,
     TenantOut,
@@ -31,13 +35,17 @@ from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.api_keys import ApiKey, Scope
+from tenantry.tenancy.fleet_job import FleetJob, FleetProgress, FleetResult, JobState
+from tenantry.tenancy.fleet_options import FleetOptions
 from tenantry.tenancy.snapshot import Snapshot
+from tenantry.tenancy.snapshots import DrillResult
 
 _NOON: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)
 _UID: Final = "0f8fad5bd9cb469fa16570867728950e"
 _HASH: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _SNAPSHOT_ID: Final = "20261123t120000000000z-00ff00ff"
 _KEY_ID: Final = "0123456789abcdef"
+_JOB_ID: Final = "20261123-120000-000000-00ff00ff"
 _OPERATION_ID: Final = "9f86d081884c7d65"
 # What continues a page differs from service to service: none can be shown that would be taken.
 _LAST_PAGE: Final = None
@@ -103,6 +111,54 @@ _AUDIT_ENTRY = AuditEntryOut(
     detail={"reason": "unpaid since May"},
 )
 
+_JOB = FleetJob(
+    id=_JOB_ID,
+    kind="migrate",
+    options=FleetOptions(canary="5%"),
+    state=JobState.RUNNING,
+    reason=None,
+    created_by=f"key:{_KEY_ID}",
+    created_at=_NOON,
+    begun_at=_NOON,
+    state_changed_at=_NOON,
+    finished_before=0,
+    failures_accepted=0,
+)
+_PROGRESS = FleetProgress(
+    job_id=_JOB_ID,
+    kind="migrate",
+    state=JobState.RUNNING,
+    reason=None,
+    wave=2,
+    waves=2,
+    total=5_000,
+    done=1_240,
+    failed=2,
+    skipped=12,
+    left=3_758,
+    rate_per_second=230.5,
+    seconds_left=16.3,
+)
+_RESULT = FleetResult(
+    tenant_uid=_UID,
+    tenant_id="acme",
+    wave=1,
+    outcome="migration",
+    error="migration invoices 0001_invoices failed and left the database as it was: table invoices already exists",
+    detail={},
+    seconds=0.02,
+    finished_at=_NOON,
+)
+_STATISTICS = TenantStatistics(tenant_id="acme", is_open=True, database_bytes=86_016, write=_LOAD, read=_LOAD)
+_DRILLED = DrillResult(
+    tenant_id=TenantId("acme"),
+    snapshot_id=_SNAPSHOT_ID,
+    outcome="ok",
+    error=None,
+    age_seconds=3_600.0,
+    duration_seconds=0.4,
+)
+
 MODELS: Final[tuple[BaseModel, ...]] = (
     NewTenant(id="acme", display_name="Acme Ltd."),
     TenantChanges(display_name="Acme Ltd.", deletion_protected=True, limits=_LIMITS),
@@ -116,7 +172,19 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     _OPERATION,
     _SNAPSHOT,
     SnapshotPage(items=[_SNAPSHOT]),
-    TenantStatistics(tenant_id="acme", is_open=True, database_bytes=86_016, write=_LOAD, read=_LOAD),
+    _STATISTICS,
+    StatisticsList(items=[_STATISTICS]),
+    Drilling(sample=20),
+    DrillOut(is_ok=True, results=[_DRILLED]),
+    NewJob(kind="migrate", canary="5%"),
+    JobResuming(failures_max=20),
+    JobBecause(reason="the disks are busy"),
+    _JOB,
+    _PROGRESS,
+    _RESULT,
+    JobPage(items=[_JOB], next_cursor=_LAST_PAGE),
+    ResultPage(items=[_RESULT], next_cursor=_LAST_PAGE),
+    Caller(name=f"key:{_KEY_ID}", key=_KEY),
     TopTenants(items=[TenantLoad(tenant_id="acme", calls_per_second=20.5)]),
     AuditPage(items=[_AUDIT_ENTRY], next_cursor=_LAST_PAGE),
     AuditVerificationOut(is_intact=True, rows=17, hash=_HASH, problem=None),
@@ -140,6 +208,9 @@ TEXTS: Final[dict[tuple[str, str], str]] = {
     ("/v1/operations/{operation_id}/events", "text/event-stream"): (
         f"event: succeeded\ndata: {_OPERATION.model_dump_json()}\n\n"
     ),
+    ("/v1/jobs/{job_id}/events", "text/event-stream"): (
+        f"event: running\ndata: {_PROGRESS.model_dump_json()}\n\n"
+    ),
     ("/v1/tenants/{tenant_id}/export", "application/gzip"): "the bytes of acme.tar.gz",
     ("/v1/tenants/{tenant_id}/import", "application/gzip"): "the bytes of acme.tar.gz",
 }
@@ -150,7 +221,10 @@ PARAMETERS: Final[dict[str, Any]] = {
     "snapshot_id": _SNAPSHOT_ID,
     "operation_id": _OPERATION_ID,
     "key_id": _KEY_ID,
+    "job_id": _JOB_ID,
+    "outcome": "failed",
     "state": "active",
+    "/v1/jobs state": "running",
     "limit": 100,
     "display_name": "Acme Ltd.",
     "Idempotency-Key": "create-acme-2026-11-23",
