@@ -225,6 +225,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "outcome": "failed",
     "state": "active",
     "/v1/jobs state": "running",
+    "/v1/statistics tenant_id": ["acme"],
     "limit": 100,
     "display_name": "Acme Ltd.",
     "Idempotency-Key": "create-acme-2026-11-23",
