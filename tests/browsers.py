@@ -64,7 +64,7 @@ async def main():
         export_metrics(registry, collectors)
         keys = {}
         for scope in Scope:
-            _, keys[scope] = await registry.keys.create(name=f"{scope} of the test", scopes=(scope,))
+            _, keys[scope] = await registry.keys.create(name="on call", scopes=(scope,))
         _, keys["acme"] = await registry.keys.create(name="for acme", scopes=(Scope.ADMIN,), tenants=["acme"])
         app = create_admin_app(registry, collectors=collectors)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
@@ -251,7 +251,7 @@ def open_browser(profile: Path) -> Iterator[Browser]:
             "--no-proxy-server",
         ),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--disable-dev-shm-usage", f"--user-data-dir={profile}"),
+        *("--disable-dev-shm-usage", "--disable-lcd-text", f"--user-data-dir={profile}"),
     ):
         options.add_argument(argument)
     driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))

@@ -8,11 +8,12 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from browsers import Browser, RunningService
+from browsers import Browser, RunningService, serving
 from tenants import database_path, held_writer, stored_contents
 
 HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
 PAGES = ["#/overview", "#/tenants", "#/tenants/acme", "#/audit"]
+WIDER = "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"
 # What every element's text is read against: the nearest background behind it that is not transparent.
 CONTRASTS = """
 const luminance = (color) => {
@@ -118,6 +119,7 @@ def test_an_operator_leads_a_tenant_through_its_life(
     browser.wait(lambda: len(stored_contents(data_dir, "acme")) == kept, "the rows of the snapshot")
     browser.see("restore", "table[aria-label='Latest in the audit']")
     browser.confirm("Undo restore", "Undo the restore")
+    browser.learn("Done in ")
     browser.wait(lambda: len(stored_contents(data_dir, "acme")) == later, "the rows of before")
     browser.see("undo restore", "table[aria-label='Latest in the audit']")
 
@@ -221,7 +223,12 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
     api.post("/v1/tenants/acme/suspend", json={"reason": "R" * 300})
     api.post(f"/v1/tenants/{longest}/snapshots")
     browser.show(360, 740, is_dark=is_dark)
-    browser.sign_in(service.url, service.keys["read"])
+    browser.driver.get(f"{service.url}/console/")
+    browser.find("#key").send_keys("tnt_wrong", Keys.ENTER)
+    browser.see("this key is unknown", "#sign-in-problem")
+    assert browser.script(CONTRASTS) == []
+    browser.complaints()  # of the wrong key
+    browser.sign_in(service.url, service.keys["admin"])
     ground = browser.script("return getComputedStyle(document.body).backgroundColor")
     assert (int(re.search(r"\d+", ground)[0]) < 128) is is_dark
     for page in [*PAGES, f"#/tenants/{longest}"]:
@@ -229,10 +236,46 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
         browser.see("Live", "#freshness")
         for width in (360, 768, 840, 1024):
             browser.show(width, 740, is_dark=is_dark)
-            wider = "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"
-            assert browser.script(wider) == 0, (page, width)
+            assert browser.script(WIDER) == 0, (page, width)
+        browser.show(360, 740, is_dark=is_dark)
         assert browser.script(CONTRASTS) == [], page
+    browser.confirm("Quarantine")
+    browser.see("Quarantine", "#activity")
+    browser.button("Delete").click()
+    browser.find("dialog")
+    assert browser.script(WIDER) == 0
+    assert browser.script(CONTRASTS) == []
     assert browser.complaints() == []
+
+
+def test_many_tenants_come_in_pages_and_are_found(data_dir: Path, browser: Browser):
+    """A hundred tenants are shown at once, more when asked for; one that is not shown is opened by its id."""
+    names = [f"tenant-{number:03d}" for number in range(103)]
+    with serving(data_dir, dict.fromkeys(names, 0)) as service:
+        headers = {"Authorization": f"Bearer {service.keys['admin']}"}
+        with httpx.Client(base_url=service.url, headers=headers, trust_env=False) as api:
+            for name in names:
+                api.post("/v1/tenants", json={"id": name})
+        browser.sign_in(service.url, service.keys["read"])
+        browser.open("#/tenants", "100 tenants loaded, there are more.")
+        browser.find("#search").send_keys("tenant-00")
+        browser.see("10 of 100 tenants loaded", "#found")
+        assert "tenant-010" not in browser.text("tbody")
+        browser.press("9", Keys.ENTER)
+        browser.see("tenant-009", "#view h1")
+        browser.open("#/tenants", "tenant-000")
+        browser.find("#search").send_keys("tenant-102")
+        browser.see("No loaded tenant's id begins so.", "#view")
+        browser.press(Keys.ENTER)
+        browser.see("Stable key", "#view")
+        assert browser.text("#view h1") == "tenant-102"
+        browser.open("#/tenants", "tenant-000")
+        browser.button("Show 100 more").click()
+        browser.see("103 tenants", "#found")
+        assert "there are more" not in browser.text("#found")
+        assert not browser.driver.find_element(By.XPATH, "//button[.='Show 100 more']").is_displayed()
+        browser.open("#/tenants?state=suspended", "No tenant is suspended.")
+        assert browser.complaints() == []
 
 
 def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Browser, api: httpx.Client):

@@ -11,6 +11,7 @@ export class Poller {
   #isStarted = false;
   #isBusy = false;
   #isWanted = false;
+  #onSeen = () => this.now();
 
   /**
    * @param {() => Promise} work
@@ -19,16 +20,17 @@ export class Poller {
   constructor(work, onSettled) {
     this.#work = work;
     this.#onSettled = onSettled;
-    document.addEventListener("visibilitychange", () => this.now());
   }
 
   start() {
     this.#isStarted = true;
+    document.addEventListener("visibilitychange", this.#onSeen);
     this.now();
   }
 
   stop() {
     this.#isStarted = false;
+    document.removeEventListener("visibilitychange", this.#onSeen);
     clearTimeout(this.#timer);
   }
 

@@ -57,8 +57,9 @@ export function tenants(app, parameters) {
   }
 
   function open() {
-    const id = search.value.trim();
-    if (id) app.go(`#/tenants/${encodeURIComponent(id)}`);
+    const shown = matching();
+    const id = shown.length === 1 ? shown[0].id : search.value.trim();
+    if (search.value && id) app.go(`#/tenants/${encodeURIComponent(id)}`);
   }
 
   function showMore() {
