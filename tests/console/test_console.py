@@ -333,7 +333,7 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     browser.button("Settings").click()
     api.patch("/v1/tenants/globex", json={"display_name": "Somebody else's"})
     browser.button("Save", "//dialog").click()
-    browser.see("changed", "dialog .problem")
+    browser.see("read it again", "dialog .problem")
     browser.button("Cancel", "//dialog").click()
     browser.see("Somebody else's", ".display-name")
 
