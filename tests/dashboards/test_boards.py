@@ -35,7 +35,7 @@ NO_FAULTS = frozenset(
         "invalid_id",
         "job",
         "no_tenant",
-    "not_found",
+        "not_found",
         "overloaded",
         "quarantined",
         "rate_limited",
