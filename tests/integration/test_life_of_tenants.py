@@ -1,7 +1,7 @@
 """Random lifecycle calls and writes on a real registry, against a model of what a tenant is: no difference, ever.
 
 The model knows the states, the messages and the refusals, and nothing of files, catalogs or pools. A few ids, so that they
-are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 100
+are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 25
 without it.
 """
 
@@ -35,7 +35,7 @@ from tenantry.errors import (
 )
 from tenants import make_message, query
 
-LIVES = int(os.environ.get("TENANTRY_LIVES", "100"))
+LIVES = int(os.environ.get("TENANTRY_LIVES", "25"))
 CALLS_PER_LIFE = 40
 
 S = TenantState
@@ -82,6 +82,11 @@ class Life:
         self.messages = list(messages)
         if self.state is S.QUARANTINED:
             self.state = S.ACTIVE
+
+    def leads(self) -> list[str]:
+        """Return the calls that lead to another state."""
+        leads = [action for action, leads in CHANGES.items() if self.state in leads]
+        return [*leads, "undelete"] if self.state is S.DELETED else leads
 
     def refusal(self, action: str) -> Error | None:
         """Return with which error the call is refused, None if it is not."""
@@ -131,6 +136,11 @@ class LivesMachine(RuleBasedStateMachine):
         return self.runner.run(work)
 
     @initialize()
+    def begin(self) -> None:
+        """Open a registry, with a tenant in it."""
+        self.open()
+        self.create("a")
+
     def open(self) -> None:
         """Open a registry whose pool is smaller than the number of tenants, so that they also evict each other."""
         self.registry = TenantRegistry(RegistryConfig(data_dir=self.data_dir, open_tenants_max=2))
@@ -150,8 +160,18 @@ class LivesMachine(RuleBasedStateMachine):
         if created is not None:
             self.lives[tenant_id] = Life(tenant_id, tenant_id, created.uid)
 
+    @precondition(lambda self: any(life.leads() for life in self.lives.values()))
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        """Lead a tenant from its state to another."""
+        life = data.draw(
+            st.sampled_from([self.lives[i] for i in sorted(self.lives) if self.lives[i].leads()])
+        )
+        self.make(life.id, data.draw(st.sampled_from(life.leads())))
+
     @rule(tenant_id=ids, action=actions)
-    def change(self, tenant_id: str, action: str) -> None:
+    def make(self, tenant_id: str, action: str) -> None:
+        """Make any call, possible or not."""
         life = self.lives.get(tenant_id)
         keywords: dict[str, Any] = {"purge": {"force": True}, "quarantine": {"reason": "odd"}}.get(action, {})
         refusal = TenantNotFoundError if life is None else life.refusal(action)

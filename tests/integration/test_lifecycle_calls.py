@@ -738,7 +738,7 @@ class TestUpdate:
         assert (await registry.update("acme", display_name="won too", revision=won.revision)).display_name
 
     async def test_two_processes_update_at_once(self, data_dir: Path):
-        """Each changes another field at the same time: no change is lost."""
+        """Each changes another field at the same time: no change is lost, and each is in the audit once."""
         async with TenantRegistry(config(data_dir)) as one, TenantRegistry(config(data_dir)) as two:
             await bring_to(one, TenantState.SUSPENDED)
             for number in range(10):
@@ -751,6 +751,8 @@ class TestUpdate:
                     f"name {number}",
                     number + 1,
                 )
+            updates = [entry for entry in await one.audit.list() if entry.action == "update"]
+            assert len(updates) == 20
 
     @pytest.mark.parametrize("name", ["", "  ", "x" * 201, "a\0b", "\ud800"])
     async def test_a_name_that_is_none(self, registry: TenantRegistry, name: str):
@@ -879,6 +881,20 @@ class TestProcesses:
             [entry, *_] = await registry.audit.list()
             assert (entry.action, entry.outcome) == ("archive", "corrupt")
             assert (await registry.resume("acme")).state is TenantState.ACTIVE
+
+    async def test_an_id_that_is_being_purged(self, registry: TenantRegistry, data_dir: Path):
+        """While another process purges a tenant its id cannot be taken; afterwards it can."""
+        await bring_to(registry, TenantState.DELETED)
+        await bring_to(registry, TenantState.ACTIVE, "globex")
+        with other_process(data_dir) as other:
+            assert other.do("purge", "acme", force=True, stop_at="begun") == "stopped"
+            with pytest.raises(TenantBusyError):
+                await registry.create("acme")
+            with pytest.raises(TenantExistsError):
+                await registry.rename("globex", "acme")
+            assert other.go_on() == "ok"
+        assert (await registry.rename("globex", "acme")).id == "acme"
+        assert await contents(registry.tenant("acme")) == ["of globex"]
 
     async def test_one_that_was_only_slow(self, registry: TenantRegistry, data_dir: Path):
         """A stopped process that goes on finishes its call as if nothing had been."""
