@@ -1,7 +1,10 @@
 """Snapshots: consistent while the tenant is written, checked, kept, forgotten, tried out; restored, and that undone."""
 
 import asyncio
+import errno
 import os
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +18,9 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.clock import SystemClock
 from tenantry.errors import (
     DatabaseCorruptError,
+    PersistenceConnectionError,
     QueryError,
+    RegistryClosedError,
     SnapshotCorruptError,
     SnapshotNotFoundError,
     TenantBusyError,
@@ -30,6 +35,7 @@ from tenantry.storage import ObstoreStorage
 from tenants import Recorder, database_path, make_message, open_files, query, stored_contents, until
 
 SNAPSHOTS = 50
+LEFT_IN_LOG = b"what may be left of it"
 
 
 class MovedClock(SystemClock):
@@ -63,6 +69,19 @@ async def say(registry: TenantRegistry, tenant_id: str, *contents: str) -> None:
 def kept_files(data_dir: Path) -> list[Path]:
     """Return the files that snapshots are kept in."""
     return sorted(path for path in (data_dir / "snapshots").rglob("*") if path.is_file())
+
+
+def spoil_with_log(database: Path) -> Path:
+    """Overwrite a database with what is none, put a log beside it, and return that."""
+    database.write_bytes(b"no database at all" * 1000)
+    log = Path(f"{database}-wal")
+    log.write_bytes(LEFT_IN_LOG)
+    return log
+
+
+def content_of(path: Path) -> bytes:
+    """Return a file's bytes."""
+    return path.read_bytes()
 
 
 @asynccontextmanager
@@ -390,6 +409,89 @@ class TestRestore:
             await holding
             await say(registry, "acme", "in time")
             assert await history(registry, "acme") == ["in time"]
+
+
+class TestWhatIsInTheWay:
+    """Restores that something stands in the way of lose nothing."""
+
+    async def test_another_program_reads_the_database(self, registry: TenantRegistry, data_dir: Path):
+        """What its log holds could not be written into it: the restore is refused, and every acknowledged write is there."""
+        await registry.create("acme")
+        await say(registry, "acme", "one")
+        snapshot = await registry.snapshots.create("acme")
+        reader = sqlite3.connect(database_path(data_dir, "acme"), isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM messages").fetchone()
+        await say(registry, "acme", "two", "three")
+        with pytest.raises(PersistenceConnectionError, match="another program has it open"):
+            await registry.snapshots.restore("acme", snapshot.id)
+        assert await history(registry, "acme") == ["one", "two", "three"]
+        reader.close()
+        await registry.snapshots.restore("acme", snapshot.id)
+        await registry.snapshots.undo_restore("acme")
+        assert await history(registry, "acme") == ["one", "two", "three"]
+
+    async def test_a_damaged_database_with_a_log(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+        """If its exchange fails, the log is beside it again."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            snapshot = await registry.snapshots.create("acme")
+        log = spoil_with_log(database_path(data_dir, "acme"))
+        rename = Path.rename
+
+        def fail(path: Path, target: Path) -> Path:
+            if path.name == "restore.db":
+                raise OSError(errno.EIO, "Input/output error")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(TenantryError):
+                await registry.snapshots.restore("acme", snapshot.id)
+            assert content_of(log) == LEFT_IN_LOG
+            monkeypatch.undo()
+            await registry.snapshots.restore("acme", snapshot.id)
+            assert await history(registry, "acme") == []
+
+    async def test_a_clock_that_steps_back(self, data_dir: Path):
+        """What was just made is kept, though it has the oldest name."""
+        clock = MovedClock()
+        clock.moved = timedelta(hours=1)
+        async with TenantRegistry(config(data_dir, snapshots_kept_max=2), clock=clock) as registry:
+            await registry.create("acme")
+            for _ in range(3):
+                early = await registry.snapshots.create("acme")
+                await registry.snapshots.restore("acme", early.id)
+            clock.moved = timedelta()
+            await say(registry, "acme", "newest")
+            late = await registry.snapshots.create("acme")
+            assert late in await registry.snapshots.list("acme")
+            await registry.snapshots.restore("acme", (await registry.snapshots.list("acme"))[0].id)
+            await registry.snapshots.undo_restore("acme")
+            assert await history(registry, "acme") == ["newest"]
+
+    async def test_files_that_are_gone(self, data_dir: Path):
+        """A tenant whose directory is missing is restored, and there is nothing to undo."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await say(registry, "acme", "one")
+            snapshot = await registry.snapshots.create("acme")
+        shutil.rmtree(database_path(data_dir, "acme").parent)
+        async with TenantRegistry(config(data_dir)) as registry:
+            with pytest.raises(TenantQuarantinedError):
+                await history(registry, "acme")
+            assert (await registry.snapshots.restore("acme", snapshot.id)).restore_point is None
+            assert await history(registry, "acme") == ["one"]
+
+    async def test_a_registry_that_is_closed(self, data_dir: Path):
+        """Nothing begins any more, and nothing is left."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await asyncio.gather(*(registry.snapshots.create("acme") for _ in range(4)))
+        with pytest.raises(RegistryClosedError):
+            await registry.snapshots.create("acme")
+        assert open_files(data_dir) == []
+        assert list((data_dir / "scratch").iterdir()) == []
 
 
 class TestFlippedBytes:

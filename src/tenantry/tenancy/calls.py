@@ -236,6 +236,8 @@ class CallRunner:
         self._own_operations: dict[str, str] = {}
         self.finishers: dict[str, Finisher] = {}
         """By action: how to finish a call after a crash."""
+        self.check_open: Callable[[], None] = _do_nothing
+        """Raises unless calls may begin: the registry's."""
         self.changes = 0
         """How many calls have ended: whoever caches the catalog's counts compares it."""
 
@@ -254,6 +256,7 @@ class CallRunner:
         Raises:
             TenantryError: Why it failed; that is audited too.
         """
+        self.check_open()
         call = LifecycleCall(self, tenant_id, action, detail)
         task = asyncio.get_running_loop().create_task(self._run(call, work, queue))
         self._tasks.add(task)
@@ -432,3 +435,7 @@ def is_under_way(tenant: Tenant) -> bool:
 def not_found(tenant_id: TenantId) -> TenantNotFoundError:
     """Return the error of a call on a tenant that is not there."""
     return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
+
+
+def _do_nothing() -> None:
+    """Let calls begin."""

@@ -64,9 +64,13 @@ class Copies:
         store = self._opener.store(path)
         await store.connect()
         try:
-            return (await store.migrate()).versions
+            versions = (await store.migrate()).versions
         finally:
             await store.disconnect()
+        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
+        await run_in_thread(partial(maintenance.checkpoint, path))
+        await run_in_thread(partial(maintenance.check, path))
+        return versions
 
     async def _copy_closed(self, tenant: "Tenant", path: Path) -> None:
         """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""

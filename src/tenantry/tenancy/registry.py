@@ -129,6 +129,7 @@ class TenantRegistry:
             log=self._log,
         )
         self._runner = CallRunner(self._catalog, context, self._log)
+        self._runner.check_open = self._check_open
         self._calls = LifecycleCalls(self._runner, self._catalog, self._pool, self._opener)
         self.audit = AdminAudit(self._catalog)
         """Who did what to which tenant."""

@@ -13,7 +13,6 @@ After a crash the intent says how far it can have come: with ``restore.db`` ther
 without the kept file, nothing was done.
 """
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Final
 import anyio
 
 from tenantry.errors import (
-    PersistenceError,
+    DatabaseCorruptError,
     SnapshotCorruptError,
     SnapshotError,
     SnapshotNotFoundError,
@@ -117,13 +116,11 @@ class Restorer:
                 snapshot_id=point,
             )
         try:
-            await run_in_thread(partial(maintenance.check, kept))
-        except PersistenceError as error:
+            await run_in_thread(partial(_copy_kept, kept, database))
+        except DatabaseCorruptError as error:
             raise SnapshotCorruptError(
                 f"what was replaced is damaged; it stays as it is, at {kept}"
             ) from error
-        # A copy, and not the file: until the exchange it is all that there is of that state.
-        await run_in_thread(partial(shutil.copyfile, kept, database))
 
     async def _replace(
         self, call: LifecycleCall, tenant: Tenant, database: Path, *, is_migrated: bool
@@ -137,7 +134,7 @@ class Restorer:
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         async with call.begun(tenant, arguments=arguments, is_reversible=False) as restoring:
             try:
-                await run_in_thread(partial(_place, database, paths))
+                await run_in_thread(partial(_place, database, paths, self._context.config.data_dir))
                 call.step("placed")
                 return await self._exchange(call, restoring, versions)
             except Exception:
@@ -158,13 +155,17 @@ class Restorer:
                 await run_in_thread(partial(_exchange, paths))
                 call.step("exchanged")
             known = {} if versions is None else {"schema_versions": versions, "last_error": None}
+            # Damage of the database that is gone may have been noted meanwhile.
+            latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
+            is_kept = await run_in_thread(_kept(paths, point).exists)
+            undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
             restored = await call.finish(
-                tenant,
-                restore_point=f"{_UNDONE}{point}" if call.action == "undo_restore" else point,
-                **self._as_active(tenant),
+                latest,
+                restore_point=undone if is_kept else None,
+                **self._as_active(latest),
                 **known,
             )
-        await run_in_thread(partial(_forget_points, paths))
+        await run_in_thread(partial(_forget_points, paths, point))
         return restored
 
     def _as_active(self, tenant: Tenant) -> dict[str, object]:
@@ -184,7 +185,7 @@ class Restorer:
         paths = self._paths(tenant)
         point = tenant.intent.arguments["point"]
         assert point is not None
-        if (paths.directory / _PLACED).exists() or _kept(paths, point).exists():
+        if (paths.directory / _PLACED).exists() or _kept(paths, point).parent.exists():
             await self._exchange(call, tenant, None)
         else:
             await call.take_back(tenant)
@@ -211,9 +212,26 @@ def _points(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
-def _place(database: Path, paths: TenantPaths) -> None:
-    database.chmod(FILE_MODE)
+def _copy_kept(kept: Path, database: Path) -> None:
+    """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
     try:
+        shutil.copyfile(kept, database)
+        if _log_of(kept).exists():
+            shutil.copyfile(_log_of(kept), _log_of(database))
+    except OSError as error:
+        raise SnapshotError(f"cannot copy {kept}: {error}") from error
+    maintenance.checkpoint(database)
+    maintenance.check(database)
+
+
+def _log_of(database: Path) -> Path:
+    return Path(f"{database}-wal")
+
+
+def _place(database: Path, paths: TenantPaths, data_dir: Path) -> None:
+    try:
+        make_directories(data_dir, paths.directory)
+        database.chmod(FILE_MODE)
         database.rename(paths.directory / _PLACED)
         sync_directory(paths.directory)
     except OSError as error:
@@ -222,28 +240,40 @@ def _place(database: Path, paths: TenantPaths) -> None:
 
 def _give_up(paths: TenantPaths, point: str) -> bool:
     """Take back what was done before the exchange; return whether it had not come to that."""
-    placed = paths.directory / _PLACED
-    if not placed.exists() and _kept(paths, point).exists():
+    placed, kept = paths.directory / _PLACED, _kept(paths, point)
+    if not placed.exists() and kept.parent.exists():
         return False
+    if _log_of(kept).exists() and not _log_of(paths.database).exists():
+        _log_of(paths.database).hardlink_to(_log_of(kept))
+        sync_directory(paths.directory)
+    # In this order: what is placed says, until it goes, that nothing was exchanged.
+    shutil.rmtree(kept.parent, ignore_errors=True)
     placed.unlink(missing_ok=True)
-    shutil.rmtree(_kept(paths, point).parent, ignore_errors=True)
     return True
 
 
 def _keep(paths: TenantPaths, point: str) -> None:
-    """Give the tenant's database a second name; a no-op when it has it, because a crash came in between."""
+    """Give the tenant's database a second name; a no-op when it was exchanged, because a crash came in between.
+
+    The directory of that name is there in any case: it says that the exchange may have come.
+    """
     kept = _kept(paths, point)
+    if not (paths.directory / _PLACED).exists():
+        return
+    make_directories(paths.directory, kept.parent)
     if kept.exists() or not paths.database.exists():
         return
-    # A damaged one is kept as it is, with its log.
-    with contextlib.suppress(PersistenceError):
+    log, kept_log = _log_of(paths.database), _log_of(kept)
+    if log.exists() and log.stat().st_size:
+        # Before SQLite opens it: beside what it takes for no database it removes the log.
+        kept_log.unlink(missing_ok=True)
+        kept_log.hardlink_to(log)
+    try:
         maintenance.checkpoint(paths.database)
-    make_directories(paths.directory, kept.parent)
-    wal = Path(f"{paths.database}-wal")
-    if wal.exists() and wal.stat().st_size:
-        kept_wal = Path(f"{kept}-wal")
-        kept_wal.unlink(missing_ok=True)
-        kept_wal.hardlink_to(wal)
+    except DatabaseCorruptError:
+        pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
+    else:
+        kept_log.unlink(missing_ok=True)
     kept.hardlink_to(paths.database)
     sync_directory(kept.parent)
 
@@ -261,7 +291,9 @@ def _exchange(paths: TenantPaths) -> None:
     sync_directory(paths.directory)
 
 
-def _forget_points(paths: TenantPaths) -> None:
+def _forget_points(paths: TenantPaths, newest: str) -> None:
+    """Forget the oldest; never the one that was just made, whatever the clock says."""
     directory = paths.directory / "points"
-    for old in _points(directory)[:-POINTS_KEPT_MAX]:
+    others = [point for point in _points(directory) if point != newest]
+    for old in others[: max(0, len(others) + 1 - POINTS_KEPT_MAX)]:
         shutil.rmtree(directory / old, ignore_errors=True)

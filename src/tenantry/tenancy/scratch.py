@@ -7,13 +7,14 @@ this one dies.
 import contextlib
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DataDirectoryError
+from tenantry.errors import DataDirectoryError, RegistryClosedError
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
 from tenantry.storage.sqlite.opening import make_directories
 from tenantry.threads import run_in_thread
@@ -33,6 +34,8 @@ class Scratch:
         self._root = data_dir / "scratch"
         self._own: Path | None = None
         self._lock: LockFile | None = None
+        self._making = threading.Lock()  # several threads may need the first directory at once
+        self._is_closed = False
 
     async def aclose(self) -> None:
         """Remove what is there; idempotent."""
@@ -53,10 +56,13 @@ class Scratch:
 
     def _make(self) -> Path:
         try:
-            if self._own is None:
-                self._own = self._begin()
-            return Path(tempfile.mkdtemp(dir=self._own))
-        except OSError as error:
+            with self._making:
+                if self._is_closed:
+                    raise RegistryClosedError("the registry is closed")
+                if self._own is None:
+                    self._own = self._begin()
+                return Path(tempfile.mkdtemp(dir=self._own))
+        except (OSError, LockHeldError) as error:
             raise DataDirectoryError(
                 f"cannot make a directory in {self._root}: {error}", path=str(self._root)
             ) from error
@@ -73,11 +79,12 @@ class Scratch:
         return own
 
     def _close(self) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            shutil.rmtree(own, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.remove()
+        with self._making:
+            self._is_closed = True
+            if self._own is not None:
+                shutil.rmtree(self._own, ignore_errors=True)
+            if self._lock is not None:
+                self._lock.remove()
 
 
 def _remove_if_left(lock_path: Path) -> None:

@@ -56,6 +56,11 @@ def new_snapshot_id(now: datetime) -> str:
     return f"{now:%Y%m%dt%H%M%S%f}z-{secrets.token_hex(4)}"
 
 
+def is_snapshot_id(value: str) -> bool:
+    """Return whether this is the form of a snapshot's id."""
+    return _SNAPSHOT_ID.fullmatch(value) is not None
+
+
 def check_snapshot_id(value: object, *, prefix: str = "") -> str:
     """Return `value` if it has the form of a snapshot's id, after a prefix.
 

@@ -8,18 +8,21 @@ says, what comes out of it too, and it is a sound database. All of that is looke
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError
+import anyio
+
+from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.storage.compression import compress, decompress
 from tenantry.storage.manifest import Manifest, seal, unseal
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.maintenance import DatabaseReport
-from tenantry.tenancy.snapshot import Snapshot, check_snapshot_id
+from tenantry.tenancy.snapshot import Snapshot, check_snapshot_id, is_snapshot_id
 from tenantry.threads import run_in_thread
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
@@ -46,17 +49,25 @@ class SnapshotArchive:
         compressed = database.with_name(f"{database.name}.gz")
         stored_bytes, stored_sha256 = await run_in_thread(partial(compress, database, compressed))
         manifest = manifest.model_copy(update={"stored_bytes": stored_bytes, "stored_sha256": stored_sha256})
-        await self._storage.put(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
-        await self._storage.put_bytes(
-            _key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), seal(manifest)
-        )
+        key = _key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE)
+        await self._storage.put(key, compressed)
+        try:
+            await self._storage.put_bytes(
+                _key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), seal(manifest)
+            )
+        except BaseException:
+            # Without a manifest nobody would ever find it to remove it.
+            with anyio.CancelScope(shield=True), suppress(TenantryError):
+                await self._storage.delete(key)
+            raise
         return Snapshot.of(manifest)
 
     async def ids(self, tenant_uid: str) -> Sequence[str]:
         """Return the ids of the tenant's snapshots, oldest first."""
         objects = await self._storage.list(f"{tenant_uid}/")
         names = (stored.key.rpartition("/")[2] for stored in objects)
-        return sorted(name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
+        ids = (name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
+        return sorted(filter(is_snapshot_id, ids))
 
     async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
         """Return what is said of a snapshot.
@@ -108,10 +119,11 @@ class SnapshotArchive:
             await self._storage.delete(stored.key)
 
     async def retain(
-        self, tenant_uid: str, *, kept_max: int, age_max: timedelta, now: datetime
+        self, tenant_uid: str, newest: str, *, kept_max: int, age_max: timedelta, now: datetime
     ) -> Sequence[str]:
-        """Forget snapshots that are too many or too old, but never the newest; return their ids."""
-        newest_first = list(reversed(await self.ids(tenant_uid)))
+        """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says."""
+        others = [snapshot_id for snapshot_id in await self.ids(tenant_uid) if snapshot_id != newest]
+        newest_first = [newest, *reversed(others)]
         too_old = f"{now - age_max:%Y%m%dt%H%M%S%f}"
         going = [
             snapshot_id

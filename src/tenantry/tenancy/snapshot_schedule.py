@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from tenantry.errors import TenantryError
+from tenantry.errors import TenantOwnedElsewhereError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.audit import acting_as
@@ -68,16 +68,22 @@ class SnapshotSchedule:
             if tenant.snapshot_due_at is None:
                 await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
                 return
-            jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311
-            if not await self._move(tenant, max(interval_seconds + jitter, 0.0)):
+            # A claim first: if this process ends before the snapshot is there, another try comes soon.
+            if not await self._move(tenant, interval_seconds / _LOOKS_PER_INTERVAL):
                 return
+            jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311
+            next_seconds = max(interval_seconds + jitter, 0.0)
             try:
                 with acting_as("tenantry"):
                     await self._snapshots.create(tenant.id, trigger="schedule")
+            except TenantOwnedElsewhereError:
+                # Who has it open is to take it: leave the next turn to that one.
+                next_seconds = LOOK_SECONDS_MAX * random.random()  # noqa: S311
             except TenantryError:
-                latest = await self._catalog.find_by_uid(tenant.uid)
-                if latest is not None:
-                    await self._move(latest, interval_seconds / _LOOKS_PER_INTERVAL)
+                return
+            latest = await self._catalog.find_by_uid(tenant.uid)
+            if latest is not None:
+                await self._move(latest, next_seconds)
 
     async def _move(self, tenant: Tenant, seconds: float) -> bool:
         due_at = self._clock.now() + timedelta(seconds=seconds)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Final
 
 from tenantry.errors import QueryError, SnapshotCorruptError, SnapshotNotFoundError, TenantryError
+from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
 from tenantry.storage.manifest import Manifest
@@ -23,6 +24,7 @@ from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.tenant import Tenant
 
+RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
 DRILL_SAMPLE_DEFAULT: Final = 10
 _TRIGGER: Final = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -88,6 +90,7 @@ class Snapshots:
         self._copies = copies
         self._restorer = restorer
         self._scratch = scratch
+        self._log = EventLog()
 
     async def create(self, tenant_id: str, *, trigger: str = "manual") -> Snapshot:
         """Take a snapshot of the tenant's present state, check it, keep it, and return it.
@@ -212,14 +215,27 @@ class Snapshots:
             manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
             snapshot = await self._archive.keep(manifest, database)
         call.detail["snapshot_id"] = snapshot.id
-        config = self._context.config
-        await self._archive.retain(
-            tenant.uid,
-            kept_max=config.snapshots_kept_max,
-            age_max=timedelta(seconds=config.snapshot_age_seconds_max),
-            now=now,
-        )
+        latest = await self._catalog.find_by_uid(tenant.uid)
+        if latest is None or latest.state is TenantState.PURGED:
+            # Purged meanwhile, here or elsewhere: then nothing of it may be kept.
+            await self._archive.delete(tenant.uid, snapshot.id)
+            raise not_found(call.tenant_id)
+        await self._retain(tenant, snapshot.id, now)
         return snapshot
+
+    async def _retain(self, tenant: Tenant, newest: str, now: datetime) -> None:
+        """Forget what is too much; that this fails does not make the new snapshot any worse."""
+        config = self._context.config
+        try:
+            await self._archive.retain(
+                tenant.uid,
+                newest,
+                kept_max=config.snapshots_kept_max,
+                age_max=timedelta(seconds=config.snapshot_age_seconds_max),
+                now=now,
+            )
+        except TenantryError as error:
+            self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
 
     async def _delete(self, snapshot_id: str, call: LifecycleCall) -> None:
         tenant = await self._get(call.tenant_id)

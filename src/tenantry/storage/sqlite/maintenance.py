@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tenantry.errors import DatabaseCorruptError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.storage.sqlite.errors import map_error
 from tenantry.storage.sqlite.opening import RestingFile, add_functions, sync_directory
 from tenantry.storage.sqlite.ownership import hand_over
@@ -69,11 +69,13 @@ def checkpoint(path: Path) -> None:
     """Write what the write-ahead log holds into the database and leave one file.
 
     Raises:
-        PersistenceError: SQLite refused.
+        PersistenceError: SQLite refused, or another program reads the database at this moment.
     """
     try:
         with closing(_connect(path, "mode=rw")) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
     except sqlite3.Error as error:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
