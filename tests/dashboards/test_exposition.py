@@ -44,6 +44,11 @@ async def series(client: httpx.AsyncClient) -> set[tuple[str, ...]]:
     }
 
 
+def without_catalog(found: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Return the series but for those of the catalog's own calls."""
+    return {one for one in found if not any(label.startswith("operation=catalog.") for label in one)}
+
+
 async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, client: httpx.AsyncClient):
     """A thousand tenants that all did the same have exactly the series of ten."""
     limiter = anyio.CapacityLimiter(FEW - 2)
@@ -65,7 +70,8 @@ async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, client:
 
     of_few = await live_all(0, FEW)
     of_many = await live_all(FEW, MANY)
-    assert of_many == of_few
+    # The catalog's own calls come when the registry looks after itself, whatever the number of tenants.
+    assert without_catalog(of_many) == without_catalog(of_few)
     await until(lambda: measured.statistics().tenants[TenantState.ACTIVE] == MANY)
 
 
