@@ -151,7 +151,7 @@ async def test_too_little_space(left: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/srv/data", "nfs4"), ("/srv", "xfs"), ("/srv/a b/c", "tmpfs"), ("/srvs", "ext4"), ("/", "ext4")],
+    [("/srv/data", "nfs4"), ("/srv", "xfs"), ("/srv/a b/é/c", "tmpfs"), ("/srvs", "ext4"), ("/", "ext4")],
 )
 def test_the_file_system_is_that_of_the_innermost_mount(path: str, expected: str):
     """What counts is the last mount at the longest path; blanks in it are written as octal numbers."""
@@ -159,7 +159,7 @@ def test_the_file_system_is_that_of_the_innermost_mount(path: str, expected: str
 30 22 8:2 / /srv rw - ext3 /dev/b rw
 31 22 8:3 / /srv rw - xfs /dev/c rw
 32 31 0:50 / /srv/data rw - nfs4 host:/x rw
-33 31 0:51 / /srv/a\\040b rw - tmpfs tmpfs rw
+33 31 0:51 / /srv/a\\040b/é rw - tmpfs tmpfs rw
 """
     assert file_system_type(Path(path), mounts) == expected
 

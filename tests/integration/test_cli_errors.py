@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -193,6 +193,52 @@ async def test_a_call_that_is_under_way_elsewhere(registry: TenantRegistry):
     done = tenantry("tenant", "archive", "acme", "--data-dir", registry.config.data_dir)
     lock.remove()
     assert done.returncode == 5, done.stderr
+
+
+@pytest.mark.parametrize(("answer", "exit_code", "state"), [("n", 1, "active"), ("y", 0, "deleted")])
+async def test_people_are_asked_first(registry: TenantRegistry, answer: str, exit_code: int, state: str):
+    """On a terminal what destroys asks, and does nothing unless the answer is yes."""
+    await registry.create("acme")
+    ours, theirs = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "tenantry",
+        "tenant",
+        "delete",
+        "acme",
+        "--data-dir",
+        registry.config.data_dir,
+    ]
+    with subprocess.Popen(  # noqa: ASYNC220  # this registry has nothing to do meanwhile
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment()
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while not said.endswith(b"[y/N] "):
+            said += os.read(ours, 100)
+        os.write(ours, f"{answer}\n".encode())
+        assert process.wait(HANG_SECONDS) == exit_code
+    os.close(ours)
+    assert b"Delete tenant acme?" in said
+    assert (await registry.get("acme")).state == state
+
+
+def test_progress_is_for_terminals(running: Service, tmp_path: Path):
+    """On a terminal what takes long is shown on standard error while it lasts; standard output has the result alone."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tenantry", "tenant", "export", "acme", tmp_path / "bundle", "--json"]
+    env = environment(**running.env, TERM="xterm")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how Linux says that a terminal was closed
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["tenant_id"] == "acme"
+    os.close(ours)
+    assert b"export to bundle" in shown
 
 
 @contextmanager

@@ -143,7 +143,9 @@ def needs_extra() -> Iterator[None]:
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask at: say --yes")
-    if not typer.confirm(question, err=True):
+    # Not typer's own, which prints a blank on standard output.
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError(Exit.REFUSED, "nothing was done")
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ _NETWORK: Final = {
 _MEMORY: Final = {"tmpfs", "ramfs"}
 _INODES_MIN: Final = 1_000
 _MIB: Final = 2**20
-_MOUNT_POINT, _TYPE_AFTER_DASH = 4, 1  # columns of /proc/self/mountinfo, see proc_pid_mountinfo(5)
+_MOUNT_POINT: Final = 4  # a column of /proc/self/mountinfo, see proc_pid_mountinfo(5)
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def check_machine(config: RegistryConfig) -> Iterator[Finding]:
@@ -86,7 +88,7 @@ def file_system_type(path: Path, mounts: str) -> str:
     best, best_type = Path("/"), "unknown"
     for line in mounts.splitlines():
         fields, _, after = line.partition(" - ")
-        mount_point = Path(fields.split()[_MOUNT_POINT].encode().decode("unicode_escape"))
+        mount_point = Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), fields.split()[_MOUNT_POINT]))
         # A later mount of the same place hides an earlier one.
         if place.is_relative_to(mount_point) and mount_point.is_relative_to(best):
             best, best_type = mount_point, after.split()[0]
