@@ -26,12 +26,12 @@ def test_an_error_tells_its_place_and_nothing_of_what_it_was_about(capsys: pytes
     try:
         int("secret")
     except ValueError:
-        logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
+        logging.getLogger("a.library").exception("Exception in ASGI application\n")
     written = capsys.readouterr().err
     event = json.loads(written)
     assert (event["event"], event["logger"], event["error_type"]) == (
         "tenantry.library.log",
-        "uvicorn.error",
+        "a.library",
         "ValueError",
     )
     assert event["raised_at"].startswith(f"{__file__}:")
