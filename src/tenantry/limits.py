@@ -2,17 +2,27 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tenantry.config import Durability
 
 DATABASE_BYTES_MIN = 64 * 1024
 CALLS_PER_SECOND_MIN = 1e-6  # less would be years from one call to the next
-_INT64_MAX = 2**63 - 1
+DATABASE_BYTES_MAX = 2**48  # https://www.sqlite.org/limits.html, "Maximum Database Size"
 
-Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=_INT64_MAX)]
-Rate = Annotated[float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False)]
-Calls = Annotated[int, Field(ge=1, le=1_000_000)]
+
+def _check_number(value: object) -> object:
+    # "5", or true for 1, was meant to be something else.
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic's validators raise this one
+    return value
+
+
+Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=DATABASE_BYTES_MAX), BeforeValidator(_check_number)]
+Rate = Annotated[
+    float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False), BeforeValidator(_check_number)
+]
+Calls = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_check_number)]
 
 
 class TenantLimits(BaseModel):

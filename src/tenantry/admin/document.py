@@ -128,6 +128,11 @@ _HEADERS: Final[dict[str, Node]] = {
         "schema": {"type": "string"},
     },
 }
+# What the model checks of two fields together.
+_BURST_NEEDS_RATE: Final = [
+    {"properties": {"calls_burst_max": {"type": "null"}}},
+    {"required": ["calls_per_second_max"], "properties": {"calls_per_second_max": {"type": "number"}}},
+]
 _DESCRIPTION: Final = """
 Every operation below `/v1` needs a key: `Authorization: Bearer tnt_…`.
 
@@ -152,6 +157,7 @@ def complete(document: Node) -> Node:
             example = PARAMETERS.get(f"{path} {name}", PARAMETERS.get(name))
             if example is not None:
                 parameter["example"] = example
+    document["components"]["schemas"]["TenantLimits"]["anyOf"] = _BURST_NEEDS_RATE
     return document
 
 
@@ -242,7 +248,7 @@ def _add_examples(path: str, operation: Node, examples: dict[str, Any]) -> None:
     for status, content in contents:
         for media_type, media in content.items():
             if media.pop("itemSchema", None) is not None:  # the framework is ahead of OpenAPI 3.1
-                media["schema"] = {"type": "string"}
+                media.pop("schema", None)
             name = _name(media.get("schema", {}))
             if (path, media_type) in TEXTS:
                 media["example"] = TEXTS[path, media_type]

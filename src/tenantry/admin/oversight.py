@@ -53,7 +53,7 @@ class NewKey(Body):
     tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
         default=None, description="The only tenants that it is for; all if left out."
     )
-    expires_in_seconds: Annotated[float | None, Field(gt=0, le=10 * 365 * 86_400)] = None
+    expires_in_seconds: Annotated[float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400)] = None
 
 
 class MadeKey(ApiKey):

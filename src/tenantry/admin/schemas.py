@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
@@ -22,9 +22,11 @@ TenantIdText = Annotated[
         description="1 to 48 characters of a-z, 0-9 and inner '-', beginning with a letter.",
     ),
 ]
+# Spelt out, because languages do not agree on what a blank is.
+_BLANKS = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 DisplayName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*[^\s\x00-\x1f][^\x00]*$"),
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^[^\x00]*[^{_BLANKS}][^\x00]*$"),
     Field(examples=["Acme Ltd."]),
 ]
 Reason = Annotated[
@@ -87,7 +89,7 @@ class TenantChanges(Body):
     """Settings to change; what is left out stays."""
 
     display_name: DisplayName | None = None
-    deletion_protected: bool | None = None
+    deletion_protected: StrictBool | None = None
     limits: TenantLimits | None = Field(
         default=None, description="All limits at once: one left out is taken away."
     )
@@ -102,7 +104,7 @@ class Because(Body):
 class Purging(Body):
     """How a tenant is purged."""
 
-    force: bool = Field(default=False, description="Also in its grace period.")
+    force: StrictBool = Field(default=False, description="Also in its grace period.")
 
 
 class Renaming(Body):
