@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import uvicorn
@@ -23,9 +23,8 @@ from tenantry.admin import create_admin_app
 from tenantry.company import Message, MessageType
 from tenantry.demo.company import Company, Timings
 from tenantry.errors import TenantryError
-from tenantry.events import FleetTenantFinished
 from tenantry.ids import tenant_paths
-from tenantry.observability import RegistryMetrics, configure_logging, export_metrics
+from tenantry.observability import configure_logging, export_metrics
 
 BUSY: Final = 3
 CALLERS: Final = 8
@@ -40,7 +39,7 @@ async def main(data_dir: Path) -> None:
     configure_logging("info")
     config = RegistryConfig(data_dir=data_dir, open_tenants_max=PLACES, snapshot_interval_seconds=86_400)
     registry = TenantRegistry(config)
-    metrics = export_metrics(registry, REGISTRY)
+    export_metrics(registry, REGISTRY)
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_admin_app(registry)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
@@ -51,7 +50,7 @@ async def main(data_dir: Path) -> None:
                 tasks.start_soon(_work, company, f"agent-{caller}", 0.02)
         for company in companies[BUSY:]:
             tasks.start_soon(_work, company, "agent-0", 0.5)
-        tasks.start_soon(_operate, registry, metrics)
+        tasks.start_soon(_operate, registry)
         print(listening.getsockname()[1], flush=True)  # noqa: T201  # what it is asked for
         # uvicorn ends with the signal and then sends it again, which is not to be the end of the registry too.
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -80,7 +79,7 @@ async def _work(company: Company, agent: str, pause_seconds: float) -> None:
         await anyio.sleep(pause_seconds)
 
 
-async def _operate(registry: TenantRegistry, metrics: RegistryMetrics) -> None:
+async def _operate(registry: TenantRegistry) -> None:
     """Do what operators and clumsy callers do, again and again."""
     is_busy = False
     while True:
@@ -100,7 +99,7 @@ async def _operate(registry: TenantRegistry, metrics: RegistryMetrics) -> None:
         flood = registry.tenant("flooded").messages
         calls = [_fails(flood.save(_message("hello"))) for _ in range(4 * CALLS_IN_FLIGHT_MAX)]
         await asyncio.gather(*calls)
-        await _run_fleet_jobs(registry, metrics)
+        await _run_fleet_jobs(registry)
         # The disk is measured when the registry first looks after itself.
         if not is_busy and registry.statistics().disk is not None:
             print("busy", flush=True)  # noqa: T201  # what it is asked for
@@ -108,15 +107,11 @@ async def _operate(registry: TenantRegistry, metrics: RegistryMetrics) -> None:
         await anyio.sleep(0.2)
 
 
-async def _run_fleet_jobs(registry: Any, metrics: RegistryMetrics) -> None:
+async def _run_fleet_jobs(registry: TenantRegistry) -> None:
     """Check a tenant, and try to migrate one that cannot be."""
-    if hasattr(registry, "fleet"):
-        for kind, tenant_id in (("check", "operated"), ("migrate", "newer")):
-            job = await registry.fleet.start(kind, tenant_ids=[tenant_id])
-            await registry.fleet.wait(job.id)
-    else:
-        metrics.observe(FleetTenantFinished("operated", "check", "ok", 0.01))
-        metrics.observe(FleetTenantFinished("newer", "migrate", "migration", 0.01))
+    for kind, tenant_id in (("check", "operated"), ("migrate", "newer")):
+        job = await registry.fleet.start(kind, tenant_ids=[tenant_id])
+        await registry.fleet.wait(job.id)
 
 
 async def _fails(call: Awaitable[object]) -> None:

@@ -146,6 +146,14 @@ async def test_versions_at_rest(store: SQLiteStore, database: Path):
     assert maintenance.versions_at_rest(database) == {"company": 1}
 
 
+async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteStore, database: Path):
+    """They are not told of a database that counts more migrations than it lists: opening it says what is wrong."""
+    await store.disconnect()
+    with closing(sqlite3.connect(database)) as changed:
+        changed.execute("PRAGMA user_version = 99")
+    assert maintenance.versions_at_rest(database) is None
+
+
 async def test_a_log_that_a_crash_left_counts(store: SQLiteStore, database: Path, tmp_path: Path):
     """A database is checked with the write-ahead log beside it, and keeps it."""
     copy = tmp_path / "copy.db"

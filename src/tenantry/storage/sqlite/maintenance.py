@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile, add_functions, sync_directory
 from tenantry.storage.sqlite.ownership import hand_over
 
@@ -170,6 +171,7 @@ def versions_at_rest(path: Path) -> dict[str, int] | None:
     """Return the version that each schema of a database is at, without a lock; None unless it is, and stays, at rest.
 
     At rest is what its owner closed cleanly and nobody has open: one file, which can be read as one that does not change.
+    None too for one that contradicts itself, as if somebody had changed it by hand: whoever opens it says how.
     """
     found = RestingFile.found(path)
     if found is None:
@@ -177,9 +179,10 @@ def versions_at_rest(path: Path) -> dict[str, int] | None:
     try:
         with closing(_connect(path, "mode=ro&immutable=1")) as connection:
             versions = _schema_versions(connection)
+            is_sound = read_file_version(connection) == sum(versions.values())
     except sqlite3.Error:  # whoever opens it for good will meet it too, and say so
         return None
-    return versions if found.is_at_rest() else None
+    return versions if is_sound and found.is_at_rest() else None
 
 
 def repair(path: Path) -> None:
