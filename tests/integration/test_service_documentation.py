@@ -1,4 +1,4 @@
-"""What docs/service.md and the Makefile show is run as it stands, but for the port."""
+"""What README.md, docs/service.md and the Makefile show is run as it stands, but for the port."""
 
 import os
 import re
@@ -19,14 +19,15 @@ from tenantry.cli.exits import MEANINGS
 from tenants import HANG_SECONDS, read_line
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 
-def snippet(name: str) -> str:
-    """Return the commands that the page marks with this name."""
+def snippet(name: str, page: str = PAGE) -> str:
+    """Return the commands that a page marks with this name."""
     [found] = re.findall(
-        rf"test_service_documentation\.py: {name} -->\n```sh\n(.*?)```", PAGE, flags=re.DOTALL
+        rf"test_service_documentation\.py: {name} -->\n```sh\n(.*?)```", page, flags=re.DOTALL
     )
     return found
 
@@ -88,7 +89,7 @@ def test_the_page_from_the_first_key_to_the_last_line(tmp_path: Path, env: dict[
 
 
 def test_make_serve(tmp_path: Path, env: dict[str, str]):
-    """``make serve`` makes a key once, says where it is, and serves; the page's curl lines work with it."""
+    """``make serve`` makes a key once, says where it is, and serves; the README's curl lines work with it."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     # The set-up is what the tests run in.
     command = [
@@ -106,7 +107,9 @@ def test_make_serve(tmp_path: Path, env: dict[str, str]):
             assert read_line(process).endswith(f"at http://127.0.0.1:{env['PORT']}")
             keys.append((tmp_path / ".tenantry" / "admin.key").read_text())
             if len(keys) == 1:
-                run(snippet("curl"), tmp_path, env)
+                printed = run(snippet("curl", README), tmp_path, env)
+                assert '"state":"suspended"' in printed
+                assert "# TYPE" in printed
     assert keys[0] == keys[1]
 
 
