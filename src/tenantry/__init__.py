@@ -16,7 +16,8 @@ from tenantry.tenancy.fleet_job import (
     TenantMigrationStatus,
 )
 from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
-from tenantry.tenancy.registry import RegistryStatistics, TenantRegistry
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.tenancy.statistics import RegistryStatistics
 from tenantry.tenancy.tenant import Tenant
 
 __all__ = [

@@ -605,15 +605,15 @@ class TestRename:
             await registry.rename("acme", "damaged")
             await registry.rename("globex", "acme")
             # What an actor reports that was open until then.
-            registry._close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._wait_background()
+            registry._housekeeping.close_failed(tenant, DatabaseCorruptError("damaged"))
+            await registry._housekeeping.wait_background()
             assert (await registry.get("damaged")).state is TenantState.QUARANTINED
             assert (await registry.get("acme")).state is TenantState.ACTIVE
             assert await contents(registry.tenant("acme")) == ["of globex"]
             await registry.delete("damaged")
             await registry.purge("damaged", force=True)
-            registry._close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._wait_background()
+            registry._housekeeping.close_failed(tenant, DatabaseCorruptError("damaged"))
+            await registry._housekeeping.wait_background()
             states = query(data_dir / "catalog.db", "SELECT id, state FROM tenants ORDER BY id")
             assert states == [("acme", "active"), ("damaged", "purged")]
 
@@ -911,7 +911,9 @@ class TestProcesses:
         async with TenantRegistry(config(data_dir, catalog_poll_interval_seconds=0.01)) as registry:
             await bring_to(registry, TenantState.SUSPENDED)
             # It is not to finish anything by itself here: the next time that it would is in a minute.
-            await until(lambda: registry._chores is not None and registry._chores.done())
+            await until(
+                lambda: registry._housekeeping._chores is not None and registry._housekeeping._chores.done()
+            )
             with other_process(data_dir) as other:
                 assert other.do("archive", "acme", stop_at="begun") == "stopped"
                 other.kill()

@@ -331,7 +331,7 @@ class TestLifecycle:
             await here.tenant("acme").messages.save(make_message("of the first"))
             await elsewhere.rename("acme", "globex")
             await elsewhere.create("acme")
-            await here._refresh()
+            await here._housekeeping.refresh()
             await until(lambda: not here._pool.has("acme"))
             await elsewhere._pool.close_tenant("acme", "state")
             assert await here.tenant("acme").messages.get_history("general") == ()
@@ -343,7 +343,7 @@ class TestLifecycle:
             await registry.create(tenant_id)
         await registry.suspend("b")
         await registry.delete("c")
-        await registry._refresh()
+        await registry._housekeeping.refresh()
         counts = registry.statistics().tenants
         assert {state: n for state, n in counts.items() if n} == {
             TenantState.ACTIVE: 2,

@@ -28,7 +28,7 @@ from tenantry.events import (
     TenantOpened,
 )
 from tenantry.tenancy.catalog import CATALOG_NAME
-from tenantry.tenancy.registry import RegistryStatistics
+from tenantry.tenancy.statistics import RegistryStatistics
 
 # From a cached read (tens of microseconds) over a durable commit (hundreds) to a migration or a stuck disk (seconds).
 SECONDS_BUCKETS: Final = (

@@ -1,0 +1,55 @@
+"""What the registry tells of itself and of a tenant, at one moment."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.lifecycle import TenantState
+from tenantry.tenancy.actor import ActorStatistics
+from tenantry.tenancy.data_directory import DiskSpace
+from tenantry.tenancy.pool import PoolStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """The registry at one moment; no I/O was done for it.
+
+    Attributes:
+        pool: The open tenants, see `PoolStatistics`.
+        tenants: How many tenants are in each state; at most ``catalog_poll_interval_seconds`` old.
+        mailbox_requests: Calls that wait, of all open tenants, by channel (``write``, ``read``).
+        mailbox_requests_peak: The same of the tenant where most wait.
+        threads_max: How many threads there are, but for one more for each job that takes too long.
+        disk: The space under the data directory, at most `CHORES_INTERVAL_SECONDS` old; None before the first look.
+        snapshot_interval_seconds: How often each active tenant's snapshot is taken; None if never by itself.
+    """
+
+    pool: PoolStatistics
+    tenants: dict[TenantState, int]
+    mailbox_requests: dict[str, int]
+    mailbox_requests_peak: dict[str, int]
+    threads_max: int
+    disk: DiskSpace | None
+    snapshot_interval_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStatistics:
+    """One tenant at one moment.
+
+    Attributes:
+        database_bytes: The size of its database with its write-ahead log.
+        actor: Its counters since it was opened here; None while it is closed.
+    """
+
+    database_bytes: int
+    actor: ActorStatistics | None
+
+
+def size_bytes(database: Path) -> int:
+    """Return the size of a database with its write-ahead log."""
+    size = 0
+    for path in (database, Path(f"{database}-wal")):
+        with suppress(FileNotFoundError):  # it comes and goes with its writer
+            size += path.stat().st_size
+    return size
