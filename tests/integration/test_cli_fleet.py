@@ -14,8 +14,6 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.tenancy.api_keys import Scope
 from tenants import database_path
 
-pytest.importorskip("tenantry.admin.jobs", reason="this admin API has no fleet jobs yet")
-
 SOUND = [f"sound-{number}" for number in range(3)]
 DAMAGED = ["damaged-0", "damaged-1"]
 
@@ -98,3 +96,11 @@ async def test_a_job_that_stops(fleet: Fleet):
     assert (found["state"], found["failed"], found["left"]) == ("stopped", 2, 3)
     assert fleet.says(f"cancel {job} --reason enough")["state"] == "cancelled"
     assert fleet.says(f"progress {job}")["reason"] == "enough"
+
+
+async def test_a_job_that_is_waited_for_at_once(fleet: Fleet):
+    """``--wait`` says what became of the job, and its exit code too."""
+    assert fleet.says("start check --prefix sound- --wait")["done"] == len(SOUND)
+    found = fleet.says("start check --prefix damaged- --failures-max 0 --concurrency 1 --wait", exit_code=1)
+    assert (found["state"], found["left"]) == ("stopped", 1)
+    assert fleet.says(f"resume {found['job_id']} --wait", exit_code=1)["failed"] == 2

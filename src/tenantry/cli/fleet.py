@@ -26,6 +26,7 @@ _LIVE: Final = {"pending", "running"}
 _NONE: Final = "none"
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, as `fleet wait` does.")]
 
 
 def _version(text: str) -> tuple[str, int]:
@@ -61,7 +62,7 @@ def _has_failed(job: Document) -> bool:
     return job["state"] not in {*_LIVE, "done"} or bool(job.get("failed"))
 
 
-@command(group)
+@command(group, is_wrong=_has_failed)
 async def start(
     api: Api,
     kind: Annotated[
@@ -98,8 +99,9 @@ async def start(
     arguments: Annotated[
         Any, typer.Option(parser=_arguments, metavar="JSON", help="What the work is given; no secrets.")
     ] = None,
+    is_waited_for: WaitOption = False,
 ) -> Document:
-    """Start a job; it goes on by itself, also after a crash. On a directory without a service: `fleet wait` runs it."""
+    """Start a job; it goes on by itself, also after a crash. On a directory without a service give --wait: that runs it."""
     given: Document = {
         "states": state or None,
         "tenant_ids": tenant or None,
@@ -115,7 +117,8 @@ async def start(
     }
     options = {name: value for name, value in given.items() if value is not None}
     unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
-    return await api.post("/v1/jobs", {"kind": kind, **options, **unlimited})
+    job = await api.post("/v1/jobs", {"kind": kind, **options, **unlimited})
+    return await _wait(api, job["id"]) if is_waited_for else job
 
 
 @command(group, show=listing("id", "kind", "state", "created_at", "created_by", "reason"))
@@ -158,7 +161,7 @@ async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
-@command(group)
+@command(group, is_wrong=_has_failed)
 async def resume(
     api: Api,
     job_id: JobArgument,
@@ -167,9 +170,11 @@ async def resume(
         Any,
         typer.Option(parser=_share, metavar="N|0.N", help="How many more may fail; as before if left out."),
     ] = None,
+    is_waited_for: WaitOption = False,
 ) -> Document:
     """Let a paused or stopped job go on; the failures so far are accepted."""
-    return await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
+    job = await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
+    return await _wait(api, job_id) if is_waited_for else job
 
 
 @command(group)
@@ -181,6 +186,10 @@ async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) 
 @command(group, is_wrong=_has_failed)
 async def wait(api: Api, job_id: JobArgument) -> Document:
     """Wait until a job has ended, or is paused or stopped; exit code 1 unless it is done and no tenant has failed."""
+    return await _wait(api, job_id)
+
+
+async def _wait(api: Api, job_id: str) -> Document:
     with counting(f"job {job_id}") as show:
         job = await _progress(api, job_id)
         for seconds in poll_seconds():
