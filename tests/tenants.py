@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import tenantry
+from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
 from tenantry.ids import tenant_paths
 
@@ -102,6 +103,22 @@ class HandClock:
     def now(self) -> datetime:
         """Return the same as an instant."""
         return _EPOCH + timedelta(seconds=self.seconds)
+
+
+class MovedClock(SystemClock):
+    """The machine's clocks, and what a test has moved them by."""
+
+    def __init__(self) -> None:
+        self.moved = timedelta()
+        self.waited_seconds = 0.0
+
+    def monotonic_seconds(self) -> float:  # type: ignore[override]  # a plain function in the class that it is of
+        """Return the seconds."""
+        return SystemClock.monotonic_seconds() + self.waited_seconds
+
+    def now(self) -> datetime:
+        """Return the instant."""
+        return super().now() + self.moved
 
 
 def in_virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:

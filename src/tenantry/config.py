@@ -100,6 +100,7 @@ class RegistryConfig(BaseSettings):
         snapshot_jobs_max: How many scheduled snapshots are taken at once.
         snapshots_kept_max: How many snapshots are kept of each tenant.
         snapshot_age_seconds_max: How long; but the newest is always kept.
+        fleet_retention_seconds: How long a fleet job that has ended is kept, with its tenants' outcomes.
         catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
         shutdown_timeout_seconds: How long closing waits for calls that were taken in.
     """
@@ -132,6 +133,9 @@ class RegistryConfig(BaseSettings):
     snapshot_jobs_max: Annotated[int, Field(ge=1, le=64)] = 1
     snapshots_kept_max: Count = 30
     snapshot_age_seconds_max: Annotated[float, Field(gt=0, le=_CENTURY_SECONDS)] = 90 * 86_400.0
+    fleet_retention_seconds: Annotated[float, Field(gt=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
+        90 * 86_400.0
+    )
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0
 

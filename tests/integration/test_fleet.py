@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fleets import (
     FakeSnapshots,
     Held,
     all_results,
+    fail_with,
     fleet_config,
     holding,
     job_rows,
@@ -41,10 +43,10 @@ from tenantry.errors import (
     QueryError,
     RegistryClosedError,
 )
-from tenantry.tenancy import fleet_run, fleet_runner
+from tenantry.tenancy import fleet_run, fleet_runner, fleet_table
 from tenantry.tenancy.audit import acting_as
 from tenantry.tenancy.fleet_job import FleetProgress, JobState
-from tenants import python, query, read_line, stored_contents, until
+from tenants import MovedClock, python, query, read_line, stored_contents, until
 
 TESTS = Path(__file__).parents[1]
 TENANTS = int(os.environ.get("FLEET_TENANTS", "200"))
@@ -707,6 +709,32 @@ class TestFaults:
             for job in await registry.fleet.list():
                 assert (await registry.fleet.wait(job.id)).done == 20
             assert list((data_dir / "operations").iterdir()) == []
+
+    @pytest.mark.usefixtures("entries")
+    async def test_what_ended_long_ago_is_forgotten(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+        """The registry forgets a job with its outcomes when it ended `fleet_retention_seconds` ago; a paused one stays."""
+        monkeypatch.setattr(fleet_table, "FORGET_ROWS_MAX", 3)  # in several transactions
+        clock = MovedClock()
+        registry = TenantRegistry(fleet_config(data_dir, fleet_retention_seconds=3600), clock=clock)
+        async with registry:
+            registry.fleet.register("fail", fail_with(ValueError("no")))
+            paused = await paused_job(registry, "fail")
+            ended = await registry.fleet.start("fail", failures_max=None)
+            await registry.fleet.wait(ended.id)
+            clock.moved += timedelta(minutes=59)
+            late = await registry.fleet.start("fail", failures_max=None)
+            await registry.fleet.wait(late.id)
+            clock.moved += timedelta(minutes=2)
+            clock.waited_seconds += 60
+            await until(
+                lambda: (ended.id,) not in query(data_dir / "catalog.db", "SELECT id FROM fleet_jobs")
+            )
+            assert [job.id for job in await registry.fleet.list()] == [late.id, paused]
+            with pytest.raises(JobNotFoundError):
+                await registry.fleet.results(ended.id)
+        for table in ("fleet_results", "fleet_waves"):
+            jobs = query(data_dir / "catalog.db", f"SELECT DISTINCT job_id FROM {table} ORDER BY job_id")
+            assert jobs == [(paused,), (late.id,)]
 
 
 def failing_once(registry: TenantRegistry, error: Exception) -> None:

@@ -321,8 +321,12 @@ class LivesMachine(RuleBasedStateMachine):
         if not hasattr(self, "registry"):
             return
         listed = self.run(self.registry.list())
-        assert [tenant.id for tenant in listed] == sorted(self.lives)
-        for tenant in listed:
+        purged = self.run(self.registry.list(state=S.PURGED))
+        assert [tenant.id for tenant in listed] == [
+            tenant_id for tenant_id, life in sorted(self.lives.items()) if life.state is not S.PURGED
+        ]
+        assert {tenant.id for tenant in (*listed, *purged)} == set(self.lives)
+        for tenant in (*listed, *purged):
             self.check_entry(tenant)
         for tenant_id in ("a", "b", "c"):
             life = self.lives.get(tenant_id)

@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import pytest
 
 from others import other_process
 from tenantry import RegistryConfig, Schema, Statement, TenantHandle, TenantRegistry, TenantState
-from tenantry.clock import SystemClock
 from tenantry.errors import (
     ConstraintViolationError,
     DatabaseCorruptError,
@@ -54,6 +53,7 @@ from tenantry.limits import TenantLimits
 from tenantry.storage.sqlite import lock_file, maintenance
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenants import (
+    MovedClock,
     Recorder,
     damage_index,
     database_path,
@@ -85,22 +85,6 @@ CREATE TRIGGER refuse BEFORE UPDATE ON tenants WHEN new.state = 'active' AND new
     SELECT RAISE(ABORT, 'refused');
 END
 """
-
-
-class MovedClock(SystemClock):
-    """The machine's clocks, and what a test has moved them by."""
-
-    def __init__(self) -> None:
-        self.moved = timedelta()
-        self.waited_seconds = 0.0
-
-    def monotonic_seconds(self) -> float:  # type: ignore[override]  # a plain function in the class that it is of
-        """Return the seconds."""
-        return SystemClock.monotonic_seconds() + self.waited_seconds
-
-    def now(self) -> datetime:
-        """Return the instant."""
-        return super().now() + self.moved
 
 
 @pytest.fixture
@@ -327,6 +311,7 @@ class TestDelete:
         assert (purged.state, purged.intent) == (TenantState.PURGED, None)
         assert tenant_files(data_dir) == []
         assert await registry.purge("acme") == purged
+        assert (await registry.list(), await registry.list(state=TenantState.PURGED)) == ((), (purged,))
         for call in (registry.get, registry.delete, registry.undelete, registry.archive, registry.repair):
             with pytest.raises(TenantNotFoundError):
                 await call("acme")

@@ -36,6 +36,7 @@ OUT_OF_BOUNDS = [
     ("idempotency_retention_seconds", 0),
     ("idempotency_retention_seconds", 366 * 86_400 + 1),
     ("idempotency_retention_seconds", float("nan")),
+    ("fleet_retention_seconds", 0),
     ("catalog_poll_interval_seconds", 0),
     ("catalog_poll_interval_seconds", 1.5),
     ("shutdown_timeout_seconds", 0),

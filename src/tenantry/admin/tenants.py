@@ -62,7 +62,10 @@ async def list_tenants(
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> TenantPage:
-    """Return a page of tenants, in the order of their ids. A key for some tenants sees only those."""
+    """Return a page of tenants, in the order of their ids; those that were purged only with `state=purged`.
+
+    A key for some tenants sees only those.
+    """
     signer = await service.signer()
     query = f"tenants {state}"
     after = signer.check(cursor, query)

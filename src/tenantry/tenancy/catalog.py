@@ -152,7 +152,7 @@ class Catalog:
     async def list(
         self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
     ) -> Page[Tenant]:
-        """Return a page of tenants in the order of their ids.
+        """Return a page of tenants in the order of their ids; purged ones only if that state is asked for.
 
         Raises:
             QueryError: `limit` or `cursor` is not one.
@@ -160,7 +160,9 @@ class Catalog:
         rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
         after = decode_cursor(CATALOG_NAME, cursor, str)[0] if cursor is not None else ""
         where, parameters = (
-            ("WHERE id > ?", [after]) if state is None else ("WHERE state = ? AND id > ?", [state, after])
+            ("WHERE id > ? AND state <> 'purged'", [after])
+            if state is None
+            else ("WHERE state = ? AND id > ?", [state, after])
         )
         sql = f"{_SELECT} {where} ORDER BY id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))

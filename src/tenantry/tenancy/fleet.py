@@ -308,6 +308,10 @@ class Fleet:
         """Run the jobs that nobody runs, because their process died or closed; for the registry, again and again."""
         await self._runner.adopt()
 
+    async def forget_expired(self) -> None:
+        """Forget the jobs that ended more than ``fleet_retention_seconds`` ago; for the registry, once in a while."""
+        await self._table.forget_expired(self._tools.context.config.fleet_retention_seconds)
+
     async def aclose(self) -> None:
         """End what runs here between two tenants; the jobs stay to be run by whoever opens a registry next. Idempotent.
 

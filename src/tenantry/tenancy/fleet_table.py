@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 
 from tenantry.clock import Clock
@@ -34,6 +35,8 @@ from tenantry.tenancy.fleet_options import FleetOptions, as_json
 from tenantry.tenancy.fleet_selection import select_tenants
 
 ROWS_DEFAULT: Final = 100
+FORGET_ROWS_MAX: Final = 5_000
+"""How many outcomes are forgotten in one transaction: who waits for the catalog meanwhile is not to notice."""
 _CURSOR: Final = "fleet"
 
 _JOB_COLUMNS: Final = tuple(FleetJob.model_fields)
@@ -67,6 +70,14 @@ WHERE job_id = ? AND wave = ? AND position > ? AND outcome IS NULL ORDER BY posi
 _FINISH: Final = """
 UPDATE fleet_results SET outcome = ?, error = ?, detail = ?, seconds = ?, finished_at = ?
 WHERE job_id = ? AND wave = ? AND position = ? AND outcome IS NULL
+"""
+_EXPIRED: Final = """
+SELECT id FROM fleet_jobs WHERE state IN ('done', 'cancelled') AND state_changed_at < ? ORDER BY id LIMIT 1
+"""
+_FORGET_RESULTS: Final = """
+DELETE FROM fleet_results WHERE job_id = ?1 AND (wave, position) IN (
+    SELECT wave, position FROM fleet_results WHERE job_id = ?1 LIMIT ?2
+)
 """
 _NOTE: Final = "UPDATE fleet_results SET detail = ? WHERE job_id = ? AND wave = ? AND position = ?"
 
@@ -171,6 +182,19 @@ class FleetTable:
         sql = "SELECT id FROM fleet_jobs WHERE state IN (?, ?) ORDER BY id"
         rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
         return [job_id for (job_id,) in rows]
+
+    async def forget_expired(self, retention_seconds: float) -> None:
+        """Forget the jobs that ended so long ago, oldest first; they are live, paused or stopped as long as they like."""
+        before = as_text(self._clock.now() - timedelta(seconds=retention_seconds))
+        while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, (before,), Fetch.ONE)):
+            (job_id,) = row
+            results = Statement("fleet.forget", _FORGET_RESULTS, (job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT)
+            while (await self._catalog.write(results))[0]:
+                pass
+            await self._catalog.write(
+                Statement("fleet.forget", "DELETE FROM fleet_waves WHERE job_id = ?", (job_id,)),
+                Statement("fleet.forget", "DELETE FROM fleet_jobs WHERE id = ?", (job_id,)),
+            )
 
     async def begin(self, job_id: str) -> FleetJob | None:
         """Note that this process begins to run the job, and return it; None if it is not to be run any more."""

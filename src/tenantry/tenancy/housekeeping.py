@@ -1,7 +1,7 @@
 """What the registry does of its own accord while it is open."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from tenantry.tenancy.audit import acting_as
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
+from tenantry.tenancy.fleet import Fleet
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
@@ -39,7 +40,7 @@ class Housekeeping:
         runner: Of lifecycle calls.
         calls: Those calls.
         context: Settings and clock.
-        adopt_jobs: Takes over fleet jobs that nobody runs.
+        fleet: Its jobs.
         log: Of the registry.
 
     Attributes:
@@ -55,8 +56,8 @@ class Housekeeping:
         runner: CallRunner,
         calls: LifecycleCalls,
         context: ActorContext,
+        fleet: Fleet,
         *,
-        adopt_jobs: Callable[[], Awaitable[None]],
         log: EventLog,
     ) -> None:
         self._catalog = catalog
@@ -66,7 +67,7 @@ class Housekeeping:
         self._calls = calls
         self._config = context.config
         self._now = context.clock.monotonic_seconds
-        self._adopt_jobs = adopt_jobs
+        self._fleet = fleet
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
         self.disk: DiskSpace | None = None
@@ -117,7 +118,7 @@ class Housekeeping:
         try:
             self._pool.evict_idle(self._config.idle_timeout_seconds)
             await self.refresh()
-            await self._adopt_jobs()
+            await self._fleet.adopt()
             self._start_chores()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
@@ -130,12 +131,13 @@ class Housekeeping:
             self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
 
     async def _do_chores(self) -> None:
-        """Finish what other processes began and died of, and purge what was deleted long enough ago."""
+        """Finish what other processes began and died of, and remove what was deleted, or has ended, long enough ago."""
         try:
             self.disk = await run_in_thread(partial(measure_disk, self._config))
             with acting_as("tenantry"):
                 await self._runner.reconcile()
                 await self._calls.purge_expired(PURGES_MAX)
+            await self._fleet.forget_expired()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 

@@ -124,9 +124,7 @@ class LifecycleCalls:
         """
         found = await self._catalog.find(tenant_id)
         if found is not None and found.state is not TenantState.PURGED:
-            until = (
-                f", deleted, kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
-            )
+            until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
             raise TenantExistsError(
                 f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
             )

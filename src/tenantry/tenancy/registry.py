@@ -150,7 +150,7 @@ class TenantRegistry(TenantCalls):
             self._runner,
             calls,
             context,
-            adopt_jobs=self.fleet.adopt,
+            self.fleet,
             log=self._log,
         )
         self._lifecycle = asyncio.Lock()

@@ -72,7 +72,8 @@ class TenantCalls(ABC):
         """Return a page of the catalog, in the order of ids.
 
         Args:
-            state: Only tenants in this state.
+            state: Only tenants in this state; all but the purged ones if left out. A purged tenant's entry stays until its id
+                is taken again.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
