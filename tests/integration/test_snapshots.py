@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 
 from buckets import make_bucket
 from tenantry import RegistryConfig, TenantRegistry, TenantState
-from tenantry.clock import SystemClock
 from tenantry.errors import (
     DatabaseCorruptError,
     PersistenceConnectionError,
@@ -32,21 +31,19 @@ from tenantry.errors import (
 )
 from tenantry.events import LifecycleStepped
 from tenantry.storage import ObstoreStorage
-from tenants import Recorder, database_path, make_message, open_files, query, stored_contents, until
+from tenants import (
+    MovedClock,
+    Recorder,
+    database_path,
+    make_message,
+    open_files,
+    query,
+    stored_contents,
+    until,
+)
 
 SNAPSHOTS = 50
 LEFT_IN_LOG = b"what may be left of it"
-
-
-class MovedClock(SystemClock):
-    """The system's clock, moved by as much as the test likes."""
-
-    def __init__(self) -> None:
-        self.moved = timedelta()
-
-    def now(self) -> datetime:
-        """Return the moved instant."""
-        return datetime.now(UTC) + self.moved
 
 
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
@@ -223,6 +220,22 @@ class TestSnapshots:
             assert list(await registry.snapshots.list("acme")) == [newest]
             await registry.snapshots.delete("acme", newest.id)
             assert kept_files(data_dir) == []
+
+    async def test_what_a_dead_process_left_is_forgotten(self, data_dir: Path):
+        """A database whose manifest was never written goes when it is a day old; a younger one may yet get its own."""
+        clock = MovedClock()
+        async with TenantRegistry(config(data_dir), clock=clock) as registry:
+            await registry.create("acme")
+            dead = await registry.snapshots.create("acme")
+            [manifest] = [path for path in kept_files(data_dir) if path.suffix == ".json"]
+            manifest.unlink()
+            clock.moved = timedelta(hours=23)
+            await registry.snapshots.create("acme")
+            assert any(dead.id in path.name for path in kept_files(data_dir))
+            clock.moved = timedelta(hours=25)
+            await registry.snapshots.create("acme")
+            assert not any(dead.id in path.name for path in kept_files(data_dir))
+            assert len(await registry.snapshots.list("acme")) == 2
 
     async def test_purge_forgets_them(self, registry: TenantRegistry, data_dir: Path):
         """Who asks for data to be gone means all of it."""

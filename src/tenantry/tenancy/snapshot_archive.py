@@ -26,6 +26,8 @@ from tenantry.tenancy.snapshot import Snapshot, check_snapshot_id, is_snapshot_i
 from tenantry.threads import run_in_thread
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
+UNFINISHED_SECONDS: Final = 86_400.0
+"""What has had no manifest for so long will never get one: its process died."""
 _MANIFEST: Final = ".json"
 _DATABASE: Final = ".db.gz"
 
@@ -64,10 +66,7 @@ class SnapshotArchive:
 
     async def ids(self, tenant_uid: str) -> Sequence[str]:
         """Return the ids of the tenant's snapshots, oldest first."""
-        objects = await self._storage.list(f"{tenant_uid}/")
-        names = (stored.key.rpartition("/")[2] for stored in objects)
-        ids = (name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
-        return sorted(filter(is_snapshot_id, ids))
+        return sorted(_ids(await self._names(tenant_uid), _MANIFEST))
 
     async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
         """Return what is said of a snapshot.
@@ -121,18 +120,40 @@ class SnapshotArchive:
     async def retain(
         self, tenant_uid: str, newest: str, *, kept_max: int, age_max: timedelta, now: datetime
     ) -> Sequence[str]:
-        """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says."""
-        others = [snapshot_id for snapshot_id in await self.ids(tenant_uid) if snapshot_id != newest]
-        newest_first = [newest, *reversed(others)]
-        too_old = f"{now - age_max:%Y%m%dt%H%M%S%f}"
+        """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.
+
+        With them goes what a process that died left of one a day ago or longer.
+        """
+        names = await self._names(tenant_uid)
+        ids = _ids(names, _MANIFEST)
+        newest_first = [newest, *sorted(ids - {newest}, reverse=True)]
+        too_old = _begin_of_ids(now - age_max)
         going = [
             snapshot_id
             for place, snapshot_id in enumerate(newest_first)
             if place and (place >= kept_max or snapshot_id < too_old)
         ]
+        # One that is younger may be another process's, which is about to write its manifest.
+        unfinished = _begin_of_ids(now - timedelta(seconds=UNFINISHED_SECONDS))
+        going += sorted(
+            snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
+        )
         for snapshot_id in going:
             await self.delete(tenant_uid, snapshot_id)
         return going
+
+    async def _names(self, tenant_uid: str) -> set[str]:
+        return {stored.key.rpartition("/")[2] for stored in await self._storage.list(f"{tenant_uid}/")}
+
+
+def _ids(names: set[str], suffix: str) -> set[str]:
+    """Return the ids of the snapshots that have an object with this suffix."""
+    return set(filter(is_snapshot_id, (name.removesuffix(suffix) for name in names if name.endswith(suffix))))
+
+
+def _begin_of_ids(instant: datetime) -> str:
+    """Return how the ids of an instant begin: ids are in the order of time."""
+    return f"{instant:%Y%m%dt%H%M%S%f}"
 
 
 def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
