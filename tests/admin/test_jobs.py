@@ -1,13 +1,18 @@
 """Fleet jobs over HTTP: started, looked at, steered, followed, and what is no job."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from fleets import nested
-from service import Service, check_problem
+from fleets import Held, holding, nested
+from service import Service, check_problem, connected, events, is_registry, served
+from tenantry.admin import end_streams
+from tenants import until
 
 
 @pytest.fixture
@@ -87,9 +92,90 @@ async def test_arguments_come_back(service: Service, admin: httpx.AsyncClient):
     service.registry.fleet.register("look", _look)
     arguments = {"text": "é\x00\U0001f600", "nested": nested(31), "number": 10**30, "": None}
     started = await admin.post("/v1/jobs", json={"kind": "look", "arguments": arguments})
+    assert started.headers["location"] == f"/v1/jobs/{started.json()['id']}"
     assert started.json()["options"]["arguments"] == arguments
     assert (await admin.get("/v1/jobs")).json()["items"][0]["options"]["arguments"] == arguments
 
 
 async def _look(*_: object) -> None:
     return None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("GET", path) for path in ("", "/results", "/events")),
+        *(("POST", path) for path in ("/pause", "/resume", "/cancel")),
+    ],
+)
+async def test_a_job_that_is_not_there(admin: httpx.AsyncClient, method: str, path: str):
+    """It is not found, also as a stream: not a stream that is empty."""
+    response = await admin.request(method, f"/v1/jobs/20260101-120000-000000-00ff00ff{path}")
+    check_problem(response, 404, "job-not-found")
+
+
+@pytest.fixture
+def held() -> Held:
+    """A function that waits until it is let go."""
+    return Held()
+
+
+@pytest.fixture
+async def job(service: Service, data_dir: Path, held: Held) -> AsyncIterator[str]:
+    """A job over two tenants, one after the other, that has begun in another process's registry."""
+    for name in ("acme", "globex"):
+        await service.registry.create(name)
+    async with holding(data_dir, held) as elsewhere:
+        started = await elsewhere.fleet.start("held", concurrency=1)
+        await held.begun(1)
+        yield started.id
+        await held.let_go()
+
+
+async def test_a_job_is_followed_to_its_end(service: Service, job: str, held: Held):
+    """An event tells how far it is, another one that a tenant is finished; when the job has ended the stream ends."""
+    async with served(service.app) as url, connected(url, await service.token("read")) as client:
+        async with client.stream("GET", f"/v1/jobs/{job}/events") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            seen = events(response)
+            first = await anext(seen)
+            assert (first["state"], first["done"], first["left"]) == ("running", 0, 2)
+            await held.let_go(1)
+            second = await anext(seen)
+            assert (second["state"], second["done"], second["left"]) == ("running", 1, 1)
+            await held.let_go()
+            last = [event async for event in seen][-1]
+        assert (last["state"], last["done"], last["left"]) == ("done", 2, 0)
+        assert (await client.get(f"/v1/jobs/{job}")).json() == last
+
+
+async def test_a_client_goes_away_from_a_job(service: Service, job: str, caplog: pytest.LogCaptureFixture):
+    """Nothing of its request is left, no failure is logged, and the job goes on."""
+    async with served(service.app) as url, connected(url, await service.token("read")) as client:
+        before = asyncio.all_tasks()
+        for _ in range(3):
+            async with client.stream("GET", f"/v1/jobs/{job}/events") as response:
+                await anext(events(response))
+        await until(lambda: all(map(is_registry, asyncio.all_tasks() - before)))
+        assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "running"
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+@pytest.mark.parametrize("how", ["its server stops", "the registry closes"])
+async def test_a_job_outlives_its_streams(
+    service: Service, job: str, how: str, caplog: pytest.LogCaptureFixture
+):
+    """Whatever the stream comes from can stop: the stream ends as it should, before the job, and nothing has failed."""
+    async with (
+        served(service.app) as url,
+        connected(url, await service.token("read")) as client,
+        client.stream("GET", f"/v1/jobs/{job}/events") as response,
+    ):
+        seen = events(response)
+        assert (await anext(seen))["state"] == "running"
+        if how == "its server stops":
+            end_streams(service.app)
+        else:
+            await service.registry.aclose()
+        assert [event async for event in seen] == []
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []

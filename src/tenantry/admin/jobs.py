@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final
 
 import anyio
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field, StrictBool
 
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, Reason, TenantIdText
+from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
 from tenantry.tenancy.fleet_job import LIVE_STATES, FleetJob, FleetProgress, FleetResult, JobState
@@ -155,22 +156,33 @@ async def list_results(
     return ResultPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))
-async def follow_job(
-    job_id: JobPath, principal: Reader, service: CurrentService
-) -> AsyncIterator[ServerSentEvent]:
-    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended."""
+async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetJob:
     principal.check_fleet()
+    return await service.registry.fleet.get(job_id)
+
+
+# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+FoundJob = Annotated[FleetJob, Depends(_job)]
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
+async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
+    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended, or the service stops."""
     seen = None
-    while True:
-        progress = await service.registry.fleet.progress(job_id)
+    # The job is not waited for when the service stops: it goes on when one is started again.
+    while not service.stopping.is_set():
+        try:
+            progress = await service.registry.fleet.progress(job.id)
+        except RegistryClosedError:
+            return
         now = (progress.state, progress.done, progress.failed)
         if now != seen:
             yield ServerSentEvent(data=progress.model_dump(mode="json"), event=progress.state.value)
         if progress.state not in LIVE_STATES:
             return
         seen = now
-        await anyio.sleep(FOLLOW_SECONDS)
+        with anyio.move_on_after(FOLLOW_SECONDS):
+            await service.stopping.wait()
 
 
 @router.post("/{job_id}/pause", responses=documented(404, 409))
