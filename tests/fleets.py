@@ -64,6 +64,14 @@ def job_rows(data_dir: Path, columns: str) -> dict[str, tuple[Any, ...]]:
     return {tenant_id: tuple(values) for tenant_id, *values in query(data_dir / "catalog.db", sql)}
 
 
+def nested(levels: int) -> list[Any]:
+    """Return lists in lists, so many."""
+    made: list[Any] = []
+    for _ in range(levels - 1):
+        made = [made]
+    return made
+
+
 class Held:
     """A fleet function that begins and then waits, each time it is called, until it is let go."""
 

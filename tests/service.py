@@ -5,6 +5,7 @@ Import it by name (``tests`` is on pytest's path): ``from service import caller`
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -96,6 +97,18 @@ async def ended(client: httpx.AsyncClient, response: httpx.Response) -> dict[str
                 return operation
 
 
+async def events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """Yield what server-sent events tell."""
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def is_registry(task: "asyncio.Task[object]") -> bool:
+    """Return whether a task is a registry's own."""
+    return task.get_name().startswith("tenantry ")
+
+
 def files_with(directory: Path, text: str) -> list[Path]:
     """Return the files below a directory that have this text in them, whatever they are."""
     files = [path for path in directory.rglob("*") if path.is_file()]
@@ -120,3 +133,11 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def connected(url: str, token: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client with this token of a server; the block ends in good time."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers) as client, asyncio.timeout(HANG_SECONDS):
+        yield client

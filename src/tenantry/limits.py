@@ -18,11 +18,12 @@ def _check_number(value: object) -> object:
     return value
 
 
-Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=DATABASE_BYTES_MAX), BeforeValidator(_check_number)]
-Rate = Annotated[
-    float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False), BeforeValidator(_check_number)
-]
-Calls = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_check_number)]
+Number = BeforeValidator(_check_number)
+"""Of a field: what is given is a number, and nothing that could be made one."""
+
+Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=DATABASE_BYTES_MAX), Number]
+Rate = Annotated[float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False), Number]
+Calls = Annotated[int, Field(ge=1, le=1_000_000), Number]
 
 
 class TenantLimits(BaseModel):

@@ -99,10 +99,15 @@ def test_every_change_takes_an_idempotency_key(document: dict[str, Any]):
 
 
 def test_long_work_says_where_it_leads(document: dict[str, Any]):
-    """202 has its headers, and links to what follows the operation."""
+    """202 has its headers, and links to what follows the operation, or follows and steers the job."""
     long = [operation for _, operation in operations(document) if "202" in operation["responses"]]
     assert len(long) >= 7
     for operation in long:
         response = operation["responses"]["202"]
         assert {"Location", "Retry-After"} <= set(response["headers"])
-        assert set(response["links"]) in ({"get_operation", "follow_operation"}, {"get_job", "follow_job"})
+        links = set(response["links"])
+        assert links == {"get_operation", "follow_operation"} or links >= {
+            "get_job",
+            "follow_job",
+            "cancel_job",
+        }

@@ -1,22 +1,20 @@
 """Long work: accepted, followed by polling or as a stream of events, and what becomes of it when nobody looks."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from service import Service, check_problem, ended, served
+from service import Service, check_problem, connected, ended, events, is_registry, served
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.operations import KEPT_MAX, RUNNING_MAX, Operations, OperationState
 from tenantry.storage.objects import LocalStorage
-from tenants import HANG_SECONDS, HandClock, until
+from tenants import HandClock, until
 
 
 @asynccontextmanager
@@ -138,22 +136,12 @@ async def test_old_operations_are_forgotten():
     assert operations.get(running.id).state is OperationState.SUCCEEDED
 
 
-async def events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """Yield what server-sent events tell of an operation."""
-    async for line in response.aiter_lines():
-        if line.startswith("data: "):
-            yield json.loads(line.removeprefix("data: "))
-
-
 @pytest.mark.usefixtures("acme")
 async def test_following_an_operation(service: Service):
     """Events come while it runs and when it has ended, and then the stream ends."""
     async with (
         served(service.app) as url,
-        httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {await service.token('admin')}"}
-        ) as client,
-        asyncio.timeout(HANG_SECONDS),
+        connected(url, await service.token("admin")) as client,
     ):
         async with service.registry.tenant("acme").transaction():
             accepted = await client.post("/v1/tenants/acme/archive")
@@ -168,20 +156,10 @@ async def test_following_an_operation(service: Service):
         await response.aclose()
 
 
-def is_registry(task: "asyncio.Task[object]") -> bool:
-    """Return whether a task is the registry's own."""
-    return task.get_name().startswith("tenantry ")
-
-
 @pytest.mark.usefixtures("acme")
 async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: pytest.LogCaptureFixture):
     """Nothing of its request is left, no failure is logged, and the operation goes on to its end."""
-    token = await service.token("admin")
-    async with (
-        served(service.app) as url,
-        httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client,
-        asyncio.timeout(HANG_SECONDS),
-    ):
+    async with served(service.app) as url, connected(url, await service.token("admin")) as client:
         async with service.registry.tenant("acme").transaction():
             accepted = await client.post("/v1/tenants/acme/archive")
             before = asyncio.all_tasks()

@@ -5,9 +5,13 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
+import structlog
+from structlog.testing import capture_logs
+
 from service import Service, served
 from tenantry import TenantRegistry
 from tenantry.admin.auth import KeyAuthenticator
+from tenantry.admin.failures import REQUEST_FAILED
 from tenants import HandClock, make_message
 
 SECONDS_MAX = 600.0
@@ -32,24 +36,32 @@ async def test_the_api_is_what_its_document_says(registry: TenantRegistry):
     await registry.tenant("acme").messages.save(make_message())
     await registry.snapshots.create("acme")
     authenticate = KeyAuthenticator(registry.keys, LeapingClock())
-    async with Service(registry, authenticate=authenticate) as service, served(service.app) as url:
-        command = ["--config-file", HERE / "schemathesis.toml", "run", f"{url}/openapi.json"]
-        options = ["--checks", "all", "--max-examples", EXAMPLES_MAX, "--workers", 1]
-        header = ["-H", f"Authorization: Bearer {await service.token('admin')}"]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "schemathesis.cli"),
-            *map(str, (*command, *options, *header)),
-            cwd=HERE,  # the hooks are there
-            stdout=PIPE,
-            stderr=STDOUT,
-        )
-        try:
-            async with asyncio.timeout(SECONDS_MAX):
-                output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        count = sum(len(item) for item in service.app.openapi()["paths"].values())
-    said = output.decode()
-    assert process.returncode == 0, said
+    structlog.configure()
+    with capture_logs() as logs:
+        async with Service(registry, authenticate=authenticate) as service, served(service.app) as url:
+            returncode, said = await schemathesis(f"{url}/openapi.json", await service.token("admin"))
+            count = sum(len(item) for item in service.app.openapi()["paths"].values())
+    assert returncode == 0, said
     assert f"Tested: {count}" in said
+    # Also once an answer has begun, when no status can tell of it any more.
+    assert [log for log in logs if log["event"] == REQUEST_FAILED] == []
+
+
+async def schemathesis(document: str, token: str) -> tuple[int | None, str]:
+    """Run it, and return its exit code and what it says."""
+    command = ["--config-file", HERE / "schemathesis.toml", "run", document]
+    options = ["--checks", "all", "--max-examples", EXAMPLES_MAX, "--workers", 1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli"),
+        *map(str, (*command, *options, "-H", f"Authorization: Bearer {token}")),
+        cwd=HERE,  # the hooks are there
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode, output.decode()

@@ -9,10 +9,10 @@ from tenantry.tenancy.api_keys import Scope
 
 
 async def test_a_key_can_ask_what_it_is_good_for(client: httpx.AsyncClient, registry: TenantRegistry):
-    """`/v1/keys/self` tells a key's holder about it, without its secret."""
+    """`/v1/caller` tells a key's holder about it, without its secret."""
     made, key = await registry.keys.create(name="looks", scopes=(Scope.READ,), tenants=["acme"])
     client.headers["Authorization"] = f"Bearer {key}"
-    answer = await client.get("/v1/keys/self")
+    answer = await client.get("/v1/caller")
     assert answer.json() == {"name": f"key:{made.id}", "key": made.model_dump(mode="json")}
     assert key.rpartition("_")[2] not in answer.text
 

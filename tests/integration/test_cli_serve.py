@@ -16,6 +16,8 @@ from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from commands import Service, document, make_key, service, tenantry
+from fleets import Held, holding
+from service import connected, events
 from tenantry.cli import app
 from tenantry.storage.sqlite.lock_file import LockFile
 from tenants import HANG_SECONDS, database_path
@@ -100,6 +102,27 @@ def test_open_connections_do_not_keep_it(kept: tuple[Path, str], number: signal.
     with service(kept[0], key=kept[1]) as running, httpx.Client(trust_env=False) as client:
         assert client.get(f"{running.url}/healthz").status_code == 200
         assert running.end(number) == 0
+
+
+async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):
+    """A stream that follows a job, which another process runs, ends as streams do, and not because it took too long."""
+    data_dir, held = tmp_path / "data", Held()
+    async with holding(data_dir, held) as registry:
+        await registry.create("acme")
+        job = await registry.fleet.start("held")
+        await held.begun(1)
+        with service(data_dir) as running:
+            async with (
+                connected(running.url, running.key) as client,
+                client.stream("GET", f"/v1/jobs/{job.id}/events") as response,
+            ):
+                seen = events(response)
+                assert (await anext(seen))["state"] == "running"
+                running.process.send_signal(signal.SIGTERM)
+                assert [event async for event in seen] == []
+            assert running.process.wait(HANG_SECONDS) == 0
+            assert [event for event in running.log() if event["level"] in {"error", "critical"}] == []
+        await held.let_go()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fleets import (
     fleet_config,
     holding,
     make_fleet,
+    nested,
     paused_job,
     save,
 )
@@ -393,7 +394,17 @@ class TestFunctions:
         assert (result.outcome, result.error) == (outcome, text)
 
     @pytest.mark.parametrize(
-        "result", ["text", {"x": object()}, {"x": float("nan")}, {"x": "x" * 70_000}], ids=range(4)
+        "result",
+        [
+            "text",
+            {"x": object()},
+            {"x": float("nan")},
+            {"x": "x" * 70_000},
+            {"x": "\ud800"},
+            {"\ud800": 1},
+            {"x": nested(40)},
+        ],
+        ids=range(7),
     )
     async def test_a_result_that_cannot_be_kept(self, data_dir: Path, entries: list[str], result: Any):
         """What is no JSON object, or too large, is that tenant's failure, and the job goes on."""
@@ -470,6 +481,8 @@ class TestSelection:
             ({"kind": "migrate", "states": ["archived"]}, "migrate is not for archived tenants"),
             ({"kind": "check", "states": ["deleted"]}, "check is not for deleted tenants"),
             ({"arguments": {"x": object()}}, "arguments: "),
+            ({"arguments": {"x": "\ud800"}}, "arguments: "),
+            ({"arguments": {"x": nested(40)}}, "arguments: .* nested deeper than 32"),
         ],
         ids=str,
     )

@@ -54,7 +54,7 @@ def create_admin_app(
 
     The registry is opened and closed by whoever made it; closing it waits for what the API has begun. So the lifespan, which
     waits for that too, may be left out, as Starlette does with an application that is mounted. ``Location`` and the document
-    follow the prefix that it is mounted at.
+    follow the prefix that it is mounted at. See `end_streams` for how to stop.
 
     Args:
         registry: The tenants.
@@ -113,6 +113,15 @@ def create_admin_app(
     app.add_exception_handler(HTTPException, answer_http)
     app.add_middleware(Failures)
     return app
+
+
+def end_streams(app: FastAPI) -> None:
+    """End the streams of an admin API that may go on for long: those that follow fleet jobs.
+
+    For when its server is about to stop, and waits for the requests that it has.
+    """
+    service: Service = app.state.service
+    service.stopping.set()
 
 
 async def as_process(_: object) -> Principal:

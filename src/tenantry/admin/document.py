@@ -128,6 +128,7 @@ _HEADERS: Final[dict[str, Node]] = {
         "schema": {"type": "string"},
     },
 }
+_OF_A_JOB: Final = ("get_job", "follow_job", "list_results", "pause_job", "resume_job", "cancel_job")
 # What the model checks of two fields together.
 _BURST_NEEDS_RATE: Final = [
     {"properties": {"calls_burst_max": {"type": "null"}}},
@@ -216,7 +217,7 @@ def _add_links(operation: Node) -> None:
     for status, response in operation["responses"].items():
         targets: tuple[tuple[str, str], ...] = ()
         if status == "202" and _reference(response) == "FleetJob":
-            targets = (("get_job", "job_id"), ("follow_job", "job_id"))
+            targets = tuple((name, "job_id") for name in _OF_A_JOB)
         elif status == "202":
             targets = (("get_operation", "operation_id"), ("follow_operation", "operation_id"))
         elif status == "201" and _reference(response) == "TenantOut":

@@ -1,24 +1,44 @@
 """Fleet jobs: the same work over many tenants, started, followed and steered."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Final
 
 import anyio
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, Reason, TenantIdText
+from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
+from tenantry.limits import Number
 from tenantry.tenancy.fleet_job import LIVE_STATES, FleetJob, FleetProgress, FleetResult, JobState
-from tenantry.tenancy.fleet_options import CONCURRENCY, FAILURES_MAX
+from tenantry.tenancy.fleet_options import CONCURRENCY, FAILURES_MAX, SCHEMAS_MAX, Arguments, SchemaName
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
 
-JobPath = Annotated[str, Path(max_length=80, examples=["20260101t000000000000z-00ff00ff"])]
-FailuresMax = Annotated[int, Field(ge=0, le=10_000_000)] | Annotated[float, Field(gt=0, lt=1)] | None
+TENANTS_MAX: Final = 10_000_000
+"""More than a job can have: a number of tenants above it means nothing."""
+
+SCHEMA_VERSION_MAX: Final = 10_000
+"""Names of migrations begin with four digits."""
+
+JobPath = Annotated[str, Path(max_length=80, examples=["20261123-120000-000000-00ff00ff"])]
+FailuresMax = (
+    Annotated[int, Field(ge=0, le=TENANTS_MAX), Number] | Annotated[float, Field(gt=0, lt=1), Number] | None
+)
+SchemaVersions = Annotated[
+    dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
+    # Of names pydantic tells the document what good ones are, and not that there may be no others.
+    Field(min_length=1, max_length=SCHEMAS_MAX, json_schema_extra={"additionalProperties": False}),
+]
+# Above 0 % and up to 100 %: the same as the job's own rule, in a form that the document can tell.
+Share = Annotated[
+    str,
+    Field(pattern=r"^([1-9][0-9]?(\.[0-9]{1,2})?|0\.([1-9][0-9]?|0[1-9])|100(\.0{1,2})?)%$"),
+]
 FOLLOW_SECONDS = 0.5
 
 
@@ -37,18 +57,19 @@ class NewJob(Body):
     states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=7)] = (TenantState.ACTIVE,)
     tenant_ids: Annotated[tuple[TenantIdText, ...] | None, Field(max_length=10_000)] = None
     id_prefix: Annotated[str | None, Field(pattern=r"^[a-z0-9-]{1,48}$")] = None
-    below: dict[str, int] | None = Field(default=None, examples=[{"company": 2}])
-    canary: (
-        Annotated[int, Field(ge=1, le=10_000_000)]
-        | Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2})?%$")]
-        | None
-    ) = Field(default=None, examples=["5%"], description="How many go first: a number, or a share.")
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = CONCURRENCY
+    below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
+    canary: Annotated[int, Field(ge=1, le=TENANTS_MAX), Number] | Share | None = Field(
+        default=None, examples=["5%"], description="How many go first: a number, or a share."
+    )
+    concurrency: Annotated[int, Field(ge=1, le=1024), Number] = CONCURRENCY
     failures_max: FailuresMax = Field(default=FAILURES_MAX, description="More failures stop the job.")
     canary_failures_max: FailuresMax = 0
-    snapshot_before: bool = False
-    return_on_failure: bool = False
-    arguments: dict[str, Any] | None = Field(default=None, description="What the work is given: no secrets.")
+    snapshot_before: StrictBool = False
+    return_on_failure: StrictBool = False
+    arguments: Arguments | None = Field(
+        default=None,
+        description="What the work is given: no secrets. At most 65,536 characters, nested at most 32 deep.",
+    )
 
 
 class JobResuming(Body):
@@ -135,22 +156,33 @@ async def list_results(
     return ResultPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))
-async def follow_job(
-    job_id: JobPath, principal: Reader, service: CurrentService
-) -> AsyncIterator[ServerSentEvent]:
-    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended."""
+async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetJob:
     principal.check_fleet()
+    return await service.registry.fleet.get(job_id)
+
+
+# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+FoundJob = Annotated[FleetJob, Depends(_job)]
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
+async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
+    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended, or the service stops."""
     seen = None
-    while True:
-        progress = await service.registry.fleet.progress(job_id)
+    # The job is not waited for when the service stops: it goes on when one is started again.
+    while not service.stopping.is_set():
+        try:
+            progress = await service.registry.fleet.progress(job.id)
+        except RegistryClosedError:
+            return
         now = (progress.state, progress.done, progress.failed)
         if now != seen:
             yield ServerSentEvent(data=progress.model_dump(mode="json"), event=progress.state.value)
         if progress.state not in LIVE_STATES:
             return
         seen = now
-        await anyio.sleep(FOLLOW_SECONDS)
+        with anyio.move_on_after(FOLLOW_SECONDS):
+            await service.stopping.wait()
 
 
 @router.post("/{job_id}/pause", responses=documented(404, 409))

@@ -201,7 +201,7 @@ async def list_keys(
     return KeyList(items=list(page), next_cursor=signer.sign(page.next_cursor, "keys"))
 
 
-@router.get("/keys/self", tags=["keys"], responses=documented())
+@router.get("/caller", tags=["keys"], responses=documented())
 async def get_caller(principal: Reader) -> Caller:
     """Return who makes the request, and what its key is good for."""
     return Caller(name=principal.name, key=principal.key)

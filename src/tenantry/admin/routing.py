@@ -1,5 +1,6 @@
 """What every operation has: a caller who is known and named in the audit, a body with limits, one effect for one key."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
@@ -27,6 +28,7 @@ class Service:
         board: Which tenants call the most.
         bodies: How large requests may be, and how long they may take to come.
         transfers: How many bundles are on their way.
+        stopping: Set when no stream is to go on that would not end by itself.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Service:
         self.board = board
         self.bodies = bodies
         self.transfers = 0
+        self.stopping = asyncio.Event()
         self._signer: CursorSigner | None = None
 
     async def signer(self) -> CursorSigner:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from tenantry.lifecycle import TenantState
-from tenantry.limits import TenantLimits
+from tenantry.limits import Number, TenantLimits
 from tenantry.tenancy.snapshot import Snapshot
 from tenantry.tenancy.snapshots import DrillResult
 from tenantry.tenancy.tenant import Tenant
@@ -130,7 +130,9 @@ class SnapshotPage(BaseModel):
 class Drilling(Body):
     """Whose snapshots to try out."""
 
-    sample: int = Field(default=10, ge=1, le=1_000, description="How many active tenants, drawn at random.")
+    sample: Annotated[int, Number] = Field(
+        default=10, ge=1, le=1_000, description="How many active tenants, drawn at random."
+    )
 
 
 class DrillOut(BaseModel):

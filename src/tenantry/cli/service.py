@@ -3,8 +3,8 @@
 1. The ports are taken, so that nothing else happens when they cannot be.
 2. The registry opens, and with that what a crashed process began is finished.
 3. The servers answer, and the URL is printed.
-4. At SIGTERM or SIGINT the servers accept nothing any more, requests and operations that were begun end, and the registry
-   closes. A second signal does not wait for requests.
+4. At SIGTERM or SIGINT the servers accept nothing any more, streams that follow fleet jobs end, then requests and operations
+   that were begun, and the registry closes. A second signal does not wait for requests.
 """
 
 import asyncio
@@ -12,13 +12,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp
 
-from tenantry.admin import create_admin_app
+from tenantry.admin import create_admin_app, end_streams
 from tenantry.admin.probes import make_probes
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.http_server import ForwardedClient, HttpServer, bound, check_tls
@@ -54,9 +55,12 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         await _check_keys(settings, registry)
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         closing_seconds = settings.config.shutdown_timeout_seconds
-        servers = [HttpServer(app, settings.tls, closing_seconds) for app in _apps(settings, registry)]
+        api = create_admin_app(registry, has_probes=settings.probes is None)
+        apps = _apps(settings, registry, api)
+        servers = [HttpServer(app, settings.tls, closing_seconds) for app in apps]
         urls = [_url(settings, endpoint, made) for endpoint, made in zip(endpoints, sockets, strict=True)]
-        await stopping.run(servers, sockets, lambda: announce(_announcement(settings, *urls)))
+        is_ready = partial(announce, _announcement(settings, *urls))
+        await stopping.run(servers, sockets, is_ready, partial(end_streams, api))
 
 
 class _Stopping:
@@ -79,7 +83,11 @@ class _Stopping:
                 loop.remove_signal_handler(number)
 
     async def run(
-        self, servers: Sequence[HttpServer], sockets: Sequence[socket.socket], is_ready: Callable[[], None]
+        self,
+        servers: Sequence[HttpServer],
+        sockets: Sequence[socket.socket],
+        is_ready: Callable[[], None],
+        is_stopping: Callable[[], None],
     ) -> None:
         """Run the servers, each with its socket, and return when they have stopped."""
         self._servers = servers
@@ -92,6 +100,7 @@ class _Stopping:
             await self._is_asked.wait()
             for server in servers:
                 server.stop(is_urgent=False)
+            is_stopping()
 
     def _stop(self) -> None:
         if self._is_asked.is_set():
@@ -122,9 +131,8 @@ async def _check_keys(settings: ServeSettings, registry: TenantRegistry) -> None
     print_note(f"there is no key yet, so nobody can call: {how}")
 
 
-def _apps(settings: ServeSettings, registry: TenantRegistry) -> Iterator[ASGIApp]:
-    app = create_admin_app(registry, has_probes=settings.probes is None)
-    yield ForwardedClient(app) if settings.is_behind_proxy else app
+def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> Iterator[ASGIApp]:
+    yield ForwardedClient(api) if settings.is_behind_proxy else api
     if settings.probes is not None:
         probes = FastAPI(openapi_url=None)
         probes.include_router(make_probes(registry))

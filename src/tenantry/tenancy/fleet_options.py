@@ -5,20 +5,33 @@ import math
 import re
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import to_json
 
 from tenantry.lifecycle import TenantState
 
 CONCURRENCY: Final = 8
 FAILURES_MAX: Final = 10
 ARGUMENTS_CHARACTERS_MAX: Final = 65_536
-_SCHEMAS_MAX: Final = 100
+NESTED_MAX: Final = 32
+"""How deep JSON may be nested: whoever gives it to others puts it into more, and all who read it have a limit."""
+
+SCHEMAS_MAX: Final = 100
 _PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
 _HUNDREDTHS: Final = 10_000  # of a percent, in the whole
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 SchemaName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | None
+
+
+def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    if len(as_json(arguments)) > ARGUMENTS_CHARACTERS_MAX:
+        raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store more elsewhere")
+    return arguments
+
+
+Arguments: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_arguments)]
 
 
 class FleetOptions(BaseModel):
@@ -41,14 +54,14 @@ class FleetOptions(BaseModel):
 
     states: Annotated[tuple[TenantState, ...], Field(min_length=1)] = (TenantState.ACTIVE,)
     id_prefix: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,48}$")] | None = None
-    below: Annotated[dict[SchemaName, int], Field(min_length=1, max_length=_SCHEMAS_MAX)] | None = None
+    below: Annotated[dict[SchemaName, int], Field(min_length=1, max_length=SCHEMAS_MAX)] | None = None
     canary: Annotated[int, Field(ge=1, strict=True)] | str | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] = CONCURRENCY
     failures_max: FailuresMax = FAILURES_MAX
     canary_failures_max: FailuresMax = 0
     snapshot_before: bool = False
     return_on_failure: bool = False
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
 
     @field_validator("canary")
     @classmethod
@@ -56,13 +69,6 @@ class FleetOptions(BaseModel):
         if isinstance(canary, str) and not 0 < _hundredths(canary) <= _HUNDREDTHS:
             raise ValueError("a number of tenants, or a share above 0% and up to 100%")
         return canary
-
-    @field_validator("arguments")
-    @classmethod
-    def _check_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        if len(as_json(arguments)) > ARGUMENTS_CHARACTERS_MAX:
-            raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store more elsewhere")
-        return arguments
 
     @property
     def canary_size(self) -> tuple[int, int]:
@@ -80,15 +86,25 @@ def failures_allowed(failures_max: float | None, total: int) -> float:
 
 
 def as_json(value: object) -> str:
-    """Return `value` as JSON that SQLite can read too.
+    """Return `value` as JSON that SQLite and whoever is told of the job can read too.
 
     Raises:
-        ValueError: It cannot be.
+        ValueError: It cannot be, or it is nested deeper than `NESTED_MAX`.
     """
+    _check_nesting(value, NESTED_MAX)
     try:
+        to_json(value)  # text that is no Unicode: json has an escape for it, which nobody can send
         return json.dumps(value, allow_nan=False, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"it must be JSON: {error}") from error
+
+
+def _check_nesting(value: object, levels_left: int) -> None:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    if inner and not levels_left:
+        raise ValueError(f"it is nested deeper than {NESTED_MAX}")
+    for one in inner:
+        _check_nesting(one, levels_left - 1)
 
 
 def _hundredths(share: str) -> int:

@@ -151,7 +151,7 @@ function markCurrent() {
 async function signIn(key, isKept) {
   if (!/^[\x21-\x7e]+$/.test(key)) throw new Error("This is no key: one begins with tnt_.");
   const api = new Api(key);
-  const caller = await api.get("v1/keys/self");
+  const caller = await api.get("v1/caller");
   api.onUnauthorized = () => signOut("The key is good no longer: it expired or was revoked.");
   if (isKept) sessionStorage.setItem(KEPT_KEY, key);
   app = new App(api, caller);
