@@ -122,9 +122,11 @@ export function audit(app, parameters) {
 }
 
 function detailOf(detail) {
-  const texts = Object.entries(detail).map(([name, value]) => {
-    const told = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
-    return `${words(name)}: ${told}`;
-  });
-  return texts.join(", ");
+  const said = Object.entries(detail).filter(([, value]) => value !== null && value !== "");
+  return said.map(([name, value]) => `${words(name)}: ${told(value)}`).join(", ");
+}
+
+function told(value) {
+  if (Array.isArray(value) && value.every((one) => typeof one !== "object")) return value.join(" and ");
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

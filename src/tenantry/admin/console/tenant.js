@@ -155,6 +155,8 @@ export function tenant(app, id) {
     points.push({ at: now, read, write });
     if (points.length > POINTS_MAX) points.shift();
     charts.update(points);
+    // Who serves no calls, and served none since the page was opened, has nothing to draw.
+    charts.element.hidden = known.state !== "active" && points.every((point) => point.read === null);
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));
