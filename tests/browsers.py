@@ -33,9 +33,10 @@ window.setTimeout = (work, ms = 0, ...given) => wait(work, ms <= 2000 ? ms / 10 
 """
 
 # Serves until its standard input ends. All the while, each active tenant's messages are written and read, so that there
-# are numbers that move; `busy` says how many calls at once, where it is not 4.
+# are numbers that move; `busy` says how many calls at once, where it is not 4. Fleet jobs of the kind `hold` work on a tenant
+# until a file is there, and fail for those that their arguments name.
 _SERVICE = """
-import asyncio, json, socket, sys
+import asyncio, json, pathlib, socket, sys
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -64,9 +65,17 @@ async def work(registry):
         await asyncio.gather(*(call(registry, name) for name in names))
         await asyncio.sleep(0.02)
 
+async def hold(tenant, arguments):
+    while not pathlib.Path(arguments["until"]).exists():
+        await asyncio.sleep(0.02)
+    if tenant.id in arguments.get("failing", ()):
+        raise ValueError(arguments["says"])
+
 async def main():
     collectors = CollectorRegistry()
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=32)) as registry:
+    registry = TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=32))
+    registry.fleet.register("hold", hold)
+    async with registry:
         export_metrics(registry, collectors)
         keys = {}
         for scope in Scope:

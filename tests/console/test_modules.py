@@ -6,6 +6,7 @@ import pytest
 
 from browsers import Browser, serving
 from tenantry.lifecycle import TRANSITIONS, TenantEvent
+from tenantry.tenancy.fleet_job import JOB_TRANSITIONS, JobEvent
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,52 @@ def test_actions_are_offered_in_the_states_that_allow_them(page: Browser):
     for event in set(TenantEvent) - automatic:
         allowed = {state for state, happens in TRANSITIONS if happens is event}
         assert set(offered[event]) == allowed, event
+
+
+def test_jobs_can_be_steered_in_the_states_that_allow_it(page: Browser):
+    """What is offered for a job are the rows of the core's table; one that runs need not be resumed."""
+    offered = page.script(
+        "const { JOB_ACTIONS } = await import('/console/steering.js');"
+        "return JOB_ACTIONS.flatMap(({ name, from }) => from.map((state) => [state, name]))"
+    )
+    by_people = {JobEvent.PAUSE, JobEvent.RESUME, JobEvent.CANCEL}
+    allowed = {(state.value, event.value) for state, event in JOB_TRANSITIONS if event in by_people}
+    assert {tuple(one) for one in offered} == allowed - {("running", "resume")}
+
+
+def test_a_job_is_asked_for_as_its_fields_say(page: Browser):
+    """Shares, lists, versions and arguments are typed as people write them, and sent as the API takes them."""
+    found = page.script("""
+    const { jobOf } = await import("/console/steering.js");
+    const plain = {
+      kind: "check", states: ["active"], id_prefix: "", tenant_ids: "", below: "", canary: "", canary_failures_max: "0",
+      failures_max: "10", concurrency: "8", snapshot_before: false, return_on_failure: false, arguments: "",
+    };
+    const told = {
+      ...plain, tenant_ids: "acme, globex  initech", below: "company 2, invoices 1", canary: "5%", failures_max: "2%",
+      canary_failures_max: "", id_prefix: "a", arguments: '{"thorough": true}',
+    };
+    return [jobOf(plain), jobOf(told), jobOf({ ...plain, canary: "3" }).canary];
+    """)
+    plain = {
+        "kind": "check",
+        "states": ["active"],
+        "concurrency": 8,
+        "failures_max": 10,
+        "canary_failures_max": 0,
+        "snapshot_before": False,
+        "return_on_failure": False,
+    }
+    told = {
+        "tenant_ids": ["acme", "globex", "initech"],
+        "below": {"company": 2, "invoices": 1},
+        "canary": "5%",
+        "failures_max": 0.02,
+        "canary_failures_max": None,
+        "id_prefix": "a",
+        "arguments": {"thorough": True},
+    }
+    assert found == [plain, {**plain, **told}, 3]
 
 
 def test_rates_and_quantiles_are_those_of_prometheus(page: Browser):

@@ -2,7 +2,7 @@
 
 import { element, fill, setText } from "./dom.js";
 import { count, moment, NOTHING, words } from "./format.js";
-import { empty, heading, Table } from "./parts.js";
+import { empty, heading, Table, tenantLink } from "./parts.js";
 
 const PAGE_ROWS = 50;
 
@@ -17,7 +17,7 @@ export function auditTable(label, { hasTenant = true } = {}) {
       isLong: true,
       update: (cell, { tenant_id: id }) => {
         if (id === null) setText(cell, NOTHING);
-        else if (cell.textContent !== id) fill(cell, element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id));
+        else if (cell.textContent !== id) fill(cell, tenantLink(id));
       },
     },
     {

@@ -7,7 +7,7 @@ import { Chart, ChartGroup } from "./chart.js";
 import { element, fill, keepInStep, setText } from "./dom.js";
 import { bytes, count, moment, rate, versions, words } from "./format.js";
 import { LoadMeter } from "./load.js";
-import { badge, chosenName, empty, Facts, heading, Table } from "./parts.js";
+import { badge, Buttons, chosenName, empty, Facts, heading, Table } from "./parts.js";
 
 const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
@@ -25,7 +25,11 @@ export function tenant(app, id) {
   const name = element("p", { class: "display-name" });
   const state = badge("");
   const notice = element("p", { class: "notice", hidden: true });
-  const buttons = element("div", { class: "buttons", role: "group", "aria-label": "Actions", tabindex: "-1" });
+  const buttons = new Buttons("Actions", (action) => {
+    const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
+    button.addEventListener("click", () => perform(app, action, known, null, changed));
+    return app.needs(button, action.scope);
+  });
   const lacking = element("p", { class: "hint", hidden: true });
   const facts = new Facts(FACTS);
   const charts = new ChartGroup([
@@ -44,7 +48,7 @@ export function tenant(app, id) {
     {},
     name,
     notice,
-    buttons,
+    buttons.element,
     lacking,
     facts.element,
     charts.element,
@@ -129,20 +133,8 @@ export function tenant(app, id) {
   }
 
   function showActions() {
-    const hadFocus = buttons.contains(document.activeElement);
     const offered = ACTIONS.filter(({ from }) => from.includes(known.state));
-    keepInStep(
-      buttons,
-      offered,
-      (action) => action.name,
-      (action) => {
-        const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
-        button.addEventListener("click", () => perform(app, action, known, null, changed));
-        return app.needs(button, action.scope);
-      },
-    );
-    // The button that was pressed may be gone with the state that offered it.
-    if (hadFocus && !buttons.contains(document.activeElement)) buttons.focus();
+    buttons.update(offered);
     const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
     setText(lacking, `Some actions need a key with the scope ${missing.join(" or ")}.`);
     lacking.hidden = missing.length === 0;
