@@ -190,6 +190,38 @@ def test_work_is_followed_when_its_stream_breaks_off(page: Browser):
     assert "Done in 2.0 s." in found["text"]
 
 
+def test_what_was_begun_before_a_reload_is_followed(page: Browser):
+    """What ran when the page was left is asked for, and told with the time since it began; what is not known is forgotten."""
+    found = page.script("""
+    const { Activity } = await import("/console/activity.js");
+    const { Problem } = await import("/console/api.js");
+    const { remember, underway } = await import("/console/underway.js");
+    remember({ id: "1", title: "Snapshot: acme", at: Date.now() - 75_000 });
+    remember({ id: "2", title: "Snapshot: globex", at: Date.now() });
+    const running = { id: "1", state: "running", steps: [], started_at: "2026-01-01T00:00:00Z" };
+    let end = null;
+    const ended = new Promise((resolve) => { end = resolve; });
+    const api = {
+      async get(path) { if (path.endsWith("2")) throw new Problem(404, {}); return running; },
+      async *events() { await ended; yield { ...running, state: "succeeded", finished_at: "2026-01-01T00:01:20Z" }; },
+    };
+    const place = document.createElement("div");
+    const activity = new Activity(place, document.createElement("p"));
+    const texts = [];
+    await new Promise((resolve) => {
+      activity.resume(api, resolve);
+      setTimeout(() => { texts.push(place.textContent, underway().length); end(); });
+    });
+    return [...texts, place.textContent, underway().length];
+    """)
+    assert "Snapshot: acme" in found[0]
+    assert "Running for 1 min " in found[0]
+    assert "globex" not in found[0]
+    assert found[1] == 1
+    assert "Done in 80.0 s." in found[2]
+    assert found[3] == 0
+
+
 def test_without_metrics_there_are_no_charts_and_no_complaints(page: Browser):
     """A service whose metrics have a port of their own is asked for them once."""
     found = page.script("""

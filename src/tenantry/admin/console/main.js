@@ -63,6 +63,7 @@ class App {
   start() {
     this.open();
     this.poller.start();
+    this.activity.resume(this.api, () => this.#lookAnew());
     this.#showService().catch(() => {});
   }
 
@@ -84,6 +85,12 @@ class App {
     // Who reads with a screen reader hears where they are; who uses the keyboard goes on from there.
     this.#view.element.querySelector("h1").focus();
     scrollTo(0, 0);
+    this.refresh();
+  }
+
+  /** Look again, also at what a view asks for only when something was done. */
+  #lookAnew() {
+    this.#view.changed?.();
     this.refresh();
   }
 

@@ -181,7 +181,7 @@ export function tenant(app, id) {
     else app.refresh();
   }
 
-  return { title: id, element: page, refresh };
+  return { title: id, element: page, refresh, changed: () => changed(null) };
 }
 
 function snapshotColumns(app, tenant, changed) {
