@@ -21,6 +21,7 @@ export function tenant(app, id) {
   const points = [];
   let known = null;
   let seen = null;
+  let missing = null;
 
   const name = element("p", { class: "display-name" });
   const state = badge("");
@@ -109,6 +110,7 @@ export function tenant(app, id) {
 
   function showTenant() {
     if (content.parentNode !== body) fill(body, content);
+    state.hidden = false;
     state.dataset.state = known.state;
     setText(state, known.state);
     if (name.textContent !== known.display_name) fill(name, chosenName(known.display_name));
@@ -160,18 +162,19 @@ export function tenant(app, id) {
   }
 
   function showMissing(error) {
-    if (known === null && content.parentNode === body) return;
     known = null;
     state.hidden = true;
+    // Looked for again and again: the button below keeps the focus meanwhile.
+    if (missing?.parentNode === body) return;
     const make = element("button", { type: "button", onclick: () => create(app, changed, id) }, "Create it");
-    fill(body, empty(error.status === 404 ? `There is no tenant ${id}.` : error.message), make);
+    missing = empty(error.status === 404 ? `There is no tenant ${id}.` : error.message);
+    fill(body, missing, make);
     if (error.status === 404) app.needs(make, "operate");
     else make.remove();
   }
 
   function changed(answer) {
     seen = null;
-    state.hidden = false;
     if (answer?.uid === known?.uid && answer?.state === "purged") {
       app.go("#/tenants");
       return;
