@@ -63,7 +63,7 @@ async def work(registry):
         active = await registry.list(state=TenantState.ACTIVE)
         names = [tenant.id for tenant in active for _ in range(busy.get(tenant.id, 4))]
         await asyncio.gather(*(call(registry, name) for name in names))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
 
 async def hold(tenant, arguments):
     while not pathlib.Path(arguments["until"]).exists():

@@ -16,11 +16,12 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running.url
 
 
-@pytest.fixture
-def page(browser: Browser, service_url: str) -> Browser:
-    """A browser on the console's page, whose modules it may import."""
-    browser.driver.get(f"{service_url}/console/")
-    return browser
+@pytest.fixture(scope="module")
+def page(chromium: Browser, service_url: str) -> Browser:
+    """A browser on the console's page, whose modules it may import: each test makes what it needs of them."""
+    chromium.begin_anew()
+    chromium.driver.get(f"{service_url}/console/")
+    return chromium
 
 
 def test_actions_are_offered_in_the_states_that_allow_them(page: Browser):
