@@ -42,7 +42,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One process of Chromium for all tests: what it keeps belongs to an origin, and each service is one of its own."""
     if CHROMIUM is None or CHROMEDRIVER is None:
         pytest.skip("needs Chromium and its driver: Debian's chromium and chromium-driver")
-    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+    with open_browser(tmp_path_factory.mktemp("profile"), is_hasty=True) as opened:
         yield opened
 
 

@@ -35,7 +35,26 @@ TENANTS = {
 CALLS_AT_ONCE = {"acme": 12, "globex": 8, "stark": 6, **dict.fromkeys(("tyrell", "wayne"), 1)}
 
 
-def take_pictures(url: str, key: str, browser: Browser) -> None:
+def start_jobs(api: httpx.Client, directory: Path) -> str:
+    """Start a job that ends, one that is half done, and one that some tenants fail in; return the id of the last."""
+    (directory / "until").touch()
+    failing = {
+        "until": str(directory / "until"),
+        "failing": ["globex", "wayne"],
+        "says": "the export is empty",
+    }
+    held = {"until": str(directory / "never")}
+    jobs = [
+        {"kind": "check", "states": ["active", "suspended"]},
+        {"kind": "hold", "arguments": held, "canary": "10%"},
+        {"kind": "hold", "arguments": failing, "concurrency": 2},
+    ]
+    started = [api.post("/v1/jobs", json=job).raise_for_status().json()["id"] for job in jobs]
+    api.post(f"/v1/jobs/{started[1]}/pause", json={"reason": "the disks are busy"}).raise_for_status()
+    return str(started[-1])
+
+
+def take_pictures(url: str, key: str, browser: Browser, job_id: str) -> None:
     """Look at the console by day, by night and on a telephone."""
     browser.show(1120, 900)
     browser.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
@@ -46,6 +65,9 @@ def take_pictures(url: str, key: str, browser: Browser) -> None:
         ("overview-dark", 1120, True, "#/overview", "acme"),
         ("tenants-light", 1120, False, "#/tenants", "weyland"),
         ("tenant-dark", 1120, True, "#/tenants/acme", "manual"),
+        ("fleet-light", 1120, False, "#/fleet", "9 of 9"),
+        ("job-dark", 1120, True, f"#/fleet/{job_id}", "the export is empty"),
+        ("fleet-360", 360, False, "#/fleet", "9 of 9"),
         ("overview-360", 360, False, "#/overview", "acme"),
         ("tenants-360", 360, True, "#/tenants", "weyland"),
     ):
@@ -71,8 +93,10 @@ def main() -> None:
         api.post("/v1/tenants/cyberdyne/archive").raise_for_status()
         api.post("/v1/tenants/soylent/quarantine", json={"reason": "under investigation"}).raise_for_status()
         api.delete("/v1/tenants/umbrella").raise_for_status()
+        job_id = start_jobs(api, Path(directory))
         with open_browser(Path(directory) / "profile") as browser:
-            take_pictures(service.url, service.keys["admin"], browser)
+            take_pictures(service.url, service.keys["admin"], browser, job_id)
+        (Path(directory) / "never").touch()
     for picture in sorted(PICTURES.glob("*.png")):
         print(f"{picture.relative_to(PROJECT)}  {picture.stat().st_size // 1024} KiB")  # noqa: T201
 

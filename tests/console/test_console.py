@@ -1,5 +1,7 @@
 """The console in a real browser, on a real service with load."""
 
+import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from browsers import Browser, RunningService, serving
+from fleets import make_fleet
 from tenants import database_path, held_writer, stored_contents
 
 HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
@@ -192,14 +195,104 @@ def test_everything_can_be_done_with_the_keyboard(
     assert browser.focused() == "Tenants"
 
 
+def test_a_fleet_job_is_started_watched_and_steered_with_the_keyboard(
+    service: RunningService, browser: Browser, api: httpx.Client, tmp_path: Path
+):
+    """A job is started, seen to go on, paused, resumed and seen to end; who failed is told with the error, and is a link."""
+    for name in ("acme", "globex", "initech"):
+        api.post("/v1/tenants", json={"id": name})
+    browser.sign_in(service.url, service.keys["admin"])
+    tab_to(browser, "Fleet")
+    browser.press(Keys.ENTER)
+    browser.see("There were no jobs yet.", "#view")
+    tab_to(browser, "Start job")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press("hold")
+    tab_to(browser, "More")
+    browser.press(Keys.ENTER)
+    tab_to(browser, "Tenants at once")
+    browser.press(Keys.END, Keys.BACKSPACE, "1")
+    tab_to(browser, "Arguments (optional)")
+    until = tmp_path / "until"
+    browser.press(json.dumps({"until": str(until), "failing": ["globex"], "says": "no luck"}))
+    tab_to(browser, "Start")
+    browser.press(Keys.ENTER)
+    browser.see("running", ".title")
+    browser.see("0 of 3", ".bar")
+
+    tab_to(browser, "Pause")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press("the disks are busy", Keys.ENTER)
+    browser.see("paused", ".title")
+    browser.see("Reason: the disks are busy", ".notice")
+    until.touch()
+    browser.see("1 of 3", ".bar")
+    browser.wait(lambda: browser.focused() != "", "the focus")
+    tab_to(browser, "Resume")
+    browser.press(Keys.ENTER)
+    browser.find("dialog")
+    browser.press(Keys.ENTER)
+    browser.see("done", ".title")
+    browser.see("3 of 3", ".bar")
+    browser.see("no luck", "table[aria-label=Results]")
+    assert "acme" not in browser.text("table[aria-label=Results]")
+    tab_to(browser, "globex")
+    browser.press(Keys.ENTER)
+    browser.see("Stable key", "#view")
+    assert browser.text("#view h1") == "globex"
+    browser.open("#/fleet", "3 of 3")
+    browser.wait(lambda: re.search(r"done\n?.*\n?3 of 3\n?.*2 1 0", browser.text("tbody")), "the counts")
+    assert browser.complaints() == []
+
+
+def test_who_may_only_look_is_offered_no_job_to_start_or_to_steer(
+    service: RunningService, browser: Browser, api: httpx.Client, tmp_path: Path
+):
+    """Jobs are seen with a key that may read, steered with one that may do everything, and no matter of one tenant's key."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    until = tmp_path / "until"
+    started = api.post("/v1/jobs", json={"kind": "hold", "arguments": {"until": str(until)}}).json()
+    browser.sign_in(service.url, service.keys["read"])
+    browser.open("#/fleet", "0 of 1")
+    browser.see("needs a key with the scope admin", "#view")
+    browser.open(f"#/fleet/{started['id']}", "Failures allowed")
+    browser.see("needs a key with the scope admin", "#view")
+    buttons = browser.driver.find_elements(By.CSS_SELECTOR, "#view button")
+    assert [button.text for button in buttons if button.is_displayed()] == []
+    browser.open("#/fleet/none", "There is no job none.")
+    browser.button("Sign out").click()
+
+    browser.sign_in(service.url, service.keys["admin"])
+    browser.open("#/fleet?state=running", "0 of 1")
+    browser.find("tbody a").click()
+    browser.confirm("Cancel", "Cancel the job", reason="not today")
+    browser.see("cancelled", ".title")
+    browser.see("not today", ".notice")
+    browser.gone("#view [aria-label=Actions] button")
+    until.touch()
+    browser.open("#/fleet?state=running", "No job is running.")
+    browser.button("Sign out").click()
+
+    browser.sign_in(service.url, service.keys["acme"])
+    assert "Fleet" not in browser.text("nav")
+    browser.open("#/fleet", "This key is for some tenants only")
+    assert len(browser.complaints()) == 1, "of the job that is not there"
+
+
 def test_what_others_chose_is_text_and_nothing_else(
-    service: RunningService, browser: Browser, api: httpx.Client
+    service: RunningService, browser: Browser, api: httpx.Client, tmp_path: Path
 ):
     """Markup in a tenant's name, a reason and an error is shown as it was written; and what would run it is forbidden."""
+    api.post("/v1/tenants", json={"id": "globex"})
+    (tmp_path / "until").touch()
+    work = {"until": str(tmp_path / "until"), "failing": ["globex"], "says": HOSTILE}
+    job = api.post("/v1/jobs", json={"kind": "hold", "failures_max": 0, "arguments": work}).json()
     api.post("/v1/tenants", json={"id": "acme", "display_name": HOSTILE})
     api.post("/v1/tenants/acme/suspend", json={"reason": HOSTILE})
     browser.sign_in(service.url, service.keys["admin"])
-    for page in PAGES[1:]:
+    for page in [f"#/fleet/{job['id']}", *PAGES[1:]]:
         browser.open(page, HOSTILE)
         assert browser.script("return document.querySelectorAll('#view img, #view script').length") == 0
     assert browser.script("return typeof window.hacked") == "undefined"
@@ -222,6 +315,8 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
     api.post("/v1/tenants", json={"id": "acme"})
     api.post("/v1/tenants/acme/suspend", json={"reason": "R" * 300})
     api.post(f"/v1/tenants/{longest}/snapshots")
+    work = {"until": ".", "failing": [longest], "says": "S" * 300}
+    job = api.post("/v1/jobs", json={"kind": "hold", "failures_max": 0, "arguments": work}).json()
     browser.show(360, 740, is_dark=is_dark)
     browser.driver.get(f"{service.url}/console/")
     browser.find("#key").send_keys("tnt_wrong", Keys.ENTER)
@@ -231,8 +326,9 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
     browser.sign_in(service.url, service.keys["admin"])
     ground = browser.script("return getComputedStyle(document.body).backgroundColor")
     assert (int(re.search(r"\d+", ground)[0]) < 128) is is_dark
-    for page in [*PAGES, f"#/tenants/{longest}"]:
-        browser.open(page, longest if page != PAGES[2] else "Stable key")
+    said = {"#/tenants/acme": "Stable key", "#/fleet": "stopped"}
+    for page in [*PAGES, "#/fleet", f"#/fleet/{job['id']}", f"#/tenants/{longest}"]:
+        browser.open(page, said.get(page, longest))
         browser.see("Live", "#freshness")
         for width in (360, 768, 840, 1024):
             browser.show(width, 740, is_dark=is_dark)
@@ -245,34 +341,34 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
     browser.find("dialog")
     assert browser.script(WIDER) == 0
     assert browser.script(CONTRASTS) == []
+    browser.button("Cancel", "//dialog").click()
+    browser.open("#/fleet", "stopped")
+    browser.button("Start job").click()
+    browser.find("dialog summary").click()
+    assert browser.script(WIDER) == 0
+    assert browser.script(CONTRASTS) == []
     assert browser.complaints() == []
 
 
 def test_many_tenants_come_in_pages_and_are_found(data_dir: Path, browser: Browser):
-    """A hundred tenants are shown at once, more when asked for; one that is not shown is opened by its id."""
-    names = [f"tenant-{number:03d}" for number in range(103)]
+    """A hundred tenants are shown at once, more when asked for; the search finds also those that are not shown."""
+    names = asyncio.run(make_fleet(data_dir, 103))
     with serving(data_dir, dict.fromkeys(names, 0)) as service:
-        headers = {"Authorization": f"Bearer {service.keys['admin']}"}
-        with httpx.Client(base_url=service.url, headers=headers, trust_env=False) as api:
-            for name in names:
-                api.post("/v1/tenants", json={"id": name})
         browser.sign_in(service.url, service.keys["read"])
-        browser.open("#/tenants", "100 tenants loaded, there are more.")
-        browser.find("#search").send_keys("tenant-00")
-        browser.see("10 of 100 tenants loaded", "#found")
-        assert "tenant-010" not in browser.text("tbody")
-        browser.press("9", Keys.ENTER)
-        browser.see("tenant-009", "#view h1")
-        browser.open("#/tenants", "tenant-000")
-        browser.find("#search").send_keys("tenant-102")
-        browser.see("No loaded tenant's id begins so.", "#view")
+        browser.open("#/tenants", "The first 100 tenants, there are more.")
+        assert "t-00102" not in browser.text("tbody")
+        browser.find("#search").send_keys("t-0010")
+        browser.wait(lambda: browser.text("#found") == "3 tenants", "all three that begin so")
+        assert "t-00102" in browser.text("tbody")
+        browser.press("9")
+        browser.see("No tenant is there whose id begins with t-00109.", "#view")
+        browser.press(Keys.BACKSPACE, "1")
+        browser.wait(lambda: browser.text("#found") == "1 tenant", "the one that begins so")
         browser.press(Keys.ENTER)
-        browser.see("Stable key", "#view")
-        assert browser.text("#view h1") == "tenant-102"
-        browser.open("#/tenants", "tenant-000")
+        browser.see("t-00101", "#view h1")
+        browser.open("#/tenants", "t-00000")
         browser.button("Show 100 more").click()
-        browser.see("103 tenants", "#found")
-        assert "there are more" not in browser.text("#found")
+        browser.wait(lambda: browser.text("#found") == "103 tenants", "all of them")
         assert not browser.driver.find_element(By.XPATH, "//button[.='Show 100 more']").is_displayed()
         browser.open("#/tenants?state=suspended", "No tenant is suspended.")
         assert browser.complaints() == []
@@ -337,6 +433,12 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     browser.button("Cancel", "//dialog").click()
     browser.see("Somebody else's", ".display-name")
 
+    browser.open("#/tenants/initech", "There is no tenant initech.")
+    tab_to(browser, "Create it")
+    for _ in range(3):
+        browser.wait(lambda: any("/initech" in url for url in browser.requests()), "one more look")
+    assert browser.focused() == "Create it", "it is looked for again, and the focus stays"
+
     identity = next(key for key in api.get("/v1/keys").json()["items"] if key["scopes"] == ["operate"])
     api.delete(f"/v1/keys/{identity['id']}")
     browser.see("The key is good no longer", "#sign-in-problem")
@@ -346,23 +448,35 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
 def test_long_work_shows_its_steps_and_its_end(
     service: RunningService, browser: Browser, api: httpx.Client, data_dir: Path
 ):
-    """An operation's steps are seen as they happen; if it fails, why; and what succeeds leads on."""
+    """An operation's steps are seen as they happen, also after a reload; what succeeds leads on; if it fails, why."""
     api.post("/v1/tenants", json={"id": "acme"})
     api.post("/v1/tenants/acme/suspend")
-    browser.sign_in(service.url, service.keys["operate"])
+    browser.driver.get(f"{service.url}/console/")
+    browser.find("#key").send_keys(service.keys["admin"])
+    browser.find("#keep").click()
+    browser.button("Sign in").click()
+    browser.see("Overview", "#view h1")
     browser.open("#/tenants/acme", "Stable key")
-    # Compacting waits for whoever has the file, for as long as SQLite's busy timeout.
+    # Compacting waits for whoever has the file.
     with held_writer(database_path(data_dir, "acme")):
         browser.confirm("Archive")
-        browser.see("Begun, then closed.", "#activity")
+        browser.see("Begun, then closed. Running for ", "#activity")
         assert browser.find("#activity progress").is_displayed()
-        browser.find("#activity [data-state=failed]")
-        browser.see("locked", "#activity .entry-detail")
-    browser.button("Dismiss").click()
-    browser.gone("#activity li")
-    browser.confirm("Archive")
+        browser.driver.refresh()
+        browser.see("Archive: acme", "#activity")
+        browser.see("Begun, then closed. Running for ", "#activity")
     browser.see("Done in ", "#activity")
     browser.see("archived", ".title")
+    browser.button("Dismiss").click()
+    browser.gone("#activity li")
+    browser.confirm("Undo restore", "Undo the restore")
+    browser.find("#activity [data-state=failed]")
+    browser.see("never restored: there is nothing to undo", "#activity .entry-detail")
+    browser.driver.refresh()
+    browser.see("Stable key", "#view")
+    browser.gone("#activity li")
+    browser.button("Sign out").click()
+    assert browser.script("return sessionStorage.length") == 0
     assert browser.complaints() == []
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from browsers import Browser, serving
 from tenantry.lifecycle import TRANSITIONS, TenantEvent
+from tenantry.tenancy.fleet_job import JOB_TRANSITIONS, JobEvent
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +16,12 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running.url
 
 
-@pytest.fixture
-def page(browser: Browser, service_url: str) -> Browser:
-    """A browser on the console's page, whose modules it may import."""
-    browser.driver.get(f"{service_url}/console/")
-    return browser
+@pytest.fixture(scope="module")
+def page(chromium: Browser, service_url: str) -> Browser:
+    """A browser on the console's page, whose modules it may import: each test makes what it needs of them."""
+    chromium.begin_anew()
+    chromium.driver.get(f"{service_url}/console/")
+    return chromium
 
 
 def test_actions_are_offered_in_the_states_that_allow_them(page: Browser):
@@ -32,6 +34,52 @@ def test_actions_are_offered_in_the_states_that_allow_them(page: Browser):
     for event in set(TenantEvent) - automatic:
         allowed = {state for state, happens in TRANSITIONS if happens is event}
         assert set(offered[event]) == allowed, event
+
+
+def test_jobs_can_be_steered_in_the_states_that_allow_it(page: Browser):
+    """What is offered for a job are the rows of the core's table; one that runs need not be resumed."""
+    offered = page.script(
+        "const { JOB_ACTIONS } = await import('/console/steering.js');"
+        "return JOB_ACTIONS.flatMap(({ name, from }) => from.map((state) => [state, name]))"
+    )
+    by_people = {JobEvent.PAUSE, JobEvent.RESUME, JobEvent.CANCEL}
+    allowed = {(state.value, event.value) for state, event in JOB_TRANSITIONS if event in by_people}
+    assert {tuple(one) for one in offered} == allowed - {("running", "resume")}
+
+
+def test_a_job_is_asked_for_as_its_fields_say(page: Browser):
+    """Shares, lists, versions and arguments are typed as people write them, and sent as the API takes them."""
+    found = page.script("""
+    const { jobOf } = await import("/console/steering.js");
+    const plain = {
+      kind: "check", states: ["active"], id_prefix: "", tenant_ids: "", below: "", canary: "", canary_failures_max: "0",
+      failures_max: "10", concurrency: "8", snapshot_before: false, return_on_failure: false, arguments: "",
+    };
+    const told = {
+      ...plain, tenant_ids: "acme, globex  initech", below: "company 2, invoices 1", canary: "5%", failures_max: "2%",
+      canary_failures_max: "", id_prefix: "a", arguments: '{"thorough": true}',
+    };
+    return [jobOf(plain), jobOf(told), jobOf({ ...plain, canary: "3" }).canary];
+    """)
+    plain = {
+        "kind": "check",
+        "states": ["active"],
+        "concurrency": 8,
+        "failures_max": 10,
+        "canary_failures_max": 0,
+        "snapshot_before": False,
+        "return_on_failure": False,
+    }
+    told = {
+        "tenant_ids": ["acme", "globex", "initech"],
+        "below": {"company": 2, "invoices": 1},
+        "canary": "5%",
+        "failures_max": 0.02,
+        "canary_failures_max": None,
+        "id_prefix": "a",
+        "arguments": {"thorough": True},
+    }
+    assert found == [plain, {**plain, **told}, 3]
 
 
 def test_rates_and_quantiles_are_those_of_prometheus(page: Browser):
@@ -141,6 +189,69 @@ def test_work_is_followed_when_its_stream_breaks_off(page: Browser):
     assert found["state"] == "succeeded"
     assert found["asked"] == ["v1/operations/1/events", "v1/operations/1"]
     assert "Done in 2.0 s." in found["text"]
+
+
+def test_tenants_are_looked_for_once_and_then_where_they_are(page: Browser):
+    """A search passes by what comes before, keeps where it found something, and ends where nothing more can be."""
+    found = page.script("""
+    const { Listing } = await import("/console/listing.js");
+    const ids = Array.from({ length: 2500 }, (_, at) => `t-${String(at).padStart(4, "0")}`);
+    const asked = [];
+    const api = { async get(path, { limit, cursor }) {
+      const from = cursor ?? 0;
+      asked.push([from, limit]);
+      const items = ids.slice(from, from + limit).map((id) => ({ id, state: id === "t-2101" ? "purged" : "active" }));
+      return { items, next_cursor: from + limit < ids.length ? from + limit : null };
+    } };
+    const listing = new Listing(api, "");
+    const looks = [];
+    for (const [prefix, wanted] of [["", 100], ["t-21", 50], ["t-21", 50], ["t-21", 200], ["t-9", 100], ["s", 100]]) {
+      const { items, hasMore } = await listing.load(prefix, wanted, null);
+      looks.push([items.length, items[0]?.id ?? null, hasMore, asked.splice(0)]);
+    }
+    return looks;
+    """)
+    passed, after = [[0, 1000], [1000, 1000], [2000, 1000]], [[2000, 100], [2100, 100]]
+    assert found == [
+        [100, "t-0000", True, [[0, 100]]],
+        [50, "t-2100", True, passed],
+        [50, "t-2100", True, after],
+        [99, "t-2100", False, [[2100, 100], [2200, 100]]],
+        [0, None, False, passed],
+        [0, None, False, [[0, 1000]]],
+    ]
+
+
+def test_what_was_begun_before_a_reload_is_followed(page: Browser):
+    """What ran when the page was left is asked for, and told with the time since it began; what is not known is forgotten."""
+    found = page.script("""
+    const { Activity } = await import("/console/activity.js");
+    const { Problem } = await import("/console/api.js");
+    const { remember, underway } = await import("/console/underway.js");
+    remember({ id: "1", title: "Snapshot: acme", at: Date.now() - 75_000 });
+    remember({ id: "2", title: "Snapshot: globex", at: Date.now() });
+    const running = { id: "1", state: "running", steps: [], started_at: "2026-01-01T00:00:00Z" };
+    let end = null;
+    const ended = new Promise((resolve) => { end = resolve; });
+    const api = {
+      async get(path) { if (path.endsWith("2")) throw new Problem(404, {}); return running; },
+      async *events() { await ended; yield { ...running, state: "succeeded", finished_at: "2026-01-01T00:01:20Z" }; },
+    };
+    const place = document.createElement("div");
+    const activity = new Activity(place, document.createElement("p"));
+    const texts = [];
+    await new Promise((resolve) => {
+      activity.resume(api, resolve);
+      setTimeout(() => { texts.push(place.textContent, underway().length); end(); });
+    });
+    return [...texts, place.textContent, underway().length];
+    """)
+    assert "Snapshot: acme" in found[0]
+    assert "Running for 1 min " in found[0]
+    assert "globex" not in found[0]
+    assert found[1] == 1
+    assert "Done in 80.0 s." in found[2]
+    assert found[3] == 0
 
 
 def test_without_metrics_there_are_no_charts_and_no_complaints(page: Browser):

@@ -2,6 +2,7 @@
 
 import { newIdempotencyKey, path } from "./api.js";
 import { ask } from "./dialog.js";
+import { moment } from "./format.js";
 
 const ID_PATTERN = "[a-z]([a-z0-9\\-]{0,46}[a-z0-9])?";
 const ID_HINT = "1 to 48 of a–z, 0–9 and inner “-”, beginning with a letter.";
@@ -130,7 +131,7 @@ export const SNAPSHOT_ACTIONS = [
     name: "restore",
     scope: "admin",
     from: WITH_FILES,
-    says: "The tenant becomes what it was when the snapshot was taken. What it is now is kept, and can be brought back.",
+    says: "The tenant becomes what it was then. What it is now is kept, and can be brought back.",
     fields: ({ id }) => [typed(id)],
     isDangerous: true,
     at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}/restore`,
@@ -174,7 +175,7 @@ export function perform(app, action, tenant, snapshot, onDone) {
   const title = `${labelOf(action)}: ${whom}`;
   ask({
     title,
-    says: action.says,
+    says: snapshot === null ? action.says : `Taken on ${moment(snapshot.created_at)}. ${action.says}`,
     fields: action.fields?.(tenant) ?? [],
     confirm: action.confirm ?? labelOf(action),
     isDangerous: action.isDangerous,

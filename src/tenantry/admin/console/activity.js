@@ -1,12 +1,14 @@
 // What was done from this page: each action with what came of it, and long work with its steps as they happen.
 
-import { path, Unreachable } from "./api.js";
+import { path, Problem, Unreachable } from "./api.js";
 import { element, keepInStep, setText } from "./dom.js";
-import { capital, seconds, words } from "./format.js";
+import { capital, duration, seconds, words } from "./format.js";
+import { forget, forgetAll, remember, underway } from "./underway.js";
 
 // A browser opens six connections to one origin (HTTP/1.1): streams must leave some for everything else.
 const STREAMS_MAX = 2;
 const POLL_MS = 1_000;
+const TICK_MS = 1_000;
 const SUCCESS_SHOWN_MS = 8_000;
 const ENTRIES_MAX = 6;
 
@@ -22,6 +24,7 @@ export class Activity {
     this.announcer = announcer;
     this.entries = [];
     this.isClosed = false;
+    this.ticking = setInterval(() => this.#show(), TICK_MS);
     this.list = element("ul");
     place.replaceChildren(this.list);
     this.#show();
@@ -29,6 +32,8 @@ export class Activity {
 
   /** Show nothing more: what ends from now on is told to nobody. */
   close() {
+    clearInterval(this.ticking);
+    forgetAll();
     this.entries = [];
     this.#show();
     this.announcer.textContent = "";
@@ -46,9 +51,11 @@ export class Activity {
    * @param api
    * @param operation As the service answered.
    * @param {string} title What it does.
+   * @param {number} at When it began, in milliseconds.
    */
-  async follow(api, operation, title) {
-    const entry = this.#add(title);
+  async follow(api, operation, title, at = Date.now()) {
+    const entry = this.#add(title, at);
+    if (operation.state === "running") remember({ id: operation.id, title, at });
     try {
       for await (const seen of progress(api, operation)) {
         operation = seen;
@@ -60,11 +67,32 @@ export class Activity {
     } catch (error) {
       this.#end(entry, "failed", error.message);
     }
+    forget(operation.id);
     return operation;
   }
 
-  #add(title) {
-    const entry = { id: `${Date.now()} ${Math.random()}`, title, state: "running", detail: "Under way." };
+  /**
+   * Follow what was begun before the page was loaded anew, and call `onDone` when some of it has ended.
+   *
+   * What the service knows no longer, or does not tell this key, is left alone.
+   */
+  resume(api, onDone) {
+    for (const { id, title, at } of underway()) this.#resume(api, id, title, at).then(onDone, () => {});
+  }
+
+  async #resume(api, id, title, at) {
+    let operation;
+    try {
+      operation = await api.get(path`v1/operations/${id}`);
+    } catch (error) {
+      if (error instanceof Problem) forget(id);
+      throw error;
+    }
+    await this.follow(api, operation, title, at);
+  }
+
+  #add(title, at = Date.now()) {
+    const entry = { id: `${Date.now()} ${Math.random()}`, title, at, state: "running", detail: "" };
     this.entries = [entry, ...this.entries].slice(0, ENTRIES_MAX);
     this.#show();
     return entry;
@@ -107,7 +135,7 @@ export class Activity {
 function update(node, entry) {
   const isRunning = entry.state === "running";
   node.dataset.state = entry.state;
-  setText(node.querySelector(".entry-detail"), entry.detail);
+  setText(node.querySelector(".entry-detail"), isRunning ? [entry.detail, runningFor(entry)].join(" ").trim() : entry.detail);
   node.querySelector("progress").hidden = !isRunning;
   node.querySelector("button").hidden = isRunning;
 }
@@ -146,5 +174,9 @@ function doneIn({ started_at: started, finished_at: finished }) {
 }
 
 function told({ steps }) {
-  return steps.length === 0 ? "Under way." : `${capital(steps.map(words).join(", then "))}.`;
+  return steps.length === 0 ? "" : `${capital(steps.map(words).join(", then "))}.`;
+}
+
+function runningFor({ at }) {
+  return `Running for ${duration(Math.max(0, Date.now() - at) / 1000)}.`;
 }

@@ -78,8 +78,8 @@ export class Api {
   }
 
   /** Yield the data of a stream of server-sent events. EventSource would do it, but cannot send the key. */
-  async *events(path) {
-    const response = await this.#fetch("GET", path, { accept: "text/event-stream", timeout: null });
+  async *events(path, signal = null) {
+    const response = await this.#fetch("GET", path, { accept: "text/event-stream", timeout: null, signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     try {
       let rest = "";

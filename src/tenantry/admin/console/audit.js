@@ -2,7 +2,7 @@
 
 import { element, fill, setText } from "./dom.js";
 import { count, moment, NOTHING, words } from "./format.js";
-import { empty, heading, Table } from "./parts.js";
+import { empty, heading, Table, tenantLink } from "./parts.js";
 
 const PAGE_ROWS = 50;
 
@@ -17,7 +17,7 @@ export function auditTable(label, { hasTenant = true } = {}) {
       isLong: true,
       update: (cell, { tenant_id: id }) => {
         if (id === null) setText(cell, NOTHING);
-        else if (cell.textContent !== id) fill(cell, element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id));
+        else if (cell.textContent !== id) fill(cell, tenantLink(id));
       },
     },
     {
@@ -122,9 +122,11 @@ export function audit(app, parameters) {
 }
 
 function detailOf(detail) {
-  const texts = Object.entries(detail).map(([name, value]) => {
-    const told = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
-    return `${words(name)}: ${told}`;
-  });
-  return texts.join(", ");
+  const said = Object.entries(detail).filter(([, value]) => value !== null && value !== "");
+  return said.map(([name, value]) => `${words(name)}: ${told(value)}`).join(", ");
+}
+
+function told(value) {
+  if (Array.isArray(value) && value.every((one) => typeof one !== "object")) return value.join(" and ");
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

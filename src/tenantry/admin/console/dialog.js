@@ -1,6 +1,7 @@
 // Asking before something is done: a modal dialog that stays open, with the reason, when the service refuses.
 
 import { element, setText } from "./dom.js";
+import { inputOf } from "./field.js";
 
 let made = 0;
 
@@ -9,24 +10,26 @@ let made = 0;
  *
  * @param {string} title A question, or what will be done.
  * @param {string} says What it means.
- * @param {Array} fields See `inputOf`.
+ * @param {Array} fields See `inputOf`; those that are `isFurther` are folded away at first.
  * @param {string} confirm What the button says.
+ * @param {string} decline What the other button says.
  * @param {boolean} isDangerous Whether it takes something away.
  * @param {(values: Object) => Promise} submit Does it; if it throws, the dialog says so and stays.
  */
-export function ask({ title, says, fields = [], confirm, isDangerous = false, submit }) {
+export function ask({ title, says, fields = [], confirm, decline = "Cancel", isDangerous = false, submit }) {
   made += 1;
   const prefix = `dialog-${made}`;
   const inputs = fields.map((field) => inputOf(field, `${prefix}-${field.name}`));
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
-  const cancel = element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
+  const cancel = element("button", { type: "button", onclick: () => dialog.close() }, decline);
   const go = element("button", { class: isDangerous ? "danger solid" : "primary" }, confirm);
   const form = element(
     "form",
     { onsubmit: (event) => attempt(event) },
     element("h2", { id: `${prefix}-title` }, title),
     element("p", { id: `${prefix}-says` }, says),
-    inputs.map((input) => input.element),
+    inputs.filter(({ isFurther }) => !isFurther).map((input) => input.element),
+    further(inputs.filter(({ isFurther }) => isFurther)),
     problem,
     element("p", { class: "buttons" }, cancel, go),
   );
@@ -69,39 +72,10 @@ export function ask({ title, says, fields = [], confirm, isDangerous = false, su
   }
 }
 
-/**
- * Make one field: {name, label, hint, kind: "text" or "check", value, isRequired, pattern, mustBe, lengthMax}.
- *
- * `mustBe` is a text that has to be typed, letter for letter, before anything happens.
- */
-function inputOf({ name, label, hint, kind = "text", value, isRequired, pattern, mustBe, lengthMax }, id) {
-  const hintId = hint ? `${id}-hint` : null;
-  const hinted = hint ? element("small", { class: "hint", id: hintId }, hint) : null;
-  if (kind === "check") {
-    const control = element("input", { type: "checkbox", id, name, "aria-describedby": hintId });
-    control.checked = Boolean(value);
-    const whole = element("div", { class: "field" }, element("label", { class: "check" }, control, label), hinted);
-    return { name, control, element: whole, value: () => control.checked };
-  }
-  const control = element("input", {
-    type: "text",
-    id,
-    name,
-    pattern,
-    required: isRequired || mustBe !== undefined,
-    maxlength: lengthMax,
-    title: pattern ? hint : null,
-    autocomplete: "off",
-    autocapitalize: "off",
-    spellcheck: "false",
-    "aria-describedby": hintId,
-  });
-  control.value = value ?? "";
-  if (mustBe !== undefined) {
-    const check = () => control.setCustomValidity(control.value === mustBe ? "" : `Type “${mustBe}” to confirm.`);
-    control.addEventListener("input", check);
-    check();
-  }
-  const whole = element("div", { class: "field" }, element("label", { for: id }, label), control, hinted);
-  return { name, control, element: whole, value: () => control.value.trim() };
+function further(inputs) {
+  if (inputs.length === 0) return null;
+  const whole = element("details", {}, element("summary", {}, "More"), inputs.map((input) => input.element));
+  // The browser tells of what is wrong beside the field, which has to be seen for that.
+  whole.addEventListener("invalid", () => whole.setAttribute("open", ""), { capture: true });
+  return whole;
 }

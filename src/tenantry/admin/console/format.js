@@ -44,6 +44,15 @@ export function seconds(value) {
   return `${decimal(value)} s`;
 }
 
+/** 312 → "5 min 12 s" */
+export function duration(value) {
+  if (!isThere(value)) return NOTHING;
+  const whole = Math.round(value);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${WHOLE.format(Math.floor(whole / 3600))} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
 /** An instant of the API, in the reader's time zone. */
 export function moment(iso) {
   return iso ? MOMENT.format(new Date(iso)) : NOTHING;

@@ -4,8 +4,10 @@ import { Activity } from "./activity.js";
 import { Api, Problem } from "./api.js";
 import { audit } from "./audit.js";
 import { fill, setText } from "./dom.js";
+import { fleet } from "./fleet.js";
 import { count, time } from "./format.js";
 import { History } from "./history.js";
+import { job } from "./job.js";
 import { overview } from "./overview.js";
 import { Poller } from "./poll.js";
 import { tenant } from "./tenant.js";
@@ -61,6 +63,7 @@ class App {
   start() {
     this.open();
     this.poller.start();
+    this.activity.resume(this.api, () => this.#lookAnew());
     this.#showService().catch(() => {});
   }
 
@@ -82,6 +85,12 @@ class App {
     // Who reads with a screen reader hears where they are; who uses the keyboard goes on from there.
     this.#view.element.querySelector("h1").focus();
     scrollTo(0, 0);
+    this.refresh();
+  }
+
+  /** Look again, also at what a view asks for only when something was done. */
+  #lookAnew() {
+    this.#view.changed?.();
     this.refresh();
   }
 
@@ -128,6 +137,8 @@ function viewOf(app) {
   const parameters = new URLSearchParams(query);
   if (name === "tenants" && id) return tenant(app, decoded(id));
   if (name === "tenants") return tenants(app, parameters);
+  if (name === "fleet" && id) return job(app, decoded(id));
+  if (name === "fleet") return fleet(app, parameters);
   if (name === "audit") return audit(app, parameters);
   return overview(app);
 }
@@ -155,6 +166,7 @@ async function signIn(key, isKept) {
   api.onUnauthorized = () => signOut("The key is good no longer: it expired or was revoked.");
   if (isKept) sessionStorage.setItem(KEPT_KEY, key);
   app = new App(api, caller);
+  at("fleet-link").hidden = !app.isForFleet;
   setText(at("caller"), callerName(caller));
   show(true);
   app.start();

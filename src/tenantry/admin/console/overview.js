@@ -3,7 +3,7 @@
 import { Chart, ChartGroup } from "./chart.js";
 import { element, fill, keepInStep, setText } from "./dom.js";
 import { count, decimal, rate, seconds } from "./format.js";
-import { empty, heading, Table } from "./parts.js";
+import { empty, heading, Table, tenantLink } from "./parts.js";
 
 const TOP_TENANTS = 10;
 // In the order of a tenant's life; purged ones are no more.
@@ -99,8 +99,4 @@ export function overview(app) {
 
   showHistory();
   return { title: "Overview", element: page, refresh };
-}
-
-function tenantLink(id) {
-  return element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id);
 }

@@ -12,6 +12,30 @@ export function chosenName(text) {
   return element("bdi", {}, text);
 }
 
+/** The way to a tenant's page. */
+export function tenantLink(id) {
+  return element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id);
+}
+
+/** Buttons for actions, kept in step with those that are offered. */
+export class Buttons {
+  /**
+   * @param {string} label What they do it to.
+   * @param {(action) => Element} create Makes one's button.
+   */
+  constructor(label, create) {
+    this.create = create;
+    this.element = element("div", { class: "buttons", role: "group", "aria-label": label, tabindex: "-1" });
+  }
+
+  update(actions) {
+    const hadFocus = this.element.contains(document.activeElement);
+    keepInStep(this.element, actions, ({ name }) => name, this.create);
+    // The button that was pressed may be gone with the state that offered it.
+    if (hadFocus && !this.element.contains(document.activeElement)) this.element.focus();
+  }
+}
+
 /** A heading that can be jumped to. */
 export function heading(text) {
   return element("h1", { tabindex: "-1" }, text);

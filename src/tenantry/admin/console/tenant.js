@@ -7,7 +7,7 @@ import { Chart, ChartGroup } from "./chart.js";
 import { element, fill, keepInStep, setText } from "./dom.js";
 import { bytes, count, moment, rate, versions, words } from "./format.js";
 import { LoadMeter } from "./load.js";
-import { badge, chosenName, empty, Facts, heading, Table } from "./parts.js";
+import { badge, Buttons, chosenName, empty, Facts, heading, Table } from "./parts.js";
 
 const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
@@ -21,11 +21,16 @@ export function tenant(app, id) {
   const points = [];
   let known = null;
   let seen = null;
+  let missing = null;
 
   const name = element("p", { class: "display-name" });
   const state = badge("");
   const notice = element("p", { class: "notice", hidden: true });
-  const buttons = element("div", { class: "buttons", role: "group", "aria-label": "Actions", tabindex: "-1" });
+  const buttons = new Buttons("Actions", (action) => {
+    const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
+    button.addEventListener("click", () => perform(app, action, known, null, changed));
+    return app.needs(button, action.scope);
+  });
   const lacking = element("p", { class: "hint", hidden: true });
   const facts = new Facts(FACTS);
   const charts = new ChartGroup([
@@ -44,7 +49,7 @@ export function tenant(app, id) {
     {},
     name,
     notice,
-    buttons,
+    buttons.element,
     lacking,
     facts.element,
     charts.element,
@@ -105,6 +110,7 @@ export function tenant(app, id) {
 
   function showTenant() {
     if (content.parentNode !== body) fill(body, content);
+    state.hidden = false;
     state.dataset.state = known.state;
     setText(state, known.state);
     if (name.textContent !== known.display_name) fill(name, chosenName(known.display_name));
@@ -129,20 +135,8 @@ export function tenant(app, id) {
   }
 
   function showActions() {
-    const hadFocus = buttons.contains(document.activeElement);
     const offered = ACTIONS.filter(({ from }) => from.includes(known.state));
-    keepInStep(
-      buttons,
-      offered,
-      (action) => action.name,
-      (action) => {
-        const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
-        button.addEventListener("click", () => perform(app, action, known, null, changed));
-        return app.needs(button, action.scope);
-      },
-    );
-    // The button that was pressed may be gone with the state that offered it.
-    if (hadFocus && !buttons.contains(document.activeElement)) buttons.focus();
+    buttons.update(offered);
     const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
     setText(lacking, `Some actions need a key with the scope ${missing.join(" or ")}.`);
     lacking.hidden = missing.length === 0;
@@ -155,6 +149,8 @@ export function tenant(app, id) {
     points.push({ at: now, read, write });
     if (points.length > POINTS_MAX) points.shift();
     charts.update(points);
+    // Who serves no calls, and served none since the page was opened, has nothing to draw.
+    charts.element.hidden = known.state !== "active" && points.every((point) => point.read === null);
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));
@@ -166,18 +162,19 @@ export function tenant(app, id) {
   }
 
   function showMissing(error) {
-    if (known === null && content.parentNode === body) return;
     known = null;
     state.hidden = true;
+    // Looked for again and again: the button below keeps the focus meanwhile.
+    if (missing?.parentNode === body) return;
     const make = element("button", { type: "button", onclick: () => create(app, changed, id) }, "Create it");
-    fill(body, empty(error.status === 404 ? `There is no tenant ${id}.` : error.message), make);
+    missing = empty(error.status === 404 ? `There is no tenant ${id}.` : error.message);
+    fill(body, missing, make);
     if (error.status === 404) app.needs(make, "operate");
     else make.remove();
   }
 
   function changed(answer) {
     seen = null;
-    state.hidden = false;
     if (answer?.uid === known?.uid && answer?.state === "purged") {
       app.go("#/tenants");
       return;
@@ -187,7 +184,7 @@ export function tenant(app, id) {
     else app.refresh();
   }
 
-  return { title: id, element: page, refresh };
+  return { title: id, element: page, refresh, changed: () => changed(null) };
 }
 
 function snapshotColumns(app, tenant, changed) {

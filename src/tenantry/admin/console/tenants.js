@@ -3,6 +3,7 @@
 import { create } from "./actions.js";
 import { element, fill, setText } from "./dom.js";
 import { bytes, count, moment, NOTHING, rate, versions } from "./format.js";
+import { Listing } from "./listing.js";
 import { LoadMeter } from "./load.js";
 import { badge, chosenName, empty, heading, Table } from "./parts.js";
 
@@ -15,14 +16,16 @@ const STATES = ["active", "suspended", "archived", "quarantined", "deleted", "pr
 export function tenants(app, parameters) {
   const state = STATES.includes(parameters.get("state")) ? parameters.get("state") : "";
   const meter = new LoadMeter();
+  const listing = new Listing(app.api, state);
   let rows = [];
   let wanted = PAGE_ROWS;
   let hasMore = false;
-  let isLoaded = false;
+  // What the ids of these rows begin with; null before the first look.
+  let looked = null;
 
   const search = element("input", {
     id: "search", type: "search", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
-    "aria-describedby": "found", oninput: () => show(), onkeydown: (event) => event.key === "Enter" && open(),
+    "aria-describedby": "found", oninput: () => look(), onkeydown: (event) => event.key === "Enter" && open(),
   });
   const filter = element(
     "select",
@@ -56,6 +59,12 @@ export function tenants(app, parameters) {
     create(app, (tenant) => app.go(`#/tenants/${tenant.id}`), id);
   }
 
+  // Of the rows that are there at once, then of all tenants.
+  function look() {
+    show();
+    app.refresh();
+  }
+
   function open() {
     const shown = matching();
     const id = shown.length === 1 ? shown[0].id : search.value.trim();
@@ -67,9 +76,12 @@ export function tenants(app, parameters) {
     app.refresh();
   }
 
+  function prefix() {
+    return search.value.trim().toLowerCase();
+  }
+
   function matching() {
-    const prefix = search.value.trim().toLowerCase();
-    return rows.filter(({ id }) => id.startsWith(prefix));
+    return rows.filter(({ id }) => id.startsWith(prefix()));
   }
 
   function show() {
@@ -79,35 +91,28 @@ export function tenants(app, parameters) {
     setText(found, told(shown.length));
     if (shown.length > 0) {
       if (table.element.parentNode !== place) fill(place, table.element);
-    } else if (isLoaded) fill(place, nothing());
+    } else if (looked !== null) fill(place, nothing());
   }
 
   function told(shown) {
-    if (!isLoaded) return "";
-    const which = shown === rows.length ? count(shown) : `${count(shown)} of ${count(rows.length)}`;
-    const all = `${which} ${rows.length === 1 ? "tenant" : "tenants"}`;
-    return hasMore ? `${all} loaded, there are more. Enter opens a tenant by its whole id.` : all;
+    if (looked === null) return "";
+    const all = `${count(shown)} ${shown === 1 ? "tenant" : "tenants"}`;
+    if (looked !== prefix()) return `${all} so far: the others are looked through.`;
+    return hasMore ? `The first ${all}, there are more.` : all;
   }
 
   function nothing() {
-    if (rows.length > 0) return empty("No loaded tenant's id begins so. Enter opens a tenant by its whole id.");
-    if (state) return empty(`No tenant is ${state}.`);
+    if (looked !== prefix()) return empty("All tenants are looked through…");
+    const which = state ? `is ${state}` : "is there";
+    if (looked !== "") return empty(`No tenant ${which} whose id begins with ${looked}.`);
+    if (state) return empty(`No tenant ${which}.`);
     return empty("There are no tenants yet. ", app.allows("operate") ? "Create the first one." : "");
   }
 
   async function refresh(signal) {
-    const loaded = [];
-    let cursor = null;
-    do {
-      const limit = Math.min(PAGE_ROWS, wanted - loaded.length);
-      const answer = await app.api.get("v1/tenants", { state, limit, cursor }, signal);
-      loaded.push(...answer.items);
-      cursor = answer.next_cursor;
-    } while (cursor !== null && loaded.length < wanted);
-    // Of a purged one nothing is left but its entry, and its id is free.
-    rows = state === "purged" ? loaded : loaded.filter((tenant) => tenant.state !== "purged");
-    hasMore = cursor !== null;
-    isLoaded = true;
+    const sought = prefix();
+    const found = await listing.load(sought, wanted, signal);
+    [rows, hasMore, looked] = [found.items, found.hasMore, sought];
     show();
     await measure(signal);
   }
