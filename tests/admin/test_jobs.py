@@ -53,7 +53,7 @@ async def acme(admin: httpx.AsyncClient) -> None:
         {"arguments": {"\ud800": 1}},
         {"arguments": {"x": float("nan")}},
         {"arguments": {"x": nested(40)}},
-        {"arguments": {"x": nested(900)}},
+        {"arguments": {"x": nested(300)}},
         {"arguments": {"x": "x" * 70_000}},
         {"tenant_ids": ["acme"] * 10_001},
         {"unknown": 1},
