@@ -148,6 +148,51 @@ async def test_a_key_for_some_tenants_makes_no_others(service: Service, admin: h
     assert (await some.get("/v1/audit?tenant_id=acme")).status_code == 200
 
 
+async def test_a_key_follows_its_tenant(service: Service, admin: httpx.AsyncClient):
+    """To its new id; whoever takes the old one is not its business, nor is a tenant that came after it was purged."""
+    for name in ("acme", "other"):
+        await admin.post("/v1/tenants", json={"id": name})
+    some = await service.caller("admin", tenants=["acme", "early"])
+    await admin.post("/v1/tenants/acme/rename", json={"new_id": "zenith"})
+    await admin.post("/v1/tenants", json={"id": "acme"})
+    check_problem(await some.get("/v1/tenants/acme"), 403, "tenant")
+    assert (await some.get("/v1/tenants/zenith")).status_code == 200
+    assert (await some.get("/v1/caller")).json()["key"]["tenants"] == ["early", "zenith"]
+    await admin.delete("/v1/tenants/zenith")
+    await ended(admin, await admin.post("/v1/tenants/zenith/purge", json={"force": True}))
+    await admin.post("/v1/tenants", json={"id": "zenith"})
+    check_problem(await some.get("/v1/tenants/zenith"), 403, "tenant")
+    assert (await some.get("/v1/caller")).json()["key"]["tenants"] == ["early"]
+
+
+async def test_a_key_whose_only_tenant_is_purged(service: Service, admin: httpx.AsyncClient):
+    """It is for none, and not for all."""
+    await admin.post("/v1/tenants", json={"id": "acme"})
+    some = await service.caller("admin", tenants=["acme"])
+    await admin.delete("/v1/tenants/acme")
+    await ended(admin, await admin.post("/v1/tenants/acme/purge", json={"force": True}))
+    assert (await some.get("/v1/caller")).json()["key"]["tenants"] == []
+    assert (await some.get("/v1/tenants")).json()["items"] == []
+    check_problem(await some.get("/v1/statistics/top"), 403, "tenant")
+    check_problem(await some.post("/v1/tenants", json={"id": "acme"}), 403, "tenant")
+
+
+async def test_what_a_key_for_some_tenants_sees_of_the_audit(service: Service, admin: httpx.AsyncClient):
+    """Its tenant's rows, not those of another company that had the id before; who may see all sees both."""
+    await admin.post("/v1/tenants", json={"id": "acme"})
+    await admin.delete("/v1/tenants/acme")
+    await ended(admin, await admin.post("/v1/tenants/acme/purge", json={"force": True}))
+    await admin.post("/v1/tenants", json={"id": "acme"})
+    some = await service.caller("read", tenants=["acme", "none"])
+
+    async def actions(caller: httpx.AsyncClient) -> list[str]:
+        return [row["action"] for row in (await caller.get("/v1/audit?tenant_id=acme")).json()["items"]]
+
+    assert await actions(some) == ["create"]
+    assert await actions(admin) == ["create", "purge", "delete", "create"]
+    check_problem(await some.get("/v1/audit?tenant_id=none"), 404, "tenant-not-found")
+
+
 async def test_what_a_key_for_some_tenants_lists(service: Service, admin: httpx.AsyncClient):
     """Only those, in the order of ids, in pages like everyone's."""
     for name in ("a", "b", "c", "d", "e"):

@@ -13,6 +13,7 @@ from fastapi.security.base import SecurityBase
 
 from tenantry.admin.problems import ProblemError
 from tenantry.clock import Clock
+from tenantry.ids import TenantId
 from tenantry.tenancy.api_keys import ApiKey, ApiKeys, Scope
 
 FAILURES_MAX: Final = 10
@@ -40,6 +41,11 @@ class Principal:
     def id(self) -> str:
         """A text that differs between callers."""
         return self.key.id if self.key is not None else f"name:{self.name}"
+
+    @property
+    def tenants(self) -> tuple[TenantId, ...] | None:
+        """The only tenants that the caller's key is for; all if None."""
+        return None if self.key is None else self.key.tenants
 
     def check_scope(self, scope: Scope) -> None:
         """Raise unless the caller may do what the scope allows.
@@ -71,7 +77,7 @@ class Principal:
         Raises:
             ProblemError: 403.
         """
-        if self.key is not None and self.key.tenants is not None:
+        if self.tenants is not None:
             raise ProblemError(403, "tenant", "Not allowed", "this key is for some tenants only")
 
 

@@ -141,7 +141,7 @@ async def follow_operation(
         yield ServerSentEvent(data=seen.model_dump(mode="json"), event=seen.state.value)
 
 
-@router.get("/audit", tags=["audit"], responses=documented(400))
+@router.get("/audit", tags=["audit"], responses=documented(400, 404))
 async def list_audit(
     principal: Reader,
     service: CurrentService,
@@ -149,15 +149,21 @@ async def list_audit(
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> AuditPage:
-    """Return who did what to which tenant, newest first."""
+    """Return who did what to which tenant, newest first.
+
+    A key for some tenants does not see what was done to another tenant that had the same id before.
+    """
+    tenant_uid = None
     if tenant_id is None:
         principal.check_fleet()
     else:
         principal.check_tenant(tenant_id)
+        if principal.tenants is not None:
+            tenant_uid = (await service.registry.get(tenant_id)).uid
     signer = await service.signer()
-    query = f"audit {tenant_id}"
+    query = f"audit {tenant_id} {tenant_uid}"
     page = await service.registry.audit.list(
-        tenant_id=tenant_id, limit=limit, cursor=signer.check(cursor, query)
+        tenant_id=tenant_id, tenant_uid=tenant_uid, limit=limit, cursor=signer.check(cursor, query)
     )
     items = [AuditEntryOut.model_validate(entry.model_dump()) for entry in page]
     return AuditPage(items=items, next_cursor=signer.sign(page.next_cursor, query))

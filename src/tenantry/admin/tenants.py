@@ -69,8 +69,8 @@ async def list_tenants(
     signer = await service.signer()
     query = f"tenants {state}"
     after = signer.check(cursor, query)
-    if principal.key is not None and principal.key.tenants is not None:
-        page = await _list_some(service.registry, principal.key.tenants, state, limit, after)
+    if principal.tenants is not None:
+        page = await _list_some(service.registry, principal.tenants, state, limit, after)
     else:
         page = await service.registry.list(state=state, limit=limit, cursor=after)
     return TenantPage(

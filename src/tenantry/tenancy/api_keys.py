@@ -49,7 +49,8 @@ class ApiKey(BaseModel):
         id: A part of the key itself.
         name: For people.
         scopes: What it lets its holder do.
-        tenants: The only tenants that it is for; all if None.
+        tenants: The ids of the only tenants that it is for; all if None. An id may be no tenant's yet. It changes when the
+            tenant is renamed, and goes when it is purged: a key is never for a tenant that takes the id later.
         created_at, created_by: When and by whom it was made.
         expires_at: From then on it is refused; never if None.
         revoked_at: Since then it is refused.

@@ -183,6 +183,7 @@ class AdminAudit:
         self,
         *,
         tenant_id: str | None = None,
+        tenant_uid: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[AdminAuditEntry]:
@@ -190,6 +191,7 @@ class AdminAudit:
 
         Args:
             tenant_id: Only what was done to the tenant of this id, under the id that it had then.
+            tenant_uid: Of these, only what was done to the tenant with this stable key: an id can be taken anew.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
@@ -198,11 +200,12 @@ class AdminAudit:
         """
         rows_max = page_rows(AUDIT_ROWS_DEFAULT if limit is None else limit)
         before = 2**63 - 1 if cursor is None else decode_cursor("audit", cursor, int)[0]
-        where, parameters = ("seq < ?", [before])
-        if tenant_id is not None:
-            where, parameters = f"tenant_id = ? AND {where}", [tenant_id, before]
+        wanted = {"tenant_id": tenant_id, "tenant_uid": tenant_uid}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        where = " AND ".join([*(f"{name} = ?" for name in given), "seq < ?"])
         sql = f"{_LIST} WHERE {where} ORDER BY seq DESC LIMIT ?"
-        rows = await self._store.read(Statement("audit.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
+        parameters = (*given.values(), before, rows_max + 1)
+        rows = await self._store.read(Statement("audit.list", sql, parameters, Fetch.ALL))
         entries = [_from_row(row) for row in rows[:rows_max]]
         has_more = len(rows) > rows_max
         return Page(entries, encode_cursor("audit", entries[-1].seq) if has_more else None)
