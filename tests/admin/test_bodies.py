@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service import Service, check_problem, served
-from tenantry.admin.bodies import BodyLimits, LimitedReceive
+from tenantry.admin.bodies import BodyLimits, LimitedReceive, Pace
 from tenantry.admin.problems import ProblemError
 from tenants import HANG_SECONDS, in_virtual_time
 
@@ -90,25 +90,55 @@ async def test_a_length_that_is_no_length(service: Service):
     check_problem(await client.post("/v1/tenants", content=b"{}", headers=headers), 413, "content-too-large")
 
 
+async def receive_parts(receive: LimitedReceive, count: int) -> None:
+    """Receive so many parts of a body."""
+    for _ in range(count):
+        await receive()
+
+
 @in_virtual_time
 async def test_a_body_that_trickles():
-    """A body as a whole has a time, however small its parts; of one that is streamed, each part has."""
+    """A body as a whole has a time, however small its parts; one that is streamed may go on, if it is fast enough."""
 
     async def trickle() -> dict[str, object]:
         await anyio.sleep(9)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
-    whole = LimitedReceive(trickle, bytes_max=100, seconds_max=30, is_streamed=False)
-    for _ in range(3):
-        await whole()
+    whole = LimitedReceive(trickle, bytes_max=100, pace=Pace(30))
+    await receive_parts(whole, 3)
     with pytest.raises(ProblemError) as refused:
         await whole()
     assert refused.value.status_code == 408
     assert anyio.current_time() == 30
 
-    streamed = LimitedReceive(trickle, bytes_max=100, seconds_max=30, is_streamed=True)
-    for _ in range(10):
-        await streamed()
+    fast_enough = LimitedReceive(trickle, bytes_max=100, pace=Pace(30, 1 / 9))
+    await receive_parts(fast_enough, 50)
+
+    too_slow = LimitedReceive(trickle, bytes_max=100, pace=Pace(30, 1))
+    begun_at = anyio.current_time()
+    with pytest.raises(ProblemError) as refused:
+        await receive_parts(too_slow, 50)
+    assert refused.value.status_code == 408
+    # Three bytes came in 27 seconds and had a second each beyond the pause that is allowed.
+    assert anyio.current_time() - begun_at == 30 + 3
+
+
+@in_virtual_time
+async def test_a_pause_in_a_stream():
+    """However much came before: nobody waits for ever."""
+
+    async def receive() -> dict[str, object]:
+        if anyio.current_time() > 0:
+            await anyio.sleep_forever()
+        await anyio.sleep(1)
+        return {"type": "http.request", "body": bytes(1000), "more_body": True}
+
+    paused = LimitedReceive(receive, bytes_max=1000, pace=Pace(30, 1))
+    await paused()
+    with pytest.raises(ProblemError) as refused:
+        await paused()
+    assert refused.value.status_code == 408
+    assert anyio.current_time() == 1 + 30
 
 
 @in_virtual_time
@@ -124,7 +154,7 @@ async def test_waiting_for_the_client_to_go_has_no_limit():
         await anyio.sleep(seconds)
         return message
 
-    limited = LimitedReceive(receive, bytes_max=100, seconds_max=30, is_streamed=False)
+    limited = LimitedReceive(receive, bytes_max=100, pace=Pace(30))
     assert (await limited())["type"] == "http.request"
     assert (await limited())["type"] == "http.disconnect"
 

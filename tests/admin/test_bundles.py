@@ -5,7 +5,8 @@ import io
 import random
 import socket
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from service import Service, check_problem, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import BodyLimits
-from tenantry.admin.bundles import TRANSFERS_MAX
+from tenantry.admin.bundles import TRANSFERS_MAX, TRANSFERS_PER_CALLER_MAX
 from tenants import HANG_SECONDS, make_message, open_files, stored_contents, until
 
 GZIP = {"content-type": "application/gzip"}
@@ -73,16 +74,12 @@ async def test_import_under_another_name(service: Service, admin: httpx.AsyncCli
 
 
 async def test_whom_nothing_is_given(service: Service):
-    """Exporting is for operators, of tenants that exist; importing likewise, and not over a tenant that is there."""
+    """Exporting is for operators, of tenants that exist; importing likewise."""
     content = await bundle_of(service)
     reader, operator = await service.caller("read"), await service.caller("operate")
     check_problem(await reader.get("/v1/tenants/acme/export"), 403, "scope")
     check_problem(await operator.get("/v1/tenants/none/export"), 404, "tenant-not-found")
     check_problem(await reader.post("/v1/tenants/b/import", content=content, headers=GZIP), 403, "scope")
-    problem = check_problem(
-        await operator.post("/v1/tenants/acme/import", content=content, headers=GZIP), 409, "tenant-exists"
-    )
-    assert problem["tenant_id"] == "acme"
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
@@ -120,25 +117,65 @@ async def test_a_bundle_of_another_media_type(service: Service, admin: httpx.Asy
     assert (await admin.post("/v1/tenants/b/import", content=content, headers=headers)).status_code == 201
 
 
-async def test_a_disk_without_space(tmp_path: Path):
-    """507, the same as everywhere, and what had come is removed."""
-    with small_disk(tmp_path / "small", "4m") as disk:
+async def trickle(megabytes: int) -> AsyncIterator[bytes]:
+    """Send a body whose size is not told beforehand."""
+    for _ in range(megabytes):
+        yield bytes(2**20)
+
+
+@pytest.mark.parametrize(
+    ("size", "content"), [("4m", bytes(2**20)), ("80m", bytes(40 * 2**20)), ("80m", trickle(40))]
+)
+async def test_a_disk_without_space(tmp_path: Path, size: str, content: bytes | AsyncIterator[bytes]):
+    """507 before tenants could not write any more, by what a body says of itself or by what comes, and nothing is left."""
+    with small_disk(tmp_path / "small", size) as disk:
         data_dir = disk / "data"
         async with (
             TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry,
             Service(registry) as service,
         ):
             admin = await service.caller("admin")
-            content = bytes(8 * 2**20)
             response = await admin.post("/v1/tenants/b/import", content=content, headers=GZIP)
             check_problem(response, 507, "storage-full")
             assert scratch(data_dir) == []
             assert (await admin.post("/v1/tenants", json={"id": "acme"})).status_code == 201
 
 
-async def test_too_many_at_once(service: Service, admin: httpx.AsyncClient):
-    """There is a limit to how many bundles are on their way; whoever comes then hears when to come again."""
-    started = [asyncio.Event() for _ in range(TRANSFERS_MAX)]
+async def test_a_small_bundle_of_a_large_tenant(service: Service, tmp_path: Path):
+    """What it would fill the disk with is known before it is unpacked."""
+    await service.registry.create("acme")
+    for _ in range(24):
+        await service.registry.tenant("acme").messages.save(make_message("x" * 2**20))
+    content = (await (await service.caller("operate")).get("/v1/tenants/acme/export")).content
+    assert len(content) < 2**20
+    with small_disk(tmp_path / "small", "80m") as disk:
+        config = RegistryConfig(data_dir=disk / "data")
+        async with TenantRegistry(config) as registry, Service(registry) as full:
+            admin = await full.caller("admin")
+            response = await admin.post("/v1/tenants/b/import", content=content, headers=GZIP)
+            check_problem(response, 507, "storage-full")
+            assert await registry.find("b") is None
+
+
+async def test_an_id_that_is_taken_is_said_before_the_bundle_is_read(service: Service):
+    """Nobody sends gigabytes for nothing."""
+    await service.registry.create("acme")
+
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    operator = await service.caller("operate")
+    problem = check_problem(
+        await operator.post("/v1/tenants/acme/import", content=never(), headers=GZIP), 409, "tenant-exists"
+    )
+    assert problem["tenant_id"] == "acme"
+
+
+@asynccontextmanager
+async def sending(callers: Sequence[httpx.AsyncClient], count: int) -> AsyncIterator[None]:
+    """Have each caller send so many bundles, none of which has come to its end in the block."""
+    started = [asyncio.Event() for _ in range(len(callers) * count)]
     ending = asyncio.Event()
 
     async def slow(begun: asyncio.Event) -> AsyncIterator[bytes]:
@@ -147,16 +184,36 @@ async def test_too_many_at_once(service: Service, admin: httpx.AsyncClient):
         yield b"x"
 
     uploads = [
-        asyncio.create_task(admin.post(f"/v1/tenants/t{number}/import", content=slow(begun), headers=GZIP))
+        asyncio.create_task(
+            callers[number % len(callers)].post(
+                f"/v1/tenants/t{number}/import", content=slow(begun), headers=GZIP
+            )
+        )
         for number, begun in enumerate(started)
     ]
     for begun in started:
         await begun.wait()
-    check_problem(await admin.get("/v1/tenants/acme/export"), 503, "too-many-transfers")
+    yield
     ending.set()
     for upload in uploads:
         check_problem(await upload, 422, "snapshot-corrupt")
+
+
+async def test_too_many_at_once(service: Service, admin: httpx.AsyncClient):
+    """There is a limit to how many bundles are on their way; whoever comes then hears when to come again."""
+    callers = [await service.caller("operate") for _ in range(TRANSFERS_MAX // TRANSFERS_PER_CALLER_MAX)]
+    async with sending(callers, TRANSFERS_PER_CALLER_MAX):
+        check_problem(await admin.get("/v1/tenants/acme/export"), 503, "too-many-transfers")
     check_problem(await admin.get("/v1/tenants/acme/export"), 404, "tenant-not-found")
+
+
+async def test_too_many_of_one_caller(service: Service, admin: httpx.AsyncClient):
+    """Others have their turn beside somebody who has very many."""
+    caller = await service.caller("operate")
+    async with sending([caller], TRANSFERS_PER_CALLER_MAX):
+        check_problem(await caller.get("/v1/tenants/acme/export"), 503, "too-many-transfers")
+        check_problem(await admin.get("/v1/tenants/acme/export"), 404, "tenant-not-found")
+    check_problem(await caller.get("/v1/tenants/acme/export"), 404, "tenant-not-found")
 
 
 async def test_a_client_that_goes_away_while_it_sends(

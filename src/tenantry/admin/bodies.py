@@ -11,6 +11,7 @@ from tenantry.admin.problems import ProblemError
 BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_SECONDS_MAX: Final = 30.0
 BUNDLE_BYTES_MAX: Final = 64 * 2**30
+BUNDLE_BYTES_PER_SECOND_MIN: Final = 16 * 1024
 _LENGTH_CHARACTERS_MAX: Final = 20
 
 
@@ -20,15 +21,50 @@ class BodyLimits(NamedTuple):
     Attributes:
         bytes_max: How large it may be, unless it is a bundle.
         bundle_bytes_max: How large a bundle may be.
-        seconds_max: How long it may take to come; of a bundle, how long its sender may pause.
+        seconds_max: How long it may take to come; of a bundle, how long its sender or receiver may pause.
+        bundle_bytes_per_second_min: How fast a bundle must move in the long run: it takes space on the disk meanwhile.
     """
 
     bytes_max: int = BODY_BYTES_MAX
     bundle_bytes_max: int = BUNDLE_BYTES_MAX
     seconds_max: float = BODY_SECONDS_MAX
+    bundle_bytes_per_second_min: float = BUNDLE_BYTES_PER_SECOND_MIN
 
 
 BODY_LIMITS: Final = BodyLimits()
+
+
+class Pace:
+    """How long the other side may take for the next part of a body. It begins with the first part that is waited for.
+
+    Args:
+        seconds_max: For all of it; where it is streamed, for a pause.
+        bytes_per_second_min: Where it is streamed, how fast it must be on the whole; None where it is not.
+    """
+
+    def __init__(self, seconds_max: float, bytes_per_second_min: float | None = None) -> None:
+        self._seconds_max = seconds_max
+        self._bytes_per_second_min = bytes_per_second_min
+        self._bytes_done = 0
+        self._begun_at: float | None = None
+
+    def deadline(self) -> float:
+        """Return until when the next part has to come or go, on the event loop's clock."""
+        now = anyio.current_time()
+        if self._begun_at is None:
+            self._begun_at = now
+        if self._bytes_per_second_min is None:
+            return self._begun_at + self._seconds_max
+        return self._seconds_max + min(now, self._begun_at + self._bytes_done / self._bytes_per_second_min)
+
+    def __str__(self) -> str:
+        if self._bytes_per_second_min is None:
+            return f"within {self._seconds_max:g} s"
+        return f"without pauses of {self._seconds_max:g} s and with {self._bytes_per_second_min:g} bytes a second"
+
+    def moved(self, size_bytes: int) -> None:
+        """Note that a part has come or gone."""
+        self._bytes_done += size_bytes
 
 
 class LimitedReceive:
@@ -37,17 +73,14 @@ class LimitedReceive:
     Args:
         receive: The server's.
         bytes_max: How many bytes there may be.
-        seconds_max: How long it may take; where it is streamed, for each part of it.
-        is_streamed: Whether it is worked on while it comes.
+        pace: How long it may take.
     """
 
-    def __init__(self, receive: Receive, *, bytes_max: int, seconds_max: float, is_streamed: bool) -> None:
+    def __init__(self, receive: Receive, *, bytes_max: int, pace: Pace) -> None:
         self._receive = receive
         self._bytes_left = bytes_max
         self._bytes_max = bytes_max
-        self._seconds_max = seconds_max
-        self._is_streamed = is_streamed
-        self._deadline: float | None = None
+        self._pace = pace
         self._is_complete = False
 
     async def __call__(self) -> Message:
@@ -58,13 +91,13 @@ class LimitedReceive:
         """
         if self._is_complete:  # what comes now is that the client has gone
             return await self._receive()
-        if self._deadline is None or self._is_streamed:
-            self._deadline = anyio.current_time() + self._seconds_max
-        with anyio.CancelScope(deadline=self._deadline) as scope:
+        with anyio.CancelScope(deadline=self._pace.deadline()) as scope:
             message = await self._receive()
         if scope.cancelled_caught:
-            raise _too_slow(self._seconds_max)
-        self._bytes_left -= len(message.get("body", b""))
+            raise _too_slow(self._pace)
+        size_bytes = len(message.get("body", b""))
+        self._pace.moved(size_bytes)
+        self._bytes_left -= size_bytes
         if self._bytes_left < 0:
             raise _too_large(self._bytes_max)
         self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
@@ -78,12 +111,15 @@ def limited(request: Request, limits: BodyLimits, *, is_streamed: bool) -> Reque
         ProblemError: 413, it says of itself that it does not.
     """
     bytes_max = limits.bundle_bytes_max if is_streamed else limits.bytes_max
-    if _declared_bytes(request) > bytes_max:
+    if declared_bytes(request) > bytes_max:
         raise _too_large(bytes_max)
-    receive = LimitedReceive(
-        request.receive, bytes_max=bytes_max, seconds_max=limits.seconds_max, is_streamed=is_streamed
-    )
-    return Request(request.scope, receive)
+    pace = bundle_pace(limits) if is_streamed else Pace(limits.seconds_max)
+    return Request(request.scope, LimitedReceive(request.receive, bytes_max=bytes_max, pace=pace))
+
+
+def bundle_pace(limits: BodyLimits) -> Pace:
+    """Return how long the other side may take for parts of a bundle."""
+    return Pace(limits.seconds_max, limits.bundle_bytes_per_second_min)
 
 
 def check_media_type(request: Request, expected: str) -> None:
@@ -92,7 +128,7 @@ def check_media_type(request: Request, expected: str) -> None:
     Raises:
         ProblemError: 415.
     """
-    has_body = _declared_bytes(request) > 0 or "transfer-encoding" in request.headers
+    has_body = declared_bytes(request) > 0 or "transfer-encoding" in request.headers
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_json = expected == "application/json" and given.startswith("application/") and given.endswith("+json")
     if has_body and given != expected and not is_json:
@@ -101,7 +137,8 @@ def check_media_type(request: Request, expected: str) -> None:
         )
 
 
-def _declared_bytes(request: Request) -> int:
+def declared_bytes(request: Request) -> int:
+    """Return how large a request's body is, as it says itself; 0 if it does not."""
     text = request.headers.get("content-length", "0")
     # What is no number is the server's business; of what is too long to be one, the length says enough.
     return int(text[:_LENGTH_CHARACTERS_MAX]) if text.isdecimal() else 0
@@ -118,12 +155,12 @@ def _too_large(bytes_max: int) -> ProblemError:
     )
 
 
-def _too_slow(seconds: float) -> ProblemError:
+def _too_slow(pace: Pace) -> ProblemError:
     return ProblemError(
         408,
         "request-timeout",
         "Request timeout",
-        f"the body did not come within {seconds:g} s",
+        f"the body did not come {pace}",
         # RFC 9110, section 15.5.9: the connection is of no more use, its next bytes would be this body's.
         headers={"Connection": "close"},
     )

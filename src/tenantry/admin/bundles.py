@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,17 +12,27 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from tenantry.admin.auth import Principal
+from tenantry.admin.bodies import Pace, bundle_pace, declared_bytes
 from tenantry.admin.problems import ProblemError, documented
 from tenantry.admin.routing import AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
-from tenantry.errors import TenantryError
+from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
 from tenantry.storage.draft import storage_errors
+from tenantry.tenancy.data_directory import room_bytes
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.threads import run_in_thread
 
 MEDIA_TYPE: Final = "application/gzip"
 TRANSFERS_MAX: Final = 8
 """How many bundles may be made, sent or received at once: each takes space on the disk."""
 
+TRANSFERS_PER_CALLER_MAX: Final = 4
+"""How many of them may be one caller's: others get their turn too."""
+
+_RETRY_AFTER_SECONDS: Final = 5
+_MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
 
 
@@ -38,20 +49,23 @@ class BundleResponse(StreamingResponse):
     Args:
         path: The file.
         headers: Of the answer.
-        seconds_max: How long the client may pause.
+        pace: How fast the client must be.
     """
 
-    def __init__(self, path: Path, headers: dict[str, str], seconds_max: float) -> None:
+    def __init__(self, path: Path, headers: dict[str, str], pace: Pace) -> None:
         self._chunks = _chunks(path)
         super().__init__(self._chunks, headers=headers, media_type=MEDIA_TYPE)
-        self._seconds_max = seconds_max
+        self._pace = pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
 
         async def send_in_time(message: Message) -> None:
-            with anyio.fail_after(self._seconds_max):
+            with anyio.CancelScope(deadline=self._pace.deadline()) as waiting:
                 await send(message)
+            if waiting.cancelled_caught:
+                raise TimeoutError
+            self._pace.moved(len(message.get("body", b"")))
 
         try:
             await super().__call__(scope, receive, send_in_time)
@@ -66,9 +80,9 @@ class BundleResponse(StreamingResponse):
 router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=BundleRoute)
 
 
-async def _place(_: Operator, service: CurrentService) -> AsyncIterator[Path]:
+async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
     """Give a path for a bundle; its file goes when the answer was sent, or nobody is there to take it."""
-    with _counted(service):
+    with _counted(service, principal):
         async with service.registry.scratch_directory() as directory:
             yield directory / "bundle.tar.gz"
 
@@ -90,7 +104,7 @@ async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentSer
         "Content-Length": str(size),
         "Content-Disposition": f'attachment; filename="{tenant_id}.tar.gz"',
     }
-    return BundleResponse(place, headers, service.bodies.seconds_max)
+    return BundleResponse(place, headers, bundle_pace(service.bodies))
 
 
 @router.post(
@@ -113,6 +127,7 @@ async def import_tenant(
     display_name: Annotated[DisplayName | None, Query()] = None,
 ) -> TenantOut:
     """Create a tenant of this id from a bundle; all of it is verified before that begins."""
+    await _check_free(service.registry, tenant_id)
     with _called(place):
         await _receive(request, place)
         tenant = await service.registry.import_bundle(tenant_id, place, display_name=display_name)
@@ -120,11 +135,33 @@ async def import_tenant(
     return tagged(tenant, response)
 
 
+async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
+    """Raise if the id is taken, before very much is received in vain; importing makes sure of it again."""
+    tenant = await registry.find(tenant_id)
+    if tenant is not None:
+        raise TenantExistsError(f"tenant {tenant_id!r} exists already ({tenant.state})", tenant_id=tenant_id)
+
+
 async def _receive(request: Request, path: Path) -> None:
+    """Write a body into a file, for as long as there is room left on the disk for what tenants write."""
     with storage_errors(f"receive {path}"):
+        await _check_room(path.parent, declared_bytes(request))
+        bytes_unmeasured = 0
         async with await anyio.open_file(path, "wb") as file:
             async for chunk in request.stream():
                 await file.write(chunk)
+                bytes_unmeasured += len(chunk)
+                if bytes_unmeasured >= _MEASURED_BYTES:
+                    await _check_room(path.parent, 0)
+                    bytes_unmeasured = 0
+
+
+async def _check_room(directory: Path, size_bytes: int) -> None:
+    room = await run_in_thread(partial(room_bytes, directory))
+    if room <= size_bytes:
+        raise StorageFullError(
+            f"there is room for a bundle of {room} bytes, if tenants are to go on writing: make room, then try again"
+        )
 
 
 async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
@@ -134,21 +171,30 @@ async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
 
 
 @contextmanager
-def _counted(service: Service) -> Iterator[None]:
-    if service.transfers >= TRANSFERS_MAX:
-        raise ProblemError(
-            503,
-            "too-many-transfers",
-            "Too many transfers",
-            f"{TRANSFERS_MAX} bundles are sent or received already: try again when one is through",
-            headers={"Retry-After": "5"},
-            retry_after_seconds=5,
-        )
-    service.transfers += 1
+def _counted(service: Service, principal: Principal) -> Iterator[None]:
+    transfers, caller = service.transfers, principal.id
+    if transfers.total() >= TRANSFERS_MAX:
+        raise _too_many(f"{TRANSFERS_MAX} bundles are sent or received already")
+    if transfers[caller] >= TRANSFERS_PER_CALLER_MAX:
+        raise _too_many(f"{TRANSFERS_PER_CALLER_MAX} bundles are sent or received for this caller already")
+    transfers[caller] += 1
     try:
         yield
     finally:
-        service.transfers -= 1
+        transfers[caller] -= 1
+        if not transfers[caller]:
+            del transfers[caller]
+
+
+def _too_many(detail: str) -> ProblemError:
+    return ProblemError(
+        503,
+        "too-many-transfers",
+        "Too many transfers",
+        f"{detail}: try again when one is through",
+        headers={"Retry-After": str(_RETRY_AFTER_SECONDS)},
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
+    )
 
 
 @contextmanager

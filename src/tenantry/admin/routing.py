@@ -1,6 +1,7 @@
 """What every operation has: a caller who is known and named in the audit, a body with limits, one effect for one key."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
@@ -27,7 +28,7 @@ class Service:
         operations: Long work.
         board: Which tenants call the most.
         bodies: How large requests may be, and how long they may take to come.
-        transfers: How many bundles are on their way.
+        transfers: How many bundles are on their way, by caller.
         stopping: Set when no stream is to go on that would not end by itself.
     """
 
@@ -44,7 +45,7 @@ class Service:
         self.operations = operations
         self.board = board
         self.bodies = bodies
-        self.transfers = 0
+        self.transfers: Counter[str] = Counter()
         self.stopping = asyncio.Event()
         self._signer: CursorSigner | None = None
 

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import SnapshotCorruptError, SnapshotError
+from tenantry.errors import SnapshotCorruptError, SnapshotError, StorageFullError
 from tenantry.storage.compression import Reader, compressed, copy_digested, decompressed
 from tenantry.storage.draft import DraftFile, storage_errors
 from tenantry.storage.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
@@ -60,7 +60,7 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
     Args:
         source: The bundle.
         directory: Where to; it must exist and be private.
-        bytes_max: How large the database may be.
+        bytes_max: For how large a database there is room.
 
     Returns:
         The manifest, and the path of the database.
@@ -69,7 +69,7 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
         SnapshotCorruptError: It is not what was written, or no bundle.
         SnapshotNotFoundError: There is no such file.
         StorageFullError: There is no room.
-        SnapshotError: The database is too large, a newer tenantry made the bundle, or a file cannot be read or written.
+        SnapshotError: A newer tenantry made the bundle, or a file cannot be read or written.
 
     After an error there is no new file.
     """
@@ -77,8 +77,9 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
     with storage_errors(f"unpack {source} into {directory}"), decompressed(source) as archive:
         manifest = _read_manifest(archive, source)
         if manifest.database_bytes > bytes_max:
-            raise SnapshotError(
-                f"{source} holds a database of {manifest.database_bytes} bytes, and {bytes_max} are allowed: raise that limit"
+            raise StorageFullError(
+                f"{source} holds a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: make room, "
+                "then try again"
             )
         with DraftFile(target) as draft:
             found = copy_digested(archive, draft, manifest.database_bytes)

@@ -5,7 +5,6 @@ is written, the database is renamed into place, and the tenant is opened like an
 an entry that the next registry removes; one after it, a tenant that it finishes.
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tenantry.storage.sqlite.opening import FILE_MODE, make_directories
 from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.data_directory import room_bytes
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
@@ -99,9 +99,10 @@ class Transfers:
 
     async def _import(self, path: Path, display_name: str | None, call: LifecycleCall) -> Tenant:
         await call.find()
+        new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
             manifest, database = await run_in_thread(partial(_unpack, path, directory))
-            new = await self._calls.new_tenant(call.tenant_id, display_name or manifest.display_name)
+            new = new.model_copy(update={"display_name": display_name or manifest.display_name})
             return await self._settle(call, new, database)
 
     async def _find(self, tenant_id: TenantId) -> Tenant:
@@ -150,9 +151,8 @@ class Transfers:
 
 
 def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:
-    free_bytes = shutil.disk_usage(directory).free
     try:
-        manifest, database = read_bundle(path, directory, bytes_max=free_bytes)
+        manifest, database = read_bundle(path, directory, bytes_max=room_bytes(directory))
     except OSError as error:
         raise SnapshotError(f"the bundle {path} cannot be read: {error}") from error
     checked(manifest, database)
