@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from buckets import make_bucket
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
+    DataDirectoryError,
     PersistenceConnectionError,
     QueryError,
     RegistryClosedError,
@@ -30,7 +32,7 @@ from tenantry.errors import (
     TenantSuspendedError,
 )
 from tenantry.events import LifecycleStepped
-from tenantry.storage import ObstoreStorage
+from tenantry.storage import LocalStorage, ObstoreStorage
 from tenants import (
     MovedClock,
     Recorder,
@@ -576,6 +578,26 @@ async def test_in_a_bucket(data_dir: Path, s3_url: str):
         await registry.delete("acme")
         await registry.purge("acme", force=True)
     assert not (data_dir / "snapshots").exists()
+
+
+async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
+    """A registry that would not find a directory's snapshots, nor remove them with their tenant, is not opened."""
+    elsewhere, default = LocalStorage(tmp_path / "elsewhere"), LocalStorage(data_dir / "snapshots")
+    async with TenantRegistry(config(data_dir), snapshot_storage=elsewhere) as registry:
+        await registry.create("acme")
+        await registry.snapshots.create("acme")
+    for other in (None, default, LocalStorage(tmp_path / "typo")):
+        with pytest.raises(DataDirectoryError, match=re.escape(str(tmp_path / "elsewhere"))):
+            await TenantRegistry(config(data_dir), snapshot_storage=other).open()
+    async with TenantRegistry(config(data_dir), snapshot_storage=elsewhere) as registry:
+        assert len(await registry.snapshots.list("acme")) == 1
+    (tmp_path / "elsewhere").rename(data_dir / "snapshots")
+    (data_dir / "snapshot-storage").unlink()
+    for storage in (None, default):
+        async with TenantRegistry(config(data_dir), snapshot_storage=storage) as registry:
+            assert len(await registry.snapshots.list("acme")) == 1
+    with pytest.raises(DataDirectoryError, match="move what is in"):
+        await TenantRegistry(config(data_dir), snapshot_storage=elsewhere).open()
 
 
 async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry):

@@ -49,6 +49,11 @@ class ObjectStorage(Protocol):
     same call may succeed later.
     """
 
+    @property
+    def location(self) -> str:
+        """Where it keeps them, without secrets: the same text for whoever opens the same storage later."""
+        ...
+
     async def put(self, key: str, path: Path) -> None:
         """Store a file: seen as a whole or not at all, and durable on return; what was there is replaced.
 
@@ -139,6 +144,11 @@ class LocalStorage(ObjectStorage):
 
     def __repr__(self) -> str:
         return f"<LocalStorage {self.directory}>"
+
+    @property
+    def location(self) -> str:
+        """The directory's path."""
+        return str(self.directory.absolute())
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`. Cancellation waits for the copy's end."""

@@ -49,16 +49,23 @@ class ObstoreStorage(ObjectStorage):
     Args:
         store: One of `obstore.store`, with its credentials, timeouts and retries.
         prefix: What every key begins with in the bucket, before a ``/``; nothing if empty.
+        location: See `ObjectStorage.location`; the store's kind and the prefix if left out.
     """
 
-    def __init__(self, store: "ObjectStore", prefix: str = "") -> None:
+    def __init__(self, store: "ObjectStore", prefix: str = "", *, location: str | None = None) -> None:
         self._store = store
+        self._said_location = location or f"{type(store).__name__} {prefix}".rstrip()
         if prefix:
             check_key(prefix.lower())  # the bucket is somebody else's, and may have capitals
         self._prefix = f"{prefix}/" if prefix else ""
 
     def __repr__(self) -> str:
         return f"<ObstoreStorage {type(self._store).__name__} {self._prefix!r}>"
+
+    @property
+    def location(self) -> str:
+        """See `ObjectStorage.location`."""
+        return self._said_location
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`."""
@@ -169,7 +176,9 @@ def open_storage(url: str) -> ObjectStorage:
     if scheme not in {"s3", "gs", "az"} or not _BUCKET.fullmatch(bucket):
         # Not the whole of it: somebody may have put a password there.
         raise SnapshotError(f"a URL like this ({scheme[:8]}://…) is no storage's: {_POSSIBLE}")
-    return ObstoreStorage(_open_bucket(scheme, bucket), prefix.rstrip("/"))
+    prefix = prefix.rstrip("/")
+    location = f"{scheme}://{bucket}/{prefix}".rstrip("/")
+    return ObstoreStorage(_open_bucket(scheme, bucket), prefix, location=location)
 
 
 def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":

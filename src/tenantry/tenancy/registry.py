@@ -44,6 +44,7 @@ from tenantry.tenancy.pool import ActorPool, Lease
 from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.snapshot_location import default_location, keep_location
 from tenantry.tenancy.snapshot_schedule import SnapshotSchedule
 from tenantry.tenancy.snapshots import Snapshots
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, size_bytes
@@ -119,7 +120,9 @@ class TenantRegistry(TenantCalls):
         self.answers = Answers(catalog, clock)
         """What the admin API keeps of requests."""
         self._scratch = Scratch(config.data_dir)
-        archive = SnapshotArchive(snapshot_storage or LocalStorage(config.data_dir / "snapshots"))
+        storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
+        self._keep_location = partial(keep_location, config.data_dir, storage.location)
+        archive = SnapshotArchive(storage)
         copies = Copies(self._pool, self._opener)
         restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch)
         self.snapshots = Snapshots(self._runner, catalog, archive, copies, restorer, self._scratch)
@@ -180,7 +183,8 @@ class TenantRegistry(TenantCalls):
         """Check the data directory, open the catalog, and finish what a crashed process began.
 
         Raises:
-            DataDirectoryError: The data directory cannot be used; the message says what to change.
+            DataDirectoryError: The data directory cannot be used, or its snapshots are kept elsewhere; the message says what to
+                change.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
             RegistryClosedError: It was closed before: make a new one.
         """
@@ -193,6 +197,7 @@ class TenantRegistry(TenantCalls):
                 schema.migrations("sqlite")
             check_open_files(self._config)
             await run_in_thread(partial(prepare_data_directory, self._config))
+            await run_in_thread(self._keep_location)
             await self._catalog.open()
             self._opener.crews.keep()
             try:

@@ -74,8 +74,9 @@ async def _keys(storage: ObjectStorage, prefix: str = "") -> list[str]:
 
 @_object_storage_check
 async def check_has_the_protocols_names(storage: ObjectStorage) -> None:
-    """It has them, and begins empty."""
+    """It has them, says in one line where it is, and begins empty."""
     assert isinstance(storage, ObjectStorage)
+    expect(storage.location.split("\n"), [storage.location.strip()])
     expect(list(await storage.list("")), [])
 
 
