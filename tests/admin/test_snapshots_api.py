@@ -47,7 +47,9 @@ async def test_restoring_and_undoing(service: Service, admin: httpx.AsyncClient,
     undone = await ended(admin, await admin.post("/v1/tenants/acme/undo-restore"))
     assert undone["state"] == "succeeded"
     assert await contents(service) == ["after", "before"]
-    point = (await service.registry.snapshots.points("acme"))[-1]
+    points = (await admin.get("/v1/tenants/acme/restore-points")).json()["items"]
+    point = points[-1]["id"]
+    assert len(points) == 2
     again = await ended(admin, await admin.post(f"/v1/tenants/acme/snapshots/{point}/restore"))
     assert again["state"] == "succeeded", again
     assert await contents(service) == ["before"]

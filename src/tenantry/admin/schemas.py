@@ -127,6 +127,20 @@ class SnapshotPage(BaseModel):
     items: Sequence[Snapshot]
 
 
+class RestorePoint(Body):
+    """A database that a restore replaced."""
+
+    id: str = Field(
+        description="Can be restored like a snapshot's.", examples=["before-20261126t120000000000z-9f86d081"]
+    )
+
+
+class RestorePointList(Body):
+    """The databases that restores replaced and that are still kept, oldest first."""
+
+    items: Sequence[RestorePoint]
+
+
 class Drilling(Body):
     """Whose snapshots to try out."""
 

@@ -14,7 +14,7 @@ from tenantry.admin.routing import (
     Reader,
     accepted,
 )
-from tenantry.admin.schemas import Drilling, DrillOut, SnapshotPage, TenantOut
+from tenantry.admin.schemas import Drilling, DrillOut, RestorePoint, RestorePointList, SnapshotPage, TenantOut
 from tenantry.admin.tenants import TenantPath
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.snapshot import Snapshot
@@ -73,6 +73,13 @@ async def restore_snapshot(
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     work = partial(_restored, service.registry, tenant_id, snapshot_id)
     return accepted(service.operations.start("restore", tenant_id, work), response)
+
+
+@router.get("/restore-points", responses=documented(404))
+async def list_restore_points(tenant_id: TenantPath, _: Reader, service: CurrentService) -> RestorePointList:
+    """Return what the last restores replaced, oldest first; `snapshots/{id}/restore` takes these ids too."""
+    points = await service.registry.snapshots.points(tenant_id)
+    return RestorePointList(items=[RestorePoint(id=point) for point in points])
 
 
 @router.post("/undo-restore", status_code=202, responses=documented(404))
