@@ -12,8 +12,11 @@ from starlette.requests import Request
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.auth import Principal
-from tenants import HandClock
+from tenantry.admin.idempotency import renewing
+from tenantry.tenancy.answers import Answer, Attempt
+from tenants import HandClock, query, until
 
+UNDER_WAY = Answer("the same", None, {}, b"")
 ACME = {"id": "acme"}
 JSON = {"content-type": "application/json"}
 
@@ -139,13 +142,47 @@ async def test_a_request_whose_process_died(data_dir: Path):
     ):
         made = await registry.keys.create(scopes=["operate"])
         client = await service.client(made.token)
-        assert await registry.answers.begin(made.key.id, "k-1", "what it had asked for") is None
+        died = await begun(registry, made.key.id)
         clock.seconds = 59
         check_problem(
             await client.post("/v1/tenants", json=ACME, headers=keyed()), 422, "idempotency-conflict"
         )
         clock.seconds = 61
-        assert (await client.post("/v1/tenants", json=ACME, headers=keyed())).status_code == 201
+        first = await client.post("/v1/tenants", json=ACME, headers=keyed())
+        assert first.status_code == 201
+        # It had not died, but stood still: what it does now is nothing to whoever has the key.
+        await died.renew()
+        await died.forget()
+        await died.keep(200, {}, b"too late")
+        assert (await client.post("/v1/tenants", json=ACME, headers=keyed())).content == first.content
+
+
+async def test_a_request_that_takes_very_long(data_dir: Path):
+    """It keeps its key for as long as it is under way, and its answer is kept."""
+    clock = HandClock()
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir), clock=clock) as registry:
+        attempt = await begun(registry, "caller")
+
+        def renewed_at() -> str:
+            ((text,),) = query(data_dir / "catalog.db", "SELECT created_at FROM idempotent_requests")
+            return str(text)
+
+        async with renewing(attempt, interval_seconds=0):
+            for seconds in (50, 100, 150):
+                before, clock.seconds = renewed_at(), seconds
+                await until(lambda before=before: renewed_at() != before)
+                assert await registry.answers.begin("caller", "k-1", "the same") == UNDER_WAY
+        await attempt.keep(201, {}, b"at last")
+        assert await registry.answers.begin("caller", "k-1", "the same") == Answer(
+            "the same", 201, {}, b"at last"
+        )
+
+
+async def begun(registry: TenantRegistry, caller: str) -> Attempt:
+    """Return a request that has begun."""
+    attempt = await registry.answers.begin(caller, "k-1", "the same")
+    assert isinstance(attempt, Attempt)
+    return attempt
 
 
 async def test_after_a_day(data_dir: Path):

@@ -1,7 +1,9 @@
 """One effect for one idempotency key: the first answer is kept, and given to whoever sends the request again."""
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 import anyio
@@ -10,10 +12,14 @@ from fastapi import Header, Request, Response
 from tenantry.admin.problems import MEDIA_TYPE, ProblemError
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.tenancy.answers import Answer, Answers
+from tenantry.tenancy.answers import UNANSWERED_SECONDS_MAX, Answer, Answers, Attempt
 
 HEADER: Final = "idempotency-key"
 ANSWER_LOST: Final = "tenantry.request.answer_not_kept"
+RENEWAL_FAILED: Final = "tenantry.request.not_renewed"
+RENEWAL_SECONDS: Final = UNANSWERED_SECONDS_MAX / 4
+"""How often a request says that it is still under way."""
+
 _KEY_CHARACTERS_MAX: Final = 255
 _KEPT_HEADERS: Final = ("content-type", "location", "etag", "retry-after")
 _STATUS_SERVER_ERROR: Final = 500
@@ -59,20 +65,46 @@ async def handle_once(
     """
     key = _checked(request.headers[HEADER])
     request_hash = await _hash(request, is_streamed=is_streamed)
-    before = await answers.begin(caller, key, request_hash)
-    if before is not None:
-        return _answered(before, request_hash)
+    attempt = await answers.begin(caller, key, request_hash)
+    if isinstance(attempt, Answer):
+        return _answered(attempt, request_hash)
     try:
-        response = await handle(request)
+        async with renewing(attempt):
+            response = await handle(request)
     except Exception:
         # Refused: it had no effect that a second try could double.
-        await _forget(answers, caller, key)
+        await _forget(attempt)
         raise
     if response.status_code >= _STATUS_SERVER_ERROR:
-        await _forget(answers, caller, key)
+        await _forget(attempt)
     else:
-        await _keep(answers, caller, key, response)
+        await _keep(attempt, response)
     return response
+
+
+@asynccontextmanager
+async def renewing(attempt: Attempt, interval_seconds: float = RENEWAL_SECONDS) -> AsyncIterator[None]:
+    """Say now and then that the request is still under way, however long the block takes: a large import, for example."""
+    ending = asyncio.Event()
+    task = asyncio.create_task(_renew(attempt, interval_seconds, ending), name="tenantry idempotency key")
+    try:
+        yield
+    finally:
+        # Not cancelled: what is being written would then be a renewal that the attempt knows nothing of.
+        ending.set()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+
+
+async def _renew(attempt: Attempt, interval_seconds: float, ending: asyncio.Event) -> None:
+    while True:
+        with anyio.move_on_after(interval_seconds):
+            await ending.wait()
+            return
+        try:
+            await attempt.renew()
+        except TenantryError as error:
+            EventLog().failure(RENEWAL_FAILED, error)  # the next one may go well
 
 
 def _checked(key: str) -> str:
@@ -92,7 +124,7 @@ async def _hash(request: Request, *, is_streamed: bool) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-async def _keep(answers: Answers, caller: str, key: str, response: Response) -> None:
+async def _keep(attempt: Attempt, response: Response) -> None:
     """Keep an answer. That it cannot be kept is no reason not to give it: what it tells of was done."""
     if "no-store" in response.headers.get("cache-control", ""):
         # A secret is shown once; whoever asks again hears that it was.
@@ -102,16 +134,16 @@ async def _keep(answers: Answers, caller: str, key: str, response: Response) -> 
         answer = (response.status_code, headers, bytes(response.body))
     try:
         with anyio.CancelScope(shield=True):
-            await answers.keep(caller, key, *answer)
+            await attempt.keep(*answer)
     except TenantryError as error:
         EventLog().failure(ANSWER_LOST, error)
 
 
-async def _forget(answers: Answers, caller: str, key: str) -> None:
+async def _forget(attempt: Attempt) -> None:
     """Free a key. If that fails the caller is to hear of what failed first; the key is free after a minute."""
     try:
         with anyio.CancelScope(shield=True):
-            await answers.forget(caller, key)
+            await attempt.forget()
     except TenantryError as error:
         EventLog().failure(ANSWER_LOST, error)
 

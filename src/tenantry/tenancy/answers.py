@@ -8,10 +8,11 @@ from typing import Final, NamedTuple
 from tenantry.clock import Clock
 from tenantry.statements import Fetch, Statement
 from tenantry.tenancy.api_keys import KeyStore
+from tenantry.tenancy.catalog import as_text
 
 RETENTION_SECONDS: Final = 86_400.0
 UNANSWERED_SECONDS_MAX: Final = 60.0
-"""After that a request without an answer is one whose process died, or that takes very long: its key may be used again."""
+"""After that a request that was neither answered nor renewed is one whose process died: its key may be used again."""
 
 _REMOVED_MAX: Final = 32
 _SECRET_BYTES: Final = 32
@@ -45,6 +46,41 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Attempt:
+    """A request that is under way, the only one with its idempotency key.
+
+    After `UNANSWERED_SECONDS_MAX` without `renew` the key is free; then these methods do nothing to the request that has
+    taken it.
+    """
+
+    def __init__(self, store: KeyStore, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._row = (key_id, key)
+        # Tells it from a later request with the same key.
+        self._begun_at = begun_at
+
+    async def renew(self) -> None:
+        """Say that it is still under way."""
+        now = as_text(self._clock.now())
+        await self._change("answers.renew", "UPDATE idempotent_requests SET created_at = ?", now)
+        self._begun_at = now
+
+    async def keep(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Keep what was answered."""
+        sql = "UPDATE idempotent_requests SET status = ?, headers = ?, body = ?"
+        await self._change("answers.keep", sql, status, json.dumps(headers), body)
+
+    async def forget(self) -> None:
+        """Forget it, because it had no effect: the same key may be used again."""
+        await self._change("answers.forget", "DELETE FROM idempotent_requests")
+
+    async def _change(self, operation: str, sql: str, *values: object) -> None:
+        where = "WHERE key_id = ? AND key = ? AND created_at = ? AND status IS NULL"
+        parameters = (*values, *self._row, self._begun_at)
+        await self._store.write(Statement(operation, f"{sql} {where}", parameters))
+
+
 class Answers:
     """Keeps answers for a day.
 
@@ -57,25 +93,16 @@ class Answers:
         self._store = store
         self._clock = clock
 
-    async def begin(self, key_id: str, key: str, request_hash: str) -> Answer | None:
+    async def begin(self, key_id: str, key: str, request_hash: str) -> Attempt | Answer:
         """Note that a request is under way; if one with this key was before, return what is known of it instead."""
-        while not await self._note(key_id, key, request_hash):
+        while True:
+            begun_at = await self._note(key_id, key, request_hash)
+            if begun_at is not None:
+                return Attempt(self._store, self._clock, key_id, key, begun_at)
             before = await self._find(key_id, key)
             if before is not None:
                 return before
             # Between the two the one before was refused and forgotten: this one is noted after all.
-        return None
-
-    async def keep(self, key_id: str, key: str, status: int, headers: dict[str, str], body: bytes) -> None:
-        """Keep what was answered."""
-        sql = "UPDATE idempotent_requests SET status = ?, headers = ?, body = ? WHERE key_id = ? AND key = ?"
-        parameters = (status, json.dumps(headers), body, key_id, key)
-        await self._store.write(Statement("answers.keep", sql, parameters))
-
-    async def forget(self, key_id: str, key: str) -> None:
-        """Forget a request that had no effect: the same key may be used again."""
-        sql = "DELETE FROM idempotent_requests WHERE key_id = ? AND key = ?"
-        await self._store.write(Statement("answers.forget", sql, (key_id, key)))
 
     async def secret(self, name: str) -> bytes:
         """Return the service's secret of this name, the same in all its processes; made when it is first asked for."""
@@ -91,19 +118,19 @@ class Answers:
         value: bytes = row[0]
         return value
 
-    async def _note(self, key_id: str, key: str, request_hash: str) -> bool:
+    async def _note(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()
         too_old, unanswered = (
-            (now - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+            as_text(now - timedelta(seconds=seconds))
             for seconds in (RETENTION_SECONDS, UNANSWERED_SECONDS_MAX)
         )
-        row = (key_id, key, request_hash, now.isoformat(timespec="microseconds"))
+        row = (key_id, key, request_hash, as_text(now))
         results = await self._store.write(
             Statement("answers.forget", _FORGET_OLD, (too_old, _REMOVED_MAX)),
             Statement("answers.forget", _FREE, (key_id, key, unanswered, too_old)),
             Statement("answers.begin", _BEGIN, row, Fetch.ROWCOUNT),
         )
-        return bool(results[-1])
+        return row[-1] if results[-1] else None
 
     async def _find(self, key_id: str, key: str) -> Answer | None:
         sql = (
