@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple, NewType
 
-from tenantry.errors import InvalidTenantIdError
+from tenantry.errors import InvalidTenantIdError, QueryError
 
 TenantId = NewType("TenantId", str)
 
@@ -19,6 +19,7 @@ _SHOWN_CHARACTERS_MAX = 80
 _TENANT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?")
 # A directory is named after the id that its tenant was created with. The id may change later, and be
 # taken by another tenant, whose directory then carries a counter: ".1" can never be part of an id.
+_ID_PREFIX = re.compile(rf"[a-z0-9-]{{1,{TENANT_ID_CHARACTERS_MAX}}}")
 _DIRECTORY_NAME = re.compile(rf"{_TENANT_ID.pattern}(?:\.[1-9][0-9]{{0,8}})?")
 
 
@@ -45,6 +46,20 @@ def parse_tenant_id(value: object) -> TenantId:
         "inner '-', beginning with a letter",
         tenant_id=value if isinstance(value, str) else None,
     )
+
+
+def check_id_prefix(value: str) -> str:
+    """Return `value`, with which tenant ids may begin.
+
+    Raises:
+        QueryError: None does.
+    """
+    if not _ID_PREFIX.fullmatch(value):
+        raise QueryError(
+            f"no tenant id begins with {value[:_SHOWN_CHARACTERS_MAX]!r}: use 1 to {TENANT_ID_CHARACTERS_MAX} characters of "
+            "a-z, 0-9 and '-'"
+        )
+    return value
 
 
 def tenant_paths(data_dir: Path, directory_name: str) -> TenantPaths:

@@ -206,6 +206,8 @@ async def test_what_a_key_for_some_tenants_lists(service: Service, admin: httpx.
 
     assert await names("") == (["b", "d", "e"], None)
     assert await names("?state=suspended") == (["d"], None)
+    assert await names("?id_prefix=d") == (["d"], None)
+    assert await names("?id_prefix=a") == ([], None)
     first, cursor = await names("?limit=2")
     assert (first, await names(f"?limit=2&cursor={cursor}")) == (["b", "d"], (["e"], None))
     check_problem(await admin.get(f"/v1/tenants?cursor={cursor}"), 400, "query")

@@ -191,37 +191,6 @@ def test_work_is_followed_when_its_stream_breaks_off(page: Browser):
     assert "Done in 2.0 s." in found["text"]
 
 
-def test_tenants_are_looked_for_once_and_then_where_they_are(page: Browser):
-    """A search passes by what comes before, keeps where it found something, and ends where nothing more can be."""
-    found = page.script("""
-    const { Listing } = await import("/console/listing.js");
-    const ids = Array.from({ length: 2500 }, (_, at) => `t-${String(at).padStart(4, "0")}`);
-    const asked = [];
-    const api = { async get(path, { limit, cursor }) {
-      const from = cursor ?? 0;
-      asked.push([from, limit]);
-      const items = ids.slice(from, from + limit).map((id) => ({ id, state: id === "t-2101" ? "purged" : "active" }));
-      return { items, next_cursor: from + limit < ids.length ? from + limit : null };
-    } };
-    const listing = new Listing(api, "");
-    const looks = [];
-    for (const [prefix, wanted] of [["", 100], ["t-21", 50], ["t-21", 50], ["t-21", 200], ["t-9", 100], ["s", 100]]) {
-      const { items, hasMore } = await listing.load(prefix, wanted, null);
-      looks.push([items.length, items[0]?.id ?? null, hasMore, asked.splice(0)]);
-    }
-    return looks;
-    """)
-    passed, after = [[0, 1000], [1000, 1000], [2000, 1000]], [[2000, 100], [2100, 100]]
-    assert found == [
-        [100, "t-0000", True, [[0, 100]]],
-        [50, "t-2100", True, passed],
-        [50, "t-2100", True, after],
-        [99, "t-2100", False, [[2100, 100], [2200, 100]]],
-        [0, None, False, passed],
-        [0, None, False, [[0, 1000]]],
-    ]
-
-
 def test_what_was_begun_before_a_reload_is_followed(page: Browser):
     """What ran when the page was left is asked for, and told with the time since it began; what is not known is forgotten."""
     found = page.script("""

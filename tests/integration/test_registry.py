@@ -183,8 +183,32 @@ class TestLifecycle:
         rest = await registry.list(state=TenantState.ACTIVE, limit=4, cursor=first.next_cursor)
         assert [tenant.id for tenant in (*first, *rest)] == [i for i in ids if i != "t3"]
 
+    async def test_list_by_how_ids_begin(self, registry: TenantRegistry):
+        """Only those, in pages like all; an id begins with itself."""
+        for tenant_id in ("a", "acme", "acme-2", "acme-3", "acmez", "acn", "b"):
+            await registry.create(tenant_id)
+        await registry.suspend("acme-3")
+        first = await registry.list(id_prefix="acme", limit=2)
+        rest = await registry.list(id_prefix="acme", limit=2, cursor=first.next_cursor)
+        assert [tenant.id for tenant in (*first, *rest)] == ["acme", "acme-2", "acme-3", "acmez"]
+        assert rest.next_cursor is None
+        suspended = await registry.list(id_prefix="acme-", state=TenantState.SUSPENDED)
+        assert [tenant.id for tenant in suspended] == ["acme-3"]
+        assert list(await registry.list(id_prefix="acmf")) == []
+
     @pytest.mark.parametrize(
-        "arguments", [{"limit": 0}, {"limit": 10_001}, {"cursor": "x"}, {"cursor": "WyJhIiwiYiJd"}]
+        "arguments",
+        [
+            {"limit": 0},
+            {"limit": 10_001},
+            {"cursor": "x"},
+            {"cursor": "WyJhIiwiYiJd"},
+            {"id_prefix": ""},
+            {"id_prefix": "A"},
+            {"id_prefix": "a%"},
+            {"id_prefix": "\ud800"},
+            {"id_prefix": "a" * 49},
+        ],
     )
     async def test_list_refuses(self, registry: TenantRegistry, arguments: dict[str, Any]):
         """A page that cannot be and a cursor that is none are refused."""

@@ -225,6 +225,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "operation_id": _OPERATION_ID,
     "key_id": _KEY_ID,
     "job_id": _JOB_ID,
+    "id_prefix": "acme",
     "outcome": "failed",
     "state": "active",
     "/v1/jobs state": "running",

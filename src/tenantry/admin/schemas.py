@@ -22,6 +22,11 @@ TenantIdText = Annotated[
         description="1 to 48 characters of a-z, 0-9 and inner '-', beginning with a letter.",
     ),
 ]
+IdPrefix = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9-]{1,48}$", max_length=48),
+    Field(examples=["acme-"], description="What tenants' ids begin with."),
+]
 # Spelt out, because languages do not agree on what a blank is.
 _BLANKS = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 DisplayName = Annotated[

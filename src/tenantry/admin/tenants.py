@@ -20,6 +20,7 @@ from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
     Because,
     Cloning,
+    IdPrefix,
     NewTenant,
     Purging,
     Renaming,
@@ -59,6 +60,7 @@ async def list_tenants(
     principal: Reader,
     service: CurrentService,
     state: TenantState | None = None,
+    id_prefix: Annotated[IdPrefix | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> TenantPage:
@@ -67,12 +69,13 @@ async def list_tenants(
     A key for some tenants sees only those.
     """
     signer = await service.signer()
-    query = f"tenants {state}"
+    query = f"tenants {state} {id_prefix}"
     after = signer.check(cursor, query)
     if principal.tenants is not None:
-        page = await _list_some(service.registry, principal.tenants, state, limit, after)
+        names = [name for name in principal.tenants if name.startswith(id_prefix or "")]
+        page = await _list_some(service.registry, names, state, limit, after)
     else:
-        page = await service.registry.list(state=state, limit=limit, cursor=after)
+        page = await service.registry.list(state=state, id_prefix=id_prefix, limit=limit, cursor=after)
     return TenantPage(
         items=[TenantOut.of(tenant) for tenant in page], next_cursor=signer.sign(page.next_cursor, query)
     )

@@ -21,7 +21,7 @@ from tenantry.errors import (
     TenantNotFoundError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.ids import TenantId
+from tenantry.ids import TenantId, check_id_prefix
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
@@ -150,21 +150,26 @@ class Catalog:
         self._seen[tenant.id] = tenant
 
     async def list(
-        self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
+        self,
+        *,
+        state: TenantState | None = None,
+        id_prefix: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> Page[Tenant]:
         """Return a page of tenants in the order of their ids; purged ones only if that state is asked for.
 
         Raises:
-            QueryError: `limit` or `cursor` is not one.
+            QueryError: `id_prefix`, `limit` or `cursor` is not one.
         """
         rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
         after = decode_cursor(CATALOG_NAME, cursor, str)[0] if cursor is not None else ""
-        where, parameters = (
-            ("WHERE id > ? AND state <> 'purged'", [after])
-            if state is None
-            else ("WHERE state = ? AND id > ?", [state, after])
-        )
-        sql = f"{_SELECT} {where} ORDER BY id LIMIT ?"
+        conditions = ["id > ?", "state <> 'purged'" if state is None else "state = ?"]
+        parameters = [after, *([] if state is None else [state])]
+        if id_prefix is not None:
+            conditions.append("id >= ? AND id < ? || '{'")  # the character after z
+            parameters += [check_id_prefix(id_prefix)] * 2
+        sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
         tenants = [_from_row(row) for row in rows[:rows_max]]
         has_more = len(rows) > rows_max

@@ -67,21 +67,27 @@ class TenantCalls(ABC):
             return None
 
     async def list(
-        self, *, state: TenantState | None = None, limit: int | None = None, cursor: str | None = None
+        self,
+        *,
+        state: TenantState | None = None,
+        id_prefix: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> Page[Tenant]:
         """Return a page of the catalog, in the order of ids.
 
         Args:
             state: Only tenants in this state; all but the purged ones if left out. A purged tenant's entry stays until its id
                 is taken again.
+            id_prefix: Only those whose ids begin so.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: `limit` or `cursor` is not one.
+            QueryError: `id_prefix`, `limit` or `cursor` is not one.
         """
         self._check_open()
-        return await self._catalog.list(state=state, limit=limit, cursor=cursor)
+        return await self._catalog.list(state=state, id_prefix=id_prefix, limit=limit, cursor=cursor)
 
     async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
         """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
