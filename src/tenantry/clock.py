@@ -26,3 +26,8 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the present instant in UTC."""
         return datetime.now(UTC)
+
+
+def as_text(instant: datetime) -> str:
+    """Return an instant in UTC as the text that the catalog stores: of one width, so it can be compared."""
+    return instant.isoformat(timespec="microseconds")

@@ -12,8 +12,8 @@ from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshot
 from tenantry.errors import PersistenceError
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.audit import AdminAudit
-from tenantry.tenancy.catalog import ALL_TENANTS, tenants_of
 from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_rows import ALL_TENANTS, tenants_of
 
 
 async def examine(config: RegistryConfig) -> Report:

@@ -5,10 +5,9 @@ import secrets
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from tenantry.clock import Clock
+from tenantry.clock import Clock, as_text
 from tenantry.statements import Fetch, Statement
 from tenantry.tenancy.api_keys import KeyStore
-from tenantry.tenancy.catalog import as_text
 
 RETENTION_SECONDS: Final = 86_400.0
 UNANSWERED_SECONDS_MAX: Final = 60.0

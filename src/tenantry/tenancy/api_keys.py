@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry.clock import Clock
+from tenantry.clock import Clock, as_text
 from tenantry.errors import MalformedRowError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
@@ -143,7 +143,7 @@ class ApiKeys:
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
         # Of one width, so that keys are listed in the order of time.
-        created_at = now.isoformat(timespec="microseconds")
+        created_at = as_text(now)
         row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
         told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
@@ -179,7 +179,7 @@ class ApiKeys:
         Raises:
             RecordNotFoundError: There is no such key.
         """
-        now = self._clock.now().isoformat(timespec="microseconds")
+        now = as_text(self._clock.now())
         sql = "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
         await self._store.write(
             Statement("keys.revoke", sql, (now, key_id), Fetch.ROWCOUNT),

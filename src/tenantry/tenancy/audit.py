@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry.clock import Clock
+from tenantry.clock import Clock, as_text
 from tenantry.errors import QueryError
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
@@ -164,7 +164,7 @@ def append(
         is_conditional: Whether only if the statement before it in the same unit changed a row.
     """
     text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
-    at = clock.now().isoformat(timespec="microseconds")
+    at = as_text(clock.now())
     row = (at, current_actor(), action, tenant_id, tenant_uid, outcome, text)
     return Statement("catalog.audit", _APPEND, (*row, not is_conditional))
 

@@ -6,16 +6,15 @@ writer's connection, because only a connection that may write can recover a jour
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tenantry.clock import as_text
 from tenantry.errors import (
     DuplicateRecordError,
-    MalformedRowError,
     RegistryClosedError,
     TenantExistsError,
     TenantNotFoundError,
@@ -32,20 +31,15 @@ from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.channel import ChannelClosedError
+from tenantry.tenancy.remembered import RememberedTenants
 from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_rows import COLUMNS, INSERT, SELECT, from_row, to_row
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy")
 LIST_ROWS_DEFAULT: Final = 100
 
-_COLUMNS: Final = tuple(Tenant.model_fields)
-_INSERT: Final = f"INSERT INTO tenants ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
-_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tenants"  # noqa: S608  # our names
-_JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
-_TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")
 _TENANTS_PER_LOOKUP: Final = 500
-REMEMBERED_TENANTS_MAX: Final = 16_384
-_TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
 
 
 class Catalog:
@@ -70,9 +64,7 @@ class Catalog:
             # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
             crews=Crews.of(write_threads=1, read_threads=1),
         )
-        self._file = data_dir / "catalog.db"
-        self._seen: dict[TenantId, Tenant] = {}
-        self._seen_at: int | None = None  # the file's modification time that `_seen` belongs to
+        self._remembered = RememberedTenants(data_dir / "catalog.db")
         self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
@@ -93,7 +85,7 @@ class Catalog:
         Raises:
             TenantExistsError: Its id is taken.
         """
-        insert = Statement("catalog.insert", _INSERT, _to_row(tenant))
+        insert = Statement("catalog.insert", INSERT, to_row(tenant))
         try:
             await self._actor.write((_make_way("catalog.insert", tenant.id), insert))
         except DuplicateRecordError as error:
@@ -101,9 +93,9 @@ class Catalog:
 
     async def find(self, tenant_id: TenantId) -> Tenant | None:
         """Return the tenant, or None; what any process committed before this call is seen."""
-        statement = Statement("catalog.find", f"{_SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
+        statement = Statement("catalog.find", f"{SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
         row = await self._actor.read(statement)
-        return None if row is None else _from_row(row)
+        return None if row is None else from_row(row)
 
     async def get(self, tenant_id: TenantId) -> Tenant:
         """Return the tenant; what any process committed before this call is seen.
@@ -111,43 +103,16 @@ class Catalog:
         Raises:
             TenantNotFoundError: There is none.
         """
-        tenant = self._remembered(tenant_id)
+        tenant = self._remembered.get(tenant_id)
         if tenant is None:
-            changed_at = self._changed_at()
+            changed_at = self._remembered.changed_at()
             tenant = await self.find(tenant_id)
-            self._remember(tenant, changed_at)
+            self._remembered.add(tenant, changed_at)
         if tenant is None or tenant.state is TenantState.PURGED:
             raise TenantNotFoundError(
                 f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
             )
         return tenant
-
-    def _changed_at(self) -> int | None:
-        try:
-            return self._file.stat().st_mtime_ns
-        except OSError:  # SQLite will say what is wrong with it
-            return None
-
-    def _remembered(self, tenant_id: TenantId) -> Tenant | None:
-        """Return what is known of the tenant, if the file has not changed since it was read."""
-        if self._seen and self._seen_at != self._changed_at():
-            self._seen.clear()
-        return self._seen.get(tenant_id)
-
-    def _remember(self, tenant: Tenant | None, changed_at: int | None) -> None:
-        """Remember what was read when the file had last been changed at `changed_at`, and has not been since.
-
-        Without a write-ahead log every commit writes the file, so its time of modification tells of it. Not within the tick
-        of the file system's clock: two changes in one have the same time (Git calls such an entry racily clean).
-        """
-        if tenant is None or changed_at is None or changed_at != self._changed_at():
-            return
-        if time.time_ns() - changed_at < _TICK_NANOSECONDS:
-            return
-        if self._seen_at != changed_at or len(self._seen) >= REMEMBERED_TENANTS_MAX:
-            self._seen.clear()
-        self._seen_at = changed_at
-        self._seen[tenant.id] = tenant
 
     async def list(
         self,
@@ -169,17 +134,17 @@ class Catalog:
         if id_prefix is not None:
             conditions.append("id >= ? AND id < ? || '{'")  # the character after z
             parameters += [check_id_prefix(id_prefix)] * 2
-        sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
+        sql = f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
-        tenants = [_from_row(row) for row in rows[:rows_max]]
+        tenants = [from_row(row) for row in rows[:rows_max]]
         has_more = len(rows) > rows_max
         return Page(tenants, encode_cursor(CATALOG_NAME, tenants[-1].id) if has_more else None)
 
     async def find_by_uid(self, uid: str) -> Tenant | None:
         """Return the tenant with this stable key, whatever its id is now, or None."""
-        statement = Statement("catalog.find_by_uid", f"{_SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
+        statement = Statement("catalog.find_by_uid", f"{SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
         row = await self._actor.read(statement)
-        return None if row is None else _from_row(row)
+        return None if row is None else from_row(row)
 
     async def directories(self, tenant_id: TenantId) -> set[str]:
         """Return the names of directories that are, or were, named after this id; their tenants may have other ids now."""
@@ -189,19 +154,19 @@ class Catalog:
 
     async def to_purge(self, limit: int) -> Sequence[Tenant]:
         """Return deleted tenants whose grace period has passed, those first that have waited the longest."""
-        sql = f"{_SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
+        sql = f"{SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
         parameters = (as_text(self._clock.now()), limit)
         return [
-            _from_row(row)
+            from_row(row)
             for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))
         ]
 
     async def by_snapshot_due(self, count: int) -> Sequence[Tenant]:
         """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
-        sql = f"{_SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
+        sql = f"{SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
         now = self._clock.now()
-        return [t for t in map(_from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
+        return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
     async def move_snapshot_due(self, tenant: Tenant, due_at: datetime) -> bool:
         """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
@@ -213,18 +178,18 @@ class Catalog:
 
     async def sample(self, count: int) -> Sequence[Tenant]:
         """Return so many active tenants, drawn at random."""
-        sql = f"{_SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
+        sql = f"{SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
         rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
-        return [_from_row(row) for row in rows]
+        return [from_row(row) for row in rows]
 
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
         """Return those of the tenants that exist."""
         found: dict[TenantId, Tenant] = {}
         for start in range(0, len(tenant_ids), _TENANTS_PER_LOOKUP):
             some = tenant_ids[start : start + _TENANTS_PER_LOOKUP]
-            sql = f"{_SELECT} WHERE id IN ({', '.join('?' * len(some))})"
+            sql = f"{SELECT} WHERE id IN ({', '.join('?' * len(some))})"
             rows = await self._actor.read(Statement("catalog.find_many", sql, some, Fetch.ALL))
-            found |= {tenant.id: tenant for tenant in map(_from_row, rows)}
+            found |= {tenant.id: tenant for tenant in map(from_row, rows)}
         return found
 
     async def apply(
@@ -282,7 +247,7 @@ class Catalog:
         changed = tenant.model_copy(update={**changes, "revision": tenant.revision + 1})
         columns = (*changes, "revision")
         sql = f"UPDATE tenants SET {' = ?, '.join(columns)} = ? WHERE uid = ? AND revision = ?"  # noqa: S608  # our names
-        row = dict(zip(_COLUMNS, _to_row(changed), strict=True))
+        row = dict(zip(COLUMNS, to_row(changed), strict=True))
         parameters = (*(row[column] for column in columns), tenant.uid, tenant.revision)
         unit = [Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT)]
         if "id" in changes:
@@ -301,9 +266,9 @@ class Catalog:
         """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
         found = []
         for where in ("intent IS NOT NULL", "state = 'provisioning' AND intent IS NULL"):
-            sql = f"{_SELECT} WHERE {where} ORDER BY id"
+            sql = f"{SELECT} WHERE {where} ORDER BY id"
             found += await self._actor.read(Statement("catalog.under_way", sql, (), Fetch.ALL))
-        return [_from_row(row) for row in found]
+        return [from_row(row) for row in found]
 
     async def remove(self, tenant: Tenant) -> None:
         """Forget a tenant that never came to life."""
@@ -376,19 +341,6 @@ def _told_if_closed() -> Iterator[None]:
         raise RegistryClosedError("the registry is closed") from error
 
 
-ALL_TENANTS: Final = Statement("catalog.all", f"{_SELECT} ORDER BY id", (), Fetch.ALL)
-"""For a look at the file from outside; see `tenants_of`."""
-
-
-def tenants_of(rows: Sequence[Row]) -> Sequence[Tenant]:
-    """Return what the rows of `ALL_TENANTS` say.
-
-    Raises:
-        MalformedRowError: One cannot be read.
-    """
-    return [_from_row(row) for row in rows]
-
-
 class StaleTenantError(Exception):
     """The tenant was changed since it was read: read it again."""
 
@@ -397,35 +349,3 @@ def _make_way(operation: str, tenant_id: TenantId) -> Statement:
     """Return the statement that forgets a purged tenant, so that its id can be taken; not while it is being purged."""
     sql = "DELETE FROM tenants WHERE id = ? AND state = 'purged' AND intent IS NULL"
     return Statement(operation, sql, (tenant_id,))
-
-
-def as_text(instant: datetime) -> str:
-    """Return an instant of the catalog's clock, in UTC, as the text that is stored: of one width, so it can be compared."""
-    return instant.isoformat(timespec="microseconds")
-
-
-def _to_row(tenant: Tenant) -> Row:
-    values = tenant.model_dump(mode="json")
-    for column in _TIME_COLUMNS:
-        if (instant := getattr(tenant, column)) is not None:
-            values[column] = as_text(instant)
-    for column in _JSON_COLUMNS:
-        if values[column] is not None:
-            values[column] = json.dumps(values[column], sort_keys=True)
-    return tuple(values[column] for column in _COLUMNS)
-
-
-def _from_row(row: Row) -> Tenant:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    try:
-        for column in _JSON_COLUMNS:
-            if values[column] is not None:
-                values[column] = json.loads(values[column])
-        return Tenant.model_validate(values)
-    except (TypeError, ValueError) as error:
-        # A state that only a newer tenantry knows, for example.
-        raise MalformedRowError(
-            f"the catalog's entry of tenant {values['id']!r} cannot be read: {error}",
-            entity="tenant",
-            record_id=str(values["id"]),
-        ) from error

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from tenantry.clock import Clock
+from tenantry.clock import Clock, as_text
 from tenantry.errors import JobError, JobNotFoundError, MalformedRowError
 from tenantry.ids import TenantId
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Row, Statement
 from tenantry.tenancy import audit
-from tenantry.tenancy.catalog import Catalog, as_text
+from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.fleet_job import (
     LIVE_STATES,
     OK,

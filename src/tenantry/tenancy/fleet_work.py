@@ -18,13 +18,14 @@ from tenantry.lifecycle import TenantState, check_serves
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import maintenance
 from tenantry.tenancy.actor import ActorContext
-from tenantry.tenancy.calls import CallRunner, LifecycleCall
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.fleet_job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet_options import as_json
 from tenantry.tenancy.fleet_table import FleetTable, Outcome, PendingTenant
 from tenantry.tenancy.handle import LeaseSource, TenantHandle
+from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.pool import ActorPool, busy_error
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread

@@ -24,9 +24,10 @@ from tenantry.errors import (
 from tenantry.ids import TenantId, TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.storage.sqlite import maintenance
-from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool, Lease
 from tenantry.tenancy.tenant import Tenant

@@ -32,9 +32,10 @@ from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.opening import FILE_MODE, make_directories, sync_directory
-from tenantry.tenancy.calls import CallRunner, LifecycleCall
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import check_snapshot_id, new_snapshot_id

@@ -15,9 +15,10 @@ from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
-from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
 from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id

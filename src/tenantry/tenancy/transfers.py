@@ -15,10 +15,11 @@ from tenantry.storage.bundle import read_bundle, write_bundle
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.opening import FILE_MODE, make_directories
-from tenantry.tenancy.calls import CallRunner, LifecycleCall, not_found
+from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import room_bytes
+from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
