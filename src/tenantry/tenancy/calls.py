@@ -32,8 +32,8 @@ from tenantry.ids import TenantId
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, remove_abandoned
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.lifecycle_call import LifecycleCall, is_under_way
-from tenantry.tenancy.pool import busy_error
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 

@@ -25,8 +25,9 @@ from tenantry.tenancy.fleet_job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet_options import as_json
 from tenantry.tenancy.fleet_table import FleetTable, Outcome, PendingTenant
 from tenantry.tenancy.handle import LeaseSource, TenantHandle
+from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.lifecycle_call import LifecycleCall
-from tenantry.tenancy.pool import ActorPool, busy_error
+from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 

@@ -22,7 +22,7 @@ from tenantry.storage.protocol import Request
 from tenantry.tenancy.actor import ActorStatistics
 from tenantry.tenancy.channel import ChannelClosedError
 from tenantry.tenancy.idempotency import KeyedSession, check_key, hash_payload
-from tenantry.tenancy.pool import Lease
+from tenantry.tenancy.lease import Lease
 from tenantry.tenancy.transaction import TransactionSession
 
 R = TypeVar("R", bound=Repository)

@@ -27,9 +27,10 @@ from tenantry.storage.sqlite import maintenance
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.lease import Lease
 from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
 from tenantry.tenancy.opener import TenantOpener
-from tenantry.tenancy.pool import ActorPool, Lease
+from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 

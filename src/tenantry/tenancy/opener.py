@@ -24,8 +24,8 @@ from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.audit import acting_as, append
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.lifecycle_call import not_found
-from tenantry.tenancy.pool import busy_error
 from tenantry.tenancy.tenant import Tenant
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0

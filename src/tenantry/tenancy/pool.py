@@ -27,15 +27,12 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
 from tenantry.errors import (
     PoolExhaustedError,
     RegistryClosedError,
-    TenantBusyError,
-    TenantError,
     TenantryError,
 )
 from tenantry.eventlog import EventLog
@@ -44,6 +41,7 @@ from tenantry.ids import TenantId
 from tenantry.tenancy.actor import TenantActor
 from tenantry.tenancy.gate import another_loop_error
 from tenantry.tenancy.idle import IdleTenants
+from tenantry.tenancy.lease import HAS_ACTOR, Held, Lease, LeaseState, Waiter, busy_error, unexpected
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
 """Opens the tenant's actor, or raises why it cannot be."""
@@ -59,16 +57,6 @@ PATIENCE: Final = 0.25
 
 _RETRY_AFTER_SECONDS_MIN: Final = 0.01
 _SMOOTHING: Final = 0.2
-
-
-class _State(Enum):
-    OPENING = "opening"
-    OPEN = "open"
-    YIELDING = "yielding"  # open for those who hold a lease, closing for everyone else
-    CLOSING = "closing"
-
-
-_HAS_ACTOR: Final = frozenset([_State.OPEN, _State.YIELDING])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,72 +84,6 @@ class PoolStatistics:
     closed_by_reason: dict[str, int]
     opened: int
     exhausted: int
-
-
-class Lease:
-    """A tenant's entry in the pool; to a caller, the right to use its actor until it is released.
-
-    Attributes:
-        holders: The tasks that have a transaction open under their lease. Such a task gets a second one even when the
-            tenant yields: it would wait for itself.
-    """
-
-    __slots__ = (
-        "actor",
-        "closed",
-        "holders",
-        "idle_since_seconds",
-        "is_proven",
-        "leases",
-        "opened",
-        "state",
-        "tenant_id",
-        "waiters",
-    )
-
-    def __init__(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> None:
-        self.tenant_id = tenant_id
-        self.state = _State.OPENING
-        self.actor: TenantActor = None  # type: ignore[assignment]  # set before anyone is handed the lease
-        self.leases = 0
-        self.holders: set[asyncio.Task[Any] | None] = set()
-        self.idle_since_seconds = 0.0
-        self.is_proven = False  # see tenantry.tenancy.idle
-        self.waiters = waiters
-        self.opened = asyncio.Event()  # opening ended, well or not
-        self.closed = asyncio.Event()
-
-
-class _Waiter:
-    """A caller that waits for a lease. It may have gone when its turn comes, and then refuses."""
-
-    __slots__ = ("future", "has_place", "is_impatient")
-
-    def __init__(self, future: "asyncio.Future[Lease]") -> None:
-        self.future = future
-        self.has_place = False
-        self.is_impatient = False
-
-    def hand(self, lease: Lease) -> bool:
-        if self.future.done():
-            return False
-        lease.leases += 1
-        self.future.set_result(lease)
-        return True
-
-    def fail(self, error: TenantryError) -> bool:
-        if self.future.done():
-            return False
-        self.future.set_exception(error.for_another_caller())
-        return True
-
-
-class _Held(NamedTuple):
-    """A tenant that is kept closed: by which lifecycle call, and who waits for the end of it."""
-
-    action: str
-    waiters: "deque[_Waiter]"
-    released: asyncio.Event
 
 
 class _Plan(NamedTuple):
@@ -208,8 +130,8 @@ class ActorPool:
         self._entries: dict[TenantId, Lease] = {}
         self._idle: IdleTenants[Lease] = IdleTenants(open_tenants_max)
         self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
-        self._held: dict[TenantId, _Held] = {}
-        self._queue: OrderedDict[TenantId, deque[_Waiter]] = OrderedDict()  # tenants without a place
+        self._held: dict[TenantId, Held] = {}
+        self._queue: OrderedDict[TenantId, deque[Waiter]] = OrderedDict()  # tenants without a place
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
         self._closing = 0
@@ -224,7 +146,7 @@ class ActorPool:
         states = [lease.state for lease in self._entries.values()]
         return (
             f"<ActorPool: {len(states)} of {self._open_tenants_max} places taken ({len(self._idle)} idle, "
-            f"{states.count(_State.OPENING)} opening, {states.count(_State.CLOSING)} closing), "
+            f"{states.count(LeaseState.OPENING)} opening, {states.count(LeaseState.CLOSING)} closing), "
             f"{self._waiting} callers waiting{', closed' if self._is_closed else ''}>"
         )
 
@@ -254,12 +176,12 @@ class ActorPool:
     def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
         """Yield the tenants that hold a place, with the actors of those that are open."""
         for tenant_id, lease in list(self._entries.items()):
-            yield tenant_id, lease.actor if lease.state in _HAS_ACTOR else None
+            yield tenant_id, lease.actor if lease.state in HAS_ACTOR else None
 
     def actor(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor if it is open, without a lease: for its statistics and limits only."""
         lease = self._entries.get(tenant_id)
-        return lease.actor if lease is not None and lease.state in _HAS_ACTOR else None
+        return lease.actor if lease is not None and lease.state in HAS_ACTOR else None
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now; the caller releases it.
@@ -272,8 +194,8 @@ class ActorPool:
             return None
         if asyncio.get_running_loop() is not self._loop:
             raise another_loop_error(tenant_id)
-        if lease.state is not _State.OPEN and not (
-            lease.state is _State.YIELDING and asyncio.current_task() in lease.holders
+        if lease.state is not LeaseState.OPEN and not (
+            lease.state is LeaseState.YIELDING and asyncio.current_task() in lease.holders
         ):
             return None
         if not lease.leases:
@@ -284,7 +206,7 @@ class ActorPool:
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor if it is open, once an opening that is under way has ended."""
         lease = self._entries.get(tenant_id)
-        if lease is not None and lease.state is _State.OPENING:
+        if lease is not None and lease.state is LeaseState.OPENING:
             await lease.opened.wait()
         return self.actor(tenant_id)
 
@@ -331,9 +253,9 @@ class ActorPool:
         lease.leases -= 1
         if lease.leases:
             return
-        if lease.state is _State.YIELDING:
+        if lease.state is LeaseState.YIELDING:
             self._act(_Plan([], [self._begin_closing(lease, "capacity")]))
-        elif lease.state is _State.OPEN:
+        elif lease.state is LeaseState.OPEN:
             lease.idle_since_seconds = self._now()
             self._idle.add(lease)
             if self._queue:
@@ -353,11 +275,11 @@ class ActorPool:
         lease = self._entries.get(tenant_id)
         if lease is None:
             return
-        if lease.state is _State.OPENING:
+        if lease.state is LeaseState.OPENING:
             await lease.opened.wait()
-        if lease.state in _HAS_ACTOR:
+        if lease.state in HAS_ACTOR:
             self._act(_Plan([], [self._begin_closing(lease, reason)]))
-        if lease.state is _State.CLOSING:
+        if lease.state is LeaseState.CLOSING:
             await lease.closed.wait()
 
     @asynccontextmanager
@@ -372,7 +294,7 @@ class ActorPool:
         """
         while tenant_id in self._held:
             await self._held[tenant_id].released.wait()
-        held = self._held[tenant_id] = _Held(action, self._queue.pop(tenant_id, deque()), asyncio.Event())
+        held = self._held[tenant_id] = Held(action, self._queue.pop(tenant_id, deque()), asyncio.Event())
         self._take_places_back()
         try:
             while tenant_id in self._entries:
@@ -397,7 +319,7 @@ class ActorPool:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _enqueue(self, tenant_id: TenantId) -> _Waiter:
+    def _enqueue(self, tenant_id: TenantId) -> Waiter:
         """Put a caller where it will be served; the decisions that follow from that are taken at once."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
@@ -405,9 +327,9 @@ class ActorPool:
             raise another_loop_error(tenant_id)
         if self._is_closed:
             raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
-        waiter = _Waiter(loop.create_future())
+        waiter = Waiter(loop.create_future())
         lease = self._entries.get(tenant_id)
-        if lease is not None and lease.state is _State.OPENING:
+        if lease is not None and lease.state is LeaseState.OPENING:
             waiter.has_place = True
             lease.waiters.append(waiter)
             return waiter
@@ -425,7 +347,7 @@ class ActorPool:
             self._act(self._plan())
         return waiter
 
-    def _dequeue(self, tenant_id: TenantId, waiter: _Waiter) -> None:
+    def _dequeue(self, tenant_id: TenantId, waiter: Waiter) -> None:
         """Take out a caller that has gone; one that was served is out already."""
         if not waiter.has_place:
             self._waiting -= 1
@@ -436,7 +358,7 @@ class ActorPool:
             del self._queue[tenant_id]
         self._take_places_back()
 
-    def _waiters_of(self, tenant_id: TenantId) -> "deque[_Waiter] | None":
+    def _waiters_of(self, tenant_id: TenantId) -> "deque[Waiter] | None":
         entry = self._entries.get(tenant_id) or self._held.get(tenant_id)
         return entry.waiters if entry is not None else None
 
@@ -450,7 +372,7 @@ class ActorPool:
             elif self._closing < len(self._queue) and (lease := self._idle.first()) is not None:
                 plan.to_close.append(self._begin_closing(lease, "capacity"))
             elif self._leaving() < self._impatient() and (longest := self._longest_open()) is not None:
-                longest.state = _State.YIELDING
+                longest.state = LeaseState.YIELDING
                 self._yielding[longest.tenant_id] = longest
             else:
                 break
@@ -466,16 +388,16 @@ class ActorPool:
         return self._closing + len(self._yielding)
 
     def _longest_open(self) -> Lease | None:
-        return next((lease for lease in self._entries.values() if lease.state is _State.OPEN), None)
+        return next((lease for lease in self._entries.values() if lease.state is LeaseState.OPEN), None)
 
     def _take_places_back(self) -> None:
         """Let tenants stay whose place nobody needs any more."""
         while self._yielding and self._leaving() > self._impatient():
             _, lease = self._yielding.popitem()
-            lease.state = _State.OPEN
+            lease.state = LeaseState.OPEN
             self._hand_out(lease)
 
-    def _begin_opening(self, tenant_id: TenantId, waiters: "deque[_Waiter]") -> Lease:
+    def _begin_opening(self, tenant_id: TenantId, waiters: "deque[Waiter]") -> Lease:
         for waiter in waiters:
             waiter.has_place = True
         self._waiting -= len(waiters)
@@ -488,7 +410,7 @@ class ActorPool:
         return lease
 
     def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
-        lease.state = _State.CLOSING
+        lease.state = LeaseState.CLOSING
         self._idle.forget(lease)
         self._yielding.pop(lease.tenant_id, None)
         self._closing += 1
@@ -513,7 +435,7 @@ class ActorPool:
         try:
             lease.actor = await self._opener(lease.tenant_id)
         except Exception as error:  # noqa: BLE001  # whatever it is, the callers hear of it and the place is free again
-            failure = error if isinstance(error, TenantryError) else _unexpected(lease.tenant_id, error)
+            failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
             outcome = failure.outcome
             del self._entries[lease.tenant_id]
             for waiter in lease.waiters:
@@ -522,7 +444,7 @@ class ActorPool:
             self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=lease.tenant_id)
         else:
             backend = lease.actor.backend
-            lease.state = _State.OPEN
+            lease.state = LeaseState.OPEN
             self._opened += 1
             self._hand_out(lease)
             self._log.debug(TENANT_OPENED, tenant_id=lease.tenant_id)
@@ -542,7 +464,7 @@ class ActorPool:
         try:
             await lease.actor.aclose(self._close_timeout_seconds)
         except Exception as error:  # noqa: BLE001  # its place must come free; the lock keeps others off its file
-            failure = error if isinstance(error, TenantryError) else _unexpected(lease.tenant_id, error)
+            failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
             self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=lease.tenant_id, reason=reason)
         else:
             self._log.debug(TENANT_CLOSED, tenant_id=lease.tenant_id, reason=reason)
@@ -560,11 +482,11 @@ class ActorPool:
             TenantClosed(lease.tenant_id, lease.actor.backend, reason, self._now() - started_seconds)
         )
 
-    def _lose_patience(self, waiter: _Waiter) -> None:
+    def _lose_patience(self, waiter: Waiter) -> None:
         waiter.is_impatient = True
         self._act(self._plan())
 
-    def _exhaust(self, tenant_id: TenantId, waiter: _Waiter) -> None:
+    def _exhaust(self, tenant_id: TenantId, waiter: Waiter) -> None:
         if waiter.has_place or waiter.future.done():
             return
         held = self._held.get(tenant_id)
@@ -585,20 +507,3 @@ class ActorPool:
             limit_value=limit_value,
             retry_after_seconds=retry_after_seconds,
         )
-
-
-def busy_error(tenant_id: TenantId, action: str, retry_after_seconds: float) -> TenantBusyError:
-    """Return the error of whoever comes while a lifecycle call works on the tenant."""
-    return TenantBusyError(
-        f"tenant {tenant_id!r} is busy with {action!r}: try again in {retry_after_seconds:.2f} s",
-        tenant_id=tenant_id,
-        action=action,
-        retry_after_seconds=retry_after_seconds,
-    )
-
-
-def _unexpected(tenant_id: TenantId, error: Exception) -> TenantError:
-    """Return our error for one that nobody expected, so that callers see only one tree."""
-    failure = TenantError(f"tenant {tenant_id!r}: {error!r}", tenant_id=tenant_id)
-    failure.__cause__ = error
-    return failure

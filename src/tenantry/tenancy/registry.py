@@ -38,9 +38,10 @@ from tenantry.tenancy.fleet import Fleet
 from tenantry.tenancy.fleet_work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.housekeeping import Housekeeping
+from tenantry.tenancy.lease import Lease
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.opener import TenantOpener, check_opens
-from tenantry.tenancy.pool import ActorPool, Lease
+from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
