@@ -1,6 +1,5 @@
 """Who calls: API keys, what they are good for, and a limit on how often somebody may try wrong ones."""
 
-import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -11,6 +10,7 @@ from fastapi import Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
+from tenantry.admin.address import network_of
 from tenantry.admin.problems import ProblemError
 from tenantry.clock import Clock
 from tenantry.tenancy.api_keys import ApiKey, ApiKeys, Scope
@@ -21,7 +21,6 @@ FAILURES_MAX: Final = 10
 FAILURE_SECONDS: Final = 6.0
 _CLIENTS_MAX: Final = 4096
 _TOKEN_CHARACTERS_MAX: Final = 512
-_IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +159,7 @@ class Bearer(SecurityBase):
 
 
 def _client(request: Request) -> str:
-    host = request.client.host if request.client is not None else "unknown"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:  # a server that listens on both
-            return str(address.ipv4_mapped)
-        # Whoever has one address has the whole network of it.
-        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
-    return host
+    return network_of(request.client.host) if request.client is not None else "unknown"
 
 
 def _unauthorized(detail: str, parameters: str) -> ProblemError:
