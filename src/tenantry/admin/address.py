@@ -9,15 +9,15 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_PREFIX: Final = 64
 # What some proxies write: 192.0.2.1:5678, [2001:db8::1], [2001:db8::1]:5678.
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}", re.ASCII)
-_CHARACTERS_MAX: Final = 64
 
 
 def parse_address(text: str) -> Address | None:
     """Return the address that a text has, with a port or without; None if it has none."""
-    match = _WITH_PORT.fullmatch(text[:_CHARACTERS_MAX])
+    match = _WITH_PORT.fullmatch(text)
     bare = text if match is None else match["v6"] or match["v4"] or ""
     try:
-        return ipaddress.ip_address(bare)
+        # The zone is the sender's name for its own network card.
+        return ipaddress.ip_address(bare.partition("%")[0])
     except ValueError:
         return None
 

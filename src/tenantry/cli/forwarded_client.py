@@ -2,11 +2,14 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tenantry.admin.address import parse_address
+
 
 class ForwardedClient:
     """Takes the client's address from the last entry of X-Forwarded-For: the one that the proxy in front wrote itself.
 
-    Those before it are what the client says of itself.
+    Those before it are what the client says of itself. Some proxies write a port too: it differs between connections and says
+    nothing of who it is. An entry that is no address leaves the proxy's own.
 
     Args:
         app: The application.
@@ -19,7 +22,7 @@ class ForwardedClient:
         """Handle a request."""
         if scope["type"] in {"http", "websocket"}:
             said = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-            client = said[-1].decode("latin-1").rpartition(",")[2].strip() if said else ""
-            if client:
-                scope = {**scope, "client": (client, 0)}
+            client = parse_address(said[-1].decode("latin-1").rpartition(",")[2].strip()) if said else None
+            if client is not None:
+                scope = {**scope, "client": (str(client), 0)}
         await self._app(scope, receive, send)
