@@ -16,7 +16,8 @@ from tenantry.clock import Clock
 from tenantry.tenancy.api_keys import ApiKey, ApiKeys, Scope
 
 FAILURES_MAX: Final = 10
-"""How many wrong keys one client may try in a row; then one every `FAILURE_SECONDS`."""
+"""How many wrong keys one client may try in a row; then one every `FAILURE_SECONDS`. A good key is let in all the same: many
+clients may come from one address, and nobody guesses one of 2^256."""
 
 FAILURE_SECONDS: Final = 6.0
 _CLIENTS_MAX: Final = 4096
@@ -93,15 +94,15 @@ class KeyAuthenticator:
         """Return who makes the request.
 
         Raises:
-            ProblemError: 401 without a good key; 429 for a client that tried too many wrong ones, also with a good one.
+            ProblemError: 401 without a good key; 429 with a wrong one from a client that tried too many.
         """
-        client = _client(request)
-        self._failures.check(client)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _unauthorized("send a key: Authorization: Bearer tnt_…", "")
         key = await self._keys.authenticate(token.strip()[:_TOKEN_CHARACTERS_MAX])
         if key is None:
+            client = _client(request)
+            self._failures.check(client)
             self._failures.note(client)
             raise _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
         return Principal(f"key:{key.id}", key)
