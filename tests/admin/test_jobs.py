@@ -179,3 +179,20 @@ async def test_a_job_outlives_its_streams(
             await service.registry.aclose()
         assert [event async for event in seen] == []
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+async def test_a_stream_does_not_outlive_its_key(
+    service: Service, job: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """When the key is not good any more the stream ends as it should, and the job goes on."""
+    monkeypatch.setattr("tenantry.admin.watch.WATCH_SECONDS", 0.01)
+    made = await service.registry.keys.create()
+    async with served(service.app) as url, connected(url, made.token) as client:
+        async with client.stream("GET", f"/v1/jobs/{job}/events") as response:
+            seen = events(response)
+            assert (await anext(seen))["state"] == "running"
+            await service.registry.keys.revoke(made.key.id)
+            assert [event async for event in seen] == []
+        check_problem(await client.get(f"/v1/jobs/{job}"), 401, "unauthorized")
+    assert (await service.registry.fleet.get(job)).state == "running"
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []

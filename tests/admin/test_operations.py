@@ -169,3 +169,26 @@ async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: p
             await until(lambda: all(map(is_registry, asyncio.all_tasks() - before)))
         assert (await ended(client, accepted))["state"] == "succeeded"
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_stream_does_not_outlive_its_key(service: Service, monkeypatch: pytest.MonkeyPatch):
+    """When the key is revoked the stream ends, though the operation goes on; other keys' streams go on with it."""
+    monkeypatch.setattr("tenantry.admin.watch.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.oversight.WATCH_SECONDS", 0.01)
+    made = await service.registry.keys.create()
+    async with served(service.app) as url, connected(url, await service.token("admin")) as client:
+        async with service.registry.tenant("acme").transaction():
+            accepted = await client.post("/v1/tenants/acme/archive")
+            path = f"{accepted.headers['location']}/events"
+            async with (
+                connected(url, made.token) as holder,
+                holder.stream("GET", path) as revoked,
+                client.stream("GET", path) as other,
+            ):
+                seen, others = events(revoked), events(other)
+                assert (await anext(seen))["state"] == (await anext(others))["state"] == "running"
+                await service.registry.keys.revoke(made.key.id)
+                assert [event async for event in seen] == []
+                assert (await client.get(accepted.headers["location"])).json()["state"] == "running"
+        assert (await ended(client, accepted))["state"] == "succeeded"

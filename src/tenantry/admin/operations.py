@@ -6,7 +6,7 @@ What became of it is in the audit, whatever happens to the service.
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
@@ -125,16 +125,11 @@ class Operations:
             )
         return operation
 
-    async def follow(self, operation_id: str) -> AsyncIterator[Operation]:
-        """Yield an operation now and, while it runs, at each step and when it has ended."""
-        operation = self.get(operation_id)
-        while operation.state is OperationState.RUNNING:
-            # Asked for before the operation is given away: a change meanwhile is not missed.
-            changed = self._changed.setdefault(operation_id, asyncio.Event())
-            yield operation
-            await changed.wait()
-            operation = self.get(operation_id)
-        yield operation
+    async def changed(self, seen: Operation) -> Operation:
+        """Return an operation when it is no longer as it was seen; at once if it has ended."""
+        if seen.state is OperationState.RUNNING and self.get(seen.id) is seen:
+            await self._changed.setdefault(seen.id, asyncio.Event()).wait()
+        return self.get(seen.id)
 
     def observe(self, event: Event) -> None:
         """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
