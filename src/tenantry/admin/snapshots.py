@@ -4,6 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
+from tenantry.admin.match import Matched
 from tenantry.admin.operations import Operation
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -59,11 +60,12 @@ async def delete_snapshot(
     await service.registry.snapshots.delete(tenant_id, snapshot_id)
 
 
-@router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404))
+@router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404, 412))
 async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: str,
     _: Administrator,
+    __: Matched,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -75,10 +77,11 @@ async def restore_snapshot(
     return accepted(service.operations.start("restore", tenant_id, work), response)
 
 
-@router.post("/undo-restore", status_code=202, responses=documented(404))
+@router.post("/undo-restore", status_code=202, responses=documented(404, 412))
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
+    __: Matched,
     service: CurrentService,
     response: Response,
 ) -> Operation:

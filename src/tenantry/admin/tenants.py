@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
+from tenantry.admin.match import IfMatch, Matched, etag, revision_of
 from tenantry.admin.operations import Operation
-from tenantry.admin.problems import ProblemError, documented
+from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
     Administrator,
     AdminRoute,
@@ -93,13 +94,10 @@ async def change_tenant(
     _: Operator,
     service: CurrentService,
     response: Response,
-    if_match: Annotated[
-        str | None,
-        Header(description="The ETag that the change was decided on; otherwise 412.", max_length=100),
-    ] = None,
+    if_match: IfMatch = None,
 ) -> TenantOut:
     """Change a tenant's settings and limits; they apply at once."""
-    revision = None if if_match is None else _revision(if_match, await service.registry.get(tenant_id))
+    revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
     tenant = await service.registry.update(
         tenant_id,
         display_name=body.display_name,
@@ -110,18 +108,19 @@ async def change_tenant(
     return tagged(tenant, response)
 
 
-@router.delete("/{tenant_id}", responses=documented(404, 409))
+@router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
-    tenant_id: TenantPath, _: Administrator, service: CurrentService, response: Response
+    tenant_id: TenantPath, _: Administrator, __: Matched, service: CurrentService, response: Response
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
     return tagged(await service.registry.delete(tenant_id), response)
 
 
-@router.post("/{tenant_id}/suspend", responses=documented(404, 409))
+@router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
 async def suspend_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    __: Matched,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
@@ -136,13 +135,14 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
     async def operate(
         tenant_id: TenantPath,
         _: Operator,
+        __: Matched,
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
         return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
-    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409))(operate)
+    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
 
 
 _add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
@@ -152,11 +152,12 @@ _add_simple(
 )
 
 
-@router.post("/{tenant_id}/rename", responses=documented(404, 409))
+@router.post("/{tenant_id}/rename", responses=documented(404, 409, 412))
 async def rename_tenant(
     tenant_id: TenantPath,
     body: Renaming,
     principal: Administrator,
+    __: Matched,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
@@ -165,10 +166,11 @@ async def rename_tenant(
     return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
-@router.post("/{tenant_id}/quarantine", responses=documented(404, 409))
+@router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
 async def quarantine_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    __: Matched,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
@@ -178,10 +180,11 @@ async def quarantine_tenant(
     return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
-@router.post("/{tenant_id}/archive", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    __: Matched,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
@@ -192,10 +195,11 @@ async def archive_tenant(
     return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
 
 
-@router.post("/{tenant_id}/repair", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
 async def repair_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    __: Matched,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -205,10 +209,11 @@ async def repair_tenant(
     return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
 
 
-@router.post("/{tenant_id}/purge", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
+    __: Matched,
     service: CurrentService,
     response: Response,
     body: Purging | None = None,
@@ -219,11 +224,12 @@ async def purge_tenant(
     return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
 
 
-@router.post("/{tenant_id}/clone", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
 async def clone_tenant(
     tenant_id: TenantPath,
     body: Cloning,
     principal: Operator,
+    __: Matched,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -264,32 +270,5 @@ def tagged(tenant: Tenant, response: Response) -> TenantOut:
     return TenantOut.of(tenant)
 
 
-def etag(tenant: Tenant) -> str:
-    """Return the tag of a tenant's present settings and state."""
-    return f'"{tenant.revision}"'
-
-
 def _reason(body: Because | None) -> str | None:
     return body.reason if body is not None else None
-
-
-def _revision(if_match: str, tenant: Tenant) -> int | None:
-    """Return the revision that a change was decided on; None if any will do.
-
-    Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.
-
-    Raises:
-        ProblemError: 412.
-    """
-    if if_match.strip() == "*":
-        return None
-    if etag(tenant) in {tag.strip() for tag in if_match.split(",")}:
-        return tenant.revision
-    raise ProblemError(
-        412,
-        "revision",
-        "The tenant was changed",
-        f"If-Match is not {etag(tenant)}, which is the tenant's ETag by now: read it again",
-        tenant_id=tenant.id,
-        current_revision=tenant.revision,
-    )
