@@ -298,7 +298,6 @@ STEPS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/quarantine", None),
     ("POST", "/repair", None),
     ("POST", "/clone", {"new_id": "other"}),
-    ("POST", "/snapshots/20261123-120000-000000-00ff00ff/restore", None),
     ("POST", "/undo-restore", None),
 ]
 
@@ -316,7 +315,7 @@ async def test_a_step_that_was_decided_on_something_else(
     problem = check_problem(response, 412, "revision")
     assert problem["current_revision"] == before["revision"]
     assert (await admin.get("/v1/tenants/acme")).json() == before
-    # What the key may not do is said first.
+    # What would be refused without it is refused for that.
     refused = await reader.request(method, f"/v1/tenants/acme{path}", json=body, headers=stale)
     check_problem(refused, 403, "scope")
     missing = await admin.request(method, f"/v1/tenants/missing{path}", json=body, headers=stale)

@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Path
 from tenantry.admin.problems import ProblemError
 from tenantry.admin.routing import CurrentService
 from tenantry.admin.schemas import TenantIdText
+from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
 IfMatch = Annotated[
@@ -19,24 +20,41 @@ IfMatch = Annotated[
 ]
 
 
-async def _check(
-    tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatch = None
-) -> None:
-    """Refuse a call that was decided on something else than the tenant is now.
+class Match:
+    """What a call on a tenant was decided on.
 
-    Looked at before the call, and not with it as a change of settings does: of two calls that are made at the very same time
-    both may pass. Then the states decide: the second one is refused, or finds that what it asks for is done.
-
-    Raises:
-        ProblemError: 412.
-        TenantNotFoundError: There is none.
+    Args:
+        registry: The tenants.
+        tenant_id: Which.
+        if_match: What the request says; None if it does not say.
     """
-    if if_match is not None:
-        revision_of(if_match, await service.registry.get(tenant_id))
+
+    def __init__(self, registry: TenantRegistry, tenant_id: str, if_match: str | None) -> None:
+        self._registry = registry
+        self._tenant_id = tenant_id
+        self._if_match = if_match
+
+    async def check(self) -> None:
+        """Refuse the call if the tenant is something else by now.
+
+        Looked at before the call, and not with it as a change of settings does: of two calls that are made at the very same
+        time both may pass. Then the states decide: the second one is refused, or finds that what it asks for is done.
+
+        Raises:
+            ProblemError: 412.
+            TenantNotFoundError: There is none.
+        """
+        if self._if_match is not None:
+            revision_of(self._if_match, await self._registry.get(self._tenant_id))
 
 
-Matched = Annotated[None, Depends(_check)]
-"""For a call on a tenant; after what checks the key's scope."""
+async def _match(
+    tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatch = None
+) -> Match:
+    return Match(service.registry, tenant_id, if_match)
+
+
+CurrentMatch = Annotated[Match, Depends(_match)]
 
 
 def etag(tenant: Tenant) -> str:

@@ -4,7 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from tenantry.admin.match import Matched
+from tenantry.admin.match import CurrentMatch
 from tenantry.admin.operations import Operation
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -65,7 +65,7 @@ async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: str,
     _: Administrator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -73,6 +73,7 @@ async def restore_snapshot(
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
+    await match.check()
     work = partial(_restored, service.registry, tenant_id, snapshot_id)
     return accepted(service.operations.start("restore", tenant_id, work), response)
 
@@ -81,12 +82,13 @@ async def restore_snapshot(
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     work = partial(_undone, service.registry, tenant_id)
     return accepted(service.operations.start("undo_restore", tenant_id, work), response)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from tenantry.admin.match import IfMatch, Matched, etag, revision_of
+from tenantry.admin.match import CurrentMatch, IfMatch, etag, revision_of
 from tenantry.admin.operations import Operation
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -110,9 +110,10 @@ async def change_tenant(
 
 @router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
-    tenant_id: TenantPath, _: Administrator, __: Matched, service: CurrentService, response: Response
+    tenant_id: TenantPath, _: Administrator, match: CurrentMatch, service: CurrentService, response: Response
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
+    await match.check()
     return tagged(await service.registry.delete(tenant_id), response)
 
 
@@ -120,12 +121,13 @@ async def delete_tenant(
 async def suspend_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
+    await match.check()
     return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
@@ -135,10 +137,11 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
     async def operate(
         tenant_id: TenantPath,
         _: Operator,
-        __: Matched,
+        match: CurrentMatch,
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
+        await match.check()
         return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
@@ -157,12 +160,13 @@ async def rename_tenant(
     tenant_id: TenantPath,
     body: Renaming,
     principal: Administrator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
+    await match.check()
     return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
@@ -170,13 +174,14 @@ async def rename_tenant(
 async def quarantine_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "set apart by an operator"
+    await match.check()
     return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
@@ -184,13 +189,14 @@ async def quarantine_tenant(
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
     return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
 
@@ -199,12 +205,13 @@ async def archive_tenant(
 async def repair_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     repair = partial(service.registry.repair, tenant_id)
     return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
 
@@ -213,13 +220,14 @@ async def repair_tenant(
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Purging | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
     await service.registry.get(tenant_id)
+    await match.check()
     purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
     return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
 
@@ -229,13 +237,14 @@ async def clone_tenant(
     tenant_id: TenantPath,
     body: Cloning,
     principal: Operator,
-    __: Matched,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
     await service.registry.get(tenant_id)
+    await match.check()
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)
     clone = partial(
