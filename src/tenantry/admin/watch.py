@@ -3,7 +3,8 @@
 from typing import Annotated, Final
 
 import anyio
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Request
+from starlette.exceptions import HTTPException  # also the framework's own, which is one
 
 from tenantry.admin.auth import Authenticate
 from tenantry.admin.routing import CurrentService
