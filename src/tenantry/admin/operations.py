@@ -27,6 +27,11 @@ KEPT_MAX: Final = 1_000
 RUNNING_MAX: Final = 64
 """How many may run at once."""
 
+RUNNING_PER_TENANT_MAX: Final = 4
+"""How many of them may be of one tenant: no tenant keeps the others waiting."""
+
+RETRY_AFTER_SECONDS: Final = 1
+
 _current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
 
 
@@ -86,17 +91,9 @@ class Operations:
         """Begin to work, and return the operation.
 
         Raises:
-            ProblemError: 503, too many run already.
+            ProblemError: 429, too many of the tenant run already; 503, too many of all.
         """
-        if len(self._tasks) >= RUNNING_MAX:
-            raise ProblemError(
-                503,
-                "too-many-operations",
-                "Too many operations",
-                f"{RUNNING_MAX} operations run already: try again when one has ended",
-                headers={"Retry-After": "1"},
-                retry_after_seconds=1,
-            )
+        self._check_room(tenant_id)
         operation = Operation(
             id=secrets.token_hex(8),
             action=action,
@@ -142,6 +139,13 @@ class Operations:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
+    def _check_room(self, tenant_id: str | None) -> None:
+        if len(self._tasks) >= RUNNING_MAX:
+            raise _too_many(503, f"{RUNNING_MAX} operations run already")
+        same = [one for one in self._tasks if self._known[one].tenant_id == tenant_id]
+        if tenant_id is not None and len(same) >= RUNNING_PER_TENANT_MAX:
+            raise _too_many(429, f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already")
+
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
         changes: dict[str, Any]
         # The call's own task inherits it, so its steps are known to be this operation's.
@@ -173,3 +177,14 @@ class Operations:
                 return
             if operation_id not in self._tasks:
                 del self._known[operation_id]
+
+
+def _too_many(status: int, detail: str) -> ProblemError:
+    return ProblemError(
+        status,
+        "too-many-operations",
+        "Too many operations",
+        f"{detail}: try again when one has ended",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
