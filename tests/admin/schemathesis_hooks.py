@@ -11,10 +11,18 @@ _count = itertools.count()
 
 @schemathesis.hook
 def before_call(_: Any, case: schemathesis.Case, __: Any) -> None:
-    """Take a new idempotency key for each request: one that was used for another request is 422, and should be."""
-    is_right = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
-    if is_right and "Idempotency-Key" in (case.headers or {}):
-        case.headers["Idempotency-Key"] = f"{next(_count)} {case.headers['Idempotency-Key']}"[:255]
+    """Change the headers of right requests that a document cannot tell how to choose.
+
+    An idempotency key that was used for another request is 422, and should be: each request takes a new one. An ETag that was
+    made up is 412, and should be: in turns it is any, so that what comes after is tried too.
+    """
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not case.headers:
+        return
+    number = next(_count)
+    if "Idempotency-Key" in case.headers:
+        case.headers["Idempotency-Key"] = f"{number} {case.headers['Idempotency-Key']}"[:255]
+    if "If-Match" in case.headers and number % 4:
+        case.headers["If-Match"] = "*"
 
 
 @schemathesis.serializer("application/gzip")

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from fleets import Held, holding, nested
 from service import Service, check_problem, connected, events, is_registry, served
@@ -179,3 +180,19 @@ async def test_a_job_outlives_its_streams(
             await service.registry.aclose()
         assert [event async for event in seen] == []
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+async def test_a_stream_does_not_outlive_its_key(service: Service, job: str, monkeypatch: pytest.MonkeyPatch):
+    """When the key is not good any more the stream ends as it should, and the job goes on."""
+    monkeypatch.setattr("tenantry.admin.watch.WATCH_SECONDS", 0.01)
+    made = await service.registry.keys.create()
+    async with served(service.app) as url, connected(url, made.token) as client:
+        async with client.stream("GET", f"/v1/jobs/{job}/events") as response:
+            seen = events(response)
+            assert (await anext(seen))["state"] == "running"
+            await service.registry.keys.revoke(made.key.id)
+            with capture_logs() as logs:
+                assert [event async for event in seen] == []
+            assert [log for log in logs if log["log_level"] == "error"] == []
+        check_problem(await client.get(f"/v1/jobs/{job}"), 401, "unauthorized")
+    assert (await service.registry.fleet.get(job)).state == "running"

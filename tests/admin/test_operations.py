@@ -12,7 +12,14 @@ from structlog.testing import capture_logs
 
 from service import Service, check_problem, connected, ended, events, is_registry, served
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.operations import KEPT_MAX, RUNNING_MAX, Operations, OperationState
+from tenantry.admin.operations import (
+    KEPT_MAX,
+    RUNNING_MAX,
+    RUNNING_PER_TENANT_MAX,
+    Operations,
+    OperationState,
+)
+from tenantry.admin.problems import ProblemError
 from tenantry.storage.objects import LocalStorage
 from tenants import HandClock, until
 
@@ -102,14 +109,35 @@ async def test_an_operation_of_another_tenant(service: Service, admin: httpx.Asy
 
 
 @pytest.mark.usefixtures("acme")
-async def test_too_many_operations(service: Service, admin: httpx.AsyncClient):
-    """There is a limit to how many run at once; beyond it, the answer is when to come again."""
+async def test_too_many_operations_of_a_tenant(service: Service, admin: httpx.AsyncClient):
+    """One tenant has its share of what may run at once; others are not kept waiting, and it goes on when one has ended."""
+    await admin.post("/v1/tenants", json={"id": "globex"})
     async with long_archiving(service, admin) as first:
-        others = [await admin.post("/v1/tenants/acme/archive") for _ in range(RUNNING_MAX - 1)]
+        others = [await admin.post("/v1/tenants/acme/archive") for _ in range(RUNNING_PER_TENANT_MAX - 1)]
         refused = await admin.post("/v1/tenants/acme/archive")
-        check_problem(refused, 503, "too-many-operations")
+        check_problem(refused, 429, "too-many-operations")
+        await ended(admin, await admin.post("/v1/tenants/globex/archive"))
     for accepted in (first, *others):
         assert (await ended(admin, accepted))["state"] == "succeeded"
+    assert (await ended(admin, await admin.post("/v1/tenants/acme/archive")))["state"] == "succeeded"
+
+
+async def test_too_many_operations():
+    """There is a limit to how many run at once; beyond it, the answer is when to come again."""
+    operations, released = Operations(HandClock()), asyncio.Event()
+
+    async def wait() -> None:
+        await released.wait()
+
+    for number in range(RUNNING_MAX):
+        operations.start("long", f"tenant-{number}", wait)
+    with pytest.raises(ProblemError) as refused:
+        operations.start("long", "another", wait)
+    assert refused.value.status_code == 503
+    assert refused.value.content["type"] == "urn:tenantry:problem:too-many-operations"
+    assert refused.value.headers == {"Retry-After": "1"}
+    released.set()
+    await operations.aclose()
 
 
 async def test_old_operations_are_forgotten():
@@ -169,3 +197,28 @@ async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: p
             await until(lambda: all(map(is_registry, asyncio.all_tasks() - before)))
         assert (await ended(client, accepted))["state"] == "succeeded"
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_stream_does_not_outlive_its_key(service: Service, monkeypatch: pytest.MonkeyPatch):
+    """When the key is revoked the stream ends, though the operation goes on; other keys' streams go on with it."""
+    monkeypatch.setattr("tenantry.admin.watch.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.oversight.WATCH_SECONDS", 0.01)
+    made = await service.registry.keys.create()
+    async with served(service.app) as url, connected(url, await service.token("admin")) as client:
+        async with service.registry.tenant("acme").transaction():
+            accepted = await client.post("/v1/tenants/acme/archive")
+            path = f"{accepted.headers['location']}/events"
+            async with (
+                connected(url, made.token) as holder,
+                holder.stream("GET", path) as revoked,
+                client.stream("GET", path) as other,
+            ):
+                seen, others = events(revoked), events(other)
+                assert (await anext(seen))["state"] == (await anext(others))["state"] == "running"
+                await service.registry.keys.revoke(made.key.id)
+                with capture_logs() as logs:
+                    assert {event["state"] async for event in seen} <= {"running"}
+                assert [log for log in logs if log["log_level"] == "error"] == []
+                assert (await client.get(accepted.headers["location"])).json()["state"] == "running"
+        assert (await ended(client, accepted))["state"] == "succeeded"

@@ -87,3 +87,15 @@ async def test_a_snapshot_of_another_tenant(admin: httpx.AsyncClient, snapshot: 
     path = f"/v1/tenants/other/snapshots/{snapshot['id']}"
     check_problem(await admin.get(path), 404, "snapshot-not-found")
     check_problem(await admin.post(f"{path}/restore"), 404, "snapshot-not-found")
+
+
+async def test_a_restore_that_was_decided_on_something_else(admin: httpx.AsyncClient):
+    """With the ETag of an older tenant it is 412, and nothing is replaced."""
+    created = await admin.post("/v1/tenants", json={"id": "acme"})
+    snapshot = (await ended(admin, await admin.post("/v1/tenants/acme/snapshots")))["result"]
+    await admin.patch("/v1/tenants/acme", json={"display_name": "changed"})
+    path = f"/v1/tenants/acme/snapshots/{snapshot['id']}/restore"
+    stale = await admin.post(path, headers={"If-Match": created.headers["etag"]})
+    check_problem(stale, 412, "revision")
+    current = (await admin.get("/v1/tenants/acme")).headers["etag"]
+    assert (await ended(admin, await admin.post(path, headers={"If-Match": current})))["state"] == "succeeded"

@@ -286,6 +286,55 @@ async def test_two_changes_of_the_same_tenant_at_once(admin: httpx.AsyncClient, 
     assert (await admin.get("/v1/tenants/acme")).json() == winner
 
 
+STEPS: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("DELETE", "", None),
+    ("POST", "/suspend", None),
+    ("POST", "/resume", None),
+    ("POST", "/archive", None),
+    ("POST", "/unarchive", None),
+    ("POST", "/undelete", None),
+    ("POST", "/purge", None),
+    ("POST", "/rename", {"new_id": "other"}),
+    ("POST", "/quarantine", None),
+    ("POST", "/repair", None),
+    ("POST", "/clone", {"new_id": "other"}),
+    ("POST", "/undo-restore", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), STEPS)
+async def test_a_step_that_was_decided_on_something_else(
+    service: Service, acme: dict[str, Any], method: str, path: str, body: dict[str, Any] | None
+):
+    """Every step of a tenant's life takes If-Match: what was decided on an older tenant is 412, and nothing happens."""
+    admin, reader = await service.caller("admin"), await service.caller("read")
+    await admin.patch("/v1/tenants/acme", json={"display_name": "changed"})
+    before = (await admin.get("/v1/tenants/acme")).json()
+    stale = {"If-Match": f'"{acme["revision"]}"'}
+    response = await admin.request(method, f"/v1/tenants/acme{path}", json=body, headers=stale)
+    problem = check_problem(response, 412, "revision")
+    assert problem["current_revision"] == before["revision"]
+    assert (await admin.get("/v1/tenants/acme")).json() == before
+    # What would be refused without it is refused for that.
+    refused = await reader.request(method, f"/v1/tenants/acme{path}", json=body, headers=stale)
+    check_problem(refused, 403, "scope")
+    missing = await admin.request(method, f"/v1/tenants/missing{path}", json=body, headers=stale)
+    check_problem(missing, 404, "tenant-not-found")
+
+
+async def test_steps_that_were_decided_on_what_is(admin: httpx.AsyncClient, acme: dict[str, Any]):
+    """With the tag of the answer before, or any, each step is taken."""
+    suspended = await admin.post("/v1/tenants/acme/suspend", headers={"If-Match": f'"{acme["revision"]}"'})
+    assert suspended.status_code == 200
+    resumed = await admin.post("/v1/tenants/acme/resume", headers={"If-Match": suspended.headers["etag"]})
+    assert resumed.status_code == 200
+    deleted = await admin.delete("/v1/tenants/acme", headers={"If-Match": "*"})
+    assert deleted.status_code == 200
+    tag = {"If-Match": deleted.headers["etag"]}
+    accepted = await admin.post("/v1/tenants/acme/purge", json={"force": True}, headers=tag)
+    assert (await ended(admin, accepted))["state"] == "succeeded"
+
+
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize(
     ("one", "other", "ends"),

@@ -1,59 +1,265 @@
 """The HTTP server: what uvicorn leaves to others."""
 
 import asyncio
+import json
 import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tenantry.cli import http_server
-from tenantry.cli.http_server import ForwardedClient, HttpServer
+from certificates import make_certificate
+from tenantry.cli import http_connection, http_server
+from tenantry.cli.http_server import HttpServer
+from tenantry.cli.listening import Tls
+from tenants import HANG_SECONDS, until
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
+LARGE_BYTES = 8 * 2**20
+"""More than the kernel keeps of an answer that nobody reads."""
+
+Patience = Callable[..., None]
 
 
 async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request."""
+    """Answer every request, and read no body."""
     await PlainTextResponse("ok")(scope, receive, send)
 
 
-async def test_a_client_that_never_ends_its_head_is_hung_up_on(monkeypatch: pytest.MonkeyPatch):
-    """Whoever sends a head bit by bit is not waited for, also after a first good request; whoever sends it whole is answered."""
-    monkeypatch.setattr(http_server, "HEAD_SECONDS_MAX", 0.05)
-    server = HttpServer(answer_ok, None, closing_seconds=1)
+async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request with more than is kept for a client that does not read."""
+    await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
+
+
+class Running:
+    """A server that listens on the loopback, and its clients.
+
+    Args:
+        server: The server.
+        address: Where it listens.
+    """
+
+    def __init__(self, server: HttpServer, address: tuple[str, int]) -> None:
+        self.server = server
+        self.address = address
+        self.trust: ssl.SSLContext | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self.server.server_state.connections)
+
+    async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect and send."""
+        reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)
+        self._writers.append(writer)
+        for one in sent:
+            writer.write(one)
+        return reader, writer
+
+    async def aclose(self) -> None:
+        """Hang up and stop the server."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self.server.stop(is_urgent=False)
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
+    """Run a server; the block ends in good time."""
+    server = HttpServer(app, tls, closing_seconds=1, **options)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve([listening]))
         await server.answers.wait()
-        for first in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
-            reader, writer = await asyncio.open_connection(*listening.getsockname())
-            if first:
-                writer.write(first)
-                await reader.readuntil(b"ok")
-            writer.write(b"GET / HTTP/1.1\r\nX-Slow")
-            assert await reader.read() == b""  # ends when the server hangs up
-            writer.close()
-        server.stop(is_urgent=False)
-        await serving
+        found = Running(server, listening.getsockname())
+        if tls is not None:
+            found.trust = ssl.create_default_context(cafile=tls.cert)
+        try:
+            async with asyncio.timeout(HANG_SECONDS):
+                yield found
+        finally:
+            await found.aclose()
+            await serving
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
+    """Shortens what a server waits for its clients."""
+
+    def shorten(**seconds: float) -> None:
+        for name, value in seconds.items():
+            monkeypatch.setattr(http_connection, name, value)
+
+    return shorten
+
+
+def problem_in(answer: bytes, status: int, kind: str) -> dict[str, str]:
+    """Check that an answer is this problem, and return its headers."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *rest = head.decode().lower().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in rest)
+    assert first.startswith(f"http/1.1 {status} ")
+    assert headers["content-type"] == "application/problem+json"
+    assert json.loads(body)["type"] == f"urn:tenantry:problem:{kind}"
+    assert json.loads(body)["status"] == status
+    return headers
+
+
+@pytest.mark.parametrize("first", [b"", GET, POST + b"x" * 50])
+async def test_a_client_that_never_ends_its_head(patience: Patience, first: bytes):
+    """Whoever sends a head bit by bit is hung up on, also after a first good request."""
+    patience(HEAD_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(first)
+        if first:
+            await reader.readuntil(b"ok")
+        writer.write(b"GET / HTTP/1.1\r\nX-Slow")
+        assert await reader.read() == b""  # ends when the server hangs up
+
+
+@pytest.mark.parametrize("more", [b"", b"x"])
+async def test_a_body_that_was_answered_and_does_not_end(patience: Patience, more: bytes):
+    """A client that was answered before its body was read has a moment to end it, whatever it sends meanwhile."""
+    patience(LEFT_BODY_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST)
+        await reader.readuntil(b"ok")
+        writer.write(more)
+        assert await reader.read() == b""
+        await until(lambda: server.connections == 0)
+
+
+async def test_a_body_that_was_answered_and_ends(patience: Patience):
+    """A client that sends the rest of it can go on with its next request."""
+    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST)
+        await reader.readuntil(b"ok")
+        writer.write(b"x" * 50 + GET)
+        await reader.readuntil(b"ok")
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ([], ("127.0.0.1", 1)),
-        ([(b"x-forwarded-for", b"192.0.2.1")], ("192.0.2.1", 0)),
-        ([(b"x-forwarded-for", b"198.51.100.1, 192.0.2.1")], ("192.0.2.1", 0)),
-        ([(b"x-forwarded-for", b"198.51.100.1"), (b"x-forwarded-for", b"192.0.2.1")], ("192.0.2.1", 0)),
-        ([(b"x-forwarded-for", b"")], ("127.0.0.1", 1)),
-    ],
+    "body",
+    [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", POST],
 )
-async def test_the_last_address_that_was_forwarded(
-    headers: list[tuple[bytes, bytes]], expected: tuple[str, int]
+async def test_a_body_that_is_nonsense_after_its_answer(
+    patience: Patience, caplog: pytest.LogCaptureFixture, body: bytes
 ):
-    """The proxy's own entry counts, and not those that came with the request."""
-    seen = []
+    """The server hangs up, and nothing has failed."""
+    patience(LEFT_BODY_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(body)
+        await reader.readuntil(b"ok")
+        writer.write(b"nonsense\r\n")
+        assert await reader.read() == b""
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope["client"])
 
-    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": headers}
-    await ForwardedClient(app)(scope, None, None)  # type: ignore[arg-type]
-    assert seen == [expected]
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A certificate and its key."""
+    return Tls(*make_certificate(tmp_path_factory.mktemp("tls")))
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+@pytest.mark.parametrize("head", [GET * 50, GET.replace(b"Host", b"Connection: close\r\nHost")])
+async def test_a_client_that_reads_nothing(patience: Patience, tls: Tls, head: bytes, *, is_encrypted: bool):
+    """Whoever asks and does not take the answer is cut off, also when the server has nothing more to say."""
+    patience(STUCK_SECONDS=0.05)
+    async with running(answer_much, tls if is_encrypted else None) as server:
+        _, writer = await server.connect()
+        assert isinstance(writer.transport, asyncio.ReadTransport)
+        writer.transport.pause_reading()
+        writer.write(head)
+        await until(lambda: server.connections == 1)
+        await until(lambda: server.connections == 0)
+
+
+async def test_a_stream_that_is_read(patience: Patience):
+    """However little it says, it goes on for as long as its client takes it."""
+    patience(STUCK_SECONDS=0.01)
+    let_go = asyncio.Event()
+
+    async def say_little(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(20):
+            await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+            await asyncio.sleep(0.01)
+        await let_go.wait()
+        await send({"type": "http.response.body", "body": b"data: last\n\n"})
+
+    async with running(say_little) as server:
+        reader, _ = await server.connect(GET)
+        for _ in range(20):
+            await reader.readuntil(b"data: x")
+        let_go.set()
+        await reader.readuntil(b"data: last")
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+async def test_one_client_has_a_share(monkeypatch: pytest.MonkeyPatch, tls: Tls, *, is_encrypted: bool):
+    """Beyond it its connections are refused at once with a problem, whatever they would have asked; one that ends makes room."""
+    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 2)
+    async with running(answer_ok, tls if is_encrypted else None) as server:
+        first, _ = await server.connect(GET)
+        await first.readuntil(b"ok")
+        _, second = await server.connect()
+        await until(lambda: server.connections == 2)
+        refused, _ = await server.connect()
+        headers = problem_in(await refused.read(), 503, "too-many-connections")
+        assert headers["retry-after"] == "5"
+        assert headers["connection"] == "close"
+        assert server.connections == 2
+        second.close()
+        await until(lambda: server.connections == 1)
+        third, _ = await server.connect(GET)
+        await third.readuntil(b"ok")
+
+
+async def test_clients_behind_a_proxy_have_no_shares(monkeypatch: pytest.MonkeyPatch):
+    """All come from its address: only the limit of all connections holds."""
+    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 1)
+    monkeypatch.setattr(http_connection, "CONNECTIONS_MAX", 2)
+    async with running(answer_ok, is_behind_proxy=True) as server:
+        for _ in range(2):
+            reader, _ = await server.connect(GET)
+            await reader.readuntil(b"ok")
+        refused, _ = await server.connect()
+        problem_in(await refused.read(), 503, "too-many-connections")
+
+
+async def test_too_many_requests(monkeypatch: pytest.MonkeyPatch):
+    """Requests that are worked on are counted, also when their clients have gone; more are refused with a problem."""
+    monkeypatch.setattr(http_server, "REQUESTS_MAX", 1)
+    let_go, is_begun = asyncio.Event(), asyncio.Event()
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            is_begun.set()
+            await let_go.wait()
+        await answer_ok(scope, receive, send)
+
+    async with running(work) as server:
+        _, gone = await server.connect(GET)
+        await is_begun.wait()
+        gone.close()
+        await until(lambda: server.connections == 0)
+        refused, _ = await server.connect(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert problem_in(await refused.read(), 503, "too-many-requests")["retry-after"] == "5"
+        let_go.set()
+
+
+@pytest.mark.parametrize("request_bytes", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_what_is_no_request(request_bytes: bytes):
+    """It is a problem like any other."""
+    async with running(answer_ok) as server:
+        reader, _ = await server.connect(request_bytes)
+        problem_in(await reader.read(), 400, "malformed-request")

@@ -1,6 +1,5 @@
 """Who calls: API keys, what they are good for, and a limit on how often somebody may try wrong ones."""
 
-import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -11,18 +10,19 @@ from fastapi import Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
+from tenantry.admin.address import network_of
 from tenantry.admin.problems import ProblemError
 from tenantry.clock import Clock
 from tenantry.ids import TenantId
 from tenantry.tenancy.api_keys import ApiKey, ApiKeys, Scope
 
 FAILURES_MAX: Final = 10
-"""How many wrong keys one client may try in a row; then one every `FAILURE_SECONDS`."""
+"""How many wrong keys one client may try in a row; then one every `FAILURE_SECONDS`. A good key is let in all the same: many
+clients may come from one address, and nobody guesses one of 2^256."""
 
 FAILURE_SECONDS: Final = 6.0
 _CLIENTS_MAX: Final = 4096
 _TOKEN_CHARACTERS_MAX: Final = 512
-_IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ class KeyAuthenticator:
         """Return who makes the request.
 
         Raises:
-            ProblemError: 401 without a good key; 429 for a client that tried too many wrong ones, also with a good one.
+            ProblemError: 401 without a good key; 429 with a wrong one from a client that tried too many.
         """
-        client = _client(request)
-        self._failures.check(client)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _unauthorized("send a key: Authorization: Bearer tnt_…", "")
         key = await self._keys.authenticate(token.strip()[:_TOKEN_CHARACTERS_MAX])
         if key is None:
+            client = _client(request)
+            self._failures.check(client)
             self._failures.note(client)
             raise _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
         return Principal(f"key:{key.id}", key)
@@ -166,17 +166,7 @@ class Bearer(SecurityBase):
 
 
 def _client(request: Request) -> str:
-    host = request.client.host if request.client is not None else "unknown"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:  # a server that listens on both
-            return str(address.ipv4_mapped)
-        # Whoever has one address has the whole network of it.
-        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
-    return host
+    return network_of(request.client.host) if request.client is not None else "unknown"
 
 
 def _unauthorized(detail: str, parameters: str) -> ProblemError:

@@ -82,7 +82,7 @@ _PROBLEMS: Final = {
         "path/tenant_id: String should have at most 48 characters",
     ),
     429: _Problem(
-        "Too many wrong keys came from this address.",
+        "Too many wrong keys came from this address, or a limit of the tenant's is reached.",
         "too-many-failures",
         "Too many failures",
         "too many wrong keys came from this address: try again in 6 s",

@@ -233,5 +233,5 @@ PARAMETERS: Final[dict[str, Any]] = {
     "limit": 100,
     "display_name": "Acme Ltd.",
     "Idempotency-Key": "create-acme-2026-11-23",
-    "if-match": '"3"',
+    "If-Match": '"3"',
 }

@@ -6,7 +6,7 @@ What became of it is in the audit, whatever happens to the service.
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +26,11 @@ KEPT_MAX: Final = 1_000
 
 RUNNING_MAX: Final = 64
 """How many may run at once."""
+
+RUNNING_PER_TENANT_MAX: Final = 4
+"""How many of them may be of one tenant: no tenant keeps the others waiting."""
+
+RETRY_AFTER_SECONDS: Final = 1
 
 _current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
 
@@ -86,17 +91,9 @@ class Operations:
         """Begin to work, and return the operation.
 
         Raises:
-            ProblemError: 503, too many run already.
+            ProblemError: 429, too many of the tenant run already; 503, too many of all.
         """
-        if len(self._tasks) >= RUNNING_MAX:
-            raise ProblemError(
-                503,
-                "too-many-operations",
-                "Too many operations",
-                f"{RUNNING_MAX} operations run already: try again when one has ended",
-                headers={"Retry-After": "1"},
-                retry_after_seconds=1,
-            )
+        self._check_room(tenant_id)
         operation = Operation(
             id=secrets.token_hex(8),
             action=action,
@@ -125,16 +122,11 @@ class Operations:
             )
         return operation
 
-    async def follow(self, operation_id: str) -> AsyncIterator[Operation]:
-        """Yield an operation now and, while it runs, at each step and when it has ended."""
-        operation = self.get(operation_id)
-        while operation.state is OperationState.RUNNING:
-            # Asked for before the operation is given away: a change meanwhile is not missed.
-            changed = self._changed.setdefault(operation_id, asyncio.Event())
-            yield operation
-            await changed.wait()
-            operation = self.get(operation_id)
-        yield operation
+    async def changed(self, seen: Operation) -> Operation:
+        """Return an operation when it is no longer as it was seen; at once if it has ended."""
+        if seen.state is OperationState.RUNNING and self.get(seen.id) is seen:
+            await self._changed.setdefault(seen.id, asyncio.Event()).wait()
+        return self.get(seen.id)
 
     def observe(self, event: Event) -> None:
         """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
@@ -146,6 +138,13 @@ class Operations:
         """Wait for what runs."""
         if self._tasks:
             await asyncio.wait(self._tasks.values())
+
+    def _check_room(self, tenant_id: str | None) -> None:
+        if len(self._tasks) >= RUNNING_MAX:
+            raise _too_many(503, f"{RUNNING_MAX} operations run already")
+        same = [one for one in self._tasks if self._known[one].tenant_id == tenant_id]
+        if tenant_id is not None and len(same) >= RUNNING_PER_TENANT_MAX:
+            raise _too_many(429, f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already")
 
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
         changes: dict[str, Any]
@@ -178,3 +177,14 @@ class Operations:
                 return
             if operation_id not in self._tasks:
                 del self._known[operation_id]
+
+
+def _too_many(status: int, detail: str) -> ProblemError:
+    return ProblemError(
+        status,
+        "too-many-operations",
+        "Too many operations",
+        f"{detail}: try again when one has ended",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

@@ -5,6 +5,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, Final
 
+import anyio
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
@@ -33,6 +34,7 @@ from tenantry.admin.schemas import (
     VersionOut,
 )
 from tenantry.admin.tenants import TenantPath
+from tenantry.admin.watch import WATCH_SECONDS, CurrentWatch
 from tenantry.errors import TenantNotFoundError
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.api_keys import ApiKey, Scope
@@ -134,11 +136,18 @@ async def get_operation(operation: FoundOperation, response: Response) -> Operat
     responses=documented(404),
 )
 async def follow_operation(
-    operation: FoundOperation, service: CurrentService
+    operation: FoundOperation, service: CurrentService, watch: CurrentWatch
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream an operation as server-sent events: as it is, and when it has ended."""
-    async for seen in service.operations.follow(operation.id):
-        yield ServerSentEvent(data=seen.model_dump(mode="json"), event=seen.state.value)
+    """Stream an operation as server-sent events: as it is, at each step and when it has ended, while the key is good."""
+    seen = None
+    while not await watch.is_over():
+        if operation is not seen:
+            yield ServerSentEvent(data=operation.model_dump(mode="json"), event=operation.state.value)
+        if operation.state is not OperationState.RUNNING:
+            return
+        seen = operation
+        with anyio.move_on_after(WATCH_SECONDS):
+            operation = await service.operations.changed(seen)
 
 
 @router.get("/audit", tags=["audit"], responses=documented(400, 404))

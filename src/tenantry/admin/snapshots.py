@@ -4,6 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
+from tenantry.admin.match import CurrentMatch
 from tenantry.admin.operations import Operation
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -59,11 +60,12 @@ async def delete_snapshot(
     await service.registry.snapshots.delete(tenant_id, snapshot_id)
 
 
-@router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404))
+@router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404, 412))
 async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: str,
     _: Administrator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -71,6 +73,7 @@ async def restore_snapshot(
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
+    await match.check()
     work = partial(_restored, service.registry, tenant_id, snapshot_id)
     return accepted(service.operations.start("restore", tenant_id, work), response)
 
@@ -82,15 +85,17 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
     return RestorePointList(items=[RestorePoint(id=point) for point in points])
 
 
-@router.post("/undo-restore", status_code=202, responses=documented(404))
+@router.post("/undo-restore", status_code=202, responses=documented(404, 412))
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     work = partial(_undone, service.registry, tenant_id)
     return accepted(service.operations.start("undo_restore", tenant_id, work), response)
 

@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
+from tenantry.admin.match import CurrentMatch, IfMatch, etag, revision_of
 from tenantry.admin.operations import Operation
-from tenantry.admin.problems import ProblemError, documented
+from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
     Administrator,
     AdminRoute,
@@ -96,13 +97,10 @@ async def change_tenant(
     _: Operator,
     service: CurrentService,
     response: Response,
-    if_match: Annotated[
-        str | None,
-        Header(description="The ETag that the change was decided on; otherwise 412.", max_length=100),
-    ] = None,
+    if_match: IfMatch = None,
 ) -> TenantOut:
     """Change a tenant's settings and limits; they apply at once."""
-    revision = None if if_match is None else _revision(if_match, await service.registry.get(tenant_id))
+    revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
     tenant = await service.registry.update(
         tenant_id,
         display_name=body.display_name,
@@ -113,23 +111,26 @@ async def change_tenant(
     return tagged(tenant, response)
 
 
-@router.delete("/{tenant_id}", responses=documented(404, 409))
+@router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
-    tenant_id: TenantPath, _: Administrator, service: CurrentService, response: Response
+    tenant_id: TenantPath, _: Administrator, match: CurrentMatch, service: CurrentService, response: Response
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
+    await match.check()
     return tagged(await service.registry.delete(tenant_id), response)
 
 
-@router.post("/{tenant_id}/suspend", responses=documented(404, 409))
+@router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
 async def suspend_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
+    await match.check()
     return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
@@ -139,13 +140,15 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
     async def operate(
         tenant_id: TenantPath,
         _: Operator,
+        match: CurrentMatch,
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
+        await match.check()
         return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
-    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409))(operate)
+    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
 
 
 _add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
@@ -155,84 +158,96 @@ _add_simple(
 )
 
 
-@router.post("/{tenant_id}/rename", responses=documented(404, 409))
+@router.post("/{tenant_id}/rename", responses=documented(404, 409, 412))
 async def rename_tenant(
     tenant_id: TenantPath,
     body: Renaming,
     principal: Administrator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
+    await match.check()
     return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
-@router.post("/{tenant_id}/quarantine", responses=documented(404, 409))
+@router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
 async def quarantine_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "set apart by an operator"
+    await match.check()
     return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
-@router.post("/{tenant_id}/archive", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Because | None = None,
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
     return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
 
 
-@router.post("/{tenant_id}/repair", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
 async def repair_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
     await service.registry.get(tenant_id)
+    await match.check()
     repair = partial(service.registry.repair, tenant_id)
     return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
 
 
-@router.post("/{tenant_id}/purge", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
     body: Purging | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
     await service.registry.get(tenant_id)
+    await match.check()
     purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
     return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
 
 
-@router.post("/{tenant_id}/clone", status_code=202, responses=documented(404))
+@router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
 async def clone_tenant(
     tenant_id: TenantPath,
     body: Cloning,
     principal: Operator,
+    match: CurrentMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
     await service.registry.get(tenant_id)
+    await match.check()
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)
     clone = partial(
@@ -267,32 +282,5 @@ def tagged(tenant: Tenant, response: Response) -> TenantOut:
     return TenantOut.of(tenant)
 
 
-def etag(tenant: Tenant) -> str:
-    """Return the tag of a tenant's present settings and state."""
-    return f'"{tenant.revision}"'
-
-
 def _reason(body: Because | None) -> str | None:
     return body.reason if body is not None else None
-
-
-def _revision(if_match: str, tenant: Tenant) -> int | None:
-    """Return the revision that a change was decided on; None if any will do.
-
-    Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.
-
-    Raises:
-        ProblemError: 412.
-    """
-    if if_match.strip() == "*":
-        return None
-    if etag(tenant) in {tag.strip() for tag in if_match.split(",")}:
-        return tenant.revision
-    raise ProblemError(
-        412,
-        "revision",
-        "The tenant was changed",
-        f"If-Match is not {etag(tenant)}, which is the tenant's ETag by now: read it again",
-        tenant_id=tenant.id,
-        current_revision=tenant.revision,
-    )

@@ -6,21 +6,22 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
-import h11
 import uvicorn
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tenantry.admin.problems import ProblemError, answer_problem
 from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.http_connection import ImpatientConnection
 from tenantry.cli.listening import Endpoint, Tls
 
-HEAD_SECONDS_MAX: Final = 20.0
-"""How long a client may take to send the head of a request."""
+REQUESTS_MAX: Final = 256
+"""Further ones get 503: also a request whose client has gone away may still be worked on."""
 
-CONNECTIONS_MAX: Final = 256
-"""Requests beyond so many connections get 503."""
+RETRY_AFTER_SECONDS: Final = 5
 
 _BACKLOG: Final = 128
 
@@ -32,18 +33,20 @@ class HttpServer(uvicorn.Server):
         app: What it serves.
         tls: How it encrypts; not at all if None.
         closing_seconds: How long requests may go on when it stops.
+        is_behind_proxy: Whether all clients come from a proxy's address.
     """
 
-    def __init__(self, app: ASGIApp, tls: Tls | None, closing_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, tls: Tls | None, closing_seconds: float, *, is_behind_proxy: bool = False
+    ) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
-                http=ImpatientProtocol,
+                Admission(app),
+                http=partial(ImpatientConnection, is_shared=is_behind_proxy),  # type: ignore[arg-type]  # all it does is call it
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=CONNECTIONS_MAX,
                 timeout_graceful_shutdown=round(closing_seconds),
                 ssl_certfile=None if tls is None else tls.cert,
                 ssl_keyfile=None if tls is None else tls.key,
@@ -68,43 +71,8 @@ class HttpServer(uvicorn.Server):
         self.force_exit = is_urgent
 
 
-class ImpatientProtocol(H11Protocol):
-    """Hangs up on clients that do not send the whole head of a request in `HEAD_SECONDS_MAX`."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin to wait for a head."""
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came, and wait for the rest of a head if it is one."""
-        super().data_received(data)
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self._wait_for_head()
-        else:
-            self._stop_waiting()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
-class ForwardedClient:
-    """Takes the client's address from the last entry of X-Forwarded-For: the one that the proxy in front wrote itself.
-
-    Those before it are what the client says of itself.
+class Admission:
+    """Takes a limited number of requests at once.
 
     Args:
         app: The application.
@@ -112,15 +80,31 @@ class ForwardedClient:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] in {"http", "websocket"}:
-            said = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-            client = said[-1].decode("latin-1").rpartition(",")[2].strip() if said else ""
-            if client:
-                scope = {**scope, "client": (client, 0)}
-        await self._app(scope, receive, send)
+        """Handle a request, or refuse it."""
+        if scope["type"] == "http" and self._running >= REQUESTS_MAX:
+            refusal = await answer_problem(Request(scope), _too_many())
+            await refusal(scope, receive, send)
+            return
+        is_request = scope["type"] != "lifespan"  # which lasts as long as the server
+        self._running += is_request
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= is_request
+
+
+def _too_many() -> ProblemError:
+    return ProblemError(
+        503,
+        "too-many-requests",
+        "Too many requests",
+        f"{REQUESTS_MAX} requests are worked on already: try again later",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp
 from tenantry.admin import create_admin_app, end_streams
 from tenantry.admin.probes import make_probes
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.http_server import ForwardedClient, HttpServer, bound, check_tls
+from tenantry.cli.forwarded_client import ForwardedClient
+from tenantry.cli.http_server import HttpServer, bound, check_tls
 from tenantry.cli.listening import Endpoint, ServeSettings
 from tenantry.cli.output import print_note
 from tenantry.errors import TenantryError
@@ -57,7 +58,10 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         closing_seconds = settings.config.shutdown_timeout_seconds
         api = create_admin_app(registry, has_probes=settings.probes is None)
         apps = _apps(settings, registry, api)
-        servers = [HttpServer(app, settings.tls, closing_seconds) for app in apps]
+        servers = [
+            HttpServer(app, settings.tls, closing_seconds, is_behind_proxy=settings.is_behind_proxy)
+            for app in apps
+        ]
         urls = [_url(settings, endpoint, made) for endpoint, made in zip(endpoints, sockets, strict=True)]
         is_ready = partial(announce, _announcement(settings, *urls))
         await stopping.run(servers, sockets, is_ready, partial(end_streams, api))

@@ -1,0 +1,84 @@
+"""If-Match: a call on a tenant that was decided on what was read before, and is not to happen if that has changed."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Path
+
+from tenantry.admin.problems import ProblemError
+from tenantry.admin.routing import CurrentService
+from tenantry.admin.schemas import TenantIdText
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.tenancy.tenant import Tenant
+
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        description="The ETag that the call was decided on; otherwise 412.",
+        max_length=100,
+    ),
+]
+
+
+class Match:
+    """What a call on a tenant was decided on.
+
+    Args:
+        registry: The tenants.
+        tenant_id: Which.
+        if_match: What the request says; None if it does not say.
+    """
+
+    def __init__(self, registry: TenantRegistry, tenant_id: str, if_match: str | None) -> None:
+        self._registry = registry
+        self._tenant_id = tenant_id
+        self._if_match = if_match
+
+    async def check(self) -> None:
+        """Refuse the call if the tenant is something else by now.
+
+        Looked at before the call, and not with it as a change of settings does: of two calls that are made at the very same
+        time both may pass. Then the states decide: the second one is refused, or finds that what it asks for is done.
+
+        Raises:
+            ProblemError: 412.
+            TenantNotFoundError: There is none.
+        """
+        if self._if_match is not None:
+            revision_of(self._if_match, await self._registry.get(self._tenant_id))
+
+
+async def _match(
+    tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatch = None
+) -> Match:
+    return Match(service.registry, tenant_id, if_match)
+
+
+CurrentMatch = Annotated[Match, Depends(_match)]
+
+
+def etag(tenant: Tenant) -> str:
+    """Return the tag of a tenant's present settings and state."""
+    return f'"{tenant.revision}"'
+
+
+def revision_of(if_match: str, tenant: Tenant) -> int | None:
+    """Return the revision that a call was decided on; None if any will do.
+
+    Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.
+
+    Raises:
+        ProblemError: 412.
+    """
+    if if_match.strip() == "*":
+        return None
+    if etag(tenant) in {tag.strip() for tag in if_match.split(",")}:
+        return tenant.revision
+    raise ProblemError(
+        412,
+        "revision",
+        "The tenant was changed",
+        f"If-Match is not {etag(tenant)}, which is the tenant's ETag by now: read it again",
+        tenant_id=tenant.id,
+        current_revision=tenant.revision,
+    )

@@ -1,0 +1,168 @@
+"""One connection of an HTTP server: uvicorn's, with an end to all waiting for its client.
+
+Each thing that a client can leave undone has its time:
+
+- the head of a request, `HEAD_SECONDS_MAX` from the connection's beginning, or from the answer before;
+- the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX`, however much comes;
+- to take what is sent, `STUCK_SECONDS`: looked at so often, a connection that is as stuck as the last time is cut. One that
+  was closed, and still has something to send, is stuck too.
+
+A body that somebody reads has the time that the application gives it, and a stream that is taken goes on.
+"""
+
+import asyncio
+import json
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tenantry.admin.address import network_of
+from tenantry.admin.problems import MEDIA_TYPE, ProblemError
+
+HEAD_SECONDS_MAX: Final = 20.0
+"""How long a client may take to send the head of a request."""
+
+LEFT_BODY_SECONDS_MAX: Final = 2.0
+"""How long a client may go on with a body after its answer. Not 0: who is cut off while it sends may lose the answer."""
+
+STUCK_SECONDS: Final = 30.0
+"""A client that takes nothing of an answer is cut off after so long, and before twice as long."""
+
+CONNECTIONS_MAX: Final = 256
+"""Further ones are refused."""
+
+CONNECTIONS_PER_CLIENT_MAX: Final = 64
+"""Further ones of the same address are refused, so that one client does not take them all."""
+
+RETRY_AFTER_SECONDS: Final = 5
+
+
+class ImpatientConnection(H11Protocol):
+    """A connection that waits for its client for so long and no longer.
+
+    Args:
+        options: uvicorn's.
+        is_shared: Whether many clients come from the same address: from a proxy in front.
+    """
+
+    def __init__(self, *, is_shared: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.network: str | None = None
+        """Which of the clients it comes from; None if that is not known."""
+        self._is_shared = is_shared
+        self._waits_for: object = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._was_stuck = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin to wait for a head; refuse the connection if there are too many."""
+        super().connection_made(transport)
+        if self.client is not None and not self._is_shared:
+            self.network = network_of(self.client[0])
+        if self._is_one_too_many():
+            self.connections.discard(self)
+            # Also where the client does not let TLS end: nobody counts it any more.
+            self._watch = self.loop.call_later(LEFT_BODY_SECONDS_MAX, transport.abort)
+            self._end_with(_too_many())
+        else:
+            self._look()
+            self._mind_client()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and mind what is still to come."""
+        if self.transport.is_closing():  # TLS lets through what was under way
+            return
+        super().data_received(data)
+        self._mind_client()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request."""
+        super().on_response_complete()
+        self._mind_client()
+
+    def resume_writing(self) -> None:
+        """Go on with an answer: the client has taken what there was."""
+        super().resume_writing()
+        self._was_stuck = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._wait_for(None, 0.0)
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            # Whoever works on the request whose body it is hears that there will be no more of it.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._end_with(ProblemError(400, "malformed-request", "Malformed request", msg))
+
+    def _is_one_too_many(self) -> bool:
+        if len(self.connections) > CONNECTIONS_MAX:
+            return True
+        if self.network is None:
+            return False
+        same = [one for one in self.connections if getattr(one, "network", None) == self.network]
+        return len(same) > CONNECTIONS_PER_CLIENT_MAX
+
+    def _end_with(self, problem: ProblemError) -> None:
+        """Answer and hang up; if an answer has begun, only hang up."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            body = json.dumps(problem.content).encode()
+            headers = {
+                "Content-Type": MEDIA_TYPE,
+                "Content-Length": str(len(body)),
+                "Connection": "close",
+                **(problem.headers or {}),
+            }
+            for event in (
+                h11.Response(status_code=problem.status_code, headers=list(headers.items())),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _mind_client(self) -> None:
+        """Give the client its time for what it is to do next, unless that is running already."""
+        theirs = self.conn.their_state
+        if self.transport.is_closing():
+            self._wait_for(None, 0.0)
+        elif theirs is h11.IDLE:
+            self._wait_for(theirs, HEAD_SECONDS_MAX)
+        elif theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE:
+            self._wait_for(theirs, LEFT_BODY_SECONDS_MAX)
+        else:
+            self._wait_for(None, 0.0)
+
+    def _wait_for(self, what: object, seconds_max: float) -> None:
+        if what is self._waits_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._waits_for = what
+        self._timer = None if what is None else self.loop.call_later(seconds_max, self.transport.close)
+
+    def _look(self) -> None:
+        is_stuck = self.flow.write_paused or self.transport.is_closing()
+        if is_stuck and self._was_stuck:
+            self.transport.abort()
+            return
+        self._was_stuck = is_stuck
+        self._watch = self.loop.call_later(STUCK_SECONDS, self._look)
+
+
+def _too_many() -> ProblemError:
+    return ProblemError(
+        503,
+        "too-many-connections",
+        "Too many connections",
+        "there are too many connections, or too many from this address: close some, or try again later",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
