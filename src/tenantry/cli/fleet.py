@@ -2,18 +2,18 @@
 
 import json
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import anyio
 import typer
 
-from tenantry.cli.api import Api, Document, poll_seconds
+from tenantry.cli.api import Api, Document, api_path, poll_seconds
 from tenantry.cli.arguments import (
     PAGE_ITEMS_DEFAULT,
     AllOption,
     CursorOption,
     LimitOption,
     ReasonOption,
+    identifier,
     tenant_id,
 )
 from tenantry.cli.command import command
@@ -25,7 +25,7 @@ group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over
 _LIVE: Final = {"pending", "running"}
 _NONE: Final = "none"
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, as `fleet wait` does.")]
 
 
@@ -207,4 +207,4 @@ async def _progress(api: Api, job_id: str) -> Document:
 
 
 def _path(job_id: str, *parts: str) -> str:
-    return "/".join(("/v1/jobs", quote(job_id, safe=""), *parts))
+    return api_path("jobs", job_id, *parts)

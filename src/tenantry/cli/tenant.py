@@ -16,6 +16,7 @@ from tenantry.cli.arguments import (
     NewIdArgument,
     ReasonOption,
     TenantArgument,
+    identifier,
 )
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
@@ -160,7 +161,12 @@ async def clone(
     new_id: NewIdArgument,
     *,
     snapshot: Annotated[
-        str | None, typer.Option(help="One of its snapshots; its present state if left out.")
+        str | None,
+        typer.Option(
+            parser=identifier,
+            metavar="SNAPSHOT",
+            help="One of its snapshots; its present state if left out.",
+        ),
     ] = None,
     display_name: DisplayNameOption = None,
 ) -> Document:
