@@ -1,7 +1,8 @@
 """Arguments and options that several commands have."""
 
+import json
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -37,6 +38,20 @@ def identifier(text: str) -> str:
     if _IDENTIFIER.fullmatch(text) is None:
         raise typer.BadParameter(f"{text!r} is no id: give one as the lists show it")
     return text
+
+
+def json_value(text: str) -> Any:
+    """Return what a text says in JSON.
+
+    Raises:
+        ValueError: It is none, or none that others read too: Python also takes ``NaN``, ``1e999`` and halves of characters.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return value
 
 
 def duration_seconds(text: str) -> float:

@@ -1,6 +1,6 @@
 """``tenantry fleet``: the same work over many tenants, as jobs."""
 
-import json
+import math
 from typing import Annotated, Any, Final
 
 import anyio
@@ -14,6 +14,7 @@ from tenantry.cli.arguments import (
     LimitOption,
     ReasonOption,
     identifier,
+    json_value,
     tenant_id,
 )
 from tenantry.cli.command import command
@@ -23,6 +24,7 @@ from tenantry.lifecycle import TenantState
 group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
 
 _LIVE: Final = {"pending", "running"}
+_VERSION_DIGITS_MAX: Final = 9
 _NONE: Final = "none"
 
 JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
@@ -31,7 +33,7 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, 
 
 def _version(text: str) -> tuple[str, int]:
     schema, _, version = text.partition("=")
-    if not schema or not version.isdecimal():
+    if not schema or not version.isdecimal() or len(version) > _VERSION_DIGITS_MAX:
         raise typer.BadParameter(f"{text!r} is not SCHEMA=VERSION, such as company=2")
     return schema, int(version)
 
@@ -41,16 +43,17 @@ def _share(text: str) -> str | float | int | None:
     if text == _NONE or text.endswith("%"):
         return text
     try:
-        return int(text) if text.isdecimal() else float(text)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} is neither a number nor a share such as 0.02, nor {_NONE}"
-        ) from error
+        share: float = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        share = math.nan
+    if not math.isfinite(share):
+        raise typer.BadParameter(f"{text!r} is neither a number nor a share such as 0.02, nor {_NONE}")
+    return share
 
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(text)
+        arguments = json_value(text)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}") from error
     if not isinstance(arguments, dict):
