@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from tenantry.cli import audit, demo, doctor, fleet, key, serve, snapshot, tenant
+from tenantry.cli.application import Application, Commands
 from tenantry.cli.exits import EPILOG
 from tenantry.observability import configure_logging
 
@@ -14,8 +15,9 @@ from tenantry.observability import configure_logging
 _LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
 _SILENT: Final = "critical"
 
-app = typer.Typer(
+app = Application(
     name="tenantry",
+    cls=Commands,
     no_args_is_help=True,
     help="Keeps many companies' data apart, durable and fast.",
     epilog=EPILOG,

@@ -21,6 +21,7 @@ Document: TypeAlias = dict[str, Any]
 
 PAGE_ITEMS_MAX: Final = 1_000
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+_PART_OF_NO_PATH: Final = {"", ".", ".."}
 _CHUNK_BYTES: Final = 256 * 1024
 _POLL_SECONDS_MIN: Final = 0.02
 _POLL_SECONDS_MAX: Final = 1.0
@@ -73,7 +74,7 @@ class Api:
                 if operation["state"] != "running":
                     break
                 await anyio.sleep(seconds)
-                operation = await self.get(f"/v1/operations/{operation['id']}")
+                operation = await self.get(api_path("operations", operation["id"]))
         if operation["problem"] is not None:
             raise self._refused(operation["problem"])
         return dict(operation["result"] or {})
@@ -165,9 +166,22 @@ class Api:
         return CommandError(exit_code, message, problem=problem)
 
 
+def api_path(*parts: str) -> str:
+    """Return the path of something in the API, in which each part stays what it is.
+
+    Raises:
+        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies shorten a path with one of these (RFC 3986,
+            section 5.2.4), and what is left is the path of something else.
+    """
+    for part in parts:
+        if part in _PART_OF_NO_PATH:
+            raise CommandError(Exit.USAGE, f"{part!r} names nothing: give an id, as the lists show it")
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
 def tenant_path(tenant_id: str, *parts: str) -> str:
     """Return the path of a tenant, or of something that it has."""
-    return "/".join(("/v1/tenants", *(quote(part, safe="") for part in (tenant_id, *parts))))
+    return api_path("tenants", tenant_id, *parts)
 
 
 def poll_seconds() -> Iterator[float]:

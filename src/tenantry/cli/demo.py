@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from tenantry.cli.exits import Exit
+from tenantry.cli.command import ending
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_on_console, print_text
+from tenantry.cli.target import registry_config
 from tenantry.demo import DemoSettings, run_demo
-from tenantry.demo.report import print_json, print_tables
+from tenantry.demo.report import as_json, print_tables
 from tenantry.demo.run import Progress
 from tenantry.errors import TenantryError
 
@@ -32,24 +36,32 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
-    if data_dir is not None and data_dir.exists() and any(data_dir.iterdir()):
+    _check_empty(data_dir)
+    with ending(is_json=json):
+        registry_config(data_dir or Path.cwd())  # says what in the environment cannot be used
+        with _directory(data_dir) as directory, _display(is_shown=not json) as show:
+            settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
+            try:
+                result = asyncio.run(run_demo(settings, show))
+            except TenantryError as error:
+                raise CommandError(Exit.USAGE, str(error)) from error
+        if json:
+            print_text(as_json(result))
+        else:
+            print_on_console(partial(print_tables, result))
+        if not result.is_whole:
+            raise typer.Exit(Exit.REFUSED)
+
+
+def _check_empty(data_dir: Path | None) -> None:
+    try:
+        is_empty = data_dir is None or not data_dir.exists() or not any(data_dir.iterdir())
+    except OSError as error:
+        raise typer.BadParameter(f"it cannot be used ({error})", param_hint="--data-dir") from error
+    if not is_empty:
         raise typer.BadParameter(
             f"{data_dir} is not empty: give a new or an empty directory", param_hint="--data-dir"
         )
-    console = Console()
-    with _directory(data_dir) as directory, _display(is_shown=not json) as show:
-        settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
-        try:
-            result = asyncio.run(run_demo(settings, show))
-        except TenantryError as error:
-            typer.echo(f"tenantry: {error}", err=True)
-            raise typer.Exit(Exit.USAGE) from error
-    if json:
-        print_json(result)
-    else:
-        print_tables(result, console)
-    if not result.is_whole:
-        raise typer.Exit(Exit.REFUSED)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tenantry.cli.command import DataDirOption, JsonOption, ending
-from tenantry.cli.exits import Exit
+from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import plain, print_document
 from tenantry.cli.target import choose_data_dir, registry_config
 from tenantry.doctor import examine
@@ -24,7 +24,13 @@ def doctor(*, data_dir: DataDirOption = None, is_json: JsonOption = False) -> No
     """Look a data directory over, in use or not, and say what is wrong and what to do; changes nothing."""
     with ending(is_json=is_json):
         config = registry_config(choose_data_dir(data_dir))
-        report = asyncio.run(examine(config))
+        try:
+            report = asyncio.run(examine(config))
+        except OSError as error:
+            raise CommandError(
+                Exit.UNREACHABLE,
+                f"not all of it can be looked at ({error}): give another directory, or do it as its owner",
+            ) from error
         print_document(report.model_dump(mode="json"), _show, is_json=is_json)
         if not report.is_ok:
             raise typer.Exit(Exit.REFUSED)

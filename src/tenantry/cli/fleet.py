@@ -1,19 +1,20 @@
 """``tenantry fleet``: the same work over many tenants, as jobs."""
 
-import json
+import math
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import anyio
 import typer
 
-from tenantry.cli.api import Api, Document, poll_seconds
+from tenantry.cli.api import Api, Document, api_path, poll_seconds
 from tenantry.cli.arguments import (
     PAGE_ITEMS_DEFAULT,
     AllOption,
     CursorOption,
     LimitOption,
     ReasonOption,
+    identifier,
+    json_value,
     tenant_id,
 )
 from tenantry.cli.command import command
@@ -23,15 +24,16 @@ from tenantry.lifecycle import TenantState
 group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
 
 _LIVE: Final = {"pending", "running"}
+_VERSION_DIGITS_MAX: Final = 9
 _NONE: Final = "none"
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, as `fleet wait` does.")]
 
 
 def _version(text: str) -> tuple[str, int]:
     schema, _, version = text.partition("=")
-    if not schema or not version.isdecimal():
+    if not schema or not version.isdecimal() or len(version) > _VERSION_DIGITS_MAX:
         raise typer.BadParameter(f"{text!r} is not SCHEMA=VERSION, such as company=2")
     return schema, int(version)
 
@@ -41,16 +43,17 @@ def _share(text: str) -> str | float | int | None:
     if text == _NONE or text.endswith("%"):
         return text
     try:
-        return int(text) if text.isdecimal() else float(text)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} is neither a number nor a share such as 0.02, nor {_NONE}"
-        ) from error
+        share: float = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        share = math.nan
+    if not math.isfinite(share):
+        raise typer.BadParameter(f"{text!r} is neither a number nor a share such as 0.02, nor {_NONE}")
+    return share
 
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(text)
+        arguments = json_value(text)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}") from error
     if not isinstance(arguments, dict):
@@ -207,4 +210,4 @@ async def _progress(api: Api, job_id: str) -> Document:
 
 
 def _path(job_id: str, *parts: str) -> str:
-    return "/".join(("/v1/jobs", quote(job_id, safe=""), *parts))
+    return api_path("jobs", job_id, *parts)

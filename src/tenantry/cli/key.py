@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from tenantry.cli.api import Api, Document
-from tenantry.cli.arguments import duration_seconds, tenant_id
+from tenantry.cli.api import Api, Document, api_path
+from tenantry.cli.arguments import duration_seconds, identifier, tenant_id
 from tenantry.cli.command import command
 from tenantry.cli.output import as_text, listing
 from tenantry.tenancy.api_keys import Scope
@@ -57,7 +56,8 @@ async def list_(api: Api) -> Document:
 
 @command(group, question="Have key {key_id} refused from now on?")
 async def revoke(
-    api: Api, key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")]
+    api: Api,
+    key_id: Annotated[str, typer.Argument(parser=identifier, metavar="KEY", help="The key's id.")],
 ) -> Document:
     """Have a key refused from now on."""
-    return await api.delete(f"/v1/keys/{quote(key_id, safe='')}")
+    return await api.delete(api_path("keys", key_id))

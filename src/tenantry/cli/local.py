@@ -34,7 +34,7 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
         CommandError: It cannot be opened.
     """
     config = registry_config(data_dir)
-    if not may_create and not (config.data_dir / "catalog.db").exists():
+    if not may_create and not _is_there(config.data_dir):
         raise CommandError(
             Exit.UNREACHABLE,
             f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
@@ -57,6 +57,16 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
                     "what was begun is finished first; interrupted again, it ends at once, and the next start finishes it"
                 )
                 raise
+
+
+def _is_there(data_dir: Path) -> bool:
+    try:
+        return (data_dir / "catalog.db").exists()
+    except OSError as error:
+        raise CommandError(
+            Exit.UNREACHABLE,
+            f"the data directory cannot be looked into ({error}): give another, or do it as its owner",
+        ) from error
 
 
 def _advise(problem: Document) -> str:

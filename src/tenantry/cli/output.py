@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.cli.exits import CommandError
+from tenantry.cli.exits import CommandError, Exit
 
 Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
 """Makes of a document what people see of it; a string is printed as it is."""
@@ -38,25 +38,70 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
     """Print a document on standard output, and nothing else."""
-    if is_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    shown = show(document)
+    shown = _as_json(document) if is_json else show(document)
     if isinstance(shown, str):
-        typer.echo(shown)
-        return
+        print_text(shown)
+    else:
+        print_on_console(lambda console: console.print(shown))
+
+
+def print_on_console(render: Callable[[Console], object]) -> None:
+    """Print on standard output what a function prints on the console that it is given; raises as `print_text`."""
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    Console(width=None if has_width else _PIPE_COLUMNS).print(shown)
+    console = Console(width=None if has_width else _PIPE_COLUMNS)
+    with console.capture() as captured:  # rich itself ends the process where a reader has gone
+        render(console)
+    print_text(captured.get().removesuffix("\n"))
+
+
+def print_text(text: str) -> None:
+    """Print on standard output; who reads it and has gone had enough.
+
+    Raises:
+        CommandError: It does not take what is printed.
+    """
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        let_go_of_output()
+    except OSError as error:
+        let_go_of_output()
+        raise CommandError(
+            Exit.REFUSED,
+            f"what came of it cannot be printed ({os.strerror(error.errno or 0)}), but it is done: make room, or "
+            "print elsewhere",
+        ) from error
+
+
+def let_go_of_output() -> None:
+    """Print no more: what is left of it would fail again when the process ends."""
+    with suppress(OSError, ValueError):  # it is closed, or a test's
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def print_failure(error: CommandError, *, is_json: bool) -> None:
     """Print on standard error why a command did not do what it should: a sentence, or the problem as one line of JSON."""
-    typer.echo(json.dumps(error.problem) if is_json else f"tenantry: {plain(str(error))}", err=True)
+    _say(json.dumps(error.problem) if is_json else f"tenantry: {plain(str(error))}")
 
 
 def print_note(text: str) -> None:
     """Print something on standard error that people may want to know."""
-    typer.echo(f"tenantry: {plain(text)}", err=True)
+    _say(f"tenantry: {plain(text)}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody listens; the exit code still tells
+        typer.echo(line, err=True)
+
+
+def _as_json(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=2)
+    return text
 
 
 def listing(*columns: str, items: str = "items") -> Show:

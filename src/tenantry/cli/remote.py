@@ -14,6 +14,7 @@ from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
 from tenantry.cli.target import API_KEY
 
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 300.0
 """How long to wait for an answer: a lifecycle call waits for the calls that its tenant has begun."""
@@ -27,9 +28,8 @@ async def at_service(text: str) -> AsyncIterator[Api]:
         CommandError: It cannot be reached, or went away in the block.
     """
     url = _checked_url(text)
-    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     try:
-        async with httpx.AsyncClient(base_url=url, headers=_headers(), timeout=timeout) as client:
+        async with _client(url) as client:
             yield Api(client, _advise)
     except asyncio.CancelledError:
         print_note(
@@ -47,6 +47,18 @@ async def at_service(text: str) -> AsyncIterator[Api]:
         ) from error
 
 
+def _client(url: httpx.URL) -> httpx.AsyncClient:
+    headers, timeout = _headers(), httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    try:
+        return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
+    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+        raise CommandError(
+            Exit.USAGE,
+            f"what the environment says of certificates or proxies cannot be used ({_said(error)}): see that "
+            f"SSL_CERT_FILE is a PEM file, and that {', '.join(_PROXIES)} are URLs like http://127.0.0.1:3128",
+        ) from error
+
+
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
@@ -54,7 +66,8 @@ def _said(error: Exception) -> str:
 def _checked_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        url.host.encode("idna")  # as the resolver is asked
+    except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL("")
     if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
         raise CommandError(Exit.USAGE, "--url is no URL like http://127.0.0.1:8321")

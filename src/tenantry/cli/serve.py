@@ -10,6 +10,7 @@ import typer
 from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.listening import Endpoint, ServeSettings, Tls
+from tenantry.cli.output import print_note, print_text
 from tenantry.cli.target import choose_data_dir, choose_storage, registry_config
 
 PORT_DEFAULT: Final = 8321
@@ -74,7 +75,15 @@ def serve(
         _check_may_listen(settings)
         with needs_extra():
             from tenantry.cli.service import run_service  # noqa: PLC0415  # an extra, and slow to import
-        asyncio.run(run_service(settings, typer.echo))
+        asyncio.run(run_service(settings, _announce))
+
+
+def _announce(line: str) -> None:
+    """Print a line; that nobody can read it is no reason not to serve."""
+    try:
+        print_text(line)
+    except CommandError as error:
+        print_note(str(error))
 
 
 def _checked_host(option: str, text: str) -> str:
@@ -92,6 +101,11 @@ def _checked_tls(cert: Path | None, key: Path | None) -> Tls | None:
 
 
 def _check_may_listen(settings: ServeSettings) -> None:
+    if settings.api == settings.probes and settings.api.port != 0:
+        raise CommandError(
+            Exit.USAGE,
+            f"--port and --metrics-port are both {settings.api.port}: give the metrics another one, or none",
+        )
     if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
         raise CommandError(
             Exit.USAGE,

@@ -41,8 +41,8 @@ def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str 
         CommandError: Neither says it, or one of them says both.
     """
     if url is None and data_dir is None:
-        url = os.environ.get(URL) or None
-        data_dir = Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None
+        url, path = _environment(URL), _environment(DATA_DIR)
+        data_dir = None if path is None else Path(path)
     if (url is None) is (data_dir is None):
         says = "say where" if url is None else "say either"
         raise CommandError(
@@ -59,8 +59,8 @@ def choose_data_dir(given: Path | None) -> Path:
     Raises:
         CommandError: Neither the command line nor the environment says which.
     """
-    text = given or os.environ.get(DATA_DIR)
-    if not text:
+    text = given or _environment(DATA_DIR)
+    if text is None:
         raise CommandError(Exit.USAGE, f"say which directory: --data-dir D (or {DATA_DIR})")
     return Path(text)
 
@@ -71,11 +71,20 @@ def choose_storage(url: str | None) -> ObjectStorage | None:
     Raises:
         CommandError: It cannot be used.
     """
-    url = url or os.environ.get(SNAPSHOT_STORAGE)
+    url = url or _environment(SNAPSHOT_STORAGE)
     try:
         return open_storage(url) if url else None
     except SnapshotError as error:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
+
+
+def _environment(name: str) -> str | None:
+    text = os.environ.get(name, "")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CommandError(Exit.USAGE, f"{name} is no text in UTF-8: give another") from error
+    return text or None
 
 
 def registry_config(data_dir: Path) -> RegistryConfig:

@@ -1,6 +1,5 @@
 """``tenantry tenant``: the life of tenants."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,8 @@ from tenantry.cli.arguments import (
     NewIdArgument,
     ReasonOption,
     TenantArgument,
+    identifier,
+    json_value,
 )
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
@@ -37,7 +38,7 @@ def _limit(text: str) -> tuple[str, object]:
     if value == _NONE:
         return name, None
     try:
-        return name, json.loads(value)
+        return name, json_value(value)
     except ValueError:
         return name, value
 
@@ -160,7 +161,12 @@ async def clone(
     new_id: NewIdArgument,
     *,
     snapshot: Annotated[
-        str | None, typer.Option(help="One of its snapshots; its present state if left out.")
+        str | None,
+        typer.Option(
+            parser=identifier,
+            metavar="SNAPSHOT",
+            help="One of its snapshots; its present state if left out.",
+        ),
     ] = None,
     display_name: DisplayNameOption = None,
 ) -> Document:
@@ -204,6 +210,8 @@ async def export(
     is_forced: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> Document:
     """Write a bundle of a tenant's present state into a file; its calls go on meanwhile."""
+    if path.exists() and not path.is_file():
+        raise CommandError(Exit.USAGE, f"{path} is no regular file: give another path")
     if path.exists() and not is_forced:
         raise CommandError(Exit.USAGE, f"{path} exists: give another path, or --force")
     size_bytes = await api.download(tenant_path(tenant_id, "export"), path)
@@ -219,4 +227,8 @@ async def import_(
     display_name: DisplayNameOption = None,
 ) -> Document:
     """Create a tenant from a bundle; all of it is verified before that begins."""
+    if not path.is_file():
+        raise CommandError(
+            Exit.USAGE, f"{path} is no regular file, whose size is known: write the bundle to one"
+        )
     return await api.upload(tenant_path(new_id, "import"), path, display_name=display_name)

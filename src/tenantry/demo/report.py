@@ -42,9 +42,9 @@ def as_data(result: DemoResult) -> dict[str, Any]:
     }
 
 
-def print_json(result: DemoResult) -> None:
-    """Print the result as one JSON document."""
-    print(json.dumps(as_data(result), indent=2))  # noqa: T201  # for programs: nothing may be wrapped or coloured
+def as_json(result: DemoResult) -> str:
+    """Return the result as one JSON document."""
+    return json.dumps(as_data(result), indent=2)
 
 
 def print_tables(result: DemoResult, console: Console) -> None:

@@ -1,0 +1,15 @@
+"""The command ``tenantry`` from its first moment on. To load the package takes most of a short command's time."""
+
+import os
+import signal
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Load the command line and run it; Ctrl-C while it is loaded ends the process at once, with nothing begun."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    from tenantry.cli import app  # noqa: PLC0415  # what may be interrupted
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    app()
