@@ -48,6 +48,7 @@ CASES = [
         {"id": "fresh", "display_name": "Fresh", "state": "active"},
     ),
     Case("tenant list --state suspended --limit 1", {"id": ["to-list"]}),
+    Case("tenant list --prefix to-list", {"id": ["to-list"]}),
     Case("tenant list --all", {}),
     Case("tenant get acme", {"id": "acme", "state": "active", "display_name": "acme"}),
     Case(
@@ -77,6 +78,7 @@ CASES = [
     Case("snapshot list acme", {"id": ["{snapshot}"], "tenant_id": ["acme"]}),
     Case("snapshot delete to-forget {to_forget} --yes", {"tenant_id": "to-forget", "deleted": "{to_forget}"}),
     Case("snapshot restore to-restore {to_restore} --yes", {"id": "to-restore", "state": "active"}),
+    Case("snapshot points acme", {}),
     Case("snapshot undo-restore restored --yes", {"id": "restored", "state": "active"}),
     # Of all tenants, and most have no snapshot.
     Case("snapshot drill --sample 100", {"is_ok": False}, exit_code=1),

@@ -91,6 +91,20 @@ def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
+    """Also without being told, so that a purge leaves none; a storage that is not theirs is refused, and nothing done."""
+    there, kept = ("--data-dir", tmp_path / "data"), tmp_path / "kept"
+    document(tenantry("tenant", "create", "acme", *there, "--snapshot-storage", kept, "--json"))
+    document(tenantry("snapshot", "create", "acme", *there, "--json"))
+    assert len([path for path in kept.rglob("*.json") if path.is_file()]) == 1
+    refused = tenantry("tenant", "purge", "acme", "--yes", *there, "--snapshot-storage", tmp_path / "typo")
+    assert refused.returncode != 0
+    assert f"are kept at {kept}, not at {tmp_path / 'typo'}" in refused.stderr
+    document(tenantry("tenant", "delete", "acme", "--yes", *there, "--json"))
+    document(tenantry("tenant", "purge", "acme", "--force", "--yes", *there, "--json"))
+    assert [path for path in kept.rglob("*") if path.is_file()] == []
+
+
 def test_a_service_that_does_not_answer():
     """Where nothing listens a command ends with 3."""
     done = tenantry("tenant", "list", "--url", "http://127.0.0.1:9", env={"NO_PROXY": "*"})

@@ -20,6 +20,7 @@ from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, LifecycleStepped
+from tenantry.tenancy.audit import current_actor
 
 KEPT_MAX: Final = 1_000
 """How many operations that have ended can still be looked at."""
@@ -50,6 +51,7 @@ class Operation(BaseModel):
         id: To follow it by.
         action: What is done.
         tenant_id: To which tenant.
+        started_by: Who began it, as the audit names them.
         state: How far it is.
         steps: What it has done of its work, in order; what these are differs by action.
         started_at, finished_at: Instants in UTC.
@@ -62,6 +64,7 @@ class Operation(BaseModel):
     id: str
     action: str
     tenant_id: str | None
+    started_by: str
     state: OperationState
     steps: tuple[str, ...] = ()
     started_at: datetime
@@ -98,6 +101,7 @@ class Operations:
             id=secrets.token_hex(8),
             action=action,
             tenant_id=tenant_id,
+            started_by=current_actor(),
             state=OperationState.RUNNING,
             started_at=self._clock.now(),
         )

@@ -74,6 +74,7 @@ SnapshotArgument = Annotated[
     str, typer.Argument(parser=identifier, metavar="SNAPSHOT", help="The snapshot's id.")
 ]
 DisplayNameOption = Annotated[str | None, typer.Option(help="For people.")]
+PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only those whose ids begin so.")]
 ReasonOption = Annotated[str | None, typer.Option(help="Why; shown to whoever looks at the tenant.")]
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")

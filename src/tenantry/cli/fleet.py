@@ -12,6 +12,7 @@ from tenantry.cli.arguments import (
     AllOption,
     CursorOption,
     LimitOption,
+    PrefixOption,
     ReasonOption,
     identifier,
     json_value,
@@ -78,7 +79,7 @@ async def start(
     tenant: Annotated[
         list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only this one.")
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="Only those whose ids begin so.")] = None,
+    prefix: PrefixOption = None,
     below: Annotated[
         list[Any] | None,
         typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),

@@ -40,7 +40,7 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
             f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
             "make one",
         )
-    registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url))
+    registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url, config.data_dir))
     try:
         await registry.open()
     except TenantryError as error:

@@ -62,9 +62,10 @@ def serve(
 ) -> None:
     """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers."""
     with ending(is_json=False):
+        config = registry_config(choose_data_dir(data_dir))
         settings = ServeSettings(
-            config=registry_config(choose_data_dir(data_dir)),
-            snapshot_storage=choose_storage(storage),
+            config=config,
+            snapshot_storage=choose_storage(storage, config.data_dir),
             api=Endpoint(_checked_host("--host", host), port),
             probes=None
             if metrics_port is None

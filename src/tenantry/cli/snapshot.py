@@ -41,6 +41,12 @@ async def restore(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgu
     return await api.operate(tenant_path(tenant_id, "snapshots", snapshot_id, "restore"))
 
 
+@command(group, show=listing("id"))
+async def points(api: Api, tenant_id: TenantArgument) -> Document:
+    """List what restores of a tenant replaced and is still kept, oldest first; `restore` takes these ids too."""
+    return await api.get(tenant_path(tenant_id, "restore-points"))
+
+
 @command(group, question="Bring back what the last restore of tenant {tenant_id} replaced?")
 async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
     """Bring back what the last restore replaced."""

@@ -12,6 +12,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.obstore import open_storage
+from tenantry.tenancy.snapshot_location import recorded_location
 
 URL: Final = "TENANTRY_URL"
 DATA_DIR: Final = "TENANTRY_DATA_DIR"
@@ -65,14 +66,16 @@ def choose_data_dir(given: Path | None) -> Path:
     return Path(text)
 
 
-def choose_storage(url: str | None) -> ObjectStorage | None:
-    """Return where snapshots are kept: where the command line or the environment says; None for the directory's own.
+def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
+    """Return where snapshots are kept: where the command line, the environment or else the directory itself says.
+
+    None is the directory's own place for them.
 
     Raises:
         CommandError: It cannot be used.
     """
-    url = url or _environment(SNAPSHOT_STORAGE)
     try:
+        url = url or _environment(SNAPSHOT_STORAGE) or recorded_location(data_dir)
         return open_storage(url) if url else None
     except SnapshotError as error:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error

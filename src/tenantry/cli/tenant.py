@@ -13,6 +13,7 @@ from tenantry.cli.arguments import (
     DisplayNameOption,
     LimitOption,
     NewIdArgument,
+    PrefixOption,
     ReasonOption,
     TenantArgument,
     identifier,
@@ -54,12 +55,13 @@ async def list_(
     api: Api,
     *,
     state: Annotated[TenantState | None, typer.Option(help="Only tenants in this state.")] = None,
+    prefix: PrefixOption = None,
     limit: LimitOption = PAGE_ITEMS_DEFAULT,
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
     """List tenants, in the order of their ids."""
-    return await api.pages("/v1/tenants", limit, cursor, is_all=is_all, state=state)
+    return await api.pages("/v1/tenants", limit, cursor, is_all=is_all, state=state, id_prefix=prefix)
 
 
 @command(group)
