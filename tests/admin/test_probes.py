@@ -11,12 +11,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from service import Service
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.probes import Probes, make_probes
+from tenantry.admin.probes import KEPT_SECONDS, Probes, make_probes
 from tenantry.observability import export_metrics
 from tenants import HandClock, held_writer, make_message, until
 
@@ -114,7 +116,74 @@ async def test_a_pool_that_is_stuck(data_dir: Path):
             response = await looked(registry, probes)
             assert (response.status_code, response.json()["pool"]) == (503, "1 callers wait for a place")
         await waiting
+        clock.seconds = 21
         assert (await probes.look()).is_ready
+
+
+class CountingRegistry(TenantRegistry):
+    """A registry that counts how often somebody looks at it."""
+
+    looks = 0
+
+    async def check_catalog(self) -> None:
+        """Look."""
+        self.looks += 1
+        await super().check_catalog()
+
+
+async def test_anyone_may_ask_often(data_dir: Path):
+    """Whoever asks at the same time, or soon after, shares one look; then there is another."""
+    clock = HandClock()
+    async with CountingRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        probes = Probes(registry, clock=clock)
+        found = await asyncio.gather(*(probes.look() for _ in range(20)))
+        assert all(one.is_ready for one in found)
+        clock.seconds = KEPT_SECONDS - 0.1
+        assert (await looked(registry, probes)).status_code == 200
+        assert registry.looks == 1
+        clock.seconds = KEPT_SECONDS
+        await probes.look()
+        assert registry.looks == 2
+
+
+async def test_who_goes_away_takes_no_look_along(data_dir: Path):
+    """Others who wait for the same look get what it finds."""
+    async with CountingRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        probes = Probes(registry)
+        first, second = asyncio.create_task(probes.look()), asyncio.create_task(probes.look())
+        await until(lambda: registry.looks == 1)
+        first.cancel()
+        assert (await second).is_ready
+        assert (first.cancelled(), registry.looks) == (True, 1)
+
+
+class CountingCollector(Collector):
+    """Metrics that count how often they are collected."""
+
+    collections = 0
+
+    def collect(self) -> list[Metric]:
+        """Collect."""
+        self.collections += 1
+        return []
+
+
+async def test_metrics_are_made_once_for_all_who_ask(registry: TenantRegistry):
+    """However many ask at the same time, there is one exposition for each format."""
+    collectors, collector = CollectorRegistry(), CountingCollector()
+    collectors.register(collector)
+    async with Service(registry, collectors=collectors) as service:
+        client = await service.client()
+        before = collector.collections
+        openmetrics = {"accept": "application/openmetrics-text"}
+        answers = await asyncio.gather(
+            *(client.get("/metrics") for _ in range(10)),
+            *(client.get("/metrics", headers=openmetrics) for _ in range(10)),
+        )
+        assert collector.collections == before + 2
+        assert len({answer.content for answer in answers}) == 2
+        await client.get("/metrics")
+        assert collector.collections == before + 3
 
 
 @pytest.fixture
