@@ -5,7 +5,9 @@ import contextlib
 import re
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +23,10 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.probes import KEPT_SECONDS, Probes, make_probes
 from tenantry.observability import export_metrics
 from tenants import HandClock, held_writer, make_message, until
+
+OPENMETRICS = {
+    "accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+}
 
 
 @pytest.fixture
@@ -175,10 +181,9 @@ async def test_metrics_are_made_once_for_all_who_ask(registry: TenantRegistry):
     async with Service(registry, collectors=collectors) as service:
         client = await service.client()
         before = collector.collections
-        openmetrics = {"accept": "application/openmetrics-text"}
         answers = await asyncio.gather(
             *(client.get("/metrics") for _ in range(10)),
-            *(client.get("/metrics", headers=openmetrics) for _ in range(10)),
+            *(client.get("/metrics", headers=OPENMETRICS) for _ in range(10)),
         )
         assert collector.collections == before + 2
         assert len({answer.content for answer in answers}) == 2
@@ -186,16 +191,23 @@ async def test_metrics_are_made_once_for_all_who_ask(registry: TenantRegistry):
         assert collector.collections == before + 3
 
 
-@pytest.fixture
-async def measured(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an API whose registry is measured, after some calls."""
+@asynccontextmanager
+async def measuring(registry: TenantRegistry, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of an API whose registry is measured, after some calls."""
     collectors = CollectorRegistry()
     export_metrics(registry, collectors)
-    async with Service(registry, collectors=collectors) as service:
+    async with Service(registry, collectors=collectors, **options) as service:
         admin = await service.caller("admin")
         await admin.post("/v1/tenants", json={"id": "acme"})
         await registry.tenant("acme").messages.save(make_message())
         yield await service.client()
+
+
+@pytest.fixture
+async def measured(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API that is measured."""
+    async with measuring(registry) as client:
+        yield client
 
 
 async def test_metrics_as_text(measured: httpx.AsyncClient):
@@ -212,8 +224,7 @@ async def test_metrics_as_text(measured: httpx.AsyncClient):
 
 async def test_metrics_as_openmetrics(measured: httpx.AsyncClient):
     """If asked for: it can be parsed, ends with its end, and its exemplars name the tenant."""
-    accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
-    response = await measured.get("/metrics", headers=accept)
+    response = await measured.get("/metrics", headers=OPENMETRICS)
     assert response.headers["content-type"].startswith("application/openmetrics-text; version=")
     assert response.text.endswith("# EOF\n")
     samples = [
@@ -222,6 +233,17 @@ async def test_metrics_as_openmetrics(measured: httpx.AsyncClient):
     exemplars = [sample.exemplar.labels for sample in samples if sample.exemplar is not None]
     assert {"tenant_id": "acme"} in exemplars
     assert not any("tenant_id" in sample.labels for sample in samples)
+
+
+async def test_metrics_for_strangers(registry: TenantRegistry):
+    """Where everybody may ask, nothing names a tenant, and all else is there."""
+    async with measuring(registry, has_exemplars=False) as client:
+        response = await client.get("/metrics", headers=OPENMETRICS)
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=")
+    assert "tenantry_query_duration_seconds_bucket" in response.text
+    assert "acme" not in response.text
+    families = list(text_string_to_metric_families(response.text))
+    assert not any(sample.exemplar for family in families for sample in family.samples)
 
 
 async def test_probes_on_a_port_of_their_own(service: Service):

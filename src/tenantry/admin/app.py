@@ -47,6 +47,7 @@ def create_admin_app(
     authenticate: Authenticate | None = None,
     collectors: CollectorRegistry = REGISTRY,
     has_probes: bool = True,
+    has_exemplars: bool = True,
     bodies: BodyLimits = BODY_LIMITS,
     has_console: bool = True,
 ) -> FastAPI:
@@ -61,6 +62,7 @@ def create_admin_app(
         authenticate: Finds out who calls; by API keys if left out.
         collectors: The metrics that ``/metrics`` gives.
         has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are here too: they need no key.
+        has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars: they name tenants, without a key.
         bodies: How large requests may be, and how long they may take to come.
         has_console: Whether ``/console`` is here too: a web page that asks its user for a key.
     """
@@ -104,7 +106,7 @@ def create_admin_app(
     for router in routers:
         app.include_router(router)
     if has_probes:
-        app.include_router(make_probes(registry, collectors))
+        app.include_router(make_probes(registry, collectors, has_exemplars=has_exemplars))
     if has_console:
         app.include_router(make_console())
     app.add_exception_handler(TenantryError, answer_tenantry_error)

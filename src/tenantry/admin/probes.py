@@ -4,6 +4,7 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -108,7 +109,11 @@ class Probes:
 
 
 def make_probes(
-    registry: TenantRegistry, collectors: CollectorRegistry = REGISTRY, probes: Probes | None = None
+    registry: TenantRegistry,
+    collectors: CollectorRegistry = REGISTRY,
+    probes: Probes | None = None,
+    *,
+    has_exemplars: bool = True,
 ) -> APIRouter:
     """Return the operations.
 
@@ -116,6 +121,7 @@ def make_probes(
         registry: The registry that they look at.
         collectors: The metrics.
         probes: How they look; as usual if left out.
+        has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -138,7 +144,7 @@ def make_probes(
         return text.generate_latest(_Exposed(collectors, await probes.look()))
 
     async def expose_openmetrics() -> bytes:
-        exposed = _Exposed(collectors, await probes.look())
+        exposed = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars)
         found: bytes = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
         return found
 
@@ -147,7 +153,7 @@ def make_probes(
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
-        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, with exemplars, if that is asked for."""
+        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, if that is asked for."""
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
         return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
@@ -158,19 +164,29 @@ def make_probes(
 class _Exposed(Collector):
     """The metrics and, beside them, whether the service is ready: Prometheus cannot read ``/readyz``."""
 
-    def __init__(self, collectors: CollectorRegistry, readiness: Readiness) -> None:
+    def __init__(
+        self, collectors: CollectorRegistry, readiness: Readiness, *, has_exemplars: bool = False
+    ) -> None:
         self._collectors = collectors
         self._readiness = readiness
+        self._has_exemplars = has_exemplars
 
     def collect(self) -> Iterable[Metric]:
         """Return every family."""
-        yield from self._collectors.collect()
+        for family in self._collectors.collect():
+            yield family if self._has_exemplars else _without_exemplars(family)
         ready = GaugeMetricFamily(
             "tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",)
         )
         for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
             ready.add_metric((probe,), answer == "ok")
         yield ready
+
+
+def _without_exemplars(family: Metric) -> Metric:
+    found = copy(family)  # its collector may keep it
+    found.samples = [sample._replace(exemplar=None) for sample in family.samples]
+    return found
 
 
 def _disk(data_dir: Path) -> str | None:
