@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from service import Service
+from service import Service, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.probes import KEPT_SECONDS, Probes, make_probes
@@ -56,6 +56,18 @@ async def test_not_ready_once_it_is_closed(service: Service, anyone: httpx.Async
     response = await anyone.get("/readyz")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert response.json()["catalog"] == "RegistryClosedError"
+
+
+@pytest.mark.parametrize(("is_open", "status"), [(True, 200), (False, 503)])
+async def test_asking_for_no_body(service: Service, *, is_open: bool, status: int):
+    """Balancers ask with HEAD: the status alone says it."""
+    if not is_open:
+        await service.registry.aclose()
+    async with served(service.app) as url, httpx.AsyncClient(base_url=url) as client:
+        alive, ready = await client.head("/healthz"), await client.head("/readyz")
+    assert (alive.status_code, alive.content) == (200, b"")
+    assert (ready.status_code, ready.content) == (status, b"")
+    assert ("retry-after" in ready.headers) is not is_open
 
 
 async def looked(registry: TenantRegistry, probes: Probes) -> httpx.Response:

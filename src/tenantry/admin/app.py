@@ -16,6 +16,8 @@ from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.console import make_console
 from tenantry.admin.document import complete
 from tenantry.admin.failures import Failures
+from tenantry.admin.headers import SafeHeaders
+from tenantry.admin.index import make_index
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
 from tenantry.admin.probes import make_probes
@@ -105,6 +107,7 @@ def create_admin_app(
     )
     for router in routers:
         app.include_router(router)
+    app.include_router(make_index(has_probes=has_probes, has_console=has_console))
     if has_probes:
         app.include_router(make_probes(registry, collectors, has_exemplars=has_exemplars))
     if has_console:
@@ -114,6 +117,7 @@ def create_admin_app(
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_middleware(Failures)
+    app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
 
 

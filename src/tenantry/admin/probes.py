@@ -140,6 +140,10 @@ def make_probes(
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
+    # Balancers ask without wanting a body. Not in the document: there a name is one operation's.
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
+        router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+
     async def expose_text() -> bytes:
         return text.generate_latest(_Exposed(collectors, await probes.look()))
 
