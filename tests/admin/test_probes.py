@@ -5,20 +5,28 @@ import contextlib
 import re
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-from service import Service
+from service import Service, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.probes import Probes, make_probes
+from tenantry.admin.probes import KEPT_SECONDS, Probes, make_probes
 from tenantry.observability import export_metrics
 from tenants import HandClock, held_writer, make_message, until
+
+OPENMETRICS = {
+    "accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+}
 
 
 @pytest.fixture
@@ -48,6 +56,18 @@ async def test_not_ready_once_it_is_closed(service: Service, anyone: httpx.Async
     response = await anyone.get("/readyz")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert response.json()["catalog"] == "RegistryClosedError"
+
+
+@pytest.mark.parametrize(("is_open", "status"), [(True, 200), (False, 503)])
+async def test_asking_for_no_body(service: Service, *, is_open: bool, status: int):
+    """Balancers ask with HEAD: the status alone says it."""
+    if not is_open:
+        await service.registry.aclose()
+    async with served(service.app) as url, httpx.AsyncClient(base_url=url) as client:
+        alive, ready = await client.head("/healthz"), await client.head("/readyz")
+    assert (alive.status_code, alive.content) == (200, b"")
+    assert (ready.status_code, ready.content) == (status, b"")
+    assert ("retry-after" in ready.headers) is not is_open
 
 
 async def looked(registry: TenantRegistry, probes: Probes) -> httpx.Response:
@@ -114,19 +134,92 @@ async def test_a_pool_that_is_stuck(data_dir: Path):
             response = await looked(registry, probes)
             assert (response.status_code, response.json()["pool"]) == (503, "1 callers wait for a place")
         await waiting
+        clock.seconds = 21
         assert (await probes.look()).is_ready
 
 
-@pytest.fixture
-async def measured(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an API whose registry is measured, after some calls."""
+class CountingRegistry(TenantRegistry):
+    """A registry that counts how often somebody looks at it."""
+
+    looks = 0
+
+    async def check_catalog(self) -> None:
+        """Look."""
+        self.looks += 1
+        await super().check_catalog()
+
+
+async def test_anyone_may_ask_often(data_dir: Path):
+    """Whoever asks at the same time, or soon after, shares one look; then there is another."""
+    clock = HandClock()
+    async with CountingRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        probes = Probes(registry, clock=clock)
+        found = await asyncio.gather(*(probes.look() for _ in range(20)))
+        assert all(one.is_ready for one in found)
+        clock.seconds = KEPT_SECONDS - 0.1
+        assert (await looked(registry, probes)).status_code == 200
+        assert registry.looks == 1
+        clock.seconds = KEPT_SECONDS
+        await probes.look()
+        assert registry.looks == 2
+
+
+async def test_who_goes_away_takes_no_look_along(data_dir: Path):
+    """Others who wait for the same look get what it finds."""
+    async with CountingRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        probes = Probes(registry)
+        first, second = asyncio.create_task(probes.look()), asyncio.create_task(probes.look())
+        await until(lambda: registry.looks == 1)
+        first.cancel()
+        assert (await second).is_ready
+        assert (first.cancelled(), registry.looks) == (True, 1)
+
+
+class CountingCollector(Collector):
+    """Metrics that count how often they are collected."""
+
+    collections = 0
+
+    def collect(self) -> list[Metric]:
+        """Collect."""
+        self.collections += 1
+        return []
+
+
+async def test_metrics_are_made_once_for_all_who_ask(registry: TenantRegistry):
+    """However many ask at the same time, there is one exposition for each format."""
+    collectors, collector = CollectorRegistry(), CountingCollector()
+    collectors.register(collector)
+    async with Service(registry, collectors=collectors) as service:
+        client = await service.client()
+        before = collector.collections
+        answers = await asyncio.gather(
+            *(client.get("/metrics") for _ in range(10)),
+            *(client.get("/metrics", headers=OPENMETRICS) for _ in range(10)),
+        )
+        assert collector.collections == before + 2
+        assert len({answer.content for answer in answers}) == 2
+        await client.get("/metrics")
+        assert collector.collections == before + 3
+
+
+@asynccontextmanager
+async def measuring(registry: TenantRegistry, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of an API whose registry is measured, after some calls."""
     collectors = CollectorRegistry()
     export_metrics(registry, collectors)
-    async with Service(registry, collectors=collectors) as service:
+    async with Service(registry, collectors=collectors, **options) as service:
         admin = await service.caller("admin")
         await admin.post("/v1/tenants", json={"id": "acme"})
         await registry.tenant("acme").messages.save(make_message())
         yield await service.client()
+
+
+@pytest.fixture
+async def measured(registry: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API that is measured."""
+    async with measuring(registry) as client:
+        yield client
 
 
 async def test_metrics_as_text(measured: httpx.AsyncClient):
@@ -143,8 +236,7 @@ async def test_metrics_as_text(measured: httpx.AsyncClient):
 
 async def test_metrics_as_openmetrics(measured: httpx.AsyncClient):
     """If asked for: it can be parsed, ends with its end, and its exemplars name the tenant."""
-    accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
-    response = await measured.get("/metrics", headers=accept)
+    response = await measured.get("/metrics", headers=OPENMETRICS)
     assert response.headers["content-type"].startswith("application/openmetrics-text; version=")
     assert response.text.endswith("# EOF\n")
     samples = [
@@ -153,6 +245,17 @@ async def test_metrics_as_openmetrics(measured: httpx.AsyncClient):
     exemplars = [sample.exemplar.labels for sample in samples if sample.exemplar is not None]
     assert {"tenant_id": "acme"} in exemplars
     assert not any("tenant_id" in sample.labels for sample in samples)
+
+
+async def test_metrics_for_strangers(registry: TenantRegistry):
+    """Where everybody may ask, nothing names a tenant, and all else is there."""
+    async with measuring(registry, has_exemplars=False) as client:
+        response = await client.get("/metrics", headers=OPENMETRICS)
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=")
+    assert "tenantry_query_duration_seconds_bucket" in response.text
+    assert "acme" not in response.text
+    families = list(text_string_to_metric_families(response.text))
+    assert not any(sample.exemplar for family in families for sample in family.samples)
 
 
 async def test_probes_on_a_port_of_their_own(service: Service):

@@ -184,8 +184,25 @@ def test_behind_a_proxy_clients_are_told_apart(kept: tuple[Path, str]):
         for number in range(10):
             claimed = {"X-Forwarded-For": f"198.51.100.{number}, 192.0.2.1"}
             assert get(running, "/v1/tenants", "wrong", **claimed).status_code == 401
-        assert get(running, "/v1/tenants", **{"X-Forwarded-For": "192.0.2.1"}).status_code == 429
-        assert get(running, "/v1/tenants", **{"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}).status_code == 200
+        again = {"X-Forwarded-For": "192.0.2.1:5678"}
+        assert get(running, "/v1/tenants", "wrong", **again).status_code == 429
+        assert get(running, "/v1/tenants", **again).status_code == 200
+        other = {"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}
+        assert get(running, "/v1/tenants", "wrong", **other).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("options", "names_tenants"),
+    [([], True), (["--behind-proxy"], False), (["--behind-proxy", "--metrics-port", 0], True)],
+)
+def test_whom_metrics_tell_of_tenants(tmp_path: Path, options: list[object], *, names_tenants: bool):
+    """Where others reach the API its metrics name no tenant to whoever asks; on a port of their own they do."""
+    with service(tmp_path / "data", *options) as running:
+        document(tenantry("tenant", "create", "acme", "--json", env=running.env))
+        url = f"{running.urls[-1]}/metrics"
+        found = httpx.get(url, headers={"Accept": "application/openmetrics-text"}, trust_env=False)
+        assert found.text.endswith("# EOF\n")
+        assert ("tenant_id" in found.text) is names_tenants
 
 
 def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):

@@ -106,6 +106,7 @@ def problem_in(answer: bytes, status: int, kind: str) -> dict[str, str]:
     headers = dict(line.split(": ", 1) for line in rest)
     assert first.startswith(f"http/1.1 {status} ")
     assert headers["content-type"] == "application/problem+json"
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
     assert json.loads(body)["type"] == f"urn:tenantry:problem:{kind}"
     assert json.loads(body)["status"] == status
     return headers

@@ -16,6 +16,8 @@ from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.console import make_console
 from tenantry.admin.document import complete
 from tenantry.admin.failures import Failures
+from tenantry.admin.headers import SafeHeaders
+from tenantry.admin.index import make_index
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
 from tenantry.admin.probes import make_probes
@@ -47,6 +49,7 @@ def create_admin_app(
     authenticate: Authenticate | None = None,
     collectors: CollectorRegistry = REGISTRY,
     has_probes: bool = True,
+    has_exemplars: bool = True,
     bodies: BodyLimits = BODY_LIMITS,
     has_console: bool = True,
 ) -> FastAPI:
@@ -61,6 +64,7 @@ def create_admin_app(
         authenticate: Finds out who calls; by API keys if left out.
         collectors: The metrics that ``/metrics`` gives.
         has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are here too: they need no key.
+        has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars: they name tenants, without a key.
         bodies: How large requests may be, and how long they may take to come.
         has_console: Whether ``/console`` is here too: a web page that asks its user for a key.
     """
@@ -103,8 +107,9 @@ def create_admin_app(
     )
     for router in routers:
         app.include_router(router)
+    app.include_router(make_index(has_probes=has_probes, has_console=has_console))
     if has_probes:
-        app.include_router(make_probes(registry, collectors))
+        app.include_router(make_probes(registry, collectors, has_exemplars=has_exemplars))
     if has_console:
         app.include_router(make_console())
     app.add_exception_handler(TenantryError, answer_tenantry_error)
@@ -112,6 +117,7 @@ def create_admin_app(
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_middleware(Failures)
+    app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
 
 

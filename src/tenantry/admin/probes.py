@@ -1,10 +1,10 @@
 """For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
 
-import asyncio
 import errno
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
+from tenantry.admin.shared import Shared
 from tenantry.clock import Clock, SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.data_directory import DISK_BYTES_MIN
@@ -26,6 +27,9 @@ from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0
+KEPT_SECONDS: Final = 1.0
+"""For how long what was found is said again: anybody may ask, as often as they like."""
+
 RETRY_AFTER_SECONDS: Final = 5
 
 _WRITTEN_BYTES: Final = 4096
@@ -41,7 +45,7 @@ class Readiness(BaseModel):
 
 
 class Probes:
-    """Looks whether a registry can do its work; each look is bounded in time.
+    """Looks whether a registry can do its work; each look is bounded in time, and shared by all who ask for it.
 
     Args:
         registry: The registry.
@@ -59,12 +63,17 @@ class Probes:
         self._registry = registry
         self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
-        self._disk_look: asyncio.Task[str | None] | None = None
+        self._look = Shared(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
+        # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
+        self._disk = Shared(self._look_at_disk)
         self._moves = -1
         self._moved_at = 0.0
 
     async def look(self) -> Readiness:
         """Return what there is to say."""
+        return await self._look()
+
+    async def _look_at_all(self) -> Readiness:
         catalog = await self._bounded(self._registry.check_catalog)
         pool = self._pool()
         disk = await self._bounded(self._disk)
@@ -92,12 +101,6 @@ class Probes:
             return f"{pool.waiters} callers wait for a place"
         return "ok"
 
-    async def _disk(self) -> str | None:
-        # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
-        if self._disk_look is None or self._disk_look.done():
-            self._disk_look = asyncio.create_task(self._look_at_disk())
-        return await asyncio.shield(self._disk_look)
-
     async def _look_at_disk(self) -> str | None:
         try:
             return await run_in_thread(partial(_disk, self._registry.config.data_dir))
@@ -106,7 +109,11 @@ class Probes:
 
 
 def make_probes(
-    registry: TenantRegistry, collectors: CollectorRegistry = REGISTRY, probes: Probes | None = None
+    registry: TenantRegistry,
+    collectors: CollectorRegistry = REGISTRY,
+    probes: Probes | None = None,
+    *,
+    has_exemplars: bool = True,
 ) -> APIRouter:
     """Return the operations.
 
@@ -114,6 +121,7 @@ def make_probes(
         registry: The registry that they look at.
         collectors: The metrics.
         probes: How they look; as usual if left out.
+        has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -132,16 +140,27 @@ def make_probes(
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
+    # Balancers ask without wanting a body. Not in the document: there a name is one operation's.
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
+        router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+
+    async def expose_text() -> bytes:
+        return text.generate_latest(_Exposed(collectors, await probes.look()))
+
+    async def expose_openmetrics() -> bytes:
+        exposed = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars)
+        found: bytes = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
+        return found
+
+    as_text, as_openmetrics = Shared(expose_text), Shared(expose_openmetrics)
     openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
-        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, with exemplars, if that is asked for."""
-        exposed = _Exposed(collectors, await probes.look())
+        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, if that is asked for."""
         if "application/openmetrics-text" in request.headers.get("accept", ""):
-            found = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
-            return Response(found, media_type=openmetrics.CONTENT_TYPE_LATEST)
-        return Response(text.generate_latest(exposed), media_type=text.CONTENT_TYPE_LATEST)
+            return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
+        return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
 
     return router
 
@@ -149,19 +168,29 @@ def make_probes(
 class _Exposed(Collector):
     """The metrics and, beside them, whether the service is ready: Prometheus cannot read ``/readyz``."""
 
-    def __init__(self, collectors: CollectorRegistry, readiness: Readiness) -> None:
+    def __init__(
+        self, collectors: CollectorRegistry, readiness: Readiness, *, has_exemplars: bool = False
+    ) -> None:
         self._collectors = collectors
         self._readiness = readiness
+        self._has_exemplars = has_exemplars
 
     def collect(self) -> Iterable[Metric]:
         """Return every family."""
-        yield from self._collectors.collect()
+        for family in self._collectors.collect():
+            yield family if self._has_exemplars else _without_exemplars(family)
         ready = GaugeMetricFamily(
             "tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",)
         )
         for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
             ready.add_metric((probe,), answer == "ok")
         yield ready
+
+
+def _without_exemplars(family: Metric) -> Metric:
+    found = copy(family)  # its collector may keep it
+    found.samples = [sample._replace(exemplar=None) for sample in family.samples]
+    return found
 
 
 def _disk(data_dir: Path) -> str | None:

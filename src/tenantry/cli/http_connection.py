@@ -18,6 +18,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenantry.admin.address import network_of
+from tenantry.admin.headers import SAFE_HEADERS
 from tenantry.admin.problems import MEDIA_TYPE, ProblemError
 
 HEAD_SECONDS_MAX: Final = 20.0
@@ -118,6 +119,7 @@ class ImpatientConnection(H11Protocol):
                 "Content-Type": MEDIA_TYPE,
                 "Content-Length": str(len(body)),
                 "Connection": "close",
+                **SAFE_HEADERS,
                 **(problem.headers or {}),
             }
             for event in (

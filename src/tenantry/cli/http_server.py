@@ -13,6 +13,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.problems import ProblemError, answer_problem
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.http_connection import ImpatientConnection
@@ -41,7 +42,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                Admission(app),
+                SafeHeaders(Admission(app)),
                 http=partial(ImpatientConnection, is_shared=is_behind_proxy),  # type: ignore[arg-type]  # all it does is call it
                 log_config=None,
                 access_log=False,

@@ -57,3 +57,8 @@ class ServeSettings:
     def is_exposed(self) -> bool:
         """Whether other machines reach it."""
         return not all(endpoint.is_loopback for endpoint in (self.api, self.probes) if endpoint is not None)
+
+    @property
+    def is_api_exposed(self) -> bool:
+        """Whether others than this machine's users reach the API, also through a proxy on this machine."""
+        return self.is_behind_proxy or not self.api.is_loopback

@@ -56,7 +56,9 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         await _check_keys(settings, registry)
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         closing_seconds = settings.config.shutdown_timeout_seconds
-        api = create_admin_app(registry, has_probes=settings.probes is None)
+        api = create_admin_app(
+            registry, has_probes=settings.probes is None, has_exemplars=not settings.is_api_exposed
+        )
         apps = _apps(settings, registry, api)
         servers = [
             HttpServer(app, settings.tls, closing_seconds, is_behind_proxy=settings.is_behind_proxy)
