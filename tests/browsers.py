@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.common import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -25,6 +26,7 @@ from tenants import HANG_SECONDS, python, read_json
 
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")
+TABS_MAX = 80
 
 # For people the console looks every two seconds, and nothing that a test waits for needs to be looked for less often.
 _HASTE = """
@@ -213,6 +215,14 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys, one after the other, wherever the focus is."""
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def tab_to(self, text: str) -> None:
+        """Go on with the Tab key until the focus is on something that says so."""
+        for _ in range(TABS_MAX):
+            if self.focused() == text:
+                return
+            self.press(Keys.TAB)
+        pytest.fail(f"Tab never comes to {text!r}")
 
     def focused(self) -> str:
         """Return what is read on the element that has the focus, or its name."""

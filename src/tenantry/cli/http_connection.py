@@ -33,7 +33,7 @@ STUCK_SECONDS: Final = 30.0
 CONNECTIONS_MAX: Final = 256
 """Further ones are refused."""
 
-CONNECTIONS_PER_CLIENT_MAX: Final = 64
+CONNECTIONS_PER_CLIENT_MAX: Final = 128
 """Further ones of the same address are refused, so that one client does not take them all."""
 
 RETRY_AFTER_SECONDS: Final = 5
