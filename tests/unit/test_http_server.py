@@ -147,6 +147,18 @@ async def test_a_body_that_was_answered_and_ends(patience: Patience):
         assert server.connections == 1
 
 
+async def test_who_is_refused_while_it_sends_hears_why(patience: Patience):
+    """A client in the middle of a large body is not cut off before it has read the answer."""
+    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST.replace(b"50", str(LARGE_BYTES).encode()))
+        writer.write(b"x" * LARGE_BYTES)
+        await writer.drain()
+        await reader.readuntil(b"ok")
+        writer.write(GET)
+        await reader.readuntil(b"ok")
+
+
 @pytest.mark.parametrize(
     "body",
     [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", POST],
