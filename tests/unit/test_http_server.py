@@ -276,3 +276,14 @@ async def test_what_is_no_request(request_bytes: bytes):
     async with running(answer_ok) as server:
         reader, _ = await server.connect(request_bytes)
         problem_in(await reader.read(), 400, "malformed-request")
+
+
+async def test_nobody_takes_a_connection_over(caplog: pytest.LogCaptureFixture):
+    """Who asks for another protocol is answered in this one, and the connection goes on."""
+    upgrade = GET.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nHost")
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(upgrade)
+        for _ in range(2):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+            writer.write(upgrade)
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []

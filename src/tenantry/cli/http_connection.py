@@ -103,6 +103,10 @@ class ImpatientConnection(H11Protocol):
             self.cycle.message_event.set()
         self._end_with(ProblemError(400, "malformed-request", "Malformed request", msg))
 
+    def _should_upgrade(self) -> bool:
+        # RFC 9110, section 7.8: it may be ignored. Whoever takes the connection over would not keep these times.
+        return False
+
     def _is_one_too_many(self) -> bool:
         if len(self.connections) > CONNECTIONS_MAX:
             return True
