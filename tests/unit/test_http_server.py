@@ -2,90 +2,27 @@
 
 import asyncio
 import json
-import socket
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from certificates import make_certificate
+from http_servers import GET, POST, answer_ok, running
 from tenantry.cli import http_connection, http_server
-from tenantry.cli.http_server import HttpServer
 from tenantry.cli.listening import Tls
 from tenants import HANG_SECONDS, until
 
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
 LARGE_BYTES = 8 * 2**20
 """More than the kernel keeps of an answer that nobody reads."""
 
 Patience = Callable[..., None]
 
 
-async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request, and read no body."""
-    await PlainTextResponse("ok")(scope, receive, send)
-
-
 async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer every request with more than is kept for a client that does not read."""
     await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
-
-
-class Running:
-    """A server that listens on the loopback, and its clients.
-
-    Args:
-        server: The server.
-        address: Where it listens.
-    """
-
-    def __init__(self, server: HttpServer, address: tuple[str, int]) -> None:
-        self.server = server
-        self.address = address
-        self.trust: ssl.SSLContext | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-
-    @property
-    def connections(self) -> int:
-        """How many there are."""
-        return len(self.server.server_state.connections)
-
-    async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect and send."""
-        reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)
-        self._writers.append(writer)
-        for one in sent:
-            writer.write(one)
-        return reader, writer
-
-    async def aclose(self) -> None:
-        """Hang up and stop the server."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self.server.stop(is_urgent=False)
-
-
-@asynccontextmanager
-async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
-    """Run a server; the block ends in good time."""
-    server = HttpServer(app, tls, closing_seconds=1, **options)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = asyncio.create_task(server.serve([listening]))
-        await server.answers.wait()
-        found = Running(server, listening.getsockname())
-        if tls is not None:
-            found.trust = ssl.create_default_context(cafile=tls.cert)
-        try:
-            async with asyncio.timeout(HANG_SECONDS):
-                yield found
-        finally:
-            await found.aclose()
-            await serving
 
 
 @pytest.fixture
@@ -176,10 +113,10 @@ async def test_a_body_that_is_nonsense_after_its_answer(
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+@pytest.fixture
+def tls(certificate: tuple[Path, Path]) -> Tls:
     """A certificate and its key."""
-    return Tls(*make_certificate(tmp_path_factory.mktemp("tls")))
+    return Tls(*certificate)
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])
