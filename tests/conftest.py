@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from buckets import s3_server
+from certificates import make_certificate
 from tenantry import RegistryConfig, TenantRegistry
 
 
@@ -29,6 +30,12 @@ def s3_url() -> Iterator[str]:
     """The URL of an S3 server: each test makes a bucket of its own."""
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

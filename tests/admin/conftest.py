@@ -1,6 +1,7 @@
 """An admin API on a registry of the test's own."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -20,3 +21,12 @@ async def service(registry: TenantRegistry) -> AsyncIterator[Service]:
 async def admin(service: Service) -> httpx.AsyncClient:
     """A client that may do everything."""
     return await service.caller("admin")
+
+
+@pytest.fixture
+async def acme(admin: httpx.AsyncClient) -> dict[str, Any]:
+    """A tenant, as it was answered."""
+    response = await admin.post("/v1/tenants", json={"id": "acme", "display_name": "Acme Ltd."})
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
+    return created

@@ -115,6 +115,24 @@ async def test_a_job_that_is_not_there(admin: httpx.AsyncClient, method: str, pa
     check_problem(response, 404, "job-not-found")
 
 
+@pytest.mark.usefixtures("acme")
+async def test_cursors_of_jobs(service: Service, admin: httpx.AsyncClient):
+    """Those that were changed, and those of another list, are 400."""
+    service.registry.fleet.register("look", _look)
+    await admin.post("/v1/tenants", json={"id": "globex"})
+    for _ in range(2):
+        started = await admin.post("/v1/jobs", json={"kind": "look"})
+        await service.registry.fleet.wait(started.json()["id"])
+    jobs, results = "/v1/jobs", f"{started.headers['location']}/results"
+    cursors = {path: (await admin.get(f"{path}?limit=1")).json()["next_cursor"] for path in (jobs, results)}
+    for path, other in ((jobs, results), (results, jobs)):
+        assert (await admin.get(path, params={"cursor": cursors[path]})).status_code == 200
+        last = cursors[path][-1]
+        tampered = cursors[path][:-1] + ("A" if last != "A" else "B")
+        check_problem(await admin.get(path, params={"cursor": tampered}), 400, "cursor")
+        assert (await admin.get(path, params={"cursor": cursors[other]})).status_code == 400
+
+
 @pytest.fixture
 def held() -> Held:
     """A function that waits until it is let go."""

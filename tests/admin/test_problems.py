@@ -34,7 +34,7 @@ async def test_a_path_with_a_slash_too_many(admin: httpx.AsyncClient):
         ("/v1/tenants/acme", "POST", "DELETE, GET, PATCH"),
         ("/v1/tenants/acme/suspend", "GET", "POST"),
         ("/v1/keys/0123456789abcdef", "HEAD", "DELETE"),
-        ("/healthz", "POST", "GET"),
+        ("/healthz", "POST", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_is_not_there(admin: httpx.AsyncClient, path: str, method: str, allowed: str):

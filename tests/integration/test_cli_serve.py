@@ -9,7 +9,6 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from certificates import make_certificate
 from commands import Service, document, make_key, service, tenantry
 from fleets import Held, holding
 from service import connected, events
@@ -23,12 +22,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A data directory, and a key that is good for it."""
     data_dir = tmp_path_factory.mktemp("kept") / "data"
     return data_dir, make_key(data_dir)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def get(running: Service, path: str, key: str | None = None, **headers: str) -> httpx.Response:

@@ -2,90 +2,27 @@
 
 import asyncio
 import json
-import socket
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from certificates import make_certificate
+from http_servers import GET, POST, answer_ok, running
 from tenantry.cli import http_connection, http_server
-from tenantry.cli.http_server import HttpServer
 from tenantry.cli.listening import Tls
 from tenants import HANG_SECONDS, until
 
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
 LARGE_BYTES = 8 * 2**20
 """More than the kernel keeps of an answer that nobody reads."""
 
 Patience = Callable[..., None]
 
 
-async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request, and read no body."""
-    await PlainTextResponse("ok")(scope, receive, send)
-
-
 async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer every request with more than is kept for a client that does not read."""
     await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
-
-
-class Running:
-    """A server that listens on the loopback, and its clients.
-
-    Args:
-        server: The server.
-        address: Where it listens.
-    """
-
-    def __init__(self, server: HttpServer, address: tuple[str, int]) -> None:
-        self.server = server
-        self.address = address
-        self.trust: ssl.SSLContext | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-
-    @property
-    def connections(self) -> int:
-        """How many there are."""
-        return len(self.server.server_state.connections)
-
-    async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect and send."""
-        reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)
-        self._writers.append(writer)
-        for one in sent:
-            writer.write(one)
-        return reader, writer
-
-    async def aclose(self) -> None:
-        """Hang up and stop the server."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self.server.stop(is_urgent=False)
-
-
-@asynccontextmanager
-async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
-    """Run a server; the block ends in good time."""
-    server = HttpServer(app, tls, closing_seconds=1, **options)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = asyncio.create_task(server.serve([listening]))
-        await server.answers.wait()
-        found = Running(server, listening.getsockname())
-        if tls is not None:
-            found.trust = ssl.create_default_context(cafile=tls.cert)
-        try:
-            async with asyncio.timeout(HANG_SECONDS):
-                yield found
-        finally:
-            await found.aclose()
-            await serving
 
 
 @pytest.fixture
@@ -147,6 +84,18 @@ async def test_a_body_that_was_answered_and_ends(patience: Patience):
         assert server.connections == 1
 
 
+async def test_who_is_refused_while_it_sends_hears_why(patience: Patience):
+    """A client in the middle of a large body is not cut off before it has read the answer."""
+    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST.replace(b"50", str(LARGE_BYTES).encode()))
+        writer.write(b"x" * LARGE_BYTES)
+        await writer.drain()
+        await reader.readuntil(b"ok")
+        writer.write(GET)
+        await reader.readuntil(b"ok")
+
+
 @pytest.mark.parametrize(
     "body",
     [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", POST],
@@ -164,10 +113,10 @@ async def test_a_body_that_is_nonsense_after_its_answer(
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+@pytest.fixture
+def tls(certificate: tuple[Path, Path]) -> Tls:
     """A certificate and its key."""
-    return Tls(*make_certificate(tmp_path_factory.mktemp("tls")))
+    return Tls(*certificate)
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])
@@ -264,3 +213,14 @@ async def test_what_is_no_request(request_bytes: bytes):
     async with running(answer_ok) as server:
         reader, _ = await server.connect(request_bytes)
         problem_in(await reader.read(), 400, "malformed-request")
+
+
+async def test_nobody_takes_a_connection_over(caplog: pytest.LogCaptureFixture):
+    """Who asks for another protocol is answered in this one, and the connection goes on."""
+    upgrade = GET.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nHost")
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(upgrade)
+        for _ in range(2):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+            writer.write(upgrade)
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []

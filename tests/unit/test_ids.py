@@ -8,55 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bad_ids import BAD_IDS
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import TENANT_ID_CHARACTERS_MAX, parse_tenant_id, tenant_paths
 
-BAD_IDS = {
-    "empty": "",
-    "blank": " ",
-    "upper case": "Acme",
-    "all upper case": "ACME",
-    "parent": "..",
-    "parent in front": "../acme",
-    "parent inside": "acme/../globex",
-    "current": ".",
-    "absolute": "/etc",
-    "slash": "acme/globex",
-    "slash at the end": "acme/",
-    "backslash": "acme\\globex",
-    "NUL": "acme\0",
-    "NUL in front": "\0acme",
-    "49 characters": "a" * 49,
-    "digit first": "1acme",
-    "hyphen first": "-acme",
-    "hyphen last": "acme-",
-    "underscore": "ac_me",
-    "dot": "acme.1",
-    "percent": "acme%2f",
-    "tilde": "~acme",
-    "colon": "file:acme",
-    "space inside": "ac me",
-    "space around": " acme ",
-    "newline": "acme\n",
-    "carriage return": "acme\r",
-    "tab": "acme\t",
-    "cyrillic a": "\u0430cme",
-    "greek omicron": "gl\u03bfbex",
-    "full width": "\uff41\uff43\uff4d\uff45",
-    "sharp s": "stra\u00dfe",
-    "dotless i": "\u0131nitech",
-    "long s": "\u017fam",
-    "kelvin sign": "\u212aelvin",
-    "arabic digit": "acme\u0661",
-    "superscript": "acme\u00b2",
-    "combining accent": "acme\u0301",
-    "zero-width space": "ac\u200bme",
-    "soft hyphen": "ac\u00adme",
-    "non-breaking hyphen": "ac\u2011me",
-    "byte order mark": "\ufeffacme",
-    "lone surrogate": "acme\ud800",
-}
 NOT_TEXT = [None, 7, 1.5, b"acme", ["acme"], True, object(), Path("acme")]
 
 _LETTERS = string.ascii_lowercase

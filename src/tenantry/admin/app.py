@@ -61,7 +61,7 @@ def create_admin_app(
 
     Args:
         registry: The tenants.
-        authenticate: Finds out who calls; by API keys if left out.
+        authenticate: Finds out who calls; by API keys if left out. Asked again every second while a request's stream goes on.
         collectors: The metrics that ``/metrics`` gives.
         has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are here too: they need no key.
         has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars: they name tenants, without a key.

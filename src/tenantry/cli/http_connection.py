@@ -12,6 +12,7 @@ A body that somebody reads has the time that the application gives it, and a str
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import h11
@@ -60,9 +61,8 @@ class ImpatientConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for a head; refuse the connection if there are too many."""
         super().connection_made(transport)
-        if self.client is not None and not self._is_shared:
-            self.network = network_of(self.client[0])
-        if self._is_one_too_many():
+        self.network = self.network_behind(transport)
+        if is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
             self.connections.discard(self)
             # Also where the client does not let TLS end: nobody counts it any more.
             self._watch = self.loop.call_later(LEFT_BODY_SECONDS_MAX, transport.abort)
@@ -70,6 +70,11 @@ class ImpatientConnection(H11Protocol):
         else:
             self._look()
             self._mind_client()
+
+    def network_behind(self, transport: asyncio.BaseTransport) -> str | None:
+        """Return which of the clients a connection comes from; None if its address does not tell."""
+        address = transport.get_extra_info("peername")
+        return network_of(address[0]) if isinstance(address, tuple) and not self._is_shared else None
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and mind what is still to come."""
@@ -103,13 +108,9 @@ class ImpatientConnection(H11Protocol):
             self.cycle.message_event.set()
         self._end_with(ProblemError(400, "malformed-request", "Malformed request", msg))
 
-    def _is_one_too_many(self) -> bool:
-        if len(self.connections) > CONNECTIONS_MAX:
-            return True
-        if self.network is None:
-            return False
-        same = [one for one in self.connections if getattr(one, "network", None) == self.network]
-        return len(same) > CONNECTIONS_PER_CLIENT_MAX
+    def _should_upgrade(self) -> bool:
+        # RFC 9110, section 7.8: it may be ignored. Whoever takes the connection over would not keep these times.
+        return False
 
     def _end_with(self, problem: ProblemError) -> None:
         """Answer and hang up; if an answer has begun, only hang up."""
@@ -157,6 +158,12 @@ class ImpatientConnection(H11Protocol):
             return
         self._was_stuck = is_stuck
         self._watch = self.loop.call_later(STUCK_SECONDS, self._look)
+
+
+def is_over(network: str | None, networks: Sequence[str | None]) -> bool:
+    """Return whether there are too many connections, or too many from this network."""
+    is_over_share = network is not None and networks.count(network) > CONNECTIONS_PER_CLIENT_MAX
+    return len(networks) > CONNECTIONS_MAX or is_over_share
 
 
 def _too_many() -> ProblemError:

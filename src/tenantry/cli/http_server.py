@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from tenantry.admin.problems import ProblemError, answer_problem
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.http_connection import ImpatientConnection
 from tenantry.cli.listening import Endpoint, Tls
+from tenantry.cli.tls_handshake import Handshakes
 
 REQUESTS_MAX: Final = 256
 """Further ones get 503: also a request whose client has gone away may still be worked on."""
@@ -40,17 +41,16 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, tls: Tls | None, closing_seconds: float, *, is_behind_proxy: bool = False
     ) -> None:
+        make: Any = partial(ImpatientConnection, is_shared=is_behind_proxy)
         super().__init__(
             uvicorn.Config(
                 SafeHeaders(Admission(app)),
-                http=partial(ImpatientConnection, is_shared=is_behind_proxy),  # type: ignore[arg-type]  # all it does is call it
+                http=make if tls is None else Handshakes(make, _context(tls)),  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=round(closing_seconds),
-                ssl_certfile=None if tls is None else tls.cert,
-                ssl_keyfile=None if tls is None else tls.key,
             )
         )
         self.answers = asyncio.Event()
@@ -106,6 +106,12 @@ def _too_many() -> ProblemError:
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.cert, tls.key)
+    return context
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""What the tests of the HTTP server share: one that runs, and clients that do as little of the protocol as they like.
+
+Import it by name (``tests`` is on pytest's path): ``from http_servers import running``.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tenantry.cli.http_server import HttpServer
+from tenantry.cli.listening import Tls
+from tenants import HANG_SECONDS
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
+
+
+async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request, and read no body."""
+    await PlainTextResponse("ok")(scope, receive, send)
+
+
+class Running:
+    """A server that listens on the loopback, and its clients.
+
+    Args:
+        server: The server.
+        address: Where it listens.
+    """
+
+    def __init__(self, server: HttpServer, address: tuple[str, int]) -> None:
+        self.server = server
+        self.address = address
+        self.trust: ssl.SSLContext | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self.server.server_state.connections)
+
+    async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect and send."""
+        reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)
+        self._writers.append(writer)
+        for one in sent:
+            writer.write(one)
+        return reader, writer
+
+    async def aclose(self) -> None:
+        """Hang up and stop the server."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self.server.stop(is_urgent=False)
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
+    """Run a server; the block ends in good time."""
+    server = HttpServer(app, tls, closing_seconds=1, **options)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(server.serve([listening]))
+        await server.answers.wait()
+        found = Running(server, listening.getsockname())
+        if tls is not None:
+            found.trust = ssl.create_default_context(cafile=tls.cert)
+        try:
+            async with asyncio.timeout(HANG_SECONDS):
+                yield found
+        finally:
+            await found.aclose()
+            await serving

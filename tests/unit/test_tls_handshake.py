@@ -1,0 +1,75 @@
+"""The beginning of encrypted connections."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from http_servers import GET, answer_ok, running
+from tenantry.cli import http_connection, http_server, tls_handshake
+from tenantry.cli.listening import Tls
+from tenantry.cli.tls_handshake import Handshakes
+from tenants import until
+
+
+@pytest.fixture
+def tls(certificate: tuple[Path, Path]) -> Tls:
+    """A certificate and its key."""
+    return Tls(*certificate)
+
+
+@pytest.fixture
+def handshakes(monkeypatch: pytest.MonkeyPatch) -> list[Handshakes]:
+    """All handshakes that servers have."""
+    made: list[Handshakes] = []
+
+    class Seen(Handshakes):
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
+            made.append(self)
+
+    monkeypatch.setattr(http_server, "Handshakes", Seen)
+    return made
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03", GET])
+async def test_clients_that_do_not_encrypt(
+    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes], sent: bytes
+):
+    """Whoever connects and does not go on, or speaks something else, is hung up on."""
+    monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS_MAX", 0.05)
+    async with running(answer_ok, tls) as server:
+        server.trust = None
+        reader, _ = await server.connect(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert not (await reader.read()).startswith(b"HTTP")
+        await until(lambda: not handshakes[0].under_way)
+
+
+async def test_too_many_who_do_not_encrypt(
+    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
+):
+    """One client has a share of those that begin; what is beyond it is hung up on, and others are let in when they have gone."""
+    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 2)
+    async with running(answer_ok, tls) as server:
+        trust, server.trust = server.trust, None
+        begun = [await server.connect() for _ in range(2)]
+        await until(lambda: len(handshakes[0].under_way) == 2)
+        refused, _ = await server.connect()
+        assert await refused.read() == b""
+        for _, writer in begun:
+            writer.close()
+        await until(lambda: not handshakes[0].under_way)
+        server.trust = trust
+        reader, _ = await server.connect(GET)
+        await reader.readuntil(b"ok")
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake(tls: Tls):
+    """Nothing of it is lost, however early it comes."""
+    async with running(answer_ok, tls) as server:
+        for _ in range(20):
+            reader, _ = await server.connect(GET * 3)
+            for _ in range(3):
+                await reader.readuntil(b"ok")
