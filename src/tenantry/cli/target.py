@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.config import RegistryConfig
@@ -78,6 +79,12 @@ def choose_storage(url: str | None) -> ObjectStorage | None:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
 
 
+def _said(error: ErrorDetails) -> str:
+    """Return what is wrong, and where it is one setting's fault which one; of several the sentence names them itself."""
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join([*(f"TENANTRY_{str(part).upper()}" for part in error["loc"]), message])
+
+
 def _environment(name: str) -> str | None:
     text = os.environ.get(name, "")
     try:
@@ -96,9 +103,7 @@ def registry_config(data_dir: Path) -> RegistryConfig:
     try:
         return RegistryConfig(data_dir=data_dir)
     except ValidationError as error:
-        found = "; ".join(
-            f"TENANTRY_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
-        )
+        found = "; ".join(map(_said, error.errors()))
         raise CommandError(
-            Exit.USAGE, f"the environment has settings that cannot be used: {found}"
+            Exit.USAGE, f"the environment has TENANTRY_ settings that cannot be used: {found}"
         ) from error
