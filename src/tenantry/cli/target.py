@@ -1,6 +1,8 @@
 """Where commands work: on a running service, or on a data directory in this process."""
 
 import os
+import pwd
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note
 from tenantry.config import RegistryConfig
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects import ObjectStorage
@@ -77,6 +80,24 @@ def choose_storage(url: str | None) -> ObjectStorage | None:
         return open_storage(url) if url else None
     except SnapshotError as error:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
+
+
+def note_other_owner(data_dir: Path) -> None:
+    """Warn that the directory is another user's: what is made in it would be ours, and closed to its owner's service."""
+    with suppress(OSError):  # whether it can be opened at all is said by who opens it
+        owner = data_dir.stat().st_uid
+        if owner != os.geteuid():
+            print_note(
+                f"{data_dir} belongs to the user {_user(owner)}, and files that are made in it now do not: do this as that "
+                f"user (sudo -u {_user(owner)} …), and see what 'tenantry doctor' says of permissions"
+            )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"  # as sudo takes it
 
 
 def _said(error: ErrorDetails) -> str:
