@@ -86,6 +86,10 @@ CASES: list[Case] = [
             ({"ALL_PROXY": "http://["}, 3, "cannot be reached"),
         )
     ),
+    *(
+        ([*words, "--data-dir", ""], {}, 2, "it is empty")
+        for words in (["tenant", "create", "new"], ["serve"], ["demo"])
+    ),
     (["tenant", "list", "--data-dir", "file"], {}, 3, "there is no data directory"),
     (["tenant", "create", "new", "--data-dir", "file"], {}, 3, "cannot be used"),
     (["doctor", "--data-dir", "file"], {}, 1, "there is no catalog"),
