@@ -14,8 +14,13 @@ SERVICE := .tenantry
 PORT ?= 8321
 
 serve: $(VENV)/.runtime $(SERVICE)/admin.key ## run the service; the key is in .tenantry/admin.key
-	@echo "the key is in $(SERVICE)/admin.key"
+	@echo "the console is at http://127.0.0.1:$(PORT)/console/, the key to it in $(SERVICE)/admin.key"
 	@exec $(BIN)/tenantry serve --data-dir $(SERVICE)/data --port $(PORT)
+
+# Without the data that it was made for, no service knows a key.
+ifeq ($(wildcard $(SERVICE)/data/catalog.db),)
+.PHONY: $(SERVICE)/admin.key
+endif
 
 # Its owner's alone, and there whole or not at all.
 $(SERVICE)/admin.key: | $(VENV)/.runtime

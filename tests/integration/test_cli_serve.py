@@ -1,18 +1,24 @@
 """The service as a process: where it listens, whom it lets in, and how it ends."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 
-from commands import Service, document, make_key, service, tenantry
+from commands import Service, document, environment, make_key, service, tenantry
 from fleets import Held, holding
 from service import connected, events
 from tenantry.cli import app
+from tenantry.cli.http_server import bound
+from tenantry.cli.listening import Endpoint
 from tenantry.storage.sqlite.lock_file import LockFile
 from tenants import HANG_SECONDS, database_path
 
@@ -22,6 +28,21 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A data directory, and a key that is good for it."""
     data_dir = tmp_path_factory.mktemp("kept") / "data"
     return data_dir, make_key(data_dir)
+
+
+@pytest.fixture(scope="module")
+def encrypted_key(certificate: tuple[Path, Path]) -> Path:
+    """The same key, to be opened with a password."""
+    key = serialization.load_pem_private_key(certificate[1].read_bytes(), password=None)
+    path = certificate[1].with_name("encrypted.pem")
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    return path
 
 
 def get(running: Service, path: str, key: str | None = None, **headers: str) -> httpx.Response:
@@ -138,6 +159,16 @@ def test_a_port_that_is_taken(kept: tuple[Path, str]):
     assert "Address already in use" in done.stderr
 
 
+def test_a_port_that_another_has_taken_and_does_not_serve_yet(tmp_path: Path):
+    """A second service is refused also while the first one still opens its directory, and touches nothing either."""
+    with bound(Endpoint("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use)" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_cannot_be_one(tmp_path: Path):
     """It says so; the exit code is 3."""
     (tmp_path / "data").touch()
@@ -211,6 +242,31 @@ def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):
         ) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert not plain.recv(100).startswith(b"HTTP")
+
+
+def test_a_key_with_a_password_is_refused(
+    tmp_path: Path, certificate: tuple[Path, Path], encrypted_key: Path
+):
+    """A service has nobody to ask for a password: it does not wait at the terminal, and says what to do."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tenantry", "serve", "--data-dir", tmp_path / "data"]
+    options = ["--port", "0", "--tls-cert", certificate[0], "--tls-key", encrypted_key]
+    done = subprocess.run(
+        [*command, *options],
+        env=environment(),
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        timeout=HANG_SECONDS,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is encrypted" in done.stderr
+    assert "openssl pkey" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_log_has_no_secret(kept: tuple[Path, str]):

@@ -1,6 +1,7 @@
 """Odd command lines, environments, files and places to print on: each ends with a sentence and an exit code, never with a traceback."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from commands import WHERE, document, environment, tenantry
+from commands import WHERE, document, environment, service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
 from tenants import HANG_SECONDS
@@ -85,6 +86,10 @@ CASES: list[Case] = [
             ({"ALL_PROXY": "http://["}, 3, "cannot be reached"),
         )
     ),
+    *(
+        ([*words, "--data-dir", ""], {}, 2, "it is empty")
+        for words in (["tenant", "create", "new"], ["serve"], ["demo"])
+    ),
     (["tenant", "list", "--data-dir", "file"], {}, 3, "there is no data directory"),
     (["tenant", "create", "new", "--data-dir", "file"], {}, 3, "cannot be used"),
     (["doctor", "--data-dir", "file"], {}, 1, "there is no catalog"),
@@ -136,6 +141,22 @@ def test_a_directory_that_is_not_open_to_us(tmp_path: Path, arguments: list[str]
         path.parent.chmod(0o700)
     assert done.exit_code == (2 if arguments == ["demo"] else 3), done.output
     assert "Permission denied" in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+async def test_a_directory_of_another_user(data_dir: Path):
+    """Root is told that what it makes in a service's directory would not be the service's; who only looks is not."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir)):
+        pass
+    done = tenantry("tenant", "list", "--data-dir", data_dir)
+    assert (done.returncode, done.stderr) == (0, "")
+    os.chown(data_dir, 65534, -1)
+    done = tenantry("tenant", "list", "--json", "--data-dir", data_dir)
+    assert (done.returncode, json.loads(done.stdout)["items"]) == (0, [])
+    assert f"{data_dir} belongs to the user nobody" in done.stderr
+    with service(data_dir, key="none") as running:
+        assert "sudo -u nobody" in running.log_path.read_text()
+    assert tenantry("doctor", "--data-dir", data_dir).stderr == ""
 
 
 @pytest.mark.parametrize("env", ASCII, ids=["output", "locale"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.main import get_command
 
@@ -89,7 +91,7 @@ def test_the_page_from_the_first_key_to_the_last_line(tmp_path: Path, env: dict[
 
 
 def test_make_serve(tmp_path: Path, env: dict[str, str]):
-    """``make serve`` makes a key once, says where it is, and serves; the README's curl lines work with it."""
+    """``make serve`` makes a key once, and anew where the data is gone; the README's curl lines work with it."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     # The set-up is what the tests run in.
     command = [
@@ -100,17 +102,25 @@ def test_make_serve(tmp_path: Path, env: dict[str, str]):
         "--old-file=.venv/.runtime",
         "serve",
     ]
+    place, url = tmp_path / ".tenantry", f"http://127.0.0.1:{env['PORT']}"
     keys = []
-    for _ in range(2):
+    for is_new in (True, False, True):
         with running(command, tmp_path, env) as process:
-            assert read_line(process) == "the key is in .tenantry/admin.key"
-            assert read_line(process).endswith(f"at http://127.0.0.1:{env['PORT']}")
-            keys.append((tmp_path / ".tenantry" / "admin.key").read_text())
-            if len(keys) == 1:
+            assert (
+                read_line(process)
+                == f"the console is at {url}/console/, the key to it in .tenantry/admin.key"
+            )
+            assert read_line(process).endswith(f"at {url}")
+            keys.append((place / "admin.key").read_text())
+            assert httpx.get(f"{url}/console/", trust_env=False).status_code == 200
+            if is_new:
                 printed = run(snippet("curl", README), tmp_path, env)
                 assert '"state":"suspended"' in printed
                 assert "# TYPE" in printed
-    assert keys[0] == keys[1]
+                assert (place / "admin.header").stat().st_mode & 0o077 == 0
+        if not is_new:
+            shutil.rmtree(place / "data")
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_every_exit_code_is_in_the_page():

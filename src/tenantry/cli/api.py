@@ -101,6 +101,8 @@ class Api:
             if not response.is_success:
                 await response.aread()
                 self._checked(response)
+            if response.headers.get("content-type") != BUNDLE_MEDIA_TYPE:
+                raise _strange(response)
             bytes_max = int(response.headers["content-length"])
             with _file_errors(f"write {target}"), DraftFile(target) as draft:
                 bytes_done = 0
@@ -145,13 +147,9 @@ class Api:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise CommandError(
-                Exit.UNREACHABLE,
-                f"{response.url.copy_with(query=None)} does not answer as tenantry does (status {response.status_code}): is "
-                "that the URL of a service?",
-            )
+            raise _strange(response)
         if not response.is_success:
-            raise self._refused(found)
+            raise self._refused({"status": response.status_code} | found)
         return found
 
     def _refused(self, problem: Document) -> CommandError:
@@ -164,6 +162,14 @@ class Api:
         advice = self._advise(problem)
         message = f"{problem.get('detail', 'refused')}{f' ({advice})' if advice else ''}"
         return CommandError(exit_code, message, problem=problem)
+
+
+def _strange(response: "httpx.Response") -> CommandError:
+    where = f"{response.url.copy_with(query=None)} does not answer as tenantry does (status {response.status_code})"
+    # A proxy in front, or the server before it comes to the API.
+    if response.status_code in _LATER_STATUSES:
+        return CommandError(Exit.LATER, f"{where}, and not at this moment: try again in a while")
+    return CommandError(Exit.UNREACHABLE, f"{where}: is that the URL of a service?")
 
 
 def api_path(*parts: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -27,6 +28,17 @@ def tenant_id(text: str) -> str:
         return parse_tenant_id(text)
     except InvalidTenantIdError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def directory(text: str) -> Path:
+    """Return a directory's path.
+
+    Raises:
+        BadParameter: It is empty, as a variable is that nobody has set: the working directory is not meant by that.
+    """
+    if not text:
+        raise typer.BadParameter("it is empty: name a directory")
+    return Path(text)
 
 
 def identifier(text: str) -> str:

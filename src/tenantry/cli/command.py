@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 
 from tenantry.cli.api import Api, Document
+from tenantry.cli.arguments import directory
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import Show, print_document, print_failure, record
 from tenantry.cli.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
@@ -23,7 +24,12 @@ _WHERE: Final = "Where"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DataDirOption = Annotated[
     Path | None,
-    typer.Option(help=f"The data directory, opened in this process. [{DATA_DIR}]", rich_help_panel=_WHERE),
+    typer.Option(
+        parser=directory,
+        metavar="DIR",
+        help=f"The data directory, opened in this process. [{DATA_DIR}]",
+        rich_help_panel=_WHERE,
+    ),
 ]
 StorageOption = Annotated[
     str | None,

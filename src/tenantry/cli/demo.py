@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
+from tenantry.cli.arguments import directory
 from tenantry.cli.command import ending
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_on_console, print_text
@@ -27,7 +28,10 @@ def demo(
     *,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long the companies work.")] = 10.0,
     data_dir: Annotated[
-        Path | None, typer.Option(help="An empty directory to keep; a temporary one if left out.")
+        Path | None,
+        typer.Option(
+            parser=directory, metavar="DIR", help="An empty directory to keep; a temporary one if left out."
+        ),
     ] = None,
     quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
     callers: Annotated[

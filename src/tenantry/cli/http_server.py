@@ -116,7 +116,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 @contextmanager
 def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """Give a socket that has the address and does not accept yet; nobody else can take it meanwhile.
+    """Give a socket that listens at the address and does not accept yet; nobody else can take it meanwhile.
 
     Raises:
         CommandError: It cannot be had.
@@ -127,6 +127,7 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind(endpoint)
+            made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
         except OSError as error:
             raise CommandError(
                 Exit.USAGE,
@@ -142,8 +143,17 @@ def check_tls(tls: Tls) -> None:
     Raises:
         CommandError: They cannot.
     """
+
+    def refuse() -> str:
+        # Without this OpenSSL asks at the terminal, and a service that starts by itself waits there for good.
+        raise CommandError(
+            Exit.USAGE,
+            f"--tls-key {tls.key} is encrypted: give a key without a password, that nobody else can read (openssl pkey -in "
+            f"{tls.key} -out key.pem)",
+        )
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key, refuse)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise CommandError(
             Exit.USAGE,

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from tenantry.cli.api import Api, Document, api_path
-from tenantry.cli.arguments import duration_seconds, identifier, tenant_id
+from tenantry.cli.arguments import (
+    PAGE_ITEMS_DEFAULT,
+    AllOption,
+    CursorOption,
+    LimitOption,
+    duration_seconds,
+    identifier,
+    tenant_id,
+)
 from tenantry.cli.command import command
 from tenantry.cli.output import as_text, listing
 from tenantry.tenancy.api_keys import Scope
@@ -49,9 +57,15 @@ async def create(
 
 
 @command(group, show=listing(*_COLUMNS))
-async def list_(api: Api) -> Document:
-    """List all keys, also those that are refused by now."""
-    return await api.get("/v1/keys")
+async def list_(
+    api: Api,
+    *,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List keys, oldest first, also those that are refused by now."""
+    return await api.pages("/v1/keys", limit, cursor, is_all=is_all)
 
 
 @command(group, question="Have key {key_id} refused from now on?")

@@ -14,7 +14,7 @@ from tenantry.cli.api import Api, Document
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.in_process import InProcessTransport
 from tenantry.cli.output import print_note
-from tenantry.cli.target import choose_storage, registry_config
+from tenantry.cli.target import choose_storage, note_other_owner, registry_config
 from tenantry.errors import TenantryError
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -40,6 +40,7 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
             f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
             "make one",
         )
+    note_other_owner(config.data_dir)
     registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url, config.data_dir))
     try:
         await registry.open()

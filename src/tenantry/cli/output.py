@@ -37,12 +37,14 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
-    """Print a document on standard output, and nothing else."""
+    """Print a document on standard output; that it is a page of more is said to people on standard error."""
     shown = _as_json(document) if is_json else show(document)
     if isinstance(shown, str):
         print_text(shown)
     else:
         print_on_console(lambda console: console.print(shown))
+    if not is_json and document.get("next_cursor"):
+        print_note(f"there are more: --all for all, --cursor {document['next_cursor']} for those that follow")
 
 
 def print_on_console(render: Callable[[Console], object]) -> None:

@@ -26,6 +26,7 @@ from tenantry.cli.forwarded_client import ForwardedClient
 from tenantry.cli.http_server import HttpServer, bound, check_tls
 from tenantry.cli.listening import Endpoint, ServeSettings
 from tenantry.cli.output import print_note
+from tenantry.cli.target import note_other_owner
 from tenantry.errors import TenantryError
 from tenantry.observability import export_metrics
 from tenantry.observability.logging import log_libraries
@@ -117,6 +118,7 @@ class _Stopping:
 
 @asynccontextmanager
 async def _opened(settings: ServeSettings) -> AsyncIterator[TenantRegistry]:
+    note_other_owner(settings.config.data_dir)
     registry = TenantRegistry(settings.config, snapshot_storage=settings.snapshot_storage)
     try:
         await registry.open()

@@ -1,13 +1,17 @@
 """Where commands work: on a running service, or on a data directory in this process."""
 
 import os
+import pwd
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note
 from tenantry.config import RegistryConfig
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects import ObjectStorage
@@ -81,6 +85,30 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
 
 
+def note_other_owner(data_dir: Path) -> None:
+    """Warn that the directory is another user's: what is made in it would be ours, and closed to its owner's service."""
+    with suppress(OSError):  # whether it can be opened at all is said by who opens it
+        owner = data_dir.stat().st_uid
+        if owner != os.geteuid():
+            print_note(
+                f"{data_dir} belongs to the user {_user(owner)}, and files that are made in it now do not: do this as that "
+                f"user (sudo -u {_user(owner)} …), and see what 'tenantry doctor' says of permissions"
+            )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"  # as sudo takes it
+
+
+def _said(error: ErrorDetails) -> str:
+    """Return what is wrong, and where it is one setting's fault which one; of several the sentence names them itself."""
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join([*(f"TENANTRY_{str(part).upper()}" for part in error["loc"]), message])
+
+
 def _environment(name: str) -> str | None:
     text = os.environ.get(name, "")
     try:
@@ -99,9 +127,7 @@ def registry_config(data_dir: Path) -> RegistryConfig:
     try:
         return RegistryConfig(data_dir=data_dir)
     except ValidationError as error:
-        found = "; ".join(
-            f"TENANTRY_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
-        )
+        found = "; ".join(map(_said, error.errors()))
         raise CommandError(
-            Exit.USAGE, f"the environment has settings that cannot be used: {found}"
+            Exit.USAGE, f"the environment has TENANTRY_ settings that cannot be used: {found}"
         ) from error

@@ -1,0 +1,68 @@
+"""What answers at the URL, and is not tenantry: a proxy in front of it, or something else altogether."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from commands import tenantry
+
+PAGE = "<html>Sorry</html>"
+JSON = '{"message": "sorry"}'
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """Give the URL of a server that answers everything alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # as its base calls it
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "exit_code"),
+    [
+        (200, PAGE, 3),
+        (404, PAGE, 3),
+        (404, "[]", 3),
+        (500, PAGE, 3),
+        (502, PAGE, 3),
+        (429, PAGE, 5),
+        (503, PAGE, 5),
+        (503, "", 5),
+        (503, "null", 5),
+        (503, JSON, 5),
+        (504, PAGE, 5),
+        (401, JSON, 4),
+        (400, JSON, 1),
+    ],
+)
+@pytest.mark.parametrize("line", ["tenant list", "tenant export acme {path}"])
+def test_what_is_not_tenantry(tmp_path: Path, line: str, status: int, body: str, exit_code: int):
+    """Whatever it answers, the exit code says what its status does: later, another key, another URL."""
+    path = tmp_path / "bundle"
+    with answering(status, body) as url:
+        done = tenantry(*line.format(path=path).split(), "--url", url, env={"NO_PROXY": "127.0.0.1"})
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert done.stderr.startswith("tenantry: ")
+    assert len(done.stderr.splitlines()) == 1
+    if exit_code == 3 or body in {PAGE, "null"}:
+        assert f"does not answer as tenantry does (status {status})" in done.stderr
+    assert not path.exists()
