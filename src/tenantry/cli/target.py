@@ -78,8 +78,8 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
     Raises:
         CommandError: It cannot be used.
     """
+    url = url or _environment(SNAPSHOT_STORAGE) or _recorded(data_dir)
     try:
-        url = url or _environment(SNAPSHOT_STORAGE) or recorded_location(data_dir)
         return open_storage(url) if url else None
     except SnapshotError as error:
         raise CommandError(Exit.USAGE, f"--snapshot-storage: {error}") from error
@@ -107,6 +107,13 @@ def _said(error: ErrorDetails) -> str:
     """Return what is wrong, and where it is one setting's fault which one; of several the sentence names them itself."""
     message = error["msg"].removeprefix("Value error, ")
     return ": ".join([*(f"TENANTRY_{str(part).upper()}" for part in error["loc"]), message])
+
+
+def _recorded(data_dir: Path) -> str | None:
+    try:
+        return recorded_location(data_dir)
+    except SnapshotError:
+        return None  # whoever opens the directory says what is wrong with it
 
 
 def _environment(name: str) -> str | None:
