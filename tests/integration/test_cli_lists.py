@@ -1,15 +1,19 @@
 """Lists as pages: people are told that there is more, and how to have it; programs have it in the document."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from commands import document, service, tenantry
+from commands import WHERE, service
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.cli import app
 from tenantry.tenancy.api_keys import Scope
 
 COUNT = 3
@@ -48,14 +52,19 @@ def where(
 def test_a_list_that_is_cut_says_so(where: tuple[dict[str, str], str], line: str):
     """The first page says how the next is had, the two are all there is, and all at once say nothing."""
     env, job_id = where
-    words = line.format(job=job_id).split()
-    whole = document(tenantry(*words, "--all", "--json", env=env))["items"]
+
+    def run(*options: object) -> Result:
+        given = [*line.format(job=job_id).split(), *map(str, options)]
+        done = CliRunner().invoke(app, given, env={**dict.fromkeys(WHERE, ""), **env})
+        assert done.exit_code == 0, done.output
+        return done
+
+    whole = json.loads(run("--all", "--json").stdout)["items"]
     assert len(whole) >= COUNT
-    first = document(tenantry(*words, "--limit", COUNT - 1, "--json", env=env))
-    said = MORE.fullmatch(tenantry(*words, "--limit", COUNT - 1, env=env).stderr)
+    first = json.loads(run("--limit", COUNT - 1, "--json").stdout)
+    said = MORE.fullmatch(run("--limit", COUNT - 1).stderr)
     assert said is not None
     assert said[1] == first["next_cursor"]
-    rest = document(tenantry(*words, "--limit", 1000, "--cursor", said[1], "--json", env=env))
+    rest = json.loads(run("--limit", 1000, "--cursor", said[1], "--json").stdout)
     assert (first["items"] + rest["items"], rest["next_cursor"]) == (whole, None)
-    last = tenantry(*words, "--limit", 1000, "--cursor", said[1], env=env)
-    assert (last.returncode, last.stderr) == (0, "")
+    assert run("--limit", 1000, "--cursor", said[1]).stderr == ""
