@@ -113,6 +113,23 @@ async def test_steps_that_were_decided_on_what_is(admin: httpx.AsyncClient, acme
     assert (await ended(admin, accepted))["state"] == "succeeded"
 
 
+async def test_steps_that_were_decided_on_the_same(admin: httpx.AsyncClient, acme: dict[str, Any]):
+    """Of all that are asked for at once with the same tag exactly one happens, whichever it is."""
+    tag = {"If-Match": f'"{acme["revision"]}"'}
+    answers = await asyncio.gather(
+        admin.post("/v1/tenants/acme/suspend", headers=tag),
+        admin.delete("/v1/tenants/acme", headers=tag),
+        admin.post("/v1/tenants/acme/quarantine", headers=tag),
+        admin.post("/v1/tenants/acme/rename", json={"new_id": "other"}, headers=tag),
+        admin.patch("/v1/tenants/acme", json={"display_name": "x"}, headers=tag),
+        admin.post("/v1/tenants/acme/suspend", headers=tag),
+    )
+    statuses = [answer.status_code for answer in answers]
+    # Whoever comes after the tenant was renamed finds none.
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 404, 412}
+
+
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize(
     ("one", "other", "ends"),

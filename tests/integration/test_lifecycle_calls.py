@@ -52,6 +52,7 @@ from tenantry.events import (
 from tenantry.limits import TenantLimits
 from tenantry.storage.sqlite import lock_file, maintenance
 from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.tenancy.lifecycle_call import expecting
 from tenants import (
     MovedClock,
     Recorder,
@@ -721,6 +722,22 @@ class TestUpdate:
         assert (caught.value.revision, caught.value.current_revision) == (read.revision, won.revision)
         assert await registry.get("acme") == won
         assert (await registry.update("acme", display_name="won too", revision=won.revision)).display_name
+
+    async def test_two_processes_decide_on_the_same(self, data_dir: Path):
+        """Whatever they decide, one call happens and the other hears that the tenant has changed."""
+        async with TenantRegistry(config(data_dir)) as one, TenantRegistry(config(data_dir)) as two:
+            await bring_to(one, TenantState.ACTIVE)
+            for _ in range(10):
+                with expecting((await one.get("acme")).revision):
+                    outcomes = await asyncio.gather(
+                        one.suspend("acme"), two.delete("acme"), return_exceptions=True
+                    )
+                # Of the loser that came in the middle of the other's steps.
+                failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+                assert [type(error) for error in failed] in ([RevisionError], [TenantBusyError])
+                if (await one.get("acme")).state is TenantState.DELETED:
+                    await one.undelete("acme")
+                await one.resume("acme")
 
     async def test_two_processes_update_at_once(self, data_dir: Path):
         """Each changes another field at the same time: no change is lost, and each is in the audit once."""

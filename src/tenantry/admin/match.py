@@ -1,5 +1,7 @@
 """If-Match: a call on a tenant that was decided on what was read before, and is not to happen if that has changed."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, Header, Path
@@ -7,6 +9,7 @@ from fastapi import Depends, Header, Path
 from tenantry.admin.problems import ProblemError
 from tenantry.admin.routing import CurrentService
 from tenantry.admin.schemas import TenantIdText
+from tenantry.tenancy.lifecycle_call import expecting
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
@@ -34,18 +37,20 @@ class Match:
         self._tenant_id = tenant_id
         self._if_match = if_match
 
-    async def check(self) -> None:
-        """Refuse the call if the tenant is something else by now.
-
-        Looked at before the call, and not with it as a change of settings does: of two calls that are made at the very same
-        time both may pass. Then the states decide: the second one is refused, or finds that what it asks for is done.
+    @asynccontextmanager
+    async def applied(self) -> AsyncIterator[None]:
+        """Let calls in the block happen only if the tenant is still what the request was decided on, see `expecting`.
 
         Raises:
-            ProblemError: 412.
+            ProblemError: 412: it is something else by now.
+            RevisionError: The same, found out by the call itself.
             TenantNotFoundError: There is none.
         """
-        if self._if_match is not None:
-            revision_of(self._if_match, await self._registry.get(self._tenant_id))
+        if self._if_match is None:
+            yield
+            return
+        with expecting(revision_of(self._if_match, await self._registry.get(self._tenant_id))):
+            yield
 
 
 async def _match(

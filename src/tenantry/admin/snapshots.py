@@ -73,9 +73,9 @@ async def restore_snapshot(
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
-    await match.check()
-    work = partial(_restored, service.registry, tenant_id, snapshot_id)
-    return accepted(service.operations.start("restore", tenant_id, work), response)
+    async with match.applied():
+        work = partial(_restored, service.registry, tenant_id, snapshot_id)
+        return accepted(service.operations.start("restore", tenant_id, work), response)
 
 
 @router.get("/restore-points", responses=documented(404))
@@ -95,9 +95,9 @@ async def undo_restore(
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
     await service.registry.get(tenant_id)
-    await match.check()
-    work = partial(_undone, service.registry, tenant_id)
-    return accepted(service.operations.start("undo_restore", tenant_id, work), response)
+    async with match.applied():
+        work = partial(_undone, service.registry, tenant_id)
+        return accepted(service.operations.start("undo_restore", tenant_id, work), response)
 
 
 @fleet_router.post("/drill", status_code=202, responses=documented(400))

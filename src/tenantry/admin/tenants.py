@@ -116,8 +116,8 @@ async def delete_tenant(
     tenant_id: TenantPath, _: Administrator, match: CurrentMatch, service: CurrentService, response: Response
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
-    await match.check()
-    return tagged(await service.registry.delete(tenant_id), response)
+    async with match.applied():
+        return tagged(await service.registry.delete(tenant_id), response)
 
 
 @router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
@@ -130,8 +130,8 @@ async def suspend_tenant(
     body: Because | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
-    await match.check()
-    return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
+    async with match.applied():
+        return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
 def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[Tenant]]]) -> None:
@@ -144,8 +144,8 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
-        await match.check()
-        return tagged(await call(service)(tenant_id), response)
+        async with match.applied():
+            return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
     router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
@@ -169,8 +169,8 @@ async def rename_tenant(
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
-    await match.check()
-    return tagged(await service.registry.rename(tenant_id, body.new_id), response)
+    async with match.applied():
+        return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
 @router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
@@ -184,8 +184,8 @@ async def quarantine_tenant(
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "set apart by an operator"
-    await match.check()
-    return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
+    async with match.applied():
+        return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
 @router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))
@@ -199,9 +199,9 @@ async def archive_tenant(
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
     await service.registry.get(tenant_id)
-    await match.check()
-    archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
-    return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
+    async with match.applied():
+        archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
+        return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
 
 
 @router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
@@ -214,9 +214,9 @@ async def repair_tenant(
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
     await service.registry.get(tenant_id)
-    await match.check()
-    repair = partial(service.registry.repair, tenant_id)
-    return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
+    async with match.applied():
+        repair = partial(service.registry.repair, tenant_id)
+        return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
 
 
 @router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
@@ -230,9 +230,9 @@ async def purge_tenant(
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
     await service.registry.get(tenant_id)
-    await match.check()
-    purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
-    return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
+    async with match.applied():
+        purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
+        return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
 
 
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
@@ -247,13 +247,13 @@ async def clone_tenant(
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
     await service.registry.get(tenant_id)
-    await match.check()
-    if body.snapshot_id is not None:
-        await service.registry.snapshots.get(tenant_id, body.snapshot_id)
-    clone = partial(
-        service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
-    )
-    return accepted(service.operations.start("clone", tenant_id, partial(_shown, clone)), response)
+    async with match.applied():
+        if body.snapshot_id is not None:
+            await service.registry.snapshots.get(tenant_id, body.snapshot_id)
+        clone = partial(
+            service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
+        )
+        return accepted(service.operations.start("clone", tenant_id, partial(_shown, clone)), response)
 
 
 async def _list_some(

@@ -1,14 +1,15 @@
 """One lifecycle call of a tenant: what it may ask and do, see `tenantry.tenancy.calls`."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
 import anyio
 
 from tenantry.clock import as_text
-from tenantry.errors import TenantNotFoundError
+from tenantry.errors import RevisionError, TenantNotFoundError
 from tenantry.events import LifecycleStepped
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState
@@ -17,6 +18,41 @@ from tenantry.tenancy import audit
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.tenant import Intent, Tenant
+
+_expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revision", default=None)
+
+
+@contextmanager
+def expecting(revision: int | None) -> Iterator[None]:
+    """Let lifecycle calls in the block happen only to a tenant that still has this revision; None changes nothing.
+
+    Compared in one with the change: of two calls that were decided on the same revision, one happens. Of `clone` it is the
+    source's revision; other calls that make a tenant expect none.
+
+    For example: ``with expecting(tenant.revision): await registry.suspend(tenant.id)`` raises `RevisionError` if somebody
+    changed the tenant since it was read.
+    """
+    token = _expected_revision.set(_expected_revision.get() if revision is None else revision)
+    try:
+        yield
+    finally:
+        _expected_revision.reset(token)
+
+
+def check_revision(tenant: Tenant) -> None:
+    """Raise unless the tenant is what the call was decided on.
+
+    Raises:
+        RevisionError: It has another revision.
+    """
+    expected = _expected_revision.get()
+    if expected is not None and expected != tenant.revision:
+        raise RevisionError(
+            f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {expected}; read it again",
+            tenant_id=tenant.id,
+            revision=expected,
+            current_revision=tenant.revision,
+        )
 
 
 class CallHost(Protocol):
@@ -59,8 +95,8 @@ class LifecycleCall:
         self.outcome = "ok"
         self.is_audited = False
 
-    async def find(self) -> Tenant | None:
-        """Return the tenant, in whatever state, or None; what a process that died had begun is finished first.
+    async def settle(self) -> Tenant | None:
+        """Finish what a process that died had begun with the tenant of this id; return the tenant, in whatever state, or None.
 
         Raises:
             TenantBusyError: Somebody is at a call of it.
@@ -71,6 +107,17 @@ class LifecycleCall:
             tenant = await self._catalog.find(self.tenant_id)
         if tenant is not None:
             self.tenant_uid = tenant.uid
+        return tenant
+
+    async def find(self) -> Tenant | None:
+        """Return the tenant that the call is about, in whatever state, or None; raises like `settle`.
+
+        Raises:
+            RevisionError: It has another revision than the call expects, see `expecting`.
+        """
+        tenant = await self.settle()
+        if tenant is not None:
+            check_revision(tenant)
         return tenant
 
     async def get(self) -> Tenant:

@@ -16,7 +16,6 @@ from tenantry.errors import (
     GracePeriodError,
     PersistenceConnectionError,
     QueryError,
-    RevisionError,
     TenantExistsError,
     TenantOwnedElsewhereError,
     TenantryError,
@@ -28,7 +27,7 @@ from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.lease import Lease
-from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
+from tenantry.tenancy.lifecycle_call import LifecycleCall, expecting, not_found
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.tenant import Tenant
@@ -102,9 +101,10 @@ class LifecycleCalls:
 
     async def update(self, tenant_id: TenantId, revision: int | None, changes: dict[str, Any]) -> Tenant:
         """See `TenantRegistry.update`."""
-        return await self._runner.run(
-            tenant_id, "update", partial(self._update, revision, changes), **_as_detail(changes)
-        )
+        with expecting(revision):
+            return await self._runner.run(
+                tenant_id, "update", partial(self._update, changes), **_as_detail(changes)
+            )
 
     async def limit(self, tenant: Tenant) -> None:
         """Give the tenant the limits of this entry, if it is open here or about to be.
@@ -165,7 +165,7 @@ class LifecycleCalls:
             return  # Whoever next opens a registry finishes it.
 
     async def _create(self, display_name: str, call: LifecycleCall) -> Tenant:
-        await call.find()
+        await call.settle()
         tenant = await self.new_tenant(call.tenant_id, display_name)
         call.tenant_uid = tenant.uid
         async with self._runner.operation(tenant, "create"):
@@ -297,16 +297,8 @@ class LifecycleCalls:
             call.step("checked")
             return await self._activate(call, damaged, TenantEvent.REPAIR, await self._open(call, damaged))
 
-    async def _update(self, revision: int | None, changes: dict[str, Any], call: LifecycleCall) -> Tenant:
+    async def _update(self, changes: dict[str, Any], call: LifecycleCall) -> Tenant:
         tenant = await call.get()
-        if revision is not None and revision != tenant.revision:
-            raise RevisionError(
-                f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {revision}; read it "
-                "again",
-                tenant_id=tenant.id,
-                revision=revision,
-                current_revision=tenant.revision,
-            )
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
         tenant = await call.change(tenant, **changed) if changed else tenant
         if "limits" in changes:

@@ -19,7 +19,7 @@ from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import room_bytes
-from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
+from tenantry.tenancy.lifecycle_call import LifecycleCall, check_revision, not_found
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
@@ -71,9 +71,10 @@ class Transfers:
     async def _clone(
         self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
     ) -> Tenant:
-        await call.find()
+        await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
         source = await self._find(source_id)
+        check_revision(source)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             if snapshot_id is None:
@@ -99,7 +100,7 @@ class Transfers:
         return manifest
 
     async def _import(self, path: Path, display_name: str | None, call: LifecycleCall) -> Tenant:
-        await call.find()
+        await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
             manifest, database = await run_in_thread(partial(_unpack, path, directory))
