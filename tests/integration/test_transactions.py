@@ -6,7 +6,7 @@ A statement that would run for minutes stands for one that never ends: a test th
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,36 @@ async def test_a_slow_batch_holds_no_other_tenant_up(data_dir: Path, kind: str):
                 batch.running.cancel()
         slow.cancel()
         await asyncio.wait([slow])
+
+
+def is_being_written(path: Path) -> bool:
+    """Return whether somebody is in the middle of a transaction that writes."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
+@pytest.mark.parametrize("kind", ["alone", "a unit"])
+async def test_an_interrupted_query_ends_its_batch(tmp_path: Path, kind: str):
+    """SQLite keeps the transaction of a query that was interrupted: nothing of its batch is kept all the same."""
+    path = tmp_path / "wal.db"
+    async with open_store(SQLiteOptions(path=path), "CREATE TABLE t (n)") as store:
+        insert, endless = run("INSERT INTO t VALUES (1)"), rows(COUNT_TO_A_BILLION)
+        middle = (endless,) if kind == "alone" else (insert, endless)
+        scope = anyio.CancelScope()
+
+        async def write() -> None:
+            with scope:
+                await store.write([(insert,), middle, (insert,)])
+
+        writing = asyncio.ensure_future(write())
+        await until(lambda: is_being_written(path))
+        scope.cancel()
+        await asyncio.wait([writing])
+        assert await read_rows(store, "SELECT COUNT(*) FROM t") == [(0,)]
 
 
 async def test_an_interrupted_write_leaves_its_connection_as_new(tmp_path: Path):

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeGuard
 
 from tenantry.errors import QueryError, TenantryError
 from tenantry.statements import Fetch, Result, Statement
@@ -159,6 +159,8 @@ def _write_together(
         guard(connection)
         for index, request in enumerate(requests):
             outcome = _run_request(request, connection)
+            if _is_interrupted(outcome):
+                raise outcome
             outcomes.append(outcome)
             if isinstance(outcome, TenantryError) and not connection.in_transaction:
                 raise _TransactionLostError(index, outcome)
@@ -217,14 +219,19 @@ def _read_together(
         connection.execute("BEGIN")
         for statement in statements:
             outcome = read(statement, connection)
-            if isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT":
-                raise outcome  # Every caller of this batch has gone.
+            if _is_interrupted(outcome):
+                raise outcome
             outcomes.append(outcome)
     except (sqlite3.Error, QueryError) as error:
         return [map_error(error, statement.operation) for statement in statements]
     finally:
         roll_back(connection)
     return outcomes
+
+
+def _is_interrupted(outcome: object) -> TypeGuard[QueryError]:
+    """Whether every caller of the batch has gone: then nothing of it is wanted, and the next statement is no better off."""
+    return isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT"
 
 
 def _refused_write(statement: Statement) -> QueryError:
