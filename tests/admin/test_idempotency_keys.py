@@ -213,6 +213,11 @@ async def test_a_bundle_that_is_sent_again(admin: httpx.AsyncClient):
         pytest.fail("it was asked for the bundle")
         yield b""
 
+    check_problem(
+        await admin.post("/v1/tenants/other/import", content=nothing(), headers=headers),
+        411,
+        "length-required",
+    )
     declared = {**headers, "content-length": str(len(bundle))}
     second = await admin.post("/v1/tenants/copy/import", content=nothing(), headers=declared)
     assert (second.status_code, second.content) == (201, first.content)

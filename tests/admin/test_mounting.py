@@ -37,6 +37,9 @@ async def test_below_a_prefix(service: Service, mount: "type[FastAPI]"):
     assert created.headers["location"] == "/admin/v1/tenants/acme"
     again = await client.post("/admin/v1/tenants", json={"id": "acme"}, headers={"Idempotency-Key": "k"})
     assert again.headers["location"] == "/admin/v1/tenants/acme"
+    direct = await service.client(client.headers["authorization"].removeprefix("Bearer "))
+    elsewhere = await direct.post("/v1/tenants", json={"id": "acme"}, headers={"Idempotency-Key": "k"})
+    assert elsewhere.headers["idempotency-replayed"] == "true"
     accepted = await client.post("/admin/v1/tenants/acme/snapshots")
     assert accepted.headers["location"].startswith("/admin/v1/operations/")
     assert (await ended(client, accepted))["state"] == "succeeded"

@@ -47,6 +47,10 @@ class Principal:
         """The only tenants that the caller's key is for; all if None."""
         return None if self.key is None else self.key.tenants
 
+    def is_for(self, tenant_id: str) -> bool:
+        """Return whether the caller's key is for this tenant."""
+        return self.key is None or self.key.is_for(tenant_id)
+
     def check_scope(self, scope: Scope) -> None:
         """Raise unless the caller may do what the scope allows.
 
@@ -68,7 +72,7 @@ class Principal:
         Raises:
             ProblemError: 403; it does not say whether there is such a tenant.
         """
-        if self.key is not None and not self.key.is_for(tenant_id):
+        if not self.is_for(tenant_id):
             raise ProblemError(403, "tenant", "Not allowed", "this key is for other tenants")
 
     def check_fleet(self) -> None:

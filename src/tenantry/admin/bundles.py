@@ -110,7 +110,7 @@ async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentSer
 @router.post(
     "/import",
     status_code=201,
-    responses=documented(400, 409, 413, 415, 507),
+    responses=documented(400, 409, 411, 413, 415, 507),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -57,6 +57,12 @@ _PROBLEMS: Final = {
         "Tenant suspended",
         "tenant 'acme' is suspended: archive is not possible",
     ),
+    411: _Problem(
+        "A bundle has an idempotency key and no length.",
+        "length-required",
+        "Length required",
+        "send a Content-Length with a bundle that has an Idempotency-Key: it is what another request is told by",
+    ),
     412: _Problem(
         "The tenant was changed since it was read.",
         "revision",

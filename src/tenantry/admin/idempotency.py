@@ -119,8 +119,20 @@ def _checked(key: str) -> str:
 
 
 async def _hash(request: Request, *, is_streamed: bool) -> str:
-    body = request.headers.get("content-length", "").encode() if is_streamed else await request.body()
-    text = b"\0".join([request.method.encode(), request.url.path.encode(), request.url.query.encode(), body])
+    if not is_streamed:
+        body = await request.body()
+    elif (length := request.headers.get("content-length")) is not None:
+        body = length.encode()
+    else:
+        raise ProblemError(
+            411,
+            "length-required",
+            "Length required",
+            "send a Content-Length with a bundle that has an Idempotency-Key: it is what another request is told by",
+        )
+    # Without the place where the API is mounted: a request that is sent again may come by another way.
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    text = b"\0".join([request.method.encode(), path.encode(), request.url.query.encode(), body])
     return hashlib.sha256(text).hexdigest()
 
 

@@ -38,6 +38,7 @@ from tenantry.admin.watch import WATCH_SECONDS, CurrentWatch
 from tenantry.errors import TenantNotFoundError
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.api_keys import ApiKey, Scope
+from tenantry.tenancy.audit import AdminAuditEntry
 from tenantry.tenancy.channel import ChannelStatistics
 
 router = APIRouter(prefix="/v1", route_class=AdminRoute)
@@ -160,21 +161,20 @@ async def list_audit(
 ) -> AuditPage:
     """Return who did what to which tenant, newest first.
 
-    A key for some tenants does not see what was done to another tenant that had the same id before.
+    A key for some tenants sees what was done to the tenant that has the id now, also when it had another, and not what was
+    done to another tenant that had the same id before.
     """
-    tenant_uid = None
+    wanted = {"tenant_id": tenant_id}
     if tenant_id is None:
         principal.check_fleet()
     else:
         principal.check_tenant(tenant_id)
         if principal.tenants is not None:
-            tenant_uid = (await service.registry.get(tenant_id)).uid
+            wanted = {"tenant_uid": (await service.registry.get(tenant_id)).uid}
     signer = await service.signer()
-    query = f"audit {tenant_id} {tenant_uid}"
-    page = await service.registry.audit.list(
-        tenant_id=tenant_id, tenant_uid=tenant_uid, limit=limit, cursor=signer.check(cursor, query)
-    )
-    items = [AuditEntryOut.model_validate(entry.model_dump()) for entry in page]
+    query = f"audit {wanted}"
+    page = await service.registry.audit.list(**wanted, limit=limit, cursor=signer.check(cursor, query))
+    items = [AuditEntryOut.model_validate(_shown_to(principal, entry).model_dump()) for entry in page]
     return AuditPage(items=items, next_cursor=signer.sign(page.next_cursor, query))
 
 
@@ -247,6 +247,14 @@ def _check_may_see(principal: Principal, operation: Operation) -> None:
         principal.check_fleet()
     else:
         principal.check_tenant(operation.tenant_id)
+
+
+def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:
+    """Return a row without the name of another tenant than the caller's: the one that this one was cloned from."""
+    source = entry.detail.get("source")
+    if source is None or principal.is_for(source):
+        return entry
+    return entry.model_copy(update={"detail": {**entry.detail, "source": None}})
 
 
 async def _statistics(service: Service, tenant_id: str) -> TenantStatistics:

@@ -1,8 +1,8 @@
 """Tenants: created, listed, changed, and led through their life."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -31,14 +31,11 @@ from tenantry.admin.schemas import (
     TenantPage,
 )
 from tenantry.lifecycle import TenantState
-from tenantry.pages import Page, decode_cursor, encode_cursor
-from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant import Tenant
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
 TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
-_SOME: Final = "tenants of a key"
 
 
 @router.post("", status_code=201, responses=documented(400, 409, 507))
@@ -72,11 +69,9 @@ async def list_tenants(
     signer = await service.signer()
     query = f"tenants {state} {id_prefix}"
     after = signer.check(cursor, query)
-    if principal.tenants is not None:
-        names = [name for name in principal.tenants if name.startswith(id_prefix or "")]
-        page = await _list_some(service.registry, names, state, limit, after)
-    else:
-        page = await service.registry.list(state=state, id_prefix=id_prefix, limit=limit, cursor=after)
+    page = await service.registry.list(
+        state=state, id_prefix=id_prefix, tenant_ids=principal.tenants, limit=limit, cursor=after
+    )
     return TenantPage(
         items=[TenantOut.of(tenant) for tenant in page], next_cursor=signer.sign(page.next_cursor, query)
     )
@@ -254,22 +249,6 @@ async def clone_tenant(
             service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
         )
         return accepted(service.operations.start("clone", tenant_id, partial(_shown, clone)), response)
-
-
-async def _list_some(
-    registry: TenantRegistry, names: Sequence[str], state: TenantState | None, limit: int, cursor: str | None
-) -> Page[Tenant]:
-    """Return a page of those of these tenants that exist."""
-    after = "" if cursor is None else decode_cursor(_SOME, cursor, str)[0]
-    found: list[Tenant] = []
-    for name in sorted(name for name in names if name > str(after)):
-        tenant = await registry.find(name)
-        if tenant is None or state not in {None, tenant.state}:
-            continue
-        if len(found) == limit:
-            return Page(found, encode_cursor(_SOME, found[-1].id))
-        found.append(tenant)
-    return Page(found)
 
 
 async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:

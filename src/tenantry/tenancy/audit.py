@@ -191,7 +191,7 @@ class AdminAudit:
 
         Args:
             tenant_id: Only what was done to the tenant of this id, under the id that it had then.
-            tenant_uid: Of these, only what was done to the tenant with this stable key: an id can be taken anew.
+            tenant_uid: Only what was done to the tenant with this stable key, whatever its id was then.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 

@@ -119,6 +119,7 @@ class Catalog:
         *,
         state: TenantState | None = None,
         id_prefix: str | None = None,
+        tenant_ids: Sequence[TenantId] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Tenant]:
@@ -134,6 +135,9 @@ class Catalog:
         if id_prefix is not None:
             conditions.append("id >= ? AND id < ? || '{'")  # the character after z
             parameters += [check_id_prefix(id_prefix)] * 2
+        if tenant_ids is not None:
+            conditions.append("id IN (SELECT value FROM json_each(?))")
+            parameters.append(json.dumps(tenant_ids))
         sql = f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
         tenants = [from_row(row) for row in rows[:rows_max]]

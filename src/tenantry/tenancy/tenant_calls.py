@@ -1,6 +1,7 @@
 """An operator's calls on tenants: parsed and checked here, done elsewhere."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from tenantry.errors import TenantNotFoundError
@@ -71,6 +72,7 @@ class TenantCalls(ABC):
         *,
         state: TenantState | None = None,
         id_prefix: str | None = None,
+        tenant_ids: Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Tenant]:
@@ -80,14 +82,19 @@ class TenantCalls(ABC):
             state: Only tenants in this state; all but the purged ones if left out. A purged tenant's entry stays until its id
                 is taken again.
             id_prefix: Only those whose ids begin so.
+            tenant_ids: Only these, as far as they exist.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
+            InvalidTenantIdError: One of `tenant_ids` is none.
             QueryError: `id_prefix`, `limit` or `cursor` is not one.
         """
         self._check_open()
-        return await self._catalog.list(state=state, id_prefix=id_prefix, limit=limit, cursor=cursor)
+        names = None if tenant_ids is None else [parse_tenant_id(one) for one in tenant_ids]
+        return await self._catalog.list(
+            state=state, id_prefix=id_prefix, tenant_ids=names, limit=limit, cursor=cursor
+        )
 
     async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
         """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.

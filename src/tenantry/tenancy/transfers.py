@@ -5,6 +5,7 @@ is written, the database is renamed into place, and the tenant is opened like an
 an entry that the next registry removes; one after it, a tenant that it finishes.
 """
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Transfers:
         self._archive = archive
         self._copies = copies
         self._scratch = scratch
+        self._unpacking = asyncio.Lock()
         runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
 
     async def clone(
@@ -59,13 +61,13 @@ class Transfers:
     async def export(self, tenant_id: TenantId, path: Path) -> Manifest:
         """See `TenantRegistry.export`."""
         return await self._runner.run(
-            tenant_id, "export", partial(self._export, path), queue="snapshot", path=str(path)
+            tenant_id, "export", partial(self._export, path), queue="snapshot", path=self._told(path)
         )
 
     async def import_bundle(self, new: TenantId, path: Path, display_name: str | None) -> Tenant:
         """See `TenantRegistry.import_bundle`."""
         return await self._runner.run(
-            new, "import", partial(self._import, path, display_name), path=str(path)
+            new, "import", partial(self._import, path, display_name), path=self._told(path)
         )
 
     async def _clone(
@@ -103,9 +105,16 @@ class Transfers:
         await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
-            manifest, database = await run_in_thread(partial(_unpack, path, directory))
+            async with (
+                self._unpacking
+            ):  # one after the other: each leaves room on the disk for what it finds there
+                manifest, database = await run_in_thread(partial(_unpack, path, directory))
             new = new.model_copy(update={"display_name": display_name or manifest.display_name})
             return await self._settle(call, new, database)
+
+    def _told(self, path: Path) -> str | None:
+        """Return what the audit says of where a bundle is: nothing where it is in the data directory, for a moment."""
+        return None if self._context.config.data_dir in path.parents else str(path)
 
     async def _find(self, tenant_id: TenantId) -> Tenant:
         tenant = await self._catalog.find(tenant_id)
