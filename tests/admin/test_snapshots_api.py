@@ -1,5 +1,6 @@
 """Snapshots over HTTP: taken, listed, looked at, restored, undone, forgotten."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,7 +36,7 @@ async def test_looking_at_snapshots(admin: httpx.AsyncClient, snapshot: dict[str
     """The list and a look at one give what the operation gave."""
     assert snapshot["row_counts"]["messages"] == 1
     assert snapshot["trigger"] == "manual"
-    assert (await admin.get("/v1/tenants/acme/snapshots")).json() == {"items": [snapshot]}
+    assert (await admin.get("/v1/tenants/acme/snapshots")).json() == {"items": [snapshot], "damaged": []}
     assert (await admin.get(f"/v1/tenants/acme/snapshots/{snapshot['id']}")).json() == snapshot
 
 
@@ -66,6 +67,20 @@ async def test_forgetting(admin: httpx.AsyncClient, snapshot: dict[str, Any]):
         await admin.post(f"{path}/restore"),
     ):
         check_problem(response, 404, "snapshot-not-found")
+
+
+async def test_a_damaged_snapshot(admin: httpx.AsyncClient, snapshot: dict[str, Any], data_dir: Path):
+    """It is named among the others, and can be forgotten, and nothing else."""
+    path = next((data_dir / "snapshots").rglob(f"{snapshot['id']}.json"))
+    path.write_bytes(path.read_bytes()[:-1])
+    listed = (await admin.get("/v1/tenants/acme/snapshots")).json()
+    assert listed == {"items": [], "damaged": [snapshot["id"]]}
+    problem = check_problem(
+        await admin.get(f"/v1/tenants/acme/snapshots/{snapshot['id']}"), 422, "snapshot-corrupt"
+    )
+    assert snapshot["id"] in problem["detail"]
+    assert (await admin.delete(f"/v1/tenants/acme/snapshots/{snapshot['id']}")).status_code == 204
+    assert (await admin.get("/v1/tenants/acme/snapshots")).json()["damaged"] == []
 
 
 @pytest.mark.usefixtures("snapshot")

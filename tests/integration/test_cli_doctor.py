@@ -95,6 +95,11 @@ def _set(column: str, value: str, tenant_id: str = "acme") -> Damage:
     return lambda data_dir: query(data_dir / "catalog.db", sql, value, tenant_id)
 
 
+def _cut_purge(data_dir: Path) -> None:
+    _set("state", "purged", "globex")(data_dir)
+    _set("intent", INTENT.replace("archive", "purge"), "globex")(data_dir)
+
+
 INTENT = json.dumps({"action": "archive", "arguments": {}, "begun_at": "2026-01-01T00:00:00Z"})
 DAMAGES: list[tuple[str, str, Level, Damage]] = [
     ("others may read", "permissions", Level.WRONG, lambda d: (d / "catalog.db").chmod(0o640)),
@@ -109,6 +114,7 @@ DAMAGES: list[tuple[str, str, Level, Damage]] = [
     ("newer", "migrations", Level.WRONG, _set("schema_versions", '{"company": 99}')),
     ("behind", "migrations", Level.NOTE, _set("schema_versions", '{"company": 0}')),
     ("a call that was cut short", "lifecycle calls", Level.NOTE, _set("intent", INTENT)),
+    ("a purge that was cut short", "lifecycle calls", Level.NOTE, _cut_purge),
     ("a lock that nobody holds", "leftovers", Level.NOTE, lambda d: _leave(d / "operations" / "x")),
     ("a catalog's row", "catalog", Level.WRONG, _set("limits", "no JSON")),
     ("no catalog", "data directory", Level.WRONG, lambda d: (d / "catalog.db").unlink()),

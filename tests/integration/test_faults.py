@@ -5,18 +5,22 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog.testing
 
+from service import Service
+from stores import small_disk
 from tenantry import RegistryConfig, Repository, Statement, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
     MalformedRowError,
     RegistryClosedError,
+    StorageFullError,
     TenantOwnedElsewhereError,
     TenantQuarantinedError,
 )
@@ -355,3 +359,36 @@ async def test_a_directory_that_the_catalog_does_not_know(data_dir: Path):
             await registry.create("acme")
         assert await registry.list() == ()
     assert database_path(data_dir, "acme").read_bytes() == before
+
+
+async def test_a_catalog_that_is_lost(data_dir: Path):
+    """Where there are tenants nobody begins anew with none, and the copy that is put back knows them."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+    catalog = (data_dir / "catalog.db").read_bytes()
+    (data_dir / "catalog.db").unlink()
+    with pytest.raises(DataDirectoryError, match="put its newest copy back"):
+        await TenantRegistry(config(data_dir)).open()
+    assert not (data_dir / "catalog.db").exists()
+    (data_dir / "catalog.db").write_bytes(catalog)
+    async with TenantRegistry(config(data_dir)) as registry:
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
+
+
+async def test_a_full_disk(tmp_path: Path):
+    """What would write says that there is no space and leaves no lock; what reads goes on, also the first list ever."""
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        async with TenantRegistry(config(disk / "data")) as registry, Service(registry) as service:
+            await registry.create("acme")
+            admin = await service.caller("admin")
+            with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(4096))
+            for call in (registry.create("globex"), registry.archive("acme")):
+                with pytest.raises(StorageFullError, match=r"free space|make room"):
+                    await call
+            assert list((disk / "data" / "operations").iterdir()) == []
+            for path in ("/v1/tenants", "/v1/audit", "/v1/tenants/acme"):
+                assert (await admin.get(path)).status_code == 200
+            (disk / "ballast").unlink()
+            await registry.create("globex")

@@ -512,6 +512,21 @@ class TestWhatIsInTheWay:
 class TestFlippedBytes:
     """What is kept is never trusted."""
 
+    async def test_one_hides_no_other(self, registry: TenantRegistry, data_dir: Path):
+        """A damaged manifest is named, and all others can be seen and restored; it can be deleted."""
+        await registry.create("acme")
+        made = [await registry.snapshots.create("acme") for _ in range(3)]
+        path = next(path for path in kept_files(data_dir) if path.name == f"{made[1].id}.json")
+        path.write_bytes(path.read_bytes().replace(b"acme", b"acne", 1))
+        kept = await registry.snapshots.look("acme")
+        assert (kept.sound, kept.damaged) == ([made[2], made[0]], [made[1].id])
+        assert await registry.snapshots.list("acme") == kept.sound
+        with pytest.raises(SnapshotCorruptError, match=made[1].id):
+            await registry.snapshots.get("acme", made[1].id)
+        await registry.snapshots.restore("acme", made[0].id)
+        await registry.snapshots.delete("acme", made[1].id)
+        assert (await registry.snapshots.look("acme")).damaged == []
+
     @pytest.mark.parametrize("suffix", [".json", ".db.gz"])
     async def test_any_byte(self, registry: TenantRegistry, data_dir: Path, suffix: str):
         """A flipped bit anywhere in a snapshot or its manifest is found before anything changes."""
@@ -600,6 +615,25 @@ async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
         await TenantRegistry(config(data_dir), snapshot_storage=elsewhere).open()
 
 
+@pytest.mark.parametrize("end", ["purge", "retention"])
+async def test_what_a_killed_snapshot_left(data_dir: Path, end: str):
+    """The half of a snapshot that a killed process was at goes with the tenant, and with the next snapshot."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        tenant = await registry.create("acme")
+        directory = data_dir / "snapshots" / tenant.uid
+        await registry.snapshots.create("acme")
+        left = directory / "20260101t000000000000z-00000000.db.gz.DRAFT"
+        left.touch(mode=0o600)
+        left.write_bytes(b"half of what a customer wants deleted")
+        if end == "purge":
+            await registry.delete("acme")
+            await registry.purge("acme", force=True)
+            assert not directory.exists()
+        else:
+            await registry.snapshots.create("acme")
+            assert not left.exists()
+
+
 async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry):
     """A snapshot of a suspended tenant does not open it for anyone."""
     await registry.create("acme")
@@ -610,13 +644,11 @@ async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry
 
 
 async def test_what_a_dead_registry_left(data_dir: Path):
-    """A scratch directory whose process has died is removed by the next who needs one."""
+    """A scratch directory whose process has died is removed when a registry next opens."""
     left = data_dir / "scratch" / "tmpdead"
     left.mkdir(parents=True)
     (left / "tenant.db").write_bytes(b"half a copy")
     (data_dir / "scratch" / "tmpdead.lock").touch()
-    async with TenantRegistry(config(data_dir)) as registry:
-        await registry.create("acme")
-        await registry.snapshots.create("acme")
+    async with TenantRegistry(config(data_dir)):
         assert not left.exists()
     assert query(data_dir / "catalog.db", "SELECT count(*) FROM tenants WHERE intent IS NOT NULL") == [(0,)]

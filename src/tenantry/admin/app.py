@@ -1,7 +1,7 @@
 """The admin API as an ASGI application."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -82,6 +82,9 @@ def create_admin_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Not only when the first list needs it: by then the disk may be full.
+        with suppress(TenantryError):
+            await service.signer()
         yield
         await operations.aclose()
 

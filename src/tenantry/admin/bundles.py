@@ -1,5 +1,6 @@
 """Bundles as streamed bodies: a tenant leaves as one, and another comes of one."""
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
 from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
 from tenantry.storage.draft import storage_errors
+from tenantry.storage.sqlite.opening import FILE_MODE
 from tenantry.tenancy.data_directory import room_bytes
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
@@ -147,7 +149,9 @@ async def _receive(request: Request, path: Path) -> None:
     with storage_errors(f"receive {path}"):
         await _check_room(path.parent, declared_bytes(request))
         bytes_unmeasured = 0
-        async with await anyio.open_file(path, "wb") as file:
+        # Its owner's alone, whatever the umask says.
+        private = partial(os.open, mode=FILE_MODE)
+        async with await anyio.open_file(path, "wb", opener=private) as file:
             async for chunk in request.stream():
                 await file.write(chunk)
                 bytes_unmeasured += len(chunk)

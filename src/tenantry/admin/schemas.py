@@ -130,6 +130,9 @@ class SnapshotPage(BaseModel):
     """A tenant's snapshots, newest first."""
 
     items: Sequence[Snapshot]
+    damaged: Sequence[str] = Field(
+        default=(), description="The ids of those of which not even the manifest is sound: delete them."
+    )
 
 
 class RestorePoint(Body):

@@ -1,5 +1,6 @@
 """Snapshots: taken, listed, forgotten, restored, and restores undone."""
 
+from contextlib import suppress
 from functools import partial
 
 from fastapi import APIRouter, Response
@@ -17,6 +18,7 @@ from tenantry.admin.routing import (
 )
 from tenantry.admin.schemas import Drilling, DrillOut, RestorePoint, RestorePointList, SnapshotPage, TenantOut
 from tenantry.admin.tenants import TenantPath
+from tenantry.errors import SnapshotCorruptError
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.snapshot import Snapshot
 
@@ -40,7 +42,8 @@ async def create_snapshot(
 @router.get("/snapshots", responses=documented(404))
 async def list_snapshots(tenant_id: TenantPath, _: Reader, service: CurrentService) -> SnapshotPage:
     """Return the tenant's snapshots, newest first."""
-    return SnapshotPage(items=await service.registry.snapshots.list(tenant_id))
+    kept = await service.registry.snapshots.look(tenant_id)
+    return SnapshotPage(items=kept.sound, damaged=kept.damaged)
 
 
 @router.get("/snapshots/{snapshot_id}", responses=documented(404))
@@ -56,7 +59,8 @@ async def delete_snapshot(
     tenant_id: TenantPath, snapshot_id: str, _: Administrator, service: CurrentService
 ) -> None:
     """Forget a snapshot."""
-    await service.registry.snapshots.get(tenant_id, snapshot_id)
+    with suppress(SnapshotCorruptError):  # which can be forgotten too
+        await service.registry.snapshots.get(tenant_id, snapshot_id)
     await service.registry.snapshots.delete(tenant_id, snapshot_id)
 
 

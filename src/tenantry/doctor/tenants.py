@@ -54,7 +54,7 @@ _WHAT_TO_DO = {
 def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
-    owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in living}
+    owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in _with_files(tenants)}
     found = {
         Difference(ORPHAN, str(path)) for path in (data_dir / "tenants").glob("*/*") if path not in owned
     }
@@ -64,6 +64,13 @@ def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
             if kind is not None:
                 found.add(Difference(kind, tenant.id))
     return found
+
+
+def _with_files(tenants: Sequence[Tenant]) -> list[Tenant]:
+    """Return those that may have files: a purge that was begun, and whose process died, is finished by the next."""
+    return [
+        tenant for tenant in tenants if tenant.state is not TenantState.PURGED or tenant.intent is not None
+    ]
 
 
 def report_differences(differences: set[Difference], tenants: Sequence[Tenant]) -> Iterator[Finding]:
@@ -86,7 +93,7 @@ def check_states(data_dir: Path, tenants: Sequence[Tenant]) -> Iterator[Finding]
 
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
     """Look for snapshots in the data directory of tenants that the catalog does not know."""
-    known = {tenant.uid for tenant in tenants if tenant.state is not TenantState.PURGED}
+    known = {tenant.uid for tenant in _with_files(tenants)}
     unknown = {str(path) for path in (data_dir / "snapshots").glob("*") if path.name not in known}
     if unknown:
         return note(

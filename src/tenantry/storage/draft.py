@@ -132,6 +132,11 @@ class DraftFile:
                 file.close()
 
 
+def is_full(error: OSError) -> bool:
+    """Return whether it is the disk, the quota or the limit on a file's size that is reached."""
+    return error.errno in _FULL
+
+
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
     """Raise what the operating system refuses as tenantry's errors.
@@ -146,7 +151,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise StorageFullError(f"cannot {doing} ({error}): make room, then try again") from error
         raise SnapshotError(
             f"cannot {doing} ({error}): see that the path is right and that this process may read and write there"

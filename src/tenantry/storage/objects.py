@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol, runtime_checkable
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError
-from tenantry.storage.draft import DraftFile, storage_errors
+from tenantry.storage.draft import DRAFT_SUFFIX, DraftFile, storage_errors
 from tenantry.storage.sqlite.opening import DIRECTORY_MODE, make_directories, sync_directory
 from tenantry.threads import run_in_thread
 
@@ -98,6 +98,10 @@ class ObjectStorage(Protocol):
         """Remove an object; a missing one is no error."""
         ...
 
+    async def remove_leftovers(self, prefix: str) -> None:
+        """Remove what calls that died left of objects whose keys begin with the prefix; not what is being written."""
+        ...
+
 
 def is_key(text: str) -> bool:
     """Return whether the text can be an object's key."""
@@ -174,6 +178,10 @@ class LocalStorage(ObjectStorage):
         """See `ObjectStorage.delete`. What a crash left of the object goes with it."""
         await run_in_thread(partial(self._delete, check_key(key)))
 
+    async def remove_leftovers(self, prefix: str) -> None:
+        """See `ObjectStorage.remove_leftovers`."""
+        await run_in_thread(partial(self._remove_leftovers, check_prefix(prefix), prefix))
+
     def _put(self, key: str, path: Path) -> None:
         with storage_errors(f"store {path} as {key}"), path.open("rb") as source, self._draft(key) as draft:
             shutil.copyfileobj(source, draft, _COPY_BYTES)
@@ -211,6 +219,18 @@ class LocalStorage(ObjectStorage):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 self._looked_up(key).unlink()
             self._remove_empty_directories(path.parent)
+
+    def _remove_leftovers(self, directory: str, prefix: str) -> None:
+        with storage_errors(f"remove what was left of what begins with {prefix!r}"):
+            try:
+                path = self._looked_up(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            for draft in list(path.rglob(f"*{DRAFT_SUFFIX}")):
+                target = draft.with_name(draft.name.removesuffix(DRAFT_SUFFIX))
+                if target.relative_to(self.directory).as_posix().startswith(prefix):
+                    DraftFile(target).remove_leftover()
+                    self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
         """Return the draft of an object, begun; its directory is made, again if a `delete` takes it away meanwhile."""

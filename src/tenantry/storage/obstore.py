@@ -132,6 +132,10 @@ class ObstoreStorage(ObjectStorage):
         except SnapshotNotFoundError:
             pass  # S3 does not even say so
 
+    async def remove_leftovers(self, prefix: str) -> None:
+        """Do nothing: an upload that was cut short is no object, and the bucket's own rules remove its parts."""
+        check_prefix(prefix)
+
     async def _part(self, found: "ObjectMeta", start: int) -> bytes:
         end = min(start + PART_BYTES, found["size"])
         options: GetOptions = {"range": (start, end)}

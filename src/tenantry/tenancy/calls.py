@@ -23,12 +23,14 @@ from weakref import WeakValueDictionary
 
 from tenantry.errors import (
     PersistenceConnectionError,
+    StorageFullError,
     TenantBusyError,
     TenantryError,
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId
+from tenantry.storage.draft import is_full
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, remove_abandoned
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
@@ -177,6 +179,10 @@ class CallRunner:
             under_way = _action(tenant) if is_under_way(tenant) else action
             raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
         except OSError as error:
+            if is_full(error):
+                raise StorageFullError(
+                    f"cannot lock {lock.path} ({error}): free space on the disk"
+                ) from error
             raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
 
     def _operations_directory(self) -> Path:

@@ -75,6 +75,7 @@ def prepare_data_directory(config: RegistryConfig) -> None:
         for spread in (path / "tenants").iterdir():  # at most 256
             make_directories(path, spread)
         _check_is_own_file(path / "catalog.db")
+        _check_catalog_is_not_lost(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataDirectoryError(
             f"the data directory {path} cannot be used ({error}): give a directory that this process may write",
@@ -108,6 +109,14 @@ def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) ->
 def log_sqlite_version(log: EventLog) -> None:
     """Log SQLite's version and whether it has the bug."""
     log.info(SQLITE_VERSION, version=sqlite3.sqlite_version, has_wal_reset_bug=has_wal_reset_bug())
+
+
+def _check_catalog_is_not_lost(path: Path) -> None:
+    """Raise where there are tenants and no catalog: an empty one would know none of them."""
+    if not (path / "catalog.db").exists() and any((path / "tenants").glob("*/*")):
+        raise FileNotFoundError(
+            f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"
+        )
 
 
 def _check_is_own_file(path: Path) -> None:

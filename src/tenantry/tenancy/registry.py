@@ -199,6 +199,7 @@ class TenantRegistry(TenantCalls):
             check_open_files(self._config)
             await run_in_thread(partial(prepare_data_directory, self._config))
             await run_in_thread(self._keep_location)
+            await self._scratch.sweep()
             await self._catalog.open()
             self._opener.crews.keep()
             try:

@@ -37,6 +37,14 @@ class Scratch:
         self._making = threading.Lock()  # several threads may need the first directory at once
         self._is_closed = False
 
+    async def sweep(self) -> None:
+        """Remove what registries that died have left: on a disk that is nearly full it is missed.
+
+        Raises:
+            DataDirectoryError: It cannot be looked at.
+        """
+        await run_in_thread(self._sweep)
+
     async def aclose(self) -> None:
         """Remove what is there; idempotent."""
         await run_in_thread(self._close)
@@ -68,15 +76,21 @@ class Scratch:
             ) from error
 
     def _begin(self) -> Path:
-        """Make the directory of this registry, when it is first needed, and remove those of registries that died."""
+        """Make the directory of this registry, when it is first needed."""
         make_directories(self._data_dir, self._root)
-        for left in self._root.iterdir():
-            if left.suffix == _LOCK_SUFFIX:
-                _remove_if_left(left)
         own = Path(tempfile.mkdtemp(dir=self._root))
         self._lock = LockFile(own.with_name(own.name + _LOCK_SUFFIX))
         self._lock.acquire()
         return own
+
+    def _sweep(self) -> None:
+        try:
+            for lock_path in list(self._root.glob(f"*{_LOCK_SUFFIX}")):
+                _remove_if_left(lock_path)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot look into {self._root}: {error}", path=str(self._root)
+            ) from error
 
     def _close(self) -> None:
         with self._making:

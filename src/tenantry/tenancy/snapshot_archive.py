@@ -84,7 +84,10 @@ class SnapshotArchive:
                 f"there is no snapshot {snapshot_id!r} of this tenant: list its snapshots",
                 snapshot_id=snapshot_id,
             ) from error
-        manifest = unseal(content)
+        try:
+            manifest = unseal(content)
+        except SnapshotCorruptError as error:
+            raise SnapshotCorruptError(f"snapshot {snapshot_id!r} at {key}: {error}") from error
         if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
             raise SnapshotCorruptError(
                 f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r} of another place"
@@ -116,6 +119,7 @@ class SnapshotArchive:
         """Forget everything that is kept of a tenant, also what is no snapshot."""
         for stored in await self._storage.list(f"{tenant_uid}/"):
             await self._storage.delete(stored.key)
+        await self._storage.remove_leftovers(f"{tenant_uid}/")
 
     async def retain(
         self, tenant_uid: str, newest: str, *, kept_max: int, age_max: timedelta, now: datetime
@@ -140,6 +144,7 @@ class SnapshotArchive:
         )
         for snapshot_id in going:
             await self.delete(tenant_uid, snapshot_id)
+        await self._storage.remove_leftovers(f"{tenant_uid}/")
         return going
 
     async def _names(self, tenant_uid: str) -> set[str]:

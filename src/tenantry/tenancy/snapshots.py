@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.errors import QueryError, SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.eventlog import EventLog
@@ -61,6 +61,18 @@ class DrillReport:
     def is_ok(self) -> bool:
         """Whether every tenant of the sample could be restored."""
         return all(result.outcome == "ok" for result in self.results)
+
+
+class KeptSnapshots(NamedTuple):
+    """What is kept of a tenant.
+
+    Attributes:
+        sound: The snapshots, newest first.
+        damaged: The ids of those whose manifests are damaged, newest first: all that can be done with one is to delete it.
+    """
+
+    sound: list[Snapshot]
+    damaged: list[str]
 
 
 class Snapshots:
@@ -119,15 +131,32 @@ class Snapshots:
         )
 
     async def list(self, tenant_id: str) -> Sequence[Snapshot]:
-        """Return the tenant's snapshots, newest first. What says nothing sound of itself raises, see `get`.
+        """Return the tenant's snapshots, newest first; without those whose manifests are damaged, see `look`.
 
         Raises:
             TenantNotFoundError: There is no such tenant.
-            SnapshotCorruptError: A manifest was altered.
+        """
+        return (await self.look(tenant_id)).sound
+
+    async def look(self, tenant_id: str) -> KeptSnapshots:
+        """Return the tenant's snapshots, newest first, and the ids of those of which not even the manifest is sound.
+
+        One that is damaged hides no other: it is the moment to restore one.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotError: The storage refuses.
         """
         tenant = await self._get(parse_tenant_id(tenant_id))
-        ids = await self._archive.ids(tenant.uid)
-        return [Snapshot.of(await self._archive.manifest(tenant.uid, name)) for name in reversed(ids)]
+        kept = KeptSnapshots([], [])
+        for snapshot_id in reversed(await self._archive.ids(tenant.uid)):
+            try:
+                kept.sound.append(Snapshot.of(await self._archive.manifest(tenant.uid, snapshot_id)))
+            except SnapshotCorruptError:
+                kept.damaged.append(snapshot_id)
+            except SnapshotNotFoundError:
+                continue  # forgotten meanwhile
+        return kept
 
     async def get(self, tenant_id: str, snapshot_id: str) -> Snapshot:
         """Return one snapshot.

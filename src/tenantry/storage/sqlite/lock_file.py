@@ -57,7 +57,7 @@ class LockFile:
         try:
             fd = self._locked()
             content = _read_content(fd)
-            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
+            self._write_name(fd, is_new=not content)
         except BaseException:
             self.release()
             raise
@@ -95,6 +95,14 @@ class LockFile:
             with contextlib.suppress(OSError):
                 self.path.unlink()
             self.release()
+
+    def _write_name(self, fd: int, *, is_new: bool) -> None:
+        try:
+            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
+        except OSError:
+            if is_new:  # on a full disk, say: nobody would ever know whose it was
+                self.remove()
+            raise
 
     def _locked(self) -> int:
         """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
