@@ -28,4 +28,6 @@ async def main(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
     asyncio.run(main(Path(sys.argv[1])))

@@ -595,6 +595,26 @@ async def test_in_a_bucket(data_dir: Path, s3_url: str):
     assert not (data_dir / "snapshots").exists()
 
 
+async def test_the_disk_is_lost(data_dir: Path, tmp_path: Path):
+    """With a copy of the catalog and the snapshots, which lie elsewhere, every tenant comes back."""
+    elsewhere = LocalStorage(tmp_path / "elsewhere")
+    async with TenantRegistry(config(data_dir), snapshot_storage=elsewhere) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await say(registry, tenant_id, f"of {tenant_id}")
+            await registry.snapshots.create(tenant_id)
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    shutil.copy(data_dir / "catalog.db", new)
+    shutil.rmtree(data_dir)
+    (new / "snapshot-storage").write_text(f"{elsewhere.location}\n")
+    async with TenantRegistry(config(new), snapshot_storage=elsewhere) as registry:
+        for tenant in await registry.list():
+            newest = (await registry.snapshots.list(tenant.id))[0]
+            await registry.snapshots.restore(tenant.id, newest.id)
+            assert await history(registry, tenant.id) == [f"of {tenant.id}"]
+
+
 async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
     """A registry that would not find a directory's snapshots, nor remove them with their tenant, is not opened."""
     elsewhere, default = LocalStorage(tmp_path / "elsewhere"), LocalStorage(data_dir / "snapshots")
