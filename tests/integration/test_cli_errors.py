@@ -102,6 +102,11 @@ def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
     refused = tenantry("tenant", "purge", "acme", "--yes", *there, "--snapshot-storage", tmp_path / "typo")
     assert refused.returncode != 0
     assert f"are kept at {kept}, not at {tmp_path / 'typo'}" in refused.stderr
+    remembered = tmp_path / "data" / "snapshot-storage"
+    remembered.write_text("a program's own\n")
+    refused = tenantry("tenant", "purge", "acme", "--yes", *there)
+    assert (refused.returncode, "only the program that keeps them there" in refused.stderr) == (2, True)
+    remembered.write_text(f"{kept}\n")
     document(tenantry("tenant", "delete", "acme", "--yes", *there, "--json"))
     document(tenantry("tenant", "purge", "acme", "--force", "--yes", *there, "--json"))
     assert [path for path in kept.rglob("*") if path.is_file()] == []

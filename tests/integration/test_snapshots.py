@@ -593,6 +593,10 @@ async def test_in_a_bucket(data_dir: Path, s3_url: str):
         await registry.delete("acme")
         await registry.purge("acme", force=True)
     assert not (data_dir / "snapshots").exists()
+    assert (data_dir / "snapshot-storage").read_text() == "s3://snapshots-of-a-fleet/tenants\n"
+    another = ObstoreStorage(make_bucket(s3_url, "another-bucket"), "tenants")
+    with pytest.raises(DataDirectoryError, match="snapshots-of-a-fleet"):
+        await TenantRegistry(settings, snapshot_storage=another).open()
 
 
 async def test_the_disk_is_lost(data_dir: Path, tmp_path: Path):

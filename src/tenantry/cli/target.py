@@ -111,9 +111,16 @@ def _said(error: ErrorDetails) -> str:
 
 def _recorded(data_dir: Path) -> str | None:
     try:
-        return recorded_location(data_dir)
+        recorded = recorded_location(data_dir)
     except SnapshotError:
         return None  # whoever opens the directory says what is wrong with it
+    if recorded and "://" not in recorded and not recorded.startswith("/"):
+        raise CommandError(
+            Exit.USAGE,
+            f"the snapshots of {data_dir} are kept at {recorded!r}, which is no URL and no directory: only the program that "
+            "keeps them there can open them",
+        )
+    return recorded
 
 
 def _environment(name: str) -> str | None:

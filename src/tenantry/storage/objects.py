@@ -152,7 +152,7 @@ class LocalStorage(ObjectStorage):
     @property
     def location(self) -> str:
         """The directory's path."""
-        return str(self.directory.absolute())
+        return os.path.abspath(self.directory)  # noqa: PTH100  # without ".." and the like, and without following links
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`. Cancellation waits for the copy's end."""

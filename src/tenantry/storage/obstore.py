@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import anyio
@@ -38,6 +38,12 @@ _PARTS_MAX: Final = 9_000  # S3 takes 10,000
 _PARTS_AT_ONCE: Final = 2
 _SHOWN_CHARACTERS_MAX: Final = 300
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# By the store's kind: how its URLs begin, and its setting that names the bucket.
+_SCHEMES: Final = {
+    "S3Store": ("s3", "bucket"),
+    "GCSStore": ("gs", "bucket"),
+    "AzureStore": ("az", "container_name"),
+}
 _POSSIBLE: Final = (
     "give a directory or file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 )
@@ -49,12 +55,10 @@ class ObstoreStorage(ObjectStorage):
     Args:
         store: One of `obstore.store`, with its credentials, timeouts and retries.
         prefix: What every key begins with in the bucket, before a ``/``; nothing if empty.
-        location: See `ObjectStorage.location`; the store's kind and the prefix if left out.
     """
 
-    def __init__(self, store: "ObjectStore", prefix: str = "", *, location: str | None = None) -> None:
+    def __init__(self, store: "ObjectStore", prefix: str = "") -> None:
         self._store = store
-        self._said_location = location or f"{type(store).__name__} {prefix}".rstrip()
         if prefix:
             check_key(prefix.lower())  # the bucket is somebody else's, and may have capitals
         self._prefix = f"{prefix}/" if prefix else ""
@@ -64,8 +68,12 @@ class ObstoreStorage(ObjectStorage):
 
     @property
     def location(self) -> str:
-        """See `ObjectStorage.location`."""
-        return self._said_location
+        """The bucket's URL with the prefix; of a store that has none, the store's kind."""
+        store: Any = self._store  # the kinds have no common type for this
+        scheme, setting = _SCHEMES.get(type(store).__name__, ("memory", None))
+        bucket = "" if setting is None else store.config[setting]
+        inside = (getattr(store, "prefix", None) or "").strip("/")
+        return f"{scheme}://{'/'.join(filter(None, (bucket, inside, self._prefix.rstrip('/'))))}"
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`."""
@@ -180,9 +188,7 @@ def open_storage(url: str) -> ObjectStorage:
     if scheme not in {"s3", "gs", "az"} or not _BUCKET.fullmatch(bucket):
         # Not the whole of it: somebody may have put a password there.
         raise SnapshotError(f"a URL like this ({scheme[:8]}://…) is no storage's: {_POSSIBLE}")
-    prefix = prefix.rstrip("/")
-    location = f"{scheme}://{bucket}/{prefix}".rstrip("/")
-    return ObstoreStorage(_open_bucket(scheme, bucket), prefix, location=location)
+    return ObstoreStorage(_open_bucket(scheme, bucket), prefix.rstrip("/"))
 
 
 def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":

@@ -4,6 +4,7 @@ Whoever opens the directory without knowing it would find no snapshot, and a pur
 so a registry that was given another storage is not opened. These functions block.
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -48,7 +49,7 @@ def keep_location(data_dir: Path, location: str) -> None:
         DataDirectoryError: They are kept elsewhere; the message says where, and what to do if that is to change.
         SnapshotError: It cannot be read or written.
     """
-    path, default = data_dir / _FILE_NAME, default_location(data_dir).absolute()
+    path, default = data_dir / _FILE_NAME, Path(os.path.abspath(default_location(data_dir)))  # noqa: PTH100  # as `LocalStorage.location`
     recorded = recorded_location(data_dir)
     if location == (recorded or str(default)):
         return
