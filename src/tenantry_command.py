@@ -8,8 +8,11 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Load the command line and run it; Ctrl-C while it is loaded ends the process at once, with nothing begun."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    # A shell lets what it runs in the background ignore Ctrl-C: that stays so.
+    was = signal.getsignal(signal.SIGINT)
+    if was is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     from tenantry.cli import app  # noqa: PLC0415  # what may be interrupted
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, was)
     app()

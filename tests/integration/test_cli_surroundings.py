@@ -207,6 +207,40 @@ def test_output_that_nobody_reads_any_more(place: Path, arguments: tuple[str, ..
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_output_that_is_closed(place: Path, closed: str):
+    """With standard output or standard error closed a command does its work all the same."""
+    script = f'"$0" tenant list --data-dir data --json {closed}>&-'
+    done = subprocess.run(
+        ["sh", "-c", script, SCRIPT],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "acme" in done.stdout or closed == "1"
+
+
+def test_a_command_in_the_background_goes_on(tmp_path: Path):
+    """What a script runs with Ctrl-C ignored ignores it."""
+    script = 'trap "" INT; exec "$0" demo --json'
+    with subprocess.Popen(
+        ["sh", "-c", script, SCRIPT],
+        cwd=tmp_path,
+        env=environment(PYTHONPROFILEIMPORTTIME="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.split()[-1] == "tenantry.errors" for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert any(line.split()[-1] == "tenantry.cli" for line in process.stderr)
+        process.kill()
+
+
 @pytest.mark.parametrize("module", ["tenantry.errors", "tenantry.cli.exits", "tenantry.demo.run", "fastapi"])
 def test_interrupted_while_it_starts(tmp_path: Path, module: str):
     """Ctrl-C at any moment of the start ends it with 130, and says nothing."""

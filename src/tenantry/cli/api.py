@@ -49,6 +49,18 @@ class Api:
         """Return what is there."""
         return await self._ask("GET", path, params=_given(query))
 
+    async def check_missing(self, path: str, message: str) -> None:
+        """Check that there is no such thing, and that it may be asked for.
+
+        Raises:
+            CommandError: There is, or the question was refused.
+        """
+        response = await self._client.request("GET", path)
+        if response.is_success:
+            raise CommandError(Exit.REFUSED, message)
+        if response.status_code != HTTPStatus.NOT_FOUND:
+            self._checked(response)
+
     async def post(self, path: str, body: Document | None = None) -> Document:
         """Have something done at once, and return what came of it."""
         return await self._ask("POST", path, json=body)

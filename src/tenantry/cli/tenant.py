@@ -233,4 +233,6 @@ async def import_(
         raise CommandError(
             Exit.USAGE, f"{path} is no regular file, whose size is known: write the bundle to one"
         )
+    # Before very much is sent: a server that refuses while it is sent to may not be heard.
+    await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
     return await api.upload(tenant_path(new_id, "import"), path, display_name=display_name)
