@@ -20,20 +20,32 @@ WHERE = ("TENANTRY_URL", "TENANTRY_DATA_DIR", "TENANTRY_API_KEY", "TENANTRY_SNAP
 """What in the environment says where commands work."""
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment, with nothing in it that says where to work, and with these changes."""
-    kept = {name: value for name, value in os.environ.items() if name not in WHERE}
+_MEASURING = "COVERAGE_PROCESS_CONFIG"  # coverage.py's
+
+
+def environment(*, is_measured: bool = False, **changes: str) -> dict[str, str]:
+    """Return this process's environment, with nothing in it that says where to work, and with these changes.
+
+    Args:
+        is_measured: Whether its coverage counts, if anybody's does: that makes a short command half as slow again.
+        changes: To the environment.
+    """
+    left_out = {*WHERE} if is_measured else {*WHERE, _MEASURING}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "COLUMNS": "160", "NO_COLOR": "1", **changes}
 
 
 def tenantry(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    is_measured: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "tenantry", *map(str, arguments)],
         cwd=cwd,
-        env=environment(**(env or {})),
+        env=environment(is_measured=is_measured, **(env or {})),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -114,7 +126,7 @@ def service(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=environment(**(env or {})),
+            env=environment(is_measured=True, **(env or {})),
         )
     with process:
         try:
