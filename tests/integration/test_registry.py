@@ -183,6 +183,14 @@ class TestLifecycle:
         rest = await registry.list(state=TenantState.ACTIVE, limit=4, cursor=first.next_cursor)
         assert [tenant.id for tenant in (*first, *rest)] == [i for i in ids if i != "t3"]
 
+    async def test_the_last_reason_counts(self, registry: TenantRegistry):
+        """Who suspends what is suspended says why, or leaves it as it was said."""
+        await registry.create("acme")
+        assert (await registry.suspend("acme")).reason is None
+        assert (await registry.suspend("acme", reason="unpaid")).reason == "unpaid"
+        assert (await registry.suspend("acme")).reason == "unpaid"
+        assert (await registry.resume("acme")).reason is None
+
     async def test_list_by_how_ids_begin(self, registry: TenantRegistry):
         """Only those, in pages like all; an id begins with itself."""
         for tenant_id in ("a", "acme", "acme-2", "acme-3", "acmez", "acn", "b"):

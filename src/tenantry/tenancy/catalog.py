@@ -209,8 +209,8 @@ class Catalog:
 
         Args:
             tenant: As it was read.
-            event: One that happened before changes nothing but what `changes` says.
-            reason: Why.
+            event: One that happened before changes nothing but the reason and what `changes` says.
+            reason: Why; of one that happened before, None leaves the reason that was given then.
             audit: Appended in the same transaction; conditional, see `tenantry.tenancy.audit.append`.
             changes: Other fields to change with it.
 
@@ -220,6 +220,8 @@ class Catalog:
         """
         target = next_state(tenant.state, event, tenant_id=tenant.id, before_delete=tenant.state_before)
         if target is tenant.state:
+            if reason is not None:
+                changes["reason"] = reason
             changes = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
             if not changes:
                 return tenant
