@@ -144,3 +144,22 @@ def test_a_key_is_kept_only_if_its_user_wants_that(service: RunningService, brow
     assert service.keys["read"] not in browser.script(
         "return document.documentElement.outerHTML + JSON.stringify({...sessionStorage, ...localStorage})"
     )
+
+
+def test_a_damaged_snapshot_is_named(
+    service: RunningService, browser: Browser, api: httpx.Client, data_dir: Path
+):
+    """Beside the sound ones, which it hides no more than it is hidden by them."""
+    api.post("/v1/tenants", json={"id": "acme"})
+    ids = [api.post("/v1/tenants/acme/snapshots").json()["id"] for _ in range(2)]
+    for operation in ids:
+        browser.wait(
+            lambda operation=operation: api.get(f"/v1/operations/{operation}").json()["state"] != "running",
+            "the end",
+        )
+    kept = [snapshot["id"] for snapshot in api.get("/v1/tenants/acme/snapshots").json()["items"]]
+    manifest = next((data_dir / "snapshots").rglob(f"{kept[0]}.json"))
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    browser.sign_in(service.url, service.keys["read"])
+    browser.open("#/tenants/acme", f"Damaged, and good for nothing: {kept[0]}.")
+    assert len(browser.driver.find_elements(By.CSS_SELECTOR, "table[aria-label=Snapshots] tbody tr")) == 1

@@ -41,6 +41,7 @@ export function tenant(app, id) {
     }),
   ]);
   const snapshots = new Table("Snapshots", snapshotColumns(app, () => known, changed), (snapshot) => snapshot.id);
+  const damaged = element("p", { class: "notice", hidden: true });
   const snapshotsPlace = element("div", {}, empty("Loading…"));
   const audit = auditTable("Latest in the audit", { hasTenant: false });
   const auditPlace = element("div", {}, empty("Loading…"));
@@ -54,6 +55,7 @@ export function tenant(app, id) {
     facts.element,
     charts.element,
     element("h2", {}, "Snapshots"),
+    damaged,
     snapshotsPlace,
     element("h2", {}, "Latest in the audit"),
     auditPlace,
@@ -100,6 +102,8 @@ export function tenant(app, id) {
         app.api.get(path`v1/tenants/${id}/snapshots`, {}, signal),
         app.api.get("v1/audit", { tenant_id: id, limit: AUDIT_ROWS }, signal),
       ]);
+      setText(damaged, `Damaged, and good for nothing: ${kept.damaged.join(", ")}.`);
+      damaged.hidden = kept.damaged.length === 0;
       showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps what the tenant is now.");
       showList(audit, auditPlace, done.items, "Nothing yet.");
     } catch (error) {
