@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenantry.admin.address import network_of
 from tenantry.admin.headers import SAFE_HEADERS
-from tenantry.admin.problems import MEDIA_TYPE, ProblemError
+from tenantry.admin.problems import MEDIA_TYPE, ProblemError, later
 
 HEAD_SECONDS_MAX: Final = 20.0
 """How long a client may take to send the head of a request."""
@@ -167,11 +167,10 @@ def is_over(network: str | None, networks: Sequence[str | None]) -> bool:
 
 
 def _too_many() -> ProblemError:
-    return ProblemError(
+    return later(
         503,
         "too-many-connections",
         "Too many connections",
         "there are too many connections, or too many from this address: close some, or try again later",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
+        RETRY_AFTER_SECONDS,
     )

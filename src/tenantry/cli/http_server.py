@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.headers import SafeHeaders
-from tenantry.admin.problems import ProblemError, answer_problem
+from tenantry.admin.problems import ProblemError, answer_problem, later
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.http_connection import ImpatientConnection
 from tenantry.cli.listening import Endpoint, Tls
@@ -98,13 +98,12 @@ class Admission:
 
 
 def _too_many() -> ProblemError:
-    return ProblemError(
+    return later(
         503,
         "too-many-requests",
         "Too many requests",
         f"{REQUESTS_MAX} requests are worked on already: try again later",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
+        RETRY_AFTER_SECONDS,
     )
 
 
