@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from http_servers import GET, POST, answer_ok, running
 from tenantry.cli import http_connection, http_server
-from tenantry.cli.listening import Tls
+from tenantry.cli.http_server import UNSENT_BYTES_MAX, HttpServer, bound
+from tenantry.cli.listening import Endpoint, Tls
 from tenants import HANG_SECONDS, until
 
 LARGE_BYTES = 8 * 2**20
@@ -224,3 +226,17 @@ async def test_nobody_takes_a_connection_over(caplog: pytest.LogCaptureFixture):
             assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
             writer.write(upgrade)
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+def test_the_kernel_takes_little_ahead():
+    """A connection's buffer says that there is room while a slow client still reads, and not only after megabytes."""
+    with bound(Endpoint("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX
+
+
+@pytest.mark.parametrize(("closing_seconds", "given"), [(0.0, 0), (0.2, 1), (30.0, 30)])
+def test_how_long_requests_may_go_on(closing_seconds: float, given: int):
+    """A part of a second is not none."""
+    assert HttpServer(answer_ok, None, closing_seconds).config.timeout_graceful_shutdown == given

@@ -1,6 +1,7 @@
 """HTTP servers of this process: uvicorn's, with what it leaves to others. Needs the extra ``service``."""
 
 import asyncio
+import math
 import os
 import socket
 import ssl
@@ -24,6 +25,9 @@ REQUESTS_MAX: Final = 256
 """Further ones get 503: also a request whose client has gone away may still be worked on."""
 
 RETRY_AFTER_SECONDS: Final = 5
+
+UNSENT_BYTES_MAX: Final = 128 * 2**10
+"""The kernel takes more of an answer when it has less than this to send."""
 
 _BACKLOG: Final = 128
 
@@ -50,7 +54,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=round(closing_seconds),
+                timeout_graceful_shutdown=math.ceil(closing_seconds),
             )
         )
         self.answers = asyncio.Event()
@@ -124,6 +128,9 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
     # By the protocol's name: only then asyncio sends small answers at once, and not after 40 ms (TCP_NODELAY).
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # For connections too. The kernel would take some MB, and then nothing until a third of it has gone: a client that
+        # is slow but steady would look as if it took nothing.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
             made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
