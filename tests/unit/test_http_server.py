@@ -3,39 +3,15 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from http_servers import GET, POST, answer_ok, running
+from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
 from tenantry.cli import http_connection, http_server
 from tenantry.cli.http_server import UNSENT_BYTES_MAX, HttpServer, bound
 from tenantry.cli.listening import Endpoint, Tls
 from tenants import HANG_SECONDS, until
-
-LARGE_BYTES = 8 * 2**20
-"""More than the kernel keeps of an answer that nobody reads."""
-
-Patience = Callable[..., None]
-
-
-async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request with more than is kept for a client that does not read."""
-    await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
-    """Shortens what a server waits for its clients."""
-
-    def shorten(**seconds: float) -> None:
-        for name, value in seconds.items():
-            monkeypatch.setattr(http_connection, name, value)
-
-    return shorten
 
 
 def problem_in(answer: bytes, status: int, kind: str) -> dict[str, str]:
@@ -113,12 +89,6 @@ async def test_a_body_that_is_nonsense_after_its_answer(
         writer.write(b"nonsense\r\n")
         assert await reader.read() == b""
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
-
-
-@pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> Tls:
-    """A certificate and its key."""
-    return Tls(*certificate)
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])

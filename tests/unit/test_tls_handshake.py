@@ -1,7 +1,6 @@
 """The beginning of encrypted connections."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +10,6 @@ from tenantry.cli import http_connection, http_server, tls_handshake
 from tenantry.cli.listening import Tls
 from tenantry.cli.tls_handshake import Handshakes
 from tenants import until
-
-
-@pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> Tls:
-    """A certificate and its key."""
-    return Tls(*certificate)
 
 
 @pytest.fixture

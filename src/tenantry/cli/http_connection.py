@@ -5,7 +5,8 @@ Each thing that a client can leave undone has its time:
 - the head of a request, `HEAD_SECONDS_MAX` from the connection's beginning, or from the answer before;
 - the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX`, however much comes;
 - to take what is sent, `STUCK_SECONDS`: looked at so often, a connection that is as stuck as the last time is cut. One that
-  was closed, and still has something to send, is stuck too.
+  was closed, and still has something to send, is stuck too;
+- to end TLS, when the connection was closed and all was taken, `END_SECONDS_MAX`.
 
 A body that somebody reads has the time that the application gives it, and a stream that is taken goes on.
 """
@@ -13,6 +14,7 @@ A body that somebody reads has the time that the application gives it, and a str
 import asyncio
 import json
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any, Final
 
 import h11
@@ -31,6 +33,9 @@ LEFT_BODY_SECONDS_MAX: Final = 2.0
 STUCK_SECONDS: Final = 30.0
 """A client that takes nothing of an answer is cut off after so long, and before twice as long."""
 
+END_SECONDS_MAX: Final = 2.0
+"""How long a client may take to let go of a connection that was closed, and has nothing to send any more."""
+
 CONNECTIONS_MAX: Final = 256
 """Further ones are refused."""
 
@@ -38,6 +43,14 @@ CONNECTIONS_PER_CLIENT_MAX: Final = 128
 """Further ones of the same address are refused, so that one client does not take them all."""
 
 RETRY_AFTER_SECONDS: Final = 5
+
+
+class _Wait(Enum):
+    """What a client has its time for."""
+
+    HEAD = auto()
+    LEFT_BODY = auto()
+    END = auto()
 
 
 class ImpatientConnection(H11Protocol):
@@ -52,11 +65,14 @@ class ImpatientConnection(H11Protocol):
         super().__init__(**options)
         self.network: str | None = None
         """Which of the clients it comes from; None if that is not known."""
+        self.carrier: asyncio.Transport | None = None
+        """What it is encrypted for; None if it is not."""
         self._is_shared = is_shared
-        self._waits_for: object = None
+        self._waits_for: _Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._was_stuck = False
+        self._stuck_bytes: int | None = None
+        """What there was to send at the last look, if it was stuck."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for a head; refuse the connection if there are too many."""
@@ -65,7 +81,7 @@ class ImpatientConnection(H11Protocol):
         if is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
             self.connections.discard(self)
             # Also where the client does not let TLS end: nobody counts it any more.
-            self._watch = self.loop.call_later(LEFT_BODY_SECONDS_MAX, transport.abort)
+            self._watch = self.loop.call_later(END_SECONDS_MAX, transport.abort)
             self._end_with(_too_many())
         else:
             self._look()
@@ -91,11 +107,16 @@ class ImpatientConnection(H11Protocol):
     def resume_writing(self) -> None:
         """Go on with an answer: the client has taken what there was."""
         super().resume_writing()
-        self._was_stuck = False
+        self._stuck_bytes = None
+
+    def shutdown(self) -> None:
+        """Close it now, or after the answer that is under way."""
+        super().shutdown()
+        self._mind_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._wait_for(None, 0.0)
+        self._wait_for(None)
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
@@ -135,29 +156,43 @@ class ImpatientConnection(H11Protocol):
         """Give the client its time for what it is to do next, unless that is running already."""
         theirs = self.conn.their_state
         if self.transport.is_closing():
-            self._wait_for(None, 0.0)
+            self._wait_for(_Wait.END, END_SECONDS_MAX)
         elif theirs is h11.IDLE:
-            self._wait_for(theirs, HEAD_SECONDS_MAX)
+            self._wait_for(_Wait.HEAD, HEAD_SECONDS_MAX)
         elif theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE:
-            self._wait_for(theirs, LEFT_BODY_SECONDS_MAX)
+            self._wait_for(_Wait.LEFT_BODY, LEFT_BODY_SECONDS_MAX)
         else:
-            self._wait_for(None, 0.0)
+            self._wait_for(None)
 
-    def _wait_for(self, what: object, seconds_max: float) -> None:
+    def _wait_for(self, what: _Wait | None, seconds_max: float = 0.0) -> None:
         if what is self._waits_for:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._waits_for = what
-        self._timer = None if what is None else self.loop.call_later(seconds_max, self.transport.close)
+        self._timer = None if what is None else self.loop.call_later(seconds_max, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._waits_for is not _Wait.END:
+            self.transport.close()
+            self._mind_client()
+        elif self._unsent_bytes():  # `_look` ends it if nobody takes that
+            self._timer = self.loop.call_later(END_SECONDS_MAX, self._give_up)
+        else:
+            self.transport.abort()
 
     def _look(self) -> None:
         is_stuck = self.flow.write_paused or self.transport.is_closing()
-        if is_stuck and self._was_stuck:
+        unsent_bytes = self._unsent_bytes()
+        if is_stuck and self._stuck_bytes is not None and unsent_bytes >= self._stuck_bytes:
             self.transport.abort()
             return
-        self._was_stuck = is_stuck
+        self._stuck_bytes = unsent_bytes if is_stuck else None
         self._watch = self.loop.call_later(STUCK_SECONDS, self._look)
+
+    def _unsent_bytes(self) -> int:
+        beneath = 0 if self.carrier is None else self.carrier.get_write_buffer_size()
+        return beneath + self.transport.get_write_buffer_size()
 
 
 def is_over(network: str | None, networks: Sequence[str | None]) -> bool:

@@ -10,6 +10,14 @@ from tenantry.cli.http_connection import ImpatientConnection, is_over
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 """How long a client may take until its connection is encrypted."""
 
+CLOSED_SECONDS_MAX: Final = 60.0
+"""How long a connection that was closed may take to send what is left. It ends sooner by itself if its client takes nothing, or
+when all was taken; asyncio does not tell these apart, and cuts off what is left."""
+
+UNSENT_BYTES_MAX: Final = 64 * 2**10
+"""What waits to be encrypted and sent before an answer is told to wait: as much as without encryption. With asyncio's 512 KiB a
+slow but steady client would look as if it took nothing."""
+
 
 class Handshakes:
     """Makes connections that are encrypted first.
@@ -74,6 +82,7 @@ class Handshake(asyncio.Protocol):
                 self._handshakes.context,
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX,
+                ssl_shutdown_timeout=CLOSED_SECONDS_MAX,
             )
         except OSError:  # the client has gone, took too long, or speaks something else
             transport.abort()
@@ -82,7 +91,9 @@ class Handshake(asyncio.Protocol):
             self._handshakes.under_way.discard(self)
         if encrypted is None or self._is_lost:
             return
+        encrypted.set_write_buffer_limits(UNSENT_BYTES_MAX)
         encrypted.set_protocol(self._connection)
+        self._connection.carrier = transport
         self._connection.connection_made(encrypted)
         if self._received:
             self._connection.data_received(bytes(self._received))
