@@ -59,6 +59,11 @@ class Running:
         """How many there are."""
         return len(self.server.server_state.connections)
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether it accepts connections."""
+        return any(one.is_serving() for one in self.server.servers)
+
     async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and send."""
         reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)

@@ -13,7 +13,7 @@ A body that somebody reads has the time that the application gives it, and a str
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -59,10 +59,12 @@ class ImpatientConnection(H11Protocol):
     Args:
         options: uvicorn's.
         is_shared: Whether many clients come from the same address: from a proxy in front.
+        is_stopping: Whether its server stops.
     """
 
-    def __init__(self, *, is_shared: bool, **options: Any) -> None:
+    def __init__(self, *, is_shared: bool, is_stopping: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)
+        self.is_stopping = is_stopping
         self.network: str | None = None
         """Which of the clients it comes from; None if that is not known."""
         self.carrier: asyncio.Transport | None = None
@@ -78,7 +80,9 @@ class ImpatientConnection(H11Protocol):
         """Begin to wait for a head; refuse the connection if there are too many."""
         super().connection_made(transport)
         self.network = self.network_behind(transport)
-        if is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
+        if self.is_stopping():  # nobody would tell it any more
+            transport.abort()
+        elif is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
             self.connections.discard(self)
             # Also where the client does not let TLS end: nobody counts it any more.
             self._watch = self.loop.call_later(END_SECONDS_MAX, transport.abort)

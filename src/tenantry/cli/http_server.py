@@ -45,11 +45,15 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, tls: Tls | None, closing_seconds: float, *, is_behind_proxy: bool = False
     ) -> None:
-        make: Any = partial(ImpatientConnection, is_shared=is_behind_proxy)
+        self._is_stopping = False
+        make: Any = partial(
+            ImpatientConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
+        )
+        self._handshakes = None if tls is None else Handshakes(make, _context(tls))
         super().__init__(
             uvicorn.Config(
                 SafeHeaders(Admission(app)),
-                http=make if tls is None else Handshakes(make, _context(tls)),  # type: ignore[arg-type]  # it is only called
+                http=self._handshakes or make,  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -69,6 +73,13 @@ class HttpServer(uvicorn.Server):
         """Begin to answer."""
         await super().startup(sockets)
         self.answers.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what was begun; what is no connection yet does not become one."""
+        self._is_stopping = True
+        if self._handshakes is not None:
+            self._handshakes.abort()
+        await super().shutdown(sockets)
 
     def stop(self, *, is_urgent: bool) -> None:
         """Accept nothing any more and end what was begun; if it is urgent, do not wait for it."""

@@ -36,6 +36,11 @@ class Handshakes:
         """Return what makes a connection of a client that has just come."""
         return Handshake(self, self._make(**options))
 
+    def abort(self) -> None:
+        """Hang up on all."""
+        for handshake in list(self.under_way):
+            handshake.abort()
+
 
 class Handshake(asyncio.Protocol):
     """One beginning. It keeps what comes until the connection takes over.
@@ -51,6 +56,7 @@ class Handshake(asyncio.Protocol):
         self._connection = connection
         self._received = bytearray()
         self._is_lost = False
+        self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,9 +65,9 @@ class Handshake(asyncio.Protocol):
         self.network = self._connection.network_behind(transport)
         under_way = self._handshakes.under_way
         under_way.add(self)
-        if is_over(self.network, [one.network for one in under_way]):
-            under_way.discard(self)
-            transport.abort()
+        self._transport = transport
+        if self._connection.is_stopping() or is_over(self.network, [one.network for one in under_way]):
+            self.abort()
             return
         transport.pause_reading()  # until somebody is there who understands it
         self._task = asyncio.create_task(self._begin(transport))
@@ -73,6 +79,14 @@ class Handshake(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
         """Note that nobody is there any more."""
         self._is_lost = True
+
+    def abort(self) -> None:
+        """Hang up."""
+        self._handshakes.under_way.discard(self)
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
 
     async def _begin(self, transport: asyncio.Transport) -> None:
         try:
