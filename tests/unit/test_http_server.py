@@ -39,6 +39,31 @@ async def test_a_client_that_never_ends_its_head(patience: Patience, first: byte
         assert await reader.read() == b""  # ends when the server hangs up
 
 
+@pytest.mark.parametrize("first", [GET, POST + b"x" * 50])
+async def test_a_client_between_two_requests(patience: Patience, first: bytes):
+    """It has more time than a head, which whoever has just come must send."""
+    patience(HEAD_SECONDS_MAX=0.05, IDLE_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(first)
+        await reader.readuntil(b"ok")
+        fresh, _ = await server.connect()
+        assert await fresh.read() == b""
+        writer.write(first)
+        await reader.readuntil(b"ok")
+
+
+@pytest.mark.parametrize("first", [GET, POST + b"x" * 50, POST])
+async def test_a_client_that_never_comes_back(patience: Patience, first: bytes):
+    """It is hung up on, whether its body was there when it was answered or came later."""
+    patience(IDLE_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(first)
+        await reader.readuntil(b"ok")
+        if first == POST:
+            writer.write(b"x" * 50)
+        assert await reader.read() == b""
+
+
 @pytest.mark.parametrize("more", [b"", b"x"])
 async def test_a_body_that_was_answered_and_does_not_end(patience: Patience, more: bytes):
     """A client that was answered before its body was read has a moment to end it, whatever it sends meanwhile."""
@@ -210,3 +235,8 @@ def test_the_kernel_takes_little_ahead():
 def test_how_long_requests_may_go_on(closing_seconds: float, given: int):
     """A part of a second is not none."""
     assert HttpServer(answer_ok, None, closing_seconds).config.timeout_graceful_shutdown == given
+
+
+def test_uvicorn_leaves_idle_clients_as_much_time():
+    """It has a time of its own for them."""
+    assert HttpServer(answer_ok, None, 0).config.timeout_keep_alive == http_connection.IDLE_SECONDS_MAX

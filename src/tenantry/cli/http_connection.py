@@ -2,7 +2,8 @@
 
 Each thing that a client can leave undone has its time:
 
-- the head of a request, `HEAD_SECONDS_MAX` from the connection's beginning, or from the answer before;
+- the head of a request, `HEAD_SECONDS_MAX` from its first byte; of the first one, from the connection's beginning;
+- to begin the next one, `IDLE_SECONDS_MAX` from the answer before;
 - the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX`, however much comes;
 - to take what is sent, `STUCK_SECONDS`: looked at so often, a connection that is as stuck as the last time is cut. One that
   was closed, and still has something to send, is stuck too;
@@ -27,6 +28,10 @@ from tenantry.admin.problems import MEDIA_TYPE, ProblemError, later
 HEAD_SECONDS_MAX: Final = 20.0
 """How long a client may take to send the head of a request."""
 
+IDLE_SECONDS_MAX: Final = 75
+"""How long a client may keep a connection between two requests. More than proxies do, usually 60 s: the side that sends requests
+has to be the one that lets go, or it sends one while the other hangs up, and does not know what became of it."""
+
 LEFT_BODY_SECONDS_MAX: Final = 2.0
 """How long a client may go on with a body after its answer. Not 0: who is cut off while it sends may lose the answer."""
 
@@ -49,6 +54,7 @@ class _Wait(Enum):
     """What a client has its time for."""
 
     HEAD = auto()
+    NEXT = auto()
     LEFT_BODY = auto()
     END = auto()
 
@@ -161,12 +167,18 @@ class ImpatientConnection(H11Protocol):
         theirs = self.conn.their_state
         if self.transport.is_closing():
             self._wait_for(_Wait.END, END_SECONDS_MAX)
+        elif theirs is h11.IDLE and self._is_between_requests():
+            self._wait_for(_Wait.NEXT, IDLE_SECONDS_MAX)
         elif theirs is h11.IDLE:
             self._wait_for(_Wait.HEAD, HEAD_SECONDS_MAX)
         elif theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE:
             self._wait_for(_Wait.LEFT_BODY, LEFT_BODY_SECONDS_MAX)
         else:
             self._wait_for(None)
+
+    def _is_between_requests(self) -> bool:
+        received, _ = self.conn.trailing_data
+        return self.cycle is not None and not received  # type: ignore[redundant-expr]  # None at first
 
     def _wait_for(self, what: _Wait | None, seconds_max: float = 0.0) -> None:
         if what is self._waits_for:

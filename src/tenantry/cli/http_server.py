@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.problems import ProblemError, answer_problem, later
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.http_connection import ImpatientConnection
+from tenantry.cli.http_connection import IDLE_SECONDS_MAX, ImpatientConnection
 from tenantry.cli.listening import Endpoint, Tls
 from tenantry.cli.tls_handshake import Handshakes
 
@@ -58,6 +58,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=IDLE_SECONDS_MAX,
                 timeout_graceful_shutdown=math.ceil(closing_seconds),
             )
         )
