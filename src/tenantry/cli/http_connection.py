@@ -4,7 +4,8 @@ Each thing that a client can leave undone has its time:
 
 - the head of a request, `HEAD_SECONDS_MAX` from its first byte; of the first one, from the connection's beginning;
 - to begin the next one, `IDLE_SECONDS_MAX` from the answer before;
-- the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX`, however much comes;
+- the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX` in all, while no pause in it is as
+  long as `LEFT_BODY_PAUSE_SECONDS_MAX`;
 - to take what is sent, `STUCK_SECONDS`: looked at so often, a connection that is as stuck as the last time is cut. One that
   was closed, and still has something to send, is stuck too;
 - to end TLS, when the connection was closed and all was taken, `END_SECONDS_MAX`.
@@ -32,8 +33,12 @@ IDLE_SECONDS_MAX: Final = 75
 """How long a client may keep a connection between two requests. More than proxies do, usually 60 s: the side that sends requests
 has to be the one that lets go, or it sends one while the other hangs up, and does not know what became of it."""
 
-LEFT_BODY_SECONDS_MAX: Final = 2.0
-"""How long a client may go on with a body after its answer. Not 0: who is cut off while it sends may lose the answer."""
+LEFT_BODY_SECONDS_MAX: Final = 30.0
+"""How long a client may go on with a body after its answer. Most read it only when all is sent, and lose it if they are cut off
+before."""
+
+LEFT_BODY_PAUSE_SECONDS_MAX: Final = 2.0
+"""How long it may send nothing of it meanwhile."""
 
 STUCK_SECONDS: Final = 30.0
 """A client that takes nothing of an answer is cut off after so long, and before twice as long."""
@@ -78,6 +83,7 @@ class ImpatientConnection(H11Protocol):
         self._is_shared = is_shared
         self._waits_for: _Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._left_body_ends_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._stuck_bytes: int | None = None
         """What there was to send at the last look, if it was stuck."""
@@ -172,7 +178,7 @@ class ImpatientConnection(H11Protocol):
         elif theirs is h11.IDLE:
             self._wait_for(_Wait.HEAD, HEAD_SECONDS_MAX)
         elif theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE:
-            self._wait_for(_Wait.LEFT_BODY, LEFT_BODY_SECONDS_MAX)
+            self._wait_for_left_body()
         else:
             self._wait_for(None)
 
@@ -187,6 +193,13 @@ class ImpatientConnection(H11Protocol):
             self._timer.cancel()
         self._waits_for = what
         self._timer = None if what is None else self.loop.call_later(seconds_max, self._give_up)
+
+    def _wait_for_left_body(self) -> None:
+        now = self.loop.time()
+        if self._waits_for is not _Wait.LEFT_BODY:
+            self._left_body_ends_at = now + LEFT_BODY_SECONDS_MAX
+        self._wait_for(None)  # something has come: its pause begins anew
+        self._wait_for(_Wait.LEFT_BODY, min(LEFT_BODY_PAUSE_SECONDS_MAX, self._left_body_ends_at - now))
 
     def _give_up(self) -> None:
         if self._waits_for is not _Wait.END:
