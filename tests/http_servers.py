@@ -4,26 +4,40 @@ Import it by name (``tests`` is on pytest's path): ``from http_servers import ru
 """
 
 import asyncio
-import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tenantry.cli.http_server import HttpServer
-from tenantry.cli.listening import Tls
+from tenantry.cli.http_server import HttpServer, bound
+from tenantry.cli.listening import Endpoint, Tls
 from tenants import HANG_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
 
 
+LAST_GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+"""After which the server hangs up."""
+
+LARGE_BYTES = 8 * 2**20
+"""More than the kernel keeps of an answer that nobody reads."""
+
+Patience = Callable[..., None]
+"""Shortens what a server waits for its clients: the fixture ``patience``."""
+
+
 async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer every request, and read no body."""
     await PlainTextResponse("ok")(scope, receive, send)
+
+
+async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request with more than is kept for a client that does not read."""
+    await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
 
 
 class Running:
@@ -45,6 +59,11 @@ class Running:
         """How many there are."""
         return len(self.server.server_state.connections)
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether it accepts connections."""
+        return any(one.is_serving() for one in self.server.servers)
+
     async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and send."""
         reader, writer = await asyncio.open_connection(*self.address, ssl=self.trust)
@@ -64,7 +83,7 @@ class Running:
 async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
     """Run a server; the block ends in good time."""
     server = HttpServer(app, tls, closing_seconds=1, **options)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with bound(Endpoint("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve([listening]))
         await server.answers.wait()
         found = Running(server, listening.getsockname())

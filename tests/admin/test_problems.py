@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from service import Service, check_problem
 from tenantry import errors
-from tenantry.admin.problems import problem_of, status_of
+from tenantry.admin.problems import later, problem_of, status_of
 
 JSON = {"content-type": "application/json"}
 
@@ -169,3 +169,9 @@ def test_where_waiting_helps(kind: type[errors.TenantryError]):
     """Every error that may go away by itself says when to come again; a full disk does not go away by itself."""
     seconds = problem_of(example(kind)).get("retry_after_seconds")
     assert (seconds is None) is issubclass(kind, errors.StorageFullError)
+
+
+def test_when_to_come_again():
+    """The header has whole seconds, and nobody comes too early for it; the document says what is meant."""
+    problem = later(503, "busy", "Busy", "try again later", 1.2)
+    assert (problem.headers, problem.content["retry_after_seconds"]) == ({"Retry-After": "2"}, 1.2)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -85,12 +86,24 @@ def test_killed_and_started_again_and_ended(tmp_path: Path):
     lock.release()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_open_connections_do_not_keep_it(kept: tuple[Path, str], number: signal.Signals):
-    """Ctrl-C and SIGTERM end it also while a client keeps its connection open."""
-    with service(kept[0], key=kept[1]) as running, httpx.Client(trust_env=False) as client:
+@pytest.mark.parametrize(
+    ("number", "is_encrypted"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_open_connections_do_not_keep_it(
+    kept: tuple[Path, str], certificate: tuple[Path, Path], number: signal.Signals, *, is_encrypted: bool
+):
+    """Ctrl-C and SIGTERM end it also while a client keeps its connection open, and not because it took too long."""
+    cert, key = certificate
+    options = ["--tls-cert", cert, "--tls-key", key] if is_encrypted else []
+    trust = ssl.create_default_context(cafile=cert)
+    in_time = {"TENANTRY_SHUTDOWN_TIMEOUT_SECONDS": "10"}
+    with (
+        service(kept[0], *options, key=kept[1], env=in_time) as running,
+        httpx.Client(trust_env=False, verify=trust) as client,
+    ):
         assert client.get(f"{running.url}/healthz").status_code == 200
         assert running.end(number) == 0
+        assert [event for event in running.log() if event["level"] in {"error", "critical"}] == []
 
 
 async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):

@@ -1,39 +1,18 @@
 """The HTTP server: what uvicorn leaves to others."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
-from pathlib import Path
+import socket
 
 import pytest
-from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from http_servers import GET, POST, answer_ok, running
+from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
 from tenantry.cli import http_connection, http_server
-from tenantry.cli.listening import Tls
+from tenantry.cli.http_server import UNSENT_BYTES_MAX, HttpServer, bound
+from tenantry.cli.listening import Endpoint, Tls
 from tenants import HANG_SECONDS, until
-
-LARGE_BYTES = 8 * 2**20
-"""More than the kernel keeps of an answer that nobody reads."""
-
-Patience = Callable[..., None]
-
-
-async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request with more than is kept for a client that does not read."""
-    await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
-    """Shortens what a server waits for its clients."""
-
-    def shorten(**seconds: float) -> None:
-        for name, value in seconds.items():
-            monkeypatch.setattr(http_connection, name, value)
-
-    return shorten
 
 
 def problem_in(answer: bytes, status: int, kind: str) -> dict[str, str]:
@@ -61,21 +40,75 @@ async def test_a_client_that_never_ends_its_head(patience: Patience, first: byte
         assert await reader.read() == b""  # ends when the server hangs up
 
 
-@pytest.mark.parametrize("more", [b"", b"x"])
-async def test_a_body_that_was_answered_and_does_not_end(patience: Patience, more: bytes):
-    """A client that was answered before its body was read has a moment to end it, whatever it sends meanwhile."""
-    patience(LEFT_BODY_SECONDS_MAX=0.05)
+@pytest.mark.parametrize("first", [GET, POST + b"x" * 50])
+async def test_a_client_between_two_requests(patience: Patience, first: bytes):
+    """It has more time than a head, which whoever has just come must send."""
+    patience(HEAD_SECONDS_MAX=0.05, IDLE_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(first)
+        await reader.readuntil(b"ok")
+        fresh, _ = await server.connect()
+        assert await fresh.read() == b""
+        writer.write(first)
+        await reader.readuntil(b"ok")
+
+
+@pytest.mark.parametrize("first", [GET, POST + b"x" * 50, POST])
+async def test_a_client_that_never_comes_back(patience: Patience, first: bytes):
+    """It is hung up on, whether its body was there when it was answered or came later."""
+    patience(IDLE_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(first)
+        await reader.readuntil(b"ok")
+        if first == POST:
+            writer.write(b"x" * 50)
+        assert await reader.read() == b""
+
+
+async def test_a_body_that_was_answered_and_pauses(patience: Patience):
+    """A client that was answered before its body was read is hung up on when it sends nothing more of it."""
+    patience(LEFT_BODY_PAUSE_SECONDS_MAX=0.05)
     async with running(answer_ok) as server:
         reader, writer = await server.connect(POST)
         await reader.readuntil(b"ok")
-        writer.write(more)
+        writer.write(b"x")
         assert await reader.read() == b""
         await until(lambda: server.connections == 0)
 
 
+async def test_a_body_that_was_answered_and_does_not_end(patience: Patience):
+    """It does not go on for good, though it always moves."""
+    patience(LEFT_BODY_SECONDS_MAX=0.05, LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST.replace(b"50", b"%d" % 2**40))
+        await reader.readuntil(b"ok")
+        while server.connections:
+            writer.write(b"x")
+            await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+async def test_a_body_that_was_answered_and_moves(patience: Patience):
+    """A slow client may send all of it, and then hear why it was refused, though one that pauses is hung up on before."""
+    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS, LEFT_BODY_PAUSE_SECONDS_MAX=0.05)
+    async with running(answer_ok) as server:
+        reader, writer = await server.connect(POST.replace(b"50", b"%d" % LARGE_BYTES))
+        await reader.readuntil(b"ok")
+        await server.connect(POST)
+        await until(lambda: server.connections == 2)
+        sent_bytes = 0
+        while server.connections == 2:
+            writer.write(b"x")
+            sent_bytes += 1
+            await asyncio.sleep(0)
+        writer.write(b"x" * (LARGE_BYTES - sent_bytes) + GET)
+        await reader.readuntil(b"ok")
+
+
 async def test_a_body_that_was_answered_and_ends(patience: Patience):
     """A client that sends the rest of it can go on with its next request."""
-    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS)
+    patience(LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
     async with running(answer_ok) as server:
         reader, writer = await server.connect(POST)
         await reader.readuntil(b"ok")
@@ -86,7 +119,7 @@ async def test_a_body_that_was_answered_and_ends(patience: Patience):
 
 async def test_who_is_refused_while_it_sends_hears_why(patience: Patience):
     """A client in the middle of a large body is not cut off before it has read the answer."""
-    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS)
+    patience(LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
     async with running(answer_ok) as server:
         reader, writer = await server.connect(POST.replace(b"50", str(LARGE_BYTES).encode()))
         writer.write(b"x" * LARGE_BYTES)
@@ -111,12 +144,6 @@ async def test_a_body_that_is_nonsense_after_its_answer(
         writer.write(b"nonsense\r\n")
         assert await reader.read() == b""
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
-
-
-@pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> Tls:
-    """A certificate and its key."""
-    return Tls(*certificate)
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])
@@ -224,3 +251,22 @@ async def test_nobody_takes_a_connection_over(caplog: pytest.LogCaptureFixture):
             assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
             writer.write(upgrade)
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+def test_the_kernel_takes_little_ahead():
+    """A connection's buffer says that there is room while a slow client still reads, and not only after megabytes."""
+    with bound(Endpoint("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX
+
+
+@pytest.mark.parametrize(("closing_seconds", "given"), [(0.0, 0), (0.2, 1), (30.0, 30)])
+def test_how_long_requests_may_go_on(closing_seconds: float, given: int):
+    """A part of a second is not none."""
+    assert HttpServer(answer_ok, None, closing_seconds).config.timeout_graceful_shutdown == given
+
+
+def test_uvicorn_leaves_idle_clients_as_much_time():
+    """It has a time of its own for them."""
+    assert HttpServer(answer_ok, None, 0).config.timeout_keep_alive == http_connection.IDLE_SECONDS_MAX

@@ -1,7 +1,6 @@
 """The beginning of encrypted connections."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +9,7 @@ from http_servers import GET, answer_ok, running
 from tenantry.cli import http_connection, http_server, tls_handshake
 from tenantry.cli.listening import Tls
 from tenantry.cli.tls_handshake import Handshakes
-from tenants import until
-
-
-@pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> Tls:
-    """A certificate and its key."""
-    return Tls(*certificate)
+from tenants import HANG_SECONDS, until
 
 
 @pytest.fixture
@@ -73,3 +66,35 @@ async def test_a_request_that_comes_with_the_end_of_the_handshake(tls: Tls):
             reader, _ = await server.connect(GET * 3)
             for _ in range(3):
                 await reader.readuntil(b"ok")
+
+
+async def test_a_handshake_does_not_keep_a_server_that_stops(
+    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
+):
+    """It is hung up on, and does not have its time."""
+    monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS_MAX", 2 * HANG_SECONDS)
+    async with running(answer_ok, tls) as server:
+        server.trust = None
+        reader, _ = await server.connect()
+        await until(lambda: len(handshakes[0].under_way) == 1)
+        server.server.stop(is_urgent=False)
+        assert await reader.read() == b""
+        assert not handshakes[0].under_way
+
+
+async def test_a_handshake_that_ends_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
+):
+    """Its client is not served any more: the others were told to go, and nobody would tell it."""
+    monkeypatch.setattr(Handshakes, "abort", lambda _: None)  # it is just too late for this one
+    async with running(answer_ok, tls) as server:
+        trust, server.trust = server.trust, None
+        reader, writer = await server.connect()
+        await until(lambda: len(handshakes[0].under_way) == 1)
+        server.server.stop(is_urgent=False)
+        await until(lambda: not server.is_listening)
+        assert trust is not None
+        await writer.start_tls(trust, server_hostname="127.0.0.1")
+        writer.write(GET)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""

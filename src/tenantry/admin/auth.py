@@ -11,7 +11,7 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
 from tenantry.admin.address import network_of
-from tenantry.admin.problems import ProblemError
+from tenantry.admin.problems import ProblemError, later
 from tenantry.clock import Clock
 from tenantry.ids import TenantId
 from tenantry.tenancy.api_keys import ApiKey, ApiKeys, Scope
@@ -139,13 +139,12 @@ class FailureLimiter:
         over = self._empty_at.get(client, 0.0) - self._now() - FAILURE_SECONDS * (FAILURES_MAX - 1)
         if over > 0:
             seconds = math.ceil(over)
-            raise ProblemError(
+            raise later(
                 429,
                 "too-many-failures",
                 "Too many failures",
                 f"too many wrong keys came from this address: try again in {seconds} s",
-                headers={"Retry-After": str(seconds)},
-                retry_after_seconds=seconds,
+                seconds,
             )
 
     def note(self, client: str) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tenantry.admin.auth import Principal
 from tenantry.admin.bodies import Pace, bundle_pace, declared_bytes
-from tenantry.admin.problems import ProblemError, documented
+from tenantry.admin.problems import ProblemError, documented, later
 from tenantry.admin.routing import AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
@@ -191,13 +191,12 @@ def _counted(service: Service, principal: Principal) -> Iterator[None]:
 
 
 def _too_many(detail: str) -> ProblemError:
-    return ProblemError(
+    return later(
         503,
         "too-many-transfers",
         "Too many transfers",
         f"{detail}: try again when one is through",
-        headers={"Retry-After": str(_RETRY_AFTER_SECONDS)},
-        retry_after_seconds=_RETRY_AFTER_SECONDS,
+        _RETRY_AFTER_SECONDS,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import anyio
 from fastapi import Header, Request, Response
 
-from tenantry.admin.problems import MEDIA_TYPE, ProblemError
+from tenantry.admin.problems import MEDIA_TYPE, ProblemError, later
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.answers import UNANSWERED_SECONDS_MAX, Answer, Answers, Attempt
@@ -21,6 +21,7 @@ RENEWAL_SECONDS: Final = UNANSWERED_SECONDS_MAX / 4
 """How often a request says that it is still under way."""
 
 _KEY_CHARACTERS_MAX: Final = 255
+_RETRY_AFTER_SECONDS: Final = 1
 _KEPT_HEADERS: Final = ("content-type", "location", "etag", "retry-after")
 _STATUS_SERVER_ERROR: Final = 500
 
@@ -169,13 +170,12 @@ def _answered(before: Answer, request_hash: str) -> Response:
             "this Idempotency-Key was used for another request: take a new one",
         )
     if before.status is None:
-        raise ProblemError(
+        raise later(
             409,
             "request-under-way",
             "The request is under way",
             "the first request with this Idempotency-Key has not been answered yet",
-            headers={"Retry-After": "1"},
-            retry_after_seconds=1,
+            _RETRY_AFTER_SECONDS,
         )
     headers = {**before.headers, "Idempotency-Replayed": "true"}
     return Response(before.body, before.status, headers)

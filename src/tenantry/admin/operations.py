@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.admin.failures import log_failure
-from tenantry.admin.problems import Problem, ProblemError, problem_of, unexpected
+from tenantry.admin.problems import Problem, ProblemError, later, problem_of, unexpected
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
@@ -184,11 +184,10 @@ class Operations:
 
 
 def _too_many(status: int, detail: str) -> ProblemError:
-    return ProblemError(
+    return later(
         status,
         "too-many-operations",
         "Too many operations",
         f"{detail}: try again when one has ended",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
+        RETRY_AFTER_SECONDS,
     )

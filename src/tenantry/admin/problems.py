@@ -194,6 +194,13 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     return _answer(content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
 
 
+def later(status: int, slug: str, title: str, detail: str, seconds: float) -> ProblemError:
+    """Return a problem that goes away by itself, with when to try again."""
+    return ProblemError(
+        status, slug, title, detail, headers=_retry_header(seconds), retry_after_seconds=seconds
+    )
+
+
 def unexpected() -> ProblemError:
     """Return what is said of an error that nobody expected: nothing of it."""
     return ProblemError(

@@ -1,6 +1,7 @@
 """HTTP servers of this process: uvicorn's, with what it leaves to others. Needs the extra ``service``."""
 
 import asyncio
+import math
 import os
 import socket
 import ssl
@@ -14,9 +15,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.headers import SafeHeaders
-from tenantry.admin.problems import ProblemError, answer_problem
+from tenantry.admin.problems import ProblemError, answer_problem, later
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.http_connection import ImpatientConnection
+from tenantry.cli.http_connection import IDLE_SECONDS_MAX, ImpatientConnection
 from tenantry.cli.listening import Endpoint, Tls
 from tenantry.cli.tls_handshake import Handshakes
 
@@ -24,6 +25,9 @@ REQUESTS_MAX: Final = 256
 """Further ones get 503: also a request whose client has gone away may still be worked on."""
 
 RETRY_AFTER_SECONDS: Final = 5
+
+UNSENT_BYTES_MAX: Final = 128 * 2**10
+"""The kernel takes more of an answer when it has less than this to send."""
 
 _BACKLOG: Final = 128
 
@@ -41,16 +45,21 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, tls: Tls | None, closing_seconds: float, *, is_behind_proxy: bool = False
     ) -> None:
-        make: Any = partial(ImpatientConnection, is_shared=is_behind_proxy)
+        self._is_stopping = False
+        make: Any = partial(
+            ImpatientConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
+        )
+        self._handshakes = None if tls is None else Handshakes(make, _context(tls))
         super().__init__(
             uvicorn.Config(
                 SafeHeaders(Admission(app)),
-                http=make if tls is None else Handshakes(make, _context(tls)),  # type: ignore[arg-type]  # it is only called
+                http=self._handshakes or make,  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=round(closing_seconds),
+                timeout_keep_alive=IDLE_SECONDS_MAX,
+                timeout_graceful_shutdown=math.ceil(closing_seconds),
             )
         )
         self.answers = asyncio.Event()
@@ -65,6 +74,13 @@ class HttpServer(uvicorn.Server):
         """Begin to answer."""
         await super().startup(sockets)
         self.answers.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what was begun; what is no connection yet does not become one."""
+        self._is_stopping = True
+        if self._handshakes is not None:
+            self._handshakes.abort()
+        await super().shutdown(sockets)
 
     def stop(self, *, is_urgent: bool) -> None:
         """Accept nothing any more and end what was begun; if it is urgent, do not wait for it."""
@@ -98,13 +114,12 @@ class Admission:
 
 
 def _too_many() -> ProblemError:
-    return ProblemError(
+    return later(
         503,
         "too-many-requests",
         "Too many requests",
         f"{REQUESTS_MAX} requests are worked on already: try again later",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
+        RETRY_AFTER_SECONDS,
     )
 
 
@@ -125,6 +140,9 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
     # By the protocol's name: only then asyncio sends small answers at once, and not after 40 ms (TCP_NODELAY).
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # For connections too. The kernel would take some MB, and then nothing until a third of it has gone: a client that
+        # is slow but steady would look as if it took nothing.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
             made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
