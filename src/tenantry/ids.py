@@ -15,11 +15,13 @@ from tenantry.errors import InvalidTenantIdError, QueryError
 TenantId = NewType("TenantId", str)
 
 TENANT_ID_CHARACTERS_MAX = 48
+ID_PREFIX_PATTERN = rf"^[a-z0-9-]{{1,{TENANT_ID_CHARACTERS_MAX}}}$"
+"""What tenant ids may begin with."""
+
 _SHOWN_CHARACTERS_MAX = 80
 _TENANT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?")
 # A directory is named after the id that its tenant was created with. The id may change later, and be
 # taken by another tenant, whose directory then carries a counter: ".1" can never be part of an id.
-_ID_PREFIX = re.compile(rf"[a-z0-9-]{{1,{TENANT_ID_CHARACTERS_MAX}}}")
 _DIRECTORY_NAME = re.compile(rf"{_TENANT_ID.pattern}(?:\.[1-9][0-9]{{0,8}})?")
 
 
@@ -54,7 +56,7 @@ def check_id_prefix(value: str) -> str:
     Raises:
         QueryError: None does.
     """
-    if not _ID_PREFIX.fullmatch(value):
+    if not re.fullmatch(ID_PREFIX_PATTERN, value):
         raise QueryError(
             f"no tenant id begins with {value[:_SHOWN_CHARACTERS_MAX]!r}: use 1 to {TENANT_ID_CHARACTERS_MAX} characters of "
             "a-z, 0-9 and '-'"

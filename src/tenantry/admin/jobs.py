@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Reader
-from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, Reason, TenantIdText
+from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, Reason, TenantIdText
 from tenantry.admin.watch import CurrentWatch
 from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
@@ -57,7 +57,7 @@ class NewJob(Body):
     ]
     states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=7)] = (TenantState.ACTIVE,)
     tenant_ids: Annotated[tuple[TenantIdText, ...] | None, Field(max_length=10_000)] = None
-    id_prefix: Annotated[str | None, Field(pattern=r"^[a-z0-9-]{1,48}$")] = None
+    id_prefix: IdPrefix | None = None
     below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
     canary: Annotated[int, Field(ge=1, le=TENANTS_MAX), Number] | Share | None = Field(
         default=None, examples=["5%"], description="How many go first: a number, or a share."

@@ -254,7 +254,8 @@ def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:
     source = entry.detail.get("source")
     if source is None or principal.is_for(source):
         return entry
-    return entry.model_copy(update={"detail": {**entry.detail, "source": None}})
+    detail = {name: value for name, value in entry.detail.items() if name != "source"}
+    return entry.model_copy(update={"detail": detail})
 
 
 async def _statistics(service: Service, tenant_id: str) -> TenantStatistics:

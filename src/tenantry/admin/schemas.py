@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
+from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number, TenantLimits
 from tenantry.tenancy.snapshot import Snapshot
@@ -24,7 +25,7 @@ TenantIdText = Annotated[
 ]
 IdPrefix = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9-]{1,48}$", max_length=48),
+    StringConstraints(pattern=ID_PREFIX_PATTERN, max_length=TENANT_ID_CHARACTERS_MAX),
     Field(examples=["acme-"], description="What tenants' ids begin with."),
 ]
 # Spelt out, because languages do not agree on what a blank is.

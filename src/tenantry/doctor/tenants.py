@@ -11,6 +11,7 @@ from tenantry.errors import PersistenceError
 from tenantry.ids import tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite.inspection import resting_owner
+from tenantry.tenancy.snapshot_location import default_location
 from tenantry.tenancy.tenant import Tenant
 
 
@@ -94,7 +95,7 @@ def check_states(data_dir: Path, tenants: Sequence[Tenant]) -> Iterator[Finding]
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
     """Look for snapshots in the data directory of tenants that the catalog does not know."""
     known = {tenant.uid for tenant in _with_files(tenants)}
-    unknown = {str(path) for path in (data_dir / "snapshots").glob("*") if path.name not in known}
+    unknown = {str(path) for path in default_location(data_dir).glob("*") if path.name not in known}
     if unknown:
         return note(
             "snapshots",

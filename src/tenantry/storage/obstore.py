@@ -70,7 +70,8 @@ class ObstoreStorage(ObjectStorage):
     def location(self) -> str:
         """The bucket's URL with the prefix; of a store that has none, the store's kind."""
         store: Any = self._store  # the kinds have no common type for this
-        scheme, setting = _SCHEMES.get(type(store).__name__, ("memory", None))
+        kind = type(store).__name__
+        scheme, setting = _SCHEMES.get(kind, (kind.lower(), None))
         bucket = "" if setting is None else store.config[setting]
         inside = (getattr(store, "prefix", None) or "").strip("/")
         return f"{scheme}://{'/'.join(filter(None, (bucket, inside, self._prefix.rstrip('/'))))}"

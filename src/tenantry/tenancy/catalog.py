@@ -129,12 +129,16 @@ class Catalog:
             QueryError: `id_prefix`, `limit` or `cursor` is not one.
         """
         rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
-        after = decode_cursor(CATALOG_NAME, cursor, str)[0] if cursor is not None else ""
-        conditions = ["id > ?", "state <> 'purged'" if state is None else "state = ?"]
-        parameters = [after, *([] if state is None else [state])]
-        if id_prefix is not None:
-            conditions.append("id >= ? AND id < ? || '{'")  # the character after z
-            parameters += [check_id_prefix(id_prefix)] * 2
+        after = "" if cursor is None else str(decode_cursor(CATALOG_NAME, cursor, str)[0])
+        prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
+        # One lower bound: of two SQLite uses either, and may look through all that come before the prefix.
+        conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
+        conditions.append("state <> 'purged'" if state is None else "state = ?")
+        if state is not None:
+            parameters.append(state)
+        if prefix:
+            conditions.append("id < ? || '{'")  # the character after z
+            parameters.append(prefix)
         if tenant_ids is not None:
             conditions.append("id IN (SELECT value FROM json_each(?))")
             parameters.append(json.dumps(tenant_ids))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import to_json
 
+from tenantry.ids import ID_PREFIX_PATTERN
 from tenantry.lifecycle import TenantState
 
 CONCURRENCY: Final = 8
@@ -53,7 +54,7 @@ class FleetOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     states: Annotated[tuple[TenantState, ...], Field(min_length=1)] = (TenantState.ACTIVE,)
-    id_prefix: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,48}$")] | None = None
+    id_prefix: Annotated[str, Field(pattern=ID_PREFIX_PATTERN)] | None = None
     below: Annotated[dict[SchemaName, int], Field(min_length=1, max_length=SCHEMAS_MAX)] | None = None
     canary: Annotated[int, Field(ge=1, strict=True)] | str | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] = CONCURRENCY

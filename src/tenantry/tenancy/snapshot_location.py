@@ -11,16 +11,13 @@ from typing import Final
 from tenantry.errors import DataDirectoryError
 from tenantry.storage.draft import DraftFile, storage_errors
 
-SNAPSHOTS_NAME: Final = "snapshots"
-"""Where in the data directory they are if nothing else was said."""
-
 _FILE_NAME: Final = "snapshot-storage"
 _CHARACTERS_MAX: Final = 4096
 
 
 def default_location(data_dir: Path) -> Path:
     """Return where the snapshots are kept if nothing else was said."""
-    return data_dir / SNAPSHOTS_NAME
+    return data_dir / "snapshots"
 
 
 def recorded_location(data_dir: Path) -> str | None:
