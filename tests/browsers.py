@@ -164,6 +164,14 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
+    @contextmanager
+    def cut_off(self, *urls: str) -> Iterator[None]:
+        """Have the page reach none of these URLs meanwhile; ``*`` stands for anything."""
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        self.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": list(urls)})
+        yield
+        self.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
     def text(self, css: str = "body") -> str:
         """Return what is read in the first such element."""
         return self.driver.find_element(By.CSS_SELECTOR, css).text

@@ -116,6 +116,28 @@ def test_long_work_shows_its_steps_and_its_end(
     assert browser.complaints() == []
 
 
+def test_a_purge_leads_on_from_its_page_only(service: RunningService, browser: Browser, api: httpx.Client):
+    """That it has ended may be learned after a look that found nobody: the page leads on; who left it stays elsewhere."""
+    for tenant_id in ("acme", "globex"):
+        api.post("/v1/tenants", json={"id": tenant_id})
+        api.delete(f"/v1/tenants/{tenant_id}")
+    browser.sign_in(service.url, service.keys["admin"])
+    browser.open("#/tenants/acme", "Stable key")
+    with browser.cut_off("*/v1/operations/*"):
+        browser.confirm("Purge", "Purge for good", typed="acme")
+        browser.see("There is no tenant acme.", "#view")
+    browser.see("globex", "#view table")
+    browser.learn("Done in ")
+
+    browser.open("#/tenants/globex", "Stable key")
+    with browser.cut_off("*/v1/operations/*"):
+        browser.confirm("Purge", "Purge for good", typed="globex")
+        browser.see("There is no tenant globex.", "#view")
+        browser.open("#/audit", "purge")
+    browser.see("Done in ", "#activity")
+    assert browser.text("#view h1") == "Audit"
+
+
 def test_it_says_since_when_it_knows_nothing(service: RunningService, browser: Browser, api: httpx.Client):
     """When the service is gone, what is shown stays, marked with the time from which on it is old."""
     api.post("/v1/tenants", json={"id": "acme"})

@@ -167,7 +167,8 @@ export function labelOf({ name, label }) {
  * @param action
  * @param tenant
  * @param snapshot The one that the action is of, or null.
- * @param {(answer: Object?) => void} onDone Called when it has been done, and long work when it has ended.
+ * @param {(answer: Object?, before: Object) => void} onDone Called when it has been done, and long work when it has ended:
+ *   with what came of it, and the tenant as it was.
  */
 export function perform(app, action, tenant, snapshot, onDone) {
   const once = newIdempotencyKey();
@@ -185,7 +186,7 @@ export function perform(app, action, tenant, snapshot, onDone) {
         once,
         ifMatch: action.ifMatch?.(tenant) ?? null,
       });
-      settle(app, title, answer, onDone);
+      settle(app, title, answer, (ended) => onDone(ended, tenant));
     },
   });
 }

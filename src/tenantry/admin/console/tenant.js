@@ -177,18 +177,19 @@ export function tenant(app, id) {
     else make.remove();
   }
 
-  function changed(answer) {
+  function changed(answer, before) {
+    // Long work may end when somebody has long gone on to another page: that one stays.
+    if (!page.isConnected) return;
     seen = null;
-    if (answer?.uid === known?.uid && answer?.state === "purged") {
-      app.go("#/tenants");
-      return;
-    }
+    // What it was done to, and not what is known now: a look in between may have found nobody at this address.
+    const isOfThisOne = answer?.uid !== undefined && answer.uid === before?.uid;
+    if (isOfThisOne && answer.state === "purged") app.go("#/tenants");
     // Renamed: it lives on at another address. A clone is a tenant of its own, and this one's page stays.
-    if (answer?.uid !== undefined && answer.uid === known?.uid && answer.id !== id) app.go(`#/tenants/${answer.id}`);
+    else if (isOfThisOne && answer.id !== id) app.go(`#/tenants/${answer.id}`);
     else app.refresh();
   }
 
-  return { title: id, element: page, refresh, changed: () => changed(null) };
+  return { title: id, element: page, refresh, changed: () => changed(null, null) };
 }
 
 function snapshotColumns(app, tenant, changed) {
