@@ -28,9 +28,12 @@ $(SERVICE)/admin.key: | $(VENV)/.runtime
 		&& $(BIN)/tenantry key create --data-dir $(SERVICE)/data --scope admin --name "make serve" --quiet > $@.new \
 		&& mv $@.new $@
 
+# A file's tests stay together: what they share, such as a service under load, is made once.
+TEST_PROCESSES ?= 2
+
 test: $(VENV)/.dev ## the whole suite with branch coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -13,7 +13,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import TENANT_ID_CHARACTERS_MAX, parse_tenant_id, tenant_paths
 
-NOT_TEXT = [None, 7, 1.5, b"acme", ["acme"], True, object(), Path("acme")]
+NOT_TEXT = [None, 7, 1.5, b"acme", ["acme"], True, ..., Path("acme")]
 
 _LETTERS = string.ascii_lowercase
 _INNER = _LETTERS + string.digits + "-"
