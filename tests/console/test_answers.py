@@ -24,7 +24,7 @@ def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Brow
         "operate": {"Snapshot", "Suspend", "Archive", "Clone", "Settings", "Quarantine"},
         "acme": {
             *("Snapshot", "Suspend", "Archive", "Clone", "Settings", "Quarantine"),
-            *("Rename", "Undo restore", "Delete"),
+            *("Rename", "Delete"),
         },
     }
     for key, may in expected.items():
@@ -105,9 +105,13 @@ def test_long_work_shows_its_steps_and_its_end(
     browser.see("archived", ".title")
     browser.button("Dismiss").click()
     browser.gone("#activity li")
-    browser.confirm("Undo restore", "Undo the restore")
+    browser.confirm("Snapshot")
+    browser.learn("Done in ")
+    next((data_dir / "snapshots").rglob("*.gz")).write_bytes(b"")
+    browser.confirm("Restore", typed="acme")
     browser.find("#activity [data-state=failed]")
-    browser.see("never restored: there is nothing to undo", "#activity .entry-detail")
+    browser.see("is not what was kept: its digest is another; use an older one", "#activity .entry-detail")
+    assert "Undo restore" not in browser.text(), "nothing was restored"
     browser.driver.refresh()
     browser.see("Stable key", "#view")
     browser.gone("#activity li")

@@ -21,6 +21,7 @@ export function tenant(app, id) {
   const points = [];
   let known = null;
   let seen = null;
+  let canUndo = false;
   let missing = null;
 
   const name = element("p", { class: "display-name" });
@@ -98,12 +99,15 @@ export function tenant(app, id) {
     const mark = {};
     seen = mark;
     try {
-      const [kept, done] = await Promise.all([
+      const [kept, replaced, done] = await Promise.all([
         app.api.get(path`v1/tenants/${id}/snapshots`, {}, signal),
+        app.api.get(path`v1/tenants/${id}/restore-points`, {}, signal),
         app.api.get("v1/audit", { tenant_id: id, limit: AUDIT_ROWS }, signal),
       ]);
       setText(damaged, `Damaged, and good for nothing: ${kept.damaged.join(", ")}.`);
       damaged.hidden = kept.damaged.length === 0;
+      canUndo = replaced.items.length > 0;
+      showActions();
       showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps what the tenant is now.");
       showList(audit, auditPlace, done.items, "Nothing yet.");
     } catch (error) {
@@ -139,7 +143,9 @@ export function tenant(app, id) {
   }
 
   function showActions() {
-    const offered = ACTIONS.filter(({ from }) => from.includes(known.state));
+    const offered = ACTIONS.filter(
+      ({ from, name }) => from.includes(known.state) && (canUndo || name !== "undo_restore"),
+    );
     buttons.update(offered);
     const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
     setText(lacking, `Some actions need a key with the scope ${missing.join(" or ")}.`);
