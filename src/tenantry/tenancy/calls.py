@@ -146,24 +146,34 @@ class CallRunner:
             await self._audited(call, partial(self._finish, found))
         self._log.info(RECONCILED, tenant_id=found.id, action=call.action)
 
-    async def reconcile(self) -> None:
-        """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
+    async def sweep(self) -> None:
+        """Remove the locks of processes that died; before calls begin, which would find them held for a moment."""
         try:
             await run_in_thread(partial(remove_abandoned, self._operations_directory()))
         except OSError as error:
-            self._log.warning(LIFECYCLE_FAILED, error=str(error), action="reconcile")
+            self._log.warning(LIFECYCLE_FAILED, error=str(error), action="sweep")
+
+    async def reconcile(self) -> None:
+        """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
         for tenant in await self.catalog.under_way():
             if self.is_own(tenant):
                 continue
             try:
                 async with self._lock(tenant.id):
-                    await self.finish_leftover(tenant)
+                    if await self._is_leftover(tenant):
+                        await self.finish_leftover(tenant)
             except TenantBusyError:
                 continue  # Its process lives and is at it.
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
             finally:
                 self.changes += 1
+
+    async def _is_leftover(self, tenant: Tenant) -> bool:
+        """Return whether it still looks like one, so that no lock is held against a call that has begun meanwhile."""
+        found = await self.catalog.find_by_uid(tenant.uid)
+        # Renamed, it has calls that do not wait for this one.
+        return found is not None and found.id == tenant.id and is_under_way(found) and not self.is_own(found)
 
     async def _finish(self, tenant: Tenant, call: LifecycleCall) -> None:
         finisher = self.finishers.get(call.action)

@@ -200,6 +200,7 @@ class TenantRegistry(TenantCalls):
             await run_in_thread(partial(prepare_data_directory, self._config))
             await run_in_thread(self._keep_location)
             await self._scratch.sweep()
+            await self._runner.sweep()
             await self._catalog.open()
             self._opener.crews.keep()
             try:

@@ -47,15 +47,18 @@ class LockFile:
         """Whether this object holds it."""
         return self._fd is not None
 
-    def acquire(self) -> bytes:
+    def acquire(self, *, may_make: bool = True) -> bytes:
         """Take the lock, write this process's name into it, and return the content that was there.
+
+        Args:
+            may_make: Whether a missing file is made.
 
         Raises:
             LockHeldError: Somebody else holds it.
             OSError: The file cannot be opened or written.
         """
         try:
-            fd = self._locked()
+            fd = self._locked(may_make=may_make)
             content = _read_content(fd)
             self._write_name(fd, is_new=not content)
         except BaseException:
@@ -104,20 +107,22 @@ class LockFile:
                 self.remove()
             raise
 
-    def _locked(self) -> int:
+    def _locked(self, *, may_make: bool) -> int:
         """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
         while True:
-            fd = self._opened()
+            fd = self._opened(may_make=may_make)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise LockHeldError(_read_content(fd)) from error
-            if is_at(fd, self.path):
-                return fd
+                if is_at(fd, self.path):
+                    raise LockHeldError(_read_content(fd)) from error
+            else:
+                if is_at(fd, self.path):
+                    return fd
             self.release()
 
-    def _opened(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    def _opened(self, *, may_make: bool) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
         with _fork_lock:
             self._fd = fd = os.open(self.path, flags, _FILE_MODE)
             _held.add(self)
@@ -135,7 +140,8 @@ def remove_abandoned(directory: Path) -> None:
         # One without a name is being made at this moment.
         if read_holder(lock.read()) != (None, None):
             with contextlib.suppress(LockHeldError, OSError):
-                lock.acquire()
+                # Its holder may have ended meanwhile: made anew, it would be in the way of the next one.
+                lock.acquire(may_make=False)
                 lock.remove()
 
 
