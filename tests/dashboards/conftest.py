@@ -1,4 +1,4 @@
-"""One busy service, and one Prometheus that scrapes it, for all tests of the dashboards."""
+"""A busy service, and a Prometheus that scrapes it: as long as the tests of one module, they take a good part of a machine."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ import pytest
 from monitoring import Prometheus, Service, busy_service, eventually, prometheus
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service under load."""
     with busy_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Prometheus]:
     """Prometheus, after it has scraped the service a few times and evaluated the rules on that."""
     with prometheus(tmp_path_factory.mktemp("prometheus"), service.address) as server:
