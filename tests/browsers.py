@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common import StaleElementReferenceException, TimeoutException
+from selenium.common import ElementClickInterceptedException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -138,9 +138,8 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self._waiting = WebDriverWait(
-            driver, HANG_SECONDS, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException]
-        )
+        passing = [StaleElementReferenceException, ElementClickInterceptedException]
+        self._waiting = WebDriverWait(driver, HANG_SECONDS, poll_frequency=0.05, ignored_exceptions=passing)
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Return what the condition gives, as soon as that is true."""
@@ -180,9 +179,13 @@ class Browser:
         """Return an element as soon as it is seen."""
         return self._seen(By.CSS_SELECTOR, css)
 
-    def button(self, label: str, within: str = "") -> WebElement:
-        """Return a button as soon as it is seen; the first, where there are several."""
-        return self._seen(By.XPATH, f"{within}//button[normalize-space()={label!r}]")
+    def click(self, label: str, within: str = "") -> None:
+        """Click a button as soon as that is possible; the first, where there are several."""
+        self._click(By.XPATH, f"{within}//button[normalize-space()={label!r}]")
+
+    def click_on(self, css: str) -> None:
+        """Click an element as soon as that is possible."""
+        self._click(By.CSS_SELECTOR, css)
 
     def field(self, label: str) -> WebElement:
         """Return the input with this label as soon as it is seen."""
@@ -200,7 +203,7 @@ class Browser:
         """Open the console and sign in."""
         self.driver.get(f"{url}/console")
         self.find("#key").send_keys(key)
-        self.button("Sign in").click()
+        self.click("Sign in")
         self.see("Overview", "#view h1")
 
     def open(self, page: str, text: str) -> None:
@@ -210,15 +213,15 @@ class Browser:
 
     def confirm(self, action: str, answer: str = "", **fields: str) -> None:
         """Press an action's button, fill in what its dialog asks, and confirm with the button that says `answer`."""
-        self.button(action).click()
+        self.click(action)
         for name, value in fields.items():
             self.find(f"dialog [name={name}]").send_keys(value)
-        self.button(answer or action, "//dialog").click()
+        self.click(answer or action, "//dialog")
 
     def learn(self, result: str) -> None:
         """Wait until the console tells of a result, and put that away: it lies above the page."""
         self.see(result, "#activity")
-        self.button("Dismiss").click()
+        self.click("Dismiss")
 
     def press(self, *keys: str) -> None:
         """Press keys, one after the other, wherever the focus is."""
@@ -254,6 +257,16 @@ class Browser:
         log = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         messages = [json.loads(entry["message"])["message"] for entry in log]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+    def _click(self, by: str, what: str) -> None:
+        def click() -> bool:
+            element = self._seen(by, what)
+            # In the middle: what lies above the page is at its edges.
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+            element.click()
+            return True
+
+        self.wait(click, f"a click on {what}")
 
     def _seen(self, by: str, what: str) -> WebElement:
         def look() -> WebElement | None:

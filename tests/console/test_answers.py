@@ -33,7 +33,7 @@ def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Brow
         assert usable() == may
         assert browser.driver.find_element(By.CSS_SELECTOR, "#view .hint").is_displayed() is (key != "acme")
         if key != "acme":
-            browser.button("Sign out").click()
+            browser.click("Sign out")
     browser.open("#/tenants", "acme")
     assert "globex" not in browser.text()
     browser.open("#/overview", "This key is for some tenants only")
@@ -48,7 +48,7 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     api.post("/v1/tenants", json={"id": "acme"})
     browser.driver.get(f"{service.url}/console/")
     browser.find("#key").send_keys("tnt_wrong")
-    browser.button("Sign in").click()
+    browser.click("Sign in")
     browser.see("this key is unknown, expired or revoked", "#sign-in-problem")
     browser.sign_in(service.url, service.keys["operate"])
     browser.open("#/tenants", "acme")
@@ -57,16 +57,16 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     field = browser.find("dialog [name=id]")
     field.clear()
     field.send_keys("globex")
-    browser.button("Create", "//dialog").click()
+    browser.click("Create", "//dialog")
     browser.see("globex", "#view h1")
 
     browser.confirm("Settings", "Save", display_name=" Corporation")
     browser.see("globex Corporation", ".display-name")
-    browser.button("Settings").click()
+    browser.click("Settings")
     api.patch("/v1/tenants/globex", json={"display_name": "Somebody else's"})
-    browser.button("Save", "//dialog").click()
+    browser.click("Save", "//dialog")
     browser.see("read it again", "dialog .problem")
-    browser.button("Cancel", "//dialog").click()
+    browser.click("Cancel", "//dialog")
     browser.see("Somebody else's", ".display-name")
 
     browser.open("#/tenants/initech", "There is no tenant initech.")
@@ -89,8 +89,8 @@ def test_long_work_shows_its_steps_and_its_end(
     api.post("/v1/tenants/acme/suspend")
     browser.driver.get(f"{service.url}/console/")
     browser.find("#key").send_keys(service.keys["admin"])
-    browser.find("#keep").click()
-    browser.button("Sign in").click()
+    browser.click_on("#keep")
+    browser.click("Sign in")
     browser.see("Overview", "#view h1")
     browser.open("#/tenants/acme", "Stable key")
     # Compacting waits for whoever has the file.
@@ -103,7 +103,7 @@ def test_long_work_shows_its_steps_and_its_end(
         browser.see("Begun, then closed. Running for ", "#activity")
     browser.see("Done in ", "#activity")
     browser.see("archived", ".title")
-    browser.button("Dismiss").click()
+    browser.click("Dismiss")
     browser.gone("#activity li")
     browser.confirm("Snapshot")
     browser.learn("Done in ")
@@ -115,7 +115,7 @@ def test_long_work_shows_its_steps_and_its_end(
     browser.driver.refresh()
     browser.see("Stable key", "#view")
     browser.gone("#activity li")
-    browser.button("Sign out").click()
+    browser.click("Sign out")
     assert browser.script("return sessionStorage.length") == 0
     assert browser.complaints() == []
 
@@ -159,12 +159,12 @@ def test_a_key_is_kept_only_if_its_user_wants_that(service: RunningService, brow
     browser.sign_in(service.url, service.keys["read"])
     browser.driver.refresh()
     browser.find("#key").send_keys(service.keys["read"])
-    browser.find("#keep").click()
-    browser.button("Sign in").click()
+    browser.click_on("#keep")
+    browser.click("Sign in")
     browser.see("Overview", "#view h1")
     browser.driver.refresh()
     browser.see("Overview", "#view h1")
-    browser.button("Sign out").click()
+    browser.click("Sign out")
     browser.driver.refresh()
     browser.find("#key")
     assert service.keys["read"] not in browser.script(

@@ -79,7 +79,7 @@ def test_an_operator_leads_a_tenant_through_its_life(
     Nothing is asked of anybody but the service, the browser complains of nothing, and the key is in no address.
     """
     browser.sign_in(service.url, service.keys["admin"])
-    browser.find("nav a[href='#/tenants']").click()
+    browser.click_on("nav a[href='#/tenants']")
     browser.see("There are no tenants yet.", "#view")
     browser.confirm("Create tenant", "Create", id="acme", display_name="Acme Ltd.")
     browser.see("Acme Ltd.", "#view")
@@ -117,9 +117,9 @@ def test_an_operator_leads_a_tenant_through_its_life(
     browser.see("undo restore", "table[aria-label='Latest in the audit']")
 
     browser.open("#/audit", "undo restore")
-    browser.button("Verify the chain").click()
+    browser.click("Verify the chain")
     browser.see("Intact: ", "#view")
-    browser.button("Sign out").click()
+    browser.click("Sign out")
     browser.see("API key")
     assert "acme" not in browser.text()
     assert browser.script("return sessionStorage.length + localStorage.length") == 0
@@ -241,14 +241,14 @@ def test_it_can_be_read_on_a_telephone_by_day_and_by_night(
         assert browser.script(CONTRASTS) == [], page
     browser.confirm("Quarantine")
     browser.see("Quarantine", "#activity")
-    browser.button("Delete").click()
+    browser.click("Delete")
     browser.find("dialog")
     assert browser.script(WIDER) == 0
     assert browser.script(CONTRASTS) == []
-    browser.button("Cancel", "//dialog").click()
+    browser.click("Cancel", "//dialog")
     browser.open("#/fleet", "stopped")
-    browser.button("Start job").click()
-    browser.find("dialog summary").click()
+    browser.click("Start job")
+    browser.click_on("dialog summary")
     assert browser.script(WIDER) == 0
     assert browser.script(CONTRASTS) == []
     assert browser.complaints() == []
@@ -271,7 +271,7 @@ def test_many_tenants_come_in_pages_and_are_found(data_dir: Path, browser: Brows
         browser.press(Keys.ENTER)
         browser.see("t-00101", "#view h1")
         browser.open("#/tenants", "t-00000")
-        browser.button("Show 100 more").click()
+        browser.click("Show 100 more")
         browser.wait(lambda: browser.text("#found") == "103 tenants", "all of them")
         assert not browser.driver.find_element(By.XPATH, "//button[.='Show 100 more']").is_displayed()
         browser.open("#/tenants?state=suspended", "No tenant is suspended.")

@@ -78,18 +78,18 @@ def test_who_may_only_look_is_offered_no_job_to_start_or_to_steer(
     buttons = browser.driver.find_elements(By.CSS_SELECTOR, "#view button")
     assert [button.text for button in buttons if button.is_displayed()] == []
     browser.open("#/fleet/none", "There is no job none.")
-    browser.button("Sign out").click()
+    browser.click("Sign out")
 
     browser.sign_in(service.url, service.keys["admin"])
     browser.open("#/fleet?state=running", "0 of 1")
-    browser.find("tbody a").click()
+    browser.click_on("tbody a")
     browser.confirm("Cancel", "Cancel the job", reason="not today")
     browser.see("cancelled", ".title")
     browser.see("not today", ".notice")
     browser.gone("#view [aria-label=Actions] button")
     until.touch()
     browser.open("#/fleet?state=running", "No job is running.")
-    browser.button("Sign out").click()
+    browser.click("Sign out")
 
     browser.sign_in(service.url, service.keys["acme"])
     assert "Fleet" not in browser.text("nav")
