@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from buckets import make_bucket
+from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
@@ -24,6 +25,7 @@ from tenantry.errors import (
     RegistryClosedError,
     SnapshotCorruptError,
     SnapshotNotFoundError,
+    StorageFullError,
     TenantBusyError,
     TenantNotFoundError,
     TenantQuarantinedError,
@@ -637,6 +639,27 @@ async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
             assert len(await registry.snapshots.list("acme")) == 1
     with pytest.raises(DataDirectoryError, match="move what is in"):
         await TenantRegistry(config(data_dir), snapshot_storage=elsewhere).open()
+
+
+async def test_a_copy_leaves_space_to_those_who_write(tmp_path: Path):
+    """No tenant is copied onto the last of the disk; a small one is copied also where there is little."""
+    with small_disk(tmp_path / "disk", "48m") as disk:
+        async with TenantRegistry(config(disk / "data")) as registry:
+            for tenant_id in ("acme", "globex"):
+                await registry.create(tenant_id)
+            await say(registry, "acme", *("x" * 2**20 for _ in range(10)))
+            await registry.suspend("acme")  # its log comes into its database
+            free = shutil.disk_usage(disk).free
+            # Room for a copy of it, and not for a second.
+            (disk / "ballast").write_bytes(bytes(free - 15 * 2**20))
+            for call in (registry.snapshots.create("acme"), registry.clone("acme", "initech")):
+                with pytest.raises(StorageFullError, match="free space on the disk"):
+                    await call
+            await registry.snapshots.create("globex")
+            assert list((disk / "data").glob("scratch/*/*/*")) == []
+            assert shutil.disk_usage(disk).free > 14 * 2**20
+            (disk / "ballast").unlink()
+            await registry.snapshots.create("acme")
 
 
 @pytest.mark.parametrize("end", ["purge", "retention"])

@@ -20,9 +20,9 @@ from tenantry.admin.routing import AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
 from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
+from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.draft import storage_errors
 from tenantry.storage.sqlite.opening import FILE_MODE
-from tenantry.tenancy.data_directory import room_bytes
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 

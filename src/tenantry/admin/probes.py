@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from tenantry.admin.shared import Shared
 from tenantry.clock import Clock, SystemClock
 from tenantry.errors import TenantryError
-from tenantry.tenancy.data_directory import DISK_BYTES_MIN
+from tenantry.storage.disk_space import DISK_BYTES_MIN
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 

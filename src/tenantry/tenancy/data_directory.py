@@ -20,9 +20,6 @@ _WRITER_FILES: Final = 4
 _READER_FILES: Final = 2
 _OTHER_FILES: Final = 64
 
-DISK_BYTES_MIN: Final = 64 * 2**20
-"""With less space than this, soon every write would be refused: what is brought in leaves so much."""
-
 # https://www.sqlite.org/wal.html, section 11: fixed in these, and in everything from the first one on.
 _WAL_FIXED_FROM: Final = (3, 51, 3)
 _WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
@@ -48,15 +45,6 @@ def measure_disk(config: RegistryConfig) -> DiskSpace:
     """
     usage = shutil.disk_usage(config.data_dir)
     return DiskSpace(usage.total, usage.free)
-
-
-def room_bytes(directory: Path) -> int:
-    """Return how large a file may become there and leave enough for what tenants write.
-
-    Raises:
-        OSError: It cannot be found out.
-    """
-    return max(0, shutil.disk_usage(directory).free - DISK_BYTES_MIN)
 
 
 def prepare_data_directory(config: RegistryConfig) -> None:

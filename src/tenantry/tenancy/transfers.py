@@ -13,13 +13,13 @@ from tenantry.errors import SnapshotError, TenantryError
 from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.bundle import read_bundle, write_bundle
+from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.opening import FILE_MODE, make_directories
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
-from tenantry.tenancy.data_directory import room_bytes
 from tenantry.tenancy.lifecycle_call import LifecycleCall, check_revision, not_found
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.sqlite.errors import map_error
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile, add_functions, sync_directory
@@ -95,6 +96,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
 
     Raises:
         sqlite3.Error: SQLite refused; no file is left.
+        StorageFullError: It would leave too little space to those who write; no file is left.
         OSError: The file cannot be made durable.
     """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -102,14 +104,17 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
         source.execute("BEGIN")
         try:
             source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            (page_bytes,) = source.execute("PRAGMA page_size").fetchone()
+
+            def go_on(_status: int, left: int, total: int) -> None:
+                check_copy_fits(target.parent, left * page_bytes, total * page_bytes)
+                if progress is not None:
+                    progress(left, total)
+
             with closing(sqlite3.connect(target, isolation_level=None)) as connection:
                 # What a crash leaves of it nobody uses: it is made durable as a whole.
                 connection.execute("PRAGMA synchronous = OFF")
-                source.backup(
-                    connection,
-                    pages=_PAGES_PER_STEP,
-                    progress=None if progress is None else lambda _, left, total: progress(left, total),
-                )
+                source.backup(connection, pages=_PAGES_PER_STEP, progress=go_on)
         finally:
             if source.in_transaction:  # an error of the disk may have ended it
                 source.execute("ROLLBACK")
