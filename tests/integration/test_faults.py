@@ -384,7 +384,7 @@ async def test_a_full_disk(tmp_path: Path):
             with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
                 while True:
                     ballast.write(bytes(4096))
-            for call in (registry.create("globex"), registry.archive("acme")):
+            for call in (registry.create("globex"), registry.archive("acme"), registry.fleet.start("check")):
                 with pytest.raises(StorageFullError, match=r"free space|make room"):
                     await call
             assert list((disk / "data" / "operations").iterdir()) == []

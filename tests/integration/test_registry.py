@@ -656,6 +656,8 @@ class TestOpeningATenant:
             with pytest.raises(TenantQuarantinedError, match="NOTADB"):
                 await registry.tenant("acme").messages.get_history("general")
             assert (await registry.get("acme")).state is TenantState.QUARANTINED
+            await registry._housekeeping.refresh()
+            assert registry.statistics().tenants[TenantState.QUARANTINED] == 1
         assert path.read_bytes() == b"this is no database\n" * 500
 
     async def test_a_newer_file_is_not_the_tenants_fault(self, data_dir: Path):

@@ -1,5 +1,6 @@
 """How much space there is on a disk, and how much of it is left to what tenants write."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,13 @@ from tenantry.errors import StorageFullError
 
 DISK_BYTES_MIN: Final = 64 * 2**20
 """With less space than this, soon every write would be refused: what is brought in leaves so much."""
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether it is the disk, the quota or the limit on a file's size that is reached."""
+    return error.errno in _FULL
 
 
 def room_bytes(directory: Path) -> int:

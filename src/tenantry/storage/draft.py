@@ -4,7 +4,6 @@ For what leaves the databases: snapshots, bundles, manifests. These functions bl
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
@@ -15,13 +14,12 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from tenantry.errors import DataDirectoryError, SnapshotError, StorageFullError
+from tenantry.storage.disk_space import is_full
 from tenantry.storage.sqlite.lock_file import is_at
 from tenantry.storage.sqlite.opening import FILE_MODE, sync_directory
 
 DRAFT_SUFFIX: Final = ".DRAFT"
 """In capitals, so that no draft has the name of an object."""
-
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DraftFile:
@@ -130,11 +128,6 @@ class DraftFile:
             # What a full disk did not take is tried again here, and is nobody's any more.
             with contextlib.suppress(OSError):
                 file.close()
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether it is the disk, the quota or the limit on a file's size that is reached."""
-    return error.errno in _FULL
 
 
 @contextmanager

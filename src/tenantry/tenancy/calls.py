@@ -23,15 +23,13 @@ from weakref import WeakValueDictionary
 
 from tenantry.errors import (
     PersistenceConnectionError,
-    StorageFullError,
     TenantBusyError,
     TenantryError,
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId
-from tenantry.storage.draft import is_full
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, remove_abandoned
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.lease import busy_error
@@ -73,8 +71,6 @@ class CallRunner:
         """By action: how to finish a call after a crash."""
         self.check_open: Callable[[], None] = _do_nothing
         """Raises unless calls may begin: the registry's."""
-        self.changes = 0
-        """How many calls have ended: whoever caches the catalog's counts compares it."""
 
     async def run(
         self, tenant_id: TenantId, action: str, work: Work[T], *, queue: str = "", **detail: Any
@@ -166,8 +162,6 @@ class CallRunner:
                 continue  # Its process lives and is at it.
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
-            finally:
-                self.changes += 1
 
     async def _is_leftover(self, tenant: Tenant) -> bool:
         """Return whether it still looks like one, so that no lock is held against a call that has begun meanwhile."""
@@ -189,11 +183,7 @@ class CallRunner:
             under_way = _action(tenant) if is_under_way(tenant) else action
             raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
         except OSError as error:
-            if is_full(error):
-                raise StorageFullError(
-                    f"cannot lock {lock.path} ({error}): free space on the disk"
-                ) from error
-            raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
+            raise lock_error(lock.path, error) from error
 
     def _operations_directory(self) -> Path:
         return self.context.config.data_dir / "operations"
@@ -220,7 +210,6 @@ class CallRunner:
             self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)
             raise
         finally:
-            self.changes += 1
             self.context.report(LifecycleCalled(call.tenant_id, call.action, outcome, now() - started))
         self._log.info(LIFECYCLE_CALLED, tenant_id=call.tenant_id, action=call.action)
         return result

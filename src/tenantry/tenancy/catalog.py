@@ -65,6 +65,8 @@ class Catalog:
             crews=Crews.of(write_threads=1, read_threads=1),
         )
         self._remembered = RememberedTenants(data_dir / "catalog.db")
+        self.changes = 0
+        """How often this registry has changed tenants, or tried to: whoever caches their counts compares it."""
         self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
@@ -87,7 +89,7 @@ class Catalog:
         """
         insert = Statement("catalog.insert", INSERT, to_row(tenant))
         try:
-            await self._actor.write((_make_way("catalog.insert", tenant.id), insert))
+            await self._write_tenants(_make_way("catalog.insert", tenant.id), insert)
         except DuplicateRecordError as error:
             raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
 
@@ -265,7 +267,7 @@ class Catalog:
         if audit is not None:
             unit.append(audit)
         try:
-            results = await self._actor.write(tuple(unit))
+            results = await self._write_tenants(*unit)
         except DuplicateRecordError as error:
             raise TenantExistsError(f"tenant {changed.id!r} exists already", tenant_id=changed.id) from error
         if not results["id" in changes]:
@@ -283,7 +285,7 @@ class Catalog:
     async def remove(self, tenant: Tenant) -> None:
         """Forget a tenant that never came to life."""
         sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
-        await self._actor.write((Statement("catalog.remove", sql, (tenant.uid, tenant.state)),))
+        await self._write_tenants(Statement("catalog.remove", sql, (tenant.uid, tenant.state)))
 
     async def record_opened(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
         """Note the schema versions or the error of an opening, if they differ from what is known."""
@@ -327,6 +329,12 @@ class Catalog:
     async def write(self, *statements: Statement) -> Sequence[Result]:
         """Run one unit, for the other tables of the catalog."""
         return await self._actor.write(statements)
+
+    async def _write_tenants(self, *statements: Statement) -> Sequence[Result]:
+        try:
+            return await self._actor.write(statements)
+        finally:
+            self.changes += 1  # also if it failed: whether it was committed may be unknown
 
 
 class _CatalogActor(TenantActor):

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from tenantry.errors import JobError, PersistenceConnectionError
+from tenantry.errors import JobError
 from tenantry.eventlog import EventLog
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, lock_error
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.audit import acting_as
 from tenantry.tenancy.fleet_job import LIVE_STATES, JobEvent
@@ -116,7 +116,7 @@ class FleetRunner:
         except LockHeldError:
             pass
         except OSError as error:
-            raise PersistenceConnectionError(f"cannot lock {lock.path}: {error}") from error
+            raise lock_error(lock.path, error) from error
         except BaseException:
             lock.remove()
             raise

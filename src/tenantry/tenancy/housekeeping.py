@@ -94,7 +94,7 @@ class Housekeeping:
         Raises:
             PersistenceError: It cannot be read.
         """
-        changes = self._runner.changes
+        changes = self._catalog.changes
         data_version = await self._catalog.data_version()
         if data_version == self._data_version and changes == self._changes_seen:
             return

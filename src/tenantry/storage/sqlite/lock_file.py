@@ -13,6 +13,9 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
+from tenantry.storage.disk_space import is_full
+
 _FILE_MODE: Final = 0o600
 _CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
 _HOST: Final = socket.gethostname()
@@ -143,6 +146,13 @@ def remove_abandoned(directory: Path) -> None:
                 # Its holder may have ended meanwhile: made anew, it would be in the way of the next one.
                 lock.acquire(may_make=False)
                 lock.remove()
+
+
+def lock_error(path: Path, error: OSError) -> PersistenceError:
+    """Return what a caller is told of a lock file that cannot be opened or written."""
+    if is_full(error):
+        return StorageFullError(f"cannot lock {path} ({error}): free space on the disk")
+    return PersistenceConnectionError(f"cannot lock {path}: {error}")
 
 
 def read_holder(content: bytes) -> tuple[int | None, str | None]:
