@@ -44,7 +44,10 @@ async def test_an_operation_that_is_asked_for_again(admin: httpx.AsyncClient):
     await admin.post("/v1/tenants", json=ACME)
     first = await admin.post("/v1/tenants/acme/snapshots", headers=keyed())
     second = await admin.post("/v1/tenants/acme/snapshots", headers=keyed())
-    assert (await ended(admin, second))["id"] == first.json()["id"]
+    operation = await ended(admin, second)
+    assert operation["id"] == first.json()["id"]
+    third = await admin.post("/v1/tenants/acme/snapshots", headers=keyed())
+    assert third.headers["idempotency-replayed"] == "true"
     assert len((await admin.get("/v1/tenants/acme/snapshots")).json()["items"]) == 1
 
 
@@ -53,6 +56,27 @@ async def test_a_key_for_another_request(admin: httpx.AsyncClient, path: str, bo
     """A key that was used for something else is refused: the caller has mixed something up."""
     await admin.post("/v1/tenants", json=ACME, headers=keyed())
     check_problem(await admin.post(path, json=body, headers=keyed()), 422, "idempotency-conflict")
+
+
+async def test_a_key_with_another_condition(admin: httpx.AsyncClient):
+    """What must hold is a part of the request: an answer that was given without it says nothing of it."""
+    await admin.post("/v1/tenants", json=ACME)
+    await admin.post("/v1/tenants/acme/suspend", headers=keyed())
+    stricter = {**keyed(), "If-Match": '"1"'}
+    check_problem(await admin.post("/v1/tenants/acme/suspend", headers=stricter), 422, "idempotency-conflict")
+
+
+async def test_an_answer_tells_how_an_operation_ended(service: Service, admin: httpx.AsyncClient):
+    """Whoever asks again later hears what came of it, also from a service that was started anew."""
+    await admin.post("/v1/tenants", json=ACME)
+    first = await admin.post("/v1/tenants/acme/archive", headers=keyed())
+    operation = await ended(admin, first)
+    await service.app.state.service.operations.aclose()
+    async with Service(service.registry) as restarted:
+        token = admin.headers["authorization"].removeprefix("Bearer ")
+        again = await (await restarted.client(token)).post("/v1/tenants/acme/archive", headers=keyed())
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (202, "true")
+    assert again.json() == operation
 
 
 async def test_while_the_first_is_under_way(service: Service, admin: httpx.AsyncClient):
@@ -155,6 +179,28 @@ async def test_a_request_whose_process_died(data_dir: Path):
         await died.forget()
         await died.keep(200, {}, b"too late")
         assert (await client.post("/v1/tenants", json=ACME, headers=keyed())).content == first.content
+
+
+async def test_an_operation_whose_process_died(data_dir: Path):
+    """Its key is not taken for work that nobody does: after a minute whoever asks again has it done."""
+    clock = HandClock()
+    async with (
+        TenantRegistry(RegistryConfig(data_dir=data_dir), clock=clock) as registry,
+        Service(registry) as died,
+        Service(registry) as restarted,
+    ):
+        token = await died.token("operate")
+        before, after = await died.client(token), await restarted.client(token)
+        await before.post("/v1/tenants", json=ACME)
+        async with registry.tenant("acme").transaction():  # archiving waits for it
+            first = await before.post("/v1/tenants/acme/archive", headers=keyed())
+            clock.seconds = 59
+            again = await after.post("/v1/tenants/acme/archive", headers=keyed())
+            assert (again.status_code, again.json()) == (202, first.json())
+            clock.seconds = 61
+            second = await after.post("/v1/tenants/acme/archive", headers=keyed())
+        assert "idempotency-replayed" not in second.headers
+        assert (await ended(after, second))["state"] == "succeeded"
 
 
 async def test_a_request_that_takes_very_long(data_dir: Path):

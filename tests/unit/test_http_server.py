@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
+from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
@@ -232,6 +235,37 @@ async def test_too_many_requests(monkeypatch: pytest.MonkeyPatch):
         refused, _ = await server.connect(GET.replace(b"Host", b"Connection: close\r\nHost"))
         assert problem_in(await refused.read(), 503, "too-many-requests")["retry-after"] == "5"
         let_go.set()
+
+
+async def test_a_request_that_the_end_cuts_off(caplog: pytest.LogCaptureFixture):
+    """It is told that the service stops, and the log has no stack trace of it."""
+    is_begun = asyncio.Event()
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            is_begun.set()
+            await asyncio.Event().wait()
+
+    async with running(work) as server:
+        reader, _ = await server.connect(GET)
+        await is_begun.wait()
+        server.server.stop(is_urgent=False)
+        assert problem_in(await reader.read(), 503, "stopping")["retry-after"] == "5"
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_the_application_ends_also_in_a_hurry():
+    """A stop that waits for no request lets the application finish what is its own."""
+    has_ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        has_ended.set()
+
+    async with running(Starlette(lifespan=lifespan)) as server:
+        server.server.stop(is_urgent=True)
+        await has_ended.wait()
 
 
 @pytest.mark.parametrize("request_bytes", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])

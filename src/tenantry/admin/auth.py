@@ -73,7 +73,7 @@ class Principal:
             ProblemError: 403; it does not say whether there is such a tenant.
         """
         if not self.is_for(tenant_id):
-            raise ProblemError(403, "tenant", "Not allowed", "this key is for other tenants")
+            raise another_tenant()
 
     def check_fleet(self) -> None:
         """Raise if the caller's key is for some tenants only: what concerns all of them is not for it.
@@ -83,6 +83,11 @@ class Principal:
         """
         if self.tenants is not None:
             raise ProblemError(403, "tenant", "Not allowed", "this key is for some tenants only")
+
+
+def another_tenant() -> ProblemError:
+    """Return what a caller is told whose key is for other tenants."""
+    return ProblemError(403, "tenant", "Not allowed", "this key is for other tenants")
 
 
 Authenticate = Callable[[Request], Awaitable[Principal]]

@@ -97,6 +97,7 @@ _OPERATION = Operation(
     id=_OPERATION_ID,
     action="snapshot",
     tenant_id="acme",
+    tenant_uid=_UID,
     started_by=f"key:{_KEY_ID}",
     state=OperationState.SUCCEEDED,
     started_at=_NOON,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import anyio
 from fastapi import Header, Request, Response
 
+from tenantry.admin.operations import PATH, Operations
 from tenantry.admin.problems import MEDIA_TYPE, ProblemError, later
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
@@ -23,6 +24,7 @@ RENEWAL_SECONDS: Final = UNANSWERED_SECONDS_MAX / 4
 _KEY_CHARACTERS_MAX: Final = 255
 _RETRY_AFTER_SECONDS: Final = 1
 _KEPT_HEADERS: Final = ("content-type", "location", "etag", "retry-after")
+_STATUS_ACCEPTED: Final = 202
 _STATUS_SERVER_ERROR: Final = 500
 
 _SHOWN_ONCE: Final = (
@@ -52,35 +54,56 @@ def documented_key(_: IdempotencyKey = None) -> None:
     """Tell the document of the header, which `handle_once` looks at."""
 
 
-async def handle_once(
-    answers: Answers, caller: str, request: Request, handle: Handler, *, is_streamed: bool
-) -> Response:
-    """Handle a request unless one with its idempotency key was handled before; then answer as that one was answered.
+class Once:
+    """Handles a caller's requests once for each key.
 
     Args:
         answers: Where answers are kept.
+        operations: Long work, whose answer is not the last word before it has ended.
         caller: Who makes the request: two callers may choose the same key.
-        request: With a key.
-        handle: Does what was asked for.
-        is_streamed: Whether the body is too large to be looked at before.
     """
-    key = _checked(request.headers[HEADER])
-    request_hash = await _hash(request, is_streamed=is_streamed)
-    attempt = await answers.begin(caller, key, request_hash)
-    if isinstance(attempt, Answer):
-        return _answered(attempt, request_hash)
-    try:
+
+    def __init__(self, answers: Answers, operations: Operations, caller: str) -> None:
+        self._answers = answers
+        self._operations = operations
+        self._caller = caller
+
+    async def handle(self, request: Request, handle: Handler, *, is_streamed: bool) -> Response:
+        """Handle a request unless one with its key was handled before; then answer as that one was answered.
+
+        Args:
+            request: With a key.
+            handle: Does what was asked for.
+            is_streamed: Whether the body is too large to be looked at before.
+        """
+        key = _checked(request.headers[HEADER])
+        request_hash = await _hash(request, is_streamed=is_streamed)
+        attempt = await self._answers.begin(self._caller, key, request_hash)
+        if isinstance(attempt, Answer):
+            return _answered(attempt, request_hash)
+        try:
+            async with renewing(attempt):
+                response = await handle(request)
+        except Exception:
+            # Refused: it had no effect that a second try could double.
+            await _forget(attempt)
+            raise
+        location = response.headers.get("location", "")
+        if response.status_code >= _STATUS_SERVER_ERROR:
+            await _forget(attempt)
+        elif response.status_code == _STATUS_ACCEPTED and location.startswith(PATH):
+            await _keep_so_far(attempt, response)
+            self._operations.follow(self._keep_at_end(attempt, response, location.removeprefix(PATH)))
+        else:
+            await _keep(attempt, response)
+        return response
+
+    async def _keep_at_end(self, attempt: Attempt, response: Response, operation_id: str) -> None:
+        """Keep the answer for good once the operation has ended: if its process dies before, the key is free again."""
         async with renewing(attempt):
-            response = await handle(request)
-    except Exception:
-        # Refused: it had no effect that a second try could double.
-        await _forget(attempt)
-        raise
-    if response.status_code >= _STATUS_SERVER_ERROR:
-        await _forget(attempt)
-    else:
-        await _keep(attempt, response)
-    return response
+            operation = await self._operations.ended(operation_id)
+        body = operation.model_dump_json().encode()
+        await _keep(attempt, Response(body, _STATUS_ACCEPTED, dict(response.headers)))
 
 
 @asynccontextmanager
@@ -133,8 +156,18 @@ async def _hash(request: Request, *, is_streamed: bool) -> str:
         )
     # Without the place where the API is mounted: a request that is sent again may come by another way.
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    text = b"\0".join([request.method.encode(), path.encode(), request.url.query.encode(), body])
-    return hashlib.sha256(text).hexdigest()
+    parts = [request.method.encode(), path.encode(), request.url.query.encode(), body]
+    # What must hold is a part of what was asked for.
+    parts += [match.encode() for match in request.headers.getlist("if-match")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+async def _keep_so_far(attempt: Attempt, response: Response) -> None:
+    try:
+        with anyio.CancelScope(shield=True):
+            await attempt.keep_so_far(_kept_headers(response), bytes(response.body))
+    except TenantryError as error:
+        EventLog().failure(ANSWER_LOST, error)
 
 
 async def _keep(attempt: Attempt, response: Response) -> None:
@@ -143,13 +176,16 @@ async def _keep(attempt: Attempt, response: Response) -> None:
         # A secret is shown once; whoever asks again hears that it was.
         answer = _SHOWN_ONCE
     else:
-        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-        answer = (response.status_code, headers, bytes(response.body))
+        answer = (response.status_code, _kept_headers(response), bytes(response.body))
     try:
         with anyio.CancelScope(shield=True):
             await attempt.keep(*answer)
     except TenantryError as error:
         EventLog().failure(ANSWER_LOST, error)
+
+
+def _kept_headers(response: Response) -> dict[str, str]:
+    return {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
 
 
 async def _forget(attempt: Attempt) -> None:
@@ -169,7 +205,7 @@ def _answered(before: Answer, request_hash: str) -> Response:
             "The key was used for another request",
             "this Idempotency-Key was used for another request: take a new one",
         )
-    if before.status is None:
+    if before.status is None and not before.body:
         raise later(
             409,
             "request-under-way",
@@ -178,4 +214,4 @@ def _answered(before: Answer, request_hash: str) -> Response:
             _RETRY_AFTER_SECONDS,
         )
     headers = {**before.headers, "Idempotency-Replayed": "true"}
-    return Response(before.body, before.status, headers)
+    return Response(before.body, before.status or _STATUS_ACCEPTED, headers)

@@ -1,12 +1,13 @@
 """Long work that a request begins: followed by its id, kept in memory for as long as the service runs.
 
-What became of it is in the audit, whatever happens to the service.
+What it did is in the audit, whatever happens to the service. One that was killed before it did anything is not: whoever sends
+the request again has it done.
 """
 
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,7 @@ from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, LifecycleStepped
 from tenantry.tenancy.audit import current_actor
+from tenantry.tenancy.tenant import Tenant
 
 KEPT_MAX: Final = 1_000
 """How many operations that have ended can still be looked at."""
@@ -32,6 +34,9 @@ RUNNING_PER_TENANT_MAX: Final = 4
 """How many of them may be of one tenant: no tenant keeps the others waiting."""
 
 RETRY_AFTER_SECONDS: Final = 1
+
+PATH: Final = "/v1/operations/"
+"""Where each can be looked at, by its id."""
 
 _current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
 
@@ -50,7 +55,8 @@ class Operation(BaseModel):
     Attributes:
         id: To follow it by.
         action: What is done.
-        tenant_id: To which tenant.
+        tenant_id: To which tenant, by the id that it had then.
+        tenant_uid: Its stable key.
         started_by: Who began it, as the audit names them.
         state: How far it is.
         steps: What it has done of its work, in order; what these are differs by action.
@@ -64,6 +70,7 @@ class Operation(BaseModel):
     id: str
     action: str
     tenant_id: str | None
+    tenant_uid: str | None
     started_by: str
     state: OperationState
     steps: tuple[str, ...] = ()
@@ -85,22 +92,24 @@ class Operations:
         self._log = EventLog()
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._followers: set[asyncio.Task[None]] = set()
         # By operation: wakes who follows it at its next change.
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(
-        self, action: str, tenant_id: str | None, work: Callable[[], Awaitable[BaseModel | None]]
+        self, action: str, tenant: Tenant | None, work: Callable[[], Awaitable[BaseModel | None]]
     ) -> Operation:
         """Begin to work, and return the operation.
 
         Raises:
             ProblemError: 429, too many of the tenant run already; 503, too many of all.
         """
-        self._check_room(tenant_id)
+        self._check_room(tenant)
         operation = Operation(
             id=secrets.token_hex(8),
             action=action,
-            tenant_id=tenant_id,
+            tenant_id=tenant and tenant.id,
+            tenant_uid=tenant and tenant.uid,
             started_by=current_actor(),
             state=OperationState.RUNNING,
             started_at=self._clock.now(),
@@ -122,7 +131,7 @@ class Operations:
                 404,
                 "operation-not-found",
                 "No such operation",
-                "no such operation; what it did is in the audit",
+                "no such operation; what it did is in the audit, and if that has nothing of it, it did nothing",
             )
         return operation
 
@@ -132,6 +141,19 @@ class Operations:
             await self._changed.setdefault(seen.id, asyncio.Event()).wait()
         return self.get(seen.id)
 
+    async def ended(self, operation_id: str) -> Operation:
+        """Return an operation when it has ended."""
+        operation = self.get(operation_id)
+        while operation.state is OperationState.RUNNING:
+            operation = await self.changed(operation)
+        return operation
+
+    def follow(self, following: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the operations, such as waiting for the end of one; closing waits for it too."""
+        task = asyncio.create_task(following)
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
     def observe(self, event: Event) -> None:
         """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
         operation_id = _current.get()
@@ -140,14 +162,14 @@ class Operations:
 
     async def aclose(self) -> None:
         """Wait for what runs."""
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        while tasks := [*self._tasks.values(), *self._followers]:
+            await asyncio.wait(tasks)
 
-    def _check_room(self, tenant_id: str | None) -> None:
+    def _check_room(self, tenant: Tenant | None) -> None:
         if len(self._tasks) >= RUNNING_MAX:
             raise _too_many(503, f"{RUNNING_MAX} operations run already")
-        same = [one for one in self._tasks if self._known[one].tenant_id == tenant_id]
-        if tenant_id is not None and len(same) >= RUNNING_PER_TENANT_MAX:
+        same = [one for one in self._tasks if tenant and self._known[one].tenant_uid == tenant.uid]
+        if len(same) >= RUNNING_PER_TENANT_MAX:
             raise _too_many(429, f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already")
 
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
-from tenantry.admin.auth import Principal
+from tenantry.admin.auth import Principal, another_tenant
 from tenantry.admin.operations import Operation, OperationState
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import (
@@ -112,9 +112,9 @@ async def get_top_tenants(
     return TopTenants(items=service.board.top(limit))
 
 
-def _operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
+async def _operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
     operation = service.operations.get(operation_id)
-    _check_may_see(principal, operation)
+    await _check_may_see(service, principal, operation)
     return operation
 
 
@@ -240,13 +240,13 @@ async def get_version(_: Reader, service: CurrentService) -> VersionOut:
     return VersionOut(tenantry=version("tenantry"), sqlite=SQLITE_VERSION, backend="sqlite", limits=limits)
 
 
-def _check_may_see(principal: Principal, operation: Operation) -> None:
-    if operation.started_by == principal.name:
+async def _check_may_see(service: Service, principal: Principal, operation: Operation) -> None:
+    if principal.tenants is None or operation.started_by == principal.name:
         return  # A key lets go of a tenant that it has purged, and is to hear that it is done.
-    if operation.tenant_id is None:
-        principal.check_fleet()
-    else:
-        principal.check_tenant(operation.tenant_id)
+    # By what the tenant is and not by what it is called: an id may be another company's by now.
+    own = await service.registry.list(tenant_ids=principal.tenants, limit=LIST_ITEMS_MAX)
+    if operation.tenant_uid not in {tenant.uid for tenant in own}:
+        raise another_tenant()
 
 
 def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:

@@ -11,9 +11,9 @@ from fastapi.routing import APIRoute
 from tenantry.admin.auth import Authenticate, Bearer, Principal
 from tenantry.admin.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited
 from tenantry.admin.cursors import CursorSigner
-from tenantry.admin.idempotency import HEADER, Handler, documented_key, handle_once
+from tenantry.admin.idempotency import HEADER, Handler, Once, documented_key
 from tenantry.admin.load import LoadBoard
-from tenantry.admin.operations import Operation, Operations
+from tenantry.admin.operations import PATH, Operation, Operations
 from tenantry.tenancy.api_keys import Scope
 from tenantry.tenancy.audit import acting_as
 from tenantry.tenancy.registry import TenantRegistry
@@ -86,9 +86,8 @@ class AdminRoute(APIRoute):
                 if request.method != "POST" or HEADER not in request.headers:
                     response = await handle(request)
                 else:
-                    response = await handle_once(
-                        service.registry.answers, principal.id, request, handle, is_streamed=self.is_streamed
-                    )
+                    once = Once(service.registry.answers, service.operations, principal.id)
+                    response = await once.handle(request, handle, is_streamed=self.is_streamed)
             if "location" in response.headers:
                 # Where the API is mounted, which is not where it was when an answer was kept.
                 response.headers["location"] = (
@@ -121,6 +120,6 @@ Administrator = Annotated[Principal, Depends(_needs(Scope.ADMIN))]
 def accepted(operation: Operation, response: Response) -> Operation:
     """Answer with an operation that has begun: 202, and where to follow it."""
     response.status_code = 202
-    response.headers["Location"] = f"/v1/operations/{operation.id}"
+    response.headers["Location"] = f"{PATH}{operation.id}"
     response.headers["Retry-After"] = "1"
     return operation

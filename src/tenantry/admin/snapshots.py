@@ -34,9 +34,9 @@ async def create_snapshot(
     response: Response,
 ) -> Operation:
     """Take a snapshot of the tenant's present state; its calls go on. Its result is the snapshot."""
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     work = partial(service.registry.snapshots.create, tenant_id)
-    return accepted(service.operations.start("snapshot", tenant_id, work), response)
+    return accepted(service.operations.start("snapshot", tenant, work), response)
 
 
 @router.get("/snapshots", responses=documented(404))
@@ -74,12 +74,13 @@ async def restore_snapshot(
     response: Response,
 ) -> Operation:
     """Make the tenant's database what it was in the snapshot; `undo-restore` takes it back. Its result is the tenant."""
+    tenant = await service.registry.get(tenant_id)
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     async with match.applied():
         work = partial(_restored, service.registry, tenant_id, snapshot_id)
-        return accepted(service.operations.start("restore", tenant_id, work), response)
+        return accepted(service.operations.start("restore", tenant, work), response)
 
 
 @router.get("/restore-points", responses=documented(404))
@@ -98,10 +99,10 @@ async def undo_restore(
     response: Response,
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     async with match.applied():
         work = partial(_undone, service.registry, tenant_id)
-        return accepted(service.operations.start("undo_restore", tenant_id, work), response)
+        return accepted(service.operations.start("undo_restore", tenant, work), response)
 
 
 @fleet_router.post("/drill", status_code=202, responses=documented(400))

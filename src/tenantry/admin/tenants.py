@@ -193,10 +193,10 @@ async def archive_tenant(
     body: Because | None = None,
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     async with match.applied():
         archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
-        return accepted(service.operations.start("archive", tenant_id, partial(_shown, archive)), response)
+        return accepted(service.operations.start("archive", tenant, partial(_shown, archive)), response)
 
 
 @router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
@@ -208,10 +208,10 @@ async def repair_tenant(
     response: Response,
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     async with match.applied():
         repair = partial(service.registry.repair, tenant_id)
-        return accepted(service.operations.start("repair", tenant_id, partial(_shown, repair)), response)
+        return accepted(service.operations.start("repair", tenant, partial(_shown, repair)), response)
 
 
 @router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
@@ -224,10 +224,10 @@ async def purge_tenant(
     body: Purging | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     async with match.applied():
         purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
-        return accepted(service.operations.start("purge", tenant_id, partial(_shown, purge)), response)
+        return accepted(service.operations.start("purge", tenant, partial(_shown, purge)), response)
 
 
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
@@ -241,14 +241,14 @@ async def clone_tenant(
 ) -> Operation:
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
-    await service.registry.get(tenant_id)
+    tenant = await service.registry.get(tenant_id)
     async with match.applied():
         if body.snapshot_id is not None:
             await service.registry.snapshots.get(tenant_id, body.snapshot_id)
         clone = partial(
             service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
         )
-        return accepted(service.operations.start("clone", tenant_id, partial(_shown, clone)), response)
+        return accepted(service.operations.start("clone", tenant, partial(_shown, clone)), response)
 
 
 async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:

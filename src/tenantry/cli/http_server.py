@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.problems import ProblemError, answer_problem, later
@@ -81,6 +81,9 @@ class HttpServer(uvicorn.Server):
         if self._handshakes is not None:
             self._handshakes.abort()
         await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves that out then, and Starlette would tell of its end with a stack trace.
+            await self.lifespan.shutdown()
 
     def stop(self, *, is_urgent: bool) -> None:
         """Accept nothing any more and end what was begun; if it is urgent, do not wait for it."""
@@ -89,7 +92,7 @@ class HttpServer(uvicorn.Server):
 
 
 class Admission:
-    """Takes a limited number of requests at once.
+    """Takes a limited number of requests at once, and answers those that the end of the server cuts off.
 
     Args:
         app: The application.
@@ -105,12 +108,30 @@ class Admission:
             refusal = await answer_problem(Request(scope), _too_many())
             await refusal(scope, receive, send)
             return
-        is_request = scope["type"] != "lifespan"  # which lasts as long as the server
-        self._running += is_request
-        try:
+        if scope["type"] == "lifespan":  # which lasts as long as the server
             await self._app(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._handle(scope, receive, send)
         finally:
-            self._running -= is_request
+            self._running -= 1
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            # The server stops, and gave it its time. Of an answer that has begun the client sees that more should come.
+            if scope["type"] == "http" and not has_begun:
+                refusal = await answer_problem(Request(scope), _stopping())
+                await refusal(scope, receive, send)
 
 
 def _too_many() -> ProblemError:
@@ -119,6 +140,16 @@ def _too_many() -> ProblemError:
         "too-many-requests",
         "Too many requests",
         f"{REQUESTS_MAX} requests are worked on already: try again later",
+        RETRY_AFTER_SECONDS,
+    )
+
+
+def _stopping() -> ProblemError:
+    return later(
+        503,
+        "stopping",
+        "The service stops",
+        "the service stops, and this had not ended: look what came of it, and try again",
         RETRY_AFTER_SECONDS,
     )
 

@@ -34,9 +34,9 @@ class Answer(NamedTuple):
 
     Attributes:
         request_hash: Of the request that used the key first.
-        status: What was answered; None while it is under way.
+        status: What was answered in the end; None while it is under way.
         headers: Those that matter.
-        body: The body.
+        body: The body; while it is under way, what was answered so far, or nothing.
     """
 
     request_hash: str
@@ -64,6 +64,11 @@ class Attempt:
         now = as_text(self._clock.now())
         await self._change("answers.renew", "UPDATE idempotent_requests SET created_at = ?", now)
         self._begun_at = now
+
+    async def keep_so_far(self, headers: dict[str, str], body: bytes) -> None:
+        """Keep what was answered while the work goes on: it is the answer for as long as this is renewed."""
+        sql = "UPDATE idempotent_requests SET headers = ?, body = ?"
+        await self._change("answers.keep", sql, json.dumps(headers), body)
 
     async def keep(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Keep what was answered."""
