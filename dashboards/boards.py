@@ -23,8 +23,13 @@ from dashboards.panels import (
     text_variable,
 )
 
-FAULTS: Final = "connection|corrupt|error|malformed|migration|owned_elsewhere|pool_exhausted|snapshot|timeout"
-"""Outcomes that are the service's fault, not the caller's and not a limit that somebody set."""
+FAULTS: Final = (
+    "connection|corrupt|error|malformed|migration|owned_elsewhere|pool_exhausted|quarantined|snapshot|timeout"
+)
+"""Outcomes that are the service's fault, not the caller's and not a limit that somebody set.
+
+`quarantined` too, whoever set the tenant apart: its customers are not served.
+"""
 FAILED_RATIO_MAX: Final = 0.001
 SLOW_RATIO_MAX: Final = 0.01
 SLOW_SECONDS: Final = 0.1
@@ -122,7 +127,7 @@ OVERVIEW: Final = Board(
         chart(
             "Calls that did not go well",
             "By outcome. Some are the caller's doing (duplicate, suspended), some a limit (overloaded, rate_limited), some "
-            "the service's fault (timeout, connection, error).",
+            "the service's fault (timeout, connection, quarantined, error).",
             "reqps",
             Query(rate(f"{_CALL}_count", "outcome", 'outcome!="ok"'), "{{outcome}}"),
         ),
@@ -557,7 +562,8 @@ SLO: Final = Board(
             "What is promised",
             "The two objectives.",
             f"- **{1 - FAILED_RATIO_MAX:.1%} of calls do not fail** through the service's fault. What a caller did "
-            "(a duplicate, a suspended tenant) and limits that somebody set (rate, size, calls in flight) do not count.\n"
+            "(a duplicate, a suspended tenant) and limits that somebody set (rate, size, calls in flight) do not count; a "
+            "quarantined tenant's calls do, whoever set it apart.\n"
             f"- **{1 - SLOW_RATIO_MAX:.0%} of writes are durable within {SLOW_SECONDS:g} s**, from the mailbox to the "
             "answer. A write that timed out counts as slow.",
         ),
