@@ -139,6 +139,7 @@ def test_refusals_do_not_make_calls_look_quick():
 
 
 CALLS = 'tenantry_call_duration_seconds_count{job="tenantry",instance="a",outcome="%s"}'
+SNAPSHOTS = 'tenantry_lifecycle_last_success_timestamp_seconds{job="tenantry",instance="a",action="snapshot"}'
 
 
 @needs_prometheus
@@ -154,6 +155,8 @@ CALLS = 'tenantry_call_duration_seconds_count{job="tenantry",instance="a",outcom
         pytest.param("Budget left (that failed)", {CALLS % "ok": "0+10x60"}, [1], id="no-failure"),
         pytest.param("Budget left (that failed)", {CALLS % "rate_limited": "0+9x60"}, [], id="no-call"),
         pytest.param("Budget left (that failed)", {CALLS % "ok": "7x60"}, [], id="no-call-any-more"),
+        pytest.param("Last snapshot", {SNAPSHOTS: "600x20 stale"}, [3000], id="before-a-restart"),
+        pytest.param("Last snapshot", {SNAPSHOTS: "600x20 1800x40"}, [1800], id="the-newest"),
     ],
 )
 def test_numbers_are_right(title: str, series: Mapping[str, str], expected: list[float], tmp_path: Path):
