@@ -126,9 +126,11 @@ def number(
     return _panel("stat", title, description, defaults, options, [_target(0, query)], (width, 4))
 
 
-def heatmap(title: str, description: str, unit: str, histogram: str, *, width: int = 12) -> Panel:
+def heatmap(
+    title: str, description: str, unit: str, histogram: str, where: str = "", *, width: int = 12
+) -> Panel:
     """Return how a histogram's calls are spread, with exemplars."""
-    query = Query(f"sum by (le) (increase({histogram}_bucket{{$here}}[$__rate_interval]))", "{{le}}")
+    query = Query(f"sum by (le) (increase({histogram}_bucket{_where(where)}[$__rate_interval]))", "{{le}}")
     options = {
         "calculate": False,
         "yAxis": {"unit": unit, "axisPlacement": "left"},

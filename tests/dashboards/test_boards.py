@@ -11,7 +11,7 @@ from dashboards.panels import to_json
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards import boards
-from grafana import FILES, board, board_exprs, panels, rules, variable_exprs
+from grafana import FILES, board, board_exprs, fill, panels, rules, variable_exprs
 from monitoring import DASHBOARDS, Service, needs_prometheus, promtool
 from promql import named
 from tenantry.errors import TenantryError
@@ -37,7 +37,6 @@ NO_FAULTS = frozenset(
         "no_tenant",
         "not_found",
         "overloaded",
-        "quarantined",
         "rate_limited",
         "revision",
         "state",
@@ -131,6 +130,51 @@ def test_every_expression_parses(path: Path, tmp_path: Path):
     assert f"{len(exprs)} rules found" in promtool("check", "rules", "--lint=none", written)
 
 
+def test_refusals_do_not_make_calls_look_quick():
+    """A panel that shows how long calls take says of which outcomes: most refusals take no time."""
+    shown = [expr for path in FILES for expr in board_exprs(path)]
+    of_calls = [expr for expr in shown if re.search(r"tenantry_(call|query)_duration_seconds_bucket", expr)]
+    assert of_calls
+    assert [expr for expr in of_calls if "outcome" not in expr] == []
+
+
+CALLS = 'tenantry_call_duration_seconds_count{job="tenantry",instance="a",outcome="%s"}'
+SNAPSHOTS = 'tenantry_lifecycle_last_success_timestamp_seconds{job="tenantry",instance="a",action="snapshot"}'
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("title", "series", "expected"),
+    [
+        pytest.param(
+            "Budget left (that failed)",
+            {CALLS % "ok": "0+9995x60", CALLS % "timeout": "0+5x60", CALLS % "rate_limited": "0+90000x60"},
+            [0.5],
+            id="refusals-leave-the-budget",
+        ),
+        pytest.param("Budget left (that failed)", {CALLS % "ok": "0+10x60"}, [1], id="no-failure"),
+        pytest.param("Budget left (that failed)", {CALLS % "rate_limited": "0+9x60"}, [], id="no-call"),
+        pytest.param("Budget left (that failed)", {CALLS % "ok": "7x60"}, [], id="no-call-any-more"),
+        pytest.param("Last snapshot", {SNAPSHOTS: "600x20 stale"}, [3000], id="before-a-restart"),
+        pytest.param("Last snapshot", {SNAPSHOTS: "600x20 1800x40"}, [1800], id="the-newest"),
+    ],
+)
+def test_numbers_are_right(title: str, series: Mapping[str, str], expected: list[float], tmp_path: Path):
+    """What a panel with one number shows after an hour."""
+    [panel] = [panel for path in FILES for panel in panels(board(path)) if panel["title"] == title]
+    [target] = panel["targets"]
+    looked_at = {
+        "expr": f"round({fill(target['expr'])}, 0.001)",
+        "eval_time": "1h",
+        "exp_samples": [{"labels": "{}", "value": value} for value in expected],
+    }
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    tried = {"interval": "1m", "input_series": inputs, "promql_expr_test": [looked_at]}
+    written = tmp_path / "numbers.yml"
+    written.write_text(json.dumps({"tests": [tried]}))
+    assert "SUCCESS" in promtool("test", "rules", written)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_panels_name_metrics_that_exist(path: Path, known: Mapping[str, frozenset[str]]):
     """A metric or a label that is renamed takes the panels along, or this fails."""
@@ -193,14 +237,18 @@ def test_each_outcome_is_somebody_s_fault():
 
 
 def test_rules_and_dashboards_agree_on_faults():
-    """Wherever a rule lists outcomes that are the service's fault, it lists those; lifecycle calls' full disk is one too."""
+    """Wherever a rule lists outcomes that are the service's fault, it lists those.
+
+    For lifecycle calls a full disk is one too; that a quarantined tenant refuses them is not, as with any other state.
+    """
     lists = {
         frozenset(text.split("|"))
         for rule in rules()
         for text in re.findall(r'outcome=~"([^"]*)"', rule["expr"])
     }
     faults = frozenset(boards.FAULTS.split("|"))
-    assert lists == {faults, faults | {"full"}, frozenset({"ok", "timeout"})}
+    of_lifecycle = faults - {"quarantined"} | {"full"}
+    assert lists == {faults, faults | {"ok"}, of_lifecycle, frozenset({"ok", "timeout"})}
 
 
 @pytest.mark.parametrize(

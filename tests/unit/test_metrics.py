@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from samples import a_message
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.errors import DuplicateRecordError, TenantNotFoundError
+from tenantry.errors import DuplicateRecordError, TenantNotFoundError, TenantQuarantinedError
 from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished
 from tenantry.observability import RegistryMetrics, export_metrics
 from tenantry.observability.metrics import OPERATIONS_MAX, SECONDS_BUCKETS
@@ -132,6 +132,19 @@ async def test_failed_openings_are_counted(measured: TenantRegistry, collectors:
     with pytest.raises(TenantNotFoundError):
         await measured.tenant("nobody").tasks.get("x")
     assert _value(collectors, "tenantry_pool_wait_duration_seconds_count", outcome="not_found") == 1
+
+
+async def test_calls_on_a_quarantined_tenant_are_counted(
+    measured: TenantRegistry, collectors: CollectorRegistry
+):
+    """Each call that a tenant set apart does not serve is one of the tenants' calls: its outcome counts as a fault."""
+    await measured.create("acme")
+    await measured.quarantine("acme", reason="for a look")
+    for _ in range(2):
+        with pytest.raises(TenantQuarantinedError):
+            await measured.tenant("acme").tasks.get("x")
+    labels = {"backend": "none", "channel": "none", "outcome": "quarantined"}
+    assert _value(collectors, "tenantry_call_duration_seconds_count", **labels) == 2
 
 
 def _batch(operation: str, seconds: float, channel: str = "write") -> BatchFinished:
