@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -40,9 +41,12 @@ async def test_below_a_prefix(service: Service, mount: "type[FastAPI]"):
     direct = await service.client(client.headers["authorization"].removeprefix("Bearer "))
     elsewhere = await direct.post("/v1/tenants", json={"id": "acme"}, headers={"Idempotency-Key": "k"})
     assert elsewhere.headers["idempotency-replayed"] == "true"
-    accepted = await client.post("/admin/v1/tenants/acme/snapshots")
+    snapshot = partial(client.post, "/admin/v1/tenants/acme/snapshots", headers={"Idempotency-Key": "s"})
+    accepted = await snapshot()
     assert accepted.headers["location"].startswith("/admin/v1/operations/")
     assert (await ended(client, accepted))["state"] == "succeeded"
+    await service.app.state.service.operations.aclose()
+    assert (await snapshot()).headers["location"] == accepted.headers["location"]
     document = (await client.get("/admin/openapi.json")).json()
     assert document["servers"] == [{"url": "/admin"}]
     check_problem(await client.get("/admin/v1/nothing"), 404, "not-found")

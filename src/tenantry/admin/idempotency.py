@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final
 
 import anyio
@@ -92,18 +92,20 @@ class Once:
         if response.status_code >= _STATUS_SERVER_ERROR:
             await _forget(attempt)
         elif response.status_code == _STATUS_ACCEPTED and location.startswith(PATH):
-            await _keep_so_far(attempt, response)
-            self._operations.follow(self._keep_at_end(attempt, response, location.removeprefix(PATH)))
+            headers = _kept_headers(response)
+            with _told_if_lost():
+                await attempt.keep_so_far(headers, bytes(response.body))
+            self._operations.follow(self._keep_at_end(attempt, headers, location.removeprefix(PATH)))
         else:
             await _keep(attempt, response)
         return response
 
-    async def _keep_at_end(self, attempt: Attempt, response: Response, operation_id: str) -> None:
+    async def _keep_at_end(self, attempt: Attempt, headers: dict[str, str], operation_id: str) -> None:
         """Keep the answer for good once the operation has ended: if its process dies before, the key is free again."""
         async with renewing(attempt):
             operation = await self._operations.ended(operation_id)
-        body = operation.model_dump_json().encode()
-        await _keep(attempt, Response(body, _STATUS_ACCEPTED, dict(response.headers)))
+        with _told_if_lost():
+            await attempt.keep(_STATUS_ACCEPTED, headers, operation.model_dump_json().encode())
 
 
 @asynccontextmanager
@@ -162,26 +164,14 @@ async def _hash(request: Request, *, is_streamed: bool) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-async def _keep_so_far(attempt: Attempt, response: Response) -> None:
-    try:
-        with anyio.CancelScope(shield=True):
-            await attempt.keep_so_far(_kept_headers(response), bytes(response.body))
-    except TenantryError as error:
-        EventLog().failure(ANSWER_LOST, error)
-
-
 async def _keep(attempt: Attempt, response: Response) -> None:
-    """Keep an answer. That it cannot be kept is no reason not to give it: what it tells of was done."""
     if "no-store" in response.headers.get("cache-control", ""):
         # A secret is shown once; whoever asks again hears that it was.
         answer = _SHOWN_ONCE
     else:
         answer = (response.status_code, _kept_headers(response), bytes(response.body))
-    try:
-        with anyio.CancelScope(shield=True):
-            await attempt.keep(*answer)
-    except TenantryError as error:
-        EventLog().failure(ANSWER_LOST, error)
+    with _told_if_lost():
+        await attempt.keep(*answer)
 
 
 def _kept_headers(response: Response) -> dict[str, str]:
@@ -190,9 +180,16 @@ def _kept_headers(response: Response) -> dict[str, str]:
 
 async def _forget(attempt: Attempt) -> None:
     """Free a key. If that fails the caller is to hear of what failed first; the key is free after a minute."""
+    with _told_if_lost():
+        await attempt.forget()
+
+
+@contextmanager
+def _told_if_lost() -> Iterator[None]:
+    """Keep an answer, or log that it cannot be kept: no reason not to give it, for what it tells of was done."""
     try:
         with anyio.CancelScope(shield=True):
-            await attempt.forget()
+            yield
     except TenantryError as error:
         EventLog().failure(ANSWER_LOST, error)
 
