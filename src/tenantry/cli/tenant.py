@@ -49,7 +49,7 @@ def _limit(text: str) -> tuple[str, object]:
         # How it goes with the others, which stay, the service knows: that has no place in this one.
         wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
         if wrong:
-            raise typer.BadParameter(f"{name} cannot be {value!r}: {'; '.join(wrong)}") from error
+            raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error
     return name, limit
 
 
