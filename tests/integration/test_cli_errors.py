@@ -52,12 +52,41 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
         (["tenant", "export", "acme", "x.txt", "--url", "http://127.0.0.1:9"], "x.txt exists"),
         (["tenant", "import", "acme", "missing.tar.gz", "--data-dir", "x"], "does not exist"),
         (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "is not NAME=VALUE"),
+        *(
+            (
+                ["tenant", "update", "acme", "--limit", f"{name}={value}", "--data-dir", "x"],
+                f"{name} cannot be '{value}'",
+            )
+            for name, value in (
+                ("calls_per_second_max", "-1"),
+                ("calls_in_flight_max", "1.5"),
+                ("calls_burst_max", "many"),
+                ("database_bytes_max", "true"),
+                ("durability", "odd"),
+            )
+        ),
         (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask at: say --yes"),
         (["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"], "is no storage's"),
         (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is no time"),
         (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),
         (["fleet", "start", "check", "--below", "company", "--data-dir", "x"], "is not SCHEMA=VERSION"),
         (["fleet", "start", "check", "--arguments", "[]", "--data-dir", "x"], "not a JSON object"),
+        *(
+            (
+                ["fleet", "start", "check", "--canary", value, "--data-dir", "x"],
+                "nor a share of them, up to 100%",
+            )
+            for value in ("200%", "0", "0%", "%", "0.02", "none", "-1", "nan", "many")
+        ),
+        *(
+            (["fleet", "start", "check", option, value, "--data-dir", "x"], "nor a share between 0 and 1")
+            for option in ("--failures-max", "--canary-failures-max")
+            for value in ("-1", "1.5", "5%", "inf")
+        ),
+        (
+            ["fleet", "resume", "job-1", "--failures-max", "none", "--data-dir", "x"],
+            "nor a share between 0 and 1",
+        ),
         (["doctor"], "say which directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 
 from buckets import make_bucket
 from stores import small_disk
-from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
@@ -24,6 +24,7 @@ from tenantry.errors import (
     QueryError,
     RegistryClosedError,
     SnapshotCorruptError,
+    SnapshotError,
     SnapshotNotFoundError,
     StorageFullError,
     TenantBusyError,
@@ -35,7 +36,9 @@ from tenantry.errors import (
 )
 from tenantry.events import LifecycleStepped
 from tenantry.storage import LocalStorage, ObstoreStorage
+from tenantry.storage.sqlite import maintenance
 from tenants import (
+    HANG_SECONDS,
     MovedClock,
     Recorder,
     database_path,
@@ -44,6 +47,7 @@ from tenants import (
     query,
     stored_contents,
     until,
+    write_pack,
 )
 
 SNAPSHOTS = 50
@@ -65,6 +69,28 @@ async def say(registry: TenantRegistry, tenant_id: str, *contents: str) -> None:
     """Save messages, one after the other."""
     for content in contents:
         await registry.tenant(tenant_id).messages.save(make_message(content))
+
+
+def spoil_page(database: Path) -> None:
+    """Overwrite a page of a closed database, by hand."""
+    fd = os.open(database, os.O_WRONLY)
+    os.pwrite(fd, b"\xa5" * 4096, 8 * 4096)
+    os.close(fd)
+
+
+async def make_damaged(data_dir: Path) -> None:
+    """Create a tenant, and damage its file."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save_many([make_message("x" * 500) for _ in range(200)])
+    spoil_page(database_path(data_dir, "acme"))
+
+
+async def until_quarantined(registry: TenantRegistry) -> None:
+    """Wait until the tenant has been set apart, which whoever found the damage does not wait for."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while (await registry.get("acme")).state is not TenantState.QUARANTINED:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0)
 
 
 def kept_files(data_dir: Path) -> list[Path]:
@@ -182,18 +208,58 @@ class TestSnapshots:
         with pytest.raises(QueryError, match="trigger must be"):
             await registry.snapshots.create("acme", trigger="Why not?")
 
-    async def test_a_damaged_tenant(self, data_dir: Path):
-        """No snapshot says of damage that it is sound."""
+    @pytest.mark.parametrize("of_it", ["snapshot", "export", "clone"])
+    async def test_a_damaged_tenant(self, data_dir: Path, tmp_path: Path, of_it: str):
+        """No copy says of damage that it is sound; the tenant is set apart, and what is told names its own file in a line."""
+        await make_damaged(data_dir)
         async with TenantRegistry(config(data_dir)) as registry:
-            await registry.create("acme")
-            await registry.tenant("acme").messages.save_many([make_message("x" * 500) for _ in range(200)])
-        fd = os.open(database_path(data_dir, "acme"), os.O_WRONLY)
-        os.pwrite(fd, b"\xa5" * 4096, 8 * 4096)
-        os.close(fd)
-        async with TenantRegistry(config(data_dir)) as registry:
-            with pytest.raises(DatabaseCorruptError):
-                await registry.snapshots.create("acme")
+            copies: dict[str, Callable[[], Awaitable[object]]] = {
+                "snapshot": lambda: registry.snapshots.create("acme"),
+                "export": lambda: registry.export("acme", tmp_path / "acme.tar.gz"),
+                "clone": lambda: registry.clone("acme", "globex"),
+            }
+            with pytest.raises(DatabaseCorruptError) as raised:
+                await copies[of_it]()
+            assert str(raised.value).startswith(f"{database_path(data_dir, 'acme')} is damaged: ")
+            await until_quarantined(registry)
+            assert (await registry.get("acme")).reason == str(raised.value)
+            assert str(raised.value).isprintable()
             assert list(await registry.snapshots.list("acme")) == []
+            with pytest.raises(TenantQuarantinedError):
+                await registry.tenant("acme").messages.get_history("general")
+            with pytest.raises(DatabaseCorruptError):
+                await registry.repair("acme")
+
+    async def test_a_damaged_tenant_that_lacks_migrations(
+        self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """It is copied without being opened for that, and set apart too."""
+        await make_damaged(data_dir)
+        monkeypatch.syspath_prepend(tmp_path)
+        later = Schema("later", package=write_pack(tmp_path, "pack_damaged", "CREATE TABLE t (a);"))
+        async with TenantRegistry(config(data_dir), schemas=[later]) as registry:
+            with pytest.raises(TenantQuarantinedError, match="is damaged: "):
+                await registry.snapshots.create("acme")
+            assert (await registry.get("acme")).state is TenantState.QUARANTINED
+
+    async def test_a_damaged_copy_of_a_sound_tenant(
+        self, registry: TenantRegistry, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The disk below the copy is to blame: the tenant serves on."""
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message("kept"))
+        copy_database = maintenance.copy_database
+
+        def copy_and_spoil(source: sqlite3.Connection, target: Path, *others: Any) -> None:
+            copy_database(source, target, *others)
+            spoil_page(target)
+
+        monkeypatch.setattr(maintenance, "copy_database", copy_and_spoil)
+        with pytest.raises(SnapshotError, match="its own database is sound"):
+            await registry.snapshots.create("acme")
+        monkeypatch.undo()
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
+        assert (await registry.snapshots.create("acme")).row_counts["messages"] == 1
 
     async def test_the_tenant_is_closed_meanwhile(self, data_dir: Path):
         """A suspended tenant is not held open by its copy: the copy ends with an error, or was ready; nothing is left."""

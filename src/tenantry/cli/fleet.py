@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 import anyio
 import typer
+from pydantic import ValidationError
 
 from tenantry.cli.api import Api, Document, api_path, poll_seconds
 from tenantry.cli.arguments import (
@@ -21,6 +22,7 @@ from tenantry.cli.arguments import (
 from tenantry.cli.command import command
 from tenantry.cli.output import counting, listing
 from tenantry.lifecycle import TenantState
+from tenantry.tenancy.fleet_options import FleetOptions
 
 group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
 
@@ -39,17 +41,41 @@ def _version(text: str) -> tuple[str, int]:
     return schema, int(version)
 
 
-def _share(text: str) -> str | float | int | None:
-    """Return ``10``, ``0.02``, ``5%`` or ``none`` as the API takes it."""
-    if text == _NONE or text.endswith("%"):
-        return text
+def _share(text: str) -> str | float:
+    """Return ``10``, ``0.02`` or ``5%`` as the API takes it, and nan for what is none of these."""
     try:
-        share: float = int(text) if text.isdecimal() else float(text)
+        return text if text.endswith("%") else int(text) if text.isdecimal() else float(text)
     except ValueError:
-        share = math.nan
-    if not math.isfinite(share):
-        raise typer.BadParameter(f"{text!r} is neither a number nor a share such as 0.02, nor {_NONE}")
+        return math.nan
+
+
+def _canary(text: str) -> str | float:
+    share = _share(text)
+    _check_option(
+        "canary", share, f"{text!r} is neither a number of tenants, from 1, nor a share of them, up to 100%"
+    )
     return share
+
+
+def _failures(text: str) -> str | float:
+    share = _share(text)
+    _check_option(
+        "failures_max", share, f"{text!r} is neither a number of tenants nor a share between 0 and 1"
+    )
+    return share
+
+
+def _failures_or_none(text: str) -> str | float:
+    """Return how many may fail; `_NONE`, for any number, is told from an option that is left out."""
+    return _NONE if text == _NONE else _failures(text)
+
+
+def _check_option(name: str, value: object, otherwise: str) -> None:
+    """Raise unless a job can have this option."""
+    try:
+        FleetOptions.model_validate({name: value})
+    except ValidationError as error:
+        raise typer.BadParameter(otherwise) from error
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -85,14 +111,19 @@ async def start(
         typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),
     ] = None,
     canary: Annotated[
-        Any, typer.Option(parser=_share, metavar="N|N%", help="So many go first, the rest if that went well.")
+        Any,
+        typer.Option(parser=_canary, metavar="N|N%", help="So many go first, the rest if that went well."),
     ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many at once.")] = None,
     failures_max: Annotated[
-        Any, typer.Option(parser=_share, metavar="N|0.N|none", help="How many may fail before it stops.")
+        Any,
+        typer.Option(
+            parser=_failures_or_none, metavar="N|0.N|none", help="How many may fail before it stops."
+        ),
     ] = None,
     canary_failures_max: Annotated[
-        Any, typer.Option(parser=_share, metavar="N|0.N|none", help="How many of those that go first.")
+        Any,
+        typer.Option(parser=_failures_or_none, metavar="N|0.N|none", help="How many of those that go first."),
     ] = None,
     snapshot_before: Annotated[
         bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
@@ -172,7 +203,9 @@ async def resume(
     *,
     failures_max: Annotated[
         Any,
-        typer.Option(parser=_share, metavar="N|0.N", help="How many more may fail; as before if left out."),
+        typer.Option(
+            parser=_failures, metavar="N|0.N", help="How many more may fail; as before if left out."
+        ),
     ] = None,
     is_waited_for: WaitOption = False,
 ) -> Document:

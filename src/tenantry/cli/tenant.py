@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from tenantry.cli.api import Api, Document, tenant_path
 from tenantry.cli.arguments import (
@@ -39,9 +40,17 @@ def _limit(text: str) -> tuple[str, object]:
     if value == _NONE:
         return name, None
     try:
-        return name, json_value(value)
+        limit = json_value(value)
     except ValueError:
-        return name, value
+        limit = value
+    try:
+        TenantLimits.model_validate({name: limit})
+    except ValidationError as error:
+        # How it goes with the others, which stay, the service knows: that has no place in this one.
+        wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
+        if wrong:
+            raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error
+    return name, limit
 
 
 @command(group, may_create=True)

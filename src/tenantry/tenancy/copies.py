@@ -2,9 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from tenantry.errors import SnapshotError
+from tenantry.errors import DatabaseCorruptError, SnapshotError
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.maintenance import DatabaseReport
@@ -14,6 +14,18 @@ from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
     from tenantry.tenancy.tenant import Tenant
+
+
+class _Source(Protocol):
+    """An open database: a tenant's actor, or its store."""
+
+    async def copy_to(self, path: Path) -> None:
+        """Write a consistent copy into a new file."""
+        ...
+
+    async def check_integrity(self) -> None:
+        """Raise if it is damaged."""
+        ...
 
 
 class Copies:
@@ -33,26 +45,31 @@ class Copies:
 
         One that is closed and lacks migrations is copied as it is, and not migrated for that; its callers wait meanwhile.
 
+        A copy that is damaged says nothing of the tenant, for it is on a disk too: the tenant's own database is looked at
+        then. If that is damaged, a tenant that serves calls is set apart.
+
         Raises:
-            DatabaseCorruptError: The copy, and so the tenant, is damaged.
-            SnapshotError: The tenant has no files, or was closed meanwhile.
+            DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.
+            SnapshotError: The tenant has no files, or was closed meanwhile; or only the copy is damaged.
             TenantError, PersistenceError: It cannot be opened or read.
         """
         is_served = tenant.state is TenantState.ACTIVE and tenant.intent is None
         if is_served and self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
             async with self._pool.held(tenant.id, "snapshot"):
-                await self._copy_closed(tenant, path)
-        elif is_served:
+                try:
+                    return await self._copy_closed(tenant, path)
+                except DatabaseCorruptError as error:
+                    raise await self._opener.quarantine(tenant, error) from error
+        if is_served:
             lease = await self._pool.lease(tenant.id)
             try:
-                await lease.actor.copy_to(path)
+                # What is found damaged is set apart by the actor.
+                return await _copied(tenant, lease.actor, path)
             finally:
                 self._pool.release(lease)
-        elif tenant.state in {TenantState.PROVISIONING, TenantState.PURGED}:
+        if tenant.state in {TenantState.PROVISIONING, TenantState.PURGED}:
             raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
-        else:
-            await self._copy_closed(tenant, path)
-        return await run_in_thread(partial(maintenance.check, path))
+        return await self._copy_closed(tenant, path)
 
     async def make_ready(self, path: Path) -> dict[str, int]:
         """Migrate a copy to what the code knows and leave one file; return the version of each schema.
@@ -72,11 +89,28 @@ class Copies:
         await run_in_thread(partial(maintenance.check, path))
         return versions
 
-    async def _copy_closed(self, tenant: "Tenant", path: Path) -> None:
+    async def _copy_closed(self, tenant: "Tenant", path: Path) -> DatabaseReport:
         """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""
         store = self._opener.tenant_store(tenant)
         await store.connect()
         try:
-            await store.copy_to(path)
+            return await _copied(tenant, store, path)
         finally:
             await store.disconnect()
+
+
+async def _copied(tenant: "Tenant", source: _Source, path: Path) -> DatabaseReport:
+    """Copy an open database and check the copy.
+
+    Raises:
+        DatabaseCorruptError: The database is damaged.
+        SnapshotError: The copy is, and the database is not.
+    """
+    try:
+        await source.copy_to(path)
+        return await run_in_thread(partial(maintenance.check, path))
+    except DatabaseCorruptError as error:
+        await source.check_integrity()
+        raise SnapshotError(
+            f"a copy of tenant {tenant.id!r} came out damaged, and its own database is sound: look at the disk below {path.parent}"
+        ) from error

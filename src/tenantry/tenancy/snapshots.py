@@ -119,7 +119,8 @@ class Snapshots:
         Raises:
             TenantNotFoundError: There is none.
             QueryError: The trigger is none.
-            DatabaseCorruptError: The tenant's database is damaged.
+            DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged; a tenant that served calls is
+                quarantined.
             SnapshotError: It was closed meanwhile, for example by `suspend`, or the storage refuses; try again.
             StorageFullError: There is no space for it.
         """

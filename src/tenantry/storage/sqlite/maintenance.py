@@ -274,9 +274,11 @@ def _connect(path: Path, parameters: str) -> sqlite3.Connection:
 
 
 def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:
-    problems = [row[0] for row in connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")]
+    rows = connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")
+    # A row may be of several lines, and the message goes into reasons, tables and logs, where one is one line.
+    problems = [line for (row,) in rows for line in str(row).splitlines()]
     if problems != ["ok"]:
-        raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(map(str, problems))}")
+        raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(problems)}")
 
 
 def _schema_versions(connection: sqlite3.Connection) -> dict[str, int]:
