@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gzip
 import os
 import re
 import shutil
@@ -685,6 +686,38 @@ async def test_the_disk_is_lost(data_dir: Path, tmp_path: Path):
             newest = (await registry.snapshots.list(tenant.id))[0]
             await registry.snapshots.restore(tenant.id, newest.id)
             assert await history(registry, tenant.id) == [f"of {tenant.id}"]
+
+
+@pytest.mark.parametrize("source", ["database", "snapshot"])
+async def test_a_tenant_that_the_catalogs_copy_does_not_know(data_dir: Path, tmp_path: Path, source: str):
+    """It is created again, and gets its old database, or one of its snapshots, as docs/operations.md says."""
+    crashed = tmp_path / "crashed"
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("early")
+        shutil.copy(data_dir / "catalog.db", tmp_path / "catalog.db")
+        await registry.create("late")
+        await say(registry, "late", "of late")
+        taken = await registry.snapshots.create("late")
+        shutil.copytree(data_dir, crashed)  # with a log beside the database, as kill -9 leaves it
+    shutil.copy(tmp_path / "catalog.db", crashed)
+    lost, place = tmp_path / "lost", database_path(crashed, "late")
+    shutil.move(place.parent, lost)
+    if source == "snapshot":
+        shutil.rmtree(lost)
+        lost.mkdir()
+        [kept] = (crashed / "snapshots").rglob(f"{taken.id}.db.gz")
+        (lost / "tenant.db").write_bytes(gzip.decompress(kept.read_bytes()))
+    async with TenantRegistry(config(crashed)) as registry:
+        await registry.create("late")
+    [(uid,)] = query(place, "SELECT tenant_uid FROM tenantry_owner")
+    query(lost / "tenant.db", "UPDATE tenantry_owner SET tenant_uid = ?", uid)
+    query(lost / "tenant.db", "PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.move(lost / "tenant.db", place)
+    async with TenantRegistry(config(crashed)) as registry:
+        job = await registry.fleet.start("check", tenant_ids=["late"])
+        assert (await registry.fleet.wait(job.id)).failed == 0
+        assert await history(registry, "late") == ["of late"]
+        await registry.snapshots.create("late")
 
 
 async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
