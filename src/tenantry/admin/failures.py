@@ -17,6 +17,26 @@ def log_failure(log: EventLog, error: Exception, **data: object) -> None:
     log.error(REQUEST_FAILED, error_type=type(error).__name__, at=_place(error), **data)
 
 
+class AnswerSend:
+    """Sends an answer, and knows whether it has begun: then another one cannot take its place.
+
+    Args:
+        send: The server's.
+
+    Attributes:
+        has_begun: Whether it has.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of it."""
+        self.has_begun = True
+        await self._send(message)
+
+
 class Failures:
     """Answers requests that fail for a reason that nobody expected, and keeps the error from the server's own log.
 
@@ -30,15 +50,9 @@ class Failures:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        has_begun = False
-
-        async def send_noted(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        answer = AnswerSend(send)
         try:
-            await self._app(scope, receive, send_noted)
+            await self._app(scope, receive, answer)
         except ClientDisconnect:
             return  # nobody is there to be answered
         except Exception as error:
@@ -46,8 +60,8 @@ class Failures:
                 raise
             log_failure(self._log, error, method=scope["method"], route=_route(scope))
             if (
-                not has_begun
-            ):  # otherwise the server ends the connection, and the client sees that there should be more
+                not answer.has_begun
+            ):  # otherwise the server hangs up, and the client sees that there should be more
                 response = await answer_problem(Request(scope), unexpected())
                 await response(scope, receive, send)
 

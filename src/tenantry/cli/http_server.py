@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tenantry.admin.failures import AnswerSend
 from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.problems import ProblemError, answer_problem, later
 from tenantry.cli.exits import CommandError, Exit
@@ -118,18 +119,12 @@ class Admission:
             self._running -= 1
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def send_noted(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        answer = AnswerSend(send)
         try:
-            await self._app(scope, receive, send_noted)
+            await self._app(scope, receive, answer)
         except asyncio.CancelledError:
             # The server stops, and gave it its time. Of an answer that has begun the client sees that more should come.
-            if scope["type"] == "http" and not has_begun:
+            if scope["type"] == "http" and not answer.has_begun:
                 refusal = await answer_problem(Request(scope), _stopping())
                 await refusal(scope, receive, send)
 

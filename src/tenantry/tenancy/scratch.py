@@ -104,6 +104,6 @@ class Scratch:
 def _remove_if_left(lock_path: Path) -> None:
     lock = LockFile(lock_path)
     with contextlib.suppress(LockHeldError, OSError):
-        lock.acquire()
+        lock.acquire(may_make=False)
         shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
         lock.remove()
