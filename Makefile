@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve test check format bench lock clean
+.PHONY: demo serve test soak check format bench lock clean
 
 demo: $(VENV)/.runtime ## set everything up and run the main job
 	$(BIN)/tenantry demo
@@ -36,6 +36,9 @@ test: $(VENV)/.dev ## the whole suite with branch coverage
 	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and figures
+	$(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
 check: $(VENV)/.dev ## lint, format, types
 	$(BIN)/ruff check .
