@@ -56,3 +56,17 @@ def test_links_of_the_documentation_lead_somewhere():
     for page in pages:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_each_guarantee_names_a_test_that_exists():
+    """Each sentence of the page of guarantees links at least one test, and the named file defines that test."""
+    page = ROOT / "docs" / "guarantees.md"
+    text = page.read_text(encoding="utf-8")
+    guarantees = re.findall(r"^- .*?(?=^- |^#|^$|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(guarantees) > 20
+    for guarantee in guarantees:
+        proofs = re.findall(r"\[`(\w+)`\]\(([^)]+)\)", guarantee)
+        assert proofs, f"no test is linked: {guarantee}"
+        for name, path in proofs:
+            source = (page.parent / path).read_text(encoding="utf-8")
+            assert re.search(rf"\bdef {name}\(", source), f"{path} has no {name}"
