@@ -524,7 +524,7 @@ class TestWhatIsInTheWay:
         rename = Path.rename
 
         def fail(path: Path, target: Path) -> Path:
-            if path.name == "restore.db":
+            if path.name.startswith("restore-"):
                 raise OSError(errno.EIO, "Input/output error")
             return rename(path, target)
 

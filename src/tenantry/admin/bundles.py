@@ -22,7 +22,7 @@ from tenantry.admin.tenants import TenantPath, tagged
 from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
 from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.draft import storage_errors
-from tenantry.storage.sqlite.opening import FILE_MODE
+from tenantry.storage.durable_files import FILE_MODE
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 

@@ -15,8 +15,8 @@ from typing import BinaryIO, Final, Self
 
 from tenantry.errors import DataDirectoryError, SnapshotError, StorageFullError
 from tenantry.storage.disk_space import is_full
+from tenantry.storage.durable_files import FILE_MODE, move
 from tenantry.storage.sqlite.lock_file import is_at
-from tenantry.storage.sqlite.opening import FILE_MODE, sync_directory
 
 DRAFT_SUFFIX: Final = ".DRAFT"
 """In capitals, so that no draft has the name of an object."""
@@ -75,9 +75,8 @@ class DraftFile:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._draft.rename(self.path)
+        move(self._draft, self.path)
         self._close()
-        sync_directory(self.path.parent)
 
     def discard(self) -> None:
         """Remove the draft; a no-op when there is none, or when it was published."""

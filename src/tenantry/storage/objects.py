@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, NamedTuple, Protocol, runtime_checkable
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError
 from tenantry.storage.draft import DRAFT_SUFFIX, DraftFile, storage_errors
-from tenantry.storage.sqlite.opening import DIRECTORY_MODE, make_directories, sync_directory
+from tenantry.storage.durable_files import make_directories, make_root, sync_directory
 from tenantry.threads import run_in_thread
 
 KEY_CHARACTERS_MAX: Final = 512
@@ -213,11 +213,12 @@ class LocalStorage(ObjectStorage):
 
     def _delete(self, key: str) -> None:
         path = self.directory / key
-        with storage_errors(f"delete {key}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            self._looked_up(key.rpartition("/")[0])
-            DraftFile(path).remove_leftover()
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                self._looked_up(key).unlink()
+        with storage_errors(f"delete {key}"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._looked_up(key.rpartition("/")[0])
+                DraftFile(path).remove_leftover()
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    self._looked_up(key).unlink()
             self._remove_empty_directories(path.parent)
 
     def _remove_leftovers(self, directory: str, prefix: str) -> None:
@@ -225,6 +226,7 @@ class LocalStorage(ObjectStorage):
             try:
                 path = self._looked_up(directory)
             except (FileNotFoundError, NotADirectoryError):
+                self._remove_empty_directories(self.directory / directory)
                 return
             for draft in list(path.rglob(f"*{DRAFT_SUFFIX}")):
                 target = draft.with_name(draft.name.removesuffix(DRAFT_SUFFIX))
@@ -237,7 +239,7 @@ class LocalStorage(ObjectStorage):
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:
-                _make_root(self.directory)
+                make_root(self.directory)
                 make_directories(self.directory, draft.path.parent)
                 draft.open()
                 break
@@ -270,20 +272,20 @@ class LocalStorage(ObjectStorage):
         return path
 
     def _remove_empty_directories(self, directory: Path) -> None:
+        """Remove directories that are empty now, upwards from this one, and make durable what was removed.
+
+        Also where nothing is left to remove: the process that removed it may have died before its sync.
+        """
         while directory != self.directory:
             try:
                 directory.rmdir()
-            except OSError:  # not empty
+            except FileNotFoundError:
+                pass
+            except OSError:  # not empty, or not a directory
                 break
             directory = directory.parent
-        sync_directory(directory)
-
-
-def _make_root(directory: Path) -> None:
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        sync_directory(path.parent)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            sync_directory(directory)
 
 
 def _objects_below(directory: str | Path, key: str) -> list[StoredObject]:

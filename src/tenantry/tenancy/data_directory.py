@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
-from tenantry.storage.sqlite.opening import DIRECTORY_MODE, make_directories
+from tenantry.storage.durable_files import check_directory, make_directories, make_root
 
 SQLITE_VERSION: Final = "tenantry.sqlite.version"
 
@@ -55,13 +55,13 @@ def prepare_data_directory(config: RegistryConfig) -> None:
     """
     path = config.data_dir
     try:
-        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_root(path)
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("not readable and writable")
         make_directories(path, path / "operations")
         make_directories(path, path / "tenants")
         for spread in (path / "tenants").iterdir():  # at most 256
-            make_directories(path, spread)
+            check_directory(spread, spread.lstat())
         _check_is_own_file(path / "catalog.db")
         _check_catalog_is_not_lost(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -9,7 +9,7 @@ import anyio
 
 from tenantry.errors import TenantOwnedElsewhereError
 from tenantry.ids import TenantPaths, tenant_paths
-from tenantry.storage.sqlite.opening import check_own_path
+from tenantry.storage.durable_files import check_own_path
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.tenant import Tenant

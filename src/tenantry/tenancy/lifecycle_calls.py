@@ -3,7 +3,6 @@
 How they run, and what becomes of them in a crash, is `tenantry.tenancy.calls`.
 """
 
-import shutil
 import uuid
 from datetime import timedelta
 from functools import partial
@@ -22,6 +21,7 @@ from tenantry.errors import (
 )
 from tenantry.ids import TenantId, TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.storage.durable_files import remove_tree
 from tenantry.storage.sqlite import maintenance
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
@@ -151,18 +151,26 @@ class LifecycleCalls:
     async def abort(self, tenant: Tenant) -> None:
         """Take back what was made of a tenant that never came to life, and that nobody could use."""
         await self._pool.close_tenant(tenant.id, "state")
-        paths = self._paths(tenant)
-        if not await run_in_thread(paths.directory.exists):
-            await self._catalog.remove(tenant)
-            return
+        directory = self._paths(tenant).directory
         try:
+            if not await run_in_thread(directory.exists):
+                await self._forget(tenant, directory)
+                return
             # Under the tenant's lock nobody can open it, and write to it, while its files go.
             async with owned_files(tenant, self._context, is_waited_for=False):
                 if await self._catalog.find_by_uid(tenant.uid) == tenant:
-                    await run_in_thread(partial(shutil.rmtree, paths.directory, ignore_errors=True))
-                    await self._catalog.remove(tenant)
+                    await self._forget(tenant, directory)
         except (TenantOwnedElsewhereError, PersistenceConnectionError):
             return  # Whoever next opens a registry finishes it.
+
+    async def _forget(self, tenant: Tenant, directory: Path) -> None:
+        """Remove what there is of a tenant that never came to life: its files first, then its entry.
+
+        Files that came back after a power failure would belong to nobody, and its id could not be created again. Therefore their
+        removal is synced before the entry goes, also if another process removed them: it may have died before its sync.
+        """
+        await run_in_thread(partial(_remove_directory, directory))
+        await self._catalog.remove(tenant)
 
     async def _create(self, display_name: str, call: LifecycleCall) -> Tenant:
         await call.settle()
@@ -257,6 +265,9 @@ class LifecycleCalls:
         if await run_in_thread(directory.exists):
             async with owned_files(tenant, self._context):
                 await run_in_thread(partial(_remove_directory, directory))
+        else:
+            # A process that removed it may have died before its sync.
+            await run_in_thread(partial(_remove_directory, directory))
         call.step("removed")
         if self.forget_snapshots is not None:
             await self.forget_snapshots(tenant)
@@ -381,6 +392,6 @@ def _as_detail(changes: dict[str, Any]) -> dict[str, Any]:
 
 def _remove_directory(directory: Path) -> None:
     try:
-        shutil.rmtree(directory)
+        remove_tree(directory)
     except OSError as error:
         raise DataDirectoryError(f"cannot remove {directory}: {error}", path=str(directory)) from error

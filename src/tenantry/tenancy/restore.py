@@ -3,14 +3,17 @@
 Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
 decided. Then, after the intent is written:
 
-    placed    it is renamed to ``restore.db`` in the tenant's directory, on the same file system
+    placed    it is renamed to ``restore-<name>.db`` in the tenant's directory, on the same file system
     closed    the tenant is closed here and elsewhere, and its lock is taken; callers wait
     kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
-    exchanged the logs are gone, and ``restore.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+    exchanged the logs are gone, and ``restore-<name>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
     finished  the intent is gone and callers go on
 
-After a crash the intent says how far it can have come: with ``restore.db`` there, the rest is done again; without it and
-without the kept file, nothing was done.
+``<name>`` is this restore's own, and the intent contains it. A file that an earlier restore gave up, and that a power failure brings
+back, therefore has another name and is never put in place; the next restore removes it.
+
+After a crash the intent says how far the restore can have come: with ``restore-<name>.db`` there, the rest is done again; without it
+and without the kept file, nothing was done.
 """
 
 import shutil
@@ -30,8 +33,17 @@ from tenantry.errors import (
 )
 from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantState
+from tenantry.storage.durable_files import (
+    FILE_MODE,
+    link,
+    make_directories,
+    move,
+    remove_files,
+    remove_tree,
+    sync_directory,
+    sync_file,
+)
 from tenantry.storage.sqlite import maintenance
-from tenantry.storage.sqlite.opening import FILE_MODE, make_directories, sync_directory
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.files import owned_files
@@ -51,7 +63,8 @@ _RESTORABLE: Final = frozenset(
 )
 _POINT: Final = "before-"
 _UNDONE: Final = "undone:"
-_PLACED: Final = "restore.db"
+_PLACED: Final = "restore-{}.db"
+_ANY_PLACED: Final = "restore*.db"
 
 
 class Restorer:
@@ -128,14 +141,14 @@ class Restorer:
     ) -> Tenant:
         """Make a database ready and put it in the place of the tenant's."""
         versions = await self._copies.make_ready(database) if is_migrated else None
-        await run_in_thread(partial(maintenance.sync_file, database))
+        await run_in_thread(partial(sync_file, database))
         point = f"{_POINT}{new_snapshot_id(self._context.clock.now())}"
         call.detail["point"] = point
         paths = self._paths(tenant)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         async with call.begun(tenant, arguments=arguments, is_reversible=False) as restoring:
             try:
-                await run_in_thread(partial(_place, database, paths, self._context.config.data_dir))
+                await run_in_thread(partial(_place, database, paths, point, self._context.config.data_dir))
                 call.step("placed")
                 return await self._exchange(call, restoring, versions)
             except Exception:
@@ -153,7 +166,7 @@ class Restorer:
             async with owned_files(tenant, self._context) as paths:
                 await run_in_thread(partial(_keep, paths, point))
                 call.step("kept")
-                await run_in_thread(partial(_exchange, paths))
+                await run_in_thread(partial(_exchange, paths, point))
                 call.step("exchanged")
             known = {} if versions is None else {"schema_versions": versions, "last_error": None}
             # Damage of the database that is gone may have been noted meanwhile.
@@ -186,7 +199,7 @@ class Restorer:
         paths = self._paths(tenant)
         point = tenant.intent.arguments["point"]
         assert point is not None
-        if (paths.directory / _PLACED).exists() or _kept(paths, point).parent.exists():
+        if _placed(paths, point).exists() or _kept(paths, point).parent.exists():
             await self._exchange(call, tenant, None)
         else:
             await call.take_back(tenant)
@@ -229,27 +242,32 @@ def _log_of(database: Path) -> Path:
     return Path(f"{database}-wal")
 
 
-def _place(database: Path, paths: TenantPaths, data_dir: Path) -> None:
+def _placed(paths: TenantPaths, point: str) -> Path:
+    return paths.directory / _PLACED.format(point)
+
+
+def _place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> None:
     try:
         make_directories(data_dir, paths.directory)
+        # The operation's lock is held: no other restore of this tenant is under way.
+        for stale in paths.directory.glob(_ANY_PLACED):
+            remove_files(stale)
         database.chmod(FILE_MODE)
-        database.rename(paths.directory / _PLACED)
-        sync_directory(paths.directory)
+        move(database, _placed(paths, point))
     except OSError as error:
         raise SnapshotError(f"cannot put the restored database into {paths.directory}: {error}") from error
 
 
 def _give_up(paths: TenantPaths, point: str) -> bool:
     """Take back what was done before the exchange; return whether it had not come to that."""
-    placed, kept = paths.directory / _PLACED, _kept(paths, point)
+    placed, kept = _placed(paths, point), _kept(paths, point)
     if not placed.exists() and kept.parent.exists():
         return False
     if _log_of(kept).exists() and not _log_of(paths.database).exists():
-        _log_of(paths.database).hardlink_to(_log_of(kept))
-        sync_directory(paths.directory)
+        link(_log_of(kept), _log_of(paths.database))
     # In this order: what is placed says, until it goes, that nothing was exchanged.
-    shutil.rmtree(kept.parent, ignore_errors=True)
-    placed.unlink(missing_ok=True)
+    remove_tree(kept.parent)
+    remove_files(placed)
     return True
 
 
@@ -259,37 +277,35 @@ def _keep(paths: TenantPaths, point: str) -> None:
     The directory of that name is there in any case: it says that the exchange may have come.
     """
     kept = _kept(paths, point)
-    if not (paths.directory / _PLACED).exists():
+    if not _placed(paths, point).exists():
         return
     make_directories(paths.directory, kept.parent)
     if kept.exists() or not paths.database.exists():
+        sync_directory(kept.parent)
         return
     log, kept_log = _log_of(paths.database), _log_of(kept)
     if log.exists() and log.stat().st_size:
         # Before SQLite opens it: beside what it takes for no database it removes the log.
-        kept_log.unlink(missing_ok=True)
-        kept_log.hardlink_to(log)
+        remove_files(kept_log)
+        link(log, kept_log)
     try:
         maintenance.checkpoint(paths.database)
     except DatabaseCorruptError:
         pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
     else:
-        kept_log.unlink(missing_ok=True)
-    kept.hardlink_to(paths.database)
-    sync_directory(kept.parent)
+        remove_files(kept_log)
+    link(paths.database, kept)
 
 
-def _exchange(paths: TenantPaths) -> None:
+def _exchange(paths: TenantPaths, point: str) -> None:
     """Put the restored database in the place of the old one, which has another name by now; a no-op when it is there."""
-    placed = paths.directory / _PLACED
+    placed = _placed(paths, point)
     if not placed.exists():
+        sync_directory(paths.directory)
         return
-    for suffix in ("-wal", "-shm", "-journal"):
-        # SQLite would apply the old database's log to the new one.
-        Path(f"{paths.database}{suffix}").unlink(missing_ok=True)
-    sync_directory(paths.directory)
-    placed.rename(paths.database)
-    sync_directory(paths.directory)
+    # SQLite would apply the old database's log to the new one.
+    remove_files(*(Path(f"{paths.database}{suffix}") for suffix in ("-wal", "-shm", "-journal")))
+    move(placed, paths.database)
 
 
 def _forget_points(paths: TenantPaths, newest: str) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DataDirectoryError, RegistryClosedError
+from tenantry.storage.durable_files import make_directories
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
-from tenantry.storage.sqlite.opening import make_directories
 from tenantry.threads import run_in_thread
 
 _LOCK_SUFFIX: Final = ".lock"

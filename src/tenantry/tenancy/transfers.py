@@ -14,9 +14,9 @@ from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.bundle import read_bundle, write_bundle
 from tenantry.storage.disk_space import room_bytes
+from tenantry.storage.durable_files import FILE_MODE, make_directories, move, sync_file
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
-from tenantry.storage.sqlite.opening import FILE_MODE, make_directories
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
@@ -146,9 +146,8 @@ class Transfers:
         try:
             make_directories(data_dir, target.parent)
             database.chmod(FILE_MODE)
-            maintenance.sync_file(database)
-            database.rename(target)
-            maintenance.sync_file(target)
+            sync_file(database)
+            move(database, target)
         except OSError as error:
             raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
 
@@ -156,6 +155,9 @@ class Transfers:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
         target = tenant_paths(self._context.config.data_dir, tenant.directory).database
         if await run_in_thread(target.exists):
+            await run_in_thread(
+                partial(sync_file, target)
+            )  # its process may have died between the rename and the sync
             await self._calls.provision(call, tenant)
         else:
             await self._calls.abort(tenant)

@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.storage.disk_space import check_copy_fits
+from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite.errors import map_error
 from tenantry.storage.sqlite.migrator import read_file_version
-from tenantry.storage.sqlite.opening import RestingFile, add_functions, sync_directory
+from tenantry.storage.sqlite.opening import RestingFile, add_functions
 from tenantry.storage.sqlite.ownership import hand_over
 
 SQLITE_VERSION: Final = sqlite3.sqlite_version
@@ -245,16 +246,6 @@ def file_sha256(path: Path) -> str:
     """Return the digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Make a file and its entry in the directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    sync_directory(path.parent)
 
 
 def remove_database(path: Path) -> None:

@@ -18,14 +18,13 @@ from urllib.parse import quote
 
 from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, Durability
-from tenantry.errors import DatabaseCorruptError, DataDirectoryError, PersistenceConnectionError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
+from tenantry.storage.durable_files import FILE_MODE, check_file, check_own_path, lstat, make_directories
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.page_limit import set_page_limit
 
-DIRECTORY_MODE: Final = 0o700
-FILE_MODE: Final = 0o600
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
 CHECKPOINT_PAGES: Final = 4000
@@ -86,7 +85,7 @@ def prepare_directory(options: SQLiteOptions) -> None:
         make_directories(root, path.parent)
         return
     check_own_path(root, path)
-    if _lstat(path.parent) is None:  # not to be made anew: a purged tenant's would stay for good
+    if lstat(path.parent) is None:  # not to be made anew: a purged tenant's would stay for good
         raise _missing_error(path)
 
 
@@ -180,70 +179,13 @@ def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqli
     return connection
 
 
-def make_directories(root: Path, directory: Path) -> None:
-    """Make the missing directories between `root` and `directory`, private and durable; refuse links on the way.
-
-    Raises:
-        DataDirectoryError: Something on the way is a link or no directory.
-    """
-    current = root
-    for part in directory.relative_to(root).parts:
-        parent, current = current, current / part
-        found = _lstat(current)
-        if found is None:
-            with contextlib.suppress(FileExistsError):
-                current.mkdir(mode=DIRECTORY_MODE)
-                sync_directory(parent)
-            found = current.lstat()
-        _check_directory(current, found)
-
-
-def check_own_path(root: Path, path: Path) -> None:
-    """Refuse a file below `root` that is a link, or to which one leads; what is missing is none.
-
-    Raises:
-        DataDirectoryError: Something on the way is a link or no directory, or at its end is no file.
-    """
-    current = root
-    for part in path.parent.relative_to(root).parts:
-        current /= part
-        if (found := _lstat(current)) is not None:
-            _check_directory(current, found)
-    if (found := _lstat(path)) is not None:
-        _check_file(path, found)
-
-
-def _check_directory(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISDIR(found.st_mode):
-        raise DataDirectoryError(
-            f"{path} is a link or no directory: tenantry keeps data only in directories of its own",
-            path=str(path),
-        )
-
-
-def _check_file(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise DataDirectoryError(
-            f"{path} is a link or no regular file: put the database itself there", path=str(path)
-        )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the directory's entries durable (fsync(2): a new file's entry needs one of its directory)."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
-    before = _lstat(path)
+    before = lstat(path)
     if options.must_exist and (before is None or not before.st_size):
         # SQLite would take an empty file for a new database, and a tenant would find all its data gone.
         raise _missing_error(path)
     before = before or _made_private(path)
-    _check_file(path, before)
+    check_file(path, before)
     connection = _connect(path, "mode=rw", options)
     try:
         # The first read of the file: raises if it is no database, before any pragma could change it.
@@ -257,13 +199,6 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
 
 def _missing_error(path: Path) -> DatabaseCorruptError:
     return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except FileNotFoundError:
-        return None
 
 
 def _made_private(path: Path) -> os.stat_result:
