@@ -120,6 +120,11 @@ class MovedClock(SystemClock):
         """Return the instant."""
         return super().now() + self.moved
 
+    def wait(self, time: timedelta) -> None:
+        """Let time pass by both clocks."""
+        self.moved += time
+        self.waited_seconds += time.total_seconds()
+
 
 def in_virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Run an asynchronous test on a `VirtualLoop`: exact about time, done at once, `StuckError` where it would hang."""

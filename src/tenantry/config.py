@@ -94,6 +94,7 @@ class RegistryConfig(BaseSettings):
         read_jobs_max: How many tenants' read batches are.
         durability: When a write is acknowledged, see `Durability`.
         delete_grace_seconds: How long a deleted tenant can be brought back.
+        clock_hold_seconds: After the machine's clock leapt, how long nothing is deleted because of its age.
         idempotency_retention_seconds: How long a write's idempotency key is kept; longer than anyone repeats the write.
         snapshot_interval_seconds: How often each active tenant's snapshot is taken; never by itself if left out.
         snapshot_jitter_seconds: By how much each of these moments is moved at random, so that a fleet does not start at once.
@@ -125,6 +126,7 @@ class RegistryConfig(BaseSettings):
     delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
         7 * 86_400.0
     )
+    clock_hold_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 3_600.0
     idempotency_retention_seconds: Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)] = (
         86_400.0
     )

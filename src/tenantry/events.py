@@ -111,6 +111,18 @@ class LifecycleCalled(NamedTuple):
     duration_seconds: float
 
 
+class ClockLeapt(NamedTuple):
+    """The machine's clock leapt, or no process looked at it for so long that it may have.
+
+    Attributes:
+        seconds: By how much; negative if backward.
+        held_seconds: For how long nothing is deleted because of its age.
+    """
+
+    seconds: float
+    held_seconds: float
+
+
 class FleetTenantFinished(NamedTuple):
     """A fleet job has an outcome for a tenant, and it is written down.
 
@@ -137,6 +149,7 @@ Event: TypeAlias = (
     | LifecycleStepped
     | LifecycleCalled
     | FleetTenantFinished
+    | ClockLeapt
 )
 Hook: TypeAlias = Callable[[Event], None]
 

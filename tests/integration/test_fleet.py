@@ -715,7 +715,9 @@ class TestFaults:
         """The registry forgets a job with its outcomes when it ended `fleet_retention_seconds` ago; a paused one stays."""
         monkeypatch.setattr(fleet_table, "FORGET_ROWS_MAX", 3)  # in several transactions
         clock = MovedClock()
-        registry = TenantRegistry(fleet_config(data_dir, fleet_retention_seconds=3600), clock=clock)
+        registry = TenantRegistry(
+            fleet_config(data_dir, fleet_retention_seconds=3600, clock_hold_seconds=0), clock=clock
+        )
         async with registry:
             registry.fleet.register("fail", fail_with(ValueError("no")))
             paused = await paused_job(registry, "fail")

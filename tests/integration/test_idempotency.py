@@ -169,7 +169,9 @@ def clock() -> MovedClock:
 @pytest.fixture
 async def registry(data_dir: Path, clock: MovedClock) -> AsyncIterator[TenantRegistry]:
     """An open registry that keeps keys for a minute of that clock."""
-    config = RegistryConfig(data_dir=data_dir, idempotency_retention_seconds=RETENTION_SECONDS)
+    config = RegistryConfig(
+        data_dir=data_dir, idempotency_retention_seconds=RETENTION_SECONDS, clock_hold_seconds=0
+    )
     async with TenantRegistry(config, clock=clock) as opened:
         yield opened
 
@@ -549,7 +551,9 @@ def test_it_does_what_the_model_does(steps: list[Step]):
 
 async def _follow(steps: list[Step], data_dir: Path) -> None:
     model, clock, now = Model(), MovedClock(), 0
-    config = RegistryConfig(data_dir=data_dir, idempotency_retention_seconds=RETENTION_SECONDS)
+    config = RegistryConfig(
+        data_dir=data_dir, idempotency_retention_seconds=RETENTION_SECONDS, clock_hold_seconds=0
+    )
     async with TenantRegistry(config, clock=clock) as registry:
         await registry.create("acme")
         acme = registry.tenant("acme")

@@ -280,7 +280,8 @@ class TestDelete:
     async def test_purge_waits_for_the_end_of_the_grace_period(self, data_dir: Path):
         """Before it is over the error says for how long; by force, or when it is over, the tenant goes."""
         clock = MovedClock()
-        async with TenantRegistry(config(data_dir, delete_grace_seconds=3600), clock=clock) as registry:
+        settings = config(data_dir, delete_grace_seconds=3600, clock_hold_seconds=0)
+        async with TenantRegistry(settings, clock=clock) as registry:
             for tenant_id in ("acme", "globex"):
                 await bring_to(registry, TenantState.DELETED, tenant_id)
                 with pytest.raises(GracePeriodError, match="cannot be brought back") as caught:
@@ -363,7 +364,9 @@ class TestDelete:
     async def test_the_registry_purges_by_itself(self, data_dir: Path):
         """Whose grace period has passed goes without a call, once a minute; others, and who is undeleted, stay."""
         clock, hook = MovedClock(), Recorder()
-        settings = config(data_dir, delete_grace_seconds=3600, catalog_poll_interval_seconds=0.01)
+        settings = config(
+            data_dir, delete_grace_seconds=3600, clock_hold_seconds=0, catalog_poll_interval_seconds=0.01
+        )
         async with TenantRegistry(settings, clock=clock, hooks=[hook]) as registry:
             for tenant_id in ("acme", "globex", "initech"):
                 await bring_to(registry, TenantState.DELETED, tenant_id)
@@ -392,7 +395,8 @@ class TestDelete:
             for number in range(5):
                 await bring_to(registry, TenantState.DELETED, f"t{number}")
         clock.moved = timedelta(days=30)
-        async with TenantRegistry(config(data_dir), clock=clock, hooks=[hook]):
+        settings = config(data_dir, clock_hold_seconds=0)
+        async with TenantRegistry(settings, clock=clock, hooks=[hook]):
             await hook.wait_for(LifecycleStepped, action="purge", step="begun")
         assert open_files(data_dir) == []
         assert len(hook.of(LifecycleCalled, action="purge")) < 5
@@ -403,7 +407,9 @@ class TestDelete:
     async def test_what_cannot_be_purged_by_itself_holds_up_nobody(self, data_dir: Path):
         """One tenant that is busy stays deleted, the others go; whatever else goes wrong, the next minute tries again."""
         clock, hook = MovedClock(), Recorder()
-        settings = config(data_dir, delete_grace_seconds=3600, catalog_poll_interval_seconds=0.01)
+        settings = config(
+            data_dir, delete_grace_seconds=3600, clock_hold_seconds=0, catalog_poll_interval_seconds=0.01
+        )
         async with TenantRegistry(settings, clock=clock, hooks=[hook]) as registry:
             for tenant_id in ("acme", "globex", "initech"):
                 await bring_to(registry, TenantState.DELETED, tenant_id)

@@ -281,7 +281,7 @@ class TestSnapshots:
     async def test_what_is_too_much_or_too_old_is_forgotten(self, data_dir: Path):
         """The newest few are kept for their time, and the very newest for ever."""
         clock = MovedClock()
-        settings = config(data_dir, snapshots_kept_max=3, snapshot_age_seconds_max=3600)
+        settings = config(data_dir, snapshots_kept_max=3, snapshot_age_seconds_max=3600, clock_hold_seconds=0)
         async with TenantRegistry(settings, clock=clock) as registry:
             await registry.create("acme")
             made = [await registry.snapshots.create("acme") for _ in range(5)]
@@ -295,7 +295,7 @@ class TestSnapshots:
     async def test_what_a_dead_process_left_is_forgotten(self, data_dir: Path):
         """A database whose manifest was never written goes when it is a day old; a younger one may yet get its own."""
         clock = MovedClock()
-        async with TenantRegistry(config(data_dir), clock=clock) as registry:
+        async with TenantRegistry(config(data_dir, clock_hold_seconds=0), clock=clock) as registry:
             await registry.create("acme")
             dead = await registry.snapshots.create("acme")
             [manifest] = [path for path in kept_files(data_dir) if path.suffix == ".json"]

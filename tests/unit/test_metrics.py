@@ -22,6 +22,7 @@ FAMILIES = {
     "tenantry_batch_requests",
     "tenantry_call_duration_seconds",
     "tenantry_calls_refused",
+    "tenantry_clock_held_seconds",
     "tenantry_connect_duration_seconds",
     "tenantry_disk_free_bytes",
     "tenantry_disk_size_bytes",

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from tenantry.config import RegistryConfig
+from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
@@ -12,6 +12,7 @@ from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshot
 from tenantry.errors import PersistenceError
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.audit import AdminAudit
+from tenantry.tenancy.clock_watch import read_record
 from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.tenant_rows import ALL_TENANTS, tenants_of
 
@@ -39,7 +40,7 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
         yield finding
     try:
         with closing(Inspection(data_dir / "catalog.db")) as catalog:
-            for finding in await _look_into(catalog, data_dir):
+            for finding in await _look_into(catalog, config):
                 yield finding
     except PersistenceError as error:
         yield wrong(
@@ -50,7 +51,8 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
         )
 
 
-async def _look_into(catalog: Inspection, data_dir: Path) -> Sequence[Finding]:
+async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Finding]:
+    data_dir = config.data_dir
     tenants = await _tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
@@ -61,6 +63,7 @@ async def _look_into(catalog: Inspection, data_dir: Path) -> Sequence[Finding]:
         *report_differences(differences, tenants),
         find_unknown_snapshots(data_dir, tenants),
         *check_states(data_dir, tenants),
+        *check_dates(config, tenants, await read_record(catalog)),
         await _audit(catalog),
     ]
 

@@ -287,6 +287,11 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         ),
         statistics.mailbox_requests_peak,
     )
+    yield GaugeMetricFamily(
+        "tenantry_clock_held_seconds",
+        "How much longer nothing is deleted because of its age, after the machine's clock leapt.",
+        statistics.clock_held_seconds,
+    )
     disk = statistics.disk
     yield _optional("tenantry_disk_size_bytes", "The data directory's disk.", disk and disk.size_bytes)
     yield _optional("tenantry_disk_free_bytes", "What may still be used of it.", disk and disk.free_bytes)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +23,7 @@ from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.admission import Admission, Buckets, Load
 from tenantry.tenancy.channel import Call, Channel, ChannelLimits, ChannelStatistics
+from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.gate import Gate
 from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.transaction import TransactionSession
@@ -60,6 +60,7 @@ class ActorContext:
     gates: Gates
     clock: Clock
     report: Hook
+    watch: ClockWatch
     buckets: Buckets = field(default_factory=Buckets)
 
 
@@ -171,10 +172,8 @@ class TenantActor:
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
         """Run one unit once for its key, see `KeyedRequest`, when it is awaited. Raises like `write`."""
         now = self._context.clock.now()
-        retention = timedelta(seconds=self._context.config.idempotency_retention_seconds)
-        request = KeyedRequest(
-            statements, key=key, payload_hash=payload_hash, now=now, kept_since=now - retention
-        )
+        kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
+        request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
         return self.write(request)
 
     def read(self, statement: Statement) -> Awaitable[Result]:

@@ -2,12 +2,12 @@
 
 import json
 import secrets
-from datetime import timedelta
 from typing import Final, NamedTuple
 
 from tenantry.clock import Clock, as_text
 from tenantry.statements import Fetch, Statement
 from tenantry.tenancy.api_keys import KeyStore
+from tenantry.tenancy.clock_watch import ClockWatch
 
 RETENTION_SECONDS: Final = 86_400.0
 UNANSWERED_SECONDS_MAX: Final = 60.0
@@ -91,11 +91,13 @@ class Answers:
     Args:
         store: The catalog.
         clock: For their times.
+        watch: Tells which have expired.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, watch: ClockWatch) -> None:
         self._store = store
         self._clock = clock
+        self._watch = watch
 
     async def begin(self, key_id: str, key: str, request_hash: str) -> Attempt | Answer:
         """Note that a request is under way; if one with this key was before, return what is known of it instead."""
@@ -125,7 +127,7 @@ class Answers:
     async def _note(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()
         too_old, unanswered = (
-            as_text(now - timedelta(seconds=seconds))
+            as_text(self._watch.expired_before(seconds))
             for seconds in (RETENTION_SECONDS, UNANSWERED_SECONDS_MAX)
         )
         row = (key_id, key, request_hash, as_text(now))

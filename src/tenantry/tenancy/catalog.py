@@ -178,6 +178,13 @@ class Catalog:
         now = self._clock.now()
         return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
+    async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[Tenant]:
+        """Return at most so many active tenants whose snapshot is due only after a moment."""
+        sql = f"{SELECT} WHERE state = 'active' AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
+        parameters = (as_text(latest), count)
+        statement = Statement("catalog.by_snapshot_due_after", sql, parameters, Fetch.ALL)
+        return [from_row(row) for row in await self._actor.read(statement)]
+
     async def move_snapshot_due(self, tenant: Tenant, due_at: datetime) -> bool:
         """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
         sql = "UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND snapshot_due_at IS ?"

@@ -310,7 +310,8 @@ class Fleet:
 
     async def forget_expired(self) -> None:
         """Forget the jobs that ended more than ``fleet_retention_seconds`` ago; for the registry, once in a while."""
-        await self._table.forget_expired(self._tools.context.config.fleet_retention_seconds)
+        context = self._tools.context
+        await self._table.forget_expired(context.watch.expired_before(context.config.fleet_retention_seconds))
 
     async def aclose(self) -> None:
         """End what runs here between two tenants; the jobs stay to be run by whoever opens a registry next. Idempotent.

@@ -8,7 +8,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from tenantry.clock import Clock, as_text
@@ -183,10 +183,10 @@ class FleetTable:
         rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
         return [job_id for (job_id,) in rows]
 
-    async def forget_expired(self, retention_seconds: float) -> None:
-        """Forget the jobs that ended so long ago, oldest first; they are live, paused or stopped as long as they like."""
-        before = as_text(self._clock.now() - timedelta(seconds=retention_seconds))
-        while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, (before,), Fetch.ONE)):
+    async def forget_expired(self, before: datetime) -> None:
+        """Forget the jobs that ended before a moment, oldest first; live, paused and stopped ones are kept."""
+        parameters = (as_text(before),)
+        while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
             results = Statement("fleet.forget", _FORGET_RESULTS, (job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT)
             while (await self._catalog.write(results))[0]:

@@ -67,6 +67,7 @@ class Housekeeping:
         self._calls = calls
         self._config = context.config
         self._now = context.clock.monotonic_seconds
+        self._watch = context.watch
         self._fleet = fleet
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
@@ -117,6 +118,7 @@ class Housekeeping:
     async def _do_round(self) -> None:
         try:
             self._pool.evict_idle(self._config.idle_timeout_seconds)
+            await self._watch.write(self._catalog)
             await self.refresh()
             await self._fleet.adopt()
             self._start_chores()

@@ -85,6 +85,8 @@ class LifecycleCalls:
 
     async def purge_expired(self, tenants_max: int) -> None:
         """Purge deleted tenants whose grace period has passed; what fails is audited and logged, and tried again later."""
+        if not self._context.watch.is_trusted(self._context.config.delete_grace_seconds):
+            return
         for tenant in await self._catalog.to_purge(tenants_max):
             try:
                 await self.purge(tenant.id, is_forced=False)
@@ -242,19 +244,32 @@ class LifecycleCalls:
             raise not_found(call.tenant_id)
         if tenant.state is TenantState.PURGED:
             return tenant
-        if tenant.purge_after is not None and not is_forced:
-            left = (tenant.purge_after - self._context.clock.now()).total_seconds()
-            if left > 0:
-                raise GracePeriodError(
-                    f"tenant {tenant.id!r} is kept until {tenant.purge_after:%Y-%m-%d %H:%M} UTC: purge it then, or now "
-                    "by force; it cannot be brought back",
-                    tenant_id=tenant.id,
-                    state=tenant.state,
-                    event=TenantEvent.PURGE,
-                    retry_after_seconds=left,
-                )
+        if not is_forced:
+            self._check_grace_is_over(tenant)
         async with call.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
             return await self._remove(call, purged)
+
+    def _check_grace_is_over(self, tenant: Tenant) -> None:
+        if tenant.purge_after is None:
+            return
+        watch, grace_seconds = self._context.watch, self._context.config.delete_grace_seconds
+        left_seconds = (tenant.purge_after - self._context.clock.now()).total_seconds()
+        until = f"until {tenant.purge_after:%Y-%m-%d %H:%M} UTC"
+        if left_seconds <= 0:
+            if watch.is_trusted(grace_seconds):
+                return
+            left_seconds = max(watch.held_seconds, 1.0)
+            until = (
+                f"for {left_seconds:.0f} s more, because the clock may have leapt past the end of its grace period (check the "
+                "machine's clock)"
+            )
+        raise GracePeriodError(
+            f"tenant {tenant.id!r} is kept {until}: purge it then, or now by force; it cannot be brought back",
+            tenant_id=tenant.id,
+            state=tenant.state,
+            event=TenantEvent.PURGE,
+            retry_after_seconds=left_seconds,
+        )
 
     async def _finish_purge(self, call: LifecycleCall, tenant: Tenant) -> None:
         await self._remove(call, tenant)

@@ -28,6 +28,7 @@ from tenantry.tenancy.api_keys import ApiKeys
 from tenantry.tenancy.audit import AdminAudit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import (
     check_open_files,
@@ -91,9 +92,12 @@ class TenantRegistry(TenantCalls):
         self._hooks = list(hooks)
         self._log = EventLog()
         clock = clock or SystemClock()
-        context = ActorContext(config, Gates.of(config), clock, self._report)
+        self._watch = ClockWatch(clock, config.clock_hold_seconds, self._report, self._log)
+        context = ActorContext(config, Gates.of(config), clock, self._report, self._watch)
         # Gates of its own: no load of any tenant delays the catalog.
-        catalog = Catalog(config.data_dir, ActorContext(config, Gates.of(config), clock, self._report))
+        catalog = Catalog(
+            config.data_dir, ActorContext(config, Gates.of(config), clock, self._report, self._watch)
+        )
         self._opener = TenantOpener(
             catalog,
             self._schemas,
@@ -118,7 +122,7 @@ class TenantRegistry(TenantCalls):
         """Who did what to which tenant."""
         self.keys = ApiKeys(catalog, clock)
         """The keys to the admin API."""
-        self.answers = Answers(catalog, clock)
+        self.answers = Answers(catalog, clock, self._watch)
         """What the admin API keeps of requests."""
         self._scratch = Scratch(config.data_dir)
         storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
@@ -204,6 +208,7 @@ class TenantRegistry(TenantCalls):
             await self._catalog.open()
             self._opener.crews.keep()
             try:
+                await self._watch.open(self._catalog)
                 self._is_open = True
                 await self._runner.reconcile()
                 await self._housekeeping.refresh()
@@ -296,6 +301,7 @@ class TenantRegistry(TenantCalls):
             threads_max=self._config.threads_max,
             disk=self._housekeeping.disk,
             snapshot_interval_seconds=self._config.snapshot_interval_seconds,
+            clock_held_seconds=self._watch.held_seconds,
         )
 
     def add_hook(self, hook: Hook) -> None:

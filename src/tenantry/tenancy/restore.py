@@ -18,6 +18,7 @@ and without the kept file, nothing was done.
 
 import shutil
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -50,7 +51,7 @@ from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.scratch import Scratch
-from tenantry.tenancy.snapshot import check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
@@ -179,7 +180,8 @@ class Restorer:
                 **self._as_active(latest),
                 **known,
             )
-        await run_in_thread(partial(_forget_points, paths, point))
+        latest_plausible = self._context.watch.latest_plausible()
+        await run_in_thread(partial(_forget_points, paths, point, latest_plausible))
         return restored
 
     def _as_active(self, tenant: Tenant) -> dict[str, object]:
@@ -308,9 +310,10 @@ def _exchange(paths: TenantPaths, point: str) -> None:
     move(placed, paths.database)
 
 
-def _forget_points(paths: TenantPaths, newest: str) -> None:
-    """Forget the oldest; never the one that was just made, whatever the clock says."""
+def _forget_points(paths: TenantPaths, newest: str, latest_plausible: datetime) -> None:
+    """Forget the oldest; never the one that was just made, nor those dated in the future, which do not count."""
     directory = paths.directory / "points"
-    others = [point for point in _points(directory) if point != newest]
+    future_begin = f"{_POINT}{begin_of_ids(latest_plausible)}"
+    others = [point for point in _points(directory) if point != newest and point <= future_begin]
     for old in others[: max(0, len(others) + 1 - POINTS_KEPT_MAX)]:
         shutil.rmtree(directory / old, ignore_errors=True)

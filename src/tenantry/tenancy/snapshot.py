@@ -2,8 +2,9 @@
 
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,9 +52,35 @@ class Snapshot(BaseModel):
         return cls(id=manifest.snapshot_id, **fields)
 
 
+class DatedIds(NamedTuple):
+    """Ids of snapshots by what their dates say.
+
+    Attributes:
+        past: Newest first.
+        future: Those dated in the future, because the clock was ahead when they were made; newest first.
+    """
+
+    past: list[str]
+    future: list[str]
+
+
+def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
+    """Sort ids by their dates, without those dated in the future: which of them is the newest cannot be told."""
+    dated = DatedIds([], [])
+    future_begin = begin_of_ids(latest_plausible)
+    for snapshot_id in sorted(ids, reverse=True):
+        (dated.future if snapshot_id > future_begin else dated.past).append(snapshot_id)
+    return dated
+
+
+def begin_of_ids(instant: datetime) -> str:
+    """Return how the ids of an instant begin: ids are in the order of time."""
+    return f"{instant:%Y%m%dt%H%M%S%f}"
+
+
 def new_snapshot_id(now: datetime) -> str:
     """Return an id for a snapshot that is made now."""
-    return f"{now:%Y%m%dt%H%M%S%f}z-{secrets.token_hex(4)}"
+    return f"{begin_of_ids(now)}z-{secrets.token_hex(4)}"
 
 
 def is_snapshot_id(value: str) -> bool:

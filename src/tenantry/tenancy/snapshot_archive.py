@@ -9,7 +9,6 @@ says, what comes out of it too, and it is a sound database. All of that is looke
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,14 @@ from tenantry.storage.manifest import Manifest, seal, unseal
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.maintenance import DatabaseReport
-from tenantry.tenancy.snapshot import Snapshot, check_snapshot_id, is_snapshot_id
+from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.snapshot import (
+    Snapshot,
+    begin_of_ids,
+    check_snapshot_id,
+    is_snapshot_id,
+    newest_first,
+)
 from tenantry.threads import run_in_thread
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
@@ -122,23 +128,24 @@ class SnapshotArchive:
         await self._storage.remove_leftovers(f"{tenant_uid}/")
 
     async def retain(
-        self, tenant_uid: str, newest: str, *, kept_max: int, age_max: timedelta, now: datetime
+        self, tenant_uid: str, newest: str, *, kept_max: int, age_seconds_max: float, watch: ClockWatch
     ) -> Sequence[str]:
         """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.
 
-        With them goes what a process that died left of one a day ago or longer.
+        Snapshots dated in the future neither count nor go. With the others goes what a process that died left of one a day ago
+        or longer.
         """
         names = await self._names(tenant_uid)
         ids = _ids(names, _MANIFEST)
-        newest_first = [newest, *sorted(ids - {newest}, reverse=True)]
-        too_old = _begin_of_ids(now - age_max)
+        past = newest_first(ids - {newest}, watch.latest_plausible()).past
+        too_old = begin_of_ids(watch.expired_before(age_seconds_max))
         going = [
             snapshot_id
-            for place, snapshot_id in enumerate(newest_first)
-            if place and (place >= kept_max or snapshot_id < too_old)
+            for place, snapshot_id in enumerate(past, start=1)
+            if place >= kept_max or snapshot_id < too_old
         ]
         # One that is younger may be another process's, which is about to write its manifest.
-        unfinished = _begin_of_ids(now - timedelta(seconds=UNFINISHED_SECONDS))
+        unfinished = begin_of_ids(watch.expired_before(UNFINISHED_SECONDS))
         going += sorted(
             snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
         )
@@ -154,11 +161,6 @@ class SnapshotArchive:
 def _ids(names: set[str], suffix: str) -> set[str]:
     """Return the ids of the snapshots that have an object with this suffix."""
     return set(filter(is_snapshot_id, (name.removesuffix(suffix) for name in names if name.endswith(suffix))))
-
-
-def _begin_of_ids(instant: datetime) -> str:
-    """Return how the ids of an instant begin: ids are in the order of time."""
-    return f"{instant:%Y%m%dt%H%M%S%f}"
 
 
 def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:

@@ -56,10 +56,18 @@ class SnapshotSchedule:
 
     async def take_due(self, interval_seconds: float) -> None:
         """Take the snapshots that are due, ``snapshot_jobs_max`` at once."""
+        await self._bring_back(interval_seconds)
         limiter = anyio.CapacityLimiter(self._config.snapshot_jobs_max)
         async with anyio.create_task_group() as tasks:
             for tenant in await self._catalog.by_snapshot_due(_TENANTS_PER_LOOK):
                 tasks.start_soon(self._take_if_due, tenant, interval_seconds, limiter)
+
+    async def _bring_back(self, interval_seconds: float) -> None:
+        """Choose a new moment where the present one is later than any that the schedule sets: the clock was ahead then."""
+        seconds_max = interval_seconds + self._config.snapshot_jitter_seconds + LOOK_SECONDS_MAX
+        latest = self._clock.now() + timedelta(seconds=seconds_max)
+        for tenant in await self._catalog.by_snapshot_due_after(latest, _TENANTS_PER_LOOK):
+            await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
 
     async def _take_if_due(
         self, tenant: Tenant, interval_seconds: float, limiter: anyio.CapacityLimiter

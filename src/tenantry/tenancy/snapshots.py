@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
 from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
-from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id
+from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.tenant import Tenant
 
@@ -134,6 +134,8 @@ class Snapshots:
     async def list(self, tenant_id: str) -> Sequence[Snapshot]:
         """Return the tenant's snapshots, newest first; without those whose manifests are damaged, see `look`.
 
+        Those dated in the future come last: they were made while the clock was ahead.
+
         Raises:
             TenantNotFoundError: There is no such tenant.
         """
@@ -142,7 +144,7 @@ class Snapshots:
     async def look(self, tenant_id: str) -> KeptSnapshots:
         """Return the tenant's snapshots, newest first, and the ids of those of which not even the manifest is sound.
 
-        One that is damaged hides no other: it is the moment to restore one.
+        One that is damaged hides no other: it is the moment to restore one. Those dated in the future come last.
 
         Raises:
             TenantNotFoundError: There is no such tenant.
@@ -150,7 +152,8 @@ class Snapshots:
         """
         tenant = await self._get(parse_tenant_id(tenant_id))
         kept = KeptSnapshots([], [])
-        for snapshot_id in reversed(await self._archive.ids(tenant.uid)):
+        dated = newest_first(await self._archive.ids(tenant.uid), self._context.watch.latest_plausible())
+        for snapshot_id in (*dated.past, *dated.future):
             try:
                 kept.sound.append(Snapshot.of(await self._archive.manifest(tenant.uid, snapshot_id)))
             except SnapshotCorruptError:
@@ -251,10 +254,10 @@ class Snapshots:
             # Purged meanwhile, here or elsewhere: then nothing of it may be kept.
             await self._archive.delete(tenant.uid, snapshot.id)
             raise not_found(call.tenant_id)
-        await self._retain(tenant, snapshot.id, now)
+        await self._retain(tenant, snapshot.id)
         return snapshot
 
-    async def _retain(self, tenant: Tenant, newest: str, now: datetime) -> None:
+    async def _retain(self, tenant: Tenant, newest: str) -> None:
         """Forget what is too much; that this fails does not make the new snapshot any worse."""
         config = self._context.config
         try:
@@ -262,8 +265,8 @@ class Snapshots:
                 tenant.uid,
                 newest,
                 kept_max=config.snapshots_kept_max,
-                age_max=timedelta(seconds=config.snapshot_age_seconds_max),
-                now=now,
+                age_seconds_max=config.snapshot_age_seconds_max,
+                watch=self._context.watch,
             )
         except TenantryError as error:
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
@@ -278,7 +281,8 @@ class Snapshots:
         snapshot_id, age_seconds = None, None
         outcome, error = "ok", None
         try:
-            snapshot_id = next(reversed(await self._archive.ids(tenant.uid)), None)
+            dated = newest_first(await self._archive.ids(tenant.uid), self._context.watch.latest_plausible())
+            snapshot_id = next(iter(dated.past), None)
             if snapshot_id is None:
                 raise SnapshotNotFoundError(f"tenant {tenant.id!r} has no snapshot")
             manifest = await self._archive.manifest(tenant.uid, snapshot_id)

@@ -1,0 +1,92 @@
+"""Compares the dates in a data directory with the machine's clock: a leap of the clock leaves dates in the future."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from tenantry.config import RegistryConfig
+from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.lifecycle import TenantState
+from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
+from tenantry.tenancy.snapshot import is_snapshot_id, newest_first
+from tenantry.tenancy.snapshot_location import default_location
+from tenantry.tenancy.tenant import Tenant
+
+_MANIFEST: Final = ".json"
+
+
+def check_dates(
+    config: RegistryConfig, tenants: Sequence[Tenant], record: ClockRecord | None
+) -> Iterator[Finding]:
+    """Yield what is to be said of the clock, of tenants' dates, and of those of snapshots in the data directory."""
+    now = datetime.now(UTC)
+    latest = now + timedelta(seconds=LEAP_SECONDS_MIN)
+    yield _clock(config, record, now, latest)
+    yield _tenants(config, tenants, latest)
+    yield _snapshots(config, latest)
+
+
+def _clock(config: RegistryConfig, record: ClockRecord | None, now: datetime, latest: datetime) -> Finding:
+    check = "clock"
+    if record is not None and record.seen_at > latest:
+        return wrong(
+            check,
+            f"it says {now:%Y-%m-%d %H:%M} UTC, and a process wrote {record.seen_at:%Y-%m-%d %H:%M} UTC down",
+            "set the machine's clock; if it is right now, it was ahead, and the next service notes that",
+        )
+    if record is not None and record.steady_since is not None:
+        until = record.steady_since + timedelta(seconds=config.clock_hold_seconds)
+        if until > now:
+            return note(
+                check,
+                f"it leapt, or nobody looked at it for long, at {record.steady_since:%Y-%m-%d %H:%M} UTC: nothing is deleted "
+                f"because of its age before {until:%Y-%m-%d %H:%M} UTC",
+                "see that the machine's clock is right and synchronized",
+            )
+    return ok(check, "it has not leapt")
+
+
+def _tenants(config: RegistryConfig, tenants: Sequence[Tenant], latest: datetime) -> Finding:
+    check = "dates of tenants"
+    longest_seconds = (config.snapshot_interval_seconds or 0) + config.snapshot_jitter_seconds
+    due_latest = latest + timedelta(seconds=longest_seconds)
+    ahead = {
+        tenant.id
+        for tenant in tenants
+        if tenant.state is not TenantState.PURGED
+        and (
+            max(tenant.created_at, tenant.state_changed_at) > latest
+            or (
+                config.snapshot_interval_seconds is not None
+                and tenant.snapshot_due_at is not None
+                and tenant.snapshot_due_at > due_latest
+            )
+        )
+    }
+    if ahead:
+        return note(
+            check,
+            f"{len(ahead)} tenants have dates in the future: the clock was ahead when they were changed",
+            "those that are deleted are kept for longer; 'tenant purge --force' removes one now. Moments of scheduled snapshots "
+            "are chosen anew by the service",
+            ahead,
+        )
+    return ok(check, "none is in the future")
+
+
+def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
+    check = "dates of snapshots"
+    ahead = set()
+    for directory in default_location(config.data_dir).glob("*/"):
+        names = (path.name.removesuffix(_MANIFEST) for path in directory.glob(f"*{_MANIFEST}"))
+        ahead |= {
+            str(directory / name) for name in newest_first(filter(is_snapshot_id, names), latest).future
+        }
+    if ahead:
+        return note(
+            check,
+            f"{len(ahead)} snapshots are dated in the future: they count neither as the newest nor for retention",
+            "take a new snapshot of each of these tenants, then delete these with 'tenantry snapshot delete'",
+            ahead,
+        )
+    return ok(check, "none is in the future")
