@@ -16,8 +16,9 @@ import pytest
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
+from tenantry.repository import Repository
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
@@ -35,6 +36,9 @@ OPTIONS: dict[str, Callable[[Path], SQLiteOptions]] = {
     ),
 }
 """The kinds of SQLite database; they differ in nothing else."""
+
+MakePack = Callable[..., Schema]
+"""Makes a schema pack of these migrations: the fixture `make_pack`."""
 
 COUNT_TO_A_BILLION = (
     "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000000) "
@@ -54,6 +58,18 @@ class StubbornConnection(sqlite3.Connection):
             self._has_refused = True
             raise sqlite3.OperationalError("disk I/O error")
         super().close()
+
+
+class AnyRepository(Repository):
+    """A user's repository that runs the statements that it is given."""
+
+    async def write(self, *statements: Statement, **context: object) -> list[Result]:
+        """Run them as one unit."""
+        return await self._write(*statements, done="any.written", failed="any.write_failed", **context)
+
+    async def read(self, statement: Statement, **context: object) -> Result:
+        """Run a reading statement."""
+        return await self._read(statement, failed="any.read_failed", **context)
 
 
 def make_store(
@@ -163,5 +179,15 @@ async def open_owned_store(data_dir: Path, **settings: Any) -> AsyncIterator[SQL
     try:
         await store.migrate()
         yield store
+    finally:
+        await store.disconnect()
+
+
+async def migrate(path: Path, *schemas: Schema, is_wal: bool = True) -> list[str]:
+    """Migrate the file; return what was applied."""
+    store = make_store(SQLiteOptions(path=path, is_wal=is_wal), schemas)
+    await store.connect()
+    try:
+        return [str(migration) for migration in (await store.migrate()).applied]
     finally:
         await store.disconnect()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores import content, make_store
+from stores import MakePack, content, make_store, migrate
 from tenantry.company import COMPANY
 from tenantry.errors import DatabaseCorruptError, MigrationError, QueryError
 from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite import migrator
-from tenantry.storage.sqlite.migrator import split_statements
+from tenantry.storage.sqlite.migration_script import split_statements
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenants import python, query, read_line, write_pack
-
-MakePack = Callable[..., Schema]
+from tenants import python, query, read_line
 
 FIRST = "CREATE TABLE first (n INTEGER);"
 
@@ -67,30 +64,6 @@ class Pack:
     def applied(self, length: int) -> list[AppliedMigration]:
         """Return the rows of the first of them."""
         return [AppliedMigration(self.name, m.version, m.checksum) for m in self._migrations[:length]]
-
-
-@pytest.fixture
-def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MakePack:
-    """Return what makes a schema pack of these migrations."""
-    monkeypatch.syspath_prepend(tmp_path)
-    made: list[str] = []
-
-    def make(*migrations: str, name: str = "pack") -> Schema:
-        package = f"pack_{abs(hash(request.node.nodeid))}_{len(made)}"
-        made.append(write_pack(tmp_path, package, *migrations))
-        return Schema(name=name, package=package)
-
-    return make
-
-
-async def migrate(path: Path, *schemas: Schema, is_wal: bool = True) -> list[str]:
-    """Migrate the file; return what was applied."""
-    store = make_store(SQLiteOptions(path=path, is_wal=is_wal), schemas)
-    await store.connect()
-    try:
-        return [str(migration) for migration in (await store.migrate()).applied]
-    finally:
-        await store.disconnect()
 
 
 def after_another(monkeypatch: pytest.MonkeyPatch, path: Path, schema: Schema) -> list[str]:

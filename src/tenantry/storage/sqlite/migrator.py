@@ -2,7 +2,12 @@
 
 SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). What breaks this in Python are implicit
 transactions and ``executescript``, which commits first: so statements are executed one by one between our own BEGIN
-IMMEDIATE and COMMIT, and SQLite's authorizer keeps a migration's own text from ending the transaction.
+IMMEDIATE and COMMIT (`migration_script`).
+
+A step runs with foreign keys off, as SQLite's procedure for changing a table asks for
+(https://www.sqlite.org/lang_altertable.html, section 7): with them, dropping the old table deletes the rows of its children. The
+pragma has no effect inside a transaction, so it comes before BEGIN. Rows that the step leaves without their parent fail
+it (`foreign_keys`).
 
 Two processes may migrate one file at the same moment: what to apply next is planned again under the write lock, so the
 one that comes second finds the work of the first done.
@@ -12,6 +17,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
@@ -20,6 +26,8 @@ from tenantry.schema import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.batch import roll_back
 from tenantry.storage.sqlite.errors import is_machine_failure, is_transient
+from tenantry.storage.sqlite.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
+from tenantry.storage.sqlite.migration_script import drop_temporary, run_script
 
 _CREATE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -40,13 +48,6 @@ FROM pragma_user_version
 """
 """What `plan` reads, as one row; an error if the database has no migrations at all."""
 _EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
-
-_DENIED: Final = {
-    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT or ROLLBACK",
-    sqlite3.SQLITE_SAVEPOINT: "a savepoint",
-    sqlite3.SQLITE_ATTACH: "ATTACH",
-    sqlite3.SQLITE_DETACH: "DETACH",
-}
 
 
 class Plan(NamedTuple):
@@ -107,19 +108,32 @@ def apply_migrations(
     while pending:
         migration = pending[0]
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            now = _plan(planner, connection)
-            if not now.pending:
-                break
-            migration = now.pending[0]
-            _apply(migration, now.file_version + 1, clock, connection)
-        except (sqlite3.Error, ValueError) as error:
+            with _step(connection):
+                now = _plan(planner, connection)
+                if not now.pending:
+                    break
+                migration = now.pending[0]
+                _apply(migration, now.file_version + 1, clock, connection)
+        except (sqlite3.Error, ValueError, OrphanedRowsError) as error:
             raise _failure(migration, error) from error
-        finally:
-            roll_back(connection)
         applied.append(migration)
         pending = now.pending[1:]
     return tuple(applied)
+
+
+@contextmanager
+def _step(connection: sqlite3.Connection) -> Iterator[None]:
+    """Begin the transaction of a step without foreign keys; afterwards undo what is not committed and every setting."""
+    connection.execute("PRAGMA foreign_keys = OFF")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        try:
+            roll_back(connection)
+        finally:
+            connection.execute("PRAGMA legacy_alter_table = OFF")
+            connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
@@ -148,7 +162,10 @@ def _failure(migration: Migration, error: Exception) -> MigrationError:
 
 def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.Connection) -> None:
     started = time.perf_counter()
-    _execute_script(migration, connection)
+    noted = note_orphans(connection)
+    run_script(migration.sql, connection)
+    check_orphans(noted, connection)
+    drop_temporary(connection)
     connection.execute(_CREATE)
     duration_ms = (time.perf_counter() - started) * 1000
     applied_at = clock.now().isoformat(timespec="milliseconds")
@@ -159,44 +176,3 @@ def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.
     # A pragma takes no parameters; the number is ours.
     connection.execute(f"PRAGMA user_version = {number:d}")
     connection.execute("COMMIT")
-
-
-def _execute_script(migration: Migration, connection: sqlite3.Connection) -> None:
-    denied: list[str] = []
-
-    def authorize(action: int, argument: str | None, *_: object) -> int:
-        reason = _DENIED.get(action)
-        if action == sqlite3.SQLITE_PRAGMA and argument == "user_version":
-            reason = "PRAGMA user_version"
-        if reason is None:
-            return sqlite3.SQLITE_OK
-        denied.append(reason)
-        return sqlite3.SQLITE_DENY
-
-    connection.set_authorizer(authorize)
-    try:
-        for statement in split_statements(migration.sql):
-            connection.execute(statement)
-    except sqlite3.DatabaseError as error:
-        if not denied:
-            raise
-        raise ValueError(
-            f"a migration may not use {denied[0]}: it runs in a transaction of tenantry's"
-        ) from error
-    finally:
-        connection.set_authorizer(None)
-
-
-def split_statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script; SQLite's own tokenizer says where one ends."""
-    statement = ""
-    for part in script.split(";"):
-        statement += f"{part};"
-        if sqlite3.complete_statement(statement):
-            if statement.strip() != ";":
-                yield statement
-            statement = ""
-    # The last part carries a semicolon that the script does not have.
-    rest = statement.removesuffix(";")
-    if rest.strip():
-        yield rest

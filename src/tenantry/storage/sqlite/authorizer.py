@@ -1,0 +1,116 @@
+"""What the SQL of repositories and migrations may do to the connection that they share with others.
+
+SQLite's authorizer decides (https://www.sqlite.org/c3ref/set_authorizer.html) and not the SQL's text. It is asked about each
+action while a statement is prepared, before the action takes effect: ``EXPLAIN PRAGMA query_only = ON`` sets the pragma, for
+SQLite does that while it prepares the statement. Setting an authorizer makes SQLite prepare every cached statement
+again, so a cached statement does not escape it.
+
+What is refused would outlive its statement: a pragma that changes the connection, a temporary table that hides a
+table of the tenant, another database, the end of a transaction that others share.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias
+
+Judge: TypeAlias = Callable[[int, str | None, str | None, str | None], str | None]
+"""Takes an action's code, its two arguments and its database; returns the name of what is refused, None if it is allowed.
+
+The codes and their arguments: https://www.sqlite.org/c3ref/c_alter_table.html
+"""
+
+_CONTROL: Final = {
+    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT or ROLLBACK",
+    sqlite3.SQLITE_SAVEPOINT: "a savepoint",
+    sqlite3.SQLITE_ATTACH: "ATTACH or VACUUM",  # VACUUM attaches the database that it writes
+    sqlite3.SQLITE_DETACH: "DETACH",
+}
+_CREATE: Final = frozenset(
+    [
+        sqlite3.SQLITE_CREATE_INDEX,
+        sqlite3.SQLITE_CREATE_TABLE,
+        sqlite3.SQLITE_CREATE_TRIGGER,
+        sqlite3.SQLITE_CREATE_VIEW,
+        sqlite3.SQLITE_CREATE_VTABLE,
+    ]
+)
+_CREATE_TEMPORARY: Final = frozenset(
+    [
+        sqlite3.SQLITE_CREATE_TEMP_INDEX,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE,
+        sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+        sqlite3.SQLITE_CREATE_TEMP_VIEW,
+    ]
+)
+# They report, whatever their argument is. Table-valued functions such as pragma_table_info run the pragma of that name.
+_REPORTING: Final = frozenset(
+    [
+        *("collation_list", "compile_options", "data_version", "database_list", "foreign_key_check"),
+        *("foreign_key_list", "freelist_count", "function_list", "index_info", "index_list", "index_xinfo"),
+        *("integrity_check", "module_list", "page_count", "page_size", "pragma_list", "quick_check"),
+        *("table_info", "table_list", "table_xinfo"),
+    ]
+)
+# They act without an argument too; every other pragma without an argument says what it is set to.
+_ACTING: Final = frozenset(["incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"])
+
+
+class RefusedActionError(Exception):
+    """SQL was refused before it did anything.
+
+    Attributes:
+        action: The name of what it tried.
+    """
+
+    # MigrationError and QueryError carry the driver's code.
+    sqlite_errorname = "SQLITE_AUTH"
+
+    def __init__(self, action: str) -> None:
+        super().__init__(action)
+        self.action = action
+
+
+@contextmanager
+def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
+    """Ask `judge` about each action of the SQL that the block runs.
+
+    Raises:
+        RefusedActionError: It refused one.
+    """
+    refused: list[str] = []
+
+    def authorize(
+        action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None
+    ) -> int:
+        reason = judge(action, first, second, database)
+        if reason is None:
+            return sqlite3.SQLITE_OK
+        refused.append(reason)
+        return sqlite3.SQLITE_DENY
+
+    connection.set_authorizer(authorize)
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not refused:
+            raise
+        raise RefusedActionError(refused[0]) from error
+    finally:
+        connection.set_authorizer(None)
+
+
+def judge_statement(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
+    """Judge a repository's statement: see `Judge`."""
+    if action in _CREATE_TEMPORARY or (action in _CREATE and database == "temp"):
+        return "temporary tables, indexes, views or triggers"
+    return judge_control(action, first, second, database)
+
+
+def judge_control(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
+    """Judge what both a statement and a migration must leave alone: see `Judge`."""
+    if action == sqlite3.SQLITE_PRAGMA:
+        name = str(first).lower()
+        is_report = name in _REPORTING or (second is None and name not in _ACTING)
+        return None if is_report else f"PRAGMA {name}"
+    return _CONTROL.get(action)

@@ -1,0 +1,121 @@
+"""Which rows a migration left without their parent.
+
+SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) runs without foreign keys and
+looks for broken ones at its end. A row that had no parent before the step is not the step's failure, so such rows are
+noted before. The notes are in a temporary table and not in memory, because nothing bounds their number.
+"""
+
+import sqlite3
+from typing import Final, NamedTuple
+
+_SHOWN_MAX: Final = 5
+_CHILDREN: Final = """
+SELECT DISTINCT child.name FROM sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main')
+WHERE child.type = 'table' ORDER BY child.name
+"""
+_HAS_PARENTS: Final = """
+SELECT NOT EXISTS (
+    SELECT 1 FROM pragma_foreign_key_list(:child, 'main') AS key WHERE NOT EXISTS (
+        SELECT 1 FROM sqlite_schema AS parent WHERE parent.type = 'table' AND parent.name = key."table" COLLATE NOCASE
+    )
+)
+"""
+_CREATE: Final = (
+    "CREATE TEMP TABLE tenantry_orphans (child TEXT, row_id INTEGER, parent TEXT, rows INTEGER)",
+    "CREATE INDEX temp.tenantry_orphans_row ON tenantry_orphans (child, row_id)",
+)
+# A table without rowids reports its rows without a number: their count is compared.
+_NOTE: Final = """
+INSERT INTO temp.tenantry_orphans
+SELECT :child, "rowid", parent, count(*) FROM pragma_foreign_key_check(:child, 'main') GROUP BY "rowid", parent
+"""
+_FIND_NEW: Final = """
+SELECT "rowid", parent FROM pragma_foreign_key_check(:child, 'main') AS found GROUP BY "rowid", parent
+HAVING count(*) > coalesce((
+    SELECT rows FROM temp.tenantry_orphans AS noted
+    WHERE noted.child = :child AND noted.row_id IS found."rowid" AND noted.parent = found.parent
+), 0)
+LIMIT :rows_max
+"""
+
+
+class OrphanedRowsError(Exception):
+    """A migration leaves rows whose parent is missing; the message names some of them."""
+
+    sqlite_errorname = "SQLITE_CONSTRAINT_FOREIGNKEY"
+
+
+class Noted(NamedTuple):
+    """The tables with foreign keys before a step.
+
+    Attributes:
+        whole: Those with all their parents.
+        unchecked: Those whose rows could not be checked: a parent lacks the unique key that they refer to.
+    """
+
+    whole: frozenset[str]
+    unchecked: frozenset[str]
+
+
+def note_orphans(connection: sqlite3.Connection) -> Noted:
+    """Note in a temporary table, inside the step's transaction, which rows have no parent."""
+    for sql in _CREATE:
+        connection.execute(sql)
+    children = _children(connection)
+    unchecked = frozenset(child for child in children if not _note(child, connection))
+    whole = frozenset(child for child in children if _has_parents(child, connection))
+    return Noted(whole - unchecked, unchecked)
+
+
+def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
+    """Check, in the same transaction, that every row without a parent was noted before.
+
+    Raises:
+        OrphanedRowsError: Some rows have lost their parent since, or came without one.
+        sqlite3.OperationalError: A parent has lost the unique key that its children refer to.
+    """
+    found: list[str] = []
+    for child in _children(connection):
+        if child not in noted.unchecked:
+            found += _new_orphans(child, connection, was_whole=child in noted.whole)
+    if found:
+        more = ", and more" if len(found) > _SHOWN_MAX else ""
+        raise OrphanedRowsError(f"{'; '.join(found[:_SHOWN_MAX])}{more}")
+
+
+def _children(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute(_CHILDREN).fetchall()]
+
+
+def _has_parents(child: str, connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute(_HAS_PARENTS, {"child": child}).fetchone()[0])
+
+
+def _note(child: str, connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute(_NOTE, {"child": child})
+    except sqlite3.OperationalError as error:
+        if not _lacks_key(error):
+            raise
+        return False
+    return True
+
+
+def _new_orphans(child: str, connection: sqlite3.Connection, *, was_whole: bool) -> list[str]:
+    try:
+        rows = connection.execute(_FIND_NEW, {"child": child, "rows_max": _SHOWN_MAX + 1}).fetchall()
+    except sqlite3.OperationalError as error:
+        if was_whole or not _lacks_key(error):
+            raise
+        return []  # a later step may add the key
+    return [
+        f"a row of {child} has no row in {parent}"
+        if row_id is None
+        else f"row {row_id} of {child} has no row in {parent}"
+        for row_id, parent in rows
+    ]
+
+
+def _lacks_key(error: sqlite3.OperationalError) -> bool:
+    """Return whether the parent has no unique key of the columns that the child refers to."""
+    return error.sqlite_errorcode == sqlite3.SQLITE_ERROR

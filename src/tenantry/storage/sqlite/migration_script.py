@@ -1,0 +1,131 @@
+"""Runs the SQL of one migration inside the transaction that holds it together with its number.
+
+Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer keeps them from
+ending the transaction and from changing the connection.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_control, judged
+
+ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
+"""What a migration may set: the runner turns foreign keys off before a step, and undoes the others after it."""
+
+_ADVICE: Final = (
+    "create the table under a new name, copy the rows, drop the old table and rename the new one; drop views and triggers that "
+    "name the table before, and create them again after; or begin the migration with PRAGMA legacy_alter_table = ON "
+    "(https://www.sqlite.org/lang_altertable.html, section 7)"
+)
+_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+# SQLite writes the new name in double quotes wherever it renames a table.
+_FIND_REFERENCES: Final = """
+SELECT type || ' ' || name FROM sqlite_schema
+WHERE instr(lower(sql), lower('"' || replace(?, '"', '""') || '"')) ORDER BY name LIMIT 5
+"""
+# A virtual table takes its shadow tables along, so it goes before them.
+_FIND_TEMPORARY: Final = """
+SELECT type, name FROM sqlite_temp_schema WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
+"""
+
+
+class BrokenScriptError(ValueError):
+    """A migration's SQL did what a migration may not do; the message says how to write it."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.sqlite_errorname = code
+
+
+class _StepJudge:
+    """Judges a step's actions, and remembers which tables the step dropped."""
+
+    def __init__(self) -> None:
+        self.dropped: set[str] = set()
+
+    def __call__(
+        self, action: int, first: str | None, second: str | None, database: str | None
+    ) -> str | None:
+        if action == sqlite3.SQLITE_DROP_TABLE:
+            self.dropped.add(str(first))
+        if action == sqlite3.SQLITE_PRAGMA and str(first).lower() in ALLOWED_PRAGMAS:
+            return None
+        return judge_control(action, first, second, database)
+
+
+def run_script(script: str, connection: sqlite3.Connection) -> None:
+    """Run a migration's statements.
+
+    Raises:
+        sqlite3.Error: A statement failed.
+        BrokenScriptError: A statement is not allowed, or a view, trigger or foreign key is left without its table.
+    """
+    before, judge = _tables(connection), _StepJudge()
+    try:
+        with judged(judge, connection):
+            for statement in split_statements(script):
+                connection.execute(statement)
+    except RefusedActionError as error:
+        raise _refusal(error.action) from error
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith(
+            "error in "
+        ):  # what SQLite says of a view or trigger that a rename would break
+            raise
+        raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
+    _check_references(judge.dropped - before, connection)
+
+
+def drop_temporary(connection: sqlite3.Connection) -> None:
+    """Drop what a step left in the temporary database: it would hide tables of the tenant from later statements."""
+    while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
+        kind, name = found
+        quoted = name.replace('"', '""')
+        connection.execute(f'DROP {kind} temp."{quoted}"')
+
+
+def split_statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script; SQLite's own tokenizer says where one ends."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            if statement.strip() != ";":
+                yield statement
+            statement = ""
+    # The last part carries a semicolon that the script does not have.
+    rest = statement.removesuffix(";")
+    if rest.strip():
+        yield rest
+
+
+def _refusal(action: str) -> BrokenScriptError:
+    if action.startswith("PRAGMA"):
+        why = (
+            f"a migration may set {', '.join(ALLOWED_PRAGMAS)} and read any other, and tenantry sets the rest when it opens the "
+            "database: remove the statement"
+        )
+    else:
+        why = "it runs in a transaction of tenantry's: remove the statement"
+    return BrokenScriptError(f"a migration may not use {action}: {why}", code="SQLITE_AUTH")
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute(_TABLES)}
+
+
+def _check_references(scratch: set[str], connection: sqlite3.Connection) -> None:
+    """Refuse what still names a table that the step made and dropped.
+
+    ``ALTER TABLE users RENAME TO old_users`` makes every view, trigger and foreign key of ``users`` refer to ``old_users``. A
+    step that then makes a new ``users`` and drops ``old_users`` leaves them without a table.
+    """
+    for table in sorted(scratch - _tables(connection)):
+        found = [name for (name,) in connection.execute(_FIND_REFERENCES, (table,))]
+        if found:
+            raise BrokenScriptError(
+                f"it leaves a reference to {table}, which it dropped, in {', '.join(found)}: {_ADVICE}",
+                code="SQLITE_ERROR",
+            )
