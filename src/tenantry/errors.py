@@ -10,7 +10,8 @@
     │   ├── DuplicateRecordError         told by the driver's extended error code
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
     │   │   ├── SnapshotNotFoundError
-    │   │   └── SnapshotCorruptError     it is not what was written
+    │   │   ├── SnapshotCorruptError     it is not what was written
+    │   │   └── ForeignSchemaError       a database from elsewhere has objects that no schema pack makes
     │   └── QueryError                   a statement or its arguments were refused
     │       ├── ConstraintViolationError NOT NULL, CHECK, FOREIGN KEY
     │       ├── IdempotencyConflictError the key was used for another write
@@ -195,6 +196,20 @@ class SnapshotCorruptError(SnapshotError):
     """A snapshot, a bundle or a manifest is not what was written; nothing was changed."""
 
     outcome = "corrupt"
+
+
+class ForeignSchemaError(SnapshotError):
+    """A database from elsewhere has tables, triggers, views or indexes that no schema pack makes, or lacks some; nothing was changed.
+
+    Attributes:
+        objects: The first of these objects, each as its type and its name.
+    """
+
+    outcome = "foreign_schema"
+
+    def __init__(self, message: str, *, objects: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.objects = objects
 
 
 class QueryError(PersistenceError):

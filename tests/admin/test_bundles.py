@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from forgeries import forged, running
 from service import Service, check_problem, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
@@ -170,6 +171,23 @@ async def test_an_id_that_is_taken_is_said_before_the_bundle_is_read(service: Se
         await operator.post("/v1/tenants/acme/import", content=never(), headers=GZIP), 409, "tenant-exists"
     )
     assert problem["tenant_id"] == "acme"
+
+
+async def test_a_database_with_objects_of_somebodys_own(
+    service: Service, admin: httpx.AsyncClient, tmp_path: Path
+):
+    """It is 422 with their names; tables are accepted by name, from callers with the scope admin."""
+    (tmp_path / "acme.tar.gz").write_bytes(await bundle_of(service))
+    forge = running("CREATE TABLE notes (word TEXT)")
+    content = forged(tmp_path / "acme.tar.gz", forge).read_bytes()
+    operator = await service.caller("operate")
+    problem = check_problem(
+        await operator.post("/v1/tenants/b/import", content=content, headers=GZIP), 422, "foreign-schema"
+    )
+    assert problem["objects"] == ["table 'notes'"]
+    path = "/v1/tenants/b/import?accept_tables=Notes,others"
+    check_problem(await operator.post(path, content=content, headers=GZIP), 403, "scope")
+    assert (await admin.post(path, content=content, headers=GZIP)).status_code == 201
 
 
 @asynccontextmanager

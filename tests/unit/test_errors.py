@@ -23,6 +23,7 @@ TREE = {
     "SnapshotError": "PersistenceError",
     "SnapshotNotFoundError": "SnapshotError",
     "SnapshotCorruptError": "SnapshotError",
+    "ForeignSchemaError": "SnapshotError",
     "QueryError": "PersistenceError",
     "ConstraintViolationError": "QueryError",
     "IdempotencyConflictError": "QueryError",
@@ -63,6 +64,7 @@ OUTCOMES = {
     "duplicate",
     "error",
     "exists",
+    "foreign_schema",
     "full",
     "grace_period",
     "idempotency_conflict",
@@ -100,6 +102,7 @@ RETRYABLE = {
 ARGUMENTS = {
     "code": "SQLITE_BUSY",
     "path": "/srv/data",
+    "objects": ("trigger 'x'",),
     "schema": "company",
     "version": 3,
     "is_step_failure": True,

@@ -11,7 +11,8 @@ import anyio
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from tenantry.admin.auth import Principal
 from tenantry.admin.bodies import Pace, bundle_pace, declared_bytes
@@ -23,6 +24,7 @@ from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
 from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.draft import storage_errors
 from tenantry.storage.durable_files import FILE_MODE
+from tenantry.tenancy.api_keys import Scope
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 
@@ -33,6 +35,8 @@ TRANSFERS_MAX: Final = 8
 TRANSFERS_PER_CALLER_MAX: Final = 4
 """How many of them may be one caller's: others get their turn too."""
 
+ACCEPTED_CHARACTERS_MAX: Final = 2000
+_ACCEPT_TABLES: Final = "Names of tables that no schema pack makes and that the tenant may have, with commas between them. Needs the scope 'admin'."
 _RETRY_AFTER_SECONDS: Final = 5
 _MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
@@ -59,7 +63,7 @@ class BundleResponse(StreamingResponse):
         super().__init__(self._chunks, headers=headers, media_type=MEDIA_TYPE)
         self._pace = pace
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer."""
 
         async def send_in_time(message: Message) -> None:
@@ -126,13 +130,25 @@ async def import_tenant(
     service: CurrentService,
     request: Request,
     response: Response,
+    principal: Operator,
     display_name: Annotated[DisplayName | None, Query()] = None,
+    accept_tables: Annotated[
+        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
+    ] = None,
 ) -> TenantOut:
-    """Create a tenant of this id from a bundle; all of it is verified before that begins."""
+    """Create a tenant of this id from a bundle; all of it is verified before that begins.
+
+    A bundle whose database has objects that no schema pack makes is refused with their names.
+    """
+    accepted = tuple(filter(None, (name.strip() for name in (accept_tables or "").split(","))))
+    if accepted:
+        principal.check_scope(Scope.ADMIN)
     await _check_free(service.registry, tenant_id)
     with _called(place):
         await _receive(request, place)
-        tenant = await service.registry.import_bundle(tenant_id, place, display_name=display_name)
+        tenant = await service.registry.import_bundle(
+            tenant_id, place, display_name=display_name, accepted_tables=accepted
+        )
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)
 

@@ -234,6 +234,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "/v1/statistics tenant_id": ["acme"],
     "limit": 100,
     "display_name": "Acme Ltd.",
+    "accept_tables": "notes,tags",
     "Idempotency-Key": "create-acme-2026-11-23",
     "If-Match": '"3"',
 }

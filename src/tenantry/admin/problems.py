@@ -21,6 +21,7 @@ TYPE_PREFIX: Final = "urn:tenantry:problem:"
 _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.SnapshotNotFoundError: 404,
     errors.SnapshotCorruptError: 422,
+    errors.ForeignSchemaError: 422,
     errors.SnapshotError: 409,
     errors.StorageFullError: 507,
     errors.IdempotencyConflictError: 422,
@@ -59,6 +60,7 @@ _DETAILS: Final = (
     "limit_value",
     "revision",
     "current_revision",
+    "objects",
 )
 # Errors whose words are for whoever made the request: about it, and about nothing inside.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)

@@ -236,12 +236,23 @@ async def import_(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle.")],
     *,
     display_name: DisplayNameOption = None,
+    accept_tables: Annotated[
+        str | None,
+        typer.Option(
+            help="Tables that no schema pack makes and that the tenant may have: names with commas between them.",
+        ),
+    ] = None,
 ) -> Document:
-    """Create a tenant from a bundle; all of it is verified before that begins."""
+    """Create a tenant from a bundle; all of it is verified before that begins.
+
+    A bundle whose database has objects that no schema pack makes is refused with their names.
+    """
     if not path.is_file():
         raise CommandError(
             Exit.USAGE, f"{path} is no regular file, whose size is known: write the bundle to one"
         )
     # Before very much is sent: a server that refuses while it is sent to may not be heard.
     await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
-    return await api.upload(tenant_path(new_id, "import"), path, display_name=display_name)
+    return await api.upload(
+        tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
+    )

@@ -14,8 +14,8 @@ Each call runs in a task of its own: a caller that is cancelled does not leave i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 from tenantry.errors import (
     PersistenceConnectionError,
+    RegistryClosedError,
     TenantBusyError,
     TenantryError,
 )
@@ -66,6 +67,8 @@ class CallRunner:
         self._log = log
         self._locks: WeakValueDictionary[tuple[TenantId, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._preparing: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
         self._own_operations: dict[str, str] = {}
         self.finishers: dict[str, Finisher] = {}
         """By action: how to finish a call after a crash."""
@@ -94,10 +97,42 @@ class CallRunner:
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    async def wait_ended(self) -> None:
-        """Wait for the calls that are under way."""
+    async def wait_ended(self, seconds_max: float) -> None:
+        """Wait for the calls that are under way; those that only prepare something after so many seconds are ended then."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds_max)
+        self._is_stopping = True
+        for task in self._preparing:
+            task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Let the block be ended when the registry closes: it changes nothing that outlives its scratch directory.
+
+        Unpacking, checking and copying last as long as a database is large.
+
+        Raises:
+            RegistryClosedError: The registry closes.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        closed = RegistryClosedError(
+            "the registry was closed while the call prepared its database: call again"
+        )
+        if self._is_stopping:
+            raise closed
+        self._preparing.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                raise
+            task.uncancel()
+            raise closed from None
+        finally:
+            self._preparing.discard(task)
 
     def is_own(self, tenant: Tenant) -> bool:
         """Return whether the call that is under way is this registry's own."""

@@ -319,7 +319,8 @@ class LifecycleCalls:
             return tenant
         async with call.begun(tenant) as damaged:
             async with owned_files(damaged, self._context) as paths:
-                await run_in_thread(partial(maintenance.repair, paths.database))
+                with self._runner.preparing():
+                    await run_in_thread(partial(maintenance.repair, paths.database))
             call.step("checked")
             return await self._activate(call, damaged, TenantEvent.REPAIR, await self._open(call, damaged))
 

@@ -149,7 +149,9 @@ class TenantRegistry(TenantCalls):
         calls.forget_snapshots = self.snapshots.forget_all
         self._schedule = SnapshotSchedule(self.snapshots, catalog, context, self._log)
         super().__init__(
-            catalog, calls, Transfers(self._runner, catalog, calls, archive, copies, self._scratch)
+            catalog,
+            calls,
+            Transfers(self._runner, catalog, calls, archive, copies, self._scratch, self._schemas),
         )
         self._housekeeping = Housekeeping(
             catalog,
@@ -236,7 +238,8 @@ class TenantRegistry(TenantCalls):
         2. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
         3. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
         4. every tenant is checkpointed and closed, its writer last, and its lock released;
-        5. lifecycle calls that were under way end; the catalog is closed.
+        5. lifecycle calls that were under way end; those that still make or check a copy after ``shutdown_timeout_seconds``
+           are stopped, with `RegistryClosedError`; the catalog is closed.
 
         Afterwards there is no thread, no lock and no open file.
         """
@@ -359,7 +362,7 @@ class TenantRegistry(TenantCalls):
             steps.callback(self._opener.crews.leave)
             steps.push_async_callback(self._housekeeping.wait_background)
             steps.push_async_callback(self._scratch.aclose)
-            steps.push_async_callback(self._runner.wait_ended)
+            steps.push_async_callback(self._runner.wait_ended, self._config.shutdown_timeout_seconds)
             steps.push_async_callback(self._pool.aclose)
             steps.push_async_callback(self.fleet.aclose)
             for service in self._services:

@@ -93,10 +93,11 @@ class Restorer:
         _check_restorable(tenant, "restore")
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            if snapshot_id.startswith(_POINT):
-                await self._bring_point(tenant, snapshot_id, database)
-            else:
-                await self._bring_snapshot(tenant, snapshot_id, database)
+            with self._runner.preparing():
+                if snapshot_id.startswith(_POINT):
+                    await self._bring_point(tenant, snapshot_id, database)
+                else:
+                    await self._bring_snapshot(tenant, snapshot_id, database)
             return await self._replace(call, tenant, database, is_migrated=is_migrated)
 
     async def undo(self, call: LifecycleCall) -> Tenant:
@@ -109,7 +110,8 @@ class Restorer:
         _check_restorable(tenant, "undo_restore")
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            await self._bring_point(tenant, tenant.restore_point, database)
+            with self._runner.preparing():
+                await self._bring_point(tenant, tenant.restore_point, database)
             return await self._replace(call, tenant, database, is_migrated=True)
 
     async def points(self, tenant: Tenant) -> Sequence[str]:
@@ -141,7 +143,8 @@ class Restorer:
         self, call: LifecycleCall, tenant: Tenant, database: Path, *, is_migrated: bool
     ) -> Tenant:
         """Make a database ready and put it in the place of the tenant's."""
-        versions = await self._copies.make_ready(database) if is_migrated else None
+        with self._runner.preparing():
+            versions = await self._copies.make_ready(database) if is_migrated else None
         await run_in_thread(partial(sync_file, database))
         point = f"{_POINT}{new_snapshot_id(self._context.clock.now())}"
         call.detail["point"] = point

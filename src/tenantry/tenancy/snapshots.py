@@ -245,9 +245,10 @@ class Snapshots:
         now = self._context.clock.now()
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            report = await self._copies.copy(tenant, database)
-            manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
-            snapshot = await self._archive.keep(manifest, database)
+            with self._runner.preparing():
+                report = await self._copies.copy(tenant, database)
+                manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
+                snapshot = await self._archive.keep(manifest, database)
         call.detail["snapshot_id"] = snapshot.id
         latest = await self._catalog.find_by_uid(tenant.uid)
         if latest is None or latest.state is TenantState.PURGED:

@@ -1,7 +1,7 @@
 """An operator's calls on tenants: parsed and checked here, done elsewhere."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tenantry.errors import TenantNotFoundError
@@ -261,24 +261,37 @@ class TenantCalls(ABC):
         return await self._transfers.export(parse_tenant_id(tenant_id), Path(path))
 
     async def import_bundle(
-        self, new_id: str, path: str | Path, *, display_name: str | None = None
+        self,
+        new_id: str,
+        path: str | Path,
+        *,
+        display_name: str | None = None,
+        accepted_tables: Collection[str] = (),
     ) -> Tenant:
         """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
+
+        A bundle may come from anybody. Its database may have what the schema packs make and nothing else: triggers, views and
+        other definitions would run as code. Tables of the tenant's own are accepted by name, if they have columns, constraints
+        and indexes that call no functions but a few harmless ones.
 
         Args:
             new_id: The new tenant's id.
             path: The bundle.
             display_name: For people; the bundle's if left out.
+            accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
 
         Raises:
             SnapshotCorruptError: The bundle is not what was written; nothing was created.
+            ForeignSchemaError: Its database has objects that no schema pack makes; nothing was created.
             MigrationError: It is newer than the code; nothing was created.
             TenantExistsError: The id is taken.
         """
         self._check_open()
         if display_name is not None:
             check_display_name(display_name)
-        return await self._transfers.import_bundle(parse_tenant_id(new_id), Path(path), display_name)
+        return await self._transfers.import_bundle(
+            parse_tenant_id(new_id), Path(path), display_name, accepted_tables
+        )
 
     async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
         self._check_open()

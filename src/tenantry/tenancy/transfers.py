@@ -6,17 +6,21 @@ an entry that the next registry removes; one after it, a tenant that it finishes
 """
 
 import asyncio
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tenantry.errors import SnapshotError, TenantryError
 from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantState
+from tenantry.schema import Schema
 from tenantry.storage.bundle import read_bundle, write_bundle
 from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.durable_files import FILE_MODE, make_directories, move, sync_file
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
@@ -40,8 +44,10 @@ class Transfers:
         archive: SnapshotArchive,
         copies: Copies,
         scratch: Scratch,
+        schemas: Sequence[Schema],
     ) -> None:
         self._runner = runner
+        self._schemas = schemas
         self._context = runner.context
         self._catalog = catalog
         self._calls = calls
@@ -64,11 +70,13 @@ class Transfers:
             tenant_id, "export", partial(self._export, path), queue="snapshot", path=self._told(path)
         )
 
-    async def import_bundle(self, new: TenantId, path: Path, display_name: str | None) -> Tenant:
+    async def import_bundle(
+        self, new: TenantId, path: Path, display_name: str | None, accepted_tables: Collection[str]
+    ) -> Tenant:
         """See `TenantRegistry.import_bundle`."""
-        return await self._runner.run(
-            new, "import", partial(self._import, path, display_name), path=self._told(path)
-        )
+        work = partial(self._import, path, display_name, accepted_tables)
+        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        return await self._runner.run(new, "import", work, path=self._told(path), **detail)
 
     async def _clone(
         self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
@@ -79,10 +87,12 @@ class Transfers:
         check_revision(source)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            if snapshot_id is None:
-                await self._copies.copy(source, database)
-            else:
-                await self._archive.fetch(await self._archive.manifest(source.uid, snapshot_id), database)
+            with self._runner.preparing():
+                if snapshot_id is None:
+                    await self._copies.copy(source, database)
+                else:
+                    await self._archive.fetch(await self._archive.manifest(source.uid, snapshot_id), database)
+                await self._prepare(new, database)
             return await self._settle(call, new, database)
 
     async def _export(self, path: Path, call: LifecycleCall) -> Manifest:
@@ -90,26 +100,37 @@ class Transfers:
         call.tenant_uid = tenant.uid
         if await run_in_thread(path.exists):
             raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
-        now = self._context.clock.now()
         async with self._scratch.directory() as directory:
-            database = directory / "tenant.db"
-            await self._copies.copy(tenant, database)
-            # One plain file, which a reader of another program need not be able to write beside.
-            await run_in_thread(partial(maintenance.leave_wal, database))
-            report = await run_in_thread(partial(maintenance.check, database))
-            manifest = manifest_of(tenant, report, now, "export")
-            await run_in_thread(partial(write_bundle, path, database, manifest))
+            with self._runner.preparing():
+                return await self._bundle(tenant, directory / "tenant.db", path)
+
+    async def _bundle(self, tenant: Tenant, database: Path, path: Path) -> Manifest:
+        now = self._context.clock.now()
+        await self._copies.copy(tenant, database)
+        # One plain file, which a reader of another program need not be able to write beside.
+        await run_in_thread(partial(maintenance.leave_wal, database))
+        report = await run_in_thread(partial(maintenance.check, database))
+        manifest = manifest_of(tenant, report, now, "export")
+        await run_in_thread(partial(write_bundle, path, database, manifest))
         return manifest
 
-    async def _import(self, path: Path, display_name: str | None, call: LifecycleCall) -> Tenant:
+    async def _import(
+        self, path: Path, display_name: str | None, accepted_tables: Collection[str], call: LifecycleCall
+    ) -> Tenant:
         await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
-            async with (
-                self._unpacking
-            ):  # one after the other: each leaves room on the disk for what it finds there
-                manifest, database = await run_in_thread(partial(_unpack, path, directory))
-            new = new.model_copy(update={"display_name": display_name or manifest.display_name})
+            with self._runner.preparing():
+                # One after the other: each leaves room on the disk for what it finds there.
+                async with self._unpacking:
+                    manifest, database = await run_in_thread(partial(_unpack, path, directory))
+                # Before any other statement: whatever is in the schema of a foreign database would run as code.
+                await run_in_thread(
+                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
+                )
+                await run_in_thread(partial(checked, manifest, database))
+                new = new.model_copy(update={"display_name": display_name or manifest.display_name})
+                await self._prepare(new, database)
             return await self._settle(call, new, database)
 
     def _told(self, path: Path) -> str | None:
@@ -122,10 +143,13 @@ class Transfers:
             raise not_found(tenant_id)
         return tenant
 
-    async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
-        """Make the database ready and the new tenant's, then create the tenant with it."""
+    async def _prepare(self, new: Tenant, database: Path) -> None:
+        """Make the database ready and the new tenant's."""
         await self._copies.make_ready(database)
         await run_in_thread(partial(maintenance.give_to, database, new.uid))
+
+    async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
+        """Create the tenant with the database, which is ready and its own."""
         call.tenant_uid = new.uid
         intent = Intent(action=call.action, begun_at=self._context.clock.now())
         new = new.model_copy(update={"intent": intent})
@@ -165,8 +189,6 @@ class Transfers:
 
 def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:
     try:
-        manifest, database = read_bundle(path, directory, bytes_max=room_bytes(directory))
+        return read_bundle(path, directory, bytes_max=room_bytes(directory))
     except OSError as error:
         raise SnapshotError(f"the bundle {path} cannot be read: {error}") from error
-    checked(manifest, database)
-    return manifest, database

@@ -54,6 +54,11 @@ def is_busy(error: BaseException) -> bool:
     return _primary_code(error) == sqlite3.SQLITE_BUSY
 
 
+def is_interrupted(error: BaseException) -> bool:
+    """Return whether the statement was stopped from outside."""
+    return _primary_code(error) == sqlite3.SQLITE_INTERRUPT
+
+
 def is_machine_failure(error: BaseException) -> bool:
     """Return whether the failure was the machine's, for the moment or until someone mends it, and not the statement's."""
     return is_transient(error) or _primary_code(error) in _LASTING

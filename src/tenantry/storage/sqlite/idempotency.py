@@ -20,7 +20,7 @@ RESULTS_BYTES_MAX: Final = 1024 * 1024
 EXPIRED_KEYS_REMOVED_MAX: Final = 16
 """How many expired keys each new one removes: more than one, so that they get fewer, and few, so that no caller pays for all."""
 
-_CREATE: Final = (
+CREATE_SQL: Final = (
     """
 CREATE TABLE IF NOT EXISTS tenantry_idempotency (
     key          TEXT NOT NULL PRIMARY KEY,
@@ -46,7 +46,7 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
     Raises:
         IdempotencyConflictError: The key was used for another unit.
     """
-    for sql in _CREATE:  # costs a microsecond where they exist
+    for sql in CREATE_SQL:  # costs a microsecond where they exist
         connection.execute(sql)
     found = connection.execute(_FIND, (request.key, _text(request.kept_since))).fetchone()
     if found is None:

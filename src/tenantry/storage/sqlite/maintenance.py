@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantryError
 from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
-from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite import hardening
+from tenantry.storage.sqlite.errors import is_interrupted, map_error
+from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile, add_functions
 from tenantry.storage.sqlite.ownership import hand_over
+from tenantry.threads import check_cancelled
 
 SQLITE_VERSION: Final = sqlite3.sqlite_version
 _PROBLEMS_SHOWN_MAX: Final = 5
 _CHUNK_BYTES: Final = 1024 * 1024
 _PAGES_PER_STEP: Final = 256
 _BUSY_SECONDS: Final = 5.0
+_GROWTH_PAGES_MAX: Final = 64
 
 Progress = Callable[[int, int], None]
 """Called with the pages left and the pages of all; raising ends the work."""
@@ -108,6 +112,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
             (page_bytes,) = source.execute("PRAGMA page_size").fetchone()
 
             def go_on(_status: int, left: int, total: int) -> None:
+                check_cancelled()
                 check_copy_fits(target.parent, left * page_bytes, total * page_bytes)
                 if progress is not None:
                     progress(left, total)
@@ -134,9 +139,10 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
 
     Raises:
         DatabaseCorruptError: It is damaged, or no database.
+        QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
-        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        with closing(_connect(path, "mode=ro&immutable=1", is_timed=True)) as connection:
             _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
             return DatabaseReport(
                 size_bytes=path.stat().st_size,
@@ -146,7 +152,7 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
                 tenant_uid=_tenant_uid(connection),
             )
     except (sqlite3.Error, OSError) as error:
-        raise DatabaseCorruptError(f"{path} cannot be read as a database: {error}") from error
+        raise _unreadable(error, path) from error
 
 
 def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
@@ -167,10 +173,10 @@ def check_closed(path: Path, *, is_thorough: bool = False) -> None:
     """
     parameters = "mode=ro&immutable=1" if RestingFile.found(path) else "mode=ro"
     try:
-        with closing(_connect(path, parameters)) as connection:
+        with closing(_connect(path, parameters, is_timed=True)) as connection:
             check_connection(connection, name=str(path), is_thorough=is_thorough)
     except sqlite3.Error as error:
-        raise DatabaseCorruptError(f"{path} cannot be read as a database: {error}") from error
+        raise _unreadable(error, path) from error
 
 
 def versions_at_rest(path: Path) -> dict[str, int] | None:
@@ -199,7 +205,7 @@ def repair(path: Path) -> None:
         PersistenceError: SQLite refused for another reason, such as a full disk.
     """
     try:
-        with closing(_connect(path, "mode=rw")) as connection:
+        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
             try:
                 _check_integrity(connection, path, "integrity_check")
             except DatabaseCorruptError:
@@ -220,7 +226,7 @@ def leave_wal(path: Path) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(_connect(path, "mode=rw")) as connection:
+        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
         raise map_error(error, f"cannot prepare {path}") from error
@@ -233,7 +239,8 @@ def give_to(path: Path, tenant_uid: str) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(_connect(path, "mode=rw")) as connection:
+        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
+            _limit_growth(connection)
             hand_over(connection, tenant_uid)
             # A key that was used for a write of the other tenant says nothing about writes of this one.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
@@ -244,8 +251,12 @@ def give_to(path: Path, tenant_uid: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the digest of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            check_cancelled()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def remove_database(path: Path) -> None:
@@ -254,14 +265,36 @@ def remove_database(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _connect(path: Path, parameters: str) -> sqlite3.Connection:
+def _connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.Connection:
+    """Open a database whose statements end when the caller is cancelled and, if timed, after a time by its size."""
     if not path.exists() or not path.stat().st_size:
         # SQLite would take an empty file for a database with nothing in it.
         raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
     uri = f"file:{quote(str(path.absolute()))}?{parameters}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
-    add_functions(connection)
+    try:
+        Watch(check_seconds_max(path) if is_timed else None).watch(connection)
+        connection.executescript(hardening.PRAGMAS)
+        add_functions(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _unreadable(error: Exception, path: Path) -> TenantryError:
+    """Return what a failure to read a database means: damage, unless it was stopped."""
+    if is_interrupted(error):
+        return map_error(
+            error, f"the check of {path} was cancelled, or took too long for a database of its size"
+        )
+    return DatabaseCorruptError(f"{path} cannot be read as a database: {error}")
+
+
+def _limit_growth(connection: sqlite3.Connection) -> None:
+    """Let a database grow by a few pages and no more: the work to come needs no others."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + _GROWTH_PAGES_MAX:d}").close()
 
 
 def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:

@@ -25,11 +25,11 @@ from tenantry.errors import MigrationError
 from tenantry.schema import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.batch import roll_back
-from tenantry.storage.sqlite.errors import is_machine_failure, is_transient
+from tenantry.storage.sqlite.errors import is_interrupted, is_machine_failure, is_transient
 from tenantry.storage.sqlite.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
 from tenantry.storage.sqlite.migration_script import drop_temporary, run_script
 
-_CREATE: Final = """
+CREATE_SQL: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     schema      TEXT    NOT NULL,
     version     INTEGER NOT NULL,
@@ -132,8 +132,18 @@ def _step(connection: sqlite3.Connection) -> Iterator[None]:
         try:
             roll_back(connection)
         finally:
-            connection.execute("PRAGMA legacy_alter_table = OFF")
-            connection.execute("PRAGMA foreign_keys = ON")
+            _set_surely("PRAGMA legacy_alter_table = OFF", connection)
+            _set_surely("PRAGMA foreign_keys = ON", connection)
+
+
+def _set_surely(pragma: str, connection: sqlite3.Connection) -> None:
+    """Run a pragma also while a caller that was cancelled interrupts the connection, which it does every few milliseconds."""
+    try:
+        connection.execute(pragma)
+    except sqlite3.OperationalError as error:
+        if not is_interrupted(error):
+            raise
+        connection.execute(pragma)
 
 
 def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
@@ -166,7 +176,7 @@ def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.
     run_script(migration.sql, connection)
     check_orphans(noted, connection)
     drop_temporary(connection)
-    connection.execute(_CREATE)
+    connection.execute(CREATE_SQL)
     duration_ms = (time.perf_counter() - started) * 1000
     applied_at = clock.now().isoformat(timespec="milliseconds")
     connection.execute(

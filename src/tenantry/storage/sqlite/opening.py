@@ -21,6 +21,7 @@ from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, Durability
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
 from tenantry.storage.durable_files import FILE_MODE, check_file, check_own_path, lstat, make_directories
+from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.page_limit import set_page_limit
@@ -99,6 +100,7 @@ def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sq
     """
     if options.path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        hardening.harden(connection)
         return _set_up(connection, options, log, is_fresh=True)
     return _open_file(options.path, options, known_version, log)
 
@@ -171,7 +173,8 @@ def _identity(path: str) -> tuple[int, int, int] | None:
 def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
     connection = _connect(path, parameters, options)
     try:
-        connection.executescript("PRAGMA query_only = ON")
+        connection.executescript(f"{hardening.PRAGMAS} PRAGMA query_only = ON;")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         add_functions(connection)
     except BaseException:
         connection.close()
@@ -188,6 +191,7 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
     check_file(path, before)
     connection = _connect(path, "mode=rw", options)
     try:
+        hardening.harden(connection)
         # The first read of the file: raises if it is no database, before any pragma could change it.
         is_fresh = read_file_version(connection) <= known_version
         _check_not_replaced(path, before)

@@ -21,7 +21,7 @@ from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, read_hold
 _RELEASED = b"released"
 _OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
 
-_CREATE = """
+CREATE_SQL = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
     id         INTEGER PRIMARY KEY CHECK (id = 1),
     tenant_uid TEXT    NOT NULL,  -- the catalog's key of the tenant: a file in the wrong place is found out
@@ -125,7 +125,7 @@ class FileOwnership:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if is_new:
-                connection.execute(_CREATE)
+                connection.execute(CREATE_SQL)
                 connection.execute(_INSERT, (self._tenant_uid,))
             connection.execute(_RAISE, (self._token,))
             connection.execute("COMMIT")
@@ -146,7 +146,7 @@ class FileOwnership:
 def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:
     """Make a database, a copy that nobody uses, another tenant's."""
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(_CREATE)
+    connection.execute(CREATE_SQL)
     connection.execute("DELETE FROM tenantry_owner")
     connection.execute(_INSERT, (tenant_uid,))
     connection.execute("COMMIT")

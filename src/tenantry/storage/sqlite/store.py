@@ -157,7 +157,8 @@ class SQLiteStore:
                 return self._reported(plan, ())
             async with self._writer_lock:
                 writer = await self._connections.awake()
-                return await writer.run(partial(self._migrate, plan))
+                # A job, so that a caller that is cancelled ends a migration that would last long.
+                return await writer.submit(partial(self._migrate, plan))
         except (sqlite3.Error, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
             mapped = self._explained(mapped, str(mapped))

@@ -1,0 +1,331 @@
+"""Compares the schema of a database that came from elsewhere with what the schema packs make.
+
+A foreign database is a bundle that somebody sent or a file that somebody put in place. What is in its schema runs as code, so
+nothing that could run it may happen before this check: not even ``quick_check``, which evaluates CHECK constraints and generated
+columns. The check reads the names and texts of the schema's objects, and no others.
+
+What they should be is found out by running the packs' migrations, up to the versions that the file says, in a database in
+memory. An object that is not there is refused. The caller can accept further tables by name: their definitions are then run in
+the same database, under an authorizer that allows nothing but columns, constraints and indexes that call harmless functions.
+"""
+
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from tenantry.clock import SystemClock
+from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
+from tenantry.schema import Migration, Schema
+from tenantry.storage.migrations import AppliedMigration, plan_migrations
+from tenantry.storage.sqlite import hardening, idempotency, migrator, ownership
+from tenantry.storage.sqlite.opening import RestingFile, add_functions
+from tenantry.storage.sqlite.schema_pages import check_schema_size
+
+SCHEMA_SECONDS_MAX: Final = 10.0
+MIGRATIONS_MAX: Final = 10_000
+_OBJECTS_SHOWN_MAX: Final = 20
+_NAME_CHARACTERS_SHOWN_MAX: Final = 80
+_BACKEND: Final = "sqlite"
+_SCHEMA_SQL: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
+# The declared types bind those who write through SQLite, and nobody who writes the file.
+_MIGRATIONS_SQL: Final = (
+    "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
+)
+_TOKEN: Final = re.compile(
+    r"""(?P<skipped>\s+|--[^\n]*|/\*.*?\*/)|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*]|\w+|.""",
+    re.DOTALL,
+)
+# SQLite's own, wherever ANALYZE or AUTOINCREMENT was used.
+_INTERNAL: Final = {
+    "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
+    "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "sqlite_stat4": "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+_MAKING: Final = frozenset(
+    [
+        *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_INDEX),
+        *(sqlite3.SQLITE_READ, sqlite3.SQLITE_REINDEX),
+    ]
+)
+_COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
+_SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
+# In time proportional to what they are given, and never with a result that is larger. `instr`, `like` and `printf` are not so.
+_HARMLESS_FUNCTIONS: Final = frozenset(
+    [
+        *(
+            "abs",
+            "coalesce",
+            "ifnull",
+            "iif",
+            "length",
+            "lower",
+            "ltrim",
+            "max",
+            "min",
+            "nullif",
+            "round",
+            "rtrim",
+        ),
+        *("substr", "substring", "trim", "typeof", "upper", "json_valid"),
+        *(
+            "current_date",
+            "current_time",
+            "current_timestamp",
+            "date",
+            "datetime",
+            "julianday",
+            "time",
+            "unixepoch",
+        ),
+    ]
+)
+_HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
+
+
+class _Object(NamedTuple):
+    """A row of the schema."""
+
+    type: str
+    name: str
+    table: str
+    sql: str | None
+
+    @property
+    def shown(self) -> str:
+        """Its type and name, for a message: the name is somebody else's text."""
+        name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
+        return f"{self.type if self.type in _TYPES else 'object'} {name}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What SQLite tells it by."""
+        return self.type, self.name.lower()
+
+    @property
+    def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """What two objects that do the same have in common, whoever wrote their text."""
+        return *self.key, self.table.lower(), tuple(_tokens(self.sql or ""))
+
+
+_TYPES: Final = ("table", "index", "view", "trigger")
+
+
+def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
+    """Raise unless the schema of a database consists of what the packs make, and of tables that the caller accepts.
+
+    The data is not looked at: let `tenantry.storage.sqlite.maintenance.check` do that next.
+
+    Args:
+        path: A database that is one file, which nobody has open.
+        schemas: The packs.
+        accepted_tables: Names of further tables that it may have, with their indexes.
+
+    Raises:
+        ForeignSchemaError: It has other objects, or lacks some; the error has their names.
+        MigrationError: It is newer than the code.
+        DatabaseCorruptError: It is no database, damaged, or not one file.
+    """
+    if RestingFile.found(path) is None:
+        raise DatabaseCorruptError(f"{path} is no database that is one file: a journal or log lies beside it")
+    try:
+        check_schema_size(path)
+        with closing(_open(path)) as connection:
+            found = [_Object(*row) for row in connection.execute(_SCHEMA_SQL)]
+            applied, file_version = _applied(found, connection, path)
+    except (sqlite3.Error, OSError) as error:
+        raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error}") from error
+    plan_migrations(schemas, _BACKEND, applied, file_version)
+    known = {schema.name: schema.migrations(_BACKEND) for schema in schemas}
+    migrations = [
+        m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
+    ]
+    accepted = {name.lower() for name in accepted_tables}
+    with closing(_database_of(migrations)) as expected:
+        _compare(found, _schema_of(expected), accepted, expected)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True, isolation_level=None
+    )
+    try:
+        hardening.harden(connection)
+        hardening.confine(connection)
+        hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
+        # Names that are not UTF-8 are compared too, and nowhere found.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _applied(
+    found: Iterable[_Object], connection: sqlite3.Connection, path: Path
+) -> tuple[list[AppliedMigration], int]:
+    """Return what the file says was applied to it, if its table of that is the one that it should be."""
+    version = migrator.read_file_version(connection)
+    table = [one for one in found if one.name.lower() == "schema_migrations"]
+    if not table:
+        return [], version
+    if [one.definition for one in table] != [_stored(migrator.CREATE_SQL).definition]:
+        raise ForeignSchemaError(
+            f"{path} has a 'schema_migrations' that is not tenantry's: it is no tenant's database",
+            objects=tuple(one.shown for one in table),
+        )
+    rows = connection.execute(_MIGRATIONS_SQL, (MIGRATIONS_MAX + 1,)).fetchall()
+    if len(rows) > MIGRATIONS_MAX or any(tuple(map(type, row)) != (str, int, str) for row in rows):
+        raise DatabaseCorruptError(
+            f"what {path} lists as its migrations are none, or more than {MIGRATIONS_MAX}"
+        )
+    return [AppliedMigration(*row) for row in rows], version
+
+
+def _stored(create_sql: str) -> _Object:
+    """Return a table as the schema of a database that has it lists it."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(create_sql)
+        return next(one for one in _schema_of(connection) if one.type == "table")
+
+
+def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
+    """Return a database in memory with all that tenantry itself makes of one at these versions."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        add_functions(connection)
+
+        def plan(applied: list[AppliedMigration], _: int) -> tuple[Migration, ...]:
+            return tuple(migrations[len(applied) :])
+
+        migrator.apply_migrations(migrator.Plan([], 0, tuple(migrations)), plan, SystemClock(), connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _schema_of(connection: sqlite3.Connection) -> list[_Object]:
+    return [_Object(*row) for row in connection.execute(_SCHEMA_SQL)]
+
+
+def _compare(
+    found: Sequence[_Object],
+    expected: Sequence[_Object],
+    accepted: Collection[str],
+    connection: sqlite3.Connection,
+) -> None:
+    """Raise unless the file's schema is the expected one, with optional tables of tenantry's and what is accepted."""
+    known = {one.key: one for one in (*_own_tables(), *expected)}
+    accepting = [one for one in found if one.key not in known and one.table.lower() in accepted]
+    known |= {one.key: one for one in _accepted(accepting, connection)}
+    unknown = [one for one in found if one.key not in known and not _is_internal(one)]
+    changed = [one for one in found if one.key in known and one.definition != known[one.key].definition]
+    missing = [one for one in expected if one.key not in {one.key for one in found}]
+    for what, objects in (
+        ("has objects that no schema pack makes", unknown),
+        ("has objects that are not what the schema packs make", changed),
+        ("lacks objects that its schema packs make", missing),
+    ):
+        if objects:
+            raise _refused(f"the database {what}", objects)
+    if len({one.key for one in found}) < len(found):
+        raise DatabaseCorruptError("the schema of the database has two objects of one name")
+
+
+def _refused(what: str, objects: Sequence[_Object]) -> ForeignSchemaError:
+    names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
+    more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
+    advice = "import it where those packs are, or name the tables that you accept; other objects cannot be accepted"
+    return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)
+
+
+def _own_tables() -> list[_Object]:
+    """Return what a tenant's database may have beside its packs' objects: the owner, and the idempotency keys."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
+            connection.execute(sql)
+        return _schema_of(connection)
+
+
+def _is_internal(one: _Object) -> bool:
+    sql = _INTERNAL.get(one.name.lower())
+    return sql is not None and one.type == "table" and tuple(_tokens(sql)) == one.definition[-1]
+
+
+def _accepted(accepting: Sequence[_Object], connection: sqlite3.Connection) -> list[_Object]:
+    """Make the accepted tables and their indexes beside the expected ones, and return them as they came out.
+
+    Raises:
+        ForeignSchemaError: One of them is no plain table or index.
+    """
+    names = {one.key for one in accepting}
+    for one in accepting:
+        if one.type not in {"table", "index"} or (
+            one.sql is None and not one.name.startswith("sqlite_autoindex_")
+        ):
+            raise _refused("an accepted table may have no triggers, and no view is accepted", [one])
+        if one.sql is None:
+            continue
+        try:
+            with _allowing(_MAKING, connection):
+                connection.execute(one.sql)
+            if one.type == "table":
+                _check_columns(one, connection)
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            raise _refused(
+                "an accepted table has more than columns, simple constraints and indexes "
+                f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",
+                [one],
+            ) from error
+    return [one for one in _schema_of(connection) if one.key in names]
+
+
+def _check_columns(table: _Object, connection: sqlite3.Connection) -> None:
+    name = table.name.replace('"', '""')
+    for *_, default, _, hidden in connection.execute(f'PRAGMA table_xinfo("{name}")').fetchall():
+        if hidden in _HIDDEN_GENERATED:
+            raise ValueError("a generated column")
+        if default is not None:
+            # Prepared and not run: SQLite looks at the functions of a default value only when it is used.
+            with _allowing(_COMPUTING, connection):
+                connection.execute(f"EXPLAIN SELECT {default}").close()
+
+
+@contextmanager
+def _allowing(actions: Collection[int], connection: sqlite3.Connection) -> Iterator[None]:
+    """Let statements do only these things, and call harmless functions (https://www.sqlite.org/c3ref/c_alter_table.html)."""
+
+    def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+        is_allowed = (
+            action in actions
+            or (action in {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE} and first in _SCHEMA_TABLES)
+            or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _HARMLESS_FUNCTIONS)
+        )
+        return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY
+
+    connection.set_authorizer(authorize)
+    try:
+        yield
+    finally:
+        connection.set_authorizer(None)
+
+
+def _tokens(sql: str) -> Iterator[str]:
+    """Yield what SQL consists of, without space and comments, names in lower case and without quotes.
+
+    Versions of SQLite differ in how ALTER TABLE writes a definition.
+    """
+    for match in _TOKEN.finditer(sql):
+        if match["skipped"] is not None:
+            continue
+        token = match[0]
+        if token[0] == "'":
+            yield token
+        elif token[0] in '"`[':
+            yield token[1:-1].lower()
+        else:
+            yield token.lower()

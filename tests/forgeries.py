@@ -1,0 +1,40 @@
+"""Bundles as somebody makes them who means harm: whole in every digest, with a database of their own.
+
+Import it by name (``tests`` is on pytest's path): ``from forgeries import forged``.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from tenantry.storage.bundle import read_bundle, write_bundle
+from tenantry.storage.sqlite import maintenance
+
+
+def forged(bundle: Path, change: Callable[[sqlite3.Connection], object]) -> Path:
+    """Return a bundle with a database that somebody changed, and with a manifest that fits it."""
+    directory = bundle.parent / "forged"
+    directory.mkdir()
+    manifest, database = read_bundle(bundle, directory, bytes_max=10**9)
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        change(connection)
+    counts = {}
+    with closing(sqlite3.connect(database)) as connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            if not table.startswith("sqlite_"):
+                counts[table] = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
+    sizes = {
+        "database_bytes": database.stat().st_size,
+        "database_sha256": maintenance.file_sha256(database),
+        "stored_bytes": database.stat().st_size,
+        "stored_sha256": maintenance.file_sha256(database),
+    }
+    path = directory / "forged.tar.gz"
+    write_bundle(path, database, manifest.model_copy(update={**sizes, "row_counts": counts}))
+    return path
+
+
+def running(*statements: str) -> Callable[[sqlite3.Connection], object]:
+    """Return what runs these statements."""
+    return lambda connection: [connection.execute(statement) for statement in statements]
