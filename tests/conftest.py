@@ -9,6 +9,7 @@ import structlog
 from buckets import s3_server
 from certificates import make_certificate
 from tenantry import RegistryConfig, TenantRegistry
+from tenants import HANG_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +48,12 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 async def registry(data_dir: Path) -> AsyncIterator[TenantRegistry]:
     """An open registry with a small pool."""
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=4)) as opened:
+    # A busy machine may need long for what a test does inside a transaction.
+    config = RegistryConfig(
+        data_dir=data_dir,
+        open_tenants_max=4,
+        call_timeout_seconds=HANG_SECONDS,
+        transaction_timeout_seconds=HANG_SECONDS,
+    )
+    async with TenantRegistry(config) as opened:
         yield opened
