@@ -16,7 +16,14 @@ Result: TypeAlias = Any
 
 
 class Fetch(Enum):
-    """What a statement gives back."""
+    """What a statement gives back.
+
+    Attributes:
+        NONE: None.
+        ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without its triggers and foreign keys.
+        ONE: The first row, None if there is none.
+        ALL: A list of all rows.
+    """
 
     NONE = "none"
     ROWCOUNT = "rowcount"
@@ -29,7 +36,8 @@ class Statement(NamedTuple):
 
     Attributes:
         operation: Its bounded name in metrics, ``<repository>.<method>``: ``messages.save``.
-        sql: One statement with ``?`` placeholders.
+        sql: One statement with placeholders, plain (``?``) or numbered (``?1``). It may not end or nest the transaction, attach
+            a database, set a pragma, or make a temporary table, index, view or trigger.
         parameters: One value for each placeholder.
         fetch: What the session returns for it.
     """

@@ -1,7 +1,9 @@
 """Write batches under real failures: whoever fails is alone with it, and nothing is acknowledged that was not kept."""
 
 import sqlite3
+import warnings
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tenantry.errors import (
     TenantryError,
     TransactionClosedError,
 )
-from tenantry.statements import Statement
+from tenantry.statements import Fetch, Row, Statement
 from tenantry.storage import PersistenceBackend
 from tenantry.storage.protocol import WriteOutcome
 from tenantry.storage.sqlite import batch
@@ -213,22 +215,115 @@ async def test_text_that_is_not_one_statement(store: SQLiteStore, sql: str):
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "named"),
     [
-        "ATTACH ':memory:' AS other",
-        "DETACH main",
-        "VACUUM",
-        "PRAGMA synchronous = OFF",
-        "pragma query_only = 0",
+        ("ATTACH ':memory:' AS other", "ATTACH"),
+        ("DETACH main", "DETACH"),
+        ("PRAGMA synchronous = OFF", "PRAGMA synchronous"),
+        ("pragma query_only = 0", "PRAGMA query_only"),
+        ("EXPLAIN PRAGMA query_only = ON", "PRAGMA query_only"),
+        ("explain query plan pragma writable_schema(1)", "PRAGMA writable_schema"),
+        ("PRAGMA wal_checkpoint", "PRAGMA wal_checkpoint"),
+        ("SELECT * FROM pragma_optimize", "PRAGMA optimize"),
+        ("CREATE TEMP TABLE t (id)", "temporary"),
+        ("CREATE TEMPORARY TABLE IF NOT EXISTS t AS SELECT 1 AS id", "temporary"),
+        ("CREATE TABLE temp.t (id)", "temporary"),
+        ("CREATE VIRTUAL TABLE temp.t USING fts5 (id)", "temporary"),
+        ("CREATE TEMP VIEW t AS SELECT 1 AS id", "temporary"),
+        ("CREATE VIEW temp.t AS SELECT 1 AS id", "temporary"),
+        ("CREATE TEMP TRIGGER hiding BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END", "temporary"),
+        ("EXPLAIN CREATE TEMP TABLE t (id)", "temporary"),
+        ("EXPLAIN COMMIT", "BEGIN, COMMIT or ROLLBACK"),
     ],
 )
-async def test_statements_about_the_connection_are_refused(store: SQLiteStore, sql: str):
-    """A repository cannot reach another file or change how the connection keeps its promises."""
-    (outcome,) = await store.write([(run(sql),)])
+async def test_statements_about_the_connection_are_refused(store: SQLiteStore, sql: str, named: str):
+    """A repository cannot reach another file, hide a table or change the connection, in any kind of call; others are served."""
+    transaction = await store.begin()
+    kinds = [await transaction.write((run(sql),)), await transaction.read(run(sql))]
+    await transaction.rollback()
+    written = await store.write([(run(sql),), (insert(2),), (insert(3), run(sql)), (insert(4),)])
+    assert [written[1], written[3]] == [[None], [None]]
+    for outcome in (*kinds, written[0], written[2], *await store.read([run(sql)])):
+        assert isinstance(outcome, QueryError), outcome
+        assert f"may not use {named}" in str(outcome)
+        assert (outcome.code, outcome.is_retryable) == (None, False)
+    assert await ids(store) == [1, 2, 4]
+    assert await read_rows(store, "SELECT name FROM sqlite_temp_schema") == []
+
+
+@pytest.mark.parametrize(
+    "sql", ["VACUUM", "VACUUM INTO '/nonexistent/copy.db'", "UPDATE sqlite_schema SET sql = ''"]
+)
+async def test_statements_that_sqlite_refuses(store: SQLiteStore, sql: str):
+    """Nothing rebuilds, copies or rewrites the database behind the store, in a write or in a read."""
+    for outcome in (*await store.write([(run(sql),)]), *await store.read([run(sql)])):
+        assert isinstance(outcome, QueryError), outcome
+    assert await ids(store) == [1]
+
+
+async def test_the_same_text_is_refused_whoever_ran_it_before(store: SQLiteStore):
+    """What the store itself has run on the connection, and what a tenant was refused before, is refused again."""
+    for _ in range(3):
+        for sql in (
+            "BEGIN IMMEDIATE",
+            "COMMIT",
+            "ROLLBACK",
+            "SAVEPOINT unit",
+            "RELEASE unit",
+            "PRAGMA query_only = ON",
+        ):
+            (outcome,) = await store.write([(run(sql),)])
+            assert "may not use" in str(outcome)
+    assert await store.write([(insert(2),)]) == [[None]]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("PRAGMA table_info(child)", [(0, "t_id", "INTEGER", 0, None, 0)]),
+        ("PRAGMA encoding", [("UTF-8",)]),
+        ("SELECT name FROM pragma_table_info('t')", [("id",), ("n",)]),
+        ("SELECT t.id, c.name FROM t, pragma_table_info('t') AS c", [(1, "id"), (1, "n")]),
+        ("SELECT * FROM pragma_foreign_key_check", []),
+        ("EXPLAIN QUERY PLAN SELECT * FROM t", [(2, 0, 0, "SCAN t")]),
+    ],
+)
+async def test_looking_at_the_schema_is_allowed(store: SQLiteStore, sql: str, expected: list[Row]):
+    """Pragmas that report, as statements or as tables, and query plans."""
+    assert await read_rows(store, sql) == expected
+    assert await store.write([(rows(sql),)]) == [[expected]]
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        ("SELECT ?1, ?2, ?3", ("a", "b", "c")),
+        ("SELECT ?2 AS x, ?1, ?2 WHERE ?2 IS NOT NULL", ("b", "a")),
+        ("SELECT ?2, ?, ?1", ("b", "a", "c")),
+        ("SELECT ?, ?4, ?2", ("a", "c", None, "b")),
+        ("SELECT '?9', ?1, \"id\" /* ?8 */ FROM t AS [?7] -- ?6", ("a",)),
+        ("SELECT ?2, ?1", {"1": "a", "2": "b"}),
+    ],
+)
+async def test_numbered_placeholders(store: SQLiteStore, sql: str, parameters: Any):
+    """They mean what SQLite says they mean, also beside plain ones, on every version of Python and without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with closing(sqlite3.connect(":memory:")) as plain:
+            plain.execute("CREATE TABLE t AS SELECT 1 AS id")
+            expected = plain.execute(sql, parameters).fetchall()
+    statement = Statement("test.numbered", sql, parameters, Fetch.ALL)
+    for _ in range(2):
+        assert await store.write([(statement,)]) == [[expected]]
+        assert await store.read([statement]) == [expected]
+
+
+@pytest.mark.parametrize("parameters", [(), (1,), (1, 2, 3), 5], ids=str)
+async def test_numbered_placeholders_need_their_values(store: SQLiteStore, parameters: Any):
+    """One value too few, one too many, and none of a sequence are the caller's own error."""
+    (outcome,) = await store.write([(Statement("test.numbered", "SELECT ?2, ?1", parameters),)])
     assert isinstance(outcome, QueryError)
-    assert "may not be" in str(outcome)
-    (outcome,) = await store.read([run(sql)])
-    assert isinstance(outcome, QueryError)
+    assert not outcome.is_retryable
 
 
 async def test_busy_database_fails_all_and_is_retryable(tmp_path: Path):

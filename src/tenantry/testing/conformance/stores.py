@@ -210,6 +210,26 @@ async def check_results_follow_fetch(make_store: MakeStore) -> None:
 
 
 @_store_check
+async def check_counts_rows_of_any_writing_statement(make_store: MakeStore) -> None:
+    """A count is of the rows that the statement itself changed, whatever it begins with and whether it returns rows."""
+    async with _connected(make_store) as store:
+        counts = {
+            "INSERT INTO conformance (id, n) VALUES (1, 0), (2, 0), (3, 0) RETURNING id": 3,
+            "WITH few AS (SELECT 1 AS id UNION SELECT 2) UPDATE conformance SET n = 1 WHERE id IN (SELECT id FROM few)": 2,
+            "UPDATE conformance SET n = 2 WHERE id > 1 RETURNING id, n": 2,
+            "UPDATE conformance SET n = 3 WHERE id > 9 RETURNING id": 0,
+            "/* none */ UPDATE conformance SET n = 3 WHERE id > 9": 0,
+            "WITH one AS (SELECT 1 AS id) DELETE FROM conformance WHERE id IN (SELECT id FROM one)": 1,
+            "WITH one AS (SELECT 4 AS id) INSERT INTO conformance (id, n) SELECT id, 0 FROM one RETURNING id": 1,
+            "-- all\nDELETE FROM conformance RETURNING id": 3,
+        }
+        unit = tuple(_run(sql, fetch=Fetch.ROWCOUNT) for sql in counts)
+        expect(await store.write([unit]), [list(counts.values())])
+        expect(await store.write([(each,) for each in unit]), [[count] for count in counts.values()])
+        expect(await _ids(store), [])
+
+
+@_store_check
 async def check_batch_runs_in_order(make_store: MakeStore) -> None:
     """Requests take effect, and are answered, in the order given."""
     async with _connected(make_store) as store:
