@@ -1,0 +1,121 @@
+"""Lets system calls of a workload fail, one run for each, and checks what tenantry makes of it."""
+
+import errno
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from power.tracing import Kind
+from power.workers import Workers
+
+ERRORS: Final = {
+    Kind.OPEN: (errno.EMFILE, errno.EIO, errno.ENOSPC),
+    Kind.READ: (errno.EIO,),
+    Kind.WRITE: (errno.ENOSPC, errno.EIO),
+    Kind.SYNC: (errno.EIO, errno.ENOSPC),
+    Kind.TRUNCATE: (errno.EIO,),
+    Kind.RENAME: (errno.EIO, errno.ENOSPC),
+    Kind.UNLINK: (errno.EIO,),
+    Kind.MKDIR: (errno.ENOSPC, errno.EIO),
+    Kind.LINK: (errno.ENOSPC,),
+}
+"""What each kind of call fails with, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A system call that fails.
+
+    Attributes:
+        kinds: Its kind.
+        error: The error number.
+        first: Which of the calls of this kind, from 1 on.
+        is_lasting: Whether all after it fail too.
+    """
+
+    kinds: Kind
+    error: int
+    first: int
+    is_lasting: bool = False
+
+    def __str__(self) -> str:
+        and_after = " and all after it" if self.is_lasting else ""
+        return f"{self.kinds.name} number {self.first}{and_after}: {errno.errorcode[self.error]}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        told = {"error": self.error, "first": self.first, "is_lasting": self.is_lasting}
+        return {"kinds": int(self.kinds), **told}
+
+
+def count_calls(workload: str, workers: Workers, directory: Path) -> dict[Kind, int]:
+    """Return how many calls of each kind a workload makes when nothing fails."""
+    directory.mkdir(exist_ok=True)
+    never = (Fault(kind, errno.EIO, first=2**40) for kind in ERRORS)
+    ran = _run(workload, never, workers, directory)
+    found = {fault.kinds: outcome["seen"] for fault, _, outcome in ran}
+    assert all(outcome["is_finished"] for *_, outcome in ran)
+    return found
+
+
+def spread(calls: dict[Kind, int], each: int) -> Iterator[Fault]:
+    """Yield faults of each kind, spread evenly over the calls, once and lasting in turn."""
+    for kind, count in calls.items():
+        for number in range(min(each, count)):
+            error = ERRORS[kind][number % len(ERRORS[kind])]
+            yield Fault(kind, error, 1 + number * count // min(each, count), is_lasting=number % 2 == 1)
+
+
+def every(calls: dict[Kind, int], step: int, start: int) -> Iterator[Fault]:
+    """Yield faults of each kind and each error, once and lasting, for one call in `step`."""
+    for kind, count in calls.items():
+        for error in ERRORS[kind]:
+            for first in range(1 + start % step, count + 1, step):
+                yield Fault(kind, error, first)
+                yield Fault(kind, error, first, is_lasting=True)
+
+
+def findings(
+    workload: str, faults: Iterable[Fault], workers: Workers, directory: Path
+) -> Iterator[tuple[Fault, list[str]]]:
+    """Run a workload once for each fault, and yield the fault with what was wrong: nothing, if all was well.
+
+    Only tenantry's errors may be raised, and a call that failed once succeeds when it is repeated. Afterwards the disk is well
+    again: what was acknowledged is there, and every tenant is in its state.
+    """
+    directory.mkdir(exist_ok=True)
+    ran = _run(workload, faults, workers, directory)
+    checks = (
+        {"do": "check", "workload": workload, "root": root, "expected": outcome["expected"]}
+        for _, root, outcome in ran
+    )
+    checked = {str(job["root"]): problems for job, problems in workers.do(checks)}
+    for fault, root, outcome in ran:
+        wrong = list(checked[str(root)])
+        if outcome["unexpected"]:
+            wrong.append(outcome["unexpected"])
+        if not outcome["is_finished"] and not outcome["unexpected"] and not fault.is_lasting:
+            wrong.append(f"a call did not succeed when it was repeated: {outcome['errors']}")
+        if wrong:
+            wrong.append(f"failed: {outcome['failed_what']}; raised: {outcome['errors']}; left: {root}")
+        else:
+            shutil.rmtree(root)
+        yield fault, wrong
+
+
+def _run(
+    workload: str, faults: Iterable[Fault], workers: Workers, directory: Path
+) -> list[tuple[Fault, Path, dict[str, Any]]]:
+    jobs = {}
+    for fault in faults:
+        root = directory / f"{workload}-{len(jobs)}-{fault.kinds.name}-{fault.first}"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        jobs[str(root)] = fault
+    told = (
+        {"do": "run", "workload": workload, "root": root, "fail": fault.as_json()}
+        for root, fault in jobs.items()
+    )
+    return [(jobs[job["root"]], Path(job["root"]), outcome) for job, outcome in workers.do(told)]
