@@ -63,11 +63,11 @@ class StubbornConnection(sqlite3.Connection):
 class AnyRepository(Repository):
     """A user's repository that runs the statements that it is given."""
 
-    async def write(self, *statements: Statement, **context: object) -> list[Result]:
+    async def write(self, /, *statements: Statement, **context: object) -> list[Result]:
         """Run them as one unit."""
         return await self._write(*statements, done="any.written", failed="any.write_failed", **context)
 
-    async def read(self, statement: Statement, **context: object) -> Result:
+    async def read(self, statement: Statement, /, **context: object) -> Result:
         """Run a reading statement."""
         return await self._read(statement, failed="any.read_failed", **context)
 

@@ -22,6 +22,7 @@ class Repository:
 
     async def _write(
         self,
+        /,
         *statements: Statement,
         done: str | None,
         failed: str,
@@ -35,7 +36,8 @@ class Repository:
             done: The debug event of success; None where the caller writes it, because it depends on the result.
             failed: The event of failure.
             duplicate: The event of a `DuplicateRecordError`; `failed` where there is none.
-            context: Names the record; it goes to every event, its first value to a duplicate's `record_id`.
+            context: Names the record; it goes to every event, its first value to a duplicate's `record_id`. Any key may be
+                used; the log renames one that has a meaning there already (``error`` is written as ``error_``).
         """
         try:
             results = await self._session.write(*statements)
@@ -52,7 +54,7 @@ class Repository:
             self._log.debug(done, **context)
         return results
 
-    async def _read(self, statement: Statement, *, failed: str, **context: object) -> Result:
+    async def _read(self, statement: Statement, /, *, failed: str, **context: object) -> Result:
         """Run one reading statement; log its failure with all the filters of the call."""
         try:
             return await self._session.read(statement)
