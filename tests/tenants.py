@@ -20,7 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 import tenantry
 from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
+from tenantry.events import BatchFinished
 from tenantry.ids import tenant_paths
+from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.tenancy.catalog import CATALOG_NAME
 
 P = ParamSpec("P")
 EventT = TypeVar("EventT")
@@ -182,6 +185,28 @@ class Recorder:
                 self._arrived.clear()
                 await self._arrived.wait()
         return found[0]
+
+
+async def chores_done(hook: Recorder, clock: MovedClock, time: timedelta = timedelta(seconds=11)) -> None:
+    """Let time pass, and wait until the registry has done its chores once more, each of them."""
+
+    def count() -> int:
+        # The last thing that they look for.
+        batches = hook.of(BatchFinished, tenant_id=CATALOG_NAME)
+        return sum(call.operation == "fleet.expired" for batch in batches for call in batch.calls)
+
+    before = count()
+    clock.wait(time)
+    await until(lambda: count() > before)
+
+
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Hold a lock file as another process would."""
+    lock = LockFile(path)
+    lock.acquire()
+    yield
+    lock.release()
 
 
 def make_message(content: str = "hello", **fields: Any) -> Message:

@@ -11,10 +11,10 @@ from samples import a_task
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.doctor import Finding, Level, examine
 from tenantry.errors import GracePeriodError
-from tenantry.events import BatchFinished, ClockLeapt, LifecycleCalled
+from tenantry.events import ClockLeapt, LifecycleCalled
 from tenantry.observability import export_metrics
 from tenantry.tenancy.answers import Answer
-from tenants import MovedClock, Recorder, query, until
+from tenants import MovedClock, Recorder, chores_done, query, until
 
 LEAP = timedelta(days=400)
 HOUR_SECONDS = 3600.0
@@ -23,13 +23,6 @@ HOUR_SECONDS = 3600.0
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
     """Return settings under which a round of maintenance comes soon."""
     return RegistryConfig(data_dir=data_dir, catalog_poll_interval_seconds=0.01, **fields)
-
-
-async def chores_done(hook: Recorder, clock: MovedClock) -> None:
-    """Wait until the registry has done its chores once more."""
-    before = len(hook.of(BatchFinished, tenant_id="(catalog)"))
-    clock.wait(timedelta(seconds=11))
-    await until(lambda: len(hook.of(BatchFinished, tenant_id="(catalog)")) > before + 8)
 
 
 async def snapshot_ids(registry: TenantRegistry, tenant_id: str = "acme") -> list[str]:

@@ -59,6 +59,7 @@ from tenants import (
     Recorder,
     damage_index,
     database_path,
+    held_file,
     held_writer,
     make_message,
     open_files,
@@ -135,15 +136,6 @@ def query_with_sha256(path: Path, sql: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.create_function("sha256", 1, str, deterministic=True)
         connection.execute(sql)
-
-
-@contextmanager
-def held_file(path: Path) -> Iterator[None]:
-    """Hold a lock file as another process would."""
-    lock = lock_file.LockFile(path)
-    lock.acquire()
-    yield
-    lock.release()
 
 
 @contextmanager

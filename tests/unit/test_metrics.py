@@ -29,6 +29,7 @@ FAMILIES = {
     "tenantry_fleet_duration_seconds",
     "tenantry_lifecycle_duration_seconds",
     "tenantry_lifecycle_last_success_timestamp_seconds",
+    "tenantry_lifecycle_unfinished_calls",
     "tenantry_mailbox_peak_requests",
     "tenantry_mailbox_requests",
     "tenantry_migrate_duration_seconds",

@@ -287,6 +287,14 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         ),
         statistics.mailbox_requests_peak,
     )
+    yield _labelled(
+        GaugeMetricFamily(
+            "tenantry_lifecycle_unfinished_calls",
+            "Tenants with a lifecycle call that was begun and cannot be finished for now.",
+            labels=("action",),
+        ),
+        statistics.unfinished_calls,
+    )
     yield GaugeMetricFamily(
         "tenantry_clock_held_seconds",
         "How much longer nothing is deleted because of its age, after the machine's clock leapt.",

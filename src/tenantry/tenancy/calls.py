@@ -35,6 +35,7 @@ from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.lifecycle_call import LifecycleCall, is_under_way
+from tenantry.tenancy.retries import Retries
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 
@@ -70,13 +71,21 @@ class CallRunner:
         self._preparing: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
         self._own_operations: dict[str, str] = {}
+        self._unfinished = Retries(context.clock.monotonic_seconds)
         self.finishers: dict[str, Finisher] = {}
         """By action: how to finish a call after a crash."""
         self.check_open: Callable[[], None] = _do_nothing
         """Raises unless calls may begin: the registry's."""
 
     async def run(
-        self, tenant_id: TenantId, action: str, work: Work[T], *, queue: str = "", **detail: Any
+        self,
+        tenant_id: TenantId,
+        action: str,
+        work: Work[T],
+        *,
+        queue: str = "",
+        last_outcome: str | None = None,
+        **detail: Any,
     ) -> T:
         """Run a call in a task of its own, once the tenant's others have ended.
 
@@ -85,13 +94,14 @@ class CallRunner:
             action: The call's name.
             work: Does it.
             queue: Which others: those with the same queue.
+            last_outcome: That of the last try, if this is another one: the same failure is audited once.
             detail: For the audit.
 
         Raises:
             TenantryError: Why it failed; that is audited too.
         """
         self.check_open()
-        call = LifecycleCall(self, tenant_id, action, detail)
+        call = LifecycleCall(self, tenant_id, action, detail, last_outcome=last_outcome)
         task = asyncio.get_running_loop().create_task(self._run(call, work, queue))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -138,6 +148,14 @@ class CallRunner:
         """Return whether the call that is under way is this registry's own."""
         return tenant.uid in self._own_operations
 
+    def unfinished(self) -> dict[str, int]:
+        """Return how many tenants have a call that was begun and cannot be finished for now, by its action."""
+        return dict.fromkeys(self.finishers, 0) | self._unfinished.by_action()
+
+    def leave_unfinished(self, tenant: Tenant, action: str, outcome: str) -> None:
+        """Note that a call that was begun has failed and is to be finished later; see `reconcile`."""
+        self._unfinished.failed(tenant.uid, action, outcome)
+
     @asynccontextmanager
     async def operation(self, tenant: Tenant, action: str) -> AsyncIterator[None]:
         """Hold the lock that says that somebody is at a call of the tenant.
@@ -172,9 +190,16 @@ class CallRunner:
                 return
             begun_by = found.intent.arguments.get("begun_by") if found.intent is not None else None
             detail = {"is_reconciled": True, "begun_by": begun_by}
-            call = LifecycleCall(self, found.id, _action(found), detail)
+            last_outcome = self._unfinished.last_outcome(found.uid)
+            call = LifecycleCall(self, found.id, _action(found), detail, last_outcome=last_outcome)
             call.tenant_uid = found.uid
-            await self._audited(call, partial(self._finish, found))
+            try:
+                with self._reported(call):
+                    await self._audited(call, partial(self._finish, found))
+            except TenantryError as error:
+                self.leave_unfinished(found, call.action, error.outcome)
+                raise
+            self._unfinished.succeeded(found.uid)
         self._log.info(RECONCILED, tenant_id=found.id, action=call.action)
 
     async def sweep(self) -> None:
@@ -185,9 +210,11 @@ class CallRunner:
             self._log.warning(LIFECYCLE_FAILED, error=str(error), action="sweep")
 
     async def reconcile(self) -> None:
-        """Finish what crashed processes began; what cannot be finished is logged and stays for the next time."""
-        for tenant in await self.catalog.under_way():
-            if self.is_own(tenant):
+        """Finish what crashed processes began; what cannot be finished is logged and tried again later, see `Retries`."""
+        under_way = await self.catalog.under_way()
+        self._unfinished.keep_only({tenant.uid for tenant in under_way})
+        for tenant in under_way:
+            if self.is_own(tenant) or not self._unfinished.is_due(tenant.uid):
                 continue
             try:
                 async with self._lock(tenant.id):
@@ -233,21 +260,30 @@ class CallRunner:
             task.exception()
 
     async def _run(self, call: LifecycleCall, work: Work[T], queue: str) -> T:
+        try:
+            with self._reported(call):
+                async with self._lock(call.tenant_id, queue):
+                    result = await self._audited(call, work)
+        except TenantryError as error:
+            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)
+            raise
+        self._log.info(LIFECYCLE_CALLED, tenant_id=call.tenant_id, action=call.action)
+        return result
+
+    @contextmanager
+    def _reported(self, call: LifecycleCall) -> Iterator[None]:
+        """Report the end of a call as an event, which metrics count."""
         now = self.context.clock.monotonic_seconds
         started = now()
         outcome = "error"
         try:
-            async with self._lock(call.tenant_id, queue):
-                result = await self._audited(call, work)
+            yield
             outcome = "ok"
         except TenantryError as error:
             outcome = error.outcome
-            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)
             raise
         finally:
             self.context.report(LifecycleCalled(call.tenant_id, call.action, outcome, now() - started))
-        self._log.info(LIFECYCLE_CALLED, tenant_id=call.tenant_id, action=call.action)
-        return result
 
     async def _audited(self, call: LifecycleCall, work: Work[T]) -> T:
         try:
@@ -262,6 +298,8 @@ class CallRunner:
                         f"{call.action} of tenant {call.tenant_id!r}: {error}"
                     ) from error
         except TenantryError as error:
+            if error.outcome == call.last_outcome:
+                raise
             call.detail["error"] = str(error)
             try:
                 await self.catalog.write(call.audited(error.outcome))

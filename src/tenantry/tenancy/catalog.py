@@ -17,7 +17,6 @@ from tenantry.errors import (
     DuplicateRecordError,
     RegistryClosedError,
     TenantExistsError,
-    TenantNotFoundError,
 )
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
@@ -32,7 +31,7 @@ from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.channel import ChannelClosedError
 from tenantry.tenancy.remembered import RememberedTenants
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant import Tenant, not_found
 from tenantry.tenancy.tenant_rows import COLUMNS, INSERT, SELECT, from_row, to_row
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
@@ -111,9 +110,7 @@ class Catalog:
             tenant = await self.find(tenant_id)
             self._remembered.add(tenant, changed_at)
         if tenant is None or tenant.state is TenantState.PURGED:
-            raise TenantNotFoundError(
-                f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
-            )
+            raise not_found(tenant_id, tenant)
         return tenant
 
     async def list(

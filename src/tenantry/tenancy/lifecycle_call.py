@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import anyio
 
 from tenantry.clock import as_text
-from tenantry.errors import RevisionError, TenantNotFoundError
+from tenantry.errors import PersistenceConnectionError, RevisionError, TenantryError
 from tenantry.events import LifecycleStepped
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState
@@ -17,7 +17,7 @@ from tenantry.statements import Statement
 from tenantry.tenancy import audit
 from tenantry.tenancy.actor import ActorContext
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.tenant import Intent, Tenant
+from tenantry.tenancy.tenant import Intent, Tenant, not_found
 
 _expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revision", default=None)
 
@@ -70,6 +70,10 @@ class CallHost(Protocol):
         """Hold the lock that says that somebody is at a call of the tenant."""
         ...
 
+    def leave_unfinished(self, tenant: Tenant, action: str, outcome: str) -> None:
+        """Note that a call that was begun has failed and is to be finished later."""
+        ...
+
     async def finish_leftover(self, tenant: Tenant) -> None:
         """Finish what a process that died had begun."""
         ...
@@ -83,14 +87,24 @@ class LifecycleCall:
         tenant_id: As the caller gave it.
         action: Its name, in the audit, events and metrics.
         detail: What it was given, for the audit.
+        last_outcome: That of the last try, if this is another one: the same failure is audited once.
     """
 
-    def __init__(self, runner: CallHost, tenant_id: TenantId, action: str, detail: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        runner: CallHost,
+        tenant_id: TenantId,
+        action: str,
+        detail: dict[str, Any],
+        *,
+        last_outcome: str | None = None,
+    ) -> None:
         self._runner = runner
         self._catalog = runner.catalog
         self.tenant_id = tenant_id
         self.action = action
         self.detail = detail
+        self.last_outcome = last_outcome
         self.tenant_uid: str | None = None
         self.outcome = "ok"
         self.is_audited = False
@@ -189,10 +203,14 @@ class LifecycleCall:
             self.step("begun")
             try:
                 yield under_way
-            except Exception:
+            except Exception as error:
                 if is_reversible:
                     with anyio.CancelScope(shield=True):
                         await self.take_back(under_way)
+                else:
+                    # The runner makes an OSError a PersistenceConnectionError.
+                    known = error if isinstance(error, TenantryError) else PersistenceConnectionError
+                    self._runner.leave_unfinished(under_way, self.action, known.outcome)
                 raise
 
     async def finish(self, tenant: Tenant, **changes: Any) -> Tenant:
@@ -210,6 +228,21 @@ class LifecycleCall:
                 return
             with suppress(StaleTenantError):
                 await self._catalog.change(latest, intent=None, **_as_before(latest, latest.intent))
+                return
+
+    async def note(self, tenant: Tenant, **arguments: str | None) -> None:
+        """Add to the arguments of the intent: what others are told of a call that cannot be finished for now."""
+        while True:
+            latest = await self._catalog.find_by_uid(tenant.uid)
+            if latest is None or latest.intent is None:
+                return
+            noted = {**latest.intent.arguments, **arguments}
+            if noted == latest.intent.arguments:
+                return
+            with suppress(StaleTenantError):
+                await self._catalog.change(
+                    latest, intent=latest.intent.model_copy(update={"arguments": noted})
+                )
                 return
 
     def step(self, name: str) -> None:
@@ -248,11 +281,6 @@ class LifecycleCall:
 def is_under_way(tenant: Tenant) -> bool:
     """Return whether a call of the tenant was begun and has not ended, here or anywhere."""
     return tenant.intent is not None or tenant.state is TenantState.PROVISIONING
-
-
-def not_found(tenant_id: TenantId) -> TenantNotFoundError:
-    """Return the error of a call on a tenant that is not there."""
-    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
 
 
 def _before(tenant: Tenant) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from tenantry.errors import (
     GracePeriodError,
     PersistenceConnectionError,
     QueryError,
+    SnapshotError,
     TenantExistsError,
     TenantOwnedElsewhereError,
     TenantryError,
@@ -27,10 +28,12 @@ from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.lease import Lease
-from tenantry.tenancy.lifecycle_call import LifecycleCall, expecting, not_found
+from tenantry.tenancy.lifecycle_call import LifecycleCall, expecting
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.retries import Retries
+from tenantry.tenancy.snapshot_archive import ObjectsLeftError
+from tenantry.tenancy.tenant import OBJECTS_LEFT, Tenant, not_found
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class LifecycleCalls:
         self._pool = pool
         self._opener = opener
         self._context = runner.context
+        self._purges = Retries(runner.context.clock.monotonic_seconds)
         self.forget_snapshots: Callable[[Tenant], Awaitable[None]] | None = None
         """Forgets the snapshots of a tenant that is being purged."""
         runner.finishers |= {
@@ -87,11 +91,19 @@ class LifecycleCalls:
         """Purge deleted tenants whose grace period has passed; what fails is audited and logged, and tried again later."""
         if not self._context.watch.is_trusted(self._context.config.delete_grace_seconds):
             return
-        for tenant in await self._catalog.to_purge(tenants_max):
-            try:
-                await self.purge(tenant.id, is_forced=False)
-            except TenantryError:
-                continue
+        expired = await self._catalog.to_purge(tenants_max + len(self._purges))
+        self._purges.keep_only({tenant.uid for tenant in expired})
+        for tenant in expired:
+            if self._purges.is_due(tenant.uid):
+                await self._purge_expired(tenant)
+
+    async def _purge_expired(self, tenant: Tenant) -> None:
+        last_outcome = self._purges.last_outcome(tenant.uid)
+        work = partial(self._purge, is_forced=False)
+        try:
+            await self._runner.run(tenant.id, "purge", work, last_outcome=last_outcome, is_forced=False)
+        except TenantryError as error:
+            self._purges.failed(tenant.uid, "purge", error.outcome)
 
     async def rename(self, tenant_id: TenantId, new_id: TenantId) -> Tenant:
         """See `TenantRegistry.rename`."""
@@ -284,10 +296,22 @@ class LifecycleCalls:
             # A process that removed it may have died before its sync.
             await run_in_thread(partial(_remove_directory, directory))
         call.step("removed")
-        if self.forget_snapshots is not None:
-            await self.forget_snapshots(tenant)
-            call.step("forgotten")
+        await self._forget_snapshots(call, tenant)
         return await call.finish(tenant)
+
+    async def _forget_snapshots(self, call: LifecycleCall, tenant: Tenant) -> None:
+        if self.forget_snapshots is None:
+            return
+        try:
+            await self.forget_snapshots(tenant)
+        except SnapshotError as error:
+            count = error.objects if isinstance(error, ObjectsLeftError) else None
+            await call.note(tenant, **{OBJECTS_LEFT: "" if count is None else str(count)})
+            raise SnapshotError(
+                f"tenant {tenant.id!r} is purged, but not its snapshots, and the id is not free before they are: {error}",
+                is_retryable=error.is_retryable,
+            ) from error
+        call.step("forgotten")
 
     async def _rename(self, new_id: TenantId, call: LifecycleCall) -> Tenant:
         tenant = await call.find()

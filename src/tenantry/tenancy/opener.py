@@ -25,8 +25,7 @@ from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.audit import acting_as, append
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.lease import busy_error
-from tenantry.tenancy.lifecycle_call import not_found
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant import Tenant, not_found
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384

@@ -304,6 +304,7 @@ class TenantRegistry(TenantCalls):
             threads_max=self._config.threads_max,
             disk=self._housekeeping.disk,
             snapshot_interval_seconds=self._config.snapshot_interval_seconds,
+            unfinished_calls=self._runner.unfinished(),
             clock_held_seconds=self._watch.held_seconds,
         )
 

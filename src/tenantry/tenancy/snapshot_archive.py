@@ -15,7 +15,7 @@ from typing import Final
 
 import anyio
 
-from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
+from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.storage.compression import compress, decompress
 from tenantry.storage.manifest import Manifest, seal, unseal
 from tenantry.storage.objects import ObjectStorage
@@ -36,6 +36,18 @@ UNFINISHED_SECONDS: Final = 86_400.0
 """What has had no manifest for so long will never get one: its process died."""
 _MANIFEST: Final = ".json"
 _DATABASE: Final = ".db.gz"
+
+
+class ObjectsLeftError(SnapshotError):
+    """Objects could not be deleted.
+
+    Attributes:
+        objects: How many remain.
+    """
+
+    def __init__(self, objects: int, error: SnapshotError) -> None:
+        super().__init__(f"{objects} objects remain: {error}", is_retryable=error.is_retryable)
+        self.objects = objects
 
 
 class SnapshotArchive:
@@ -122,9 +134,15 @@ class SnapshotArchive:
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
 
     async def delete_all(self, tenant_uid: str) -> None:
-        """Forget everything that is kept of a tenant, also what is no snapshot."""
-        for stored in await self._storage.list(f"{tenant_uid}/"):
-            await self._storage.delete(stored.key)
+        """Forget everything that is kept of a tenant, also what is no snapshot.
+
+        An object that cannot be deleted does not keep the others from it.
+
+        Raises:
+            ObjectsLeftError: Some objects remain.
+            SnapshotError: The storage cannot be asked which there are.
+        """
+        await self._delete_each([stored.key for stored in await self._storage.list(f"{tenant_uid}/")])
         await self._storage.remove_leftovers(f"{tenant_uid}/")
 
     async def retain(
@@ -149,10 +167,29 @@ class SnapshotArchive:
         going += sorted(
             snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
         )
-        for snapshot_id in going:
-            await self.delete(tenant_uid, snapshot_id)
+        # The manifests first: without them the databases are nothing.
+        await self._delete_each(
+            [
+                _key(tenant_uid, snapshot_id, suffix)
+                for snapshot_id in going
+                for suffix in (_MANIFEST, _DATABASE)
+            ]
+        )
         await self._storage.remove_leftovers(f"{tenant_uid}/")
         return going
+
+    async def _delete_each(self, keys: Sequence[str]) -> None:
+        left, first_error = 0, None
+        for place, key in enumerate(keys):
+            try:
+                await self._storage.delete(key)
+            except SnapshotError as error:
+                left, first_error = left + 1, first_error or error
+                if error.is_retryable:  # the storage is away or busy: so would it be for each of the others
+                    left += len(keys) - place - 1
+                    break
+        if first_error is not None:
+            raise ObjectsLeftError(left, first_error) from first_error
 
     async def _names(self, tenant_uid: str) -> set[str]:
         return {stored.key.rpartition("/")[2] for stored in await self._storage.list(f"{tenant_uid}/")}

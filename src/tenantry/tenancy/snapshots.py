@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from tenantry.errors import QueryError, SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
 from tenantry.storage.manifest import Manifest
@@ -18,14 +19,17 @@ from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
-from tenantry.tenancy.lifecycle_call import LifecycleCall, not_found
+from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant import Tenant, not_found
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
+RETENTION: Final = "retention"
+"""The action in the event that tells how deleting a tenant's old snapshots ended."""
+
 DRILL_SAMPLE_DEFAULT: Final = 10
 _TRIGGER: Final = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -236,7 +240,12 @@ class Snapshots:
         )
 
     async def forget_all(self, tenant: Tenant) -> None:
-        """Forget everything that is kept of a tenant, which is being purged."""
+        """Forget everything that is kept of a tenant, which is being purged.
+
+        Raises:
+            ObjectsLeftError: Some objects remain.
+            SnapshotError: The storage refuses.
+        """
         await self._archive.delete_all(tenant.uid)
 
     async def _create(self, trigger: str, call: LifecycleCall) -> Snapshot:
@@ -260,7 +269,8 @@ class Snapshots:
 
     async def _retain(self, tenant: Tenant, newest: str) -> None:
         """Forget what is too much; that this fails does not make the new snapshot any worse."""
-        config = self._context.config
+        config, now = self._context.config, self._context.clock.monotonic_seconds
+        started, outcome = now(), "ok"
         try:
             await self._archive.retain(
                 tenant.uid,
@@ -270,7 +280,9 @@ class Snapshots:
                 watch=self._context.watch,
             )
         except TenantryError as error:
+            outcome = error.outcome
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
+        self._context.report(LifecycleCalled(tenant.id, RETENTION, outcome, now() - started))
 
     async def _delete(self, snapshot_id: str, call: LifecycleCall) -> None:
         tenant = await self._get(call.tenant_id)
@@ -299,7 +311,7 @@ class Snapshots:
     async def _get(self, tenant_id: TenantId) -> Tenant:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state in {TenantState.PURGED, TenantState.PROVISIONING}:
-            raise not_found(tenant_id)
+            raise not_found(tenant_id, tenant)
         return tenant
 
 

@@ -1,12 +1,17 @@
 """A tenant as the catalog knows it."""
 
 from datetime import datetime
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from tenantry.errors import TenantNotFoundError
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
+
+OBJECTS_LEFT: Final = "objects_left"
+"""The argument of a purge's intent that says how many objects of snapshots could not be deleted; empty if nobody knows."""
 
 
 class Intent(BaseModel):
@@ -70,3 +75,22 @@ class Tenant(BaseModel):
     limits: TenantLimits = TenantLimits()
     restore_point: str | None = None
     snapshot_due_at: datetime | None = None
+
+
+def not_found(tenant_id: TenantId, found: Tenant | None = None) -> TenantNotFoundError:
+    """Return the error of a call on a tenant that is not there.
+
+    Args:
+        tenant_id: As the caller gave it.
+        found: The catalog's entry, if there is one.
+    """
+    left = (
+        found.intent.arguments.get(OBJECTS_LEFT) if found is not None and found.intent is not None else None
+    )
+    if left is not None:
+        return TenantNotFoundError(
+            f"tenant {tenant_id!r} is purged; {left or 'the'} objects of its snapshots remain, and the id is free when they are "
+            "gone: tenantry tries to delete them again and again",
+            tenant_id=tenant_id,
+        )
+    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)

@@ -24,12 +24,12 @@ from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
-from tenantry.tenancy.lifecycle_call import LifecycleCall, check_revision, not_found
+from tenantry.tenancy.lifecycle_call import LifecycleCall, check_revision
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
 from tenantry.tenancy.snapshots import manifest_of
-from tenantry.tenancy.tenant import Intent, Tenant
+from tenantry.tenancy.tenant import Intent, Tenant, not_found
 from tenantry.threads import run_in_thread
 
 
@@ -140,7 +140,7 @@ class Transfers:
     async def _find(self, tenant_id: TenantId) -> Tenant:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state is TenantState.PURGED:
-            raise not_found(tenant_id)
+            raise not_found(tenant_id, tenant)
         return tenant
 
     async def _prepare(self, new: Tenant, database: Path) -> None:

@@ -1,0 +1,67 @@
+"""When work that failed is tried again: after ever longer waits, so that what cannot succeed costs little."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple
+
+RETRY_SECONDS_MIN: Final = 10.0
+RETRY_SECONDS_MAX: Final = 3_600.0
+_JITTER: Final = 0.2
+_DOUBLINGS_MAX: Final = 16
+
+
+class _Failed(NamedTuple):
+    action: str
+    outcome: str
+    failures: int
+    due_seconds: float
+
+
+class Retries:
+    """Remembers what failed for which tenant, and when to try again: exponential backoff with jitter.
+
+    In memory: a process that starts tries at once.
+
+    Args:
+        now: The monotonic clock in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._failed: dict[str, _Failed] = {}
+
+    def __len__(self) -> int:
+        return len(self._failed)
+
+    def is_due(self, tenant_uid: str) -> bool:
+        """Return whether the tenant's work may be tried now."""
+        found = self._failed.get(tenant_uid)
+        return found is None or self._now() >= found.due_seconds
+
+    def last_outcome(self, tenant_uid: str) -> str | None:
+        """Return the outcome of the last failure, None if there was none."""
+        found = self._failed.get(tenant_uid)
+        return None if found is None else found.outcome
+
+    def failed(self, tenant_uid: str, action: str, outcome: str) -> None:
+        """Note a failure, and put the next try off for twice as long as the last time."""
+        before = self._failed.get(tenant_uid)
+        failures = 1 if before is None else before.failures + 1
+        seconds = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures - 1, _DOUBLINGS_MAX))
+        # Downward only: the bound holds, and several processes do not try at the same moment.
+        seconds *= 1 - _JITTER * random.random()  # noqa: S311  # no secret
+        self._failed[tenant_uid] = _Failed(action, outcome, failures, self._now() + seconds)
+
+    def succeeded(self, tenant_uid: str) -> None:
+        """Forget what failed."""
+        self._failed.pop(tenant_uid, None)
+
+    def keep_only(self, tenant_uids: Collection[str]) -> None:
+        """Forget what failed for other tenants: somebody else has done it."""
+        for tenant_uid in self._failed.keys() - set(tenant_uids):
+            del self._failed[tenant_uid]
+
+    def by_action(self) -> dict[str, int]:
+        """Return how many tenants have failed work, by its action."""
+        return Counter(found.action for found in self._failed.values())
