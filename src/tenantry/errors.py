@@ -11,7 +11,8 @@
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
     │   │   ├── SnapshotNotFoundError
     │   │   ├── SnapshotCorruptError     it is not what was written
-    │   │   └── ForeignSchemaError       a database from elsewhere has objects that no schema pack makes
+    │   │   ├── ForeignSchemaError       a database from elsewhere has objects that no schema pack makes
+    │   │   └── SnapshotStorageOwnedError  the snapshot storage belongs to another data directory
     │   └── QueryError                   a statement or its arguments were refused
     │       ├── ConstraintViolationError NOT NULL, CHECK, FOREIGN KEY
     │       ├── IdempotencyConflictError the key was used for another write
@@ -210,6 +211,32 @@ class ForeignSchemaError(SnapshotError):
     def __init__(self, message: str, *, objects: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.objects = objects
+
+
+class SnapshotStorageOwnedError(SnapshotError):
+    """The snapshot storage belongs to another data directory, of which this one may be a copy; nothing was changed there.
+
+    Attributes:
+        location: The storage's.
+        data_dir: The directory that was refused.
+        owner_data_dir: The path of the directory that it belongs to, None where its mark cannot be read.
+        owner_host: The machine of that directory, None likewise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        location: str,
+        data_dir: str,
+        owner_data_dir: str | None,
+        owner_host: str | None,
+    ) -> None:
+        super().__init__(message)
+        self.location = location
+        self.data_dir = data_dir
+        self.owner_data_dir = owner_data_dir
+        self.owner_host = owner_host
 
 
 class QueryError(PersistenceError):

@@ -682,6 +682,7 @@ async def test_the_disk_is_lost(data_dir: Path, tmp_path: Path):
     shutil.rmtree(data_dir)
     (new / "snapshot-storage").write_text(f"{elsewhere.location}\n")
     async with TenantRegistry(config(new), snapshot_storage=elsewhere) as registry:
+        await registry.snapshots.claim_storage()
         for tenant in await registry.list():
             newest = (await registry.snapshots.list(tenant.id))[0]
             await registry.snapshots.restore(tenant.id, newest.id)

@@ -25,6 +25,7 @@ from tenantry.admin.schemas import (
     RestorePointList,
     SnapshotPage,
     StatisticsList,
+    StorageClaimed,
     TenantChanges,
     TenantLoad,
     TenantOut,
@@ -179,6 +180,10 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     RestorePointList(items=[RestorePoint(id=f"before-{_SNAPSHOT_ID}")]),
     _STATISTICS,
     StatisticsList(items=[_STATISTICS]),
+    StorageClaimed(
+        location="s3://backups/tenantry",
+        taken_from="the data directory /srv/tenantry on db-1 (since 2026-11-23 12:00 UTC)",
+    ),
     Drilling(sample=20),
     DrillOut(is_ok=True, results=[_DRILLED]),
     NewJob(kind="migrate", canary="5%"),

@@ -150,6 +150,16 @@ class RestorePointList(Body):
     items: Sequence[RestorePoint]
 
 
+class StorageClaimed(Body):
+    """A snapshot storage that belongs to this service's data directory now."""
+
+    location: str = Field(examples=["s3://backups/tenantry"])
+    taken_from: str | None = Field(
+        description="The data directory that it belonged to, and since when; null if to none.",
+        examples=["the data directory /srv/tenantry on db1 (since 2026-11-26 12:00 UTC)"],
+    )
+
+
 class Drilling(Body):
     """Whose snapshots to try out."""
 

@@ -16,7 +16,15 @@ from tenantry.admin.routing import (
     Reader,
     accepted,
 )
-from tenantry.admin.schemas import Drilling, DrillOut, RestorePoint, RestorePointList, SnapshotPage, TenantOut
+from tenantry.admin.schemas import (
+    Drilling,
+    DrillOut,
+    RestorePoint,
+    RestorePointList,
+    SnapshotPage,
+    StorageClaimed,
+    TenantOut,
+)
 from tenantry.admin.tenants import TenantPath
 from tenantry.errors import SnapshotCorruptError
 from tenantry.tenancy.registry import TenantRegistry
@@ -103,6 +111,15 @@ async def undo_restore(
     async with match.applied():
         work = partial(_undone, service.registry, tenant_id)
         return accepted(service.operations.start("undo_restore", tenant, work), response)
+
+
+@fleet_router.post("/claim-storage", responses=documented(409))
+async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
+    """Make the snapshot storage this data directory's; the directory that it belonged to is refused from then on."""
+    principal.check_fleet()
+    before = await service.registry.snapshots.claim_storage()
+    location = service.registry.snapshots.storage_location
+    return StorageClaimed(location=location, taken_from=None if before is None else str(before))
 
 
 @fleet_router.post("/drill", status_code=202, responses=documented(400))

@@ -10,22 +10,28 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.cli.command import DataDirOption, JsonOption, ending
+from tenantry.cli.command import DataDirOption, JsonOption, StorageOption, ending
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import plain, print_document
-from tenantry.cli.target import choose_data_dir, registry_config
+from tenantry.cli.target import choose_data_dir, choose_storage, registry_config
 from tenantry.doctor import examine
 
 _STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 _SUBJECTS_SHOWN: Final = 5
 
 
-def doctor(*, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
+def doctor(
+    *,
+    data_dir: DataDirOption = None,
+    storage_url: StorageOption = None,
+    is_json: JsonOption = False,
+) -> None:
     """Look a data directory over, in use or not, and say what is wrong and what to do; changes nothing."""
     with ending(is_json=is_json):
         config = registry_config(choose_data_dir(data_dir))
+        storage = choose_storage(storage_url, config.data_dir)
         try:
-            report = asyncio.run(examine(config))
+            report = asyncio.run(examine(config, snapshot_storage=storage))
         except OSError as error:
             raise CommandError(
                 Exit.UNREACHABLE,

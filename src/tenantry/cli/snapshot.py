@@ -1,13 +1,18 @@
 """``tenantry snapshot``: snapshots of tenants."""
 
+import asyncio
 from typing import Annotated
 
 import typer
 
 from tenantry.cli.api import Api, Document, tenant_path
 from tenantry.cli.arguments import SnapshotArgument, TenantArgument
-from tenantry.cli.command import command
-from tenantry.cli.output import listing
+from tenantry.cli.command import DataDirOption, JsonOption, command, ending
+from tenantry.cli.exits import EPILOG, CommandError, Exit
+from tenantry.cli.output import listing, print_document, record
+from tenantry.cli.target import choose_data_dir, choose_storage, registry_config
+from tenantry.errors import TenantryError
+from tenantry.tenancy import storage_switch
 
 group = typer.Typer(name="snapshot", no_args_is_help=True, help="Snapshots of tenants, and restoring them.")
 
@@ -51,6 +56,34 @@ async def points(api: Api, tenant_id: TenantArgument) -> Document:
 async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
     """Bring back what the last restore replaced."""
     return await api.operate(tenant_path(tenant_id, "undo-restore"))
+
+
+@command(
+    group,
+    question="Make the snapshot storage this data directory's? The directory that it belonged to is refused from then on.",
+)
+async def claim_storage(api: Api) -> Document:
+    """Make the snapshot storage this directory's: after it was moved or restored, or to take another one's snapshots over."""
+    return await api.post("/v1/snapshots/claim-storage")
+
+
+@group.command(epilog=EPILOG)
+def switch_storage(
+    new: Annotated[str, typer.Argument(metavar="STORAGE", help="s3://bucket/prefix, a directory, ….")],
+    *,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Keep a directory's snapshots in another place from now on, beginning with none; end its service before."""
+    with ending(is_json=is_json):
+        config = registry_config(choose_data_dir(data_dir))
+        storage = choose_storage(new, config.data_dir)
+        assert storage is not None
+        try:
+            before = asyncio.run(storage_switch.switch_storage(config, storage))
+        except TenantryError as error:
+            raise CommandError(Exit.REFUSED, str(error)) from error
+        print_document({"location": storage.location, "before": before}, record, is_json=is_json)
 
 
 @command(group, show=listing(*_DRILLED, items="results"), is_wrong=lambda report: not report["is_ok"])

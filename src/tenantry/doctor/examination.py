@@ -8,8 +8,10 @@ from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
+from tenantry.doctor.snapshot_storage import check_storage
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
+from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.audit import AdminAudit
 from tenantry.tenancy.clock_watch import read_record
@@ -17,13 +19,16 @@ from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.tenant_rows import ALL_TENANTS, tenants_of
 
 
-async def examine(config: RegistryConfig) -> Report:
+async def examine(config: RegistryConfig, *, snapshot_storage: ObjectStorage | None = None) -> Report:
     """Look a data directory over; another process may use it meanwhile, and nothing in it is changed.
 
     Args:
         config: The settings that a service on it would have.
+        snapshot_storage: Where its snapshots are kept, None if in the directory itself.
     """
     findings = [finding async for finding in _findings(config)]
+    if snapshot_storage is not None:
+        findings.append(await check_storage(config, snapshot_storage))
     return Report(data_dir=str(config.data_dir), findings=findings)
 
 

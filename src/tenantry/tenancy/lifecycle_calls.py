@@ -54,6 +54,8 @@ class LifecycleCalls:
         self._purges = Retries(runner.context.clock.monotonic_seconds)
         self.forget_snapshots: Callable[[Tenant], Awaitable[None]] | None = None
         """Forgets the snapshots of a tenant that is being purged."""
+        self.check_storage: Callable[[], Awaitable[None]] | None = None
+        """Raises if those snapshots are known to belong to another data directory."""
         runner.finishers |= {
             "create": self._finish_create,
             "archive": self._finish_archive,
@@ -258,6 +260,8 @@ class LifecycleCalls:
             return tenant
         if not is_forced:
             self._check_grace_is_over(tenant)
+        if self.check_storage is not None:
+            await self.check_storage()
         async with call.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
             return await self._remove(call, purged)
 

@@ -50,6 +50,7 @@ from tenantry.tenancy.snapshot_location import default_location, keep_location
 from tenantry.tenancy.snapshot_schedule import SnapshotSchedule
 from tenantry.tenancy.snapshots import Snapshots
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, size_bytes
+from tenantry.tenancy.storage_owner import StorageOwner
 from tenantry.tenancy.tenant_calls import TenantCalls
 from tenantry.tenancy.transfers import Transfers
 from tenantry.threads import run_in_thread
@@ -127,10 +128,13 @@ class TenantRegistry(TenantCalls):
         self._scratch = Scratch(config.data_dir)
         storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
         self._keep_location = partial(keep_location, config.data_dir, storage.location)
-        archive = SnapshotArchive(storage)
+        self._storage_owner = StorageOwner(storage, config.data_dir, clock)
+        archive = SnapshotArchive(storage, self._storage_owner)
         copies = Copies(self._pool, self._opener)
         restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch)
-        self.snapshots = Snapshots(self._runner, catalog, archive, copies, restorer, self._scratch)
+        self.snapshots = Snapshots(
+            self._runner, catalog, archive, copies, restorer, self._scratch, self._storage_owner
+        )
         """The tenants' snapshots."""
         self.fleet = Fleet(
             FleetTools(
@@ -147,6 +151,7 @@ class TenantRegistry(TenantCalls):
         )
         """The same work over many tenants."""
         calls.forget_snapshots = self.snapshots.forget_all
+        calls.check_storage = self._storage_owner.check_not_foreign
         self._schedule = SnapshotSchedule(self.snapshots, catalog, context, self._log)
         super().__init__(
             catalog,
@@ -221,6 +226,7 @@ class TenantRegistry(TenantCalls):
                     await self._close_all()
                 raise
             self._start(self._housekeeping.run(), "tenantry maintenance")
+            self._start(self._storage_owner.announce(), "tenantry snapshot storage")
             if self._config.snapshot_interval_seconds is not None:
                 self._start(self._schedule.run(), "tenantry snapshots")
             log_sqlite_version(self._log)

@@ -29,6 +29,7 @@ from tenantry.tenancy.snapshot import (
     is_snapshot_id,
     newest_first,
 )
+from tenantry.tenancy.storage_owner import StorageOwner
 from tenantry.threads import run_in_thread
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
@@ -55,17 +56,21 @@ class SnapshotArchive:
 
     Args:
         storage: Keeps the objects.
+        owner: Whose storage it is; asked before anything is written, deleted or restored.
     """
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: ObjectStorage, owner: StorageOwner) -> None:
         self._storage = storage
+        self._owner = owner
 
     async def keep(self, manifest: Manifest, database: Path) -> Snapshot:
         """Compress a database and keep it; the file is left as it is.
 
         Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
             SnapshotError, StorageFullError: It cannot be kept; what there is of it is no snapshot.
         """
+        await self._owner.check()
         compressed = database.with_name(f"{database.name}.gz")
         stored_bytes, stored_sha256 = await run_in_thread(partial(compress, database, compressed))
         manifest = manifest.model_copy(update={"stored_bytes": stored_bytes, "stored_sha256": stored_sha256})
@@ -117,8 +122,10 @@ class SnapshotArchive:
 
         Raises:
             SnapshotCorruptError: It is not what was kept; no file is left.
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
             SnapshotError, StorageFullError: It cannot be read, or written.
         """
+        await self._owner.check()
         compressed = path.with_name(f"{path.name}.gz")
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
@@ -127,8 +134,14 @@ class SnapshotArchive:
             compressed.unlink(missing_ok=True)
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
-        """Forget a snapshot; that there is none is no error."""
+        """Forget a snapshot; that there is none is no error.
+
+        Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            SnapshotError: The storage refuses.
+        """
         check_snapshot_id(snapshot_id)
+        await self._owner.check()
         # The manifest first: without it the rest is nothing.
         for suffix in (_MANIFEST, _DATABASE):
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
@@ -139,9 +152,11 @@ class SnapshotArchive:
         An object that cannot be deleted does not keep the others from it.
 
         Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
             ObjectsLeftError: Some objects remain.
             SnapshotError: The storage cannot be asked which there are.
         """
+        await self._owner.check()
         await self._delete_each([stored.key for stored in await self._storage.list(f"{tenant_uid}/")])
         await self._storage.remove_leftovers(f"{tenant_uid}/")
 
@@ -151,8 +166,9 @@ class SnapshotArchive:
         """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.
 
         Snapshots dated in the future neither count nor go. With the others goes what a process that died left of one a day ago
-        or longer.
+        or longer. Raises like `delete`.
         """
+        await self._owner.check()
         names = await self._names(tenant_uid)
         ids = _ids(names, _MANIFEST)
         past = newest_first(ids - {newest}, watch.latest_plausible()).past

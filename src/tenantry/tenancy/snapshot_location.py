@@ -51,10 +51,20 @@ def keep_location(data_dir: Path, location: str) -> None:
     if location == (recorded or str(default)):
         return
     if recorded is not None:
-        change = f"move what is there first, then remove {path}"
+        change = f"move what is there first, then remove {path}, or begin without them: 'tenantry snapshot switch-storage'"
         raise _kept_elsewhere(data_dir, recorded, location, change)
     if default.is_dir() and any(default.iterdir()):
         raise _kept_elsewhere(data_dir, str(default), location, f"move what is in {default} there first")
+    change_location(data_dir, location)
+
+
+def change_location(data_dir: Path, location: str) -> None:
+    """Write down where they are kept from now on; snapshots that are elsewhere stay there and are not found any more.
+
+    Raises:
+        SnapshotError, StorageFullError: It cannot be written.
+    """
+    path = data_dir / _FILE_NAME
     with storage_errors(f"write {path}"), DraftFile(path) as draft:
         draft.write(f"{location}\n".encode())
 

@@ -14,8 +14,10 @@ from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
+from tenantry.statements import Statement
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
+from tenantry.tenancy import audit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
@@ -24,6 +26,7 @@ from tenantry.tenancy.restore import Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.storage_owner import StorageMark, StorageOwner
 from tenantry.tenancy.tenant import Tenant, not_found
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
@@ -89,6 +92,7 @@ class Snapshots:
         copies: Makes and checks copies.
         restorer: Puts one in the place of a tenant's database.
         scratch: Where copies are made.
+        owner: Whose the storage is.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Snapshots:
         copies: Copies,
         restorer: Restorer,
         scratch: Scratch,
+        owner: StorageOwner,
     ) -> None:
         self._runner = runner
         self._context = runner.context
@@ -107,6 +112,7 @@ class Snapshots:
         self._copies = copies
         self._restorer = restorer
         self._scratch = scratch
+        self._owner = owner
         self._log = EventLog()
 
     async def create(self, tenant_id: str, *, trigger: str = "manual") -> Snapshot:
@@ -239,6 +245,29 @@ class Snapshots:
             tuple([await self._try_out(tenant) for tenant in await self._catalog.sample(sample)])
         )
 
+    @property
+    def storage_location(self) -> str:
+        """Where the snapshots are kept."""
+        return self._owner.location
+
+    async def claim_storage(self) -> StorageMark | None:
+        """Make the snapshot storage this data directory's, and return the mark of the directory that had it, if any.
+
+        For a directory that was moved, or restored from a backup, or that is to have the snapshots of another one from now
+        on. The other one is refused from then on, a minute later at the latest. The call is in the audit.
+
+        Raises:
+            SnapshotError: The storage, or the data directory, cannot be written; call again.
+        """
+        self._runner.check_open()
+        try:
+            before = await self._owner.claim()
+        except TenantryError as error:
+            await self._catalog.write(self._claimed(error.outcome, error=str(error)))
+            raise
+        await self._catalog.write(self._claimed("ok", taken_from=None if before is None else str(before)))
+        return before
+
     async def forget_all(self, tenant: Tenant) -> None:
         """Forget everything that is kept of a tenant, which is being purged.
 
@@ -283,6 +312,16 @@ class Snapshots:
             outcome = error.outcome
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
         self._context.report(LifecycleCalled(tenant.id, RETENTION, outcome, now() - started))
+
+    def _claimed(self, outcome: str, **detail: str | None) -> Statement:
+        return audit.append(
+            self._context.clock,
+            "claim_storage",
+            tenant_id=None,
+            tenant_uid=None,
+            outcome=outcome,
+            detail={"location": self._owner.location, **detail},
+        )
 
     async def _delete(self, snapshot_id: str, call: LifecycleCall) -> None:
         tenant = await self._get(call.tenant_id)

@@ -1,0 +1,56 @@
+"""Looks whose the snapshot storage is."""
+
+from typing import Final
+
+import anyio
+
+from tenantry.clock import SystemClock
+from tenantry.config import RegistryConfig
+from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.errors import SnapshotStorageOwnedError, TenantryError
+from tenantry.storage.objects import ObjectStorage
+from tenantry.tenancy.storage_owner import StorageOwner
+
+LOOK_SECONDS_MAX: Final = 10.0
+_CHECK: Final = "snapshot storage"
+_TO_DO: Final = (
+    "if this directory is a copy, 'tenantry snapshot switch-storage' gives it a storage of its own; if it was moved or restored, "
+    "or is to have the other one's snapshots, 'tenantry snapshot claim-storage'"
+)
+
+
+async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
+    """Compare the storage's mark with the directory; neither is changed."""
+    owner = StorageOwner(storage, config.data_dir, SystemClock())
+    try:
+        with anyio.fail_after(LOOK_SECONDS_MAX):
+            return await _compare(owner)
+    except SnapshotStorageOwnedError as error:
+        return wrong(_CHECK, str(error), _TO_DO)
+    except TenantryError as error:
+        return wrong(
+            _CHECK, f"it cannot be looked at: {error}", "see that its place and its credentials are right"
+        )
+    except TimeoutError:
+        return wrong(
+            _CHECK,
+            f"{storage.location} did not answer within {LOOK_SECONDS_MAX:g} s",
+            "see that it can be reached",
+        )
+
+
+async def _compare(owner: StorageOwner) -> Finding:
+    if await owner.is_inside():
+        return ok(_CHECK, "snapshots are kept in the data directory")
+    mark = await owner.look()
+    if mark is None:
+        return note(
+            _CHECK,
+            f"{owner.location} belongs to no data directory yet",
+            "nothing: the next service that runs on this directory makes it this directory's",
+        )
+    if not await owner.is_own(mark):
+        return wrong(
+            _CHECK, f"the snapshots at {owner.location} belong to {mark}, not to this directory", _TO_DO
+        )
+    return ok(_CHECK, f"{owner.location} belongs to this directory")
