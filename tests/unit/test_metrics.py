@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from samples import a_message
+from series import series_of
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DuplicateRecordError, TenantNotFoundError, TenantQuarantinedError
 from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished
@@ -113,10 +114,11 @@ async def test_pool_and_states_are_gauges_of_the_moment(
 async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, collectors: CollectorRegistry):
     """A tenant's id is no label: the second tenant's calls add no series."""
 
-    async def series_after(tenant_id: str) -> int:
+    async def series_after(tenant_id: str) -> set[tuple[str, ...]]:
         await measured.create(tenant_id)
         await measured.tenant(tenant_id).messages.save(a_message())
-        return sum(len(family.samples) for family in collectors.collect())
+        await until(lambda: measured.statistics().disk is not None)
+        return series_of(collectors.collect())
 
     assert await series_after("acme") == await series_after("globex")
 
