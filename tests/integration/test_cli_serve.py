@@ -137,6 +137,8 @@ async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):
         (["--tls-cert", __file__], "belong together"),
         (["--snapshot-storage", "ftp://x"], "is no storage's"),
         (["--port", "65536"], "--port"),
+        (["--allowed-host", "http://tenantry.example"], "is not a host's name"),
+        (["--allowed-host", "tenantry.example:443"], "is not a host's name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -211,12 +213,19 @@ def test_probes_of_their_own_port_without_a_server_header(kept: tuple[Path, str]
             assert httpx.get(f"{api}{path}", trust_env=False).status_code == 404
         assert "tenantry_pool_capacity_tenants" in answer.text
         assert httpx.get(f"{probes}/v1/tenants", trust_env=False).status_code == 404
+        for url in (f"{api}/openapi.json", f"{probes}/metrics"):
+            answer = httpx.get(url, headers={"Host": "evil.example"}, trust_env=False)
+            assert (answer.status_code, "--allowed-host" in answer.json()["detail"]) == (421, True)
         assert get(running, "/v1/tenants").status_code == 200
 
 
 def test_behind_a_proxy_clients_are_told_apart(kept: tuple[Path, str]):
-    """Who tries wrong keys is the last address, which the proxy wrote, whatever the client claims; others still get in."""
-    with service(kept[0], "--host", "0.0.0.0", "--behind-proxy", key=kept[1]) as running:
+    """Who tries wrong keys is the last address, which the proxy wrote, whatever the client claims; others still get in.
+
+    The name that clients call it by is allowed, and others are not.
+    """
+    options = ["--host", "0.0.0.0", "--behind-proxy", "--allowed-host", "tenantry.example"]
+    with service(kept[0], *options, key=kept[1]) as running:
         running.urls[0] = running.url.replace("0.0.0.0", "127.0.0.1")
         for number in range(10):
             claimed = {"X-Forwarded-For": f"198.51.100.{number}, 192.0.2.1"}
@@ -224,6 +233,8 @@ def test_behind_a_proxy_clients_are_told_apart(kept: tuple[Path, str]):
         again = {"X-Forwarded-For": "192.0.2.1:5678"}
         assert get(running, "/v1/tenants", "wrong", **again).status_code == 429
         assert get(running, "/v1/tenants", **again).status_code == 200
+        for name, status in (("tenantry.example", 200), ("evil.example", 421)):
+            assert get(running, "/healthz", Host=name).status_code == status
         other = {"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}
         assert get(running, "/v1/tenants", "wrong", **other).status_code == 401
 
@@ -250,6 +261,11 @@ def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):
         trusting = {**running.env, "SSL_CERT_FILE": str(cert)}
         assert document(tenantry("tenant", "list", "--json", env=trusting))["items"] == []
         assert tenantry("tenant", "list", env=running.env).returncode == 3
+        trust = ssl.create_default_context(cafile=cert)
+        named = httpx.get(
+            f"{running.url}/healthz", headers={"Host": "a.example"}, verify=trust, trust_env=False
+        )
+        assert named.status_code == 200  # a browser has compared the name with the certificate
         with socket.create_connection(
             ("127.0.0.1", int(running.url.rpartition(":")[2])), HANG_SECONDS
         ) as plain:

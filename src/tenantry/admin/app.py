@@ -1,6 +1,6 @@
 """The admin API as an ASGI application."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +28,7 @@ from tenantry.admin.problems import (
     answer_problem,
     answer_tenantry_error,
 )
+from tenantry.admin.request_checks import RequestChecks
 from tenantry.admin.routing import Service
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
@@ -52,6 +53,7 @@ def create_admin_app(
     has_exemplars: bool = True,
     bodies: BodyLimits = BODY_LIMITS,
     has_console: bool = True,
+    allowed_hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
@@ -67,6 +69,9 @@ def create_admin_app(
         has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars: they name tenants, without a key.
         bodies: How large requests may be, and how long they may take to come.
         has_console: Whether ``/console`` is here too: a web page that asks its user for a key.
+        allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``; ``*.example.com``
+            for all names below one. Others are answered with 421. All names if None: then the application that it is mounted
+            in decides.
     """
     clock = SystemClock()
     operations = Operations(clock)
@@ -120,6 +125,7 @@ def create_admin_app(
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_middleware(Failures)
+    app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
     app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
 

@@ -44,6 +44,7 @@ class ServeSettings:
         probes: Where the metrics and probes do; with the API if None.
         tls: How both encrypt; not at all if None.
         is_behind_proxy: Whether all clients come through a proxy, which tells who they are.
+        allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``.
     """
 
     config: RegistryConfig
@@ -52,6 +53,15 @@ class ServeSettings:
     probes: Endpoint | None
     tls: Tls | None
     is_behind_proxy: bool
+    allowed_hosts: tuple[str, ...] = ()
+
+    @property
+    def checked_hosts(self) -> tuple[str, ...] | None:
+        """The allowed names, or None for all of them.
+
+        With TLS all names are allowed unless some are given: a browser has compared the name with the certificate by then.
+        """
+        return None if self.tls is not None and not self.allowed_hosts else self.allowed_hosts
 
     @property
     def is_exposed(self) -> bool:

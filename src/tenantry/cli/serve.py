@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -59,6 +60,16 @@ def serve(
             rich_help_panel=_LISTENING,
         ),
     ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="TENANTRY_ALLOWED_HOSTS",
+            metavar="NAME",
+            help="A name that clients call the service by, beside IP addresses and localhost; *.example.com for all names below "
+            "one, * for all names. May be repeated. With TLS all names are allowed if none is given.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
 ) -> None:
     """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers."""
     with ending(is_json=False):
@@ -72,6 +83,7 @@ def serve(
             else Endpoint(_checked_host("--metrics-host", metrics_host), metrics_port),
             tls=_checked_tls(tls_cert, tls_key),
             is_behind_proxy=is_behind_proxy,
+            allowed_hosts=tuple(map(_checked_name, allowed_host or ())),
         )
         _check_may_listen(settings)
         with needs_extra():
@@ -93,6 +105,16 @@ def _checked_host(option: str, text: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError as error:
         raise CommandError(Exit.USAGE, f"{option}: {text!r} is no IP address") from error
+
+
+def _checked_name(text: str) -> str:
+    # What a Host header may have of a name (RFC 3986, section 3.2.2), without its port.
+    if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9._~-]+", text):
+        raise CommandError(
+            Exit.USAGE,
+            f"--allowed-host: {text!r} is not a host's name: give the name alone, without a scheme and a port",
+        )
+    return text
 
 
 def _checked_tls(cert: Path | None, key: Path | None) -> Tls | None:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from tenantry.admin import create_admin_app, end_streams
 from tenantry.admin.probes import make_probes
+from tenantry.admin.request_checks import RequestChecks
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.forwarded_client import ForwardedClient
 from tenantry.cli.http_server import HttpServer, bound, check_tls
@@ -58,7 +59,10 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         closing_seconds = settings.config.shutdown_timeout_seconds
         api = create_admin_app(
-            registry, has_probes=settings.probes is None, has_exemplars=not settings.is_api_exposed
+            registry,
+            has_probes=settings.probes is None,
+            has_exemplars=not settings.is_api_exposed,
+            allowed_hosts=settings.checked_hosts,
         )
         apps = _apps(settings, registry, api)
         servers = [
@@ -144,7 +148,7 @@ def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> It
     if settings.probes is not None:
         probes = FastAPI(openapi_url=None)
         probes.include_router(make_probes(registry))
-        yield probes
+        yield RequestChecks(probes, settings.checked_hosts)
 
 
 def _url(settings: ServeSettings, endpoint: Endpoint, made: socket.socket) -> str:
