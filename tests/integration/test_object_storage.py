@@ -1,6 +1,7 @@
 """What each object storage does beyond the suite that all of them pass: files and links, buckets and broken lines, URLs."""
 
 import asyncio
+import html
 import http.server
 import itertools
 import os
@@ -302,12 +303,67 @@ class TestBucket:
             for call in calls_of(storage, tmp_path):
                 with pytest.raises(SnapshotError, match="has the rights") as caught:
                     await call()
-                # Of a list obstore does not tell which refusal it was.
-                assert caught.value.is_retryable is is_retryable or "cannot list" in str(caught.value)
+                assert caught.value.is_retryable is is_retryable
                 assert not isinstance(caught.value, SnapshotNotFoundError)
                 assert "?" not in str(caught.value)
                 assert "\n" not in str(caught.value)
         assert len(files(tmp_path)) == 1
+
+    @pytest.mark.parametrize(
+        ("status", "code", "message", "advice", "is_retryable"),
+        [
+            (403, "RequestTimeTooSkewed", "The difference is too large.", "this machine's clock says", False),
+            (400, "ExpiredToken", "The provided token has expired.", "renew them", False),
+            (403, "InvalidAccessKeyId", "The key you gave &quot;does&quot; not exist.", "rights", False),
+            (409, "InvalidBucketState", "Not in this state.", "rights", False),
+            (409, "OperationAborted", "A conflicting operation.", "rights", True),
+            (400, "RequestTimeout", "Your socket was idle.", "rights", True),
+        ],
+    )
+    async def test_what_the_store_says(  # parameters of the test
+        self,
+        tmp_path: Path,
+        status: int,
+        code: str,
+        message: str,
+        advice: str,
+        is_retryable: bool,  # noqa: FBT001
+    ):
+        """Code and message reach the caller whole, with what to do, whichever call it was; a false clock or token stays one."""
+        (tmp_path / "source").write_bytes(bytes(PART_BYTES + 1))
+        with refusing_server(status, s3_error(code, message)) as url:
+            storage = ObstoreStorage(open_bucket(url, "bucket", max_retries=0))
+            for call in calls_of(storage, tmp_path):
+                with pytest.raises(SnapshotError) as caught:
+                    await call()
+                told = f"{code}: {html.unescape(message)} (status {status})"
+                assert told in str(caught.value)
+                assert advice in str(caught.value)
+                assert (caught.value.code, caught.value.is_retryable) == (code, is_retryable)
+
+    async def test_the_time_at_the_store(self):
+        """Where the clocks differ, both times are told."""
+        more = "<ServerTime>2026-12-24T12:00:00Z</ServerTime>"
+        with refusing_server(403, s3_error("RequestTimeTooSkewed", "Too large.", more)) as url:
+            storage = ObstoreStorage(open_bucket(url, "bucket", max_retries=0))
+            with pytest.raises(
+                SnapshotError, match=r"clock says 2\S+Z, and the store's 2026-12-24T12:00:00Z: set"
+            ):
+                await storage.list("")
+
+    async def test_an_object_under_a_lock(self):
+        """S3 answers 200 to the deletion of several objects, and says of each why it was not deleted."""
+        answer = (
+            '<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Error><Key>a</Key><Code>AccessDenied</Code>'
+            "<Message>Access Denied because object protected by object lock.</Message></Error></DeleteResult>"
+        )
+        with refusing_server(200, answer) as url:
+            storage = ObstoreStorage(open_bucket(url, "bucket", max_retries=0))
+            with pytest.raises(
+                SnapshotError, match=r"AccessDenied: Access Denied .* object lock\."
+            ) as caught:
+                await storage.delete("a")
+            assert not caught.value.is_retryable
 
     async def test_a_server_that_is_gone(self, tmp_path: Path):
         """No connection is worth another try."""
@@ -344,14 +400,30 @@ def calls_of(storage: ObstoreStorage, directory: Path) -> list[Callable[[], obje
     ]
 
 
+def s3_error(code: str, message: str, more: str = "") -> str:
+    """Return the body of an error as S3 sends it."""
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>\n<Message>{message}</Message>{more}'
+        "<RequestId>4442587FB7D0A2F9</RequestId></Error>"
+    )
+
+
 @contextmanager
-def refusing_server(status: int) -> Iterator[str]:
+def refusing_server(status: int, body: str | None = None) -> Iterator[str]:
     """Run a server that answers every request with this status, and give its URL."""
 
     class Refusal(http.server.BaseHTTPRequestHandler):
         def refuse(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_error(status)
+            if body is None:
+                self.send_error(status)
+                return
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body.encode())
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = refuse  # noqa: N815  # http.server's names
 

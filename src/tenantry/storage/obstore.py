@@ -24,6 +24,7 @@ from tenantry.storage.objects import (
     check_prefix,
     is_key,
 )
+from tenantry.storage.store_answers import StoreAnswer
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ request that fails is made again for this much only."""
 
 _PARTS_MAX: Final = 9_000  # S3 takes 10,000
 _PARTS_AT_ONCE: Final = 2
-_SHOWN_CHARACTERS_MAX: Final = 300
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # By the store's kind: how its URLs begin, and its setting that names the bucket.
 _SCHEMES: Final = {
@@ -98,7 +98,7 @@ class ObstoreStorage(ObjectStorage):
     async def get(self, key: str, path: Path) -> None:
         """See `ObjectStorage.get`."""
         with _store_errors(f"read {key}"):
-            found = await self._store.head_async(self._location(key))
+            found = await self._head(self._location(key))
         draft = DraftFile(path)
         try:
             with storage_errors(f"write {key} into {path}"):
@@ -144,6 +144,17 @@ class ObstoreStorage(ObjectStorage):
     async def remove_leftovers(self, prefix: str) -> None:
         """Do nothing: an upload that was cut short is no object, and the bucket's own rules remove its parts."""
         check_prefix(prefix)
+
+    async def _head(self, location: str) -> "ObjectMeta":
+        from obstore.exceptions import BaseError  # noqa: PLC0415  # an extra
+
+        try:
+            return await self._store.head_async(location)
+        except BaseError as error:
+            if not StoreAnswer.of(error).is_refusal:
+                raise
+            # The answer to HEAD has no body that would say why (RFC 9110, section 9.3.2); the one to GET has.
+            return (await self._store.get_async(location)).meta
 
     async def _part(self, found: "ObjectMeta", start: int) -> bytes:
         end = min(start + PART_BYTES, found["size"])
@@ -206,7 +217,7 @@ def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":
         return make(bucket)
     except BaseError as error:
         raise SnapshotError(
-            f"cannot use {scheme}://{bucket}: {_shown(error)}: set it in the environment"
+            f"cannot use {scheme}://{bucket}: {StoreAnswer.of(error).shown}: set it in the environment"
         ) from error
 
 
@@ -223,17 +234,12 @@ def _store_errors(doing: str, *, missing: type[SnapshotError] = SnapshotNotFound
     try:
         yield
     except FileNotFoundError as error:
-        raise missing(f"cannot {doing}: there is no such object, or no such bucket") from error
+        answer = StoreAnswer.of(error)
+        said = f" ({answer.shown})" if answer.code else ""
+        raise missing(f"cannot {doing}: there is no such object, or no such bucket{said}") from error
     except (BaseError, OSError) as error:
-        # A connection, a busy server, an object that was replaced meanwhile; not missing rights, but for those to list.
-        is_retryable = isinstance(error, GenericError | PreconditionError)
+        answer = StoreAnswer.of(error)
+        is_retryable = answer.may_pass(by_default=isinstance(error, GenericError | PreconditionError))
         raise SnapshotError(
-            f"cannot {doing}: {_shown(error)}: see that the bucket exists and that this process has the rights to it",
-            is_retryable=is_retryable,
+            f"cannot {doing}: {answer.shown}: {answer.advice}", code=answer.code, is_retryable=is_retryable
         ) from error
-
-
-def _shown(error: Exception) -> str:
-    """Return an error's first line without the queries of its URLs, which can carry a signature."""
-    line = str(error).partition("\n")[0]
-    return re.sub(r"\?\S*", "", line)[:_SHOWN_CHARACTERS_MAX]
