@@ -79,6 +79,35 @@ def test_what_binding_raises_is_mapped_too(error: Exception):
     assert (type(mapped), mapped.code, mapped.is_retryable) == (QueryError, type(error).__name__, False)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            UnicodeDecodeError("utf-8", b"malformed database schema (\xff)", 27, 28, "invalid start byte"),
+            "malformed database schema (\N{REPLACEMENT CHARACTER})",
+        ),
+        (
+            sqlite3.OperationalError("Could not decode to UTF-8 column 'name' with text 'secret'"),
+            "Could not decode to UTF-8 column 'name' (OperationalError)",
+        ),
+    ],
+    ids=["message", "column"],
+)
+def test_what_is_not_utf_8_is_damage(error: Exception, said: str):
+    """Python has no code for it; SQLite's message is kept, and what a row holds is not."""
+    mapped = map_error(error, "cannot open a.db")
+    assert (type(mapped), mapped.__cause__) == (DatabaseCorruptError, error)
+    assert said in str(mapped)
+    assert "secret" not in str(mapped)
+
+
+def test_memory_that_ran_out_may_be_there_later():
+    """Python raises MemoryError for SQLITE_NOMEM: the moment's failure, of the machine."""
+    mapped = map_error(MemoryError(), "tasks.save")
+    assert (type(mapped), mapped.is_retryable) == (QueryError, True)
+    assert is_machine_failure(MemoryError())
+
+
 def test_an_error_of_ours_is_given_out_once():
     """Each caller of a failed batch raises an instance of its own, equal in all it says."""
     error = TransactionClosedError("ended")

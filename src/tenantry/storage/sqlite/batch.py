@@ -19,12 +19,11 @@ from itertools import zip_longest
 from typing import Final, TypeGuard
 
 from tenantry.errors import QueryError, TenantryError
-from tenantry.statements import Fetch, Result, Statement
+from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import idempotency
-from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_statement, judged
-from tenantry.storage.sqlite.errors import map_error
-from tenantry.storage.sqlite.placeholders import NumberedStatement, find_numbered
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.execution import run_statement
 
 Guard = Callable[[sqlite3.Connection], None]
 """Runs first in every write transaction; raises if this process may not write."""
@@ -32,13 +31,6 @@ Guard = Callable[[sqlite3.Connection], None]
 _DISTINCT_STATEMENTS_MAX: Final = 4096
 # What SQLite's tokenizer skips before a statement: white space, a byte order mark, comments and empty statements.
 _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
-_UNKNOWN: Final = NumberedStatement("", 0)
-_known: Final[dict[str, NumberedStatement | None]] = {}
-"""The texts of statements that were judged and have run, with the form to run them in: each is judged once in a process.
-
-An authorizer is not kept on the connection: it would be called for each column of each statement that is prepared, and each time
-the thread would wait for the interpreter's lock.
-"""
 
 
 class _TransactionLostError(Exception):
@@ -118,67 +110,6 @@ def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcom
         return map_error(error, statement.operation)
 
 
-def run_statement(statement: Statement, connection: sqlite3.Connection) -> Result:
-    """Execute one statement and return what its `Fetch` says.
-
-    Raises:
-        QueryError: The statement would change the connection or the transaction; it had no effect.
-        Exception: Whatever the driver raises for the statement and its parameters.
-    """
-    numbered = _known.get(statement.sql, _UNKNOWN)
-    if numbered is not _UNKNOWN:
-        return _execute(statement, numbered, connection)
-    numbered = find_numbered(statement.sql)
-    try:
-        with judged(judge_statement, connection):
-            result = _execute(statement, numbered, connection)
-    except RefusedActionError as error:
-        raise QueryError(
-            f"{statement.operation}: a statement may not use {error.action}, because all callers of this database share the "
-            "connection; use tenant.transaction() for a transaction"
-        ) from error
-    if len(_known) >= _DISTINCT_STATEMENTS_MAX:
-        _known.clear()
-    _known[statement.sql] = numbered
-    return result
-
-
-def _execute(
-    statement: Statement, numbered: NumberedStatement | None, connection: sqlite3.Connection
-) -> Result:
-    changes = connection.total_changes
-    if numbered is None:
-        cursor = connection.execute(statement.sql, statement.parameters)
-    else:
-        cursor = connection.execute(numbered.sql, numbered.names(statement.parameters))
-    fetch = statement.fetch
-    if fetch is Fetch.NONE:
-        return None
-    try:
-        if fetch is Fetch.ROWCOUNT:
-            return _count_rows(cursor, changes, connection)
-        return cursor.fetchone() if fetch is Fetch.ONE else cursor.fetchall()
-    except BaseException:
-        # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
-        cursor.close()
-        raise
-
-
-def _count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
-    """Return how many rows a statement inserted, updated or deleted itself, without its triggers and foreign keys.
-
-    Python's count is of statements that begin with INSERT, UPDATE, DELETE or REPLACE, and not of those that return rows.
-    """
-    if cursor.rowcount >= 0 and cursor.description is None:
-        return cursor.rowcount
-    for _ in cursor:  # only a statement that has run to its end says how many rows it changed
-        pass
-    if connection.total_changes == changes_before:  # changes() would be an earlier statement's
-        return 0
-    count: int = connection.execute("SELECT changes()").fetchone()[0]
-    return count
-
-
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
     """Run one reading statement inside the open transaction; one that wrote all the same is undone and refused."""
     connection.execute("SAVEPOINT unit")
@@ -214,7 +145,7 @@ def _write_together(
             if isinstance(outcome, TenantryError) and not connection.in_transaction:
                 raise _TransactionLostError(index, outcome)
         connection.execute("COMMIT")
-    except (sqlite3.Error, TenantryError) as error:
+    except (*DRIVER_ERRORS, TenantryError) as error:
         # Nothing was kept, so nobody may be told that it was; who had failed before keeps the reason.
         return [
             outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].operation)
@@ -252,7 +183,7 @@ def _undo_unit(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("ROLLBACK TO unit")
             connection.execute("RELEASE unit")
-        except sqlite3.Error:
+        except DRIVER_ERRORS:
             # Half a unit must never be committed; without the transaction the rest of the batch runs again.
             roll_back(connection)
 
@@ -271,7 +202,7 @@ def _read_together(
             if _is_interrupted(outcome):
                 raise outcome
             outcomes.append(outcome)
-    except (sqlite3.Error, QueryError) as error:
+    except (*DRIVER_ERRORS, QueryError) as error:
         return [map_error(error, statement.operation) for statement in statements]
     finally:
         roll_back(connection)

@@ -41,12 +41,20 @@ _LASTING: Final = {
     sqlite3.SQLITE_NOLFS,
 }
 _PRIMARY_CODE_MASK: Final = 0xFF
+_UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own words: SQLite has no code for it
+
+DRIVER_ERRORS: Final = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, MemoryError)
+"""What sqlite3 raises for a database, whatever the parameters are.
+
+It raises `UnicodeDecodeError`, and loses the code, where SQLite's message is not UTF-8: the message quotes a name of a damaged
+schema. It raises `MemoryError` for ``SQLITE_NOMEM``.
+"""
 
 
 def is_transient(error: BaseException) -> bool:
     """Return whether the failure was the moment's: the same statement may succeed later."""
     primary = _primary_code(error)
-    return primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
+    return isinstance(error, MemoryError) or primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
 
 
 def is_busy(error: BaseException) -> bool:
@@ -59,6 +67,26 @@ def is_interrupted(error: BaseException) -> bool:
     return _primary_code(error) == sqlite3.SQLITE_INTERRUPT
 
 
+def is_damage(error: BaseException) -> bool:
+    """Return whether the failure says that the database is damaged, if the statement was one of tenantry's own."""
+    return is_undecodable(error) or _primary_code(error) in _CORRUPT
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Return whether a message of SQLite, or a text in a row, is not UTF-8."""
+    is_column = type(error) is sqlite3.OperationalError and str(error).startswith(_UNDECODABLE_COLUMN)
+    return is_column or isinstance(error, UnicodeDecodeError)
+
+
+def error_text(error: BaseException) -> str:
+    """Return what an error says: SQLite's message also where it is not UTF-8, and nothing of what a row holds."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode("utf-8", "replace")
+    if is_undecodable(error):
+        return str(error).partition(" with text ")[0]
+    return str(error)
+
+
 def is_machine_failure(error: BaseException) -> bool:
     """Return whether the failure was the machine's, for the moment or until someone mends it, and not the statement's."""
     return is_transient(error) or _primary_code(error) in _LASTING
@@ -68,7 +96,7 @@ def map_error(error: BaseException, doing: str) -> TenantryError:
     """Return tenantry's error for one that came out of sqlite3, with that one as its cause.
 
     Args:
-        error: What was raised: an `sqlite3.Error`, or what its parameter binding raises (`OverflowError`,
+        error: What was raised: one of `DRIVER_ERRORS`, or what the binding of parameters raises (`OverflowError`,
             `UnicodeEncodeError`, `ValueError`, `TypeError`).
         doing: What failed, for the message: an operation's name or a step's.
     """
@@ -100,15 +128,15 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     extended: int = getattr(error, "sqlite_errorcode", None) or 0
     primary = _primary_code(error)
-    message = f"{doing}: {error} ({name})"
+    message = f"{doing}: {error_text(error)} ({name})"
     if extended in _DUPLICATE:
         return DuplicateRecordError(message, code=name)
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return ConstraintViolationError(message, code=name)
     if primary == sqlite3.SQLITE_FULL:
         return StorageFullError(f"{message}: free space on the disk", code=name)
-    if primary in _CORRUPT:
+    if is_damage(error):
         return DatabaseCorruptError(message, code=name)
     if primary == sqlite3.SQLITE_CANTOPEN:
         return PersistenceConnectionError(message, code=name)
-    return QueryError(message, code=name, is_transient=primary in _TRANSIENT)
+    return QueryError(message, code=name, is_transient=is_transient(error))

@@ -22,6 +22,7 @@ from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
 from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite import hardening, idempotency, migrator, ownership
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
 from tenantry.storage.sqlite.opening import RestingFile, add_functions
 from tenantry.storage.sqlite.schema_pages import check_schema_size
 
@@ -136,8 +137,8 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         with closing(_open(path)) as connection:
             found = [_Object(*row) for row in connection.execute(_SCHEMA_SQL)]
             applied, file_version = _applied(found, connection, path)
-    except (sqlite3.Error, OSError) as error:
-        raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error}") from error
+    except (*DRIVER_ERRORS, OSError) as error:
+        raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error_text(error)}") from error
     plan_migrations(schemas, _BACKEND, applied, file_version)
     known = {schema.name: schema.migrations(_BACKEND) for schema in schemas}
     migrations = [
@@ -275,7 +276,7 @@ def _accepted(accepting: Sequence[_Object], connection: sqlite3.Connection) -> l
                 connection.execute(one.sql)
             if one.type == "table":
                 _check_columns(one, connection)
-        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+        except (*DRIVER_ERRORS, ValueError) as error:
             raise _refused(
                 "an accepted table has more than columns, simple constraints and indexes "
                 f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",

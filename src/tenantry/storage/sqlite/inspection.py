@@ -4,13 +4,12 @@ For a process that has none of these files open itself: closing a file drops the
 (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 """
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from tenantry.statements import Result, Statement
-from tenantry.storage.sqlite.batch import run_statement
-from tenantry.storage.sqlite.errors import map_connection_error, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
+from tenantry.storage.sqlite.execution import run_statement
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_at_rest, open_reader
 from tenantry.storage.sqlite.ownership import OWNER_SQL
 
@@ -28,7 +27,7 @@ class Inspection:
     def __init__(self, path: Path) -> None:
         try:
             self._connection = open_reader(SQLiteOptions(path=path))
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise map_connection_error(error, f"cannot open {path}") from error
 
     async def read(self, statement: Statement) -> Result:
@@ -39,7 +38,7 @@ class Inspection:
         """
         try:
             return run_statement(statement, self._connection)
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise map_error(error, statement.operation) from error
 
     def close(self) -> None:
@@ -57,7 +56,7 @@ def resting_owner(path: Path) -> str | None:
     """
     try:
         found = open_at_rest(SQLiteOptions(path=path))
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise map_connection_error(error, f"cannot open {path}") from error
     if found is None:
         return None
@@ -65,7 +64,7 @@ def resting_owner(path: Path) -> str | None:
     with closing(connection):
         try:
             row = connection.execute(OWNER_SQL).fetchone()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             if not resting_file.is_at_rest():  # its owner has begun to write
                 return None
             raise map_error(error, f"cannot read {path}") from error

@@ -17,7 +17,7 @@ from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, Te
 from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
-from tenantry.storage.sqlite.errors import is_interrupted, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_interrupted, map_error
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile, add_functions
@@ -68,7 +68,7 @@ def compact(path: Path) -> None:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot compact {path}") from error
 
 
@@ -83,7 +83,7 @@ def checkpoint(path: Path) -> None:
             is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
                 raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
 
@@ -151,7 +151,7 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
                 row_counts=_row_counts(connection),
                 tenant_uid=_tenant_uid(connection),
             )
-    except (sqlite3.Error, OSError) as error:
+    except (*DRIVER_ERRORS, OSError) as error:
         raise _unreadable(error, path) from error
 
 
@@ -175,7 +175,7 @@ def check_closed(path: Path, *, is_thorough: bool = False) -> None:
     try:
         with closing(_connect(path, parameters, is_timed=True)) as connection:
             check_connection(connection, name=str(path), is_thorough=is_thorough)
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise _unreadable(error, path) from error
 
 
@@ -192,7 +192,7 @@ def versions_at_rest(path: Path) -> dict[str, int] | None:
         with closing(_connect(path, "mode=ro&immutable=1")) as connection:
             versions = _schema_versions(connection)
             is_sound = read_file_version(connection) == sum(versions.values())
-    except sqlite3.Error:  # whoever opens it for good will meet it too, and say so
+    except DRIVER_ERRORS:  # whoever opens it for good will meet it too, and say so
         return None
     return versions if is_sound and found.is_at_rest() else None
 
@@ -212,7 +212,7 @@ def repair(path: Path) -> None:
                 connection.execute("REINDEX")
                 _check_integrity(connection, path, "integrity_check")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         mapped = map_error(error, f"cannot repair {path}")
         if isinstance(mapped, DatabaseCorruptError):
             raise DatabaseCorruptError(f"{mapped}: restore a snapshot", code=mapped.code) from error
@@ -228,7 +228,7 @@ def leave_wal(path: Path) -> None:
     try:
         with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error
 
 
@@ -245,7 +245,7 @@ def give_to(path: Path, tenant_uid: str) -> None:
             # A key that was used for a write of the other tenant says nothing about writes of this one.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error
 
 
@@ -288,7 +288,7 @@ def _unreadable(error: Exception, path: Path) -> TenantryError:
         return map_error(
             error, f"the check of {path} was cancelled, or took too long for a database of its size"
         )
-    return DatabaseCorruptError(f"{path} cannot be read as a database: {error}")
+    return DatabaseCorruptError(f"{path} cannot be read as a database: {error_text(error)}")
 
 
 def _limit_growth(connection: sqlite3.Connection) -> None:

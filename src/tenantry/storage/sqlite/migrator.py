@@ -25,7 +25,13 @@ from tenantry.errors import MigrationError
 from tenantry.schema import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.batch import roll_back
-from tenantry.storage.sqlite.errors import is_interrupted, is_machine_failure, is_transient
+from tenantry.storage.sqlite.errors import (
+    DRIVER_ERRORS,
+    error_text,
+    is_interrupted,
+    is_machine_failure,
+    is_transient,
+)
 from tenantry.storage.sqlite.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
 from tenantry.storage.sqlite.migration_script import drop_temporary, run_script
 
@@ -114,7 +120,7 @@ def apply_migrations(
                     break
                 migration = now.pending[0]
                 _apply(migration, now.file_version + 1, clock, connection)
-        except (sqlite3.Error, ValueError, OrphanedRowsError) as error:
+        except (*DRIVER_ERRORS, ValueError, OrphanedRowsError) as error:
             raise _failure(migration, error) from error
         applied.append(migration)
         pending = now.pending[1:]
@@ -160,7 +166,7 @@ def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
 
 def _failure(migration: Migration, error: Exception) -> MigrationError:
     failure = MigrationError(
-        f"migration {migration} failed and left the database as it was: {error}",
+        f"migration {migration} failed and left the database as it was: {error_text(error)}",
         schema=migration.schema,
         version=migration.version,
         is_step_failure=not is_machine_failure(error),

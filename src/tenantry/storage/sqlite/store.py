@@ -19,7 +19,7 @@ from tenantry.storage.sqlite import batch, maintenance, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.crew import Crews
-from tenantry.storage.sqlite.errors import map_connection_error, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.page_limit import explained
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
@@ -107,7 +107,7 @@ class SQLiteStore:
             self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
             try:
                 await self._connections.open()
-            except (sqlite3.Error, OSError, TenantryError) as error:
+            except (*DRIVER_ERRORS, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             self._is_read = False
             self._is_closing.clear()
@@ -130,7 +130,7 @@ class SQLiteStore:
                     for check in tuple(self._checks):
                         check.cancel()
                     await self._connections.aclose()
-                except (sqlite3.Error, OSError) as error:
+                except (*DRIVER_ERRORS, OSError) as error:
                     self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
             self._log.info(events.BACKEND_DISCONNECTED, backend=self.backend)
 
@@ -141,7 +141,7 @@ class SQLiteStore:
             return False
         try:
             is_healthy = await connection.run(_select_one)
-        except (sqlite3.Error, ValueError):  # aiosqlite says ValueError when it was closed meanwhile
+        except (*DRIVER_ERRORS, ValueError):  # aiosqlite says ValueError when it was closed meanwhile
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
         return is_healthy
@@ -159,7 +159,7 @@ class SQLiteStore:
                 writer = await self._connections.awake()
                 # A job, so that a caller that is cancelled ends a migration that would last long.
                 return await writer.submit(partial(self._migrate, plan))
-        except (sqlite3.Error, OSError, ValueError, TenantryError) as error:
+        except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
             mapped = self._explained(mapped, str(mapped))
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
@@ -325,7 +325,7 @@ class SQLiteStore:
     async def _submit_to_new_reader(self, job: Callable[[sqlite3.Connection], T]) -> T:
         try:
             reader = await self._connections.new_reader()
-        except (sqlite3.Error, OSError) as error:
+        except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         return await self._submit(reader, job)
 
@@ -353,7 +353,7 @@ class SQLiteStore:
         def run(connection: sqlite3.Connection) -> T:
             try:
                 return job(connection)
-            except (sqlite3.Error, ValueError) as error:
+            except (*DRIVER_ERRORS, ValueError) as error:
                 raise self._map(error, f"cannot use {self._options}") from error
 
         return run
@@ -363,12 +363,13 @@ class SQLiteStore:
         """Map what comes out of opening a connection or submitting a job."""
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (*DRIVER_ERRORS, OSError, ValueError) as error:
             raise self._map(error, f"cannot use {self._options}") from error
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
         # What aiosqlite and sqlite3 say when a job comes too late for a connection that was closed meanwhile.
-        if isinstance(error, (ValueError, sqlite3.ProgrammingError)):
+        is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
+        if is_late and not isinstance(error, UnicodeDecodeError):
             return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
         return map_error(error, doing)
 

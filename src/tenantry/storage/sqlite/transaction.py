@@ -14,7 +14,7 @@ from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.batch import Guard, read_in_transaction, roll_back, run_unit
 from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class SQLiteTransaction:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await connection.run(roll_back)
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, DRIVER_ERRORS):
                 raise map_error(error, "begin") from error
             raise
         return cls(connection, release, explain)
@@ -71,7 +71,7 @@ class SQLiteTransaction:
         try:
             # Never interrupted: its caller must not be told that nothing was kept when all of it was.
             await self._run(_commit, self._connection.run)
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise map_error(error, "commit") from error
         finally:
             await self.rollback()
@@ -84,7 +84,7 @@ class SQLiteTransaction:
         try:
             with anyio.CancelScope(shield=True):
                 await self._connection.run(roll_back)
-        except (sqlite3.Error, ValueError) as error:
+        except (*DRIVER_ERRORS, ValueError) as error:
             if self._connection.is_open:
                 raise map_error(error, "rollback") from error
         finally:

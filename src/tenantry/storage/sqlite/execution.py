@@ -1,0 +1,99 @@
+"""Runs one statement of a repository: judged when its text is new, with its placeholders, and its result as `Fetch` says."""
+
+import sqlite3
+from typing import Final
+
+from tenantry.errors import QueryError
+from tenantry.statements import Fetch, Result, Statement
+from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_statement, judged
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_undecodable
+from tenantry.storage.sqlite.placeholders import NumberedStatement, find_numbered
+
+_DISTINCT_STATEMENTS_MAX: Final = 4096
+_UNKNOWN: Final = NumberedStatement("", 0)
+_known: Final[dict[str, NumberedStatement | None]] = {}
+"""The texts of statements that were judged and have run, with the form to run them in: each is judged once in a process.
+
+An authorizer is not kept on the connection: it would be called for each column of each statement that is prepared, and each time
+the thread would wait for the interpreter's lock.
+"""
+
+
+def run_statement(statement: Statement, connection: sqlite3.Connection) -> Result:
+    """Execute one statement and return what its `Fetch` says.
+
+    Raises:
+        QueryError: The statement would change the connection or the transaction; it had no effect.
+        Exception: Whatever the driver raises for the statement and its parameters.
+    """
+    numbered = _known.get(statement.sql, _UNKNOWN)
+    try:
+        if numbered is not _UNKNOWN:
+            return _execute(statement, numbered, connection)
+        return _run_judged(statement, connection)
+    except (UnicodeDecodeError, sqlite3.OperationalError) as error:
+        if not is_undecodable(error) or _is_schema_damaged(connection):
+            raise
+        # The message quotes what the statement was given, or the row holds what is no text.
+        raise QueryError(f"{statement.operation}: {error_text(error)}", code=type(error).__name__) from error
+
+
+def _run_judged(statement: Statement, connection: sqlite3.Connection) -> Result:
+    """Run a statement that has not run before, under the authorizer."""
+    numbered = find_numbered(statement.sql)
+    try:
+        with judged(judge_statement, connection):
+            result = _execute(statement, numbered, connection)
+    except RefusedActionError as error:
+        raise QueryError(
+            f"{statement.operation}: a statement may not use {error.action}, because all callers of this database share the "
+            "connection; use tenant.transaction() for a transaction"
+        ) from error
+    if len(_known) >= _DISTINCT_STATEMENTS_MAX:
+        _known.clear()
+    _known[statement.sql] = numbered
+    return result
+
+
+def _execute(
+    statement: Statement, numbered: NumberedStatement | None, connection: sqlite3.Connection
+) -> Result:
+    changes = connection.total_changes
+    if numbered is None:
+        cursor = connection.execute(statement.sql, statement.parameters)
+    else:
+        cursor = connection.execute(numbered.sql, numbered.names(statement.parameters))
+    fetch = statement.fetch
+    if fetch is Fetch.NONE:
+        return None
+    try:
+        if fetch is Fetch.ROWCOUNT:
+            return _count_rows(cursor, changes, connection)
+        return cursor.fetchone() if fetch is Fetch.ONE else cursor.fetchall()
+    except BaseException:
+        # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
+        cursor.close()
+        raise
+
+
+def _is_schema_damaged(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+    except DRIVER_ERRORS as error:
+        return is_damage(error)
+    return False
+
+
+def _count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
+    """Return how many rows a statement inserted, updated or deleted itself, without its triggers and foreign keys.
+
+    Python's count is of statements that begin with INSERT, UPDATE, DELETE or REPLACE, and not of those that return rows.
+    """
+    if cursor.rowcount >= 0 and cursor.description is None:
+        return cursor.rowcount
+    for _ in cursor:  # only a statement that has run to its end says how many rows it changed
+        pass
+    if connection.total_changes == changes_before:  # changes() would be an earlier statement's
+        return 0
+    count: int = connection.execute("SELECT changes()").fetchone()[0]
+    return count
