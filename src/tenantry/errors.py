@@ -16,6 +16,7 @@
     │   └── QueryError                   a statement or its arguments were refused
     │       ├── ConstraintViolationError NOT NULL, CHECK, FOREIGN KEY
     │       ├── IdempotencyConflictError the key was used for another write
+    │       ├── KeyRefusedError          the caller's API key is not good any more
     │       ├── MalformedRowError        a stored row is not what the model says
     │       ├── StorageFullError         the disk or the database's own limit
     │       └── TransactionClosedError   a transaction used after its end
@@ -256,6 +257,12 @@ class ConstraintViolationError(QueryError):
     """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row."""
 
     outcome = "constraint"
+
+
+class KeyRefusedError(QueryError):
+    """The API key of whoever makes or revokes keys is not good for that, or not any more; nothing was changed."""
+
+    outcome = "key_refused"
 
 
 class IdempotencyConflictError(QueryError):

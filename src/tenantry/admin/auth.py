@@ -119,7 +119,7 @@ class KeyAuthenticator:
             client = _client(request)
             self._failures.check(client)
             self._failures.note(client)
-            raise _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
+            raise unauthorized()
         return Principal(f"key:{key.id}", key)
 
 
@@ -175,6 +175,11 @@ class Bearer(SecurityBase):
 
 def _client(request: Request) -> str:
     return network_of(request.client.host) if request.client is not None else "unknown"
+
+
+def unauthorized() -> ProblemError:
+    """Return the answer to a caller whose key is not good, or not any more."""
+    return _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
 
 
 def _unauthorized(detail: str, parameters: str) -> ProblemError:

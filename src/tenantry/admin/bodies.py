@@ -1,5 +1,6 @@
 """How large a request's body may be, how long it may take to come, and of which type it is."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import anyio
@@ -74,25 +75,41 @@ class LimitedReceive:
         receive: The server's.
         bytes_max: How many bytes there may be.
         pace: How long it may take.
+        on_complete: Called when all of the body has come, before its last part is handed over; raises if the request is not
+            to be worked on.
     """
 
-    def __init__(self, receive: Receive, *, bytes_max: int, pace: Pace) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        *,
+        bytes_max: int,
+        pace: Pace,
+        on_complete: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self._receive = receive
         self._bytes_left = bytes_max
         self._bytes_max = bytes_max
         self._pace = pace
+        self._on_complete = on_complete
         self._is_complete = False
+        self._waiting: anyio.CancelScope | None = None
+        self._refusal: Exception | None = None
 
     async def __call__(self) -> Message:
         """Return the next part of the body.
 
         Raises:
-            ProblemError: 408 or 413.
+            ProblemError: 408 or 413; or why the request is not to be worked on.
         """
         if self._is_complete:  # what comes now is that the client has gone
             return await self._receive()
         with anyio.CancelScope(deadline=self._pace.deadline()) as scope:
+            self._waiting = scope
             message = await self._receive()
+        self._waiting = None
+        if self._refusal is not None:
+            raise self._refusal
         if scope.cancelled_caught:
             raise _too_slow(self._pace)
         size_bytes = len(message.get("body", b""))
@@ -101,11 +118,21 @@ class LimitedReceive:
         if self._bytes_left < 0:
             raise _too_large(self._bytes_max)
         self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+        if self._is_complete and message["type"] == "http.request" and self._on_complete is not None:
+            await self._on_complete()
         return message
 
+    def refuse(self, error: Exception) -> None:
+        """Have the part that is waited for, or the next one, raise the error; a body that is complete stays as it is."""
+        self._refusal = error
+        if self._waiting is not None:
+            self._waiting.cancel()
 
-def limited(request: Request, limits: BodyLimits, *, is_streamed: bool) -> Request:
-    """Return the request, whose body keeps to the limits.
+
+def limited_receive(
+    request: Request, limits: BodyLimits, *, is_streamed: bool, on_complete: Callable[[], Awaitable[object]]
+) -> LimitedReceive:
+    """Return what receives the request's body and keeps it to the limits; see `LimitedReceive`.
 
     Raises:
         ProblemError: 413, it says of itself that it does not.
@@ -114,7 +141,7 @@ def limited(request: Request, limits: BodyLimits, *, is_streamed: bool) -> Reque
     if declared_bytes(request) > bytes_max:
         raise _too_large(bytes_max)
     pace = bundle_pace(limits) if is_streamed else Pace(limits.seconds_max)
-    return Request(request.scope, LimitedReceive(request.receive, bytes_max=bytes_max, pace=pace))
+    return LimitedReceive(request.receive, bytes_max=bytes_max, pace=pace, on_complete=on_complete)
 
 
 def bundle_pace(limits: BodyLimits) -> Pace:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, StrictBool
 from tenantry.admin.problems import documented
 from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, Reason, TenantIdText
-from tenantry.admin.watch import CurrentWatch
 from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
@@ -167,16 +166,14 @@ FoundJob = Annotated[FleetJob, Depends(_job)]
 
 
 @router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
-async def follow_job(
-    job: FoundJob, service: CurrentService, watch: CurrentWatch
-) -> AsyncIterator[ServerSentEvent]:
+async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
     """Stream a job's progress as server-sent events, until it is paused, stopped or has ended, or the service stops.
 
     It ends within a second when the key is not good any more.
     """
     seen = None
     # The job is not waited for when the service stops: it goes on when one is started again.
-    while not service.stopping.is_set() and not await watch.is_over():
+    while not service.stopping.is_set():
         try:
             progress = await service.registry.fleet.progress(job.id)
         except RegistryClosedError:

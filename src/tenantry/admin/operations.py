@@ -182,6 +182,8 @@ class Operations:
             changes["result"] = None if result is None else result.model_dump(mode="json")
         except TenantryError as error:
             changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
+        except ProblemError as error:  # its caller's right ended before its turn came
+            changes = {"state": OperationState.FAILED, "problem": Problem(**error.content)}
         except Exception as error:  # noqa: BLE001  # whatever it is, it has ended, and nobody else hears of it
             log_failure(self._log, error, action=operation.action, tenant_id=operation.tenant_id)
             changes = {"state": OperationState.FAILED, "problem": Problem(**unexpected().content)}

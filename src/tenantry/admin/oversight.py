@@ -5,7 +5,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, Final
 
-import anyio
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
@@ -34,7 +33,6 @@ from tenantry.admin.schemas import (
     VersionOut,
 )
 from tenantry.admin.tenants import TenantPath
-from tenantry.admin.watch import WATCH_SECONDS, CurrentWatch
 from tenantry.errors import TenantNotFoundError
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.api_keys import ApiKey, Scope
@@ -137,18 +135,14 @@ async def get_operation(operation: FoundOperation, response: Response) -> Operat
     responses=documented(404),
 )
 async def follow_operation(
-    operation: FoundOperation, service: CurrentService, watch: CurrentWatch
+    operation: FoundOperation, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream an operation as server-sent events: as it is, at each step and when it has ended, while the key is good."""
-    seen = None
-    while not await watch.is_over():
-        if operation is not seen:
-            yield ServerSentEvent(data=operation.model_dump(mode="json"), event=operation.state.value)
+    while True:
+        yield ServerSentEvent(data=operation.model_dump(mode="json"), event=operation.state.value)
         if operation.state is not OperationState.RUNNING:
             return
-        seen = operation
-        with anyio.move_on_after(WATCH_SECONDS):
-            operation = await service.operations.changed(seen)
+        operation = await service.operations.changed(operation)
 
 
 @router.get("/audit", tags=["audit"], responses=documented(400, 404))
@@ -197,7 +191,7 @@ async def create_key(
 ) -> MadeKey:
     """Make an API key; its token is shown this once."""
     principal.check_fleet()
-    made, token = await service.registry.keys.create(**body.model_dump())
+    made, token = await service.registry.keys.create(**body.model_dump(), made_by=principal.key)
     response.headers["Cache-Control"] = "no-store"
     return MadeKey(**made.model_dump(), token=token)
 
@@ -230,7 +224,7 @@ async def revoke_key(
 ) -> ApiKey:
     """Have an API key refused from now on."""
     principal.check_fleet()
-    return await service.registry.keys.revoke(key_id)
+    return await service.registry.keys.revoke(key_id, revoked_by=principal.key)
 
 
 @router.get("/version", tags=["service"], responses=documented())

@@ -25,6 +25,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.SnapshotError: 409,
     errors.StorageFullError: 507,
     errors.IdempotencyConflictError: 422,
+    errors.KeyRefusedError: 401,
     errors.RecordNotFoundError: 404,
     errors.DuplicateRecordError: 409,
     errors.ConstraintViolationError: 422,

@@ -2,20 +2,26 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends, Request, Response, Security
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 
-from tenantry.admin.auth import Authenticate, Bearer, Principal
-from tenantry.admin.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited
+from tenantry.admin.access import ANSWERS_MAX, Access, key_changed
+from tenantry.admin.auth import Authenticate, Bearer, Principal, unauthorized
+from tenantry.admin.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited_receive
 from tenantry.admin.cursors import CursorSigner
 from tenantry.admin.idempotency import HEADER, Handler, Once, documented_key
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import PATH, Operation, Operations
+from tenantry.admin.watch import WatchedResponse, watching
+from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.api_keys import Scope
 from tenantry.tenancy.audit import acting_as
+from tenantry.tenancy.authority import acting_under
 from tenantry.tenancy.registry import TenantRegistry
 
 
@@ -57,7 +63,11 @@ class Service:
 
 
 class AdminRoute(APIRoute):
-    """An operation that needs a key; one that is a POST takes an idempotency key."""
+    """An operation that needs a key; one that is a POST takes an idempotency key.
+
+    The caller's right is checked when the request begins, when all of its body has come, when the call that it makes has its
+    turn, and every second while a stream comes or goes; see `Access`.
+    """
 
     body_type: ClassVar[str] = "application/json"
     is_streamed: ClassVar[bool] = False
@@ -74,28 +84,47 @@ class AdminRoute(APIRoute):
 
         async def handle_known(request: Request) -> Response:
             service: Service = request.app.state.service
-            principal = await service.authenticate(request)
-            tenant_id = request.path_params.get("tenant_id")
-            if tenant_id is not None:
-                principal.check_tenant(tenant_id)
-            request.state.principal = principal
-            request = limited(request, service.bodies, is_streamed=self.is_streamed)
+            access = Access(request, service.authenticate, service.registry)
+            principal = await access.begin()
+            receive = limited_receive(
+                request, service.bodies, is_streamed=self.is_streamed, on_complete=access.check
+            )
+            request = Request(request.scope, receive)
             if self.body_field is not None or self.is_streamed:
                 check_media_type(request, self.body_type)
-            with acting_as(principal.name):
-                if request.method != "POST" or HEADER not in request.headers:
-                    response = await handle(request)
-                else:
-                    once = Once(service.registry.answers, service.operations, principal.id)
-                    response = await once.handle(request, handle, is_streamed=self.is_streamed)
+            is_watched = watching(access, receive.refuse) if self.is_streamed else nullcontext()
+            with acting_as(principal.name), acting_under(access), _refused_as_unauthorized():
+                async with is_watched:
+                    response = await self._answer(handle, request, access)
             if "location" in response.headers:
                 # Where the API is mounted, which is not where it was when an answer was kept.
                 response.headers["location"] = (
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
-            return response
+            return WatchedResponse(response, access) if isinstance(response, StreamingResponse) else response
 
         return handle_known
+
+    async def _answer(self, handle: Handler, request: Request, access: Access) -> Response:
+        service: Service = request.app.state.service
+        principal: Principal = request.state.principal
+        if request.method == "POST" and HEADER in request.headers:
+            once = Once(service.registry.answers, service.operations, principal.id)
+            return await once.handle(request, handle, is_streamed=self.is_streamed)
+        for _ in range(ANSWERS_MAX):
+            response = await handle(request)
+            if await access.holds_for(response):
+                return response
+        raise key_changed()
+
+
+@contextmanager
+def _refused_as_unauthorized() -> Iterator[None]:
+    """Answer a key that was revoked while the call was made like one that was revoked before."""
+    try:
+        yield
+    except KeyRefusedError as error:
+        raise unauthorized() from error
 
 
 def _service(request: Request) -> Service:

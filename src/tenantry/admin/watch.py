@@ -1,47 +1,71 @@
-"""Whether whoever follows a stream still may: a key can be revoked or expire while its stream goes on."""
+"""Whether a stream may go on: a key can be revoked, expire or lose its tenant while a body comes or an answer goes."""
 
-from typing import Annotated, Final
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
-from fastapi import Depends, Request
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException  # also the framework's own, which is one
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from tenantry.admin.auth import Authenticate
-from tenantry.admin.routing import CurrentService
+from tenantry.admin.access import Access
 from tenantry.errors import TenantryError
 
 WATCH_SECONDS: Final = 1.0
 """How long a stream may outlive its key."""
 
+_LAST_PART_SECONDS_MAX: Final = 1.0
 
-class Watch:
-    """Asks now and then for the key of a stream's request again.
+
+@asynccontextmanager
+async def watching(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
+    """Check every `WATCH_SECONDS` of the block that the request may still be made; call `refuse` once if it may not."""
+    task = asyncio.create_task(_watch(access, refuse), name="tenantry stream's key")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+
+
+async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
+    while True:
+        await anyio.sleep(WATCH_SECONDS)
+        try:
+            await access.check_stream()
+        except (HTTPException, TenantryError) as error:  # also where it cannot be found out
+            refuse(error)
+            return
+
+
+class WatchedResponse(StreamingResponse):
+    """Sends another response's stream for as long as the request may still be made.
+
+    An answer whose length was announced is cut off then. Another one ends: its client asks again, and hears why.
 
     Args:
-        request: The request.
-        authenticate: Finds out who makes it.
+        response: The response.
+        access: What the request may do.
     """
 
-    def __init__(self, request: Request, authenticate: Authenticate) -> None:
-        self._request = request
-        self._authenticate = authenticate
-        self._asked_at = anyio.current_time()
+    def __init__(self, response: StreamingResponse, access: Access) -> None:
+        super().__init__(response.body_iterator, response.status_code)
+        self.raw_headers = response.raw_headers
+        self._response = response
+        self._access = access
 
-    async def is_over(self) -> bool:
-        """Return whether the key is not good any more, or that cannot be found out; looked at every `WATCH_SECONDS`."""
-        now = anyio.current_time()
-        if now - self._asked_at < WATCH_SECONDS:
-            return False
-        self._asked_at = now
-        try:
-            await self._authenticate(self._request)
-        except (HTTPException, TenantryError):
-            return True
-        return False
-
-
-async def _watch(request: Request, service: CurrentService) -> Watch:
-    return Watch(request, service.authenticate)
-
-
-CurrentWatch = Annotated[Watch, Depends(_watch)]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        with anyio.CancelScope() as sending:
+            async with watching(self._access, lambda _: sending.cancel()):
+                await self._response(scope, receive, send)
+        if not sending.cancelled_caught:
+            return
+        if "content-length" in self._response.headers:
+            raise ClientDisconnect
+        with anyio.move_on_after(_LAST_PART_SECONDS_MAX):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
-from tenantry.errors import MalformedRowError, QueryError, RecordNotFoundError
+from tenantry.errors import KeyRefusedError, MalformedRowError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
@@ -27,6 +27,10 @@ LIST_ROWS_DEFAULT: Final = 1_000
 NAME_CHARACTERS_MAX: Final = 200
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
 _COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
+# Of a key that manages keys, what can change: takes its id twice, None where nobody's key is to be checked.
+_IS_GOOD: Final = (
+    "(? IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL))"
+)
 
 
 class Scope(StrEnum):
@@ -114,6 +118,7 @@ class ApiKeys:
         scopes: Sequence[Scope] = (Scope.READ,),
         tenants: Sequence[str] | None = None,
         expires_in_seconds: float | None = None,
+        made_by: ApiKey | None = None,
     ) -> NewApiKey:
         """Make a key and return it with its token, which nobody can find out later.
 
@@ -122,8 +127,11 @@ class ApiKeys:
             scopes: What it lets its holder do.
             tenants: The only tenants that it is for; all if None.
             expires_in_seconds: How long it is good; for ever if None.
+            made_by: The key of whoever makes it, if a key lets them: that it is still good is checked in the transaction that
+                writes the new key.
 
         Raises:
+            KeyRefusedError: `made_by` is not good any more, or the new key would open more than it; no key was made.
             QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
             InvalidTenantIdError: A tenant is none.
         """
@@ -137,9 +145,10 @@ class ApiKeys:
             created_by=current_actor(),
             expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
         )
+        self._check_may_manage(made_by, key.scopes)
         secret = secrets.token_hex(32)
         columns = f"{_COLUMNS}, hash"
-        sql = f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # our names
+        sql = f"INSERT INTO api_keys ({columns}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE {_IS_GOOD}"
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
         # Of one width, so that keys are listed in the order of time.
@@ -147,10 +156,12 @@ class ApiKeys:
         row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
         told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
-        await self._store.write(
-            Statement("keys.create", sql, (*row, *times)),
+        results = await self._store.write(
+            Statement("keys.create", sql, (*row, *times, *_id_twice(made_by)), Fetch.ROWCOUNT),
             self._audited("key.create", {"key_id": key.id, **told}),
         )
+        if not results[0]:
+            raise _refused("no key was made")
         return NewApiKey(key, f"tnt_{key.id}_{secret}")
 
     async def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[ApiKey]:
@@ -173,21 +184,29 @@ class ApiKeys:
         last = rows[rows_max - 1] if len(rows) > rows_max else None
         return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
 
-    async def revoke(self, key_id: str) -> ApiKey:
+    async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None) -> ApiKey:
         """Have a key refused from now on. Can be repeated.
 
+        Args:
+            key_id: The key.
+            revoked_by: The key of whoever revokes it, see `made_by` of `create`.
+
         Raises:
+            KeyRefusedError: `revoked_by` is not good any more; nothing was changed.
             RecordNotFoundError: There is no such key.
         """
+        self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        sql = "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+        sql = f"UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL AND {_IS_GOOD}"  # noqa: S608  # our names
         await self._store.write(
-            Statement("keys.revoke", sql, (now, key_id), Fetch.ROWCOUNT),
-            self._audited("key.revoke", {"key_id": key_id}, is_conditional=True),
+            Statement("keys.revoke", sql, (now, key_id, *_id_twice(revoked_by)), Fetch.ROWCOUNT),
+            self._audited("key.revoke", {"key_id": key_id}),
         )
         found = await self._find(key_id)
         if found is None:
             raise RecordNotFoundError(f"there is no key {key_id[:40]!r}", record_id=key_id[:40])
+        if found[0].revoked_at is None:
+            raise _refused("the key was not revoked")
         return found[0]
 
     async def authenticate(self, token: str) -> ApiKey | None:
@@ -213,7 +232,15 @@ class ApiKeys:
         row = await self._store.read(Statement("keys.find", sql, (key_id,), Fetch.ONE))
         return None if row is None else (_from_row(row[:-1]), row[-1])
 
-    def _audited(self, action: str, detail: dict[str, object], *, is_conditional: bool = False) -> Statement:
+    def _check_may_manage(self, manager: ApiKey | None, scopes: Sequence[Scope]) -> None:
+        """Check what of a key never changes; `_IS_GOOD` checks the rest where the change is made."""
+        if manager is None:
+            return
+        is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()
+        if is_expired or not all(manager.allows(scope) for scope in (Scope.ADMIN, *scopes)):
+            raise _refused("it is expired, or lacks the scope 'admin'")
+
+    def _audited(self, action: str, detail: dict[str, object]) -> Statement:
         return append(
             self._clock,
             action,
@@ -221,8 +248,19 @@ class ApiKeys:
             tenant_uid=None,
             outcome="ok",
             detail=detail,
-            is_conditional=is_conditional,
+            is_conditional=True,
         )
+
+
+def _id_twice(key: ApiKey | None) -> tuple[str | None, str | None]:
+    key_id = None if key is None else key.id
+    return key_id, key_id
+
+
+def _refused(what: str) -> KeyRefusedError:
+    return KeyRefusedError(
+        f"the key of the caller is not good for this any more: {what}; use a key that was not revoked"
+    )
 
 
 def _hash(secret: str) -> str:

@@ -32,6 +32,7 @@ from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.tenancy.actor import ActorContext
+from tenantry.tenancy.authority import check_authority
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.lifecycle_call import LifecycleCall, is_under_way
@@ -263,6 +264,8 @@ class CallRunner:
         try:
             with self._reported(call):
                 async with self._lock(call.tenant_id, queue):
+                    # Others may have taken hours.
+                    await check_authority()
                     result = await self._audited(call, work)
         except TenantryError as error:
             self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)

@@ -29,6 +29,7 @@ from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
+from tenantry.tenancy.authority import check_is_authorised
 from tenantry.tenancy.channel import ChannelClosedError
 from tenantry.tenancy.remembered import RememberedTenants
 from tenantry.tenancy.tenant import Tenant, not_found
@@ -93,16 +94,23 @@ class Catalog:
             raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
 
     async def find(self, tenant_id: TenantId) -> Tenant | None:
-        """Return the tenant, or None; what any process committed before this call is seen."""
+        """Return the tenant, or None; what any process committed before this call is seen.
+
+        Raises:
+            TenantNotFoundError: The call was authorised for another tenant, see `acting_under`.
+        """
         statement = Statement("catalog.find", f"{SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
         row = await self._actor.read(statement)
-        return None if row is None else from_row(row)
+        tenant = None if row is None else from_row(row)
+        if tenant is not None:
+            check_is_authorised(tenant)
+        return tenant
 
     async def get(self, tenant_id: TenantId) -> Tenant:
         """Return the tenant; what any process committed before this call is seen.
 
         Raises:
-            TenantNotFoundError: There is none.
+            TenantNotFoundError: There is none, or the call was authorised for another one.
         """
         tenant = self._remembered.get(tenant_id)
         if tenant is None:
@@ -111,6 +119,7 @@ class Catalog:
             self._remembered.add(tenant, changed_at)
         if tenant is None or tenant.state is TenantState.PURGED:
             raise not_found(tenant_id, tenant)
+        check_is_authorised(tenant)
         return tenant
 
     async def list(

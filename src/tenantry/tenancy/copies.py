@@ -63,6 +63,8 @@ class Copies:
         if is_served:
             lease = await self._pool.lease(tenant.id)
             try:
+                if lease.actor.uid != tenant.uid:
+                    raise SnapshotError(f"tenant {tenant.id!r} was renamed meanwhile: call again")
                 # What is found damaged is set apart by the actor.
                 return await _copied(tenant, lease.actor, path)
             finally:

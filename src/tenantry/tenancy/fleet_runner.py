@@ -1,6 +1,7 @@
 """Which fleet jobs this process runs: those whose lock it could take."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -103,7 +104,10 @@ class FleetRunner:
             return
         # After the one before it, if that is just about to end: it may not have seen that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
-        task = asyncio.get_running_loop().create_task(work, name=f"tenantry fleet {job_id}")
+        # A context of its own: what limits the call that started the job does not limit the job, which goes on for hours.
+        task = asyncio.get_running_loop().create_task(
+            work, name=f"tenantry fleet {job_id}", context=contextvars.Context()
+        )
         self._tasks[job_id] = task
         self._alive.add(task)
         task.add_done_callback(partial(self._ended, job_id))
