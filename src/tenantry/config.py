@@ -14,6 +14,7 @@ power may take the last moments' writes. SQLite's ``synchronous``
 
 MEMORY_PATH = ":memory:"
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+WAL_BYTES_MAX = 2 * JOURNAL_SIZE_LIMIT_BYTES
 BATCH_REQUESTS_MAX = 64
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 POOL_WAIT_TIMEOUT_SECONDS = 10.0
@@ -21,6 +22,7 @@ _YEAR_SECONDS = 366 * 86_400
 _CENTURY_SECONDS = 100 * 365 * 86_400  # what a date can still be computed with
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+WalBytes: TypeAlias = Annotated[int, Field(ge=64 * 1024, le=2**40)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -31,6 +33,7 @@ class SQLiteConfig(BaseModel):
         path: The file, or ``:memory:`` for a database that ends with its connection.
         wal_mode: Write-ahead log, so that reads go on beside a write; otherwise a rollback journal.
         journal_size_limit: What the write-ahead log is cut back to, in bytes.
+        wal_bytes_max: How long the write-ahead log may become. Then reads wait until it is written into the database.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +41,7 @@ class SQLiteConfig(BaseModel):
     path: str
     wal_mode: bool = True
     journal_size_limit: int = Field(default=JOURNAL_SIZE_LIMIT_BYTES, ge=0, le=2**40)
+    wal_bytes_max: WalBytes = WAL_BYTES_MAX
 
     @field_validator("path", mode="before")
     @classmethod
@@ -93,6 +97,8 @@ class RegistryConfig(BaseSettings):
         write_jobs_max: How many tenants' write batches are with those threads at the same moment, running or next.
         read_jobs_max: How many tenants' read batches are.
         durability: When a write is acknowledged, see `Durability`.
+        wal_bytes_max: How long the write-ahead log of a tenant may become. Then its reads wait until the log is written into the
+            database.
         delete_grace_seconds: How long a deleted tenant can be brought back.
         clock_hold_seconds: After the machine's clock leapt, how long nothing is deleted because of its age.
         idempotency_retention_seconds: How long a write's idempotency key is kept; longer than anyone repeats the write.
@@ -123,6 +129,7 @@ class RegistryConfig(BaseSettings):
     write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     durability: Durability = "full"
+    wal_bytes_max: WalBytes = WAL_BYTES_MAX
     delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
         7 * 86_400.0
     )

@@ -139,6 +139,7 @@ class SQLitePersistenceBackend:
             # A rollback journal's readers would have to recover it after a crash, which a read-only one cannot.
             is_read_by_writer=is_memory or not config.wal_mode,
             journal_size_limit_bytes=config.journal_size_limit,
+            wal_bytes_max=config.wal_bytes_max,
         )
         self._store = SQLiteStore(
             options,

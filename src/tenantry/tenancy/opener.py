@@ -215,6 +215,7 @@ class TenantOpener:
             durability=limits.durability or config.durability,
             database_bytes_max=limits.database_bytes_max,
             readers_max=config.readers_per_tenant,
+            wal_bytes_max=config.wal_bytes_max,
         )
         return SQLiteStore(
             options,

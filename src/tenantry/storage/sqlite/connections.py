@@ -151,6 +151,11 @@ class Connections:
             with suppress(ValueError):  # closed meanwhile
                 await writer.run(partial(set_limits, self._options))
 
+    @property
+    def has_guests(self) -> bool:
+        """Whether somebody has a long look at the whole database."""
+        return bool(self._guests)
+
     def reader(self) -> JobConnection | None:
         """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""
         reader = min(self.readers, key=lambda reader: reader.backlog, default=None)

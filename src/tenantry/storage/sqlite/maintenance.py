@@ -17,6 +17,7 @@ from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, Te
 from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
+from tenantry.storage.sqlite.checkpoint import truncate_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_interrupted, map_error
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.migrator import read_file_version
@@ -67,7 +68,7 @@ def compact(path: Path) -> None:
         with closing(_connect(path, "mode=rw")) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            truncate_log(connection)
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot compact {path}") from error
 
@@ -80,8 +81,7 @@ def checkpoint(path: Path) -> None:
     """
     try:
         with closing(_connect(path, "mode=rw")) as connection:
-            is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if is_busy:
+            if not truncate_log(connection):
                 raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot checkpoint {path}") from error
@@ -211,7 +211,7 @@ def repair(path: Path) -> None:
             except DatabaseCorruptError:
                 connection.execute("REINDEX")
                 _check_integrity(connection, path, "integrity_check")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            truncate_log(connection)
     except DRIVER_ERRORS as error:
         mapped = map_error(error, f"cannot repair {path}")
         if isinstance(mapped, DatabaseCorruptError):
@@ -244,7 +244,7 @@ def give_to(path: Path, tenant_uid: str) -> None:
             hand_over(connection, tenant_uid)
             # A key that was used for a write of the other tenant says nothing about writes of this one.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            truncate_log(connection)
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error
 

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import quote
 
 from tenantry import events
-from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, Durability
+from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, WAL_BYTES_MAX, Durability
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
 from tenantry.storage.durable_files import FILE_MODE, check_file, check_own_path, lstat, make_directories
@@ -53,6 +53,7 @@ class SQLiteOptions:
             journal, which a read-only connection could not recover.
         readers_max: How many read-only connections there may be.
         journal_size_limit_bytes: What the write-ahead log is cut back to.
+        wal_bytes_max: At which length of the log reads are held until it is cut back.
         busy_timeout_seconds: How long to wait for another process's lock.
     """
 
@@ -65,6 +66,7 @@ class SQLiteOptions:
     is_read_by_writer: bool = False
     readers_max: int = READERS_MAX
     journal_size_limit_bytes: int = JOURNAL_SIZE_LIMIT_BYTES
+    wal_bytes_max: int = WAL_BYTES_MAX
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
 
     def __str__(self) -> str:
@@ -246,7 +248,7 @@ def _set_up(
     # As one script: at the end of each call Python waits for its turn among all threads.
     connection.executescript(
         f"PRAGMA synchronous = {options.durability.upper()};"
-        f"PRAGMA journal_size_limit = {options.journal_size_limit_bytes:d};"
+        f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
         f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         "PRAGMA foreign_keys = ON;"
     )

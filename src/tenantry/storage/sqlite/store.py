@@ -20,6 +20,7 @@ from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
+from tenantry.storage.sqlite.log_limit import LogLimit
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.page_limit import explained
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
@@ -82,6 +83,7 @@ class SQLiteStore:
             ownership=ownership,
             log=log,
         )
+        self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
         self._transaction: SQLiteTransaction | None = None
         self._copies: set[asyncio.Future[None]] = set()
         self._is_closing = threading.Event()  # ends the copies that run
@@ -123,6 +125,7 @@ class SQLiteStore:
             with anyio.CancelScope(shield=True):
                 try:
                     self._is_closing.set()
+                    await self._log_limit.aclose()
                     if self._copies:
                         await asyncio.wait(self._copies)
                     if self._transaction is not None:
@@ -168,6 +171,7 @@ class SQLiteStore:
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()
+        self._enforce_log_limit()
         job = self._mapped(partial(self._write_batch, requests))
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked():
@@ -182,8 +186,8 @@ class SQLiteStore:
             at_rest = self._mapped(partial(connections.read_at_rest, statements))
             return self._submit(connections.at_rest, at_rest)
         writer = connections.writer
-        if writer is None:
-            return asyncio.ensure_future(self._read_awake(statements))
+        if writer is None or self._log_limit.holds_reads:
+            return asyncio.ensure_future(self._read_later(statements))
         if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
             beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
@@ -223,12 +227,13 @@ class SQLiteStore:
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         self.check_connected()
+        self._enforce_log_limit()
         await self._writer_lock.acquire()
         try:
             with self._mapped_errors():
                 writer = await self._connections.awake()
                 transaction = await SQLiteTransaction.begin(
-                    writer, self._guard, self._writer_lock.release, explain=self._explained
+                    writer, self._guard, self._release_writer, explain=self._explained
                 )
         except BaseException:
             self._writer_lock.release()
@@ -236,8 +241,19 @@ class SQLiteStore:
         self._transaction = transaction
         return transaction
 
+    def _release_writer(self) -> None:
+        """Let others have the writer after a transaction."""
+        self._writer_lock.release()
+        self._log_limit.measure()
+
+    def _enforce_log_limit(self) -> None:
+        # A copy reads from the log until it ends.
+        if not self._copies:
+            self._log_limit.enforce()
+
     def _write_batch(self, requests: Sequence[Request], connection: sqlite3.Connection) -> list[WriteOutcome]:
         outcomes = batch.write_batch(requests, self._guard, connection)
+        self._log_limit.measure()
         if self._database_bytes_max is None:
             return outcomes
         return [
@@ -316,8 +332,9 @@ class SQLiteStore:
             raise PersistenceConnectionError(f"cannot use {self._options}: it was disconnected meanwhile")
         job.result()
 
-    async def _read_awake(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
-        """Read once the writer, which is being opened or could not be, is there."""
+    async def _read_later(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
+        """Read once the write-ahead log is cut back, and the writer, which is being opened or could not be, is there."""
+        await self._log_limit.wait_released()
         with self._mapped_errors():
             await self._connections.awake()
         return await self.read(statements)
@@ -327,6 +344,7 @@ class SQLiteStore:
             reader = await self._connections.new_reader()
         except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
+        await self._log_limit.wait_released()  # reads may be held since
         return await self._submit(reader, job)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
