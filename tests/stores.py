@@ -133,6 +133,18 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+def left_open(path: Path, sql: str) -> None:
+    """Write to a database as a process does that is killed: its log stays beside it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(sql)
+    logs = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("-wal", "-shm")}
+    whole = path.read_bytes()
+    connection.close()
+    path.write_bytes(whole)
+    for suffix, log in logs.items():
+        Path(f"{path}{suffix}").write_bytes(log)
+
+
 def run(sql: str, *parameters: object) -> Statement:
     """Return a statement that gives nothing back."""
     return Statement("test.run", sql, parameters)

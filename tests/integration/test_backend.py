@@ -108,10 +108,21 @@ class TestCreate:
 
     async def test_settings_reach_sqlite(self, path: Path):
         """The journal, its limit, durability and foreign keys are set on the connection that writes."""
-        for wal_mode, mode in [(False, "delete"), (True, "wal"), (False, "delete")]:
+        # With a rollback journal a commit is durable when the journal's removal is: EXTRA, which is 3.
+        for wal_mode, mode, synchronous in [(False, "delete", 3), (True, "wal", 2), (False, "delete", 3)]:
             async with open_backend(path, wal_mode=wal_mode, journal_size_limit=12_345) as backend:
                 values = await store_of(backend)._connections.writer.run(read_pragmas)
-                assert values == [mode, 12_345, 2, 1]
+                assert values == [mode, 12_345, synchronous, 1]
+
+    async def test_a_rollback_journal_that_may_lose_the_last_moments(self, path: Path):
+        """It does not become one that may damage the database: FULL, which is 2, also when the open store is changed."""
+        options = SQLiteOptions(path=path, is_wal=False, is_read_by_writer=True, durability="normal")
+        async with open_store(options) as store:
+            assert (await store._connections.writer.run(read_pragmas))[2] == 2
+            await store.limit(database_bytes_max=None, durability="full")
+            assert (await store._connections.writer.run(read_pragmas))[2] == 3
+            await store.limit(database_bytes_max=None, durability="normal")
+            assert (await store._connections.writer.run(read_pragmas))[2] == 2
 
     async def test_path_is_where_it_was_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """A program that changes its working directory goes on with its database: readers are opened late."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stores import content, open_owned_store, run
+from stores import content, left_open, open_owned_store, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError
 from tenantry.storage.sqlite import maintenance
 from tenants import damage_index, held_writer, query
@@ -44,18 +44,6 @@ def spoil(path: Path) -> None:
     """Overwrite everything of a database but its first page."""
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
-
-
-def left_open(path: Path, sql: str) -> None:
-    """Write to a database as a process does that is killed: its log stays beside it."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(sql)
-    logs = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("-wal", "-shm")}
-    whole = path.read_bytes()
-    connection.close()
-    path.write_bytes(whole)
-    for suffix, log in logs.items():
-        Path(f"{path}{suffix}").write_bytes(log)
 
 
 class TestCompact:

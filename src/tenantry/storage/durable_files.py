@@ -23,7 +23,6 @@ from tenantry.errors import DataDirectoryError
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-# The parent of a data directory may belong to somebody else, or be on a read-only file system: then nobody makes it there anew.
 _CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
 
@@ -37,11 +36,7 @@ def make_root(directory: Path) -> None:
     if not missing and not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     found = missing[-1].parent if missing else directory
-    try:
-        sync_directory(found.parent)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
+    sync_foreign_directory(found.parent)
     for path in reversed(missing):
         path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         sync_directory(path.parent)
@@ -145,6 +140,21 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_foreign_directory(directory: Path) -> None:
+    """Make the entries of a directory durable that may belong to somebody else, or be on a read-only file system.
+
+    Where it cannot be opened or synced for that reason, it stays as it is.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        sync_directory(directory)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def check_own_path(root: Path, path: Path) -> None:

@@ -20,6 +20,7 @@ from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_interrupted, map_error
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
+from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile, add_functions
 from tenantry.storage.sqlite.ownership import hand_over
@@ -31,6 +32,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 _PAGES_PER_STEP: Final = 256
 _BUSY_SECONDS: Final = 5.0
 _GROWTH_PAGES_MAX: Final = 64
+_WRITABLE: Final = "mode=rw"
 
 Progress = Callable[[int, int], None]
 """Called with the pages left and the pages of all; raising ends the work."""
@@ -65,8 +67,7 @@ def compact(path: Path) -> None:
         PersistenceError: SQLite refused; the database is as it was.
     """
     try:
-        with closing(_connect(path, "mode=rw")) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
+        with closing(_connect(path, _WRITABLE)) as connection:
             connection.execute("VACUUM")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
@@ -80,7 +81,7 @@ def checkpoint(path: Path) -> None:
         PersistenceError: SQLite refused, or another program reads the database at this moment.
     """
     try:
-        with closing(_connect(path, "mode=rw")) as connection:
+        with closing(_connect(path, _WRITABLE)) as connection:
             if not truncate_log(connection):
                 raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
     except DRIVER_ERRORS as error:
@@ -205,7 +206,7 @@ def repair(path: Path) -> None:
         PersistenceError: SQLite refused for another reason, such as a full disk.
     """
     try:
-        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
+        with closing(_connect(path, _WRITABLE, is_timed=True)) as connection:
             try:
                 _check_integrity(connection, path, "integrity_check")
             except DatabaseCorruptError:
@@ -226,7 +227,7 @@ def leave_wal(path: Path) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
+        with closing(_connect(path, _WRITABLE, is_timed=True)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error
@@ -239,7 +240,7 @@ def give_to(path: Path, tenant_uid: str) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(_connect(path, "mode=rw", is_timed=True)) as connection:
+        with closing(_connect(path, _WRITABLE, is_timed=True)) as connection:
             _limit_growth(connection)
             hand_over(connection, tenant_uid)
             # A key that was used for a write of the other tenant says nothing about writes of this one.
@@ -270,12 +271,16 @@ def _connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.
     if not path.exists() or not path.stat().st_size:
         # SQLite would take an empty file for a database with nothing in it.
         raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
+    if parameters == _WRITABLE:
+        make_log_durable(path)
     uri = f"file:{quote(str(path.absolute()))}?{parameters}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
     try:
         Watch(check_seconds_max(path) if is_timed else None).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)
+        # With a rollback journal a commit is durable when the journal's removal is; with a write-ahead log it is FULL.
+        connection.execute("PRAGMA synchronous = EXTRA")
     except BaseException:
         connection.close()
         raise

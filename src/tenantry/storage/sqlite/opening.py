@@ -20,9 +20,17 @@ from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, WAL_BYTES_MAX, Durability
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
-from tenantry.storage.durable_files import FILE_MODE, check_file, check_own_path, lstat, make_directories
+from tenantry.storage.durable_files import (
+    FILE_MODE,
+    check_file,
+    check_own_path,
+    lstat,
+    make_directories,
+    sync_foreign_directory,
+)
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.errors import is_busy
+from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.page_limit import set_page_limit
 
@@ -191,16 +199,20 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
         raise _missing_error(path)
     before = before or _made_private(path)
     check_file(path, before)
+    make_log_durable(path)
     connection = _connect(path, "mode=rw", options)
     try:
         hardening.harden(connection)
         # The first read of the file: raises if it is no database, before any pragma could change it.
         is_fresh = read_file_version(connection) <= known_version
         _check_not_replaced(path, before)
-        return _set_up(connection, options, log, is_fresh=is_fresh)
+        _set_up(connection, options, log, is_fresh=is_fresh)
+        # SQLite syncs the directory of a new log with the first commit, but does not look whether that failed.
+        sync_foreign_directory(path.parent)
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
 def _missing_error(path: Path) -> DatabaseCorruptError:
@@ -240,14 +252,16 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
 def _set_up(
     connection: sqlite3.Connection, options: SQLiteOptions, log: EventLog, *, is_fresh: bool
 ) -> sqlite3.Connection:
+    is_wal = options.is_wal
     if options.path is not None and is_fresh:
         # Changes the file's header when it was in another mode, so not on a file that is newer than the code.
         mode = _switch_to_wal(connection, options) if options.is_wal else _switch_from_wal(connection)
         if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
+            is_wal = mode == "wal"
     # As one script: at the end of each call Python waits for its turn among all threads.
     connection.executescript(
-        f"PRAGMA synchronous = {options.durability.upper()};"
+        f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
         f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
         f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         "PRAGMA foreign_keys = ON;"
@@ -261,8 +275,20 @@ def _set_up(
 def set_limits(options: SQLiteOptions, connection: sqlite3.Connection) -> None:
     """Change the limits and the durability of the open writer, between two transactions."""
     # Not as a script: Python would end a transaction for one.
-    connection.execute(f"PRAGMA synchronous = {options.durability.upper()}")
+    is_wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    connection.execute(f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)}")
     set_page_limit(options.database_bytes_max, connection)
+
+
+def _synchronous(durability: Durability, *, is_wal: bool) -> str:
+    """Return what SQLite calls the durability (https://www.sqlite.org/pragma.html#pragma_synchronous).
+
+    With a rollback journal a commit is the removal of the journal. EXTRA syncs the directory after that; with FULL a power
+    failure can bring the journal back, and SQLite then undoes the commit. NORMAL could damage such a database.
+    """
+    if is_wal:
+        return "FULL" if durability == "full" else "NORMAL"
+    return "EXTRA" if durability == "full" else "FULL"
 
 
 def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> str:
