@@ -1,6 +1,7 @@
 """Lets system calls of a workload fail, one run for each, and checks what tenantry makes of it."""
 
 import errno
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ ERRORS: Final = {
     Kind.LINK: (errno.ENOSPC,),
 }
 """What each kind of call fails with, the likeliest first."""
+
+_DAMAGE: Final = re.compile(r"\b(DatabaseCorrupt|SnapshotCorrupt|TenantQuarantined)Error\b")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ def findings(
 ) -> Iterator[tuple[Fault, list[str]]]:
     """Run a workload once for each fault, and yield the fault with what was wrong: nothing, if all was well.
 
-    Only tenantry's errors may be raised, and a call that failed once succeeds when it is repeated. Afterwards the disk is well
-    again: what was acknowledged is there, and every tenant is in its state.
+    Only tenantry's errors may be raised. If one call fails once, it is not taken for damage, and what tenantry was asked for
+    succeeds when it is repeated. Afterwards the disk is well again: what was acknowledged is there, and every tenant is in its
+    state.
     """
     directory.mkdir(exist_ok=True)
     ran = _run(workload, faults, workers, directory)
@@ -94,6 +98,8 @@ def findings(
     checked = {str(job["root"]): problems for job, problems in workers.do(checks)}
     for fault, root, outcome in ran:
         wrong = list(checked[str(root)])
+        if not fault.is_lasting:
+            wrong += [f"taken for damage: {error}" for error in outcome["errors"] if _DAMAGE.search(error)]
         if outcome["unexpected"]:
             wrong.append(outcome["unexpected"])
         if not outcome["is_finished"] and not outcome["unexpected"] and not fault.is_lasting:

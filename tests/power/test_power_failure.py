@@ -33,7 +33,7 @@ from power.tracing import Kind
 from power.workers import Workers
 
 SEED = 1
-WORKLOADS = ("writes", "fresh")
+WORKLOADS = ("writes", "lifecycle", "copies", "fresh", "failed-log-sync")
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
@@ -45,7 +45,7 @@ def test_the_power_goes(workload: str, power_workers: Workers, tmp_path: Path):
     chosen = [*acknowledgements[:: -(-len(acknowledgements) // 12)], acknowledgements[-1]]
     chosen += at_random(recording, SEED, 10)
     report = check(recording, chosen, power_workers, tmp_path / "images")
-    assert not report.findings, report
+    assert not report.findings, str(report)
     assert report.images > 10
     assert report.acknowledgements > 10
 
@@ -73,7 +73,7 @@ def test_the_power_goes_anywhere(workload: str, power_workers: Workers, tmp_path
         chosen = [*around[: images_max // 2], *at_random(recording, seed, images_max // 2)]
         report = check(recording, chosen, power_workers, tmp_path / "images")
         found |= {"images": report.images, "acknowledgements": report.acknowledgements}
-    assert not report.findings, report
+    assert not report.findings, str(report)
 
 
 @pytest.mark.soak
@@ -94,7 +94,7 @@ def test_a_sync_fails_and_later_the_power_goes(workload: str, power_workers: Wor
             some = chosen.sample(crashes, images_max // runs)
             total += check(recording, some, power_workers, directory / "images")
             found |= {"runs": run + 1, "images": total.images, "acknowledgements": total.acknowledgements}
-    assert not total.findings, total
+    assert not total.findings, str(total)
 
 
 @pytest.mark.soak
@@ -112,4 +112,4 @@ def test_the_power_goes_again_while_it_is_recovered(workload: str, power_workers
             chosen = [*acknowledged(recovery), *at_random(recovery, seed + number, images_max // runs)]
             total += check(recovery, chosen, power_workers, tmp_path / f"images-{number}")
             found |= {"images": total.images, "acknowledgements": total.acknowledgements}
-    assert not total.findings, total
+    assert not total.findings, str(total)
