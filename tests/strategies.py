@@ -164,24 +164,25 @@ def manifests() -> st.SearchStrategy[Manifest]:
 
 
 def _manifest_fields() -> st.SearchStrategy[dict[str, object]]:
-    names = st.dictionaries(texts(20), counts(), max_size=5)
+    versions = st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True), counts(), max_size=5)
+    name = not_blank().map(lambda text: f"{text[:199]}x")  # what Python and the pattern call blank differs
     digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
     return st.fixed_dictionaries(
         {
             "snapshot_id": st.from_regex(r"[a-z0-9][a-z0-9._-]{0,60}", fullmatch=True),
             "tenant_id": st.from_regex(r"[a-z][a-z0-9-]{0,46}[a-z0-9]", fullmatch=True),
-            "tenant_uid": not_blank(),
-            "display_name": texts(),
+            "tenant_uid": st.uuids().map(lambda uid: uid.hex),
+            "display_name": name,
             "created_at": timestamps(),
-            "trigger": not_blank(),
-            "schema_versions": names,
-            "row_counts": names,
+            "trigger": st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True),
+            "schema_versions": versions,
+            "row_counts": st.dictionaries(texts(20), counts(), max_size=5),
             "database_bytes": counts(),
             "database_sha256": digests,
             "stored_bytes": counts(),
             "stored_sha256": digests,
-            "tenantry_version": not_blank(),
-            "sqlite_version": not_blank(),
+            "tenantry_version": name.map(lambda text: text[-20:]),
+            "sqlite_version": name.map(lambda text: text[-20:]),
         }
     )
 

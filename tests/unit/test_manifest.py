@@ -189,9 +189,39 @@ def test_arbitrary_bytes_are_refused(content: bytes):
 
 def test_too_many_tables_are_refused_when_sealing():
     """What could not be read again is not written."""
-    counts = {f"table_{number:06d}": 0 for number in range(MANIFEST_BYTES_MAX // 20)}
+    counts = {f"{number:0900d}": 0 for number in range(MANIFEST_BYTES_MAX // 900)}
     with pytest.raises(SnapshotError, match="too many tables"):
         seal(a_manifest(row_counts=counts))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("display_name", "\x1b[31m" * 100_000),
+        ("trigger", "x" * 41),
+        ("tenantry_version", "x" * 101),
+        ("sqlite_version", " "),
+        ("tenant_uid", "../other"),
+        ("schema_versions", {f"pack_{number}": 1 for number in range(20_000)}),
+        ("schema_versions", {"\x1b[31m": 1}),
+        ("row_counts", {"x" * 1001: 1}),
+        ("row_counts", {f"t{number}": 1 for number in range(10_001)}),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_texts_have_limits(field: str, value: object):
+    """A manifest that others have sealed is refused for a text that is too long or too many; the error repeats none of it."""
+    with pytest.raises(SnapshotCorruptError) as caught:
+        unseal(sealed_by_hand({**fields_of(a_manifest()), field: value}))
+    assert field in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_unknown_field_is_not_repeated():
+    """Its name is somebody else's text."""
+    with pytest.raises(SnapshotCorruptError, match="a field that is not known") as caught:
+        unseal(sealed_by_hand({**fields_of(a_manifest()), "\x1b[31m" * 10_000: 1}))
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,17 @@ SOURCE = Path(tenantry.__file__).parent
 # Downward only: a module imports its own layer and those before it.
 LAYERS = [
     {"clock", "errors", "ids", "lifecycle", "threads"},  # leaves: no I/O, nothing of ours above
-    {"config", "eventlog", "events", "limits", "pages", "repository", "schema", "statements"},  # facts
+    {
+        "config",
+        "eventlog",
+        "events",
+        "limits",
+        "pages",
+        "repository",
+        "schema",
+        "statements",
+        "texts",
+    },  # facts
     {"company"},
     {"storage"},
     {"tenancy"},

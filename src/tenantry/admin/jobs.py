@@ -15,7 +15,8 @@ from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
 from tenantry.tenancy.fleet_job import LIVE_STATES, FleetJob, FleetProgress, FleetResult, JobState
-from tenantry.tenancy.fleet_options import CONCURRENCY, FAILURES_MAX, SCHEMAS_MAX, Arguments, SchemaName
+from tenantry.tenancy.fleet_options import CONCURRENCY, FAILURES_MAX, Arguments
+from tenantry.texts import SCHEMAS_MAX, SchemaName
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
 

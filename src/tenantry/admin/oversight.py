@@ -38,6 +38,7 @@ from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.api_keys import ApiKey, Scope
 from tenantry.tenancy.audit import AdminAuditEntry
 from tenantry.tenancy.channel import ChannelStatistics
+from tenantry.texts import KeyName
 
 router = APIRouter(prefix="/v1", route_class=AdminRoute)
 
@@ -49,7 +50,7 @@ OperationPath = Annotated[str, Path(max_length=64, examples=["9f86d081884c7d65"]
 class NewKey(Body):
     """A key to make."""
 
-    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", examples=["nightly backups"])] = ""
+    name: Annotated[KeyName, Field(examples=["nightly backups"])] = ""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
     tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
         default=None, description="The only tenants that it is for; all if left out."

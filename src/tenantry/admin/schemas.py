@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
+from tenantry import texts
 from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number, TenantLimits
@@ -28,18 +29,8 @@ IdPrefix = Annotated[
     StringConstraints(pattern=ID_PREFIX_PATTERN, max_length=TENANT_ID_CHARACTERS_MAX),
     Field(examples=["acme-"], description="What tenants' ids begin with."),
 ]
-# Spelt out, because languages do not agree on what a blank is.
-_BLANKS = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
-DisplayName = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=rf"^[^\x00]*[^{_BLANKS}][^\x00]*$"),
-    Field(examples=["Acme Ltd."]),
-]
-Reason = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00]+$"),
-    Field(examples=["unpaid since May"]),
-]
+DisplayName = Annotated[texts.DisplayName, Field(examples=["Acme Ltd."])]
+Reason = Annotated[texts.Reason, Field(examples=["unpaid since May"])]
 
 
 class Body(BaseModel):

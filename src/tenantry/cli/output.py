@@ -98,12 +98,24 @@ def _say(line: str) -> None:
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
+    # Others wrote the texts in it: no control character of theirs reaches a terminal, and the document stays the same.
     text = json.dumps(document, indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(map(_escaped, text))
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         return json.dumps(document, indent=2)
     return text
+
+
+def _escaped(character: str) -> str:
+    """Return a character of a JSON text, or its escape (RFC 8259, section 7) where it is not printable."""
+    if (
+        character.isprintable() or character == "\n"
+    ):  # between the fields; inside a text it is escaped already
+        return character
+    return json.dumps(character)[1:-1]
 
 
 def listing(*columns: str, items: str = "items") -> Show:

@@ -12,14 +12,24 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
-from tenantry.company.types import Count, NotBlankStr, Sha256Str, Text, Timestamp
+from tenantry.company.types import Count, Sha256Str, Timestamp
 from tenantry.errors import SnapshotCorruptError, SnapshotError
 from tenantry.ids import parse_tenant_id
+from tenantry.texts import (
+    SCHEMAS_MAX,
+    TABLES_MAX,
+    DisplayName,
+    SchemaName,
+    TableName,
+    Trigger,
+    VersionText,
+)
 
 FORMAT: Final = 1
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
@@ -27,6 +37,8 @@ _SEAL: Final = "seal"
 
 SnapshotId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
 """A part of an object's key."""
+TenantUid = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z._-]{1,64}$")]
+"""What tenants have in their databases and below which their snapshots are kept."""
 
 
 class Manifest(BaseModel):
@@ -55,18 +67,18 @@ class Manifest(BaseModel):
     kind: Literal["snapshot", "bundle"]
     snapshot_id: SnapshotId | None = None
     tenant_id: Annotated[str, AfterValidator(parse_tenant_id)]
-    tenant_uid: NotBlankStr
-    display_name: Text
+    tenant_uid: TenantUid
+    display_name: DisplayName
     created_at: Timestamp
-    trigger: NotBlankStr
-    schema_versions: dict[Text, Count]
-    row_counts: dict[Text, Count]
+    trigger: Trigger
+    schema_versions: Annotated[dict[SchemaName, Count], Field(max_length=SCHEMAS_MAX)]
+    row_counts: Annotated[dict[TableName, Count], Field(max_length=TABLES_MAX)]
     database_bytes: Count
     database_sha256: Sha256Str
     stored_bytes: Count
     stored_sha256: Sha256Str
-    tenantry_version: NotBlankStr
-    sqlite_version: NotBlankStr
+    tenantry_version: VersionText
+    sqlite_version: VersionText
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -114,11 +126,19 @@ def unseal(content: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, detail["loc"])) or detail["msg"] for detail in error.errors())
-        raise SnapshotCorruptError(f"the manifest is sealed, but no manifest: {wrong}") from error
+        raise SnapshotCorruptError(f"the manifest is sealed, but not valid: {wrong_fields(error)}") from error
     if seal(manifest) != content:
         raise SnapshotCorruptError("the manifest is sealed, but not in the form that a manifest has")
     return manifest
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Return the names of a manifest's fields that are wrong; not what they hold, for anybody may have written that."""
+    found = set()
+    for detail in error.errors(include_input=False, include_url=False):
+        name = detail["loc"][0] if detail["loc"] else "kind"
+        found.add(str(name) if name in Manifest.model_fields else "a field that is not known")
+    return ", ".join(sorted(found))
 
 
 def _fields(content: bytes) -> dict[str, Any]:

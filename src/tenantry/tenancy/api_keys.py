@@ -22,9 +22,9 @@ from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.tenancy.audit import append, current_actor
+from tenantry.texts import check_key_name
 
 LIST_ROWS_DEFAULT: Final = 1_000
-NAME_CHARACTERS_MAX: Final = 200
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
 _COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
 # Of a key that manages keys, what can change: takes its id twice, None where nobody's key is to be checked.
@@ -135,10 +135,11 @@ class ApiKeys:
             QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
             InvalidTenantIdError: A tenant is none.
         """
+        check_key_name(name)
         now = self._clock.now()
         key = ApiKey(
             id=secrets.token_hex(8),
-            name=_checked_name(name),
+            name=name,
             scopes=_checked_scopes(scopes),
             tenants=None if tenants is None else _checked_tenants(tenants),
             created_at=now,
@@ -265,16 +266,6 @@ def _refused(what: str) -> KeyRefusedError:
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
-
-
-def _checked_name(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise QueryError("a key's name must be text that can be encoded as UTF-8") from error
-    if len(name) > NAME_CHARACTERS_MAX or "\0" in name:
-        raise QueryError(f"a key's name has at most {NAME_CHARACTERS_MAX} characters")
-    return name
 
 
 def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:

@@ -21,12 +21,11 @@ from typing import Any, Final, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
-from tenantry.errors import QueryError
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.texts import check_actor
 
 AUDIT_ROWS_DEFAULT: Final = 100
-ACTOR_CHARACTERS_MAX: Final = 200
 _VERIFIED_ROWS: Final = 1000
 
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
@@ -60,26 +59,14 @@ def acting_as(actor: str) -> Iterator[None]:
     For example: ``with acting_as("alice"): await registry.suspend("acme")``.
 
     Raises:
-        QueryError: It is no name: empty, blank, longer than `ACTOR_CHARACTERS_MAX`, or not to be stored as text.
+        QueryError: It is no name: empty, blank, too long, or not to be stored as text.
     """
-    _check_actor(actor)
+    check_actor(actor)
     token = _actor.set(actor)
     try:
         yield
     finally:
         _actor.reset(token)
-
-
-def _check_actor(actor: str) -> None:
-    try:
-        is_name = bool(actor.strip()) and "\0" not in actor and len(actor) <= ACTOR_CHARACTERS_MAX
-        actor.encode("utf-8")
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise QueryError(
-            f"who makes calls must have a name of 1 to {ACTOR_CHARACTERS_MAX} characters, not only blanks"
-        )
 
 
 def current_actor() -> str:

@@ -38,6 +38,7 @@ from tenantry.tenancy.fleet_work import (
     FleetTools,
     FleetWork,
 )
+from tenantry.texts import check_reason
 
 TENANT_IDS_MAX: Final = 10_000
 
@@ -228,6 +229,7 @@ class Fleet:
             JobNotFoundError: There is no such job.
             JobError: It has ended.
         """
+        check_reason(reason)
         return await self._steer(job_id, JobEvent.PAUSE, reason=reason)
 
     async def resume(self, job_id: str, *, failures_max: float | None = None) -> FleetJob:
@@ -257,6 +259,7 @@ class Fleet:
 
     async def cancel(self, job_id: str, *, reason: str | None = None) -> FleetJob:
         """End a job: begin no further tenant of it, ever; those that were begun are finished. Like `pause` otherwise."""
+        check_reason(reason)
         return await self._steer(job_id, JobEvent.CANCEL, reason=reason)
 
     async def wait(self, job_id: str) -> FleetProgress:

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from tenantry.ids import ID_PREFIX_PATTERN
 from tenantry.lifecycle import TenantState
+from tenantry.texts import SCHEMAS_MAX, SchemaName
 
 CONCURRENCY: Final = 8
 FAILURES_MAX: Final = 10
@@ -17,12 +18,10 @@ ARGUMENTS_CHARACTERS_MAX: Final = 65_536
 NESTED_MAX: Final = 32
 """How deep JSON may be nested: whoever gives it to others puts it into more, and all who read it have a limit."""
 
-SCHEMAS_MAX: Final = 100
 _PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
 _HUNDREDTHS: Final = 10_000  # of a percent, in the whole
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
-SchemaName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | None
 
 

@@ -16,6 +16,7 @@ from tenantry.tenancy.fleet_job import LIVE_STATES, JobEvent
 from tenantry.tenancy.fleet_run import FleetRun
 from tenantry.tenancy.fleet_table import FleetTable
 from tenantry.tenancy.fleet_work import FleetWork
+from tenantry.texts import as_reason
 from tenantry.threads import run_in_thread
 
 FLEET_JOB_BEGUN: Final = "tenantry.fleet.begun"
@@ -155,7 +156,7 @@ class FleetRunner:
         try:
             self._work.check_kind(job.kind, job_id=job_id)
         except JobError as error:
-            await self._table.apply(job_id, JobEvent.PAUSE, reason=str(error), is_audited=False)
+            await self._table.apply(job_id, JobEvent.PAUSE, reason=as_reason(str(error)), is_audited=False)
             self._log.warning(FLEET_JOB_PAUSED, job_id=job_id, reason=str(error))
             return
         begun = await self._table.begin(job_id)

@@ -7,14 +7,13 @@ import uuid
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tenantry.errors import (
     DataDirectoryError,
     DeletionProtectedError,
     GracePeriodError,
     PersistenceConnectionError,
-    QueryError,
     SnapshotError,
     TenantExistsError,
     TenantOwnedElsewhereError,
@@ -34,12 +33,11 @@ from tenantry.tenancy.pool import ActorPool
 from tenantry.tenancy.retries import Retries
 from tenantry.tenancy.snapshot_archive import ObjectsLeftError
 from tenantry.tenancy.tenant import OBJECTS_LEFT, Tenant, not_found
+from tenantry.texts import check_display_name
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-DISPLAY_NAME_CHARACTERS_MAX: Final = 200
 
 
 class LifecycleCalls:
@@ -413,18 +411,6 @@ class LifecycleCalls:
 
     def _paths(self, tenant: Tenant) -> TenantPaths:
         return tenant_paths(self._context.config.data_dir, tenant.directory)
-
-
-def check_display_name(display_name: str) -> None:
-    """Raise unless it is a name for people.
-
-    Raises:
-        QueryError: It is empty, blank, too long, or has a NUL in it.
-    """
-    if not display_name.strip() or len(display_name) > DISPLAY_NAME_CHARACTERS_MAX or "\0" in display_name:
-        raise QueryError(
-            f"display_name must be 1 to {DISPLAY_NAME_CHARACTERS_MAX} characters, not only blanks"
-        )
 
 
 def _as_detail(changes: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tenantry.tenancy.audit import acting_as, append
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.texts import as_reason
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384
@@ -120,7 +121,7 @@ class TenantOpener:
 
     async def quarantine(self, tenant: Tenant, error: TenantryError) -> TenantQuarantinedError:
         """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
-        reason = str(error)
+        reason = as_reason(str(error))
         with acting_as("tenantry"):
             await self._set_apart(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)

@@ -53,6 +53,7 @@ from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, si
 from tenantry.tenancy.storage_owner import StorageOwner
 from tenantry.tenancy.tenant_calls import TenantCalls
 from tenantry.tenancy.transfers import Transfers
+from tenantry.texts import SCHEMAS_MAX
 from tenantry.threads import run_in_thread
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
@@ -392,6 +393,8 @@ class TenantRegistry(TenantCalls):
 
 def _checked_schemas(schemas: Sequence[Schema]) -> tuple[Schema, ...]:
     names = [schema.name for schema in schemas]
+    if len(names) > SCHEMAS_MAX:
+        raise MigrationError(f"{len(names)} schemas are more than {SCHEMAS_MAX}: put several into one pack")
     for name in names:
         if names.count(name) > 1:
             raise MigrationError(f"two schemas are named {name!r}: each needs a name of its own", schema=name)

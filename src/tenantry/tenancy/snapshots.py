@@ -1,6 +1,5 @@
 """Snapshots of tenants: made, listed, restored, tried out; `registry.snapshots`."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +8,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
-from tenantry.errors import QueryError, SnapshotCorruptError, SnapshotNotFoundError, TenantryError
+from pydantic import ValidationError
+
+from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
 from tenantry.statements import Statement
-from tenantry.storage.manifest import Manifest
+from tenantry.storage.manifest import Manifest, wrong_fields
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
 from tenantry.tenancy import audit
 from tenantry.tenancy.calls import CallRunner
@@ -28,13 +29,13 @@ from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.storage_owner import StorageMark, StorageOwner
 from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.texts import check_trigger
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
 RETENTION: Final = "retention"
 """The action in the event that tells how deleting a tenant's old snapshots ended."""
 
 DRILL_SAMPLE_DEFAULT: Final = 10
-_TRIGGER: Final = re.compile(r"[a-z0-9-]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,7 @@ class Snapshots:
             SnapshotError: It was closed meanwhile, for example by `suspend`, or the storage refuses; try again.
             StorageFullError: There is no space for it.
         """
-        if not _TRIGGER.fullmatch(trigger):
-            raise QueryError(f"trigger must be 1 to 40 characters of a-z, 0-9 and '-', not {trigger[:80]!r}")
+        check_trigger(trigger)
         work = partial(self._create, trigger)
         return await self._runner.run(
             parse_tenant_id(tenant_id), "snapshot", work, queue="snapshot", trigger=trigger
@@ -366,23 +366,30 @@ def manifest_of(
 
     Raises:
         SnapshotCorruptError: It is another tenant's database.
+        SnapshotError: It has more tables, or longer names, than a manifest may have.
     """
     if report.tenant_uid != tenant.uid:
         raise SnapshotCorruptError(f"the database of tenant {tenant.id!r} is marked as another tenant's")
-    return Manifest(
-        kind="bundle" if snapshot_id is None else "snapshot",
-        snapshot_id=snapshot_id,
-        tenant_id=tenant.id,
-        tenant_uid=tenant.uid,
-        display_name=tenant.display_name,
-        created_at=now,
-        trigger=trigger,
-        schema_versions=report.schema_versions,
-        row_counts=report.row_counts,
-        database_bytes=report.size_bytes,
-        database_sha256=report.sha256,
-        stored_bytes=report.size_bytes,
-        stored_sha256=report.sha256,
-        tenantry_version=version("tenantry"),
-        sqlite_version=SQLITE_VERSION,
-    )
+    try:
+        return Manifest(
+            kind="bundle" if snapshot_id is None else "snapshot",
+            snapshot_id=snapshot_id,
+            tenant_id=tenant.id,
+            tenant_uid=tenant.uid,
+            display_name=tenant.display_name,
+            created_at=now,
+            trigger=trigger,
+            schema_versions=report.schema_versions,
+            row_counts=report.row_counts,
+            database_bytes=report.size_bytes,
+            database_sha256=report.sha256,
+            stored_bytes=report.size_bytes,
+            stored_sha256=report.sha256,
+            tenantry_version=version("tenantry"),
+            sqlite_version=SQLITE_VERSION,
+        )
+    except ValidationError as error:
+        raise SnapshotError(
+            f"tenant {tenant.id!r} cannot be described in a manifest: {wrong_fields(error)}: too many tables, or a name that is too "
+            "long"
+        ) from error

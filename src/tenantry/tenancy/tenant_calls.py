@@ -11,9 +11,10 @@ from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.storage.manifest import Manifest
 from tenantry.tenancy.catalog import Catalog
-from tenantry.tenancy.lifecycle_calls import LifecycleCalls, check_display_name
+from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.transfers import Transfers
+from tenantry.texts import check_display_name, check_reason
 
 
 class TenantCalls(ABC):
@@ -121,6 +122,7 @@ class TenantCalls(ABC):
             StorageFullError: Compacting needs as much free space as the database is large; the tenant is as before.
         """
         self._check_open()
+        check_reason(reason)
         return await self._calls.archive(parse_tenant_id(tenant_id), reason)
 
     async def unarchive(self, tenant_id: str) -> Tenant:
@@ -135,6 +137,7 @@ class TenantCalls(ABC):
             DeletionProtectedError: It is protected, see `update`.
         """
         self._check_open()
+        check_reason(reason)
         return await self._calls.delete(parse_tenant_id(tenant_id), reason)
 
     async def undelete(self, tenant_id: str) -> Tenant:
@@ -295,6 +298,7 @@ class TenantCalls(ABC):
 
     async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
         self._check_open()
+        check_reason(reason)
         return await self._calls.apply(parse_tenant_id(tenant_id), event, reason=reason)
 
     @abstractmethod
