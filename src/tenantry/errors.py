@@ -161,13 +161,30 @@ class RecordNotFoundError(PersistenceError):
 
 
 class DuplicateRecordError(PersistenceError):
-    """A record with this primary or unique key exists already; nothing was written."""
+    """A record with this primary or unique key exists already; nothing was written.
+
+    Attributes:
+        record_id: The record that was to be written, None where the statement does not name one.
+        constraint: What is taken: the columns of the key with their table (``users.email``, or several with ``, `` between),
+            or the name of a unique index on expressions. None where the database does not say.
+        columns: The same columns, one by one; empty for an index on expressions.
+    """
 
     outcome = "duplicate"
 
-    def __init__(self, message: str, *, record_id: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        record_id: str | None = None,
+        code: str | None = None,
+        constraint: str | None = None,
+        columns: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, code=code)
         self.record_id = record_id
+        self.constraint = constraint
+        self.columns = columns
 
 
 class SnapshotError(PersistenceError):
@@ -254,9 +271,18 @@ class QueryError(PersistenceError):
 
 
 class ConstraintViolationError(QueryError):
-    """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row."""
+    """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row.
+
+    Attributes:
+        constraint: The column with its table (``users.name``) of NOT NULL, the name or else the expression of CHECK. None for
+            a foreign key, a trigger, and where the database does not say.
+    """
 
     outcome = "constraint"
+
+    def __init__(self, message: str, *, code: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.constraint = constraint
 
 
 class KeyRefusedError(QueryError):

@@ -44,8 +44,15 @@ class Repository:
         except DuplicateRecordError as error:
             self._log.failure(duplicate or failed, error, **context)
             name, record_id = next(iter(context.items()), ("record", None))
+            # Not the record's own key, perhaps: it may be another unique one that is taken.
+            taken = error.constraint
+            why = f"was not written: another record has the same {taken}" if taken else "exists already"
             raise DuplicateRecordError(
-                f"{name} {record_id} exists already", record_id=str(record_id), code=error.code
+                f"{name} {record_id} {why}",
+                record_id=str(record_id),
+                code=error.code,
+                constraint=error.constraint,
+                columns=error.columns,
             ) from error
         except TenantryError as error:
             self._log.failure(failed, error, **context)

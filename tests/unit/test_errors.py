@@ -103,6 +103,8 @@ RETRYABLE = {
 }
 # One value for each argument that any constructor takes.
 ARGUMENTS = {
+    "constraint": "users.email",
+    "columns": ("users.email",),
     "code": "SQLITE_BUSY",
     "path": "/srv/data",
     "objects": ("trigger 'x'",),

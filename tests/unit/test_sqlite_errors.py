@@ -1,9 +1,12 @@
 """What sqlite3 raises, told by its extended code and never by its text (rules 3 and 12)."""
 
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from stores import AnyRepository, open_store, run
 from tenantry.errors import (
     ConstraintViolationError,
     DatabaseCorruptError,
@@ -14,7 +17,10 @@ from tenantry.errors import (
     StorageFullError,
     TransactionClosedError,
 )
+from tenantry.eventlog import EventLog
+from tenantry.storage.backend import StoreSession
 from tenantry.storage.sqlite.errors import is_machine_failure, is_transient, map_connection_error, map_error
+from tenantry.storage.sqlite.opening import SQLiteOptions
 
 MAPPED: dict[str, tuple[type[PersistenceError], bool]] = {
     "SQLITE_CONSTRAINT_PRIMARYKEY": (DuplicateRecordError, False),
@@ -106,6 +112,67 @@ def test_memory_that_ran_out_may_be_there_later():
     mapped = map_error(MemoryError(), "tasks.save")
     assert (type(mapped), mapped.is_retryable) == (QueryError, True)
     assert is_machine_failure(MemoryError())
+
+
+SCHEMA = """
+CREATE TABLE users (
+    id INTEGER PRIMARY KEY, org TEXT, email TEXT UNIQUE, name TEXT NOT NULL CHECK (name <> ''), age INTEGER,
+    CONSTRAINT grown CHECK (age >= 18), UNIQUE (org, name)
+);
+CREATE UNIQUE INDEX users_odd_age ON users (age % 1000) WHERE age % 2;
+CREATE TABLE posts (n INTEGER REFERENCES users);
+CREATE TRIGGER refusing BEFORE INSERT ON posts WHEN new.n < 0 BEGIN
+    SELECT RAISE(ABORT, 'UNIQUE constraint failed: users.email');
+END;
+INSERT INTO users VALUES (1, 'acme', 'ada@example.com', 'ada', 21);
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "error_type", "constraint", "columns"),
+    [
+        ("(1, 'x', 'x', 'x', 20)", DuplicateRecordError, "users.id", ("users.id",)),
+        ("(2, 'x', 'ada@example.com', 'x', 20)", DuplicateRecordError, "users.email", ("users.email",)),
+        (
+            "(2, 'acme', 'x', 'ada', 20)",
+            DuplicateRecordError,
+            "users.org, users.name",
+            ("users.org", "users.name"),
+        ),
+        ("(2, 'x', 'x', 'x', 1021)", DuplicateRecordError, "users_odd_age", ()),
+        ("(2, 'x', 'x', NULL, 20)", ConstraintViolationError, "users.name", None),
+        ("(2, 'x', 'x', '', 20)", ConstraintViolationError, "name <> ''", None),
+        ("(2, 'x', 'x', 'x', 2)", ConstraintViolationError, "grown", None),
+        ("posts VALUES (9)", ConstraintViolationError, None, None),
+        ("posts VALUES (-1)", ConstraintViolationError, None, None),
+    ],
+)
+def test_constraints_are_named(
+    sql: str, error_type: type[PersistenceError], constraint: str | None, columns: tuple[str, ...] | None
+):
+    """What is taken, or what refused the row, is an attribute of the error; a trigger's text is not believed."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA}")
+        with pytest.raises(sqlite3.IntegrityError) as caught:
+            connection.execute(f"INSERT INTO {'' if 'VALUES' in sql else 'users VALUES '}{sql}")
+    mapped = map_error(caught.value, "users.save")
+    assert type(mapped) is error_type
+    assert mapped.constraint == constraint
+    assert getattr(mapped, "columns", None) == columns
+
+
+async def test_a_repository_says_what_is_taken(tmp_path: Path):
+    """A record that could not be written is not said to exist when it is its e-mail that is taken."""
+    async with open_store(
+        SQLiteOptions(path=tmp_path / "a.db"), *SCHEMA.split(";\n")[:2], SCHEMA.split("\n")[-2]
+    ) as store:
+        users = AnyRepository(StoreSession(store, EventLog()))
+        insert = run("INSERT INTO users VALUES (2, 'x', 'ada@example.com', 'x', 20)")
+        with pytest.raises(
+            DuplicateRecordError, match=r"user 2 was not written: another record has the same users\.email"
+        ) as caught:
+            await users.write(insert, user=2)
+    assert (caught.value.record_id, caught.value.constraint) == ("2", "users.email")
 
 
 def test_an_error_of_ours_is_given_out_once():

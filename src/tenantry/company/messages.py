@@ -82,6 +82,8 @@ class SQLMessageRepository(RecordRepository[Message]):
             raise DuplicateRecordError(
                 f"one of {len(messages)} messages exists already, or is among them twice; none was saved",
                 code=error.code,
+                constraint=error.constraint,
+                columns=error.columns,
             ) from error
 
     async def get_history(

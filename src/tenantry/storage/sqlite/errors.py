@@ -4,6 +4,7 @@ The codes: https://www.sqlite.org/rescode.html
 """
 
 import copy
+import re
 import sqlite3
 from typing import Final
 
@@ -24,6 +25,11 @@ _DUPLICATE: Final = {
     sqlite3.SQLITE_CONSTRAINT_ROWID,
 }
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NAMED_CONSTRAINTS: Final = {sqlite3.SQLITE_CONSTRAINT_NOTNULL, sqlite3.SQLITE_CONSTRAINT_CHECK}
+# The code says of which kind a constraint is; its name is only in the text.
+_CONSTRAINT_NAME: Final = re.compile(
+    r" constraint failed: (?:index '(?P<index>.+)'|(?P<columns>.+))", re.DOTALL
+)
 _TRANSIENT: Final = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -130,9 +136,11 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
     primary = _primary_code(error)
     message = f"{doing}: {error_text(error)} ({name})"
     if extended in _DUPLICATE:
-        return DuplicateRecordError(message, code=name)
+        constraint, columns = _constraint(error)
+        return DuplicateRecordError(message, code=name, constraint=constraint, columns=columns)
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return ConstraintViolationError(message, code=name)
+        constraint = _constraint(error)[0] if extended in _NAMED_CONSTRAINTS else None
+        return ConstraintViolationError(message, code=name, constraint=constraint)
     if primary == sqlite3.SQLITE_FULL:
         return StorageFullError(f"{message}: free space on the disk", code=name)
     if is_damage(error):
@@ -140,3 +148,13 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
     if primary == sqlite3.SQLITE_CANTOPEN:
         return PersistenceConnectionError(message, code=name)
     return QueryError(message, code=name, is_transient=is_transient(error))
+
+
+def _constraint(error: BaseException) -> tuple[str | None, tuple[str, ...]]:
+    """Return what SQLite calls the constraint, and its columns."""
+    named = _CONSTRAINT_NAME.search(str(error))
+    if named is None:
+        return None, ()
+    if named["index"] is not None:
+        return named["index"], ()
+    return named["columns"], tuple(named["columns"].split(", "))

@@ -264,7 +264,8 @@ async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
             ]
         )
         expect([outcomes[0], outcomes[-1]], [[None], [None]])
-        expect_error(outcomes[1], DuplicateRecordError)
+        duplicate = expect_error(outcomes[1], DuplicateRecordError)
+        assert duplicate.constraint, "a duplicate names the constraint"
         expect_error(outcomes[2], ConstraintViolationError)
         for outcome in outcomes[3:-1]:
             expect_error(outcome, QueryError)
