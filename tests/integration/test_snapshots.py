@@ -790,12 +790,17 @@ async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry
         await say(registry, "acme", "no")
 
 
-async def test_what_a_dead_registry_left(data_dir: Path):
-    """A scratch directory whose process has died is removed when a registry next opens."""
+@pytest.mark.parametrize("has_lock", [True, False])
+async def test_what_a_dead_registry_left(data_dir: Path, *, has_lock: bool):
+    """A scratch directory whose process has died is removed when a registry next opens, whether its lock outlived it or not."""
     left = data_dir / "scratch" / "tmpdead"
     left.mkdir(parents=True)
     (left / "tenant.db").write_bytes(b"half a copy")
-    (data_dir / "scratch" / "tmpdead.lock").touch()
-    async with TenantRegistry(config(data_dir)):
+    if has_lock:
+        (data_dir / "scratch" / "tmpdead.lock").touch()
+    async with TenantRegistry(config(data_dir)) as living, living.scratch_directory() as directory:
         assert not left.exists()
+        async with TenantRegistry(config(data_dir)):
+            assert directory.exists()
+    assert list((data_dir / "scratch").iterdir()) == []
     assert query(data_dir / "catalog.db", "SELECT count(*) FROM tenants WHERE intent IS NOT NULL") == [(0,)]

@@ -198,16 +198,35 @@ def test_it_ends_with_its_process(path: Path, way: str):
 
 
 def test_locks_of_the_dead_are_removed(tmp_path: Path):
-    """Of a directory's locks those go that nobody holds; one that has no name in it is being made, and stays."""
+    """Of a directory's locks those go that nobody holds, also those whose holders died before they wrote their names."""
     held = LockFile(tmp_path / "held")
     held.acquire()
     (tmp_path / "dead").write_text(json.dumps({"pid": 1, "host": "gone"}))
     (tmp_path / "new").touch()
     (tmp_path / "directory").mkdir()
     remove_abandoned(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"held", "new", "directory"}
+    assert {path.name for path in tmp_path.iterdir()} == {"held", "directory"}
     assert open_files(tmp_path) == [str(held.path)]
     held.remove()
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_lock_that_is_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch, *, is_removed: bool):
+    """A caller that meets another who looks whether a new lock is abandoned is not refused: it takes the lock a moment later."""
+    sweeper = LockFile(path)
+    sweeper.acquire(is_named=False)
+
+    def end_look(_: float) -> None:
+        if is_removed:
+            sweeper.remove()
+        else:
+            sweeper.release()
+
+    monkeypatch.setattr(lock_file.time, "sleep", end_look)
+    lock = LockFile(path)
+    assert lock.acquire() == b""
+    assert read_holder(lock.read()) == (os.getpid(), os.uname().nodename)
+    lock.remove()
 
 
 def remove_held(path: Path) -> None:

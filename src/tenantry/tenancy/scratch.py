@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DataDirectoryError, RegistryClosedError
-from tenantry.storage.durable_files import make_directories
+from tenantry.storage.durable_files import DIRECTORY_MODE, make_directories
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
 from tenantry.threads import run_in_thread
 
@@ -76,17 +77,24 @@ class Scratch:
             ) from error
 
     def _begin(self) -> Path:
-        """Make the directory of this registry, when it is first needed."""
+        """Make the directory of this registry, when it is first needed; its lock first, so that nobody sweeps it."""
         make_directories(self._data_dir, self._root)
-        own = Path(tempfile.mkdtemp(dir=self._root))
-        self._lock = LockFile(own.with_name(own.name + _LOCK_SUFFIX))
-        self._lock.acquire()
+        own = self._root / uuid.uuid4().hex
+        lock = _lock_of(own)
+        lock.acquire()
+        try:
+            own.mkdir(mode=DIRECTORY_MODE)
+        except OSError:
+            lock.remove()
+            raise
+        self._lock = lock
         return own
 
     def _sweep(self) -> None:
         try:
-            for lock_path in list(self._root.glob(f"*{_LOCK_SUFFIX}")):
-                _remove_if_left(lock_path)
+            found = list(self._root.iterdir()) if self._root.exists() else []
+            for name in sorted({path.name.removesuffix(_LOCK_SUFFIX) for path in found}):
+                _remove_if_left(self._root / name)
         except OSError as error:
             raise DataDirectoryError(
                 f"cannot look into {self._root}: {error}", path=str(self._root)
@@ -101,9 +109,17 @@ class Scratch:
                 self._lock.remove()
 
 
-def _remove_if_left(lock_path: Path) -> None:
-    lock = LockFile(lock_path)
+def _remove_if_left(directory: Path) -> None:
+    """Remove the directory of a registry that died, and its lock.
+
+    One without a lock was left too: by a registry that could not remove it, or by a power failure that kept the directory alone.
+    """
+    lock = _lock_of(directory)
     with contextlib.suppress(LockHeldError, OSError):
-        lock.acquire(may_make=False)
-        shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+        lock.acquire(is_named=False)  # a full disk takes no name
+        shutil.rmtree(directory, ignore_errors=True)
         lock.remove()
+
+
+def _lock_of(directory: Path) -> LockFile:
+    return LockFile(directory.with_name(directory.name + _LOCK_SUFFIX))

@@ -10,12 +10,17 @@ import json
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
 from tenantry.storage.disk_space import is_full
 
+NAMELESS_SECONDS_MAX: Final = 0.05
+"""How long a held lock may have no name before it counts as held."""
+
+_NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
 _CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
 _HOST: Final = socket.gethostname()
@@ -50,11 +55,13 @@ class LockFile:
         """Whether this object holds it."""
         return self._fd is not None
 
-    def acquire(self, *, may_make: bool = True) -> bytes:
+    def acquire(self, *, may_make: bool = True, is_named: bool = True) -> bytes:
         """Take the lock, write this process's name into it, and return the content that was there.
 
         Args:
             may_make: Whether a missing file is made.
+            is_named: Whether the name is written. Without it, for a moment: a caller that finds a held lock without a name looks
+                again for `NAMELESS_SECONDS_MAX`.
 
         Raises:
             LockHeldError: Somebody else holds it.
@@ -63,7 +70,8 @@ class LockFile:
         try:
             fd = self._locked(may_make=may_make)
             content = _read_content(fd)
-            self._write_name(fd, is_new=not content)
+            if is_named:
+                self._write_name(fd, is_new=not content)
         except BaseException:
             self.release()
             raise
@@ -112,13 +120,19 @@ class LockFile:
 
     def _locked(self, *, may_make: bool) -> int:
         """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
+        looks_left = _NAMELESS_LOOKS
         while True:
             fd = self._opened(may_make=may_make)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if is_at(fd, self.path):
-                    raise LockHeldError(_read_content(fd)) from error
+                    content = _read_content(fd)
+                    if read_holder(content) != (None, None) or not looks_left:
+                        raise LockHeldError(content) from error
+                    # Its holder is about to write its name, or looks whether it is abandoned.
+                    looks_left -= 1
+                    time.sleep(NAMELESS_SECONDS_MAX / _NAMELESS_LOOKS)
             else:
                 if is_at(fd, self.path):
                     return fd
@@ -133,19 +147,17 @@ class LockFile:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the lock files in a directory whose holders have died.
+    """Remove the lock files in a directory whose holders have died, also those that died before they wrote their name.
 
     Raises:
         OSError: The directory cannot be listed.
     """
     for path in list(directory.iterdir()):
         lock = LockFile(path)
-        # One without a name is being made at this moment.
-        if read_holder(lock.read()) != (None, None):
-            with contextlib.suppress(LockHeldError, OSError):
-                # Its holder may have ended meanwhile: made anew, it would be in the way of the next one.
-                lock.acquire(may_make=False)
-                lock.remove()
+        with contextlib.suppress(LockHeldError, OSError):
+            # Its holder may have ended meanwhile: made anew, it would be in the way of the next one.
+            lock.acquire(may_make=False, is_named=False)
+            lock.remove()
 
 
 def lock_error(path: Path, error: OSError) -> PersistenceError:
