@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -187,20 +187,55 @@ class CountingCollector(Collector):
 
 
 async def test_metrics_are_made_once_for_all_who_ask(registry: TenantRegistry):
-    """However many ask at the same time, there is one exposition for each format."""
-    collectors, collector = CollectorRegistry(), CountingCollector()
+    """However many ask at the same time, or soon after, there is one exposition for each format; then there is another."""
+    collectors, collector, clock = CollectorRegistry(), CountingCollector(), HandClock()
     collectors.register(collector)
-    async with Service(registry, collectors=collectors) as service:
-        client = await service.client()
+    app = FastAPI()
+    app.include_router(make_probes(registry, collectors, clock=clock))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         before = collector.collections
-        answers = await asyncio.gather(
-            *(client.get("/metrics") for _ in range(10)),
-            *(client.get("/metrics", headers=OPENMETRICS) for _ in range(10)),
-        )
-        assert collector.collections == before + 2
-        assert len({answer.content for answer in answers}) == 2
+        for _ in range(2):
+            answers = await asyncio.gather(
+                *(client.get("/metrics") for _ in range(10)),
+                *(client.get("/metrics", headers=OPENMETRICS) for _ in range(10)),
+            )
+            assert collector.collections == before + 2
+            assert len({answer.content for answer in answers}) == 2
+            clock.seconds = KEPT_SECONDS - 0.1
+        clock.seconds = KEPT_SECONDS
         await client.get("/metrics")
         assert collector.collections == before + 3
+
+
+class TurningCollector(Collector):
+    """Two families of metrics, and whether others had their turn between them."""
+
+    def __init__(self) -> None:
+        self.had_turn = False
+        self.found: list[bool] = []
+
+    def collect(self) -> Iterator[Metric]:
+        """Collect the first, ask for a turn, and collect the second."""
+        yield Metric("first", "The first.", "gauge")
+        asyncio.get_running_loop().call_soon(setattr, self, "had_turn", True)  # an attribute's value
+        yield Metric("second", "The second.", "gauge")
+        self.found.append(self.had_turn)
+
+
+@pytest.mark.parametrize("headers", [{}, OPENMETRICS])
+async def test_calls_go_on_while_metrics_are_made(registry: TenantRegistry, headers: dict[str, str]):
+    """An exposition is made in pieces: between two families the event loop does other work, and the pieces are one text."""
+    collectors, collector = CollectorRegistry(), TurningCollector()
+    app = FastAPI()
+    app.include_router(make_probes(registry, collectors))
+    collectors.register(collector)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        text = (await client.get("/metrics", headers=headers)).text
+    assert collector.found == [True]
+    assert (
+        text.index("# TYPE first gauge") < text.index("# TYPE second gauge") < text.index("tenantry_ready{")
+    )
+    assert text.count("# EOF") == (1 if headers else 0)
 
 
 @asynccontextmanager

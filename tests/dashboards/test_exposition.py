@@ -1,5 +1,6 @@
 """What ``/metrics`` gives: as many series for a hundred tenants as for ten, and whether the service is ready."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,9 +36,12 @@ async def client(measured: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-async def series(client: httpx.AsyncClient) -> set[tuple[str, ...]]:
-    """Return the series of tenants' calls that are exposed."""
-    return series_of(text_string_to_metric_families((await client.get("/metrics")).text))
+async def series(client: httpx.AsyncClient, tenants: int) -> set[tuple[str, ...]]:
+    """Return the series of tenants' calls that are exposed once so many tenants were created: an exposition is kept for a second."""
+    created = f'tenantry_lifecycle_duration_seconds_count{{action="create",outcome="ok"}} {tenants}.0'
+    while created not in (text := (await client.get("/metrics")).text):  # noqa: ASYNC110  # no event tells of it
+        await asyncio.sleep(0.05)
+    return series_of(text_string_to_metric_families(text))
 
 
 async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, client: httpx.AsyncClient):
@@ -56,7 +60,7 @@ async def test_series_do_not_grow_with_tenants(measured: TenantRegistry, client:
             for number in range(first, last):
                 group.start_soon(live, f"tenant-{number}")
         await until(lambda: measured.statistics().disk is not None)
-        return await series(client)
+        return await series(client, last)
 
     of_few = await live_all(0, FEW)
     of_many = await live_all(FEW, MANY)

@@ -2,5 +2,6 @@
 
 from tenantry.admin.app import create_admin_app, end_streams
 from tenantry.admin.bodies import BodyLimits
+from tenantry.admin.strangers import StrangerRate
 
-__all__ = ["BodyLimits", "create_admin_app", "end_streams"]
+__all__ = ["BodyLimits", "StrangerRate", "create_admin_app", "end_streams"]

@@ -15,6 +15,7 @@ from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
 from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.console import make_console
 from tenantry.admin.document import complete
+from tenantry.admin.document_route import make_document_route
 from tenantry.admin.failures import Failures
 from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.index import make_index
@@ -30,6 +31,7 @@ from tenantry.admin.problems import (
 )
 from tenantry.admin.request_checks import RequestChecks
 from tenantry.admin.routing import Service
+from tenantry.admin.strangers import STRANGER_RATE, StrangerRate, Strangers
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.audit import current_actor
@@ -54,6 +56,7 @@ def create_admin_app(
     bodies: BodyLimits = BODY_LIMITS,
     has_console: bool = True,
     allowed_hosts: Collection[str] | None = None,
+    strangers: StrangerRate = STRANGER_RATE,
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
@@ -72,6 +75,7 @@ def create_admin_app(
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``; ``*.example.com``
             for all names below one. Others are answered with 421. All names if None: then the application that it is mounted
             in decides.
+        strangers: How often each client may ask that shows no good key.
     """
     clock = SystemClock()
     operations = Operations(clock)
@@ -98,8 +102,7 @@ def create_admin_app(
         summary="The tenants of a runtime: their life, their snapshots, their load.",
         version=version("tenantry"),
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # `make_document_route` has it
         # A redirect to the same path with or without a slash would go where the Host header says.
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -115,6 +118,7 @@ def create_admin_app(
     )
     for router in routers:
         app.include_router(router)
+    app.include_router(make_document_route(app.openapi))
     app.include_router(make_index(has_probes=has_probes, has_console=has_console))
     if has_probes:
         app.include_router(make_probes(registry, collectors, has_exemplars=has_exemplars))
@@ -126,6 +130,7 @@ def create_admin_app(
     app.add_exception_handler(HTTPException, answer_http)
     app.add_middleware(Failures)
     app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
+    app.add_middleware(Strangers, rate=strangers)
     app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
 

@@ -1,5 +1,6 @@
 """For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
 
+import asyncio
 import errno
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from fastapi import APIRouter, Request, Response
@@ -33,6 +34,7 @@ KEPT_SECONDS: Final = 1.0
 RETRY_AFTER_SECONDS: Final = 5
 
 _WRITTEN_BYTES: Final = 4096
+_OPENMETRICS_END: Final = b"# EOF\n"
 
 
 class Readiness(BaseModel):
@@ -114,6 +116,7 @@ def make_probes(
     probes: Probes | None = None,
     *,
     has_exemplars: bool = True,
+    clock: Clock | None = None,
 ) -> APIRouter:
     """Return the operations.
 
@@ -122,6 +125,7 @@ def make_probes(
         collectors: The metrics.
         probes: How they look; as usual if left out.
         has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
+        clock: For how long an exposition is given again.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -145,14 +149,15 @@ def make_probes(
         router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
     async def expose_text() -> bytes:
-        return text.generate_latest(_Exposed(collectors, await probes.look()))
+        families = _Exposed(collectors, await probes.look()).collect()
+        return await _in_pieces(families, text.generate_latest)
 
     async def expose_openmetrics() -> bytes:
-        exposed = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars)
-        found: bytes = openmetrics.generate_latest(exposed)  # type: ignore[no-untyped-call]
-        return found
+        families = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars).collect()
+        return await _in_pieces(families, openmetrics.generate_latest, end=_OPENMETRICS_END)
 
-    as_text, as_openmetrics = Shared(expose_text), Shared(expose_openmetrics)
+    as_text = Shared(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
+    as_openmetrics = Shared(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
     openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
@@ -185,6 +190,29 @@ class _Exposed(Collector):
         for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
             ready.add_metric((probe,), answer == "ok")
         yield ready
+
+
+class _Family(Collector):
+    """One family of metrics."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        """Return it."""
+        return (self._family,)
+
+
+async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
+    """Return the exposition of all families, and let tenants' calls go on between two of them.
+
+    A thread would not help: it takes the interpreter's lock from the event loop for longer than a family needs.
+    """
+    pieces = []
+    for family in families:
+        pieces.append(write(_Family(family)).removesuffix(end))
+        await asyncio.sleep(0)
+    return b"".join(pieces) + end
 
 
 def _without_exemplars(family: Metric) -> Metric:

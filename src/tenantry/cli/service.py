@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from tenantry.admin import create_admin_app, end_streams
 from tenantry.admin.probes import make_probes
 from tenantry.admin.request_checks import RequestChecks
+from tenantry.admin.strangers import Strangers
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.forwarded_client import ForwardedClient
 from tenantry.cli.http_server import HttpServer, bound, check_tls
@@ -148,7 +149,7 @@ def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> It
     if settings.probes is not None:
         probes = FastAPI(openapi_url=None)
         probes.include_router(make_probes(registry))
-        yield RequestChecks(probes, settings.checked_hosts)
+        yield Strangers(RequestChecks(probes, settings.checked_hosts))
 
 
 def _url(settings: ServeSettings, endpoint: Endpoint, made: socket.socket) -> str:
