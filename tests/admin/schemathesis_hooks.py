@@ -25,7 +25,7 @@ def before_call(_: Any, case: schemathesis.Case, __: Any) -> None:
         case.headers["If-Match"] = "*"
 
 
-@schemathesis.serializer("application/gzip")
+@schemathesis.serializer("application/gzip", "application/vnd.sqlite3")
 def as_bytes(_: Any, value: Any) -> dict[str, bytes]:
-    """Send what was generated for a bundle as it is."""
+    """Send what was generated for a bundle or a database as it is."""
     return {"data": value if isinstance(value, bytes) else str(value).encode()}

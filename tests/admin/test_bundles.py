@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 import pytest
 
@@ -19,7 +20,7 @@ from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import BodyLimits
 from tenantry.admin.bundles import TRANSFERS_MAX, TRANSFERS_PER_CALLER_MAX
-from tenants import HANG_SECONDS, make_message, open_files, stored_contents, until
+from tenants import HANG_SECONDS, database_path, make_message, open_files, stored_contents, until
 
 GZIP = {"content-type": "application/gzip"}
 
@@ -64,6 +65,28 @@ async def test_there_and_back(service: Service, admin: httpx.AsyncClient, data_d
     assert imported.json()["display_name"] == "Acme Ltd."
     await service.registry.suspend("copy")
     assert stored_contents(data_dir, "copy") == ["in the bundle"]
+    assert scratch(data_dir) == []
+
+
+async def test_a_file_in_a_tenants_place(service: Service, admin: httpx.AsyncClient, data_dir: Path):
+    """The database of a tenant is replaced by a plain file, decided on its ETag; another body and another's file are refused."""
+    await create_acme(service)
+    await service.registry.suspend("acme")
+    content = await anyio.Path(database_path(data_dir, "acme")).read_bytes()
+    await service.registry.resume("acme")
+    await service.registry.tenant("acme").messages.save(make_message("later"))
+    path, headers = "/v1/tenants/acme/replace-file", {"content-type": "application/vnd.sqlite3"}
+    check_problem(await admin.post(path, content=content, headers=GZIP), 415, "unsupported-media-type")
+    stale = headers | {"if-match": '"1"'}
+    check_problem(await admin.post(path, content=content, headers=stale), 412, "revision")
+    await service.registry.create("globex")
+    other = await admin.post("/v1/tenants/globex/replace-file", content=content, headers=headers)
+    check_problem(other, 422, "snapshot-corrupt")
+    replaced = await admin.post(path, content=content, headers=headers)
+    assert replaced.status_code == 200, replaced.text
+    assert replaced.headers["etag"] == (await admin.get("/v1/tenants/acme")).headers["etag"]
+    await service.registry.suspend("acme")
+    assert stored_contents(data_dir, "acme") == ["in the bundle"]
     assert scratch(data_dir) == []
 
 

@@ -21,6 +21,7 @@ ADMIN_ONLY = {
     "DELETE /v1/tenants/{tenant_id}",
     "POST /v1/snapshots/claim-storage",
     "POST /v1/tenants/{tenant_id}/purge",
+    "POST /v1/tenants/{tenant_id}/replace-file",
     "POST /v1/tenants/{tenant_id}/rename",
     "POST /v1/tenants/{tenant_id}/undo-restore",
     "DELETE /v1/tenants/{tenant_id}/snapshots/{snapshot_id}",

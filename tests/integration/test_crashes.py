@@ -113,6 +113,14 @@ async def restore_acme(registry: TenantRegistry) -> None:
     await registry.snapshots.restore("acme", snapshot.id)
 
 
+async def keep_file(registry: TenantRegistry) -> None:
+    """Keep a copy of the closed database, and write more."""
+    await registry.suspend("acme")
+    shutil.copy(database_path(registry.config.data_dir, "acme"), registry.config.data_dir / "acme.db")
+    await registry.resume("acme")
+    await registry.tenant("acme").messages.save(make_message("later"))
+
+
 async def make_restored(registry: TenantRegistry) -> None:
     """Be restored, and written to."""
     await snapshot_acme(registry)
@@ -139,10 +147,14 @@ CALLS: Final = {
     "clone": Call(lambda registry: registry.clone("acme", "globex", display_name="Globex")),
     "import_bundle": Call(import_globex, export_acme),
     "restore": Call(restore_acme, snapshot_acme),
+    "replace_file": Call(
+        lambda registry: registry.snapshots.replace_file("acme", registry.config.data_dir / "acme.db"),
+        keep_file,
+    ),
     "undo_restore": Call(lambda registry: registry.snapshots.undo_restore("acme"), make_restored),
     "update": Call(on_acme("update", display_name="Acme Ltd.", deletion_protected=True)),
 }
-OF_SNAPSHOTS: Final = {"restore", "undo_restore"}
+OF_SNAPSHOTS: Final = {"restore", "replace_file", "undo_restore"}
 CREATING: Final = {"create", "clone", "import_bundle"}
 NO_LIFECYCLE_CALLS: Final = {
     *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),

@@ -113,6 +113,7 @@ def create_admin_app(
         snapshots.router,
         snapshots.fleet_router,
         bundles.router,
+        bundles.database_router,
         jobs.router,
         oversight.router,
     )

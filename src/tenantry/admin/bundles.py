@@ -16,8 +16,9 @@ from starlette.types import Scope as AsgiScope
 
 from tenantry.admin.auth import Principal
 from tenantry.admin.bodies import Pace, bundle_pace, declared_bytes
+from tenantry.admin.match import CurrentMatch
 from tenantry.admin.problems import ProblemError, documented, later
-from tenantry.admin.routing import AdminRoute, CurrentService, Operator, Service
+from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
 from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
@@ -29,6 +30,9 @@ from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 
 MEDIA_TYPE: Final = "application/gzip"
+DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
+"""Registered with IANA."""
+
 TRANSFERS_MAX: Final = 8
 """How many bundles may be made, sent or received at once: each takes space on the disk."""
 
@@ -37,6 +41,8 @@ TRANSFERS_PER_CALLER_MAX: Final = 4
 
 ACCEPTED_CHARACTERS_MAX: Final = 2000
 _ACCEPT_TABLES: Final = "Names of tables that no schema pack makes and that the tenant may have, with commas between them. Needs the scope 'admin'."
+_OWNER: Final = "The uid that the file may be marked with instead of the tenant's: it becomes the tenant's."
+_UID: Final = "^[0-9a-f]{32}$"
 _RETRY_AFTER_SECONDS: Final = 5
 _MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
@@ -46,6 +52,13 @@ class BundleRoute(AdminRoute):
     """An operation whose body is a bundle."""
 
     body_type = MEDIA_TYPE
+    is_streamed = True
+
+
+class DatabaseRoute(AdminRoute):
+    """An operation whose body is a plain SQLite file."""
+
+    body_type = DATABASE_MEDIA_TYPE
     is_streamed = True
 
 
@@ -84,6 +97,7 @@ class BundleResponse(StreamingResponse):
 
 
 router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=BundleRoute)
+database_router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=DatabaseRoute)
 
 
 async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
@@ -93,7 +107,15 @@ async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[
             yield directory / "bundle.tar.gz"
 
 
+async def _administrators_place(principal: Administrator, service: CurrentService) -> AsyncIterator[Path]:
+    """Give a path for a database, like `_place`."""
+    with _counted(service, principal):
+        async with service.registry.scratch_directory() as directory:
+            yield directory / "sent.db"
+
+
 Place = Annotated[Path, Depends(_place)]
+AdministratorsPlace = Annotated[Path, Depends(_administrators_place)]
 
 
 @router.get(
@@ -140,7 +162,7 @@ async def import_tenant(
 
     A bundle whose database has objects that no schema pack makes is refused with their names.
     """
-    accepted = tuple(filter(None, (name.strip() for name in (accept_tables or "").split(","))))
+    accepted = _names(accept_tables)
     if accepted:
         principal.check_scope(Scope.ADMIN)
     await _check_free(service.registry, tenant_id)
@@ -151,6 +173,46 @@ async def import_tenant(
         )
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)
+
+
+@database_router.post(
+    "/replace-file",
+    responses=documented(400, 404, 409, 411, 412, 413, 415, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {DATABASE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def replace_file(
+    tenant_id: TenantPath,
+    place: AdministratorsPlace,
+    service: CurrentService,
+    request: Request,
+    response: Response,
+    match: CurrentMatch,
+    owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER)] = None,
+    accept_tables: Annotated[
+        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
+    ] = None,
+) -> TenantOut:
+    """Put a plain SQLite file in the place of the tenant's database; all of it is verified before that begins.
+
+    The old database is kept with its log: `undo-restore` brings it back.
+    """
+    await service.registry.get(tenant_id)
+    async with match.applied():
+        with _called(place, "the file"):
+            await _receive(request, place)
+            tenant = await service.registry.snapshots.replace_file(
+                tenant_id, place, owner=owner, accepted_tables=_names(accept_tables)
+            )
+    return tagged(tenant, response)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in (text or "").split(","))))
 
 
 async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
@@ -217,11 +279,11 @@ def _too_many(detail: str) -> ProblemError:
 
 
 @contextmanager
-def _called(path: Path) -> Iterator[None]:
+def _called(path: Path, name: str = "the bundle") -> Iterator[None]:
     """Have errors speak of the bundle: where it lies here for the moment says nothing to whoever sent it."""
     try:
         yield
     except TenantryError as error:
-        words = str(error).replace(str(path), "the bundle").replace(str(path.parent), "a scratch directory")
+        words = str(error).replace(str(path), name).replace(str(path.parent), "a scratch directory")
         error.args = (words, *error.args[1:])
         raise

@@ -223,6 +223,7 @@ TEXTS: Final[dict[tuple[str, str], str]] = {
     ),
     ("/v1/tenants/{tenant_id}/export", "application/gzip"): "the bytes of acme.tar.gz",
     ("/v1/tenants/{tenant_id}/import", "application/gzip"): "the bytes of acme.tar.gz",
+    ("/v1/tenants/{tenant_id}/replace-file", "application/vnd.sqlite3"): "the bytes of acme.db",
 }
 """Examples of what is no JSON, by path and media type."""
 
@@ -239,6 +240,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "/v1/statistics tenant_id": ["acme"],
     "limit": 100,
     "display_name": "Acme Ltd.",
+    "owner": "9f86d081884c4d659a2feaa0c55ad015",
     "accept_tables": "notes,tags",
     "Idempotency-Key": "create-acme-2026-11-23",
     "If-Match": '"3"',

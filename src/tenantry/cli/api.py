@@ -21,6 +21,7 @@ Document: TypeAlias = dict[str, Any]
 
 PAGE_ITEMS_MAX: Final = 1_000
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
 _PART_OF_NO_PATH: Final = {"", ".", ".."}
 _CHUNK_BYTES: Final = 256 * 1024
 _POLL_SECONDS_MIN: Final = 0.02
@@ -129,7 +130,9 @@ class Api:
                     )
         return bytes_done
 
-    async def upload(self, path: str, source: Path, **query: Any) -> Document:
+    async def upload(
+        self, path: str, source: Path, *, media_type: str = BUNDLE_MEDIA_TYPE, **query: Any
+    ) -> Document:
         """Send a file as the body of a request, and return what came of it.
 
         Raises:
@@ -137,8 +140,8 @@ class Api:
         """
         with _file_errors(f"read {source}"):
             bytes_max = (await anyio.Path(source).stat()).st_size
-            headers = {"Content-Type": BUNDLE_MEDIA_TYPE, "Content-Length": str(bytes_max)}
-            with transfer(f"import {source.name}", bytes_max) as show:
+            headers = {"Content-Type": media_type, "Content-Length": str(bytes_max)}
+            with transfer(f"send {source.name}", bytes_max) as show:
                 return await self._ask(
                     "POST",
                     path,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from tenantry.cli.api import Api, Document, tenant_path
+from tenantry.cli.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
 from tenantry.cli.arguments import (
     PAGE_ITEMS_DEFAULT,
     AllOption,
@@ -25,6 +25,13 @@ from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import listing
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
+
+_AcceptTablesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Tables that no schema pack makes and that the tenant may have: names with commas between them."
+    ),
+]
 
 group = typer.Typer(name="tenant", no_args_is_help=True, help="The life of tenants.")
 
@@ -229,6 +236,45 @@ async def export(
     return {"tenant_id": tenant_id, "path": str(path), "size_bytes": size_bytes}
 
 
+@command(
+    group,
+    question="Make the file {path} the database of tenant {tenant_id}? 'tenantry snapshot undo-restore' takes it back.",
+)
+async def replace_file(
+    api: Api,
+    tenant_id: TenantArgument,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plain SQLite file.")],
+    *,
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UID",
+            help="The uid that the file may be marked with instead of the tenant's: it becomes the tenant's.",
+        ),
+    ] = None,
+    accept_tables: _AcceptTablesOption = None,
+) -> Document:
+    """Put a plain SQLite file in the place of a tenant's database; all of it is verified before that begins.
+
+    The old database is kept with its log: `snapshot undo-restore` brings it back.
+    """
+    for suffix in ("-wal", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            raise CommandError(
+                Exit.USAGE,
+                f"{beside} lies beside the file, which is not all of the database: close it, or if the two belong together "
+                f"sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+            )
+    return await api.upload(
+        tenant_path(tenant_id, "replace-file"),
+        path,
+        media_type=DATABASE_MEDIA_TYPE,
+        owner=owner,
+        accept_tables=accept_tables,
+    )
+
+
 @command(group, may_create=True)
 async def import_(
     api: Api,
@@ -236,12 +282,7 @@ async def import_(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle.")],
     *,
     display_name: DisplayNameOption = None,
-    accept_tables: Annotated[
-        str | None,
-        typer.Option(
-            help="Tables that no schema pack makes and that the tenant may have: names with commas between them.",
-        ),
-    ] = None,
+    accept_tables: _AcceptTablesOption = None,
 ) -> Document:
     """Create a tenant from a bundle; all of it is verified before that begins.
 

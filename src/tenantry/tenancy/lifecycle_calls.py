@@ -22,7 +22,7 @@ from tenantry.errors import (
 from tenantry.ids import TenantId, TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.storage.durable_files import remove_tree
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import log_note, maintenance
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.files import owned_files
@@ -228,6 +228,7 @@ class LifecycleCalls:
         await self._close(tenant)
         call.step("closed")
         async with owned_files(tenant, self._context) as paths:
+            await run_in_thread(partial(log_note.check_fits, paths.lock, paths.database))
             await run_in_thread(partial(maintenance.compact, paths.database))
         call.step("compacted")
         return await call.finish(tenant)
@@ -345,6 +346,7 @@ class LifecycleCalls:
             return tenant
         async with call.begun(tenant) as damaged:
             async with owned_files(damaged, self._context) as paths:
+                await run_in_thread(partial(log_note.check_fits, paths.lock, paths.database, is_strict=True))
                 with self._runner.preparing():
                     await run_in_thread(partial(maintenance.repair, paths.database))
             call.step("checked")

@@ -132,7 +132,7 @@ class TenantRegistry(TenantCalls):
         self._storage_owner = StorageOwner(storage, config.data_dir, clock)
         archive = SnapshotArchive(storage, self._storage_owner)
         copies = Copies(self._pool, self._opener)
-        restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch)
+        restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch, self._schemas)
         self.snapshots = Snapshots(
             self._runner, catalog, archive, copies, restorer, self._scratch, self._storage_owner
         )

@@ -17,7 +17,7 @@ and without the kept file, nothing was done.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ from tenantry.errors import (
 )
 from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantState
+from tenantry.schema import Schema
+from tenantry.storage.disk_space import check_copy_fits
+from tenantry.storage.draft import storage_errors
 from tenantry.storage.durable_files import (
     FILE_MODE,
     link,
@@ -44,7 +47,9 @@ from tenantry.storage.durable_files import (
     sync_directory,
     sync_file,
 )
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.files import owned_files
@@ -66,6 +71,8 @@ _POINT: Final = "before-"
 _UNDONE: Final = "undone:"
 _PLACED: Final = "restore-{}.db"
 _ANY_PLACED: Final = "restore*.db"
+_FOREIGN: Final = ".db-wal-of-another-database"
+REPLACE_FILE: Final = "replace_file"
 
 
 class Restorer:
@@ -78,6 +85,7 @@ class Restorer:
         archive: SnapshotArchive,
         copies: Copies,
         scratch: Scratch,
+        schemas: Sequence[Schema],
     ) -> None:
         self._runner = runner
         self._context = runner.context
@@ -85,7 +93,9 @@ class Restorer:
         self._archive = archive
         self._copies = copies
         self._scratch = scratch
-        runner.finishers |= {"restore": self._finish_leftover, "undo_restore": self._finish_leftover}
+        self._schemas = schemas
+        actions = ("restore", "undo_restore", REPLACE_FILE)
+        runner.finishers |= dict.fromkeys(actions, self._finish_leftover)
 
     async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> Tenant:
         """See `Snapshots.restore`."""
@@ -99,6 +109,24 @@ class Restorer:
                 else:
                     await self._bring_snapshot(tenant, snapshot_id, database)
             return await self._replace(call, tenant, database, is_migrated=is_migrated)
+
+    async def replace_file(
+        self, path: Path, owner: str | None, accepted_tables: Collection[str], call: LifecycleCall
+    ) -> Tenant:
+        """See `Snapshots.replace_file`."""
+        tenant = await call.get()
+        _check_restorable(tenant, REPLACE_FILE)
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with self._runner.preparing():
+                await run_in_thread(partial(copy_plain_file, path, database))
+                await run_in_thread(
+                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
+                )
+                await run_in_thread(partial(_check_owner, database, tenant, owner, call))
+                if owner is not None and owner != tenant.uid:
+                    await run_in_thread(partial(maintenance.give_to, database, tenant.uid))
+            return await self._replace(call, tenant, database, is_migrated=True)
 
     async def undo(self, call: LifecycleCall) -> Tenant:
         """See `Snapshots.undo_restore`."""
@@ -168,7 +196,8 @@ class Restorer:
         async with self._pool.held(tenant.id, call.action):
             call.step("closed")
             async with owned_files(tenant, self._context) as paths:
-                await run_in_thread(partial(_keep, paths, point))
+                is_merged = call.action != REPLACE_FILE
+                await run_in_thread(partial(_keep, paths, point, is_merged=is_merged))
                 call.step("kept")
                 await run_in_thread(partial(_exchange, paths, point))
                 call.step("exchanged")
@@ -211,6 +240,44 @@ class Restorer:
 
     def _paths(self, tenant: Tenant) -> TenantPaths:
         return tenant_paths(self._context.config.data_dir, tenant.directory)
+
+
+def copy_plain_file(source: Path, database: Path) -> None:
+    """Copy a database that is one plain file.
+
+    Raises:
+        SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
+        StorageFullError: There is no room for it.
+    """
+    found = RestingFile.found(source)
+    if found is None:
+        raise SnapshotError(
+            f"{source} is not a database in one plain file: it is missing or empty, or has a -wal or -journal beside it. Where one "
+            f"lies there that belongs to it: sqlite3 {source} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+        )
+    with storage_errors(f"copy {source}"):
+        size_bytes = source.stat().st_size
+        check_copy_fits(database.parent, size_bytes, size_bytes)
+        shutil.copyfile(source, database)
+    if not found.is_at_rest():
+        raise SnapshotError(f"{source} was changed while it was copied: close it first", is_retryable=True)
+
+
+def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: LifecycleCall) -> None:
+    """Check a database thoroughly, and that it is the tenant's, or the one whose key was given.
+
+    Raises:
+        SnapshotCorruptError: It is another tenant's.
+        DatabaseCorruptError: It is damaged.
+    """
+    report = maintenance.check(database, is_thorough=True)
+    call.detail["sha256"] = report.sha256
+    if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
+        mark = "no tenant" if report.tenant_uid is None else f"the tenant with the uid {report.tenant_uid!r}"
+        raise SnapshotCorruptError(
+            f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: give the right "
+            "file, or name that uid as its owner to make it this tenant's"
+        )
 
 
 def _check_restorable(tenant: Tenant, action: str) -> None:
@@ -276,10 +343,16 @@ def _give_up(paths: TenantPaths, point: str) -> bool:
     return True
 
 
-def _keep(paths: TenantPaths, point: str) -> None:
+def _keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
     """Give the tenant's database a second name; a no-op when it was exchanged, because a crash came in between.
 
     The directory of that name is there in any case: it says that the exchange may have come.
+
+    Args:
+        paths: The tenant's.
+        point: The name of what is kept.
+        is_merged: Whether what the log holds is written into the database. Of files that somebody put there by hand nobody knows
+            whether they belong together: both are kept as they are.
     """
     kept = _kept(paths, point)
     if not _placed(paths, point).exists():
@@ -289,16 +362,21 @@ def _keep(paths: TenantPaths, point: str) -> None:
         sync_directory(kept.parent)
         return
     log, kept_log = _log_of(paths.database), _log_of(kept)
+    if log_note.is_foreign(paths.lock, paths.database):
+        link(log, kept_log.with_suffix(_FOREIGN))
+        link(paths.database, kept)
+        return
     if log.exists() and log.stat().st_size:
         # Before SQLite opens it: beside what it takes for no database it removes the log.
         remove_files(kept_log)
         link(log, kept_log)
-    try:
-        maintenance.checkpoint(paths.database)
-    except DatabaseCorruptError:
-        pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
-    else:
-        remove_files(kept_log)
+    if is_merged:
+        try:
+            maintenance.checkpoint(paths.database)
+        except DatabaseCorruptError:
+            pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
+        else:
+            remove_files(kept_log)
     link(paths.database, kept)
 
 

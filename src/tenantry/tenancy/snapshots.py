@@ -1,11 +1,12 @@
 """Snapshots of tenants: made, listed, restored, tried out; `registry.snapshots`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.lifecycle_call import LifecycleCall
-from tenantry.tenancy.restore import Restorer
+from tenantry.tenancy.restore import REPLACE_FILE, Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
@@ -219,6 +220,41 @@ class Snapshots:
         work = partial(self._restorer.restore, snapshot_id, is_migrated=migrate)
         return await self._runner.run(parse_tenant_id(tenant_id), "restore", work, snapshot_id=snapshot_id)
 
+    async def replace_file(
+        self,
+        tenant_id: str,
+        path: str | Path,
+        *,
+        owner: str | None = None,
+        accepted_tables: Collection[str] = (),
+    ) -> Tenant:
+        """Put a plain SQLite file in the place of the tenant's database, and return the tenant's entry.
+
+        The file is copied, checked and migrated beside the tenant; then it takes the database's place as in `restore`. The old
+        database is kept with its write-ahead log, as they are, and `undo_restore` brings it back. Also for a tenant whose
+        database is missing or damaged. A quarantined tenant serves calls again; others stay in their state.
+
+        Args:
+            tenant_id: The tenant.
+            path: The file. It must be closed: no log or journal lies beside it.
+            owner: The `uid` that the file may be marked with instead of the tenant's: it becomes the tenant's.
+            accepted_tables: Names of tables that no schema pack makes and that the file may have.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotError: The file cannot be used: it is not one plain file.
+            SnapshotCorruptError: It is the database of another tenant; nothing was changed.
+            DatabaseCorruptError: It is damaged, or is not a database; nothing was changed.
+            ForeignSchemaError: It has objects that no schema pack makes; nothing was changed.
+            MigrationError: It is newer than the code, or cannot be migrated; nothing was changed.
+            TenantStateError: The tenant is deleted.
+            TenantOwnedElsewhereError: Another process does not let it go; nothing was changed.
+        """
+        work = partial(self._restorer.replace_file, Path(path), owner, tuple(accepted_tables))
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), REPLACE_FILE, work, path=self._told(Path(path)), owner=owner
+        )
+
     async def undo_restore(self, tenant_id: str) -> Tenant:
         """Bring back what the last restore replaced; what is there now is kept as one of `points`. Can be repeated.
 
@@ -312,6 +348,10 @@ class Snapshots:
             outcome = error.outcome
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
         self._context.report(LifecycleCalled(tenant.id, RETENTION, outcome, now() - started))
+
+    def _told(self, path: Path) -> str | None:
+        """Return what the audit says of where a file is: nothing where it is in the data directory, for a moment."""
+        return None if self._context.config.data_dir in path.parents else str(path)
 
     def _claimed(self, outcome: str, **detail: str | None) -> Statement:
         return audit.append(

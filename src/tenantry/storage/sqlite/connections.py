@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -29,7 +30,7 @@ from tenantry.errors import MigrationError, PersistenceConnectionError, Tenantry
 from tenantry.eventlog import EventLog
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
-from tenantry.storage.sqlite import batch, migrator
+from tenantry.storage.sqlite import batch, log_note, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import (
@@ -224,9 +225,7 @@ class Connections:
         self._check_open()
         if self.writer is None:
             await self._end_rest()
-            # Without a claim: who owns the file now is compared with what was seen then, in each transaction.
-            opener = partial(open_writer, self._options, self._known_version, self._log)
-            self.writer = await JobConnection.open(opener, self._crews.write)
+            self.writer = await JobConnection.open(self._open_woken_writer, self._crews.write)
         return self.writer
 
     async def _end_rest(self) -> None:
@@ -247,6 +246,8 @@ class Connections:
             return open_writer(self._options, self._known_version, self._log)
         self._ownership.acquire()
         try:
+            assert self._options.path is not None
+            self._ownership.check_log(self._options.path)
             return self._open_at_rest() or self._open_planned_writer()
         except BaseException:
             # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
@@ -275,23 +276,35 @@ class Connections:
         return connection
 
     def _open_planned_writer(self) -> sqlite3.Connection:
+        path = self._options.path
+        assert path is not None
+        was_log_left = log_note.has_log(path)
         connection = open_writer(self._options, self._known_version, self._log)
         try:
-            self._plan_and_claim(connection)
+            self._plan_and_claim(connection, None if was_log_left else path)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _plan_and_claim(self, connection: sqlite3.Connection) -> None:
-        """Plan, then claim: a database that is refused is not touched."""
+    def _open_woken_writer(self) -> sqlite3.Connection:
+        """Open the writer of a database at rest, on a thread.
+
+        Without a claim: who owns the file now is compared with what was seen then, in each transaction.
+        """
+        if self._ownership is not None and self._options.path is not None:
+            self._ownership.note(self._options.path)
+        return open_writer(self._options, self._known_version, self._log)
+
+    def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
+        """Plan, then claim: a database that is refused is not touched. `noted` is the file for which a log is begun."""
         assert self._ownership is not None
         try:
             self.plan = migrator.plan(self._planner, connection)
         except MigrationError as error:
             self.plan = error
         else:
-            self._ownership.claim(connection)
+            self._ownership.claim(connection, noted)
 
     def _release(self, *, is_clean: bool = True) -> None:
         if self._ownership is not None:

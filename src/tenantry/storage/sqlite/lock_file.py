@@ -22,7 +22,7 @@ NAMELESS_SECONDS_MAX: Final = 0.05
 
 _NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
-_CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
+CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
 _HOST: Final = socket.gethostname()
 
 
@@ -185,16 +185,16 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def _read_content(fd: int) -> bytes:
-    return _first_line(os.pread(fd, _CONTENT_BYTES, 0))
+    return _first_line(os.pread(fd, CONTENT_BYTES, 0))
 
 
 def _first_line(content: bytes) -> bytes:
-    return content[:_CONTENT_BYTES].split(b"\n", 1)[0].rstrip()
+    return content[:CONTENT_BYTES].split(b"\n", 1)[0].rstrip()
 
 
 def _replace_content(fd: int, content: bytes) -> None:
     # Not a byte longer or shorter than before: ftruncate waits for the disk on some file systems.
-    os.pwrite(fd, content[: _CONTENT_BYTES - 1].ljust(_CONTENT_BYTES - 1) + b"\n", 0)
+    os.pwrite(fd, content[: CONTENT_BYTES - 1].ljust(CONTENT_BYTES - 1) + b"\n", 0)
 
 
 _held: set[LockFile] = set()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
+from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, read_holder
 
 _RELEASED = b"released"
@@ -77,8 +78,12 @@ class FileOwnership:
         # from saying so is taken by the next owner for one that did not close, and has the epoch raised behind it.
         self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
-    def claim(self, connection: sqlite3.Connection) -> None:
+    def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
+
+        Args:
+            connection: The writer's.
+            noted: The database's file, to be noted because no log lies beside it; None if one does.
 
         Raises:
             DatabaseCorruptError: It belongs to another tenant; it was not changed.
@@ -88,11 +93,31 @@ class FileOwnership:
         except sqlite3.OperationalError:
             if _has_owner_table(connection):
                 raise
+            if noted is not None:
+                self.note(noted)
             self._raise_epoch(connection, is_new=True)
             return
         self.recognize(uid, epoch, owner)
+        if noted is not None:
+            self.note(noted)
         if not self._is_fenced:
             self._raise_epoch(connection, is_new=False)
+
+    def check_log(self, database: Path) -> None:
+        """Check that a log that a killed owner left belongs to the database that is there now; the lock is held.
+
+        Raises:
+            DatabaseCorruptError: It does not; neither was changed.
+        """
+        log_note.check_fits(self._lock.path, database)
+
+    def note(self, database: Path) -> None:
+        """Write down which file the database is, before this owner begins a log for it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        log_note.note_database(self._lock.path, database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
         """Check that what `OWNER_SQL` gave is this tenant's, and remember who wrote last.

@@ -1,0 +1,149 @@
+"""Tells whether a write-ahead log that a killed process left belongs to the database beside it.
+
+SQLite applies whatever log lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html): of a
+file that somebody put in the place of the tenant's, pages would be replaced by the old database's, and the result is neither.
+So an owner writes a note into the lock file before it begins a log: which file the database is (its inode), and the epoch in it.
+The note is behind the line that `LockFile` uses, and stays when the lock is taken by the next process. With a log there:
+
+    the lock file is another          the directory was copied or restored as a whole: nothing is known
+    the database is another file      it was put there: the log is not its log
+    the database's epoch is older     an older database was copied into the file: the log is not its log
+    the database's status was changed long after the log's
+                                      a file was copied over it, or a process was killed while it closed the database: that
+                                      cannot be told apart, so it counts only where an operator asks for a repair
+
+These functions block.
+"""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from tenantry.errors import DatabaseCorruptError
+from tenantry.storage.sqlite.lock_file import CONTENT_BYTES
+
+CHANGED_SECONDS_MAX: Final = 60.0
+"""A checkpoint changes the database after the log, by no more than this; copying a file over the database does so later."""
+
+_EPOCH_SQL: Final = "SELECT epoch FROM tenantry_owner WHERE id = 1"
+_ADVICE: Final = (
+    "Nothing was changed. Put a file in a tenant's place with 'tenantry tenant replace-file', which keeps what is there as a restore "
+    "point"
+)
+
+
+class _Note(NamedTuple):
+    lock_inode: int
+    database_inode: int
+    epoch: int
+
+
+def has_log(database: Path) -> bool:
+    """Return whether a log lies beside the database that is not empty."""
+    try:
+        return _log_of(database).stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def note_database(lock_path: Path, database: Path, epoch: int) -> None:
+    """Write down which file the database is, before a log is begun for it; the lock is held.
+
+    Durable before it returns where the file is another than before: after a power failure an old note would condemn a log
+    that belongs to the new file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    fd = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        before = _parsed(os.pread(fd, CONTENT_BYTES, CONTENT_BYTES))
+        note = _Note(os.fstat(fd).st_ino, database.lstat().st_ino, epoch)
+        if note == before:
+            return
+        line = json.dumps(note).encode("ascii").ljust(CONTENT_BYTES - 1) + b"\n"
+        os.pwrite(fd, line, CONTENT_BYTES)
+        if before is None or before[:2] != note[:2]:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_foreign(lock_path: Path, database: Path) -> bool:
+    """Return whether a log lies beside the database that certainly is not its log."""
+    note = _read(lock_path)
+    if note is None or not has_log(database):
+        return False
+    if database.lstat().st_ino != note.database_inode:
+        return True
+    epoch = _epoch_without_log(database)
+    return epoch is not None and epoch < note.epoch
+
+
+def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> None:
+    """Raise if a log lies beside the database that is not its log.
+
+    Args:
+        lock_path: The tenant's lock file; the lock is held.
+        database: The database, which nobody has open.
+        is_strict: Whether also if that only seems so.
+
+    Raises:
+        DatabaseCorruptError: It is not its log; neither was changed.
+    """
+    if is_foreign(lock_path, database):
+        raise DatabaseCorruptError(
+            f"{database} was replaced while the log of the database that was there lay beside it ({database.name}-wal). {_ADVICE}"
+        )
+    if is_strict and _was_changed_late(lock_path, database):
+        raise DatabaseCorruptError(
+            f"{database} was changed long after its log ({database.name}-wal): it seems that a file was copied over it. {_ADVICE}; if "
+            f"no file was put there, 'touch {database}-wal' and repair again"
+        )
+
+
+def _log_of(database: Path) -> Path:
+    return Path(f"{database}-wal")
+
+
+def _was_changed_late(lock_path: Path, database: Path) -> bool:
+    if _read(lock_path) is None or not has_log(database):
+        return False
+    # The status change of a file (ctime) cannot be set, also not by a copy that keeps the time of the content.
+    late_ns = database.lstat().st_ctime_ns - _log_of(database).stat().st_ctime_ns
+    return late_ns > CHANGED_SECONDS_MAX * 1e9
+
+
+def _read(lock_path: Path) -> _Note | None:
+    """Return the note of a lock file; None if it has none, or if it is a copy of the file that the note was written into."""
+    try:
+        fd = os.open(lock_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        note = _parsed(os.pread(fd, CONTENT_BYTES, CONTENT_BYTES))
+        return note if note is not None and note.lock_inode == os.fstat(fd).st_ino else None
+    finally:
+        os.close(fd)
+
+
+def _parsed(line: bytes) -> _Note | None:
+    try:
+        return _Note(*map(int, json.loads(line)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _epoch_without_log(database: Path) -> int | None:
+    """Return the epoch in the database's own file, None if it cannot be read: half a checkpoint may lie in the file."""
+    uri = f"file:{quote(str(database.absolute()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            row = connection.execute(_EPOCH_SQL).fetchone()
+    except sqlite3.Error:
+        return None
+    return None if row is None or not isinstance(row[0], int) else row[0]
