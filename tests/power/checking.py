@@ -206,7 +206,7 @@ def _look_at_files(data_dir: Path) -> Iterable[str]:
             found = connection.execute("PRAGMA integrity_check").fetchall()
         if found != [("ok",)]:
             yield f"{database.relative_to(data_dir)} is damaged: {found[:3]}"
-    for left in ("tenants/*/*/restore.db",):
+    for left in ("operations/*", "scratch/*", "tenants/*/*/restore.db"):
         for path in sorted(data_dir.glob(left)):
             yield f"{path.relative_to(data_dir)} was left behind"
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from power.checking import Expectation
-from power.disk import EXTREMES, MINIMAL, Choice, Disk, RandomChoice, Tree, digest, write_tree
+from power.choices import EXTREMES, MINIMAL, Choice, RandomChoice
+from power.disk import Disk
 from power.tracing import Operation, Record, read_trace
+from power.trees import Tree, digest, write_tree
 from power.workers import Workers
 
 

@@ -20,23 +20,13 @@ not make what is in its files durable.
 Modes, times and locks are left out.
 """
 
-import hashlib
-import os
-import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
 
+from power.choices import PAGE_BYTES, Choice
 from power.tracing import Operation, Record
-
-T = TypeVar("T")
-
-PAGE_BYTES: Final = 4096
-SECTOR_BYTES: Final = 512
-
-Tree = Mapping[str, bytes | None]
-"""The files of an image by their paths, seen from the root, with their contents; None for a directory."""
+from power.trees import Tree
 
 
 @dataclass
@@ -86,7 +76,7 @@ class File:
 
     def on_disk(self, choice: "Choice") -> bytes:
         """Return what the disk has."""
-        size = choice.of(self.sizes)
+        size = choice.size(self.sizes)
         found = bytearray(self.content[:size].ljust(size, b"\0"))
         for number, page in self.pages.items():
             start = number * PAGE_BYTES
@@ -129,78 +119,6 @@ class NameChange:
     def directories(self) -> set[Directory]:
         """The directories that it changes."""
         return {directory for directory, _, _ in self.names}
-
-
-class Choice:
-    """Decides what reached the disk; this one decides that nothing did that was not synced.
-
-    `MINIMAL`, `MAXIMAL` and the two between them are the extremes.
-
-    Args:
-        name: For people.
-        version: The index of the version of a page, and of the size, that the disk has.
-        has_names: Whether it has the changes of names.
-    """
-
-    def __init__(self, name: str, *, version: int, has_names: bool) -> None:
-        self.name = name
-        self._version = version
-        self._has_names = has_names
-
-    def of(self, sizes: list[int]) -> int:
-        """Return the size that the disk has."""
-        return sizes[self._version]
-
-    def page(self, versions: list[bytes]) -> bytes:
-        """Return what the disk has of a page."""
-        return versions[self._version]
-
-    def has(self, _: NameChange) -> bool:
-        """Return whether the disk has a change of names; it then also has those that the change comes after."""
-        return self._has_names
-
-
-class RandomChoice(Choice):
-    """Decides at random, repeatably: the seed decides everything.
-
-    How much reached the disk differs from seed to seed, so that images with one missing page are as likely as ones with one
-    page that is there.
-    """
-
-    def __init__(self, seed: str) -> None:
-        super().__init__(f"random {seed}", version=0, has_names=False)
-        self._random = random.Random(seed)
-        self._is_torn = self._random.random() < 0.2
-        self._share_of_names = self._random.choice([0.0, 0.1, 0.5, 0.9, 1.0])
-        self._share_of_pages = self._random.choice([0.0, 0.05, 0.5, 0.95, 1.0])
-
-    def of(self, sizes: list[int]) -> int:
-        """Return one of the sizes."""
-        return self._one(sizes)
-
-    def page(self, versions: list[bytes]) -> bytes:
-        """Return one of the versions; torn, each sector of one of them."""
-        if not self._is_torn:
-            return self._one(versions)
-        starts = range(0, PAGE_BYTES, SECTOR_BYTES)
-        return b"".join(self._one(versions)[start : start + SECTOR_BYTES] for start in starts)
-
-    def has(self, _: NameChange) -> bool:
-        """Return whether the disk has this one."""
-        return self._random.random() < self._share_of_names
-
-    def _one(self, versions: list[T]) -> T:
-        draw = self._random.random()
-        if draw < self._share_of_pages / 2:
-            return versions[-1]
-        return self._random.choice(versions) if draw < self._share_of_pages else versions[0]
-
-
-MINIMAL: Final = Choice("nothing unsynced", version=0, has_names=False)
-MAXIMAL: Final = Choice("everything", version=-1, has_names=True)
-CONTENT_ONLY: Final = Choice("content without names", version=-1, has_names=False)
-NAMES_ONLY: Final = Choice("names without content", version=0, has_names=True)
-EXTREMES: Final = (MINIMAL, MAXIMAL, CONTENT_ONLY, NAMES_ONLY)
 
 
 class Disk:
@@ -261,7 +179,7 @@ class Disk:
 
     def _names_on_disk(self, choice: Choice) -> dict[Directory, dict[str, File | Directory]]:
         found = _Names()
-        for change in self._closed([change for change in self._pending if choice.has(change)]):
+        for change in self._closed([change for change in self._pending if choice.has_name()]):
             _apply_names(found, change)
         return found
 
@@ -350,33 +268,3 @@ def _set(names: dict[str, File | Directory], name: str, node: File | Directory |
         names.pop(name, None)
     else:
         names[name] = node
-
-
-def digest(tree: Tree) -> str:
-    """Return a hash of an image."""
-    found = hashlib.blake2b()
-    for path, content in sorted(tree.items()):
-        found.update(f"{path}\0{'-' if content is None else len(content)}\0".encode())
-        found.update(content or b"")
-    return found.hexdigest()
-
-
-def write_tree(tree: Tree, directory: Path) -> None:
-    """Write an image into a new directory, everything private."""
-    directory.mkdir(mode=0o700)
-    for path, content in sorted(tree.items()):
-        target = directory / path
-        if content is None:
-            target.mkdir(mode=0o700)
-        else:
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-
-
-def read_tree(directory: Path) -> Tree:
-    """Return what is in a directory, as an image."""
-    return {
-        str(path.relative_to(directory)): None if path.is_dir() else path.read_bytes()
-        for path in directory.rglob("*")
-    }

@@ -70,10 +70,9 @@ class Preloaded:
         """Let every system call succeed again. The counts stay."""
         self._library.power_fail_no_more()
 
-    @property
-    def seen(self) -> int:
-        """How many calls there were that could have failed."""
-        return int(self._library.power_seen())
+    def calls(self) -> dict[str, int]:
+        """Return how many calls of each kind there were."""
+        return {str(kind.name): int(self._library.power_calls(int(kind))) for kind in Kind}
 
     @property
     def failed(self) -> int:

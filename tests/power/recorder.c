@@ -51,10 +51,12 @@ static struct {
     long first;
     int is_lasting;
     char name[256];
-    long seen;
+    long number;
     long failed;
     char what[PATH_MAX + 32];
 } fault;
+
+static long calls[16];
 
 /* ---- what Python calls through ctypes ---- */
 
@@ -72,7 +74,8 @@ int power_start(const char *directory, const char *trace_path) {
 }
 
 /* From now on let calls of these kinds fail: the `first` of them, counted from one, and with `is_lasting` all after it.
- * Only calls about paths that contain `name` count. No kinds: nothing fails. */
+ * A write without an error number does not fail and writes only its first half. Only calls about paths that contain `name`
+ * count. */
 void power_fail(unsigned kinds, int error, long first, int is_lasting, const char *name) {
     pthread_mutex_lock(&lock);
     fault.kinds = kinds;
@@ -80,7 +83,7 @@ void power_fail(unsigned kinds, int error, long first, int is_lasting, const cha
     fault.first = first;
     fault.is_lasting = is_lasting;
     snprintf(fault.name, sizeof fault.name, "%s", name);
-    fault.seen = fault.failed = 0;
+    fault.number = fault.failed = 0;
     fault.what[0] = 0;
     pthread_mutex_unlock(&lock);
 }
@@ -88,7 +91,9 @@ void power_fail(unsigned kinds, int error, long first, int is_lasting, const cha
 /* Let every call succeed again; what has failed so far can still be asked for. */
 void power_fail_no_more(void) { fault.kinds = 0; }
 
-long power_seen(void) { return fault.seen; }
+/* How many calls of a kind there were. */
+long power_calls(unsigned kind) { return calls[__builtin_ctz(kind)]; }
+
 long power_failed(void) { return fault.failed; }
 const char *power_failed_what(void) { return fault.what; }
 
@@ -175,10 +180,11 @@ static uint64_t inode_of(int fd) {
     return fstat(fd, &found) ? 0 : found.st_ino;
 }
 
-/* Whether this call is to fail; the lock is held. */
+/* Count a call, and return whether it is to fail; the lock is held. */
 static int is_to_fail(unsigned kind, const char *call, const char *path) {
+    calls[__builtin_ctz(kind)]++;
     if (!(fault.kinds & kind) || !strstr(path, fault.name)) return 0;
-    long number = ++fault.seen;
+    long number = ++fault.number;
     if (number != fault.first && !(fault.is_lasting && number > fault.first)) return 0;
     if (!fault.failed++) snprintf(fault.what, sizeof fault.what, "%s %s", call, path + root_bytes);
     errno = fault.error;
@@ -246,7 +252,7 @@ int mknodat(int directory, const char *name, mode_t mode, dev_t device) {
 
 static int is_read_to_fail(int fd) {
     char path[PATH_MAX];
-    if (!is_started || !(fault.kinds & READ) || !is_known(fd, path)) return 0;
+    if (!is_known(fd, path)) return 0;
     pthread_mutex_lock(&lock);
     int fails = is_to_fail(READ, "read", path);
     pthread_mutex_unlock(&lock);
@@ -261,13 +267,21 @@ ssize_t pread(int fd, void *bytes, size_t size, off_t offset) {
 }
 ssize_t pread64(int fd, void *bytes, size_t size, off_t offset) { return pread(fd, bytes, size, offset); }
 
+/* Whether this write is to fail; with no error number it is cut short instead. */
+static int is_write_to_fail(const char *path, size_t *size) {
+    if (!is_to_fail(WRITE, "write", path)) return 0;
+    if (fault.error) return 1;
+    *size = (*size + 1) / 2;
+    return 0;
+}
+
 /* Write at an offset, or where the descriptor stands (offset -1). */
 static ssize_t do_write(int fd, const void *bytes, size_t size, off_t offset) {
     char path[PATH_MAX];
     int is_ours = is_known(fd, path);
     if (is_ours) pthread_mutex_lock(&lock);
     ssize_t written = -1;
-    if (!is_ours || !is_to_fail(WRITE, "write", path)) {
+    if (!is_ours || !is_write_to_fail(path, &size)) {
         written = offset < 0 ? syscall(SYS_write, fd, bytes, size) : syscall(SYS_pwrite64, fd, bytes, size, offset);
         if (is_ours && written > 0) {
             off_t start = offset < 0 ? lseek(fd, 0, SEEK_CUR) - written : offset;
@@ -313,7 +327,7 @@ ssize_t sendfile(int out, int in, off_t *offset, size_t size) {
     if (!is_known(out, path)) return syscall(SYS_sendfile, out, in, offset, size);
     pthread_mutex_lock(&lock);
     ssize_t written = -1;
-    if (!is_to_fail(WRITE, "write", path)) {
+    if (!is_write_to_fail(path, &size)) {
         written = syscall(SYS_sendfile, out, in, offset, size);
         if (written > 0) append_copied(out, path, lseek(out, 0, SEEK_CUR) - written, written);
     }

@@ -1,11 +1,11 @@
-"""The model of a disk, and the recorder: what may be on the disk after the power has gone, and that no change is missed."""
+"""The model of a disk: what may be on it after the power has gone."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from power.disk import (
+from power.choices import (
     CONTENT_ONLY,
     MAXIMAL,
     MINIMAL,
@@ -13,15 +13,11 @@ from power.disk import (
     PAGE_BYTES,
     SECTOR_BYTES,
     Choice,
-    Disk,
     RandomChoice,
-    Tree,
-    digest,
-    read_tree,
-    write_tree,
 )
-from power.tracing import Operation, Record, read_trace
-from power.workers import Workers
+from power.disk import Disk
+from power.tracing import Operation, Record
+from power.trees import Tree, digest
 
 SEEDS = [str(seed) for seed in range(300)]
 
@@ -268,19 +264,3 @@ def test_a_seed_decides_everything(files: Files):
         files.create(str(number))
         files.write(str(number), b"content")
     assert [digest(tree) for tree in files.images()] == [digest(tree) for tree in files.images()]
-
-
-def test_the_recorder_misses_no_change(power_workers: Workers, tmp_path: Path):
-    """Played back, a trace gives the files that the program left, whatever calls it changed them with."""
-    root, trace = tmp_path / "root", tmp_path / "trace"
-    root.mkdir()
-    disk = Disk(root)
-    ((_, outcome),) = power_workers.do([{"do": "change-files", "root": root, "trace": trace}])
-    assert outcome is None
-    records = read_trace(trace)
-    for record in records:
-        disk.apply(record)
-    assert disk.image(MAXIMAL) == read_tree(root)
-    assert {record.operation for record in records} == set(Operation) - {Operation.MARK}
-    write_tree(disk.image(MAXIMAL), tmp_path / "written")
-    assert read_tree(tmp_path / "written") == read_tree(root)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from power.choices import EXTREMES, MAXIMAL
 from power.crashes import (
     Report,
     acknowledged,
@@ -26,7 +27,6 @@ from power.crashes import (
     record,
     record_recovery,
 )
-from power.disk import EXTREMES, MAXIMAL
 from power.faults import Fault, count_calls
 from power.soak import figures, soak_seed, soak_size
 from power.tracing import Kind

@@ -51,7 +51,7 @@ async def run_workload(job: dict[str, Any], preloaded: Preloaded) -> dict[str, A
         "is_finished": is_finished,
         "unexpected": unexpected,
         "errors": script.errors,
-        "seen": preloaded.seen,
+        "calls": preloaded.calls(),
         "failed": preloaded.failed,
         "failed_what": preloaded.failed_what,
         "expected": Expectation(
@@ -79,8 +79,16 @@ def _say(preloaded: Preloaded, **said: Any) -> None:
     preloaded.mark(json.dumps(said))
 
 
-def change_files(root: Path) -> None:
-    """Change files in every way in which tenantry, SQLite and Python do."""
+def change_files(root: Path) -> int | None:
+    """Change files in every way in which tenantry, SQLite and Python do; return the error number if that fails."""
+    try:
+        _change_files(root)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _change_files(root: Path) -> None:
     (root / "kept").mkdir()
     (root / "kept" / "written").write_bytes(b"a" * 10_000)
     with (root / "kept" / "parts").open("wb", buffering=0) as file:
@@ -93,6 +101,8 @@ def change_files(root: Path) -> None:
         file.flush()
         file.write(b"2")
     (root / "kept" / "appended").write_bytes(b"3")  # cut off first
+    os.mknod(root / "removed", 0o600)
+    (root / "removed").unlink()
     os.mknod(root / "made", 0o600)
     os.truncate(root / "made", 10)
     shutil.copyfile(root / "kept" / "written", root / "copied")
@@ -130,13 +140,13 @@ def do(job: dict[str, Any]) -> Any:
         except Exception:  # noqa: BLE001  # whatever it is, it is a finding
             return [traceback.format_exc()]
     preloaded.start(root, Path(job["trace"]) if "trace" in job else None)
-    if job["do"] == "change-files":
-        return change_files(root)
     if job["do"] == "recover":
         return asyncio.run(recover(job, preloaded))
     if "fail" in job:
         fail = job["fail"]
         preloaded.fail(Kind(fail.pop("kinds")), **fail)
+    if job["do"] == "change-files":
+        return change_files(root)
     return asyncio.run(run_workload(job, preloaded))
 
 

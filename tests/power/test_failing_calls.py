@@ -1,0 +1,40 @@
+"""A system call fails, whichever it is: tenantry raises its own errors, loses nothing, and goes on when the disk is well again.
+
+A workload runs once for each fault. The fault is the n-th call of a kind (open, read, write, fsync, truncate, rename, unlink,
+mkdir, link): it fails alone or all after it fail too, with the errors that disks and kernels give. A call of tenantry that fails
+is repeated, as its caller would. Afterwards the directory is opened without faults and has to hold what was acknowledged.
+
+``make soak`` makes one in ``TENANTRY_SOAK_STEP`` of all calls fail, with each error; 1 is all of them. It prints its seed, which
+decides at which call it begins; ``TENANTRY_SOAK_SEED`` gives it one.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from power.faults import count_calls, every, findings, spread
+from power.soak import figures, soak_seed, soak_size
+from power.workers import Workers
+
+
+def test_a_call_fails(power_workers: Workers, tmp_path: Path):
+    """A few calls of each kind, spread over a little of everything that tenantry does."""
+    calls = count_calls("short", power_workers, tmp_path / "calls")
+    found = list(findings("short", spread(calls, each=2), power_workers, tmp_path))
+    assert [(str(fault), wrong) for fault, wrong in found if wrong] == []
+    assert len(found) > 2 * len(calls) - 2, calls
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "writes"])
+def test_any_call_fails(workload: str, power_workers: Workers, tmp_path: Path):
+    """Many calls of each kind, with each error, once and lasting."""
+    seed, step = soak_seed(), soak_size("STEP", 25)
+    wrong = []
+    with figures(f"failing calls in {workload}", seed) as told:
+        told["faults"] = 0
+        calls = count_calls(workload, power_workers, tmp_path / "calls")
+        for fault, problems in findings(workload, every(calls, step, seed), power_workers, tmp_path):
+            told["faults"] += 1
+            wrong += [f"{fault}: {problem}" for problem in problems]
+    assert not wrong, "\n".join(wrong)
