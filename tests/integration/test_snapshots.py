@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from buckets import make_bucket
-from stores import small_disk
+from stores import AnyRepository, run, small_disk
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
@@ -800,3 +800,26 @@ async def test_what_a_dead_registry_left(data_dir: Path, *, has_lock: bool):
             assert directory.exists()
     assert list((data_dir / "scratch").iterdir()) == []
     assert query(data_dir / "catalog.db", "SELECT count(*) FROM tenants WHERE intent IS NOT NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("call", ["snapshot", "clone", "export"])
+async def test_a_virtual_table_that_cannot_be_read(registry: TenantRegistry, tmp_path: Path, call: str):
+    """A copy fails with the name of the table that a rename made unreadable; the tenant is sound and serves on."""
+    await registry.create("acme")
+    acme = registry.tenant("acme").repository(AnyRepository)
+    await acme.write(
+        run("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)"),
+        run("CREATE VIRTUAL TABLE found USING fts5 (body, content = 'notes', content_rowid = 'id')"),
+    )
+    await acme.write(run("ALTER TABLE notes RENAME TO remarks"))
+    calls = {
+        "snapshot": lambda: registry.snapshots.create("acme"),
+        "clone": lambda: registry.clone("acme", "other"),
+        "export": lambda: registry.export("acme", tmp_path / "acme.tar.gz"),
+    }
+    with pytest.raises(SnapshotError, match=r"table 'found' .* cannot be read") as caught:
+        await calls[call]()
+    assert "damaged" not in str(caught.value)
+    await acme.write(run("DROP TABLE found"))
+    await calls[call]()
+    assert (await registry.get("acme")).state is TenantState.ACTIVE

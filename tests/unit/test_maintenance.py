@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stores import content, left_open, open_owned_store, run
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError, SnapshotError
 from tenantry.storage.sqlite import maintenance
 from tenants import damage_index, held_writer, query
 
@@ -152,6 +152,17 @@ class TestCheck:
         path.unlink()
         with pytest.raises(DatabaseCorruptError):
             maintenance.check(path)
+
+    def test_a_virtual_table_without_its_table(self, path: Path):
+        """A sound database with a table that cannot be read is not called damaged: the table is named."""
+        query(path, "CREATE VIRTUAL TABLE found USING fts5 (word, content = 't', content_rowid = 'n')")
+        query(path, "ALTER TABLE t RENAME TO words")
+        with pytest.raises(
+            SnapshotError, match=r"table 'found' .* cannot be read \(no such table: main.t\)"
+        ) as caught:
+            maintenance.check(path)
+        assert (caught.value.code, caught.value.is_retryable) == ("SQLITE_ERROR", False)
+        maintenance.check_closed(path, is_thorough=True)
 
     def test_an_index_is_compared_on_request(self, path: Path):
         """A row that its index does not know is found by the thorough check, and named."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantryError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError, TenantryError
 from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_interrupted, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_interrupted, map_error
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
@@ -140,6 +140,7 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
 
     Raises:
         DatabaseCorruptError: It is damaged, or no database.
+        SnapshotError: It is sound, and a virtual table in it cannot be read.
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
@@ -320,7 +321,16 @@ def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
     counts = {}
     for table in _tables(connection):
         name = table.replace('"', '""')
-        (counts[table],) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()  # noqa: S608  # quoted
+        try:
+            (counts[table],) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()  # noqa: S608  # quoted
+        except sqlite3.OperationalError as error:
+            if is_damage(error) or error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            raise SnapshotError(
+                f"table {table!r} of the database cannot be read ({error}): what a virtual table is made of was renamed or dropped; "
+                "make the table anew or drop it, then try again",
+                code=error.sqlite_errorname,
+            ) from error
     return counts
 
 
