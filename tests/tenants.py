@@ -4,6 +4,7 @@ Import it by name (``tests`` is on pytest's path): ``from tenants import in_virt
 """
 
 import asyncio
+import contextvars
 import functools
 import json
 import os
@@ -11,7 +12,7 @@ import selectors
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from tenantry.tenancy.catalog import CATALOG_NAME
 
 P = ParamSpec("P")
 EventT = TypeVar("EventT")
+ResultT = TypeVar("ResultT")
 
 HANG_SECONDS = 60.0
 """When a test that waits for something that never comes is given up. Nothing is measured with it."""
@@ -149,6 +151,11 @@ async def settle() -> None:
     assert isinstance(loop, VirtualLoop)
     await asyncio.sleep(0)
     await until(lambda: loop.is_settled)
+
+
+def as_another(call: Coroutine[Any, Any, ResultT]) -> "asyncio.Task[ResultT]":
+    """Begin a task that is somebody else's: it inherits no transaction and no right of the task that begins it."""
+    return asyncio.create_task(call, context=contextvars.Context())
 
 
 async def until(condition: Callable[[], bool]) -> None:

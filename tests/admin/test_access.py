@@ -5,7 +5,6 @@ call is made, and it revokes the key or gives the id away at that moment.
 """
 
 import asyncio
-import contextvars
 import json
 import random
 import re
@@ -27,7 +26,7 @@ from tenantry.clock import SystemClock
 from tenantry.errors import KeyRefusedError
 from tenantry.events import Event, LifecycleStepped
 from tenantry.tenancy.api_keys import Scope
-from tenants import HANG_SECONDS, HandClock, make_message, query, until
+from tenants import HANG_SECONDS, HandClock, as_another, make_message, query, until
 
 GZIP = {"content-type": "application/gzip"}
 # Bodies that an operation would take; every other operation takes an empty object.
@@ -63,7 +62,7 @@ async def elsewhere(act: Act) -> None:
     async def run() -> None:
         await act()
 
-    await asyncio.create_task(run(), context=contextvars.Context())
+    await as_another(run())
 
 
 async def race(client: httpx.AsyncClient, name: str, method: str, path: str, act: Act) -> httpx.Response:

@@ -39,7 +39,7 @@ from tenantry.storage.protocol import KeyedRequest
 from tenantry.storage.sqlite.idempotency import EXPIRED_KEYS_REMOVED_MAX, RESULTS_BYTES_MAX
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenants import database_path, held_writer, python, query, read_line, stored_contents, until
+from tenants import as_another, database_path, held_writer, python, query, read_line, stored_contents, until
 
 RETENTION_SECONDS = 60.0
 SEED = 20260131
@@ -496,9 +496,9 @@ async def test_beside_a_transaction(acme: TenantHandle, data_dir: Path):
     """A write with a key waits for it like any other, and is refused to the task that holds it: a transaction has no keys."""
     async with acme.transaction() as tx:
         await tx.messages.save(a_message(content="inside"))
-        with pytest.raises(QueryError, match="holds an open transaction"):
+        with pytest.raises(QueryError, match="inside an open transaction"):
             await acme.idempotent("key").messages.save(a_message(content="inside, too"))
-        waiting = asyncio.ensure_future(acme.idempotent("key").messages.save(a_message(content="after")))
+        waiting = as_another(acme.idempotent("key").messages.save(a_message(content="after")))
         await until(lambda: _write_calls(acme) == 2)
     await waiting
     assert stored_contents(data_dir, "acme") == ["inside", "after"]

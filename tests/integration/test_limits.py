@@ -26,6 +26,7 @@ from tenants import (
     HANG_SECONDS,
     HandClock,
     Recorder,
+    as_another,
     database_path,
     held_writer,
     make_message,
@@ -260,9 +261,9 @@ class TestCallsInFlight:
         await limit(registry, calls_in_flight_max=2)
         async with registry.tenant("acme").transaction() as tx:
             assert len(await contents(registry)) == 1
-            waiting = asyncio.create_task(save(registry, "waited"))
+            waiting = as_another(save(registry, "waited"))
             await until(lambda: registry.statistics().mailbox_requests["write"] == 1)
-            calls = [asyncio.create_task(call) for call in (save(registry, "refused"), contents(registry))]
+            calls = [as_another(call) for call in (save(registry, "refused"), contents(registry))]
             for error in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(error, TenantOverloadedError)
                 assert "has 2 calls in flight" in str(error)
@@ -303,7 +304,7 @@ class TestCallsInFlight:
     async def test_a_lower_limit_breaks_nothing(self, registry: TenantRegistry):
         """What was taken in is finished, however low the limit has become; nothing new is taken in meanwhile."""
         async with registry.tenant("acme").transaction() as tx:
-            waiting = [asyncio.create_task(save(registry, str(number))) for number in range(5)]
+            waiting = [as_another(save(registry, str(number))) for number in range(5)]
             await until(lambda: registry.statistics().mailbox_requests["write"] == 5)
             lowering = asyncio.create_task(limit(registry, calls_in_flight_max=1))
             assert isinstance(await save_until_refused_in_flight(registry), TenantOverloadedError)
@@ -316,7 +317,7 @@ class TestCallsInFlight:
         """A call that was taken back before it ran is in flight no more."""
         await limit(registry, calls_in_flight_max=2)
         async with registry.tenant("acme").transaction():
-            waiting = asyncio.create_task(save(registry, "gone"))
+            waiting = as_another(save(registry, "gone"))
             await until(lambda: registry.statistics().mailbox_requests["write"] == 1)
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -378,7 +379,7 @@ class TestDatabaseBytes:
         await limit(registry, database_bytes_max=SIZE_MAX)
         async with registry.tenant("acme").transaction():  # behind which they gather
             calls = [
-                asyncio.create_task(save(registry, content))
+                as_another(save(registry, content))
                 for content in ("one", BIG * 100, "two", BIG * 100, "three")
             ]
             await until(lambda: registry.statistics().mailbox_requests["write"] == 5)

@@ -6,7 +6,7 @@ A statement that would run for minutes stands for one that never ends: a test th
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,76 @@ async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_d
             waiter = next(iter(registry._pool._queue.values()))[0]
             registry._pool._lose_patience(waiter)
             assert len(await soon(acme.messages.get_history("general"))) == 1
-            with pytest.raises(QueryError, match="would wait for itself"):
+            with pytest.raises(QueryError, match="would wait for its end"):
                 await acme.messages.save(make_message("outside"))
         await soon(newcomer)
     assert stored_contents(data_dir, "acme") == ["before", "inside"]
+
+
+async def test_a_child_task_of_a_transaction_is_refused_at_once(data_dir: Path):
+    """Its parent waits for it, and it would wait for its parent's transaction: it hears so without waiting for a deadline."""
+    async with two_tenants(data_dir) as registry:
+        acme, globex = registry.tenant("acme"), registry.tenant("globex")
+
+        async def begin() -> None:
+            async with acme.transaction():
+                pytest.fail("two transactions of one tenant")
+
+        async with acme.transaction() as tx:
+            for call in (
+                acme.messages.save(make_message("outside")),
+                acme.idempotent("key").messages.save(make_message("outside")),
+                registry.tenant("acme").messages.save(make_message("outside")),
+                begin(),
+            ):
+                with pytest.raises(QueryError, match="would wait for its end"):
+                    await soon(asyncio.create_task(call))
+            # What waits for nothing goes on: a read, another tenant, and the transaction itself.
+            assert len(await soon(asyncio.create_task(acme.messages.get_history("general")))) == 1
+            await soon(asyncio.create_task(globex.messages.save(make_message("beside"))))
+            await soon(asyncio.create_task(tx.messages.save(make_message("inside"))))
+    assert stored_contents(data_dir, "acme") == ["before", "inside"]
+    assert stored_contents(data_dir, "globex") == ["before", "beside"]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_a_child_task_that_outlives_its_transaction(data_dir: Path, *, is_committed: bool):
+    """When the transaction has ended, a task that was begun inside of it writes like any other."""
+    async with two_tenants(data_dir) as registry:
+        acme, ended = registry.tenant("acme"), asyncio.Event()
+
+        async def work() -> None:
+            await ended.wait()
+            await acme.messages.save(make_message("after"))
+            async with acme.transaction() as tx:
+                await tx.messages.save(make_message("after, too"))
+
+        with pytest.raises(ValueError) if not is_committed else nullcontext():  # noqa: PT011  # the test's own
+            async with acme.transaction() as tx:
+                await tx.messages.save(make_message("inside"))
+                child = asyncio.create_task(work())
+                if not is_committed:
+                    raise ValueError
+        ended.set()
+        await soon(child)
+        await soon(acme.messages.save(make_message("last")))
+    inside = ["inside"] if is_committed else []
+    assert stored_contents(data_dir, "acme") == ["before", *inside, "after", "after, too", "last"]
+
+
+async def test_a_task_from_before_a_transaction_waits_for_it(data_dir: Path):
+    """It is not inside: the transaction's end does not depend on it."""
+    async with two_tenants(data_dir) as registry:
+        acme, begun = registry.tenant("acme"), asyncio.Event()
+
+        async def work() -> None:
+            await begun.wait()
+            await acme.messages.save(make_message("beside"))
+
+        other = asyncio.create_task(work())
+        async with acme.transaction() as tx:
+            begun.set()
+            await until(lambda: acme.statistics().write.mailbox_requests == 1)
+            await tx.messages.save(make_message("inside"))
+        await soon(other)
+    assert stored_contents(data_dir, "acme") == ["before", "inside", "beside"]

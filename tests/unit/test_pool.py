@@ -682,12 +682,24 @@ async def test_who_yielded_for_nothing_takes_its_place_back():
         assert bench.pool.statistics().waiters == is_served
 
 
+class HeldHere:
+    """A transaction of the task that makes it."""
+
+    def __init__(self) -> None:
+        self._holder = asyncio.current_task()
+
+    @property
+    def encloses_caller(self) -> bool:
+        """Whether that task asks."""
+        return asyncio.current_task() is self._holder
+
+
 @in_virtual_time
 async def test_a_task_with_a_transaction_is_leased_its_yielding_tenant():
     """What was taken in is finished: a read beside its own transaction would wait for itself."""
     bench = Bench(places=1)
     lease = await bench.lease(A)
-    lease.holders.add(asyncio.current_task())
+    lease.transactions.add(HeldHere())
     await bench.ask(B)
     await asyncio.sleep(PATIENCE_SECONDS)
     await settle()

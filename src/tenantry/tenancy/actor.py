@@ -162,11 +162,11 @@ class TenantActor:
         """Run one unit through the writer, when it is awaited.
 
         Raises:
-            QueryError: The same task holds the tenant's transaction.
+            QueryError: The caller runs inside the tenant's open transaction.
             ChannelClosedError: The actor is closing; lease again.
             TenantError, PersistenceError: As `Channel.call`.
         """
-        self._check_not_holder("write")
+        self._check_is_outside("write")
         return self._writes.call(request[0].operation, request)
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
@@ -186,14 +186,9 @@ class TenantActor:
 
     async def begin(self) -> TransactionSession:
         """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
-        self._check_not_holder("transaction")
-        holder = asyncio.current_task()
-
-        async def hold(call: Call) -> None:
-            await self._hold(call, holder)
-
+        self._check_is_outside("transaction")
         session: TransactionSession = await self._writes.call(
-            "transaction", None, alone=hold, on_lost=TransactionSession.abandon
+            "transaction", None, alone=self._hold, on_lost=TransactionSession.abandon
         )
         return session
 
@@ -307,19 +302,15 @@ class TenantActor:
             on_error=self._judge,
         )
 
-    def _check_not_holder(self, what: str) -> None:
-        """Refuse what would wait for the transaction that the same task has open, and so for itself."""
-        transaction = self._transaction
-        # One that has ended stays here until the writer's task runs again.
-        if transaction is None or transaction.has_ended:
-            return
-        if transaction.holder is asyncio.current_task():
+    def _check_is_outside(self, what: str) -> None:
+        """Refuse what would wait for the transaction that it is made in, and so for itself."""
+        if self._transaction is not None and self._transaction.encloses_caller:
             raise QueryError(
-                f"this task holds an open transaction of tenant {self._tenant_id!r}, and another {what} of its own would "
-                "wait for itself: use the repositories of the transaction (tx.…)"
+                f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside of that "
+                "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after it"
             )
 
-    async def _hold(self, call: Call, holder: "asyncio.Task[Any] | None") -> None:
+    async def _hold(self, call: Call) -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
         async with self._context.gates.write.turn(self._tenant_id):
             transaction = await self._store.begin()
@@ -332,7 +323,6 @@ class TenantActor:
             clock=self._context.clock,
             report=self._context.report,
             log=self._log,
-            holder=holder,
             admit=self._writes.admit_inside,
             on_error=self._judge,
         )

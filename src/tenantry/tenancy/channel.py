@@ -370,9 +370,9 @@ class Channel:
             failed = loop.create_future()
             failed.set_exception(error)
             return failed
-        if isinstance(running, asyncio.Future):
+        if asyncio.isfuture(running):
             return running
-        return loop.create_task(running, context=self._context)  # type: ignore[arg-type]
+        return loop.create_task(running, context=self._context.copy())  # type: ignore[arg-type]
 
     def _finish_batch(self, batch: _Batch, _: object) -> None:
         self._batches.remove(batch)
@@ -407,7 +407,8 @@ class Channel:
     def _run_alone(self, call: Call) -> None:
         batch = _Batch([call], self._now())
         self._batches.append(batch)
-        batch.running = asyncio.get_running_loop().create_task(self._alone(call), context=self._context)
+        loop = asyncio.get_running_loop()
+        batch.running = loop.create_task(self._alone(call), context=self._context.copy())
         batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
 
     async def _alone(self, call: Call) -> None:

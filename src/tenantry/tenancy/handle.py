@@ -147,10 +147,11 @@ class TenantSession:
     async def transaction(self) -> AsyncIterator[TenantTransaction]:
         """See `TenantHandle.transaction`."""
         lease, session = await self._begin()
-        lease.holders.add(session.holder)
+        lease.transactions.add(session)
         try:
             try:
-                yield TenantTransaction(session)
+                with session.enclosing():
+                    yield TenantTransaction(session)
                 await session.commit()
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -160,7 +161,7 @@ class TenantSession:
             # A shield keeps out anyio's cancellation and not asyncio's: whatever of the above was cut short, the writer's
             # own task rolls back what is still open, and the tenant cannot close before it has.
             session.abandon()
-            lease.holders.discard(session.holder)
+            lease.transactions.discard(session)
             self._source.release(lease)
 
     async def _begin(self) -> tuple[Lease, TransactionSession]:
@@ -211,6 +212,9 @@ class TenantHandle(_Repositories):
         It commits, durably, when the block ends, and rolls back if the block raises or is cancelled. It holds the
         tenant's writer: other writes of this tenant wait, reads see the state before, other tenants notice nothing. At
         ``transaction_timeout_seconds`` it is rolled back, and every later use of `tx` raises `TransactionClosedError`.
+
+        Inside the block the handle itself can still read. A write of it, or another transaction, would wait for the end of
+        this one: it is refused with `QueryError`, also in a task that was begun inside the block.
 
         Raises:
             TransactionClosedError: It was rolled back before it could commit.

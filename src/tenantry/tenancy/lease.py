@@ -3,13 +3,14 @@
 import asyncio
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantry.errors import TenantBusyError, TenantError, TenantryError
 from tenantry.ids import TenantId
 
 if TYPE_CHECKING:
     from tenantry.tenancy.actor import TenantActor
+    from tenantry.tenancy.transaction import TransactionSession
 
 
 class LeaseState(Enum):
@@ -54,20 +55,20 @@ class Lease:
     """A tenant's entry in the pool; to a caller, the right to use its actor until it is released.
 
     Attributes:
-        holders: The tasks that have a transaction open under their lease. Such a task gets a second one even when the
-            tenant yields: it would wait for itself.
+        transactions: Those that are open under a lease. A caller inside of one gets a second lease even when the tenant
+            yields: it would wait for itself.
     """
 
     __slots__ = (
         "actor",
         "closed",
-        "holders",
         "idle_since_seconds",
         "is_proven",
         "leases",
         "opened",
         "state",
         "tenant_id",
+        "transactions",
         "waiters",
     )
 
@@ -76,7 +77,7 @@ class Lease:
         self.state = LeaseState.OPENING
         self.actor: TenantActor = None  # type: ignore[assignment]  # set before anyone is handed the lease
         self.leases = 0
-        self.holders: set[asyncio.Task[Any] | None] = set()
+        self.transactions: set[TransactionSession] = set()
         self.idle_since_seconds = 0.0
         self.is_proven = False  # see tenantry.tenancy.idle
         self.waiters = waiters

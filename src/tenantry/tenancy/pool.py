@@ -195,7 +195,7 @@ class ActorPool:
         if asyncio.get_running_loop() is not self._loop:
             raise another_loop_error(tenant_id)
         if lease.state is not LeaseState.OPEN and not (
-            lease.state is LeaseState.YIELDING and asyncio.current_task() in lease.holders
+            lease.state is LeaseState.YIELDING and any(one.encloses_caller for one in lease.transactions)
         ):
             return None
         if not lease.leases:

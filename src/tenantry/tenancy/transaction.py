@@ -1,7 +1,9 @@
 """A transaction over several calls, as its caller sees it: a session with a deadline."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import anyio
@@ -17,6 +19,11 @@ from tenantry.tenancy.gate import Gate, another_loop_error
 TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
 _HAS_ENDED: Final = "the transaction has ended: open a new one"
+
+# Those of this task, and of the tasks that it was begun in: a child task inherits them, and keeps them when they have ended.
+_enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
+    "tenantry_enclosing_transactions", default=frozenset()
+)
 
 
 class TransactionSession:
@@ -35,7 +42,6 @@ class TransactionSession:
         clock: Stamps the calls.
         report: Takes the events.
         log: Bound to the tenant.
-        holder: The task that opened it: a call of that task outside of the transaction would wait for itself.
         admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
         on_error: Called with the errors of its calls, for the actor to judge whether the tenant can go on.
     """
@@ -51,7 +57,6 @@ class TransactionSession:
         clock: Clock,
         report: Hook,
         log: EventLog,
-        holder: "asyncio.Task[Any] | None",
         admit: Callable[[str], None],
         on_error: Callable[[TenantryError], None],
     ) -> None:
@@ -71,7 +76,6 @@ class TransactionSession:
         self._has_ended = False
         self._admit = admit
         self._on_error = on_error
-        self.holder = holder
 
     @property
     def log(self) -> EventLog:
@@ -82,6 +86,24 @@ class TransactionSession:
     def has_ended(self) -> bool:
         """Whether it was committed or rolled back."""
         return self._has_ended
+
+    @property
+    def encloses_caller(self) -> bool:
+        """Whether the caller runs inside of it: a call of the caller that waits for its end would wait for itself.
+
+        Also in a task that was begun inside of it, for the transaction's own task may wait for that one.
+        """
+        return not self._has_ended and self in _enclosing.get()
+
+    @contextmanager
+    def enclosing(self) -> Iterator[None]:
+        """Note that the block, and the tasks that begin in it, run inside of it."""
+        _enclosing.set(_enclosing.get() | {self})
+        try:
+            yield
+        finally:
+            # Not the variable's own way back: a block may end in another context than it began in, as fixtures do.
+            _enclosing.set(_enclosing.get() - {self})
 
     async def write(self, *statements: Statement) -> list[Result]:
         """Run one unit inside the transaction; a failed unit is undone alone and the transaction goes on.
