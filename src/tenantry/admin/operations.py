@@ -115,7 +115,9 @@ class Operations:
             started_at=self._clock.now(),
         )
         self._known[operation.id] = operation
-        self._tasks[operation.id] = asyncio.create_task(self._run(operation, work))
+        task = asyncio.create_task(self._run(operation, work))
+        if not task.done():  # with eager tasks it may have ended already
+            self._tasks[operation.id] = task
         self._forget()
         return operation
 
@@ -157,8 +159,11 @@ class Operations:
     def observe(self, event: Event) -> None:
         """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
         operation_id = _current.get()
-        if isinstance(event, LifecycleStepped) and operation_id is not None and operation_id in self._tasks:
-            self._change(operation_id, {"steps": (*self._known[operation_id].steps, event.step)})
+        if not isinstance(event, LifecycleStepped) or operation_id is None:
+            return
+        operation = self._known.get(operation_id)
+        if operation is not None and operation.state is OperationState.RUNNING:
+            self._change(operation_id, {"steps": (*operation.steps, event.step)})
 
     async def aclose(self) -> None:
         """Wait for what runs."""
@@ -203,7 +208,7 @@ class Operations:
         for operation_id in list(self._known):
             if len(self._known) <= KEPT_MAX:
                 return
-            if operation_id not in self._tasks:
+            if self._known[operation_id].state is not OperationState.RUNNING:
                 del self._known[operation_id]
 
 
