@@ -31,7 +31,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
-TURN_SECONDS: Final = 0.1
+from tenantry.storage.sqlite.pace import PROCESS, TURN_SECONDS
 
 _IDLE: Final = float("inf")
 
@@ -179,8 +179,10 @@ class Crew:
 
     def _work(self, worker: "_Worker", line: "SimpleQueue[Strand | None]") -> None:
         while not worker.is_written_off and (strand := line.get()) is not None:
-            worker.busy_since_seconds = time.monotonic()
-            if strand.run_next():
+            worker.busy_since_seconds = PROCESS.begin_job()
+            has_more = strand.run_next()
+            PROCESS.end_job()
+            if has_more:
                 line.put(strand)
             worker.busy_since_seconds = _IDLE
         with self._lock:

@@ -23,7 +23,8 @@ from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite import hardening, idempotency, migrator, ownership
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
-from tenantry.storage.sqlite.opening import RestingFile, add_functions
+from tenantry.storage.sqlite.functions import add_functions
+from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.schema_pages import check_schema_size
 
 SCHEMA_SECONDS_MAX: Final = 10.0

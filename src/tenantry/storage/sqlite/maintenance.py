@@ -19,10 +19,11 @@ from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_interrupted, map_error
+from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
-from tenantry.storage.sqlite.opening import RestingFile, add_functions
+from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.ownership import hand_over
 from tenantry.threads import check_cancelled
 

@@ -4,13 +4,10 @@ These functions run on a thread of the crew, as one job.
 """
 
 import contextlib
-import hashlib
-import math
 import os
 import sqlite3
 import stat
 import time
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,8 +27,10 @@ from tenantry.storage.durable_files import (
 )
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.errors import is_busy
+from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
+from tenantry.storage.sqlite.pace import PROCESS
 from tenantry.storage.sqlite.page_limit import set_page_limit
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
@@ -237,7 +236,7 @@ def _check_not_replaced(path: Path, before: os.stat_result) -> None:
 
 def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?{parameters}"
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         uri,
         uri=True,
         # Python's implicit transactions off: every BEGIN is ours.
@@ -247,6 +246,8 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
         timeout=options.busy_timeout_seconds,
         cached_statements=_CACHED_STATEMENTS,
     )
+    PROCESS.watch(connection)
+    return connection
 
 
 def _set_up(
@@ -321,33 +322,3 @@ def _switch_from_wal(connection: sqlite3.Connection) -> str:
 def _set_journal_mode(connection: sqlite3.Connection, mode: str) -> str:
     found: str = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0]
     return found
-
-
-def add_functions(connection: sqlite3.Connection) -> None:
-    """Add the SQL functions that every connection has: an index or a trigger of a schema may call them."""
-    connection.create_aggregate("exact_sum", 1, _ExactSum)  # type: ignore[arg-type]  # typeshed wants int
-    connection.create_function("sha256", 1, _sha256, deterministic=True)
-
-
-def _sha256(value: str | bytes) -> str:
-    """Return the digest of a text, in UTF-8, or of bytes, in hexadecimal."""
-    content = value.encode("utf-8") if isinstance(value, str) else value
-    return hashlib.sha256(content).hexdigest()
-
-
-class _ExactSum:
-    """The correctly rounded sum of a column (`math.fsum`); SQLite's own sum() rounds after every row."""
-
-    def __init__(self) -> None:
-        self._values = array("d")
-
-    def step(self, value: float | None) -> None:
-        if value is not None:
-            self._values.append(value)
-
-    def finalize(self) -> float:
-        try:
-            return math.fsum(self._values)
-        except OverflowError:
-            # SQLite would call it a blob that is too big, and Python print it as an exception that nobody can catch.
-            return math.inf
