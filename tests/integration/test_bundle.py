@@ -1,7 +1,9 @@
 """Bundles: a tenant in one file that other programs read, and in which every damage is found."""
 
+import gzip
 import hashlib
 import io
+import lzma
 import sqlite3
 import stat
 import subprocess
@@ -135,6 +137,64 @@ def test_pythons_own_modules_read_it(bundle: Path, database: Path, manifest: Man
     assert found["manifest.json"] == seal(manifest)
     for member in members:
         assert (member.isreg(), member.mode, member.uid, member.gid, member.uname) == (True, 0o600, 0, 0, "")
+
+
+def _repacked(bundle: Path) -> bytes:
+    with gzip.open(bundle) as content:
+        return gzip.compress(content.read(), mtime=1_700_000_000)
+
+
+def _tar_of(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return buffer.getvalue()
+
+
+NOT_BUNDLES: dict[str, tuple[Callable[[Path, Path], bytes], str]] = {
+    "a database": (lambda _, database: database.read_bytes(), "a plain SQLite database and not a bundle"),
+    "a compressed one": (
+        lambda _, database: gzip.compress(database.read_bytes()),
+        "a compressed SQLite database and not a bundle",
+    ),
+    "a tar": (
+        lambda bundle, _: gzip.decompress(bundle.read_bytes()),
+        r"unpacked to a \.tar: import the \.tar\.gz",
+    ),
+    "another tar": (lambda *_: _tar_of("notes.txt"), "a tar archive and not a bundle"),
+    "packed again": (lambda bundle, _: _repacked(bundle), "another program has packed again"),
+    "cut short": (lambda bundle, _: bundle.read_bytes()[:-200], "was cut short, at [0-9]+ bytes"),
+    "xz": (lambda bundle, _: lzma.compress(bundle.read_bytes()), "compressed with xz"),
+    "zip": (lambda *_: b"PK\x03\x04" + bytes(1000), "a zip archive"),
+    "a page": (lambda *_: b"<html>413 Request Entity Too Large</html>" * 20, "the error of a server"),
+    "nothing": (lambda *_: b"", "an empty file"),
+    "anything": (lambda *_: bytes(1000), "is not a bundle"),
+    "a changed bit": (lambda bundle, _: _with_a_changed_bit(bundle), "is damaged"),
+}
+
+
+def _with_a_changed_bit(bundle: Path) -> bytes:
+    content = bytearray(bundle.read_bytes())
+    content[len(content) // 2] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("make", "told"), NOT_BUNDLES.values(), ids=NOT_BUNDLES)
+def test_what_is_no_bundle_is_told(  # fixtures and parameters
+    bundle: Path,
+    database: Path,
+    directory: Path,
+    tmp_path: Path,
+    make: Callable[[Path, Path], bytes],
+    told: str,
+):
+    """The error says what the file is, and what to import instead."""
+    path = tmp_path / "given"
+    path.write_bytes(make(bundle, database))
+    with pytest.raises(SnapshotCorruptError, match=told) as caught:
+        read_bundle(path, directory, bytes_max=BYTES_MAX)
+    assert "\n" not in str(caught.value)
+    assert list(directory.iterdir()) == []
 
 
 def test_the_same_tenant_gives_the_same_bytes(bundle: Path, database: Path, manifest: Manifest):

@@ -19,11 +19,17 @@ def answering(status: int, body: str) -> Iterator[str]:
     """Give the URL of a server that answers everything alike."""
 
     class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "nginx/1.24", ""
+
         def do_GET(self) -> None:  # as its base calls it
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())
+
+        def do_POST(self) -> None:  # as its base calls it
+            self.do_GET()
+            self.rfile.read(int(self.headers["Content-Length"]))  # as nginx does before it hangs up
 
         def log_message(self, *_: object) -> None:
             pass
@@ -43,7 +49,7 @@ def answering(status: int, body: str) -> Iterator[str]:
         (404, PAGE, 3),
         (404, "[]", 3),
         (500, PAGE, 3),
-        (502, PAGE, 3),
+        (502, PAGE, 5),
         (429, PAGE, 5),
         (503, PAGE, 5),
         (503, "", 5),
@@ -64,5 +70,24 @@ def test_what_is_not_tenantry(tmp_path: Path, line: str, status: int, body: str,
     assert done.stderr.startswith("tenantry: ")
     assert len(done.stderr.splitlines()) == 1
     if exit_code == 3 or body in {PAGE, "null"}:
-        assert f"does not answer as tenantry does (status {status})" in done.stderr
+        assert f"does not answer as tenantry does (status {status} from nginx/1.24)" in done.stderr
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "told"),
+    [
+        (413, 1, "client_max_body_size"),
+        (502, 5, "see that the service runs"),
+    ],
+)
+def test_a_proxy_that_refuses_a_bundle(tmp_path: Path, status: int, exit_code: int, told: str):
+    """What nginx says of a bundle, in HTML and before all of it came, is told as what it is."""
+    bundle = tmp_path / "bundle.tar.gz"
+    bundle.write_bytes(bytes(2_000_000))
+    with answering(status, PAGE) as url:
+        env = {"NO_PROXY": "127.0.0.1"}
+        done = tenantry("tenant", "import", "acme", str(bundle), "--url", url, env=env)
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -11,6 +11,7 @@ import anyio
 
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import steps, transfer
+from tenantry.cli.proxies import strange_answer
 from tenantry.errors import SnapshotError, StorageFullError
 from tenantry.storage.draft import DraftFile, storage_errors
 
@@ -29,6 +30,7 @@ _POLL_SECONDS_MAX: Final = 1.0
 _KEY_STATUSES: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _LATER_STATUSES: Final = {
     HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
@@ -115,7 +117,7 @@ class Api:
                 await response.aread()
                 self._checked(response)
             if response.headers.get("content-type") != BUNDLE_MEDIA_TYPE:
-                raise _strange(response)
+                raise strange_answer(response)
             bytes_max = int(response.headers["content-length"])
             with _file_errors(f"write {target}"), DraftFile(target) as draft:
                 bytes_done = 0
@@ -162,7 +164,7 @@ class Api:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise _strange(response)
+            raise strange_answer(response)
         if not response.is_success:
             raise self._refused({"status": response.status_code} | found)
         return found
@@ -177,14 +179,6 @@ class Api:
         advice = self._advise(problem)
         message = f"{problem.get('detail', 'refused')}{f' ({advice})' if advice else ''}"
         return CommandError(exit_code, message, problem=problem)
-
-
-def _strange(response: "httpx.Response") -> CommandError:
-    where = f"{response.url.copy_with(query=None)} does not answer as tenantry does (status {response.status_code})"
-    # A proxy in front, or the server before it comes to the API.
-    if response.status_code in _LATER_STATUSES:
-        return CommandError(Exit.LATER, f"{where}, and not at this moment: try again in a while")
-    return CommandError(Exit.UNREACHABLE, f"{where}: is that the URL of a service?")
 
 
 def api_path(*parts: str) -> str:

@@ -8,6 +8,8 @@ size out of a bundle is ever followed.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from tenantry.errors import SnapshotCorruptError, SnapshotError, StorageFullErro
 from tenantry.storage.compression import Reader, compressed, copy_digested, decompressed
 from tenantry.storage.draft import DraftFile, storage_errors
 from tenantry.storage.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
+from tenantry.storage.recognition import recognize
 
 MANIFEST_NAME: Final = "manifest.json"
 SUMS_NAME: Final = "SHA256SUMS"
@@ -74,7 +77,8 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
     After an error there is no new file.
     """
     target = directory / DATABASE_NAME
-    with storage_errors(f"unpack {source} into {directory}"), decompressed(source) as archive:
+    doing = f"unpack {source} into {directory}"
+    with storage_errors(doing), _recognized(source), decompressed(source) as archive:
         manifest = _read_manifest(archive, source)
         if manifest.database_bytes > bytes_max:
             raise StorageFullError(
@@ -88,6 +92,18 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
             if not is_whole or archive.read(len(after) + 1) != after:
                 raise SnapshotCorruptError(f"{source} does not hold the database that its manifest describes")
     return manifest, target
+
+
+@contextmanager
+def _recognized(source: Path) -> Iterator[None]:
+    """Say of a file that is damaged, or not a bundle, what it is, where it looks like something known."""
+    try:
+        yield
+    except SnapshotCorruptError as error:
+        found = recognize(source)
+        if found is None:
+            raise
+        raise SnapshotCorruptError(f"{source} is {found}") from error
 
 
 def _read_manifest(archive: Reader, source: Path) -> Manifest:

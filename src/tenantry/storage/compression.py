@@ -32,6 +32,10 @@ _SEAL_HEADER: Final = struct.pack("<2sBBIBB", b"\x1f\x8b", 8, _FCOMMENT, 0, 0, _
 _SEAL_END: Final = b"\x03\x00" + struct.pack("<II", 0, 0)  # an empty block, its CRC and its size
 
 
+HEADER: Final = b"\x1f\x8b\x08\x00" + bytes(4)
+"""How every file that is made here begins: gzip without a name and a time."""
+
+
 class Reader(Protocol):
     """What bytes are read from."""
 
@@ -156,6 +160,18 @@ class _Digested:
 
 def _seal(sha256: str) -> bytes:
     return _SEAL_HEADER + f"SHA-256 of all before: {sha256}".encode("ascii") + b"\0" + _SEAL_END
+
+
+def has_seal(path: Path) -> bool:
+    """Return whether a file ends with a seal, be it that of its bytes or not.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        seal_bytes = len(_seal("0" * 64))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - seal_bytes))
+        return file.read().startswith(_SEAL_HEADER)
 
 
 def _check_seal(file: BinaryIO, path: Path) -> None:
