@@ -25,6 +25,7 @@ ADMIN_ONLY = {
     "POST /v1/tenants/{tenant_id}/rename",
     "POST /v1/tenants/{tenant_id}/undo-restore",
     "DELETE /v1/tenants/{tenant_id}/snapshots/{snapshot_id}",
+    "DELETE /v1/tenants/{tenant_id}/restore-points/{point}",
     "POST /v1/tenants/{tenant_id}/snapshots/{snapshot_id}/restore",
     "POST /v1/keys",
     "GET /v1/keys",

@@ -230,6 +230,7 @@ TEXTS: Final[dict[tuple[str, str], str]] = {
 PARAMETERS: Final[dict[str, Any]] = {
     "tenant_id": "acme",
     "snapshot_id": _SNAPSHOT_ID,
+    "point": f"before-{_SNAPSHOT_ID}",
     "operation_id": _OPERATION_ID,
     "key_id": _KEY_ID,
     "job_id": _JOB_ID,

@@ -98,6 +98,14 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
     return RestorePointList(items=[RestorePoint(id=point) for point in points])
 
 
+@router.delete("/restore-points/{point}", status_code=204, responses=documented(404))
+async def drop_restore_point(
+    tenant_id: TenantPath, point: str, _: Administrator, service: CurrentService
+) -> None:
+    """Remove what a restore replaced, for its space on the disk; the restore cannot be undone any more."""
+    await service.registry.snapshots.drop_point(tenant_id, point)
+
+
 @router.post("/undo-restore", status_code=202, responses=documented(404, 412))
 async def undo_restore(
     tenant_id: TenantPath,

@@ -52,6 +52,13 @@ async def points(api: Api, tenant_id: TenantArgument) -> Document:
     return await api.get(tenant_path(tenant_id, "restore-points"))
 
 
+@command(group, question="Remove {point}, which a restore of tenant {tenant_id} replaced, for good?")
+async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
+    """Remove what a restore replaced, for its space on the disk; that restore cannot be undone any more."""
+    await api.delete(tenant_path(tenant_id, "restore-points", point))
+    return {"tenant_id": tenant_id, "dropped": point}
+
+
 @command(group, question="Bring back what the last restore of tenant {tenant_id} replaced?")
 async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
     """Bring back what the last restore replaced."""

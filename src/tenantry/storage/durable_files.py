@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DataDirectoryError
+from tenantry.storage.disk_space import check_copy_fits
 
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
+PART_SUFFIX: Final = ".part"
+_CHUNK_BYTES: Final = 1024 * 1024
 
 _CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
@@ -68,17 +71,45 @@ def make_directories(root: Path, directory: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file to `target` on the same file system, durably; what was there is replaced.
+    """Give a file another name, durably and in one step; what was there is replaced.
 
-    Its content must be durable already, see `sync_file`.
+    Its content must be durable already, see `sync_file`. Between two file systems the file is copied: first beside `target`, under
+    its name with `PART_SUFFIX`, which a crash may leave behind.
 
     Raises:
-        OSError: It cannot be renamed, or not be synced: then it has its new name, which a power failure may undo.
+        OSError: It cannot be moved, or not be synced: then it has its new name, which a power failure may undo.
+        StorageFullError: There is no room for the copy.
     """
-    source.rename(target)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(source, target)
     sync_directory(target.parent)
     if source.parent != target.parent:
         sync_directory(source.parent)
+
+
+def _copy_across(source: Path, target: Path) -> None:
+    part = target.with_name(target.name + PART_SUFFIX)
+    size_bytes = source.stat().st_size
+    check_copy_fits(part.parent, size_bytes, size_bytes)
+    try:
+        part.unlink(missing_ok=True)
+        with source.open("rb") as reader, open(part, "xb", opener=_open_private) as writer:  # has an opener
+            shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
+        part.rename(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    source.unlink()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
 def link(existing: Path, name: Path) -> None:

@@ -3,7 +3,7 @@
 Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
 decided. Then, after the intent is written:
 
-    placed    it is renamed to ``restore-<name>.db`` in the tenant's directory, on the same file system
+    placed    it is moved to ``restore-<name>.db`` in the tenant's directory
     closed    the tenant is closed here and elsewhere, and its lock is taken; callers wait
     kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
     exchanged the logs are gone, and ``restore-<name>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
@@ -70,7 +70,9 @@ _RESTORABLE: Final = frozenset(
 _POINT: Final = "before-"
 _UNDONE: Final = "undone:"
 _PLACED: Final = "restore-{}.db"
-_ANY_PLACED: Final = "restore*.db"
+_ANY_PLACED: Final = "restore*.db*"
+"""Also what a crash left of a copy, see `move`."""
+
 _FOREIGN: Final = ".db-wal-of-another-database"
 REPLACE_FILE: Final = "replace_file"
 
@@ -146,6 +148,17 @@ class Restorer:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
         directory = self._paths(tenant).directory / "points"
         return await run_in_thread(partial(_points, directory))
+
+    async def drop_point(self, point: str, call: LifecycleCall) -> None:
+        """See `Snapshots.drop_point`."""
+        tenant = await call.get()
+        kept = _kept(self._paths(tenant), check_snapshot_id(point, prefix=_POINT))
+        if tenant.restore_point in {point, f"{_UNDONE}{point}"}:
+            await call.change(tenant, restore_point=None)
+        try:
+            await run_in_thread(partial(remove_tree, kept.parent))
+        except OSError as error:
+            raise SnapshotError(f"cannot remove {kept.parent}: {error}") from error
 
     async def _bring_snapshot(self, tenant: Tenant, snapshot_id: str, database: Path) -> None:
         manifest = await self._archive.manifest(tenant.uid, snapshot_id)
@@ -301,6 +314,8 @@ def _points(directory: Path) -> list[str]:
 def _copy_kept(kept: Path, database: Path) -> None:
     """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
     try:
+        size_bytes = sum(path.stat().st_size for path in (kept, _log_of(kept)) if path.exists())
+        check_copy_fits(database.parent, size_bytes, size_bytes)
         shutil.copyfile(kept, database)
         if _log_of(kept).exists():
             shutil.copyfile(_log_of(kept), _log_of(database))

@@ -1,7 +1,7 @@
 """A registry's place for files that are being made.
 
-It is on the data directory's own file system, so that they can be renamed into place, and emptied by the next registry if
-this one dies.
+Where it is on the same file system as the tenants, as it is by default, files are renamed into place; otherwise they are copied. It
+is emptied by the next registry if this one dies.
 """
 
 import contextlib

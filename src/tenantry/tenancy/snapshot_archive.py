@@ -17,6 +17,7 @@ import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.storage.compression import compress, decompress
+from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.manifest import Manifest, seal, unseal
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.sqlite import maintenance
@@ -127,6 +128,8 @@ class SnapshotArchive:
         """
         await self._owner.check()
         compressed = path.with_name(f"{path.name}.gz")
+        fits = partial(check_copy_fits, path.parent, size_bytes=manifest.database_bytes)
+        await run_in_thread(partial(fits, manifest.stored_bytes + manifest.database_bytes))
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
             return await run_in_thread(partial(_unpack, manifest, compressed, path))
@@ -225,6 +228,7 @@ def _unpack(manifest: Manifest, compressed: Path, path: Path) -> DatabaseReport:
         raise SnapshotCorruptError(
             f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
         )
+    check_copy_fits(path.parent, manifest.database_bytes, manifest.database_bytes)
     decompress(compressed, path, bytes_max=manifest.database_bytes, sha256=manifest.database_sha256)
     return checked(manifest, path)
 

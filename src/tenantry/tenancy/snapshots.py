@@ -268,6 +268,19 @@ class Snapshots:
         """Return the names of the databases that restores replaced and that are still kept, oldest first."""
         return await self._restorer.points(await self._get(parse_tenant_id(tenant_id)))
 
+    async def drop_point(self, tenant_id: str, point: str) -> None:
+        """Remove one of `points`, for its space on the disk; that there is none is no error.
+
+        If the last restore replaced it, that restore cannot be undone any more.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotNotFoundError: The text does not name a point.
+            SnapshotError: It cannot be removed; call again.
+        """
+        work = partial(self._restorer.drop_point, point)
+        await self._runner.run(parse_tenant_id(tenant_id), "drop_point", work, point=point)
+
     async def drill(self, *, sample: int = DRILL_SAMPLE_DEFAULT) -> DrillReport:
         """Restore the newest snapshot of some tenants to a scratch place, check it thoroughly, and say what came of it.
 

@@ -62,17 +62,31 @@ def compact(path: Path) -> None:
     """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
 
     VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): cut short, the file is as it was. It needs as much
-    free space as the database is large.
+    free space as the database is large, and as much again where temporary files are (https://www.sqlite.org/tempfiles.html).
 
     Raises:
+        StorageFullError: It would leave too little space to those who write; the database is as it was.
         PersistenceError: SQLite refused; the database is as it was.
     """
+    if path.exists():
+        size_bytes = path.stat().st_size
+        copies = 2 if _has_temporary_files(path.parent) else 1
+        check_copy_fits(path.parent, copies * size_bytes, size_bytes)
     try:
         with closing(_connect(path, _WRITABLE)) as connection:
             connection.execute("VACUUM")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot compact {path}") from error
+
+
+def _has_temporary_files(directory: Path) -> bool:
+    """Return whether SQLite's temporary files are on the directory's file system."""
+    places = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108
+    for place in filter(None, places):
+        if os.access(place, os.W_OK | os.X_OK):
+            return Path(place).stat().st_dev == directory.stat().st_dev
+    return True
 
 
 def checkpoint(path: Path) -> None:
