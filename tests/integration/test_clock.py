@@ -11,7 +11,7 @@ from samples import a_task
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.doctor import Finding, Level, examine
 from tenantry.errors import GracePeriodError
-from tenantry.events import ClockLeapt, LifecycleCalled
+from tenantry.events import ClockLeapt, LifecycleCalled, TenantClosed
 from tenantry.observability import export_metrics
 from tenantry.tenancy.answers import Answer
 from tenants import MovedClock, Recorder, chores_done, query, until
@@ -189,6 +189,19 @@ async def test_a_leap_is_reported(data_dir: Path):
         assert collectors.get_sample_value("tenantry_clock_held_seconds") == 0
 
 
+async def test_time_that_cannot_be_written_down(data_dir: Path):
+    """A catalog that takes nothing, on a full disk say, does not keep a registry from noticing what others do."""
+    clock, hook = MovedClock(), Recorder()
+    async with TenantRegistry(config(data_dir), clock=clock, hooks=[hook]) as registry:
+        await registry.create("acme")
+        refusal = "CREATE TRIGGER refuse BEFORE UPDATE ON clock BEGIN SELECT RAISE(ABORT, 'full'); END"
+        query(data_dir / "catalog.db", refusal)
+        clock.moved = LEAP
+        await until(lambda: hook.of(ClockLeapt) != [])
+        query(data_dir / "catalog.db", "UPDATE tenants SET state = 'suspended', revision = revision + 1")
+        await hook.wait_for(TenantClosed, tenant_id="acme", reason="state")
+
+
 async def test_the_doctor_finds_dates_in_the_future(data_dir: Path):
     """A directory that was used while the clock was ahead: the clock, the tenant and its snapshot are named."""
     clock = MovedClock()
@@ -213,6 +226,7 @@ async def test_a_directory_from_before(data_dir: Path):
     query(data_dir / "catalog.db", "DROP TABLE clock")
     query(data_dir / "catalog.db", "DELETE FROM schema_migrations WHERE version = 5")
     query(data_dir / "catalog.db", "PRAGMA user_version = 4")
+    assert [finding.level for finding in await findings(data_dir, "clock")] == [Level.OK]
     clock.moved = LEAP
     async with TenantRegistry(config(data_dir), clock=clock) as registry:
         with pytest.raises(GracePeriodError, match="clock may have leapt"):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.doctor.dates import check_dates
@@ -11,12 +12,17 @@ from tenantry.doctor.machine import check_machine
 from tenantry.doctor.snapshot_storage import check_storage
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
+from tenantry.statements import Fetch, Statement
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.audit import AdminAudit
-from tenantry.tenancy.clock_watch import read_record
+from tenantry.tenancy.clock_watch import ClockRecord, read_record
 from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.tenant_rows import ALL_TENANTS, tenants_of
+
+_CLOCK_TABLE: Final = Statement(
+    "doctor.clock", "SELECT 1 FROM sqlite_schema WHERE name = 'clock'", (), Fetch.ONE
+)
 
 
 async def examine(config: RegistryConfig, *, snapshot_storage: ObjectStorage | None = None) -> Report:
@@ -68,13 +74,20 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
         *report_differences(differences, tenants),
         find_unknown_snapshots(data_dir, tenants),
         *check_states(data_dir, tenants),
-        *check_dates(config, tenants, await read_record(catalog)),
+        *check_dates(config, tenants, await _clock_record(catalog)),
         await _audit(catalog),
     ]
 
 
 async def _tenants(catalog: Inspection) -> Sequence[Tenant]:
     return tenants_of(await catalog.read(ALL_TENANTS))
+
+
+async def _clock_record(catalog: Inspection) -> ClockRecord | None:
+    has_table = await catalog.read(
+        _CLOCK_TABLE
+    )  # not in the catalog of an older version that no service has opened yet
+    return await read_record(catalog) if has_table else None
 
 
 async def _audit(catalog: Inspection) -> Finding:

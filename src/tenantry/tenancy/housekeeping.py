@@ -118,10 +118,11 @@ class Housekeeping:
     async def _do_round(self) -> None:
         try:
             self._pool.evict_idle(self._config.idle_timeout_seconds)
-            await self._watch.write(self._catalog)
             await self.refresh()
             await self._fleet.adopt()
             self._start_chores()
+            # Last: on a full disk it fails, and must not keep the others from their work.
+            await self._watch.write(self._catalog)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
