@@ -343,3 +343,19 @@ def test_removing_a_database(path: Path):
     for _ in range(2):
         maintenance.remove_database(path)
         assert files(path) == ["test.db.other"]
+
+
+def test_a_machine_that_fails_is_not_damage(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A check that cannot read the file says so, and that it may be tried again: the database may be sound."""
+
+    def fail(_: Path) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(maintenance, "file_sha256", fail)
+    with pytest.raises(PersistenceConnectionError, match="Too many open files") as caught:
+        maintenance.check(path)
+    assert caught.value.is_retryable
+    monkeypatch.undo()
+    (path.parent / "directory").mkdir()
+    with pytest.raises(PersistenceConnectionError, match="SQLITE_IOERR_READ"):
+        maintenance.check_closed(path.parent / "directory")

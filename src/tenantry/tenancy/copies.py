@@ -59,6 +59,11 @@ class Copies:
                 try:
                     return await self._copy_closed(tenant, path)
                 except DatabaseCorruptError as error:
+                    if not await self._opener.is_damaged(tenant):
+                        raise SnapshotError(
+                            f"the disk failed to read the database of tenant {tenant.id!r} for a moment: try again",
+                            is_retryable=True,
+                        ) from error
                     raise await self._opener.quarantine(tenant, error) from error
         if is_served:
             lease = await self._pool.lease(tenant.id)

@@ -26,6 +26,9 @@ MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
 TENANT_FAILED: Final = "tenantry.tenant.failed"
 
 CHORES_INTERVAL_SECONDS: Final = 10.0
+FOUND_SOUND_SECONDS: Final = 60.0
+"""A tenant that fails again so soon after its database was found sound is not looked at once more."""
+
 PURGES_MAX: Final = 100
 """How many tenants are purged of one's own accord in one round of chores."""
 
@@ -76,6 +79,7 @@ class Housekeeping:
         self._changes_seen = 0
         self._chores: asyncio.Task[None] | None = None
         self._chores_due_seconds = float("-inf")
+        self._found_sound: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -173,12 +177,27 @@ class Housekeeping:
 
     async def _fail(self, tenant: Tenant, error: TenantryError) -> None:
         self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
-        try:
-            if isinstance(error, DatabaseCorruptError):
-                await self._opener.quarantine(tenant, error)
-        except TenantryError as failure:
-            self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
-        await self._pool.close_tenant(tenant.id, "failed")
+        if not isinstance(error, DatabaseCorruptError):
+            await self._pool.close_tenant(tenant.id, "failed")
+            return
+        # Closed, because it is looked at as nobody else uses it; its callers wait for the outcome.
+        async with self._pool.held(tenant.id, "check", reason="failed"):
+            try:
+                if await self._is_damaged(tenant):
+                    await self._opener.quarantine(tenant, error)
+            except TenantryError as failure:
+                self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
+
+    async def _is_damaged(self, tenant: Tenant) -> bool:
+        """Look at the tenant's database once more; a tenant that fails again soon after it was found sound is damaged."""
+        now = self._now()
+        self._found_sound = {
+            uid: at for uid, at in self._found_sound.items() if now - at < FOUND_SOUND_SECONDS
+        }
+        if tenant.uid in self._found_sound or await self._opener.is_damaged(tenant):
+            return True
+        self._found_sound[tenant.uid] = self._now()
+        return False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from tenantry.ids import TenantId, tenant_paths
 from tenantry.lifecycle import TenantEvent, TenantState, check_serves
 from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
+from tenantry.storage.sqlite import second_look
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
@@ -24,15 +26,18 @@ from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.tenancy.actor import ActorContext, TenantActor
 from tenantry.tenancy.audit import acting_as, append
 from tenantry.tenancy.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.lease import busy_error
 from tenantry.tenancy.tenant import Tenant, not_found
 from tenantry.texts import as_reason
+from tenantry.threads import run_in_thread
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384
 """How many tenants are remembered to have opened."""
 
 TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
+TENANT_FOUND_SOUND: Final = "tenantry.tenant.found_sound"
 TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
@@ -78,15 +83,11 @@ class TenantOpener:
         is_for_call = tenant.uid in self._for_calls
         if not is_for_call:
             check_opens(tenant)
-        # Only for a tenant that is being created is a missing database a new one.
-        actor = self._actor(tenant, is_new=is_for_call and tenant.state is TenantState.PROVISIONING)
-        try:
-            await actor.open()
-        except TenantryError as error:
-            if not is_for_call:
-                await self._judge(tenant, error)
-            raise
-        if not is_for_call:
+        if is_for_call:
+            # Only for a tenant that is being created is a missing database a new one.
+            actor = await self._opened_actor(tenant, is_new=tenant.state is TenantState.PROVISIONING)
+        else:
+            actor = await self._open_or_judge(tenant)
             try:
                 await self._check_again(tenant)
             except BaseException:
@@ -98,6 +99,22 @@ class TenantOpener:
             self._opened.clear()
         self._opened.add(tenant_id)
         return actor
+
+    async def is_damaged(self, tenant: Tenant) -> bool:
+        """Look at the database of a tenant that is closed once more: a disk that failed for a moment looks like damage too.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process has it open.
+            PersistenceError: The disk cannot read it, or the check took too long.
+        """
+        path = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        if await run_in_thread(partial(second_look.is_missing, path)):
+            return True
+        async with owned_files(tenant, self._context, is_waited_for=False):
+            is_damaged = await run_in_thread(partial(second_look.is_damaged, path))
+        if not is_damaged:
+            self._log.warning(TENANT_FOUND_SOUND, tenant_id=tenant.id)
+        return is_damaged
 
     @contextmanager
     def opening_for_call(self, tenant: Tenant) -> Iterator[None]:
@@ -133,6 +150,32 @@ class TenantOpener:
         )
         quarantined.__cause__ = error
         return quarantined
+
+    async def _open_or_judge(self, tenant: Tenant) -> TenantActor:
+        """Open the tenant for its callers. What looks damaged is looked at once more, and opened again if it is sound."""
+        try:
+            return await self._opened_actor(tenant)
+        except TenantryError as error:
+            if not second_look.is_doubtful(error) or await self._is_damaged_or_judged(tenant):
+                await self._judge(tenant, error)
+                raise
+        try:
+            return await self._opened_actor(tenant)
+        except TenantryError as error:
+            await self._judge(tenant, error)
+            raise
+
+    async def _opened_actor(self, tenant: Tenant, *, is_new: bool = False) -> TenantActor:
+        actor = self._actor(tenant, is_new=is_new)
+        await actor.open()
+        return actor
+
+    async def _is_damaged_or_judged(self, tenant: Tenant) -> bool:
+        try:
+            return await self.is_damaged(tenant)
+        except TenantryError as failure:
+            await self._judge(tenant, failure)
+            raise
 
     async def _set_apart(self, tenant: Tenant, reason: str) -> None:
         while True:

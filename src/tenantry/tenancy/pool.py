@@ -283,7 +283,7 @@ class ActorPool:
             await lease.closed.wait()
 
     @asynccontextmanager
-    async def held(self, tenant_id: TenantId, action: str) -> AsyncIterator[None]:
+    async def held(self, tenant_id: TenantId, action: str, *, reason: str = "state") -> AsyncIterator[None]:
         """Close the tenant and keep it closed for the block; its calls are finished first.
 
         Who asks for it meanwhile waits, for ``pool_wait_timeout_seconds`` at most. One at a time for each tenant, in turn.
@@ -291,6 +291,7 @@ class ActorPool:
         Args:
             tenant_id: The tenant.
             action: The lifecycle call that works on its files, for the error.
+            reason: Why it is closed: one of `CLOSE_REASONS`.
         """
         while tenant_id in self._held:
             await self._held[tenant_id].released.wait()
@@ -298,7 +299,7 @@ class ActorPool:
         self._take_places_back()
         try:
             while tenant_id in self._entries:
-                await self.close_tenant(tenant_id, "state")
+                await self.close_tenant(tenant_id, reason)
             yield
         finally:
             del self._held[tenant_id]

@@ -18,11 +18,11 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Final, TypeGuard
 
-from tenantry.errors import QueryError, TenantryError
+from tenantry.errors import DatabaseCorruptError, QueryError, TenantryError
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import idempotency
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
 from tenantry.storage.sqlite.execution import run_statement
 
 Guard = Callable[[sqlite3.Connection], None]
@@ -45,22 +45,29 @@ class _TransactionLostError(Exception):
 def write_batch(
     requests: Sequence[Request], guard: Guard, connection: sqlite3.Connection
 ) -> list[WriteOutcome]:
-    """Run the requests in one transaction and commit it; return one outcome for each."""
+    """Run the requests in one transaction and commit it; return one outcome for each.
+
+    A request that met damage had no effect and runs once more, alone: SQLite says damage too when the disk failed to read once.
+    """
     try:
-        return _write_together(requests, guard, connection)
+        outcomes = _write_together(requests, guard, connection)
     except _TransactionLostError as lost:
-        return [
+        outcomes = [
             lost.error if index == lost.index else _write_alone(request, guard, connection)
             for index, request in enumerate(requests)
         ]
+    return [
+        _write_alone(request, guard, connection) if isinstance(outcome, DatabaseCorruptError) else outcome
+        for request, outcome in zip(requests, outcomes, strict=True)
+    ]
 
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
-    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each."""
-    if len(statements) == 1:
-        # A statement alone is a snapshot; BEGIN and ROLLBACK would cost more than it does.
-        return [read_one(statements[0], connection)]
-    return _read_together(statements, read_one, connection)
+    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each.
+
+    A statement that met damage runs once more, as in `write_batch`.
+    """
+    return _read_again(_read_batch, statements, connection)
 
 
 def read_batch_beside_writes(
@@ -70,6 +77,30 @@ def read_batch_beside_writes(
 
     Not with ``PRAGMA query_only``: each switch of it makes SQLite prepare every cached statement anew.
     """
+    return _read_again(_read_batch_beside_writes, statements, connection)
+
+
+def _read_again(
+    read: Callable[[Sequence[Statement], sqlite3.Connection], list[ReadOutcome]],
+    statements: Sequence[Statement],
+    connection: sqlite3.Connection,
+) -> list[ReadOutcome]:
+    return [
+        read((statement,), connection)[0] if isinstance(outcome, DatabaseCorruptError) else outcome
+        for statement, outcome in zip(statements, read(statements, connection), strict=True)
+    ]
+
+
+def _read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
+    if len(statements) == 1:
+        # A statement alone is a snapshot; BEGIN and ROLLBACK would cost more than it does.
+        return [read_one(statements[0], connection)]
+    return _read_together(statements, read_one, connection)
+
+
+def _read_batch_beside_writes(
+    statements: Sequence[Statement], connection: sqlite3.Connection
+) -> list[ReadOutcome]:
     if len(statements) == 1:
         if _is_select(statements[0].sql):
             return [read_one(statements[0], connection)]
@@ -171,8 +202,9 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
     try:
         return [run_statement(statement, connection)]
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
-        if connection.total_changes != changes:
-            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched.
+        if connection.total_changes != changes or is_damage(error):
+            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched. Of a
+            # statement of one row that meets damage SQLite keeps what it has done so far: a row, say, without its index.
             # What failed must not be kept; without the transaction the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.operation)

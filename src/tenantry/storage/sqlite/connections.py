@@ -33,6 +33,7 @@ from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite import batch, log_note, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage
 from tenantry.storage.sqlite.opening import (
     RestingFile,
     SQLiteOptions,
@@ -243,7 +244,13 @@ class Connections:
         """Open the first connection, on a thread."""
         prepare_directory(self._options)
         if self._ownership is None:
-            return open_writer(self._options, self._known_version, self._log)
+            try:
+                return open_writer(self._options, self._known_version, self._log)
+            except DRIVER_ERRORS as error:
+                if not is_damage(error):
+                    raise
+                # SQLite says damage too when the disk failed to read once. (Of a tenant it is looked into by its opener.)
+                return open_writer(self._options, self._known_version, self._log)
         self._ownership.acquire()
         try:
             assert self._options.path is not None

@@ -18,7 +18,15 @@ from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_interrupted, map_error
+from tenantry.storage.sqlite.errors import (
+    DRIVER_ERRORS,
+    error_text,
+    is_damage,
+    is_interrupted,
+    is_machine_failure,
+    map_connection_error,
+    map_error,
+)
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.left_log import make_log_durable
@@ -304,11 +312,13 @@ def _connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.
 
 
 def _unreadable(error: Exception, path: Path) -> TenantryError:
-    """Return what a failure to read a database means: damage, unless it was stopped."""
+    """Return what a failure to read a database means: damage, unless it was stopped, or the machine failed."""
     if is_interrupted(error):
         return map_error(
             error, f"the check of {path} was cancelled, or took too long for a database of its size"
         )
+    if is_machine_failure(error) or isinstance(error, OSError):
+        return map_connection_error(error, f"cannot read {path}")
     return DatabaseCorruptError(f"{path} cannot be read as a database: {error_text(error)}")
 
 

@@ -1,0 +1,80 @@
+"""Tells a damaged database from a disk that failed for a moment.
+
+Where a read fails (EIO) inside a statement, SQLite says SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
+machine turns into that). So one error is not yet damage: before a tenant is set apart for it, its files are read again, byte by byte
+and without SQLite, and then checked on a new connection.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.storage.durable_files import lstat
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.errors import is_damage
+
+_CHUNK_BYTES: Final = 1024 * 1024
+_CAUSES_MAX: Final = 8
+
+
+def is_doubtful(error: BaseException) -> bool:
+    """Return whether an error may come from a disk that failed for a moment, although it says damage."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if cause is None:
+            return False
+        if isinstance(cause, DatabaseCorruptError) or is_damage(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def is_missing(path: Path) -> bool:
+    """Return whether there is no database: missing, or without content."""
+    found = lstat(path)
+    return found is None or not found.st_size
+
+
+def is_damaged(path: Path) -> bool:
+    """Look at a database again that nobody has open, for as long as it is large; nothing of it is changed.
+
+    Raises:
+        PersistenceConnectionError: The disk cannot read it now.
+        QueryError: The check took too long, or was cancelled.
+    """
+    if is_missing(path):
+        return True
+    for suffix in ("", "-wal"):
+        _read_through(Path(f"{path}{suffix}"))
+    try:
+        maintenance.check_closed(path)
+        # An index that does not fit its table is damage too, and takes longer to find.
+        maintenance.check_closed(path, is_thorough=True)
+    except DatabaseCorruptError:
+        return True
+    return False
+
+
+def _read_through(path: Path) -> None:
+    """Read a file from the disk, and not from memory as far as the system can be told so."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        while os.read(fd, _CHUNK_BYTES):
+            pass
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _unreadable(path: Path, error: OSError) -> PersistenceConnectionError:
+    return PersistenceConnectionError(
+        f"the disk cannot read {path} ({error}): look at the disk, then try again"
+    )
