@@ -1,6 +1,7 @@
 """Databases that came from elsewhere are hostile until their schema was compared with what the schema packs make."""
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -10,15 +11,20 @@ import pytest
 
 from forgeries import forged, running
 from stores import HANG_SECONDS, reached
-from tenantry import RegistryConfig, Schema, TenantRegistry
+from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     DatabaseCorruptError,
     ForeignSchemaError,
+    MigrationError,
     QueryError,
     RegistryClosedError,
+    SnapshotError,
     TenantNotFoundError,
 )
 from tenantry.storage.sqlite import hardening, maintenance, schema_pages
+from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.tenancy import copies
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -192,6 +198,29 @@ class TestImport:
         with pytest.raises(DatabaseCorruptError, match="lists as its migrations"):
             await registry.import_bundle("globex", bundle)
 
+    async def test_flipped_bits(self, registry: TenantRegistry, data_dir: Path, tmp_path: Path):
+        """Whatever a file holds, comparing and checking it end soon, with nothing but tenantry's own errors."""
+        await registry.create("acme")
+        await registry.suspend("acme")
+        sound = database_path(data_dir, "acme").read_bytes()
+        path = tmp_path / "test.db"
+        seed = random.randrange(2**32)
+        generator = random.Random(seed)
+        for _ in range(150):
+            content = bytearray(sound)
+            for _ in range(generator.choice([1, 2, 8])):
+                place = generator.choice([generator.randrange(4096), generator.randrange(len(content))])
+                content[place] = generator.choice([0, 255, content[place] ^ 1 << generator.randrange(8)])
+            path.write_bytes(content)
+            try:
+                check_foreign(path, [COMPANY])
+                maintenance.check(path)
+            except (DatabaseCorruptError, ForeignSchemaError, MigrationError):
+                continue
+            except Exception as error:
+                error.add_note(f"seed {seed}")
+                raise
+
     async def test_all_that_packs_and_tenantry_make(
         self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
@@ -224,7 +253,7 @@ class TestImport:
         config = RegistryConfig(data_dir=data_dir, shutdown_timeout_seconds=0.01)
         async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[slow]) as registry:
             quick = await exported(registry, tmp_path)
-            rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+            rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
             forge = writing_without("slow", SLOW_COLUMN, f"INSERT INTO slow {rows} SELECT i FROM n")
             endless = forged(quick, forge)
             stuck = asyncio.ensure_future(registry.import_bundle("stuck", endless))
@@ -234,6 +263,43 @@ class TestImport:
             assert not stuck.done()
         with pytest.raises(RegistryClosedError, match="prepared"):
             await stuck
+
+
+class TestSnapshots:
+    """The storage of snapshots may be written by others."""
+
+    @pytest.mark.parametrize("how", ["endless", "growing"])
+    async def test_a_trigger_that_a_migration_meets(
+        self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    ):
+        """A restore whose migration never ends, or takes the disk, is given up, and the tenant is as it was."""
+        tables = "CREATE TABLE t (n); CREATE TABLE seq (n); CREATE TABLE filled (content);"
+        actions = {
+            "endless": "SELECT max(a.n + b.n + c.n + d.n) FROM seq a, seq b, seq c, seq d, seq e",
+            "growing": "INSERT INTO filled SELECT zeroblob(a.n * b.n) FROM seq a, seq b",
+        }
+        monkeypatch.syspath_prepend(str(tmp_path))
+        first = Schema("pack", write_pack(tmp_path, f"first_{how}", tables))
+        config = RegistryConfig(data_dir=data_dir)
+        async with TenantRegistry(config, schemas=[first]) as registry:
+            await registry.create("acme")
+            await registry.suspend("acme")
+            path = database_path(data_dir, "acme")
+            query(
+                path,
+                "INSERT INTO seq WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999) "
+                "SELECT i FROM n",
+            )
+            query(path, f"CREATE TRIGGER bad AFTER INSERT ON t BEGIN {actions[how]}; END")
+            snapshot = await registry.snapshots.create("acme")
+        second = Schema("pack", write_pack(tmp_path, f"second_{how}", tables, "INSERT INTO t VALUES (1);"))
+        monkeypatch.setattr(hardening, "CHECK_SECONDS_MIN", 0.5 if how == "endless" else HANG_SECONDS)
+        monkeypatch.setattr(copies, "room_bytes", lambda _: 20 * 2**20)
+        async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[second]) as registry:
+            expected = SnapshotError if how == "endless" else MigrationError
+            with pytest.raises(expected, match="triggers of its own" if how == "endless" else "full"):
+                await registry.snapshots.restore("acme", snapshot.id)
+            assert (await registry.get("acme")).state is TenantState.SUSPENDED
 
 
 class TestWatch:

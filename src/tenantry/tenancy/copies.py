@@ -1,12 +1,16 @@
 """Copies of a tenant's database: made while it is used or closed, checked, and made ready to be one again."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tenantry.errors import DatabaseCorruptError, SnapshotError
 from tenantry.lifecycle import TenantState
+from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
+from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.hardening import check_seconds_max
 from tenantry.storage.sqlite.maintenance import DatabaseReport
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
@@ -81,14 +85,25 @@ class Copies:
     async def make_ready(self, path: Path) -> dict[str, int]:
         """Migrate a copy to what the code knows and leave one file; return the version of each schema.
 
+        The copy may come from a storage that others can write, with triggers that run without an end. So it may take only as long
+        as a check of it, and grow by half of the space that copies may take.
+
         Raises:
             MigrationError: It is newer than the code, or a migration fails.
             DatabaseCorruptError: It is no database.
+            SnapshotError: It took too long.
         """
-        store = self._opener.store(path)
+        seconds_max = await run_in_thread(partial(check_seconds_max, path))
+        store = self._opener.store(path, limits=await run_in_thread(partial(_limits_of, path)))
         await store.connect()
         try:
-            versions = (await store.migrate()).versions
+            async with asyncio.timeout(seconds_max):
+                versions = (await store.migrate()).versions
+        except TimeoutError as error:
+            raise SnapshotError(
+                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
+                "for triggers of its own"
+            ) from error
         finally:
             await store.disconnect()
         # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
@@ -104,6 +119,12 @@ class Copies:
             return await _copied(tenant, store, path)
         finally:
             await store.disconnect()
+
+
+def _limits_of(path: Path) -> TenantLimits:
+    """Return how large a copy may become. The other half of the space is for the write-ahead log."""
+    bytes_max = path.stat().st_size + room_bytes(path.parent) // 2
+    return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))
 
 
 async def _copied(tenant: "Tenant", source: _Source, path: Path) -> DatabaseReport:
