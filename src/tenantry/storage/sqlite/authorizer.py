@@ -100,9 +100,14 @@ def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
         connection.set_authorizer(None)
 
 
+def makes_temporary(action: int, database: str | None) -> bool:
+    """Return whether an action makes something in the temporary database."""
+    return action in _CREATE_TEMPORARY or (action in _CREATE and database == "temp")
+
+
 def judge_statement(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
     """Judge a repository's statement: see `Judge`."""
-    if action in _CREATE_TEMPORARY or (action in _CREATE and database == "temp"):
+    if makes_temporary(action, database):
         return "temporary tables, indexes, views or triggers"
     return judge_control(action, first, second, database)
 

@@ -2,7 +2,7 @@
 
 SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) runs without foreign keys and
 looks for broken ones at its end. A row that had no parent before the step is not the step's failure, so such rows are
-noted before. The notes are in a temporary table and not in memory, because nothing bounds their number.
+noted before, where there are any. The notes are in a temporary table and not in memory, because nothing bounds their number.
 """
 
 import sqlite3
@@ -20,10 +20,12 @@ SELECT NOT EXISTS (
     )
 )
 """
+_FIND: Final = """SELECT "rowid", parent FROM pragma_foreign_key_check(:child, 'main') LIMIT :rows_max"""
 _CREATE: Final = (
-    "CREATE TEMP TABLE tenantry_orphans (child TEXT, row_id INTEGER, parent TEXT, rows INTEGER)",
-    "CREATE INDEX temp.tenantry_orphans_row ON tenantry_orphans (child, row_id)",
+    "CREATE TEMP TABLE IF NOT EXISTS tenantry_orphans (child TEXT, row_id INTEGER, parent TEXT, rows INTEGER)",
+    "CREATE INDEX IF NOT EXISTS temp.tenantry_orphans_row ON tenantry_orphans (child, row_id)",
 )
+_DROP: Final = "DROP TABLE temp.tenantry_orphans"
 # A table without rowids reports its rows without a number: their count is compared.
 _NOTE: Final = """
 INSERT INTO temp.tenantry_orphans
@@ -51,20 +53,24 @@ class Noted(NamedTuple):
     Attributes:
         whole: Those with all their parents.
         unchecked: Those whose rows could not be checked: a parent lacks the unique key that they refer to.
+        orphaned: Those with rows that have no parent.
     """
 
     whole: frozenset[str]
     unchecked: frozenset[str]
+    orphaned: frozenset[str]
 
 
 def note_orphans(connection: sqlite3.Connection) -> Noted:
-    """Note in a temporary table, inside the step's transaction, which rows have no parent."""
-    for sql in _CREATE:
-        connection.execute(sql)
+    """Note, inside the step's transaction, which rows have no parent."""
     children = _children(connection)
-    unchecked = frozenset(child for child in children if not _note(child, connection))
+    found = {child: _has_orphans(child, connection) for child in children}
+    orphaned = frozenset(child for child in children if found[child])
+    for child in orphaned:
+        _note(child, connection)
+    unchecked = frozenset(child for child in children if found[child] is None)
     whole = frozenset(child for child in children if _has_parents(child, connection))
-    return Noted(whole - unchecked, unchecked)
+    return Noted(whole - unchecked, unchecked, orphaned)
 
 
 def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
@@ -77,7 +83,9 @@ def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
     found: list[str] = []
     for child in _children(connection):
         if child not in noted.unchecked:
-            found += _new_orphans(child, connection, was_whole=child in noted.whole)
+            found += _new_orphans(child, noted, connection)
+    if noted.orphaned:
+        connection.execute(_DROP)
     if found:
         more = ", and more" if len(found) > _SHOWN_MAX else ""
         raise OrphanedRowsError(f"{'; '.join(found[:_SHOWN_MAX])}{more}")
@@ -91,21 +99,28 @@ def _has_parents(child: str, connection: sqlite3.Connection) -> bool:
     return bool(connection.execute(_HAS_PARENTS, {"child": child}).fetchone()[0])
 
 
-def _note(child: str, connection: sqlite3.Connection) -> bool:
+def _has_orphans(child: str, connection: sqlite3.Connection) -> bool | None:
+    """Return whether rows of the table have no parent, None if that cannot be checked."""
     try:
-        connection.execute(_NOTE, {"child": child})
+        return connection.execute(_FIND, {"child": child, "rows_max": 1}).fetchone() is not None
     except sqlite3.OperationalError as error:
         if not _lacks_key(error):
             raise
-        return False
-    return True
+        return None
 
 
-def _new_orphans(child: str, connection: sqlite3.Connection, *, was_whole: bool) -> list[str]:
+def _note(child: str, connection: sqlite3.Connection) -> None:
+    for sql in _CREATE:
+        connection.execute(sql)
+    connection.execute(_NOTE, {"child": child})
+
+
+def _new_orphans(child: str, noted: Noted, connection: sqlite3.Connection) -> list[str]:
+    sql = _FIND_NEW if child in noted.orphaned else _FIND
     try:
-        rows = connection.execute(_FIND_NEW, {"child": child, "rows_max": _SHOWN_MAX + 1}).fetchall()
+        rows = connection.execute(sql, {"child": child, "rows_max": _SHOWN_MAX + 1}).fetchall()
     except sqlite3.OperationalError as error:
-        if was_whole or not _lacks_key(error):
+        if child in noted.whole or not _lacks_key(error):
             raise
         return []  # a later step may add the key
     return [

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_control, judged
+from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_control, judged, makes_temporary
 
 ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
 """What a migration may set: the runner turns foreign keys off before a step, and undoes the others after it."""
@@ -26,7 +26,8 @@ WHERE instr(lower(sql), lower('"' || replace(?, '"', '""') || '"')) ORDER BY nam
 """
 # A virtual table takes its shadow tables along, so it goes before them.
 _FIND_TEMPORARY: Final = """
-SELECT type, name FROM sqlite_temp_schema WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+SELECT type, name FROM sqlite_temp_schema
+WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'tenantry_orphans'
 ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
 """
 
@@ -40,23 +41,31 @@ class BrokenScriptError(ValueError):
 
 
 class _StepJudge:
-    """Judges a step's actions, and remembers which tables the step dropped."""
+    """Judges a step's actions, and remembers what it must be asked about afterwards.
+
+    Attributes:
+        dropped: The tables that the step dropped.
+        has_temporary: Whether it made a temporary table, index, view or trigger. To ask the connection would open its
+            temporary database.
+    """
 
     def __init__(self) -> None:
         self.dropped: set[str] = set()
+        self.has_temporary = False
 
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None
     ) -> str | None:
         if action == sqlite3.SQLITE_DROP_TABLE:
             self.dropped.add(str(first))
+        self.has_temporary = self.has_temporary or makes_temporary(action, database)
         if action == sqlite3.SQLITE_PRAGMA and str(first).lower() in ALLOWED_PRAGMAS:
             return None
         return judge_control(action, first, second, database)
 
 
 def run_script(script: str, connection: sqlite3.Connection) -> None:
-    """Run a migration's statements.
+    """Run a migration's statements; what it made in the temporary database ends with it.
 
     Raises:
         sqlite3.Error: A statement failed.
@@ -75,15 +84,9 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
         ):  # what SQLite says of a view or trigger that a rename would break
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
+    if judge.has_temporary:
+        _drop_temporary(connection)
     _check_references(judge.dropped - before, connection)
-
-
-def drop_temporary(connection: sqlite3.Connection) -> None:
-    """Drop what a step left in the temporary database: it would hide tables of the tenant from later statements."""
-    while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
-        kind, name = found
-        quoted = name.replace('"', '""')
-        connection.execute(f'DROP {kind} temp."{quoted}"')
 
 
 def split_statements(script: str) -> Iterator[str]:
@@ -129,3 +132,11 @@ def _check_references(scratch: set[str], connection: sqlite3.Connection) -> None
                 f"it leaves a reference to {table}, which it dropped, in {', '.join(found)}: {_ADVICE}",
                 code="SQLITE_ERROR",
             )
+
+
+def _drop_temporary(connection: sqlite3.Connection) -> None:
+    """Drop what a step left in the temporary database: it would hide tables of the tenant from later statements."""
+    while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
+        kind, name = found
+        quoted = name.replace('"', '""')
+        connection.execute(f'DROP {kind} temp."{quoted}"')

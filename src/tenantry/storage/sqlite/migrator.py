@@ -33,7 +33,7 @@ from tenantry.storage.sqlite.errors import (
     is_transient,
 )
 from tenantry.storage.sqlite.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
-from tenantry.storage.sqlite.migration_script import drop_temporary, run_script
+from tenantry.storage.sqlite.migration_script import run_script
 
 CREATE_SQL: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -181,7 +181,6 @@ def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.
     noted = note_orphans(connection)
     run_script(migration.sql, connection)
     check_orphans(noted, connection)
-    drop_temporary(connection)
     connection.execute(CREATE_SQL)
     duration_ms = (time.perf_counter() - started) * 1000
     applied_at = clock.now().isoformat(timespec="milliseconds")
