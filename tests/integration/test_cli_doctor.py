@@ -3,15 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from commands import tenantry
+from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
 from tenantry.doctor.machine import file_system_type
+from tenantry.errors import PersistenceError
 from tenantry.ids import tenant_paths
 from tenants import database_path, make_message, query
 
@@ -119,9 +122,24 @@ DAMAGES: list[tuple[str, str, Level, Damage]] = [
     ("a catalog's row", "catalog", Level.WRONG, _set("limits", "no JSON")),
     ("no catalog", "data directory", Level.WRONG, lambda d: (d / "catalog.db").unlink()),
     ("no database for a catalog", "catalog", Level.WRONG, lambda d: (d / "catalog.db").write_bytes(b"x" * 8192)),
+    ("a newer catalog", "catalog", Level.WRONG, lambda d: _make_newer(d / "catalog.db")),
+    ("an older catalog", "catalog", Level.NOTE, lambda d: _make_older(d / "catalog.db")),
+    ("a file among tenants", "data directory", Level.WRONG, lambda d: _leave(d / "tenants" / "notes")),
     ("the audit", "audit", Level.WRONG, lambda d: _forge(d / "catalog.db")),
     ("snapshots of nobody", "snapshots", Level.NOTE, lambda d: (d / "snapshots" / "0" ).mkdir(mode=0o700)),
 ]  # fmt: skip
+
+
+def _make_newer(catalog: Path) -> None:
+    [(version,)] = query(catalog, "SELECT max(version) FROM schema_migrations")
+    query(catalog, "INSERT INTO schema_migrations VALUES ('catalog', ?, 'later', '0', '', 0)", version + 1)
+    query(catalog, f"PRAGMA user_version = {version + 1}")
+
+
+def _make_older(catalog: Path) -> None:
+    [(version,)] = query(catalog, "SELECT max(version) FROM schema_migrations")
+    query(catalog, "DELETE FROM schema_migrations WHERE version = ?", version)
+    query(catalog, f"PRAGMA user_version = {version - 1}")
 
 
 def _forge(catalog: Path) -> None:
@@ -140,6 +158,89 @@ async def test_what_is_wrong_is_found(left: Path, check: str, level: Level, dama
     assert {name for name, one in found.items() if one is not Level.OK} - {"SQLite's version"} == {check}
     assert found[check] is level
     assert content(left) == before
+
+
+def _give(path: Path, user: int, group: int) -> None:
+    if os.geteuid():
+        pytest.skip("needs the right to give files to others")
+    os.chown(path, user, group)
+
+
+def _mount_as_kubernetes(data_dir: Path, group: int) -> None:
+    """Do to a directory what kubelet does to the volume of a pod whose fsGroup is this group."""
+    for path in (data_dir, *data_dir.rglob("*")):
+        _give(path, 1000, group)
+        path.chmod(path.lstat().st_mode | (0o2770 if path.is_dir() else 0o660))
+    _give(data_dir, 0, group)
+    data_dir.chmod(0o2775)
+
+
+def _make_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+@pytest.mark.parametrize("name", ["a newer catalog", "a file among tenants", "no catalog"])
+async def test_where_no_service_starts(left: Path, name: str):
+    """What the examination calls wrong because no service would start is what a registry refuses."""
+    [damage] = [row[3] for row in DAMAGES if row[0] == name]
+    damage(left)
+    with pytest.raises(PersistenceError):
+        await TenantRegistry(RegistryConfig(data_dir=left)).open()
+
+
+async def test_a_file_system_that_is_read_only(left: Path, tmp_path: Path):
+    """No service starts on one, and the examination says so."""
+    with small_disk(tmp_path / "disk", "32m") as disk:
+        shutil.copytree(left, disk / "data")
+        assert (await levels(disk / "data"))["file system"] is Level.WRONG  # memory
+        _make_read_only(disk)
+        report = await examine(RegistryConfig(data_dir=disk / "data"))
+        [found] = [one for one in report.findings if one.check == "file system"]
+        assert (found.level, "read-only" in found.found) == (Level.WRONG, True)
+        with pytest.raises(PersistenceError):
+            await TenantRegistry(RegistryConfig(data_dir=disk / "data")).open()
+
+
+async def test_a_part_on_another_file_system(data_dir: Path):
+    """Of a part that is mounted the file system and the space are looked at too."""
+    os.makedirs(data_dir, mode=0o700)  # noqa: PTH103
+    with small_disk(data_dir / "tenants", "32m") as mounted:
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            await registry.create("acme")
+        report = await examine(RegistryConfig(data_dir=data_dir))
+        found = [one for one in report.findings if one.check in {"file system", "disk space"}]
+        assert [one.level for one in found] == [Level.OK, Level.OK, Level.WRONG, Level.WRONG]
+        assert "memory" in found[2].found
+        assert "32 MiB" in found[3].found
+        assert mounted.is_mount()
+
+
+async def test_a_volume_of_kubernetes(left: Path):
+    """What fsGroup does to a volume is a note, and no advice is given that would take the volume from its service."""
+    group = 4711
+    _mount_as_kubernetes(left, group)
+    report = await examine(RegistryConfig(data_dir=left))
+    [found] = [one for one in report.findings if one.check == "permissions"]
+    assert (found.level, f"the group {group}" in found.found) == (Level.NOTE, True)
+    assert not {"chmod", "chown"} & set(found.to_do.split())
+    assert report.is_ok
+    (left / "catalog.db").chmod(0o666)
+    report = await examine(RegistryConfig(data_dir=left))
+    [found] = [one for one in report.findings if one.level is Level.WRONG]
+    assert (found.check, found.to_do.split()[:3]) == ("permissions", ["chmod", "-R", "o-rwx"])
+
+
+async def test_what_a_file_system_keeps_for_itself(left: Path):
+    """The directory lost+found at the top of a file system is not looked into, and keeps no service from starting."""
+    for parent in (left, left / "tenants", left / "snapshots", left / "scratch"):
+        lost = parent / "lost+found"
+        lost.mkdir(mode=0o755)
+        (lost / "#12").write_bytes(b"found by fsck")
+        _give(lost, 4711, 4711)
+    found = await levels(left)
+    assert {check for check, level in found.items() if level is not Level.OK} <= {"SQLite's version"}
+    async with TenantRegistry(RegistryConfig(data_dir=left)) as registry:
+        await registry.snapshots.create("acme")
 
 
 async def test_too_few_files(left: Path, monkeypatch: pytest.MonkeyPatch):

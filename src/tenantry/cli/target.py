@@ -16,6 +16,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects import ObjectStorage
 from tenantry.storage.obstore import open_storage
+from tenantry.tenancy.data_directory import is_shared_by_group
 from tenantry.tenancy.snapshot_location import recorded_location
 
 URL: Final = "TENANTRY_URL"
@@ -88,8 +89,9 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
 def note_other_owner(data_dir: Path) -> None:
     """Warn that the directory is another user's: what is made in it would be ours, and closed to its owner's service."""
     with suppress(OSError):  # whether it can be opened at all is said by who opens it
-        owner = data_dir.stat().st_uid
-        if owner != os.geteuid():
+        found = data_dir.stat()
+        owner = found.st_uid
+        if owner != os.geteuid() and not is_shared_by_group(found):
             print_note(
                 f"{data_dir} belongs to the user {_user(owner)}, and files that are made in it now do not: do this as that "
                 f"user (sudo -u {_user(owner)} …), and see what 'tenantry doctor' says of permissions"

@@ -5,9 +5,10 @@ from contextlib import closing
 from typing import Final
 
 from tenantry.config import RegistryConfig
+from tenantry.doctor.catalog import check_version
 from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
-from tenantry.doctor.finding import Finding, Report, ok, wrong
+from tenantry.doctor.finding import Finding, Level, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
 from tenantry.doctor.snapshot_storage import check_storage
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
@@ -64,6 +65,9 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
 
 async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Finding]:
     data_dir = config.data_dir
+    version = await check_version(catalog)
+    if version.level is Level.WRONG:
+        return [version]  # of tables that this tenantry does not know nothing can be said
     tenants = await _tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
@@ -71,6 +75,7 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
         tenants = await _tenants(catalog)
         differences &= compare(data_dir, tenants)
     return [
+        version,
         *report_differences(differences, tenants),
         find_unknown_snapshots(data_dir, tenants),
         *check_states(data_dir, tenants),

@@ -9,8 +9,10 @@ from typing import Final
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.storage.draft import DRAFT_SUFFIX
+from tenantry.tenancy.data_directory import LOST_AND_FOUND, is_shared_by_group
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_RIGHTS: Final = "permissions"
 _LOCKED: Final = ("operations/*", "scratch/*.lock", f"snapshots/*/*{DRAFT_SUFFIX}")
 """Files that are locked by whoever is at something, and removed when it is done."""
 
@@ -21,41 +23,90 @@ def check_files(data_dir: Path) -> Iterator[Finding]:
     yield _leftovers(data_dir)
 
 
-def _rights(data_dir: Path) -> Iterator[Finding]:
-    owner = data_dir.stat().st_uid
-    exposed, foreign, links, count = set(), set(), set(), 0
-    for path, found in _walk(data_dir):
-        count += 1
+class _Rights:
+    """What is odd about the rights on files: the paths of each kind."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._root = data_dir.stat()
+        self._is_shared = is_shared_by_group(self._root)
+        self._count = 0
+        self._open_to_all: set[str] = set()
+        self._open_to_group: set[str] = set()
+        self._foreign: set[str] = set()
+        self._links: set[str] = set()
+        self._strange: set[str] = set()
+
+    def look_at(self, path: Path, found: os.stat_result) -> None:
+        """Note what is odd about a file or directory."""
+        self._count += 1
         if stat.S_ISLNK(found.st_mode):
-            links.add(str(path))
-            continue
-        if found.st_mode & _OTHERS:
-            exposed.add(str(path))
-        if found.st_uid != owner:
-            foreign.add(str(path))
-    if exposed:
-        yield wrong(
-            "permissions",
-            f"{len(exposed)} files or directories are open to others than their owner",
-            f"chmod -R go-rwx {data_dir}",
-            exposed,
-        )
-    if foreign:
-        yield wrong(
-            "permissions",
-            f"{len(foreign)} files or directories belong to another user than {data_dir} does",
-            f"chown -R {owner} {data_dir}",
-            foreign,
-        )
-    if links:
-        yield wrong(
-            "permissions",
-            f"{len(links)} symbolic links: tenantry refuses to follow them",
-            "put what they lead to in their place",
-            links,
-        )
-    if not exposed | foreign | links:
-        yield ok("permissions", f"{count:,} files and directories are their owner's alone")
+            self._links.add(str(path))
+            return
+        is_of_group = self._is_shared and found.st_gid == self._root.st_gid
+        if found.st_mode & (stat.S_IRWXO if is_of_group else _OTHERS):
+            # The root of a volume that Kubernetes mounts is open to all for looking, and what is in it is not.
+            is_root = self._is_shared and path == self._data_dir and not found.st_mode & stat.S_IWOTH
+            (self._open_to_group if is_root else self._open_to_all).add(str(path))
+        elif found.st_mode & _OTHERS:
+            self._open_to_group.add(str(path))
+        if found.st_uid != self._root.st_uid and not is_of_group:
+            self._foreign.add(str(path))
+        if path.parent == self._data_dir / "tenants" and not stat.S_ISDIR(found.st_mode):
+            self._strange.add(str(path))
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is to be said."""
+        data_dir, group = self._data_dir, self._root.st_gid
+        if self._open_to_all:
+            who = (
+                f"others than their owner and the group {group}"
+                if self._is_shared
+                else "others than their owner"
+            )
+            yield wrong(
+                _RIGHTS,
+                f"{len(self._open_to_all)} files or directories are open to {who}",
+                f"chmod -R {'o' if self._is_shared else 'go'}-rwx {data_dir}",
+                self._open_to_all,
+            )
+        if self._open_to_group:
+            yield note(
+                _RIGHTS,
+                f"{len(self._open_to_group)} files or directories are open to the group {group}, as Kubernetes' fsGroup makes them",
+                f"nothing, if the service alone is in the group {group}: whoever is in it can read and change all data",
+                self._open_to_group,
+            )
+        if self._foreign:
+            yield wrong(
+                _RIGHTS,
+                f"{len(self._foreign)} files or directories belong to another user than {data_dir} does",
+                f"chown -R {self._root.st_uid} {data_dir}",
+                self._foreign,
+            )
+        if self._links:
+            yield wrong(
+                _RIGHTS,
+                f"{len(self._links)} symbolic links: tenantry refuses to follow them",
+                "put what they lead to in their place",
+                self._links,
+            )
+        if self._strange:
+            yield wrong(
+                "data directory",
+                f"{len(self._strange)} files lie in {data_dir / 'tenants'}, where only directories may be: no service starts",
+                "move them away",
+                self._strange,
+            )
+        if not (self._open_to_all or self._open_to_group or self._foreign or self._links):
+            yield ok(_RIGHTS, f"{self._count:,} files and directories are their owner's alone")
+
+
+def _rights(data_dir: Path) -> Iterator[Finding]:
+    rights = _Rights(data_dir)
+    for path, found in _walk(data_dir):
+        rights.look_at(path, found)
+    yield from rights.findings()
 
 
 def _leftovers(data_dir: Path) -> Finding:
@@ -85,6 +136,8 @@ def _walk(data_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the directory and everything in it; what vanishes meanwhile is not missed."""
     yield data_dir, data_dir.stat()
     for directory, names, files in os.walk(data_dir):
+        # The file system's own, at the top of each: it belongs to root, and nothing in it is tenantry's.
+        names[:] = [name for name in names if name != LOST_AND_FOUND]
         for name in (*names, *files):
             path = Path(directory, name)
             try:

@@ -20,6 +20,7 @@ _NETWORK: Final = {
     *("fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "fuse.ceph"),
 }
 _MEMORY: Final = {"tmpfs", "ramfs"}
+_PARTS: Final = ("tenants", "scratch", "operations", "snapshots")
 _INODES_MIN: Final = 1_000
 _MIB: Final = 2**20
 _MOUNT_POINT: Final = 4  # a column of /proc/self/mountinfo, see proc_pid_mountinfo(5)
@@ -29,10 +30,21 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 def check_machine(config: RegistryConfig) -> Iterator[Finding]:
     """Yield what is found underneath a data directory that exists."""
     yield _sqlite()
-    yield _file_system(config.data_dir)
-    yield _locks(config.data_dir)
-    yield _space(config.data_dir)
+    for place in _file_systems(config.data_dir):
+        yield _file_system(place)
+        yield _locks(place)
+        yield _space(place)
     yield _open_files(config)
+
+
+def _file_systems(data_dir: Path) -> Iterator[Path]:
+    """Yield the data directory, and those of its parts that are on file systems of their own."""
+    yield data_dir
+    devices = {data_dir.stat().st_dev}
+    for place in map(data_dir.joinpath, _PARTS):
+        if place.is_dir() and (device := place.stat().st_dev) not in devices:
+            devices.add(device)
+            yield place
 
 
 def held_locks() -> set[int]:
@@ -60,6 +72,18 @@ def _sqlite() -> Finding:
 
 def _file_system(data_dir: Path) -> Finding:
     check = "file system"
+    if os.statvfs(data_dir).f_flag & os.ST_RDONLY:
+        return wrong(
+            check,
+            f"the one of {data_dir} is read-only: no service starts",
+            "find out why (mount, dmesg: after an error of the disk Linux makes it so), then mount it read-write",
+        )
+    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+        return wrong(
+            check,
+            f"the user {os.geteuid()} may not read and write in {data_dir}: no service of this user starts",
+            "run the service, and this, as the user that may",
+        )
     name = file_system_type(
         data_dir, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     )
@@ -75,7 +99,7 @@ def _file_system(data_dir: Path) -> Finding:
             f"{name} is memory: all of it is lost when the machine stops",
             "move the directory to a disk",
         )
-    return ok(check, name)
+    return ok(check, f"{name} at {data_dir}")
 
 
 def file_system_type(path: Path, mounts: str) -> str:

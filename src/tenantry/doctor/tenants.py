@@ -11,6 +11,7 @@ from tenantry.errors import PersistenceError
 from tenantry.ids import tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite.inspection import resting_owner
+from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshot_location import default_location
 from tenantry.tenancy.tenant import Tenant
 
@@ -56,9 +57,7 @@ def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
     owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in _with_files(tenants)}
-    found = {
-        Difference(ORPHAN, str(path)) for path in (data_dir / "tenants").glob("*/*") if path not in owned
-    }
+    found = {Difference(ORPHAN, str(path)) for path in find_tenant_directories(data_dir) if path not in owned}
     for tenant in living:
         if tenant.state is not TenantState.PROVISIONING and tenant.intent is None:
             kind = _disagreement(data_dir, tenant)
@@ -95,7 +94,11 @@ def check_states(data_dir: Path, tenants: Sequence[Tenant]) -> Iterator[Finding]
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
     """Look for snapshots in the data directory of tenants that the catalog does not know."""
     known = {tenant.uid for tenant in _with_files(tenants)}
-    unknown = {str(path) for path in default_location(data_dir).glob("*") if path.name not in known}
+    unknown = {
+        str(path)
+        for path in default_location(data_dir).glob("*")
+        if path.name not in known | {LOST_AND_FOUND}
+    }
     if unknown:
         return note(
             "snapshots",

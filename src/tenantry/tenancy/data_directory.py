@@ -5,6 +5,7 @@ import resource
 import shutil
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,6 +15,8 @@ from tenantry.eventlog import EventLog
 from tenantry.storage.durable_files import check_directory, make_directories, make_root
 
 SQLITE_VERSION: Final = "tenantry.sqlite.version"
+
+LOST_AND_FOUND: Final = "lost+found"
 
 # Lock, database and write-ahead log of the writer with its shared memory; database and log of each reader.
 _WRITER_FILES: Final = 4
@@ -71,6 +74,21 @@ def prepare_data_directory(config: RegistryConfig) -> None:
         ) from error
 
 
+def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
+    """Yield what lies where tenants' directories are; not what a file system keeps for itself at its top."""
+    for path in (data_dir / "tenants").glob("*/*"):
+        if path.parent.name != LOST_AND_FOUND:
+            yield path
+
+
+def is_shared_by_group(found: os.stat_result) -> bool:
+    """Return whether a directory is its group's on purpose: writable to it, and with new files the group's too (setgid).
+
+    Kubernetes makes a volume so for a pod with ``fsGroup``, and its service may then not be the directory's owner.
+    """
+    return bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
+
+
 def check_open_files(config: RegistryConfig) -> None:
     """Check that the process may open as many files as the pool can hold.
 
@@ -101,7 +119,7 @@ def log_sqlite_version(log: EventLog) -> None:
 
 def _check_catalog_is_not_lost(path: Path) -> None:
     """Raise where there are tenants and no catalog: an empty one would know none of them."""
-    if not (path / "catalog.db").exists() and any((path / "tenants").glob("*/*")):
+    if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
         raise FileNotFoundError(
             f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"
         )
