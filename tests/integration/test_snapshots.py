@@ -786,6 +786,25 @@ async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry
         await say(registry, "acme", "no")
 
 
+async def test_a_restore_of_a_tenant_that_is_closed(data_dir: Path):
+    """A call that comes once the restore has begun waits for its end, as it does of a tenant that is open."""
+    called: list[asyncio.Task[Any]] = []
+
+    def call(event: object) -> None:
+        if isinstance(event, LifecycleStepped) and event.action == "restore" and event.step != "finished":
+            called.append(asyncio.ensure_future(registry.tenant("acme").messages.get_history("general")))
+
+    async with TenantRegistry(config(data_dir)) as registry:
+        await registry.create("acme")
+        await say(registry, "acme", "in the snapshot")
+        snapshot = await registry.snapshots.create("acme")
+    async with TenantRegistry(config(data_dir), hooks=[call]) as registry:
+        await registry.snapshots.restore("acme", snapshot.id)
+        histories = await asyncio.gather(*called)
+    assert len(histories) > 3
+    assert {tuple(message.content for message in history) for history in histories} == {("in the snapshot",)}
+
+
 @pytest.mark.parametrize("has_lock", [True, False])
 async def test_what_a_dead_registry_left(data_dir: Path, *, has_lock: bool):
     """A scratch directory whose process has died is removed when a registry next opens, whether its lock outlived it or not."""

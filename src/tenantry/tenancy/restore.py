@@ -1,10 +1,10 @@
 """Puts another database in the place of a tenant's, in one rename, and keeps the one that was there.
 
 Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
-decided. Then, after the intent is written:
+decided. Then the tenant is closed here and its callers wait, and after the intent is written:
 
     placed    it is moved to ``restore-<name>.db`` in the tenant's directory
-    closed    the tenant is closed here and elsewhere, and its lock is taken; callers wait
+    closed    the tenant is closed elsewhere too, and its lock is taken
     kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
     exchanged the logs are gone, and ``restore-<name>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
     finished  the intent is gone and callers go on
@@ -191,7 +191,11 @@ class Restorer:
         call.detail["point"] = point
         paths = self._paths(tenant)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
-        async with call.begun(tenant, arguments=arguments, is_reversible=False) as restoring:
+        # Held from before the intent on: a caller that finds the intent in the catalog is refused, and one that is held waits.
+        async with (
+            self._pool.held(tenant.id, call.action),
+            call.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
+        ):
             try:
                 await run_in_thread(partial(_place, database, paths, point, self._context.config.data_dir))
                 call.step("placed")
@@ -203,28 +207,28 @@ class Restorer:
                 raise
 
     async def _exchange(self, call: LifecycleCall, tenant: Tenant, versions: dict[str, int] | None) -> Tenant:
+        """Exchange the databases of a tenant that is held."""
         assert tenant.intent is not None
         point = tenant.intent.arguments["point"]
         assert point is not None
-        async with self._pool.held(tenant.id, call.action):
-            call.step("closed")
-            async with owned_files(tenant, self._context) as paths:
-                is_merged = call.action != REPLACE_FILE
-                await run_in_thread(partial(_keep, paths, point, is_merged=is_merged))
-                call.step("kept")
-                await run_in_thread(partial(_exchange, paths, point))
-                call.step("exchanged")
-            known = {} if versions is None else {"schema_versions": versions, "last_error": None}
-            # Damage of the database that is gone may have been noted meanwhile.
-            latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
-            is_kept = await run_in_thread(_kept(paths, point).exists)
-            undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
-            restored = await call.finish(
-                latest,
-                restore_point=undone if is_kept else None,
-                **self._as_active(latest),
-                **known,
-            )
+        call.step("closed")
+        async with owned_files(tenant, self._context) as paths:
+            is_merged = call.action != REPLACE_FILE
+            await run_in_thread(partial(_keep, paths, point, is_merged=is_merged))
+            call.step("kept")
+            await run_in_thread(partial(_exchange, paths, point))
+            call.step("exchanged")
+        known = {} if versions is None else {"schema_versions": versions, "last_error": None}
+        # Damage of the database that is gone may have been noted meanwhile.
+        latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
+        is_kept = await run_in_thread(_kept(paths, point).exists)
+        undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
+        restored = await call.finish(
+            latest,
+            restore_point=undone if is_kept else None,
+            **self._as_active(latest),
+            **known,
+        )
         latest_plausible = self._context.watch.latest_plausible()
         await run_in_thread(partial(_forget_points, paths, point, latest_plausible))
         return restored
@@ -247,7 +251,8 @@ class Restorer:
         point = tenant.intent.arguments["point"]
         assert point is not None
         if _placed(paths, point).exists() or _kept(paths, point).parent.exists():
-            await self._exchange(call, tenant, None)
+            async with self._pool.held(tenant.id, call.action):
+                await self._exchange(call, tenant, None)
         else:
             await call.take_back(tenant)
 
