@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tenantry.cli.certificate import Certificate
 from tenantry.cli.http_server import HttpServer, bound
 from tenantry.cli.listening import Endpoint, Tls
 from tenants import HANG_SECONDS
@@ -80,9 +81,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(app: ASGIApp, tls: Tls | None = None, **options: Any) -> AsyncIterator[Running]:
+async def running(
+    app: ASGIApp, tls: Tls | None = None, certificate: Certificate | None = None, **options: Any
+) -> AsyncIterator[Running]:
     """Run a server; the block ends in good time."""
-    server = HttpServer(app, tls, closing_seconds=1, **options)
+    used = certificate or (None if tls is None else Certificate(tls))
+    server = HttpServer(app, used, closing_seconds=1, **options)
     with bound(Endpoint("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve([listening]))
         await server.answers.wait()

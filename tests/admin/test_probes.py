@@ -47,7 +47,7 @@ async def test_ready(anyone: httpx.AsyncClient):
     """Every probe went well."""
     response = await anyone.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"is_ready": True, "catalog": "ok", "pool": "ok", "disk": "ok"}
+    assert response.json() == {"is_ready": True, "service": "ok", "catalog": "ok", "pool": "ok", "disk": "ok"}
 
 
 async def test_not_ready_once_it_is_closed(service: Service, anyone: httpx.AsyncClient):

@@ -25,6 +25,7 @@ from tenantry.demo.company import Company, Timings
 from tenantry.errors import TenantryError
 from tenantry.ids import tenant_paths
 from tenantry.observability import configure_logging, export_metrics
+from tenantry.observability.certificate import export_certificate
 
 BUSY: Final = 3
 CALLERS: Final = 8
@@ -32,6 +33,7 @@ QUIET: Final = 16
 PLACES: Final = 6
 BYTES_MAX: Final = 256 * 1024
 CALLS_IN_FLIGHT_MAX: Final = 4
+CERTIFICATE_ENDS_AT_SECONDS: Final = 2e9
 
 
 async def main(data_dir: Path) -> None:
@@ -40,6 +42,8 @@ async def main(data_dir: Path) -> None:
     config = RegistryConfig(data_dir=data_dir, open_tenants_max=PLACES, snapshot_interval_seconds=86_400)
     registry = TenantRegistry(config)
     export_metrics(registry, REGISTRY)
+    # As of a service that encrypts.
+    export_certificate(lambda: CERTIFICATE_ENDS_AT_SECONDS, REGISTRY)
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_admin_app(registry)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))

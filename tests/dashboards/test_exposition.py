@@ -78,6 +78,7 @@ async def test_whether_it_is_ready_is_a_metric(
     text = (await client.get("/metrics")).text
     ready = [line for line in text.splitlines() if line.startswith("tenantry_ready{")]
     assert ready == [
+        'tenantry_ready{probe="service"} 1.0',
         f'tenantry_ready{{probe="catalog"}} {catalog}',
         'tenantry_ready{probe="pool"} 1.0',
         'tenantry_ready{probe="disk"} 1.0',

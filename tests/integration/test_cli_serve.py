@@ -1,5 +1,6 @@
 """The service as a process: where it listens, whom it lets in, and how it ends."""
 
+import fcntl
 import json
 import os
 import signal
@@ -7,6 +8,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import termios
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,14 +17,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 
+from certificates import make_certificate
 from commands import Service, document, environment, make_key, service, tenantry
 from fleets import Held, holding
+from monitoring import eventually
 from service import connected, events
 from tenantry.cli import app
 from tenantry.cli.http_server import bound
 from tenantry.cli.listening import Endpoint
 from tenantry.storage.sqlite.lock_file import LockFile
-from tenants import HANG_SECONDS, database_path
+from tenants import HANG_SECONDS, database_path, read_line
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,75 @@ def test_open_connections_do_not_keep_it(
         assert [event for event in running.log() if event["level"] in {"error", "critical"}] == []
 
 
+def certificate_ends_at(running: Service, trust: ssl.SSLContext) -> float:
+    """Return when the service's certificate ends, as its metrics say."""
+    text = httpx.get(f"{running.url}/metrics", verify=trust, trust_env=False).text
+    [line] = [
+        line
+        for line in text.splitlines()
+        if line.startswith("tenantry_certificate_expiry_timestamp_seconds ")
+    ]
+    return float(line.split()[1])
+
+
+def test_signals_that_do_not_end_it(kept: tuple[Path, str], tmp_path: Path):
+    """SIGHUP has it show the new certificate, and tell of its end; SIGUSR1 and SIGUSR2 do nothing."""
+    cert, key = make_certificate(tmp_path, datetime(2031, 1, 1, tzinfo=UTC))
+    later = datetime(2032, 1, 1, tzinfo=UTC).timestamp()
+    with service(kept[0], "--tls-cert", cert, "--tls-key", key, key=kept[1]) as running:
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            running.process.send_signal(number)
+        trust = ssl.create_default_context(cafile=cert)
+        assert certificate_ends_at(running, trust) == datetime(2031, 1, 1, tzinfo=UTC).timestamp()
+        make_certificate(tmp_path, datetime(2032, 1, 1, tzinfo=UTC))
+        running.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: "2032-01-01T00:00:00+00:00" in running.log_path.read_text())
+        trust = ssl.create_default_context(cafile=cert)
+        assert eventually(lambda: certificate_ends_at(running, trust) == later)
+        cert.write_text("nonsense")
+        running.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: "tenantry.certificate.load_failed" in running.log_path.read_text())
+        assert httpx.get(f"{running.url}/healthz", verify=trust, trust_env=False).status_code == 200
+        assert running.end() == 0
+
+
+def test_it_drains_before_it_stops(kept: tuple[Path, str]):
+    """After SIGTERM it takes requests for the time of the drain, and says at /readyz that it stops; a second one ends that."""
+    with service(kept[0], "--metrics-port", 0, "--drain-seconds", HANG_SECONDS * 10, key=kept[1]) as running:
+        readyz = f"{running.urls[1]}/readyz"
+        assert httpx.get(readyz, trust_env=False).status_code == 200
+        running.process.send_signal(signal.SIGTERM)
+        assert eventually(lambda: httpx.get(readyz, trust_env=False).status_code == 503)
+        assert httpx.get(readyz, trust_env=False).json()["service"] == "stops"
+        assert httpx.get(f"{running.urls[1]}/healthz", trust_env=False).status_code == 200
+        assert get(running, "/v1/tenants").status_code == 200
+        assert running.end() == 0
+        assert "tenantry.service.draining" in [event["event"] for event in running.log()]
+
+
+def test_its_terminal_goes(tmp_path: Path):
+    """A service that was started at a terminal ends with it: the kernel sends SIGHUP then too."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tenantry", "serve", "--data-dir", tmp_path / "data", "--port", "0"]
+    with subprocess.Popen(
+        list(map(str, command)),
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # nothing else runs in the child yet
+    ) as process:
+        try:
+            assert "tenantry serves" in read_line(process)
+            os.close(theirs)
+            os.close(ours)
+            assert process.wait(HANG_SECONDS) == 0
+        finally:
+            process.kill()
+
+
 async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):
     """A stream that follows a job, which another process runs, ends as streams do, and not because it took too long."""
     data_dir, held = tmp_path / "data", Held()
@@ -137,6 +211,8 @@ async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):
         (["--tls-cert", __file__], "belong together"),
         (["--snapshot-storage", "ftp://x"], "is no storage's"),
         (["--port", "65536"], "--port"),
+        (["--drain-seconds", "-1"], "--drain-seconds"),
+        (["--graceful-seconds", "nan"], "--graceful-seconds"),
         (["--allowed-host", "http://tenantry.example"], "is not a host's name"),
         (["--allowed-host", "tenantry.example:443"], "is not a host's name"),
     ],

@@ -1,6 +1,6 @@
 """The admin API as an ASGI application."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +21,7 @@ from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.index import make_index
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import Operations
-from tenantry.admin.probes import make_probes
+from tenantry.admin.probes import Probes, make_probes
 from tenantry.admin.problems import (
     ProblemError,
     answer_http,
@@ -62,7 +62,8 @@ def create_admin_app(
 
     The registry is opened and closed by whoever made it; closing it waits for what the API has begun. So the lifespan, which
     waits for that too, may be left out, as Starlette does with an application that is mounted. ``Location`` and the document
-    follow the prefix that it is mounted at. See `end_streams` for how to stop.
+    follow the prefix that it is mounted at. See `begin_drain` and `end_streams` for how to
+    stop.
 
     Args:
         registry: The tenants.
@@ -122,7 +123,8 @@ def create_admin_app(
     app.include_router(make_document_route(app.openapi))
     app.include_router(make_index(has_probes=has_probes, has_console=has_console))
     if has_probes:
-        app.include_router(make_probes(registry, collectors, has_exemplars=has_exemplars))
+        probes = Probes(registry, is_draining=service.draining.is_set)
+        app.include_router(make_probes(registry, collectors, probes, has_exemplars=has_exemplars))
     if has_console:
         app.include_router(make_console())
     app.add_exception_handler(TenantryError, answer_tenantry_error)
@@ -134,6 +136,21 @@ def create_admin_app(
     app.add_middleware(Strangers, rate=strangers)
     app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
+
+
+def begin_drain(app: FastAPI) -> None:
+    """Have ``/readyz`` of an admin API say from now on that the service stops; everything is answered as before.
+
+    For when its server is about to stop, and balancers are to send requests elsewhere by then.
+    """
+    service: Service = app.state.service
+    service.draining.set()
+
+
+def is_draining(app: FastAPI) -> Callable[[], bool]:
+    """Return what tells whether the drain of an admin API has begun: for probes on a port of their own."""
+    service: Service = app.state.service
+    return service.draining.is_set
 
 
 def end_streams(app: FastAPI) -> None:

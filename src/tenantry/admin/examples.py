@@ -202,7 +202,7 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     MadeKey(**_KEY.model_dump(), token=f"tnt_{_KEY_ID}_{'0' * 64}"),
     KeyList(items=[_KEY], next_cursor=_LAST_PAGE),
     VersionOut(tenantry="0.1.0", sqlite="3.51.3", backend="sqlite", limits={"open_tenants_max": 64}),
-    Readiness(is_ready=True, catalog="ok", pool="ok", disk="ok"),
+    Readiness(is_ready=True, service="ok", catalog="ok", pool="ok", disk="ok"),
 )
 """An example of each model: new fields that have a default are in it by themselves."""
 

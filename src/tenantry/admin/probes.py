@@ -41,6 +41,7 @@ class Readiness(BaseModel):
     """Whether the service can do its work, probe by probe: ``ok``, or what is wrong."""
 
     is_ready: bool
+    service: str
     catalog: str
     pool: str
     disk: str
@@ -53,6 +54,7 @@ class Probes:
         registry: The registry.
         clock: For how long the pool has not moved.
         timeout_seconds: How long a look may take.
+        is_draining: Whether the service is about to stop.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class Probes:
         *,
         clock: Clock | None = None,
         timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
+        is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._registry = registry
         self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
+        self._is_draining = is_draining
         self._look = Shared(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
         # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
         self._disk = Shared(self._look_at_disk)
@@ -73,14 +77,17 @@ class Probes:
 
     async def look(self) -> Readiness:
         """Return what there is to say."""
-        return await self._look()
+        found = await self._look()
+        if self._is_draining():  # also where the look was kept from before
+            return found.model_copy(update={"is_ready": False, "service": "stops"})
+        return found
 
     async def _look_at_all(self) -> Readiness:
         catalog = await self._bounded(self._registry.check_catalog)
         pool = self._pool()
         disk = await self._bounded(self._disk)
         is_ready = catalog == pool == disk == "ok"
-        return Readiness(is_ready=is_ready, catalog=catalog, pool=pool, disk=disk)
+        return Readiness(is_ready=is_ready, service="ok", catalog=catalog, pool=pool, disk=disk)
 
     async def _bounded(self, look: Callable[[], Awaitable[str | None]]) -> str:
         try:
@@ -137,7 +144,7 @@ def make_probes(
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz() -> Readiness:
-        """Say whether the catalog can be written, the pool moves, and the disk has space; 503 if not."""
+        """Say whether the service goes on, the catalog can be written, the pool moves, and the disk has space; 503 if not."""
         found = await probes.look()
         if found.is_ready:
             return found

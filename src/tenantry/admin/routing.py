@@ -35,6 +35,7 @@ class Service:
         board: Which tenants call the most.
         bodies: How large requests may be, and how long they may take to come.
         transfers: How many bundles are on their way, by caller.
+        draining: Set when the service is about to stop.
         stopping: Set when no stream is to go on that would not end by itself.
     """
 
@@ -52,6 +53,7 @@ class Service:
         self.board = board
         self.bodies = bodies
         self.transfers: Counter[str] = Counter()
+        self.draining = asyncio.Event()
         self.stopping = asyncio.Event()
         self._signer: CursorSigner | None = None
 

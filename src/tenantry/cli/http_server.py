@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,9 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tenantry.admin.failures import AnswerSend
 from tenantry.admin.headers import SafeHeaders
 from tenantry.admin.problems import ProblemError, answer_problem, later
+from tenantry.cli.certificate import Certificate
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.http_connection import IDLE_SECONDS_MAX, ImpatientConnection
-from tenantry.cli.listening import Endpoint, Tls
+from tenantry.cli.listening import Endpoint
 from tenantry.cli.tls_handshake import Handshakes
 
 REQUESTS_MAX: Final = 256
@@ -38,19 +38,24 @@ class HttpServer(uvicorn.Server):
 
     Args:
         app: What it serves.
-        tls: How it encrypts; not at all if None.
+        certificate: What it encrypts with; it does not if None.
         closing_seconds: How long requests may go on when it stops.
         is_behind_proxy: Whether all clients come from a proxy's address.
     """
 
     def __init__(
-        self, app: ASGIApp, tls: Tls | None, closing_seconds: float, *, is_behind_proxy: bool = False
+        self,
+        app: ASGIApp,
+        certificate: Certificate | None,
+        closing_seconds: float,
+        *,
+        is_behind_proxy: bool = False,
     ) -> None:
         self._is_stopping = False
         make: Any = partial(
             ImpatientConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
         )
-        self._handshakes = None if tls is None else Handshakes(make, _context(tls))
+        self._handshakes = None if certificate is None else Handshakes(make, certificate)
         super().__init__(
             uvicorn.Config(
                 SafeHeaders(Admission(app)),
@@ -149,12 +154,6 @@ def _stopping() -> ProblemError:
     )
 
 
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.cert, tls.key)
-    return context
-
-
 @contextmanager
 def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
     """Give a socket that listens at the address and does not accept yet; nobody else can take it meanwhile.
@@ -179,27 +178,3 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
                 "address, or end what listens there",
             ) from error
         yield made
-
-
-def check_tls(tls: Tls) -> None:
-    """Check that the certificate and the key can be used.
-
-    Raises:
-        CommandError: They cannot.
-    """
-
-    def refuse() -> str:
-        # Without this OpenSSL asks at the terminal, and a service that starts by itself waits there for good.
-        raise CommandError(
-            Exit.USAGE,
-            f"--tls-key {tls.key} is encrypted: give a key without a password, that nobody else can read (openssl pkey -in "
-            f"{tls.key} -out key.pem)",
-        )
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key, refuse)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise CommandError(
-            Exit.USAGE,
-            f"--tls-cert and --tls-key cannot be used ({error}): give a PEM certificate and its key",
-        ) from error

@@ -45,6 +45,8 @@ class ServeSettings:
         tls: How both encrypt; not at all if None.
         is_behind_proxy: Whether all clients come through a proxy, which tells who they are.
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``.
+        drain_seconds: How long requests are still taken after the signal to stop.
+        graceful_seconds: How long requests that were begun may go on after that.
     """
 
     config: RegistryConfig
@@ -53,7 +55,9 @@ class ServeSettings:
     probes: Endpoint | None
     tls: Tls | None
     is_behind_proxy: bool
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...]
+    drain_seconds: float
+    graceful_seconds: float
 
     @property
     def checked_hosts(self) -> tuple[str, ...] | None:

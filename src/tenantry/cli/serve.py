@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Final
@@ -12,6 +13,7 @@ from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_ext
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.listening import Endpoint, ServeSettings, Tls
 from tenantry.cli.output import print_note, print_text
+from tenantry.cli.signals import user_signals_ignored
 from tenantry.cli.target import choose_data_dir, choose_storage, registry_config
 
 PORT_DEFAULT: Final = 8321
@@ -21,6 +23,8 @@ _LISTENING: Final = "Listening"
 _PortOption = Annotated[
     int, typer.Option(min=0, max=65_535, help="0 takes a free one.", rich_help_panel=_LISTENING)
 ]
+_SECONDS_MAX: Final = 3600.0
+_STOPPING: Final = "Stopping"
 _FileOption = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, rich_help_panel=_LISTENING, help="PEM.")
 ]
@@ -70,9 +74,34 @@ def serve(
             rich_help_panel=_LISTENING,
         ),
     ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="TENANTRY_DRAIN_SECONDS",
+            min=0,
+            max=_SECONDS_MAX,
+            help="How long requests are still taken after the signal to stop, while /readyz says 503, so that balancers send "
+            "theirs elsewhere.",
+            rich_help_panel=_STOPPING,
+        ),
+    ] = 0.0,
+    graceful_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="TENANTRY_GRACEFUL_SECONDS",
+            min=0,
+            max=_SECONDS_MAX,
+            help="How long requests that were begun may go on after that.",
+            show_default="TENANTRY_SHUTDOWN_TIMEOUT_SECONDS, 30",
+            rich_help_panel=_STOPPING,
+        ),
+    ] = None,
 ) -> None:
-    """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers."""
-    with ending(is_json=False):
+    """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers.
+
+    SIGHUP reads the certificate again.
+    """
+    with user_signals_ignored(), ending(is_json=False):
         config = registry_config(choose_data_dir(data_dir))
         settings = ServeSettings(
             config=config,
@@ -84,6 +113,11 @@ def serve(
             tls=_checked_tls(tls_cert, tls_key),
             is_behind_proxy=is_behind_proxy,
             allowed_hosts=tuple(map(_checked_name, allowed_host or ())),
+            drain_seconds=_checked_seconds("--drain-seconds", drain_seconds),
+            graceful_seconds=_checked_seconds(
+                "--graceful-seconds",
+                config.shutdown_timeout_seconds if graceful_seconds is None else graceful_seconds,
+            ),
         )
         _check_may_listen(settings)
         with needs_extra():
@@ -105,6 +139,12 @@ def _checked_host(option: str, text: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError as error:
         raise CommandError(Exit.USAGE, f"{option}: {text!r} is no IP address") from error
+
+
+def _checked_seconds(option: str, seconds: float) -> float:
+    if math.isnan(seconds):  # which is neither below a limit nor above one
+        raise CommandError(Exit.USAGE, f"{option}: nan is not a number of seconds")
+    return seconds
 
 
 def _checked_name(text: str) -> str:

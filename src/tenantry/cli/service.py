@@ -3,38 +3,38 @@
 1. The ports are taken, so that nothing else happens when they cannot be.
 2. The registry opens, and with that what a crashed process began is finished.
 3. The servers answer, and the URL is printed.
-4. At SIGTERM or SIGINT the servers accept nothing any more, streams that follow fleet jobs end, then requests and operations
-   that were begun, and the registry closes. A second signal does not wait for requests.
+4. At SIGTERM or SIGINT ``/readyz`` says 503, and requests are still taken for ``drain_seconds``.
+5. The servers accept nothing any more, streams that follow fleet jobs end, then requests and operations that were begun, and the
+   registry closes. A second signal ends the draining, and does not wait for requests.
 """
 
-import asyncio
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp
 
-from tenantry.admin import create_admin_app, end_streams
-from tenantry.admin.probes import make_probes
+from tenantry.admin import begin_drain, create_admin_app, end_streams
+from tenantry.admin.app import is_draining
+from tenantry.admin.probes import Probes, make_probes
 from tenantry.admin.request_checks import RequestChecks
 from tenantry.admin.strangers import Strangers
+from tenantry.cli.certificate import Certificate
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.forwarded_client import ForwardedClient
-from tenantry.cli.http_server import HttpServer, bound, check_tls
+from tenantry.cli.http_server import HttpServer, bound
 from tenantry.cli.listening import Endpoint, ServeSettings
 from tenantry.cli.output import print_note
+from tenantry.cli.stopping import Stopping
 from tenantry.cli.target import note_other_owner
 from tenantry.errors import TenantryError
 from tenantry.observability import export_metrics
+from tenantry.observability.certificate import export_certificate
 from tenantry.observability.logging import log_libraries
 from tenantry.tenancy.registry import TenantRegistry
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 async def run_service(settings: ServeSettings, announce: Callable[[str], None]) -> None:
@@ -48,17 +48,19 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         CommandError: It may not, or cannot, listen there, or the data directory cannot be opened.
     """
     log_libraries()
-    if settings.tls is not None:
-        check_tls(settings.tls)
+    certificate = None if settings.tls is None else Certificate(settings.tls)
     endpoints = [endpoint for endpoint in (settings.api, settings.probes) if endpoint is not None]
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(bound(endpoint)) for endpoint in endpoints]
-        stopping = _Stopping()
+        stopping = Stopping(settings.drain_seconds, None if certificate is None else certificate.reload)
         stack.enter_context(stopping.at_signals())
         registry = await stack.enter_async_context(_opened(settings))
         await _check_keys(settings, registry)
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
-        closing_seconds = settings.config.shutdown_timeout_seconds
+        ends_at = export_certificate(
+            lambda: None if certificate is None else certificate.expires_at_seconds, REGISTRY
+        )
+        stack.callback(REGISTRY.unregister, ends_at)
         api = create_admin_app(
             registry,
             has_probes=settings.probes is None,
@@ -67,58 +69,17 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         )
         apps = _apps(settings, registry, api)
         servers = [
-            HttpServer(app, settings.tls, closing_seconds, is_behind_proxy=settings.is_behind_proxy)
+            HttpServer(app, certificate, settings.graceful_seconds, is_behind_proxy=settings.is_behind_proxy)
             for app in apps
         ]
         urls = [_url(settings, endpoint, made) for endpoint, made in zip(endpoints, sockets, strict=True)]
-        is_ready = partial(announce, _announcement(settings, *urls))
-        await stopping.run(servers, sockets, is_ready, partial(end_streams, api))
-
-
-class _Stopping:
-    """Runs servers until a signal comes."""
-
-    def __init__(self) -> None:
-        self._is_asked = asyncio.Event()
-        self._servers: Sequence[HttpServer] = ()
-
-    @contextmanager
-    def at_signals(self) -> Iterator[None]:
-        """Stop at a signal in the block; at a second one without waiting."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._stop)
-        try:
-            yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
-
-    async def run(
-        self,
-        servers: Sequence[HttpServer],
-        sockets: Sequence[socket.socket],
-        is_ready: Callable[[], None],
-        is_stopping: Callable[[], None],
-    ) -> None:
-        """Run the servers, each with its socket, and return when they have stopped."""
-        self._servers = servers
-        async with asyncio.TaskGroup() as group:
-            for server, made in zip(servers, sockets, strict=True):
-                group.create_task(server.serve([made]))
-            for server in servers:
-                await server.answers.wait()
-            is_ready()
-            await self._is_asked.wait()
-            for server in servers:
-                server.stop(is_urgent=False)
-            is_stopping()
-
-    def _stop(self) -> None:
-        if self._is_asked.is_set():
-            for server in self._servers:
-                server.stop(is_urgent=True)
-        self._is_asked.set()
+        await stopping.run(
+            servers,
+            sockets,
+            is_ready=partial(announce, _announcement(settings, *urls)),
+            is_draining=partial(begin_drain, api),
+            is_stopping=partial(end_streams, api),
+        )
 
 
 @asynccontextmanager
@@ -148,7 +109,7 @@ def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> It
     yield ForwardedClient(api) if settings.is_behind_proxy else api
     if settings.probes is not None:
         probes = FastAPI(openapi_url=None)
-        probes.include_router(make_probes(registry))
+        probes.include_router(make_probes(registry, probes=Probes(registry, is_draining=is_draining(api))))
         yield Strangers(RequestChecks(probes, settings.checked_hosts))
 
 

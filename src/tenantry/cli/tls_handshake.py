@@ -1,10 +1,10 @@
 """The beginning of encrypted connections: their number and their time are limited too, before anybody counts them as connections."""
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
+from tenantry.cli.certificate import Certificate
 from tenantry.cli.http_connection import ImpatientConnection, is_over
 
 HANDSHAKE_SECONDS_MAX: Final = 10.0
@@ -24,12 +24,12 @@ class Handshakes:
 
     Args:
         make: Makes a connection.
-        context: How they are encrypted.
+        certificate: What they are encrypted with.
     """
 
-    def __init__(self, make: Callable[..., ImpatientConnection], context: ssl.SSLContext) -> None:
+    def __init__(self, make: Callable[..., ImpatientConnection], certificate: Certificate) -> None:
         self.under_way: set[Handshake] = set()
-        self.context = context
+        self.certificate = certificate
         self._make = make
 
     def __call__(self, **options: Any) -> "Handshake":
@@ -93,7 +93,7 @@ class Handshake(asyncio.Protocol):
             encrypted = await asyncio.get_running_loop().start_tls(
                 transport,
                 self,
-                self._handshakes.context,
+                self._handshakes.certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX,
                 ssl_shutdown_timeout=CLOSED_SECONDS_MAX,

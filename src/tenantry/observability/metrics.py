@@ -1,4 +1,4 @@
-"""Prometheus metrics of a registry; the one module that knows prometheus_client.
+"""Prometheus metrics of a registry.
 
 Events are counted into plain integers as they come, and made into metric families only when someone scrapes: observing
 a prometheus_client histogram costs more than the rest of a call's bookkeeping together. Labels are few and bounded: a

@@ -1,0 +1,16 @@
+"""Signals that a service ignores."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def user_signals_ignored() -> Iterator[None]:
+    """Ignore SIGUSR1 and SIGUSR2 in the block: they would end the process, and programs that rotate logs send them."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,38 @@
+"""When the certificate of a server ends, as a metric."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class CertificateMetrics(Collector):
+    """When the certificate ends that a server shows now.
+
+    Args:
+        expires_at_seconds: Returns the Unix time; None where there is no certificate.
+    """
+
+    def __init__(self, expires_at_seconds: Callable[[], float | None]) -> None:
+        self._expires_at_seconds = expires_at_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric, without a sample where there is no certificate."""
+        family = GaugeMetricFamily(
+            "tenantry_certificate_expiry_timestamp_seconds",
+            "When the certificate ends that new connections are encrypted with; nothing without TLS.",
+        )
+        expires_at_seconds = self._expires_at_seconds()
+        if expires_at_seconds is not None:
+            family.add_metric((), expires_at_seconds)
+        yield family
+
+
+def export_certificate(
+    expires_at_seconds: Callable[[], float | None], collector_registry: CollectorRegistry
+) -> CertificateMetrics:
+    """Offer when a server's certificate ends to whoever scrapes `collector_registry`, and return the collector."""
+    metrics = CertificateMetrics(expires_at_seconds)
+    collector_registry.register(metrics)
+    return metrics
