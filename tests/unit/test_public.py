@@ -43,7 +43,14 @@ DRIVERS = {
     # The demonstration is a host: it brings the registry of metrics.
     # The service serves what was measured.
     "prometheus_client": [
-        *("observability/metrics.py", "demo/run.py", "admin/app.py", "admin/probes.py", "cli/service.py"),
+        *(
+            "observability/metrics.py",
+            "observability/certificate.py",
+            "demo/run.py",
+            "admin/app.py",
+            "admin/probes.py",
+            "cli/service.py",
+        ),
     ],
     "psycopg": ["storage/postgres/"],
     # data_directory.py says which SQLite is underneath.
