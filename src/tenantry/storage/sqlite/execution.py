@@ -49,10 +49,18 @@ def _run_judged(statement: Statement, connection: sqlite3.Connection) -> Result:
             f"{statement.operation}: a statement may not use {error.action}, because all callers of this database share the "
             "connection; use tenant.transaction() for a transaction"
         ) from error
+    except sqlite3.IntegrityError:
+        # A row was refused, so the statement was not: a text that mostly meets duplicates is not judged each time.
+        _remember(statement.sql, numbered)
+        raise
+    _remember(statement.sql, numbered)
+    return result
+
+
+def _remember(sql: str, numbered: NumberedStatement | None) -> None:
     if len(_known) >= _DISTINCT_STATEMENTS_MAX:
         _known.clear()
-    _known[statement.sql] = numbered
-    return result
+    _known[sql] = numbered
 
 
 def _execute(
