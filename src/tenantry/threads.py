@@ -9,9 +9,27 @@ from typing import TypeVar
 
 import anyio
 
+from tenantry.errors import PersistenceConnectionError
+
 T = TypeVar("T")
 
 _work = threading.local()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs in this thread.
+
+    Raises:
+        PersistenceConnectionError: None runs, or one of another library.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise PersistenceConnectionError(
+            "tenantry runs on asyncio, and no asyncio event loop runs here: run the program with asyncio.run(), or with "
+            "anyio.run(…, backend='asyncio'), not with trio",
+            is_retryable=False,
+        ) from error
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:

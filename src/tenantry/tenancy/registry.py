@@ -1,6 +1,8 @@
 """The façade: handles, statistics, and the order in which everything is made, starts and stops."""
 
 import asyncio
+import sys
+import warnings
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -16,6 +18,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import (
     MigrationError,
     RegistryClosedError,
+    TenantError,
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
@@ -54,7 +57,7 @@ from tenantry.tenancy.storage_owner import StorageOwner
 from tenantry.tenancy.tenant_calls import TenantCalls
 from tenantry.tenancy.transfers import Transfers
 from tenantry.texts import SCHEMAS_MAX
-from tenantry.threads import run_in_thread
+from tenantry.threads import run_in_thread, running_loop
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
 REGISTRY_CLOSED: Final = "tenantry.registry.closed"
@@ -169,6 +172,7 @@ class TenantRegistry(TenantCalls):
             self.fleet,
             log=self._log,
         )
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was opened on
         self._lifecycle = asyncio.Lock()
         self._services: list[asyncio.Task[None]] = []  # what runs as long as it is open
         self._closings: set[asyncio.Task[None]] = set()
@@ -179,6 +183,19 @@ class TenantRegistry(TenantCalls):
     def config(self) -> RegistryConfig:
         """The settings it was made with."""
         return self._config
+
+    def __del__(self) -> None:
+        """Warn if it was not closed; the stores of its tenants close themselves and give their locks back."""
+        # Not all attributes are there if it could not be made.
+        if not getattr(self, "_is_open", False) or sys.is_finalizing():
+            return
+        self._opener.crews.leave()
+        self._scratch.abandon()
+        warnings.warn(
+            f"the registry of {self._config.data_dir} was not closed: use 'async with TenantRegistry(…)', or call aclose()",
+            ResourceWarning,
+            stacklevel=1,
+        )
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -200,7 +217,9 @@ class TenantRegistry(TenantCalls):
                 change.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
             RegistryClosedError: It was closed before: make a new one.
+            TenantError: It is open on another event loop.
         """
+        self._check_loop(running_loop())
         async with self._lifecycle:
             if self._was_closed:
                 raise RegistryClosedError("the registry was closed: make a new one")
@@ -218,6 +237,7 @@ class TenantRegistry(TenantCalls):
             try:
                 await self._watch.open(self._catalog)
                 self._is_open = True
+                self._loop = running_loop()
                 await self._runner.reconcile()
                 await self._housekeeping.refresh()
                 await self.fleet.adopt()
@@ -249,7 +269,11 @@ class TenantRegistry(TenantCalls):
            are stopped, with `RegistryClosedError`; the catalog is closed.
 
         Afterwards there is no thread, no lock and no open file.
+
+        Raises:
+            TenantError: It is open on another event loop; nothing was changed.
         """
+        self._check_loop(running_loop())
         # A task of its own: a scope shields from anyio's cancellation, not from asyncio's.
         closing = asyncio.create_task(self._close(), name="tenantry close")
         self._closings.add(closing)
@@ -344,6 +368,19 @@ class TenantRegistry(TenantCalls):
         """Return an open tenant's counters; for handles."""
         actor = self._pool.actor(tenant_id)
         return actor.statistics() if actor is not None else None
+
+    def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_open or self._loop is loop:
+            return
+        if self._loop is not None and self._loop.is_closed():
+            raise TenantError(
+                "the event loop that the registry was opened on has ended, so it cannot be closed any more: drop every "
+                "reference to it, and it gives its tenants back when it is collected; close it before its loop ends"
+            )
+        raise TenantError(
+            "the registry is open on another event loop: close it on that loop "
+            "(asyncio.run_coroutine_threadsafe(registry.aclose(), loop))"
+        )
 
     def _check_open(self, tenant_id: TenantId | None = None) -> None:
         if not self._is_open:

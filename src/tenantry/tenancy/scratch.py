@@ -63,6 +63,11 @@ class Scratch:
         finally:
             await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
 
+    def abandon(self) -> None:
+        """Give the lock back without removing anything: the next registry that opens removes what is there."""
+        if self._lock is not None:
+            self._lock.release()
+
     def _make(self) -> Path:
         try:
             with self._making:

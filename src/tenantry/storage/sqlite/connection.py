@@ -12,6 +12,7 @@ functions, through which all of its own calls go. `tests/unit/test_connection.py
 import asyncio
 import contextlib
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ import aiosqlite
 import anyio
 
 from tenantry.storage.sqlite.crew import Crew, Strand
+from tenantry.threads import running_loop
 
 T = TypeVar("T")
 
@@ -50,9 +52,12 @@ class JobConnection(aiosqlite.Connection):
             crew: Runs its jobs.
 
         A caller that is cancelled leaves nothing open.
+
+        Raises:
+            PersistenceConnectionError: No asyncio event loop runs.
         """
+        opened: asyncio.Future[None] = running_loop().create_future()
         connection = cls(connector, crew)
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection._tx.put_nowait((opened, connection._open_on_thread))
         try:
             await asyncio.shield(opened)
@@ -65,6 +70,12 @@ class JobConnection(aiosqlite.Connection):
                 crew.leave()
             raise
         return connection
+
+    def __del__(self) -> None:
+        """Close the connection where its owner was lost; whoever owns many of them warns of it."""
+        if not sys.is_finalizing():
+            with contextlib.suppress(sqlite3.Error):
+                self.abandon()
 
     @property
     def is_open(self) -> bool:
@@ -125,6 +136,21 @@ class JobConnection(aiosqlite.Connection):
                 self._running = True
             raise
         self._crew.leave()
+
+    def abandon(self) -> bool:
+        """Close the connection here, without an event loop: the one that it was opened on has ended.
+
+        Returns:
+            Whether it is closed. It is not if a thread still works on it.
+        """
+        if self._connection is None:
+            return True
+        if self.backlog:
+            return False
+        self._running = False
+        self._close_on_thread(None)
+        self._crew.leave()
+        return True
 
     def _open_on_thread(self) -> None:
         self._connection = self._connector()

@@ -16,6 +16,8 @@ example, is seen. A database that was not closed cleanly, has migrations to come
 
 import asyncio
 import sqlite3
+import sys
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
@@ -126,6 +128,25 @@ class Connections:
             self._release()  # of one that was closed before, or of none
             self.at_rest = self.writer = None
             self.is_open = False
+
+    def __del__(self) -> None:
+        """Close what was not closed and can not be any more, and give the lock back: the next owner need not wait.
+
+        The lock stays with a connection that a thread still works on: what that does is unknown.
+        """
+        if not self.is_open or sys.is_finalizing():
+            return
+        # The writer last, as ever: not while a reader is open.
+        connections = [*self._guests, *self.readers, *filter(None, (self.at_rest, self.writer))]
+        with suppress(sqlite3.Error):
+            if all(connection.abandon() for connection in connections):
+                self._release(is_clean=False)
+        # At the end: where warnings are errors it raises.
+        warnings.warn(
+            f"{self._options} was not closed: use 'async with', or close what opened it",
+            ResourceWarning,
+            stacklevel=1,
+        )
 
     async def awake(self) -> JobConnection:
         """Return the writer, opened if need be, once the reads at rest have ended.

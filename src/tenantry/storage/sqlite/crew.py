@@ -96,7 +96,9 @@ class Crew:
         self._name = name
         self._threads = threads
         self._line: SimpleQueue[Strand | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # a connection that is collected leaves at any moment, also while it is held
         self._workers: set[_Worker] = set()
         self._connections = 0
         self._outbox: _Outbox | None = None
@@ -130,7 +132,8 @@ class Crew:
             line.put(None)
         for worker in workers:
             # It has no job any more, so this waits for microseconds; but for a connection that was lost while it opened.
-            worker.thread.join(TURN_SECONDS)
+            if worker.thread is not threading.current_thread():  # on which a lost connection was collected
+                worker.thread.join(TURN_SECONDS)
 
     def enqueue(self, strand: Strand) -> None:
         """Put a strand at the end of the line."""
@@ -259,10 +262,14 @@ class _Outbox:
     def put(self, future: asyncio.Future[Any], settle: Callable[[Any], None], value: Any) -> None:
         """Add a result, on any thread."""
         self._results.append((future, settle, value))
+        loop = future.get_loop()
         if not self._is_announced:
             self._is_announced = True
-            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                future.get_loop().call_soon_threadsafe(self._empty)
+            with suppress(RuntimeError):  # the loop was closed at this moment
+                loop.call_soon_threadsafe(self._empty)
+        if loop.is_closed():
+            # Nobody waits any more. Kept, the results would keep the loop, and all that was lost with it, in memory.
+            self._results.clear()
 
     def _empty(self) -> None:
         # First this: what is put in from here on may come too late for the look below.

@@ -10,6 +10,7 @@ write, in that write's own transaction, so that a tenant that is only read costs
 """
 
 import itertools
+import os
 import sqlite3
 import uuid
 from pathlib import Path
@@ -160,8 +161,15 @@ class FileOwnership:
                 connection.execute("ROLLBACK")
 
     def _owned_elsewhere(self, pid: int | None, host: str | None) -> TenantOwnedElsewhereError:
+        if pid == os.getpid():
+            where = (
+                "in another registry of this process: use that one, or close it there; one that was lost without aclose() "
+                "gives the tenant back when it is collected"
+            )
+        else:
+            where = f"in process {pid or 'unknown'} on {host or 'this host'}: close it there"
         return TenantOwnedElsewhereError(
-            f"tenant {self._tenant_id!r} is open in process {pid or 'unknown'} on {host or 'this host'}: close it there",
+            f"tenant {self._tenant_id!r} is open {where}",
             tenant_id=self._tenant_id,
             pid=pid,
             host=host,
