@@ -42,8 +42,8 @@ def test_the_power_goes(workload: str, power_workers: Workers, tmp_path: Path):
     recording = record(power_workers, workload, tmp_path)
     assert recording.outcome["is_finished"], recording.outcome
     acknowledgements = list(acknowledged(recording))
-    chosen = [*acknowledgements[:: -(-len(acknowledgements) // 12)], acknowledgements[-1]]
-    chosen += at_random(recording, SEED, 10)
+    chosen = [*acknowledgements[:: -(-len(acknowledgements) // 8)], acknowledgements[-1]]
+    chosen += at_random(recording, SEED, 8)
     report = check(recording, chosen, power_workers, tmp_path / "images")
     assert not report.findings, str(report)
     assert report.images > 10
