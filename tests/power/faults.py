@@ -39,22 +39,24 @@ class Fault:
         error: The error number.
         first: Which of the calls of this kind, from 1 on.
         is_lasting: Whether all after it fail too.
+        name: Only calls count about a path that contains this text.
     """
 
     kinds: Kind
     error: int
     first: int
     is_lasting: bool = False
+    name: str = ""
 
     def __str__(self) -> str:
         and_after = " and all after it" if self.is_lasting else ""
         error = errno.errorcode.get(self.error, "short")
-        return f"{self.kinds.name} number {self.first}{and_after}: {error}"
+        return f"{self.kinds.name} number {self.first}{and_after} {self.name}: {error}"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         told = {"error": self.error, "first": self.first, "is_lasting": self.is_lasting}
-        return {"kinds": int(self.kinds), **told}
+        return {"kinds": int(self.kinds), "name": self.name, **told}
 
 
 def count_calls(workload: str, workers: Workers, root: Path) -> dict[Kind, int]:

@@ -8,12 +8,14 @@ is repeated, as its caller would. Afterwards the directory is opened without fau
 decides at which call it begins; ``TENANTRY_SOAK_SEED`` gives it one.
 """
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from power.faults import count_calls, every, findings, spread
+from power.faults import Fault, count_calls, every, findings, spread
 from power.soak import figures, soak_seed, soak_size
+from power.tracing import Kind
 from power.workers import Workers
 
 
@@ -23,6 +25,17 @@ def test_a_call_fails(power_workers: Workers, tmp_path: Path):
     found = list(findings("short", spread(calls, each=2), power_workers, tmp_path))
     assert [(str(fault), wrong) for fault, wrong in found if wrong] == []
     assert len(found) > 2 * len(calls) - 2, calls
+
+
+def test_a_read_fails(power_workers: Workers, tmp_path: Path):
+    """A disk that fails to read once is not taken for damage: not of a tenant, and not of a copy that is being made or checked."""
+    faults = [
+        Fault(Kind.READ, errno.EIO, first, name=name)
+        for name, numbers in {"tenants": (20, 60), "scratch": (15, 40, 65, 90)}.items()
+        for first in numbers
+    ]
+    found = list(findings("short", faults, power_workers, tmp_path))
+    assert [(str(fault), wrong) for fault, wrong in found if wrong] == []
 
 
 @pytest.mark.soak

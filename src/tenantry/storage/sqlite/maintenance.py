@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError, TenantryError
@@ -35,6 +36,9 @@ from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.ownership import hand_over
 from tenantry.threads import check_cancelled
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 SQLITE_VERSION: Final = sqlite3.sqlite_version
 _PROBLEMS_SHOWN_MAX: Final = 5
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -45,6 +49,19 @@ _WRITABLE: Final = "mode=rw"
 
 Progress = Callable[[int, int], None]
 """Called with the pages left and the pages of all; raising ends the work."""
+
+
+def _repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
+    """Run work a second time, on a new connection, if it met damage: SQLite says damage too when the disk failed to read once."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except DatabaseCorruptError:
+            return work(*args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class DatabaseReport:
     tenant_uid: str | None
 
 
+@_repeated_on_damage
 def compact(path: Path) -> None:
     """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
 
@@ -97,6 +115,7 @@ def _has_temporary_files(directory: Path) -> bool:
     return True
 
 
+@_repeated_on_damage
 def checkpoint(path: Path) -> None:
     """Write what the write-ahead log holds into the database and leave one file.
 
@@ -154,6 +173,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
         raise
 
 
+@_repeated_on_damage
 def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
     """Check a database that is one file and return what is in it.
 
@@ -190,6 +210,7 @@ def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: 
     _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
 
 
+@_repeated_on_damage
 def check_closed(path: Path, *, is_thorough: bool = False) -> None:
     """Check a database that nobody has open and change nothing; a write-ahead log that a crash left beside it counts.
 
@@ -244,6 +265,7 @@ def repair(path: Path) -> None:
         raise mapped from error
 
 
+@_repeated_on_damage
 def leave_wal(path: Path) -> None:
     """Make a copy a database with a rollback journal: one file, which can be read where nothing can be written.
 
@@ -257,6 +279,7 @@ def leave_wal(path: Path) -> None:
         raise map_error(error, f"cannot prepare {path}") from error
 
 
+@_repeated_on_damage
 def give_to(path: Path, tenant_uid: str) -> None:
     """Make a copy, which nobody uses, another tenant's database, and leave one file.
 
