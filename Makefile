@@ -1,10 +1,13 @@
-# Everything happens in .venv, made from the pinned requirements; a stamp tells when there is nothing to do.
+# Everything happens in .venv (or .venv-3.13, say), made from the pinned requirements; a stamp tells when there is nothing to do.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+# The first version of Python that is used has .venv; each other one has a place of its own, so that both stay.
+VERSION_OF = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VERSION := $(call VERSION_OF,$(PYTHON))
+VENV := .venv$(if $(filter-out $(VERSION),$(call VERSION_OF,.venv/bin/python)),-$(VERSION))
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve test soak check format bench lock clean
+.PHONY: demo serve test test-versions test-part soak check format bench lock clean
 
 demo: $(VENV)/.runtime ## set everything up and run the main job
 	$(BIN)/tenantry demo
@@ -40,6 +43,24 @@ test: $(VENV)/.dev ## the whole suite with branch coverage
 soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and figures
 	$(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
+# Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
+PART := tests/unit tests/conformance tests/cancellation \
+	$(addprefix tests/integration/test_,backend.py batch.py documentation.py registry.py transactions.py)
+
+test-part: $(VENV)/.dev ## the tests that depend most on Python's version
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PART)
+
+# Of pyenv's only those that a shim leads to can be called by name.
+test-versions: ## the same with each other version of Python that is found
+	@for version in 3.11 3.12 3.13; do \
+		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+			if [ $$version != "$(VERSION)" ] && "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+				$(MAKE) test-part PYTHON="$$python" || exit 1; \
+				break; \
+			fi; \
+		done; \
+	done
+
 check: $(VENV)/.dev ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,7 +84,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 	--no-emit-index-url --no-emit-find-links
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
