@@ -72,7 +72,7 @@ async def test_a_staged_file_that_came_back(data_dir: Path, monkeypatch: pytest.
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
     await registry.open()
     with monkeypatch.context() as patched:
-        patched.setattr(restore, "_place", die)
+        patched.setattr(restore, "place", die)
         with pytest.raises(DiedError):
             await registry.snapshots.restore("acme", snapshot.id)
     await registry.aclose()

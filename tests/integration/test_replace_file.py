@@ -10,6 +10,7 @@ import pytest
 from commands import document, tenantry
 from others import other_process
 from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry.doctor import examine
 from tenantry.errors import (
     DatabaseCorruptError,
     ForeignSchemaError,
@@ -111,6 +112,17 @@ class TestAForeignLog:
             await say(registry, "new")
             await registry.snapshots.undo_restore("acme")
             assert await history(registry) == ["one", "two"]
+
+    async def test_what_the_doctor_says(self, data_dir: Path, killed: Path, older: Path):
+        """The examination finds it before anybody opens the tenant, and takes a log of its own for what it is."""
+        for put, is_wrong in ((None, False), (_move, True)):
+            if put is not None:
+                put(older, killed)
+            before = contents(killed)
+            report = await examine(RegistryConfig(data_dir=data_dir))
+            found = [finding for finding in report.findings if "replace-file" in finding.to_do]
+            assert [finding.subjects for finding in found] == ([("acme",)] if is_wrong else [])
+            assert contents(killed) == before
 
     async def test_a_restore_over_it(self, data_dir: Path, killed: Path, older: Path):
         """A snapshot that is restored over the two keeps them apart too."""

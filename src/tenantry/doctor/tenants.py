@@ -10,6 +10,7 @@ from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
 from tenantry.ids import tenant_paths
 from tenantry.lifecycle import TenantState
+from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.inspection import resting_owner
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshot_location import default_location
@@ -32,6 +33,7 @@ ORPHAN = "orphan"
 MISSING = "missing"
 FOREIGN = "foreign"
 DAMAGED = "damaged"
+REPLACED = "replaced"
 
 _WHAT_TO_DO = {
     ORPHAN: (
@@ -45,6 +47,10 @@ _WHAT_TO_DO = {
     FOREIGN: (
         "tenants' files are marked as another tenant's",
         "put the right files in their places, then repair the tenants",
+    ),
+    REPLACED: (
+        "tenants' files were replaced beside the logs of the databases that were there",
+        "copy the right file out of the way, then 'tenantry tenant replace-file' puts it in its place",
     ),
     DAMAGED: (
         "tenants' files are no databases, or damaged",
@@ -110,10 +116,13 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding
 
 
 def _disagreement(data_dir: Path, tenant: Tenant) -> str | None:
-    database = tenant_paths(data_dir, tenant.directory).database
+    paths = tenant_paths(data_dir, tenant.directory)
+    database = paths.database
     try:
         if not database.stat().st_size:
             return MISSING
+        if log_note.is_foreign(paths.lock, database):
+            return REPLACED
         uid = resting_owner(database)
     except FileNotFoundError:
         return MISSING

@@ -16,9 +16,7 @@ After a crash the intent says how far the restore can have come: with ``restore-
 and without the kept file, nothing was done.
 """
 
-import shutil
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,45 +33,41 @@ from tenantry.errors import (
 from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.schema import Schema
-from tenantry.storage.disk_space import check_copy_fits
-from tenantry.storage.draft import storage_errors
 from tenantry.storage.durable_files import (
-    FILE_MODE,
-    link,
-    make_directories,
-    move,
-    remove_files,
     remove_tree,
-    sync_directory,
     sync_file,
 )
-from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
-from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.pool import ActorPool
+from tenantry.tenancy.restore_files import (
+    POINT_PREFIX,
+    POINTS_KEPT_MAX,
+    copy_kept,
+    copy_plain_file,
+    exchange,
+    forget_points,
+    give_up,
+    keep,
+    kept_database,
+    list_points,
+    place,
+    placed_database,
+)
 from tenantry.tenancy.scratch import Scratch
-from tenantry.tenancy.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.snapshot import check_snapshot_id, new_snapshot_id
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 
-POINTS_KEPT_MAX: Final = 3
-"""How many replaced databases are kept of a tenant; the oldest goes first."""
-
 _RESTORABLE: Final = frozenset(
     [TenantState.ACTIVE, TenantState.SUSPENDED, TenantState.ARCHIVED, TenantState.QUARANTINED]
 )
-_POINT: Final = "before-"
 _UNDONE: Final = "undone:"
-_PLACED: Final = "restore-{}.db"
-_ANY_PLACED: Final = "restore*.db*"
-"""Also what a crash left of a copy, see `move`."""
-
-_FOREIGN: Final = ".db-wal-of-another-database"
 REPLACE_FILE: Final = "replace_file"
 
 
@@ -106,7 +100,7 @@ class Restorer:
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             with self._runner.preparing():
-                if snapshot_id.startswith(_POINT):
+                if snapshot_id.startswith(POINT_PREFIX):
                     await self._bring_point(tenant, snapshot_id, database)
                 else:
                     await self._bring_snapshot(tenant, snapshot_id, database)
@@ -147,12 +141,12 @@ class Restorer:
     async def points(self, tenant: Tenant) -> Sequence[str]:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
         directory = self._paths(tenant).directory / "points"
-        return await run_in_thread(partial(_points, directory))
+        return await run_in_thread(partial(list_points, directory))
 
     async def drop_point(self, point: str, call: LifecycleCall) -> None:
         """See `Snapshots.drop_point`."""
         tenant = await call.get()
-        kept = _kept(self._paths(tenant), check_snapshot_id(point, prefix=_POINT))
+        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
         if tenant.restore_point in {point, f"{_UNDONE}{point}"}:
             await call.change(tenant, restore_point=None)
         try:
@@ -167,14 +161,14 @@ class Restorer:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} is the database of another tenant")
 
     async def _bring_point(self, tenant: Tenant, point: str, database: Path) -> None:
-        kept = _kept(self._paths(tenant), check_snapshot_id(point, prefix=_POINT))
+        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
         if not await run_in_thread(kept.exists):
             raise SnapshotNotFoundError(
                 f"there is no {point!r} of tenant {tenant.id!r} any more: the last {POINTS_KEPT_MAX} are kept",
                 snapshot_id=point,
             )
         try:
-            await run_in_thread(partial(_copy_kept, kept, database))
+            await run_in_thread(partial(copy_kept, kept, database))
         except DatabaseCorruptError as error:
             raise SnapshotCorruptError(
                 f"what was replaced is damaged; it stays as it is, at {kept}"
@@ -187,7 +181,7 @@ class Restorer:
         with self._runner.preparing():
             versions = await self._copies.make_ready(database) if is_migrated else None
         await run_in_thread(partial(sync_file, database))
-        point = f"{_POINT}{new_snapshot_id(self._context.clock.now())}"
+        point = f"{POINT_PREFIX}{new_snapshot_id(self._context.clock.now())}"
         call.detail["point"] = point
         paths = self._paths(tenant)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
@@ -197,12 +191,12 @@ class Restorer:
             call.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
         ):
             try:
-                await run_in_thread(partial(_place, database, paths, point, self._context.config.data_dir))
+                await run_in_thread(partial(place, database, paths, point, self._context.config.data_dir))
                 call.step("placed")
                 return await self._exchange(call, restoring, versions)
             except Exception:
                 with anyio.CancelScope(shield=True):
-                    if await run_in_thread(partial(_give_up, paths, point)):
+                    if await run_in_thread(partial(give_up, paths, point)):
                         await call.take_back(restoring)
                 raise
 
@@ -214,14 +208,14 @@ class Restorer:
         call.step("closed")
         async with owned_files(tenant, self._context) as paths:
             is_merged = call.action != REPLACE_FILE
-            await run_in_thread(partial(_keep, paths, point, is_merged=is_merged))
+            await run_in_thread(partial(keep, paths, point, is_merged=is_merged))
             call.step("kept")
-            await run_in_thread(partial(_exchange, paths, point))
+            await run_in_thread(partial(exchange, paths, point))
             call.step("exchanged")
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the database that is gone may have been noted meanwhile.
         latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
-        is_kept = await run_in_thread(_kept(paths, point).exists)
+        is_kept = await run_in_thread(kept_database(paths, point).exists)
         undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
         restored = await call.finish(
             latest,
@@ -230,7 +224,7 @@ class Restorer:
             **known,
         )
         latest_plausible = self._context.watch.latest_plausible()
-        await run_in_thread(partial(_forget_points, paths, point, latest_plausible))
+        await run_in_thread(partial(forget_points, paths, point, latest_plausible))
         return restored
 
     def _as_active(self, tenant: Tenant) -> dict[str, object]:
@@ -250,7 +244,7 @@ class Restorer:
         paths = self._paths(tenant)
         point = tenant.intent.arguments["point"]
         assert point is not None
-        if _placed(paths, point).exists() or _kept(paths, point).parent.exists():
+        if placed_database(paths, point).exists() or kept_database(paths, point).parent.exists():
             async with self._pool.held(tenant.id, call.action):
                 await self._exchange(call, tenant, None)
         else:
@@ -258,27 +252,6 @@ class Restorer:
 
     def _paths(self, tenant: Tenant) -> TenantPaths:
         return tenant_paths(self._context.config.data_dir, tenant.directory)
-
-
-def copy_plain_file(source: Path, database: Path) -> None:
-    """Copy a database that is one plain file.
-
-    Raises:
-        SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
-        StorageFullError: There is no room for it.
-    """
-    found = RestingFile.found(source)
-    if found is None:
-        raise SnapshotError(
-            f"{source} is not a database in one plain file: it is missing or empty, or has a -wal or -journal beside it. Where one "
-            f"lies there that belongs to it: sqlite3 {source} 'PRAGMA wal_checkpoint(TRUNCATE)'"
-        )
-    with storage_errors(f"copy {source}"):
-        size_bytes = source.stat().st_size
-        check_copy_fits(database.parent, size_bytes, size_bytes)
-        shutil.copyfile(source, database)
-    if not found.is_at_rest():
-        raise SnapshotError(f"{source} was changed while it was copied: close it first", is_retryable=True)
 
 
 def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: LifecycleCall) -> None:
@@ -306,115 +279,3 @@ def _check_restorable(tenant: Tenant, action: str) -> None:
             state=tenant.state,
             event=action,
         )
-
-
-def _kept(paths: TenantPaths, point: str) -> Path:
-    return paths.directory / "points" / point / paths.database.name
-
-
-def _points(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-
-
-def _copy_kept(kept: Path, database: Path) -> None:
-    """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
-    try:
-        size_bytes = sum(path.stat().st_size for path in (kept, _log_of(kept)) if path.exists())
-        check_copy_fits(database.parent, size_bytes, size_bytes)
-        shutil.copyfile(kept, database)
-        if _log_of(kept).exists():
-            shutil.copyfile(_log_of(kept), _log_of(database))
-    except OSError as error:
-        raise SnapshotError(f"cannot copy {kept}: {error}") from error
-    maintenance.checkpoint(database)
-    maintenance.check(database)
-
-
-def _log_of(database: Path) -> Path:
-    return Path(f"{database}-wal")
-
-
-def _placed(paths: TenantPaths, point: str) -> Path:
-    return paths.directory / _PLACED.format(point)
-
-
-def _place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> None:
-    try:
-        make_directories(data_dir, paths.directory)
-        # The operation's lock is held: no other restore of this tenant is under way.
-        for stale in paths.directory.glob(_ANY_PLACED):
-            remove_files(stale)
-        database.chmod(FILE_MODE)
-        move(database, _placed(paths, point))
-    except OSError as error:
-        raise SnapshotError(f"cannot put the restored database into {paths.directory}: {error}") from error
-
-
-def _give_up(paths: TenantPaths, point: str) -> bool:
-    """Take back what was done before the exchange; return whether it had not come to that."""
-    placed, kept = _placed(paths, point), _kept(paths, point)
-    if not placed.exists() and kept.parent.exists():
-        return False
-    if _log_of(kept).exists() and not _log_of(paths.database).exists():
-        link(_log_of(kept), _log_of(paths.database))
-    # In this order: what is placed says, until it goes, that nothing was exchanged.
-    remove_tree(kept.parent)
-    remove_files(placed)
-    return True
-
-
-def _keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
-    """Give the tenant's database a second name; a no-op when it was exchanged, because a crash came in between.
-
-    The directory of that name is there in any case: it says that the exchange may have come.
-
-    Args:
-        paths: The tenant's.
-        point: The name of what is kept.
-        is_merged: Whether what the log holds is written into the database. Of files that somebody put there by hand nobody knows
-            whether they belong together: both are kept as they are.
-    """
-    kept = _kept(paths, point)
-    if not _placed(paths, point).exists():
-        return
-    make_directories(paths.directory, kept.parent)
-    if kept.exists() or not paths.database.exists():
-        sync_directory(kept.parent)
-        return
-    log, kept_log = _log_of(paths.database), _log_of(kept)
-    if log_note.is_foreign(paths.lock, paths.database):
-        link(log, kept_log.with_suffix(_FOREIGN))
-        link(paths.database, kept)
-        return
-    if log.exists() and log.stat().st_size:
-        # Before SQLite opens it: beside what it takes for no database it removes the log.
-        remove_files(kept_log)
-        link(log, kept_log)
-    if is_merged:
-        try:
-            maintenance.checkpoint(paths.database)
-        except DatabaseCorruptError:
-            pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
-        else:
-            remove_files(kept_log)
-    link(paths.database, kept)
-
-
-def _exchange(paths: TenantPaths, point: str) -> None:
-    """Put the restored database in the place of the old one, which has another name by now; a no-op when it is there."""
-    placed = _placed(paths, point)
-    if not placed.exists():
-        sync_directory(paths.directory)
-        return
-    # SQLite would apply the old database's log to the new one.
-    remove_files(*(Path(f"{paths.database}{suffix}") for suffix in ("-wal", "-shm", "-journal")))
-    move(placed, paths.database)
-
-
-def _forget_points(paths: TenantPaths, newest: str, latest_plausible: datetime) -> None:
-    """Forget the oldest; never the one that was just made, nor those dated in the future, which do not count."""
-    directory = paths.directory / "points"
-    future_begin = f"{_POINT}{begin_of_ids(latest_plausible)}"
-    others = [point for point in _points(directory) if point != newest and point <= future_begin]
-    for old in others[: max(0, len(others) + 1 - POINTS_KEPT_MAX)]:
-        shutil.rmtree(directory / old, ignore_errors=True)
