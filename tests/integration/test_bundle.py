@@ -152,7 +152,10 @@ def _tar_of(name: str) -> bytes:
 
 
 NOT_BUNDLES: dict[str, tuple[Callable[[Path, Path], bytes], str]] = {
-    "a database": (lambda _, database: database.read_bytes(), "a plain SQLite database and not a bundle"),
+    "a database": (
+        lambda _, database: database.read_bytes(),
+        "a plain SQLite database and not a bundle.*replace-file",
+    ),
     "a compressed one": (
         lambda _, database: gzip.compress(database.read_bytes()),
         "a compressed SQLite database and not a bundle",

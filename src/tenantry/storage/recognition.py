@@ -34,12 +34,15 @@ def recognize(path: Path) -> str | None:
         return "an empty file: export the tenant again"
     if head.lstrip().startswith((b"<", b"{")):
         return "a text, such as the error of a server that was asked for a bundle: look into it, and export the tenant again"
+    if head.startswith(_SQLITE):
+        return (
+            f"a plain SQLite database and not a bundle, which says whose it is: {_ORIGINAL}, or create a tenant and give it the file "
+            "with 'tenantry tenant replace-file'"
+        )
     return f"{_kind(head)}: {_ORIGINAL}"
 
 
 def _kind(head: bytes) -> str:
-    if head.startswith(_SQLITE):
-        return "a plain SQLite database and not a bundle, which says whose it is"
     if _is_tar(head):
         return (
             "a bundle that was unpacked to a .tar" if _is_bundle(head) else "a tar archive and not a bundle"
@@ -55,10 +58,10 @@ def _recognize_gzip(path: Path, head: bytes) -> str | None:
             "a compressed SQLite database and not a bundle, such as the object of a snapshot: restore or clone the snapshot, or "
             f"{_ORIGINAL}"
         )
-    if not _is_bundle(content):
-        return f"a gzip file and not a bundle: {_ORIGINAL}" if content else None
-    if has_seal(path):
+    if has_seal(path) or not content:
         return None
+    if not _is_bundle(content):
+        return f"a gzip file and not a bundle: {_ORIGINAL}"
     if head.startswith(HEADER):
         return f"a bundle that was cut short, at {path.stat().st_size} bytes: copy it again"
     return f"a bundle that another program has packed again, so that its seal is missing: {_ORIGINAL}"
