@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from power.script import Script
@@ -111,17 +112,17 @@ async def fresh(script: Script) -> None:
 
 
 async def failed_log_sync(script: Script) -> None:
-    """Let the sync of a tenant's log fail and everything that its closing syncs; then write again when the disk is well."""
+    """Let the sync of a tenant's log fail and everything that its closing syncs; write again when the disk is well."""
     await create(script, "acme")
+    await create(script, "globex")
     await script.save_beside("acme", "before")
-    await script.reopen()
-    await script.save_beside("acme", "before, after a reopen")
-    for turn in range(2):
-        script.preloaded.fail(Kind.SYNC, errno.EIO, is_lasting=True, name="tenant.db")
+    for turn, close in enumerate(
+        (script.reopen, partial(script.save_beside, "globex", "evicts"), script.reopen)
+    ):
+        script.preloaded.fail(Kind.SYNC, errno.EIO, is_lasting=True, name="acme/tenant.db")
         await script.save_beside("acme", f"{turn} while the disk failed")
-        await script.close()
+        await close()
         script.preloaded.fail_no_more()
-        await script.open()
         await script.save_beside("acme", f"{turn} when it was well again")
         await script.save_beside("acme", f"{turn} and once more")
 
@@ -148,7 +149,7 @@ WORKLOADS: Final = {
     "lifecycle": Workload(lifecycle),
     "copies": Workload(copies),
     "fresh": Workload(fresh, data="srv/tenantry/data"),
-    "failed-log-sync": Workload(failed_log_sync),
+    "failed-log-sync": Workload(failed_log_sync, settings=(("open_tenants_max", 1),)),
     # Loses what it acknowledged: the log is not synced at each commit.
     "not-synced": Workload(fresh, settings=(("durability", "normal"),)),
 }
