@@ -215,7 +215,8 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
     await until(lambda: (threading.active_count(), open_files(data_dir)) == (threads, []))
     async with TenantRegistry(registry.config) as third:
         assert await third.tenant("acme").messages.get_history("general") == ()
-    assert query(database_path(data_dir, "acme"), "SELECT x FROM notes") == [(1,)]
+    # It was interrupted, so that it ended when it could.
+    assert query(database_path(data_dir, "acme"), "SELECT x FROM notes") == []
     assert stored_contents(data_dir, "acme") == []
 
 

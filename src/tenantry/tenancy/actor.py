@@ -33,6 +33,8 @@ T = TypeVar("T")
 ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
 ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
 _ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
+_INTERRUPTED_SECONDS_MAX: Final = 0.5
+"""How long an interrupted statement takes to end, where it can."""
 # What still closes the stores of abandoned actors: the event loop itself keeps only weak references to tasks.
 _LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
 # After these the tenant must not go on as it is: its file is damaged, or no longer this process's.
@@ -231,8 +233,9 @@ class TenantActor:
         """Finish the calls that were taken in, then close the store; idempotent.
 
         Args:
-            timeout_seconds: For the calls to finish. A batch that goes on beyond it is left to its thread, with the lock
-                held: what it does is unknown, so nobody else may open the file until it has ended.
+            timeout_seconds: For the calls to finish. A batch that goes on beyond it is interrupted. One that does not end then,
+                because its disk hangs, is left to its thread, with the lock held: what it does is unknown, so nobody else may
+                open the file until it has ended.
 
         Raises:
             PersistenceConnectionError: The store would not close; call again.
@@ -249,10 +252,12 @@ class TenantActor:
         if is_drained:
             await self._store.disconnect()
             return
-        self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
         leftover = asyncio.get_running_loop().create_task(self._disconnect_late())
         _LEFTOVERS.add(leftover)
         leftover.add_done_callback(_LEFTOVERS.discard)
+        await asyncio.wait([leftover], timeout=_INTERRUPTED_SECONDS_MAX)
+        if not leftover.done():
+            self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
 
     def statistics(self) -> ActorStatistics:
         """Return the counters."""

@@ -268,7 +268,7 @@ class Channel:
         """Take no more calls and finish those that were taken in; idempotent.
 
         Args:
-            timeout_seconds: After this, what still waits is refused. A batch that is running is not waited for longer.
+            timeout_seconds: After this, what still waits is refused. A batch that is running is interrupted, and not waited for.
 
         Returns:
             Whether everything ended in time. False: a batch still runs on its thread.
@@ -284,8 +284,8 @@ class Channel:
         for batch in self._batches:
             for call in batch.calls:
                 self._fail_closed(call, "it may or may not have been done")
-            if self._limits.is_interrupted_early or batch.turn is None:
-                batch.running.cancel()
+            # Its callers have their answer, and nobody would be there to end a statement that runs away.
+            batch.running.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

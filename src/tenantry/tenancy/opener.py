@@ -88,13 +88,14 @@ class TenantOpener:
             actor = await self._opened_actor(tenant, is_new=tenant.state is TenantState.PROVISIONING)
         else:
             actor = await self._open_or_judge(tenant)
-            try:
+        try:
+            if not is_for_call:
                 await self._check_again(tenant)
-            except BaseException:
-                await actor.aclose(0.0)
-                raise
-        if tenant.state is not TenantState.PROVISIONING:
-            await self._note(tenant, actor.schema_versions, None)
+            if tenant.state is not TenantState.PROVISIONING:
+                await self._note(tenant, actor.schema_versions, None)
+        except BaseException:
+            await actor.aclose(0.0)
+            raise
         if len(self._opened) >= OPENED_MAX:
             self._opened.clear()
         self._opened.add(tenant_id)

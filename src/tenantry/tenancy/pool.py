@@ -133,6 +133,7 @@ class ActorPool:
         self._held: dict[TenantId, Held] = {}
         self._queue: OrderedDict[TenantId, deque[Waiter]] = OrderedDict()  # tenants without a place
         self._tasks: set[asyncio.Task[None]] = set()
+        self._openings: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
         self._closing = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # the one it is first used on
@@ -316,9 +317,17 @@ class ActorPool:
             for waiter in queue:
                 waiter.fail(RegistryClosedError("the registry was closed"))
         self._queue.clear()
-        await asyncio.gather(*(self.close_tenant(tenant_id, "shutdown") for tenant_id in list(self._entries)))
+        closings = [self.close_tenant(tenant_id, "shutdown") for tenant_id in list(self._entries)]
+        await asyncio.gather(self._end_openings(), *closings)
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _end_openings(self) -> None:
+        """Wait for the tenants that are being opened, as long as for calls; then end what opens them, such as a migration."""
+        if self._openings:
+            _, late = await asyncio.wait(self._openings, timeout=self._close_timeout_seconds)
+            for opening in late:
+                opening.cancel()
 
     def _enqueue(self, tenant_id: TenantId) -> Waiter:
         """Put a caller where it will be served; the decisions that follow from that are taken at once."""
@@ -420,23 +429,31 @@ class ActorPool:
 
     def _act(self, plan: _Plan) -> None:
         for lease in plan.to_open:
-            self._spawn(self._open(lease), f"tenantry open {lease.tenant_id}")
+            opening = self._spawn(self._open(lease), f"tenantry open {lease.tenant_id}")
+            self._openings.add(opening)
+            opening.add_done_callback(self._openings.discard)
         for lease, reason in plan.to_close:
             self._spawn(self._close(lease, reason), f"tenantry close {lease.tenant_id}")
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         # In a context of its own: the work is the pool's, not that of the caller who happened to cause it.
         task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _open(self, lease: Lease) -> None:
         started_seconds = self._now()
         outcome, backend = "ok", "none"
         try:
             lease.actor = await self._opener(lease.tenant_id)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the callers hear of it and the place is free again
-            failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers hear of it, and the place is free
+            if isinstance(error, asyncio.CancelledError):
+                failure: TenantryError = RegistryClosedError(
+                    "the registry was closed while the tenant was opened", tenant_id=lease.tenant_id
+                )
+            else:
+                failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
             outcome = failure.outcome
             del self._entries[lease.tenant_id]
             for waiter in lease.waiters:

@@ -1,0 +1,74 @@
+"""A registry that closes ends whatever runs in its tenants, and leaves none of them locked."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached
+from tenantry import RegistryConfig, Schema, TenantHandle, TenantRegistry
+from tenantry.errors import RegistryClosedError, TransactionClosedError
+from tenantry.repository import Repository
+from tenantry.statements import Statement
+from tenantry.storage.sqlite.pace import PROCESS
+from tenants import make_message, write_pack
+
+ENDLESS = f"CREATE TABLE counted AS {COUNT_TO_A_BILLION}"
+
+
+class Endless(Repository):
+    """Runs statements that do not end."""
+
+    async def write(self) -> None:
+        """Write."""
+        await self._write(Statement("test.write", ENDLESS), done="test.done", failed="test.failed")
+
+    async def read(self) -> None:
+        """Read."""
+        await self._read(Statement("test.read", COUNT_TO_A_BILLION), failed="test.failed")
+
+
+async def transact(tenant: TenantHandle) -> None:
+    """Write in a transaction."""
+    async with tenant.transaction() as transaction:
+        await transaction.repository(Endless).write()
+
+
+async def look(tenant: TenantHandle) -> None:
+    """Have the tenant opened."""
+    await tenant.messages.get_history("general")
+
+
+CALLS = {
+    "write": lambda tenant: tenant.repository(Endless).write(),
+    "read": lambda tenant: tenant.repository(Endless).read(),
+    "transaction": transact,
+    "migration": look,
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+async def test_what_does_not_end(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+    """A statement that does not end is interrupted after ``shutdown_timeout_seconds``; its tenant can be opened at once."""
+    config = RegistryConfig(data_dir=data_dir, shutdown_timeout_seconds=0.01)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    schemas = [Schema("endless", write_pack(tmp_path, f"endless_{what}", f"{ENDLESS};"))]
+    looks = 0
+
+    def count() -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(type(PROCESS), "give_way", lambda _: count())
+    async with TenantRegistry(config) as registry:
+        await registry.create("acme")
+    async with asyncio.timeout(HANG_SECONDS):
+        registry = TenantRegistry(config, schemas=schemas if what == "migration" else [])
+        await registry.open()
+        call = asyncio.ensure_future(CALLS[what](registry.tenant("acme")))
+        await reached(lambda: looks > 3)  # it has begun to count
+        await registry.aclose()
+        with pytest.raises((RegistryClosedError, TransactionClosedError)):
+            await call
+        async with TenantRegistry(config) as again:
+            await again.tenant("acme").messages.save(make_message("afterwards"))
