@@ -161,6 +161,13 @@ class TestRebuild:
         assert caught.value.is_step_failure
         assert content(path) == before
 
+    async def test_a_scratch_table_with_the_name_of_a_column(self, make_pack: MakePack, tmp_path: Path):
+        """A table that a step makes and drops is not looked for in the names of columns."""
+        first = f"""{USERS} CREATE TABLE items (id INTEGER PRIMARY KEY, "old" TEXT);
+            CREATE VIEW olds AS SELECT "old" FROM items;"""
+        step = "CREATE TABLE old AS SELECT * FROM users; ALTER TABLE items ADD COLUMN n; DROP TABLE old;"
+        assert len(await migrate(tmp_path / "a.db", make_pack(first, step))) == 2
+
     async def test_a_table_that_refers_to_itself(self, make_pack: MakePack, tmp_path: Path):
         """Rows that are each other's parents are copied in any order."""
         path = tmp_path / "a.db"

@@ -18,12 +18,14 @@ _ADVICE: Final = (
     "name the table before, and create them again after; or begin the migration with PRAGMA legacy_alter_table = ON "
     "(https://www.sqlite.org/lang_altertable.html, section 7)"
 )
-_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-# SQLite writes the new name in double quotes wherever it renames a table.
-_FIND_REFERENCES: Final = """
-SELECT type || ' ' || name FROM sqlite_schema
-WHERE instr(lower(sql), lower('"' || replace(?, '"', '""') || '"')) ORDER BY name LIMIT 5
+_SCHEMA: Final = (
+    "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'trigger', 'view') ORDER BY name"
+)
+_FIND_CHILDREN: Final = """
+SELECT DISTINCT child.name FROM sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
+WHERE child.type = 'table' AND key."table" = ? COLLATE NOCASE ORDER BY child.name
 """
+_SHOWN_MAX: Final = 5
 # A virtual table takes its shadow tables along, so it goes before them.
 _FIND_TEMPORARY: Final = """
 SELECT type, name FROM sqlite_temp_schema
@@ -41,12 +43,12 @@ class BrokenScriptError(ValueError):
 
 
 class _StepJudge:
-    """Judges a step's actions, and remembers what it must be asked about afterwards.
+    """Judges a step's actions, and records some of them.
 
     Attributes:
         dropped: The tables that the step dropped.
-        has_temporary: Whether it made a temporary table, index, view or trigger. To ask the connection would open its
-            temporary database.
+        has_temporary: Whether the step made a temporary table, index, view or trigger. Asking the connection instead would
+            open its temporary database.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
         sqlite3.Error: A statement failed.
         BrokenScriptError: A statement is not allowed, or a view, trigger or foreign key is left without its table.
     """
-    before, judge = _tables(connection), _StepJudge()
+    before, judge = _schema(connection), _StepJudge()
     try:
         with judged(judge, connection):
             for statement in split_statements(script):
@@ -79,14 +81,13 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error.action) from error
     except sqlite3.OperationalError as error:
-        if not str(error).startswith(
-            "error in "
-        ):  # what SQLite says of a view or trigger that a rename would break
+        # What SQLite says of a view or trigger that a rename would break.
+        if not str(error).startswith("error in "):
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
     if judge.has_temporary:
         _drop_temporary(connection)
-    _check_references(judge.dropped - before, connection)
+    _check_references(judge.dropped, before, connection)
 
 
 def split_statements(script: str) -> Iterator[str]:
@@ -115,21 +116,32 @@ def _refusal(action: str) -> BrokenScriptError:
     return BrokenScriptError(f"a migration may not use {action}: {why}", code="SQLITE_AUTH")
 
 
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in connection.execute(_TABLES)}
+def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return the SQL of each table, trigger and view, by type and name."""
+    return {(kind, name): sql for kind, name, sql in connection.execute(_SCHEMA)}
 
 
-def _check_references(scratch: set[str], connection: sqlite3.Connection) -> None:
-    """Refuse what still names a table that the step made and dropped.
+def _check_references(
+    dropped: set[str], before: dict[tuple[str, str], str], connection: sqlite3.Connection
+) -> None:
+    """Refuse what refers to a table that the step made and dropped.
 
     ``ALTER TABLE users RENAME TO old_users`` makes every view, trigger and foreign key of ``users`` refer to ``old_users``. A
     step that then makes a new ``users`` and drops ``old_users`` leaves them without a table.
     """
-    for table in sorted(scratch - _tables(connection)):
-        found = [name for (name,) in connection.execute(_FIND_REFERENCES, (table,))]
-        if found:
+    scratch = {name for name in dropped if ("table", name) not in before}
+    if not scratch:
+        return
+    after = _schema(connection)
+    changed = {key: sql for key, sql in after.items() if before.get(key) != sql and key[0] != "table"}
+    for table in sorted(scratch):
+        found = [f"table {child}" for (child,) in connection.execute(_FIND_CHILDREN, (table,))]
+        # SQLite writes the new name in double quotes wherever it renames a table.
+        quoted = '"' + table.replace('"', '""') + '"'
+        found += [f"{kind} {name}" for (kind, name), sql in changed.items() if quoted.lower() in sql.lower()]
+        if found and ("table", table) not in after:
             raise BrokenScriptError(
-                f"it leaves a reference to {table}, which it dropped, in {', '.join(found)}: {_ADVICE}",
+                f"it leaves a reference to {table}, which it dropped, in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
                 code="SQLITE_ERROR",
             )
 
