@@ -29,6 +29,8 @@ from tenantry.tenancy.api_keys import Scope
 from tenants import HANG_SECONDS, HandClock, as_another, make_message, query, until
 
 GZIP = {"content-type": "application/gzip"}
+# Operations whose bodies are files, and the types of these.
+FILES = {"import_tenant": GZIP, "replace_file": {"content-type": "application/vnd.sqlite3"}}
 # Bodies that an operation would take; every other operation takes an empty object.
 BODIES: dict[str, Any] = {
     "create_tenant": {"id": "fresh"},
@@ -67,8 +69,8 @@ async def elsewhere(act: Act) -> None:
 
 async def race(client: httpx.AsyncClient, name: str, method: str, path: str, act: Act) -> httpx.Response:
     """Call an operation, and act when its head has been looked at and its body is waited for."""
-    body = b"no bundle" if name == "import_tenant" else json.dumps(BODIES.get(name, {})).encode()
-    headers = GZIP if name == "import_tenant" else {"content-type": "application/json"}
+    body = b"no bundle" if name in FILES else json.dumps(BODIES.get(name, {})).encode()
+    headers = FILES.get(name, {"content-type": "application/json"})
 
     async def content() -> AsyncIterator[bytes]:
         await elsewhere(act)
