@@ -556,7 +556,7 @@ class TestDataDirectory:
         """What no file can be called is refused like any other."""
         await self.refused(tmp_path / "da\0ta")
 
-    @pytest.mark.parametrize("name", ["tenants", "catalog.db"])
+    @pytest.mark.parametrize("name", ["tenants", "catalog.db", "operations", "scratch", "snapshots"])
     async def test_holds_a_link(self, data_dir: Path, tmp_path: Path, name: str):
         """A link to elsewhere is refused, and what it leads to is not touched."""
         elsewhere = tmp_path / "elsewhere"

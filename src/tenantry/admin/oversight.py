@@ -11,7 +11,8 @@ from pydantic import Field
 
 from tenantry.admin.auth import Principal, another_tenant
 from tenantry.admin.operations import Operation, OperationState
-from tenantry.admin.problems import documented
+from tenantry.admin.paths import values_without_paths
+from tenantry.admin.problems import Problem, documented
 from tenantry.admin.routing import (
     Administrator,
     AdminRoute,
@@ -114,7 +115,7 @@ async def get_top_tenants(
 async def _operation(operation_id: OperationPath, principal: Reader, service: CurrentService) -> Operation:
     operation = service.operations.get(operation_id)
     await _check_may_see(service, principal, operation)
-    return operation
+    return await _operation_shown(service, principal, operation)
 
 
 # Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
@@ -136,14 +137,16 @@ async def get_operation(operation: FoundOperation, response: Response) -> Operat
     responses=documented(404),
 )
 async def follow_operation(
-    operation: FoundOperation, service: CurrentService
+    operation: FoundOperation, principal: Reader, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream an operation as server-sent events: as it is, at each step and when it has ended, while the key is good."""
+    seen = service.operations.get(operation.id)
     while True:
-        yield ServerSentEvent(data=operation.model_dump(mode="json"), event=operation.state.value)
-        if operation.state is not OperationState.RUNNING:
+        shown = await _operation_shown(service, principal, seen)
+        yield ServerSentEvent(data=shown.model_dump(mode="json"), event=shown.state.value)
+        if seen.state is not OperationState.RUNNING:
             return
-        operation = await service.operations.changed(operation)
+        seen = await service.operations.changed(seen)
 
 
 @router.get("/audit", tags=["audit"], responses=documented(400, 404))
@@ -238,10 +241,35 @@ async def get_version(_: Reader, service: CurrentService) -> VersionOut:
 async def _check_may_see(service: Service, principal: Principal, operation: Operation) -> None:
     if principal.tenants is None or operation.started_by == principal.name:
         return  # A key lets go of a tenant that it has purged, and is to hear that it is done.
-    # By what the tenant is and not by what it is called: an id may be another company's by now.
-    own = await service.registry.list(tenant_ids=principal.tenants, limit=LIST_ITEMS_MAX)
-    if operation.tenant_uid not in {tenant.uid for tenant in own}:
+    if operation.tenant_uid not in await _own_uids(service, principal):
         raise another_tenant()
+
+
+async def _operation_shown(service: Service, principal: Principal, operation: Operation) -> Operation:
+    """Return what the caller may see of an operation: no paths, and nothing of a tenant that the key is not for."""
+    if principal.tenants is None:
+        return operation
+    if operation.action == "clone" and operation.started_by != principal.name:
+        made = (operation.result or {}).get("uid")
+        if made is None or made not in await _own_uids(service, principal):
+            operation = operation.model_copy(update={"result": None, "problem": _reduced(operation.problem)})
+    # Also as an event, which does not go the way of other answers.
+    return Operation.model_validate_json(
+        values_without_paths(operation.model_dump_json().encode(), service.registry.config.data_dir)
+    )
+
+
+def _reduced(problem: Problem | None) -> Problem | None:
+    if problem is None:
+        return None
+    detail = "it concerns a tenant that this key is not for"
+    return Problem(type=problem.type, title=problem.title, status=problem.status, detail=detail)
+
+
+async def _own_uids(service: Service, principal: Principal) -> set[str]:
+    # By what a tenant is and not by what it is called: an id may be another company's by now.
+    own = await service.registry.list(tenant_ids=principal.tenants, limit=LIST_ITEMS_MAX)
+    return {tenant.uid for tenant in own}
 
 
 def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from tenantry import errors
+from tenantry.admin.paths import hides_paths, without_paths
 from tenantry.errors import TenantryError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -139,11 +140,15 @@ def status_of(error: TenantryError) -> int:
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 
 
-async def answer_tenantry_error(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request that ended with an error of tenantry's."""
+async def answer_tenantry_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with an error of tenantry's; a caller with a key for some tenants is shown no paths."""
     assert isinstance(error, TenantryError)
     content = problem_of(error)
-    return _answer(content, _retry_header(content.get("retry_after_seconds")))
+    if hides_paths(request):
+        content["detail"] = without_paths(
+            content["detail"], request.app.state.service.registry.config.data_dir
+        )
+    return _answer(content, {})
 
 
 def public_answer(error: TenantryError) -> JSONResponse:
@@ -153,7 +158,7 @@ def public_answer(error: TenantryError) -> JSONResponse:
     """
     hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
     content = {name: value for name, value in problem_of(error).items() if name not in hidden}
-    return _answer(content, _retry_header(error.retry_after_seconds))
+    return _answer(content, {})
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:
@@ -212,6 +217,7 @@ def unexpected() -> ProblemError:
 
 
 def _answer(content: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
+    headers = {**_retry_header(content.get("retry_after_seconds")), **headers}
     return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
 
 

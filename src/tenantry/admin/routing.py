@@ -17,6 +17,7 @@ from tenantry.admin.cursors import CursorSigner
 from tenantry.admin.idempotency import HEADER, Handler, Once, documented_key
 from tenantry.admin.load import LoadBoard
 from tenantry.admin.operations import PATH, Operation, Operations
+from tenantry.admin.paths import hides_paths, values_without_paths
 from tenantry.admin.watch import WatchedResponse, watching
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.api_keys import Scope
@@ -103,7 +104,12 @@ class AdminRoute(APIRoute):
                 response.headers["location"] = (
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
-            return WatchedResponse(response, access) if isinstance(response, StreamingResponse) else response
+            if isinstance(response, StreamingResponse):
+                return WatchedResponse(response, access)
+            if hides_paths(request) and response.body:
+                response.body = values_without_paths(bytes(response.body), service.registry.config.data_dir)
+                response.headers["content-length"] = str(len(response.body))
+            return response
 
         return handle_known
 

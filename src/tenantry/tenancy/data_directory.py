@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -63,6 +64,9 @@ def prepare_data_directory(config: RegistryConfig) -> None:
             raise PermissionError("not readable and writable")
         make_directories(path, path / "operations")
         make_directories(path, path / "tenants")
+        for name in ("scratch", "snapshots"):  # made when they are needed
+            with suppress(FileNotFoundError):
+                check_directory(path / name, (path / name).lstat())
         for spread in (path / "tenants").iterdir():  # at most 256
             check_directory(spread, spread.lstat())
         _check_is_own_file(path / "catalog.db")

@@ -1,0 +1,60 @@
+"""Keeps paths on the service's disk from callers whose keys are for some tenants only: they say nothing to them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import Request
+
+HIDDEN: Final = "…"
+"""What stands for the directories of a path: only the last part of it is shown."""
+
+# Two directories at least: one alone, as in "read/write", need not be a path. A path of the API is no file's.
+_PATH: Final = re.compile(r"(?<![\w.:/…-])/(?!v1/)(?:[^\s/'\"()<>,;:\\]+/)+(?=[^\s/'\"()<>,;:\\])")
+
+
+def hides_paths(request: Request) -> bool:
+    """Return whether the caller of a request is known, and is shown no paths."""
+    principal = getattr(request.state, "principal", None)
+    return principal is not None and principal.tenants is not None
+
+
+def without_paths(text: str, data_dir: Path) -> str:
+    """Return a text in which the directories of each absolute path are hidden, also of one with blanks in its name."""
+    return _PATH.sub(f"{HIDDEN}/", _without_data_directory(text, data_dir))
+
+
+def values_without_paths(content: bytes, data_dir: Path) -> bytes:
+    """Return JSON in which all texts are without paths."""
+    return json.dumps(
+        _mapped(json.loads(content), data_dir), ensure_ascii=False, separators=(",", ":")
+    ).encode()
+
+
+def _mapped(value: Any, data_dir: Path) -> Any:
+    match value:
+        case str():
+            # What is not about files stays as it is: a name for people may have slashes.
+            return _without_data_directory(value, data_dir)
+        case list():
+            return [_mapped(one, data_dir) for one in value]
+        case dict():
+            return {
+                name: without_paths(one, data_dir)
+                if name in _TELLING and isinstance(one, str)
+                else _mapped(one, data_dir)
+                for name, one in value.items()
+            }
+        case _:
+            return value
+
+
+_TELLING: Final = frozenset(["detail", "error", "last_error", "reason"])
+"""Fields that may hold the words of an error."""
+
+
+def _without_data_directory(text: str, data_dir: Path) -> str:
+    return text.replace(f"{data_dir.absolute()}/", f"{HIDDEN}/").replace(
+        str(data_dir.absolute()), "the data directory"
+    )
