@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stores import COUNT_TO_A_BILLION, make_store, reached, rows, run
+from stores import COUNT_TO_A_BILLION, left_open, make_store, reached, rows, run
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.errors import PersistenceError
@@ -183,15 +183,19 @@ async def test_one_that_was_not_closed_is_awake(tmp_path: Path):
     await store.disconnect()
 
 
-async def test_one_with_a_log_beside_it_is_awake(tmp_path: Path):
-    """What is still in the log would not be seen at rest."""
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_one_with_a_log_beside_it_is_awake(tmp_path: Path, *, is_empty: bool):
+    """What is still in the log would not be seen at rest. An empty log, as a full disk leaves it, holds nothing."""
     store = make_owned(tmp_path)
     await store.connect()
     await store.migrate()
     await store.disconnect()
-    (tmp_path / "tenant.db-wal").touch()
+    if is_empty:
+        (tmp_path / "tenant.db-wal").touch()
+    else:
+        left_open(tmp_path / "tenant.db", "CREATE TABLE in_the_log (n)")
     await store.connect()
-    assert not is_at_rest(store)
+    assert is_at_rest(store) is is_empty
     await store.disconnect()
 
 

@@ -110,7 +110,7 @@ async def test_an_owner_that_was_replaced_cannot_write(data_dir: Path, way: str)
         query(
             database_path(data_dir, "acme"), "UPDATE tenantry_owner SET epoch = epoch + 1, owner = 'another'"
         )
-        with pytest.raises(TenantOwnedElsewhereError, match="'acme' is open in process"):
+        with pytest.raises(TenantOwnedElsewhereError, match="'acme' is open in"):
             await use(registry, "acme", way)
         await hook.wait_for(TenantClosed, tenant_id="acme", reason="failed")
         assert stored_contents(data_dir, "acme") == ["ours"]
@@ -147,12 +147,10 @@ async def test_a_damaged_tenant_that_was_suspended_meanwhile(data_dir: Path):
 async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
     """A tenant that will not close is logged and keeps its lock; everybody else is closed, and the registry too."""
     aclose = JobConnection.aclose
-    stuck: list[JobConnection] = []
 
     async def fail_for_acme(connection: JobConnection, then: Callable[[], None] | None = None) -> None:
         _, _, path = await connection.run(lambda c: c.execute("PRAGMA database_list").fetchone())
         if "/acme/" in path:
-            stuck.append(connection)
             raise sqlite3.OperationalError("disk I/O error")
         await aclose(connection, then)
 
@@ -160,6 +158,8 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
         for tenant_id in ("acme", "globex"):
             await registry.create(tenant_id)
             await registry.tenant(tenant_id).messages.save(make_message(tenant_id))
+        actor = registry._pool.actor("acme")
+        assert actor is not None
         monkeypatch.setattr(JobConnection, "aclose", fail_for_acme)
         with structlog.testing.capture_logs() as logs:
             await registry.aclose()
@@ -172,7 +172,7 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
         assert caught.value.pid == os.getpid()
         await second.tenant("globex").messages.save(make_message())
     monkeypatch.undo()
-    await stuck[0].aclose()
+    await actor._store.disconnect()
     assert stored_contents(data_dir, "acme") == ["acme"]
 
 
@@ -387,9 +387,7 @@ async def test_a_full_disk(tmp_path: Path):
         async with TenantRegistry(config(disk / "data")) as registry, Service(registry) as service:
             await registry.create("acme")
             admin = await service.caller("admin")
-            with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
-                while True:
-                    ballast.write(bytes(4096))
+            fill(disk)
             for call in (registry.create("globex"), registry.archive("acme"), registry.fleet.start("check")):
                 with pytest.raises(StorageFullError, match=r"free space|make room"):
                     await call
@@ -398,3 +396,65 @@ async def test_a_full_disk(tmp_path: Path):
                 assert (await admin.get(path)).status_code == 200
             (disk / "ballast").unlink()
             await registry.create("globex")
+
+
+def fill(disk: Path) -> None:
+    """Leave no space on a small disk."""
+    with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+
+
+@pytest.mark.parametrize("state", ["closed", "at rest", "awake", "left by a process that was killed"])
+async def test_reads_on_a_full_disk(tmp_path: Path, state: str):
+    """Reads go on in whatever state the tenant is, also after a write that was refused; when there is space, so do writes."""
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        path = database_path(disk / "data", "acme")
+        async with TenantRegistry(config(disk / "data")) as registry:
+            await registry.create("acme")
+            await registry.tenant("acme").messages.save(make_message("before"))
+        if state == "left by a process that was killed":
+            # It did not say that it released the lock.
+            (path.parent / "lock").write_bytes(b" " * 128)
+        async with TenantRegistry(config(disk / "data")) as registry:
+            messages = registry.tenant("acme").messages
+            if state == "at rest":
+                await messages.get_history("general")
+            if state == "awake":
+                await messages.save(make_message("before"))
+            fill(disk)
+            for _ in range(2):
+                history = await asyncio.gather(*(messages.get_history("general") for _ in range(3)))
+                assert {message.content for found in history for message in found} == {"before"}
+                refused, *history = await asyncio.gather(
+                    messages.save(make_message("refused")),
+                    *(messages.get_history("general") for _ in range(3)),
+                    return_exceptions=True,
+                )
+                assert isinstance(refused, StorageFullError)
+                assert "free space on the disk" in str(refused)
+                assert [found for found in history if isinstance(found, BaseException)] == []
+            (disk / "ballast").unlink()
+            await messages.save(make_message("after"))
+            assert (await messages.get_history("general"))[0].content == "after"
+        assert "refused" not in stored_contents(disk / "data", "acme")
+
+
+async def test_a_disk_without_inodes(tmp_path: Path):
+    """SQLite says only that it cannot open a file; the error says what is missing, and reads go on."""
+    with small_disk(tmp_path / "disk", "4m,nr_inodes=40") as disk:
+        async with TenantRegistry(config(disk / "data")) as registry:
+            await registry.create("acme")
+        async with TenantRegistry(config(disk / "data")) as registry:
+            messages = registry.tenant("acme").messages
+            files = [disk / f"{number}" for number in range(40)]
+            with suppress(OSError):
+                for file in files:
+                    file.touch()
+            for _ in range(2):
+                assert await messages.get_history("general") == ()
+                with pytest.raises(StorageFullError, match="inodes"):
+                    await messages.save(make_message())
+            for file in files:
+                file.unlink(missing_ok=True)
+            await messages.save(make_message())

@@ -19,6 +19,7 @@ from tenantry.errors import (
     DataDirectoryError,
     MigrationError,
     PersistenceConnectionError,
+    StorageFullError,
     TenantOwnedElsewhereError,
 )
 from tenantry.storage.sqlite import lock_file, opening
@@ -211,7 +212,7 @@ class TestLock:
         store = make_owned_store(data_dir)
         with monkeypatch.context() as patched:
             patched.setattr(lock_file.fcntl if failing == "flock" else lock_file.os, failing, fail)
-            with pytest.raises(PersistenceConnectionError, match="cannot lock"):
+            with pytest.raises(StorageFullError, match=r"cannot lock .*: free space on the disk"):
                 await store.connect()
         assert open_files(data_dir) == []
         await store.connect()

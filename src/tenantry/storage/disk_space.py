@@ -1,6 +1,7 @@
 """How much space there is on a disk, and how much of it is left to what tenants write."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,15 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def is_full(error: OSError) -> bool:
     """Return whether it is the disk, the quota or the limit on a file's size that is reached."""
     return error.errno in _FULL
+
+
+def is_exhausted(directory: Path) -> bool:
+    """Return whether no file can be made there, for want of space or of inodes; False where that cannot be found out."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return not found.f_bavail or bool(found.f_files and not found.f_favail)
 
 
 def room_bytes(directory: Path) -> int:

@@ -35,7 +35,7 @@ from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite import batch, log_note, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.opening import (
     RestingFile,
     SQLiteOptions,
@@ -49,6 +49,10 @@ from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """All that is to be known of a database at rest: one statement, since after each Python waits for its turn among threads."""
+
+
+class _NotAtRestError(Exception):
+    """The file cannot be opened at rest."""
 
 
 class Connections:
@@ -246,9 +250,26 @@ class Connections:
     async def _awake(self) -> JobConnection:
         self._check_open()
         if self.writer is None:
+            was_at_rest = self.at_rest is not None
             await self._end_rest()
-            self.writer = await JobConnection.open(self._open_woken_writer, self._crews.write)
+            try:
+                self.writer = await JobConnection.open(self._open_woken_writer, self._crews.write)
+            except Exception:
+                if was_at_rest:
+                    await self._rest_again()
+                raise
         return self.writer
+
+    async def _rest_again(self) -> None:
+        """Return to rest where the writer cannot be opened, on a full disk for example: reads go on."""
+        with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotAtRestError):
+            self.at_rest = await JobConnection.open(self._reopen_at_rest, self._crews.read)
+
+    def _reopen_at_rest(self) -> sqlite3.Connection:
+        connection = self._open_at_rest(must_be_fenced=False)
+        if connection is None:
+            raise _NotAtRestError
+        return connection
 
     async def _end_rest(self) -> None:
         at_rest, self.at_rest = self.at_rest, None
@@ -276,16 +297,29 @@ class Connections:
         try:
             assert self._options.path is not None
             self._ownership.check_log(self._options.path)
-            return self._open_at_rest() or self._open_planned_writer()
+            return self._open_at_rest() or self._open_writer_or_at_rest()
         except BaseException:
             # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
             self._release(is_clean=False)
             raise
 
-    def _open_at_rest(self) -> sqlite3.Connection | None:
+    def _open_writer_or_at_rest(self) -> sqlite3.Connection:
+        """Open the writer; on a full disk the file at rest instead, so that it can be read.
+
+        A past owner that may be alive is fenced off in the first write's own transaction then. What it writes until then is seen.
+        """
+        try:
+            return self._open_planned_writer()
+        except DRIVER_ERRORS as error:
+            connection = self._open_at_rest(must_be_fenced=False) if is_full(error) else None
+            if connection is None:
+                raise
+            return connection
+
+    def _open_at_rest(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
         """Open the file at rest; None if it is not at rest, or must not stay so."""
         self._resting_file = self.plan = None
-        if self._ownership is None or not self._ownership.is_fenced:
+        if self._ownership is None or (must_be_fenced and not self._ownership.is_fenced):
             return None
         found = open_at_rest(self._options)
         if found is None:

@@ -63,6 +63,12 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether there was no space: for the database or its log, or for the memory that its connections share."""
+    extended = getattr(error, "sqlite_errorcode", None)
+    return _primary_code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
 def is_busy(error: BaseException) -> bool:
     """Return whether another connection holds a lock that was needed."""
     return _primary_code(error) == sqlite3.SQLITE_BUSY
@@ -141,7 +147,7 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
     if primary == sqlite3.SQLITE_CONSTRAINT:
         constraint = _constraint(error)[0] if extended in _NAMED_CONSTRAINTS else None
         return ConstraintViolationError(message, code=name, constraint=constraint)
-    if primary == sqlite3.SQLITE_FULL:
+    if is_full(error):
         return StorageFullError(f"{message}: free space on the disk", code=name)
     if is_damage(error):
         return DatabaseCorruptError(message, code=name)

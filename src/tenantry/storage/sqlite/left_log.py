@@ -21,17 +21,10 @@ from urllib.parse import quote
 from tenantry.errors import PersistenceConnectionError, StorageFullError
 from tenantry.storage.disk_space import is_full
 from tenantry.storage.durable_files import sync_directory
+from tenantry.storage.sqlite.log_note import has_log
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _BUSY_SECONDS: Final = 5.0
-
-
-def _has_log(path: Path) -> bool:
-    """Return whether a write-ahead log with something in it lies beside the database."""
-    try:
-        return os.lstat(f"{path}-wal").st_size > 0
-    except OSError:  # missing, or whatever else SQLite will meet and say
-        return False
 
 
 def make_log_durable(path: Path) -> None:
@@ -42,7 +35,7 @@ def make_log_durable(path: Path) -> None:
         StorageFullError: The file system needs space to write the log again.
         PersistenceConnectionError: The disk still fails: nothing was changed, and the next opening tries again.
     """
-    if not _has_log(path) or os.path.lexists(f"{path}-journal"):
+    if not has_log(path) or os.path.lexists(f"{path}-journal"):
         return  # With a rollback journal beside it, it is SQLite that knows which of the two counts.
     # The last connection that closes checkpoints, unless it cannot write. This one closes last.
     with closing(_connect(path, "mode=ro")) as guard:

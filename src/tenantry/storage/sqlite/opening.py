@@ -29,6 +29,7 @@ from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.left_log import make_log_durable
+from tenantry.storage.sqlite.log_note import has_log
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.pace import PROCESS
 from tenantry.storage.sqlite.page_limit import set_page_limit
@@ -149,24 +150,23 @@ class RestingFile:
         identity: What it was when it was opened.
     """
 
-    __slots__ = ("_identity", "_log_path", "_path")
+    __slots__ = ("_identity", "_path")
 
     def __init__(self, path: Path, identity: tuple[int, int, int]) -> None:
-        self._path = str(path)
-        self._log_path = f"{path}-wal"
+        self._path = path
         self._identity = identity
 
     @classmethod
     def found(cls, path: Path) -> "RestingFile | None":
-        """Return the file, unless it is missing or empty, or something lies beside it."""
+        """Return the file, unless it is missing or empty, or a journal or a log with something in it lies beside it."""
         identity = _identity(str(path))
-        if identity is None or os.path.lexists(f"{path}-wal") or os.path.lexists(f"{path}-journal"):
+        if identity is None or has_log(path) or os.path.lexists(f"{path}-journal"):
             return None
         return cls(path, identity)
 
     def is_at_rest(self) -> bool:
-        """Return whether it is the same file with the same content, and nobody has begun a write-ahead log for it."""
-        return self._identity == _identity(self._path) and not os.path.lexists(self._log_path)
+        """Return whether it is the same file with the same content, and nobody has written to a log for it."""
+        return self._identity == _identity(str(self._path)) and not has_log(self._path)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

@@ -16,9 +16,9 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, TenantOwnedElsewhereError
+from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
 from tenantry.storage.sqlite import log_note
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, read_holder
+from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, lock_error, read_holder
 
 _RELEASED = b"released"
 _OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
@@ -71,7 +71,7 @@ class FileOwnership:
         except LockHeldError as error:
             raise self._owned_elsewhere(error.pid, error.host) from error
         except OSError as error:
-            raise PersistenceConnectionError(f"cannot lock {self._lock.path}: {error}") from error
+            raise lock_error(self._lock.path, error) from error
 
     def release(self, *, is_clean: bool = True) -> None:
         """Give the lock back; a no-op when it is not held."""

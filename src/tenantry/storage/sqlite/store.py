@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import anyio
 
 from tenantry import events
-from tenantry.errors import MigrationError, PersistenceConnectionError, SnapshotError, TenantryError
+from tenantry.errors import (
+    MigrationError,
+    PersistenceConnectionError,
+    SnapshotError,
+    StorageFullError,
+    TenantryError,
+)
+from tenantry.storage.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, maintenance, migrator
@@ -335,8 +342,13 @@ class SQLiteStore:
     async def _read_later(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
         """Read once the write-ahead log is cut back, and the writer, which is being opened or could not be, is there."""
         await self._log_limit.wait_released()
-        with self._mapped_errors():
-            await self._connections.awake()
+        try:
+            with self._mapped_errors():
+                await self._connections.awake()
+        except TenantryError:
+            # On a full disk the writer cannot be opened, and the database is at rest again.
+            if self._connections.at_rest is None:
+                raise
         return await self.read(statements)
 
     async def _submit_to_new_reader(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -389,10 +401,20 @@ class SQLiteStore:
         is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
         if is_late and not isinstance(error, UnicodeDecodeError):
             return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
-        return map_error(error, doing)
+        return self._told_if_full(map_error(error, doing))
+
+    def _told_if_full(self, error: TenantryError) -> TenantryError:
+        """Return an error that says that the disk is full, where SQLite says only that it cannot make a file."""
+        path = self._options.path
+        code = error.code if isinstance(error, PersistenceConnectionError) else None
+        if code != "SQLITE_CANTOPEN" or path is None or not is_exhausted(path.parent):
+            return error
+        told = StorageFullError(f"{error}: free space, or inodes, on the disk", code=code)
+        told.__cause__ = error.__cause__
+        return told
 
     def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
-        mapped = map_connection_error(error, f"cannot {doing} {self._options}")
+        mapped = self._told_if_full(map_connection_error(error, f"cannot {doing} {self._options}"))
         self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
 
