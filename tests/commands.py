@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tenants import HANG_SECONDS, read_line
+from warm_process import WarmProcess
 
 WHERE = ("TENANTRY_URL", "TENANTRY_DATA_DIR", "TENANTRY_API_KEY", "TENANTRY_SNAPSHOT_STORAGE")
 """What in the environment says where commands work."""
@@ -35,6 +37,12 @@ def environment(*, is_measured: bool = False, **changes: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "160", "NO_COLOR": "1", **changes}
 
 
+@cache
+def warm_process() -> WarmProcess:
+    """Return what runs commands of this process's tests."""
+    return WarmProcess(environment())
+
+
 def tenantry(
     *arguments: object,
     cwd: Path | None = None,
@@ -42,10 +50,16 @@ def tenantry(
     is_measured: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, without a terminal."""
+    changed = environment(is_measured=is_measured, **(env or {}))
+    line = list(map(str, arguments))
+    # What an interpreter does at its start, it has to do for this command.
+    is_cold = _MEASURING in changed or any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
+    if not is_cold:
+        return warm_process().run(line, cwd=cwd or Path.cwd(), env=changed, timeout_seconds=HANG_SECONDS)
     return subprocess.run(
-        [sys.executable, "-m", "tenantry", *map(str, arguments)],
+        [sys.executable, "-m", "tenantry", *line],
         cwd=cwd,
-        env=environment(is_measured=is_measured, **(env or {})),
+        env=changed,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
