@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from buckets import s3_server
 from certificates import make_certificate
 from tenantry import RegistryConfig, TenantRegistry
 from tenants import HANG_SECONDS
+
+# No test asserts wall-clock time: on a busy machine neither an example nor making one is slow because of the code.
+settings.register_profile("tenantry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tenantry")
 
 
 @pytest.fixture(scope="session")
