@@ -180,7 +180,10 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             where, env = ("--url", running.url), {"TENANTRY_API_KEY": running.key}
 
         def run(case: Case) -> subprocess.CompletedProcess[str]:
-            return tenantry(*case.line.format_map(names).split(), *where, "--json", env=env, is_measured=True)
+            # The same code in both modes, but for the transport: measured once.
+            is_measured = request.param == "--data-dir"
+            line = case.line.format_map(names).split()
+            return tenantry(*line, *where, "--json", env=env, is_measured=is_measured)
 
         with ThreadPoolExecutor(PROCESSES_AT_ONCE) as pool:
             done = dict(zip((case.line for case in CASES), pool.map(run, CASES), strict=True))

@@ -51,7 +51,7 @@ from tenants import (
     write_pack,
 )
 
-SNAPSHOTS = 50
+SNAPSHOTS = 20
 LEFT_IN_LOG = b"what may be left of it"
 
 
@@ -158,7 +158,7 @@ class TestSnapshots:
         assert await history(registry, "globex") == ["one", "two"]
 
     async def test_snapshots_beside_constant_writes(self, data_dir: Path):
-        """Fifty snapshots of a tenant that eight callers write: each holds a prefix of what each of them was told."""
+        """Twenty snapshots of a tenant that eight callers write: each holds a prefix of what each of them was told."""
         async with TenantRegistry(config(data_dir, snapshots_kept_max=SNAPSHOTS)) as registry:
             await registry.create("acme")
             before: dict[str, list[int]] = {}
