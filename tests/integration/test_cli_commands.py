@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from commands import service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
 from tenantry.tenancy.api_keys import Scope
+from tenants import database_path
 
 PROCESSES_AT_ONCE = 4
 
@@ -74,11 +76,14 @@ CASES = [
         "tenant import imported {bundle} --display-name Imported",
         {"id": "imported", "display_name": "Imported"},
     ),
+    Case("tenant replace-file to-replace {file} --yes", {"id": "to-replace", "state": "suspended"}),
     Case("snapshot create to-snapshot", {"tenant_id": "to-snapshot", "trigger": "manual"}),
     Case("snapshot list acme", {"id": ["{snapshot}"], "tenant_id": ["acme"]}),
     Case("snapshot delete to-forget {to_forget} --yes", {"tenant_id": "to-forget", "deleted": "{to_forget}"}),
     Case("snapshot restore to-restore {to_restore} --yes", {"id": "to-restore", "state": "active"}),
     Case("snapshot points acme", {}),
+    Case("snapshot drop-point to-drop {point} --yes", {"tenant_id": "to-drop", "dropped": "{point}"}),
+    Case("snapshot claim-storage --yes", {"taken_from": None}),
     Case("snapshot undo-restore restored --yes", {"id": "restored", "state": "active"}),
     # Of all tenants, and most have no snapshot.
     Case("snapshot drill --sample 100", {"is_ok": False}, exit_code=1),
@@ -101,14 +106,14 @@ CASES = [
     Case("audit verify", {"is_intact": True, "problem": None}),
 ]
 
-# Only on a directory, or on none: test_cli_doctor.py, test_cli_serve.py, test_cli.py.
-ELSEWHERE = {"doctor", "serve", "demo"}
+# Only on a directory, or on none: test_cli_doctor.py, test_cli_serve.py, test_cli.py, test_storage_owner.py.
+ELSEWHERE = {"doctor", "serve", "demo", "snapshot switch-storage"}
 
 IN_JOBS = [f"in-jobs-{number}" for number in range(4)]
 IDS = [
     *("acme", "to-list", "to-update", "to-suspend", "to-resume", "to-archive", "to-unarchive", "to-delete"),
     *("to-undelete", "to-purge", "to-rename", "to-quarantine", "to-repair", "to-look-at", "to-export"),
-    *("to-snapshot", "to-forget", "to-restore", "restored", "to-check"),
+    *("to-snapshot", "to-forget", "to-restore", "restored", "to-check", "to-drop", "to-replace"),
     *IN_JOBS,
 ]
 
@@ -135,12 +140,16 @@ async def prepare(data_dir: Path) -> dict[str, str]:
             name: (await registry.snapshots.create(name)).id for name in ("acme", "to-forget", "to-restore")
         }
         await registry.snapshots.restore("restored", (await registry.snapshots.create("restored")).id)
-        for tenant_id in ("to-list", "to-resume"):
+        await registry.snapshots.restore("to-drop", (await registry.snapshots.create("to-drop")).id)
+        [point] = await registry.snapshots.points("to-drop")
+        for tenant_id in ("to-list", "to-resume", "to-replace"):
             await registry.suspend(tenant_id)
         await registry.archive("to-unarchive")
         await registry.quarantine("to-repair", reason="odd")
         for tenant_id in ("to-undelete", "to-purge"):
             await registry.delete(tenant_id)
+        file = data_dir.parent / f"{data_dir.name}.db"
+        shutil.copy(database_path(data_dir, "to-replace"), file)
         bundle = data_dir.parent / f"{data_dir.name}.tar.gz"
         await registry.export("acme", bundle)
         first, token = await registry.keys.create(scopes=[Scope.ADMIN])
@@ -151,6 +160,8 @@ async def prepare(data_dir: Path) -> dict[str, str]:
         "to_forget": snapshots["to-forget"],
         "to_restore": snapshots["to-restore"],
         "bundle": str(bundle),
+        "file": str(file),
+        "point": point,
         "directory": str(data_dir.parent),
         "key": revocable.id,
         **jobs,

@@ -86,14 +86,14 @@ def commands() -> Iterator[tuple[list[str], list[str], list[str]]]:
             yield [name, one], arguments, ["--yes"] if has_question else []
 
 
-# A file may be called %2e%2e or ?; a job's kind is a name in a body, and looked up there.
+# A file may be called %2e%2e or ?, and a storage lie anywhere; a job's kind is a name in a body, and looked up there.
 FILES = {"..", ".", "", "../.."}
 CASES = [
     pytest.param(words, arguments, position, text, sure, id=f"{' '.join(words)} {arguments[position]}={text}")
     for words, arguments, sure in commands()
     for position, metavar in enumerate(arguments)
     for text in NO_IDS
-    if metavar != "KIND" and (metavar != "PATH" or text in FILES)
+    if metavar not in {"KIND", "STORAGE"} and (metavar != "PATH" or text in FILES)
 ]
 
 

@@ -129,7 +129,9 @@ async def test_snapshots_in_the_directory_itself_are_copied_with_it(data_dir: Pa
     copied = Path(shutil.copytree(data_dir, tmp_path / "copied"))
     async with opened(copied, None) as staging:
         await staging.snapshots.restore("acme", taken.id)
+        assert await staging.snapshots.claim_storage() is None
         await _purge(staging, taken.id)
+    assert not (copied / "snapshots" / MARK_KEY).exists()
     async with opened(data_dir, None) as registry:
         assert len(await registry.snapshots.list("acme")) == 1
 

@@ -119,13 +119,15 @@ class StorageOwner:
         """Make the storage this directory's, whatever it was before, and return the mark that was there.
 
         The directory gets a new identity. So the directory that had the storage is refused from then on, also if one is a copy
-        of the other.
+        of the other. Snapshots in the data directory itself are left alone: nobody else has them.
 
         Raises:
             SnapshotError: The storage, or the data directory, cannot be written; call again.
         """
         async with self._checking:
             self._checked_at_seconds = None
+            if await self.is_inside():
+                return None
             try:
                 before = await self.look()
             except SnapshotStorageOwnedError:  # a mark that cannot be read
