@@ -27,7 +27,8 @@ ERRORS: Final = {
 }
 """What each kind of call fails with, the likeliest first."""
 
-_DAMAGE: Final = re.compile(r"\b(DatabaseCorrupt|SnapshotCorrupt|TenantQuarantined)Error\b")
+# One call may still say damage of a tenant's own database, which is looked at again before the tenant is quarantined.
+_DAMAGE: Final = re.compile(r"\b(TenantQuarantined|SnapshotCorrupt|DatabaseCorruptError.*/scratch/)")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def findings(
 ) -> Iterator[tuple[Fault, list[str]]]:
     """Run a workload once for each fault, and yield the fault with what was wrong: nothing, if all was well.
 
-    Only tenantry's errors may be raised. If one call fails once, it is not taken for damage, and what tenantry was asked for
-    succeeds when it is repeated. Afterwards the disk is well again: what was acknowledged is there, and every tenant is in its
+    Only tenantry's errors may be raised. If one call fails once, no tenant is quarantined and no copy is called damaged, and
+    what tenantry was asked for succeeds when it is repeated. Afterwards the disk is well again: what was acknowledged is there, and every tenant is in its
     state.
     """
     directory.mkdir(exist_ok=True)
