@@ -20,6 +20,7 @@ from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import second_look
 from tenantry.storage.sqlite.crew import Crews
+from tenantry.storage.sqlite.database_file import is_missing
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -109,7 +110,7 @@ class TenantOpener:
             PersistenceError: The disk cannot read it, or the check took too long.
         """
         path = tenant_paths(self._context.config.data_dir, tenant.directory).database
-        if await run_in_thread(partial(second_look.is_missing, path)):
+        if await run_in_thread(partial(is_missing, path)):
             return True
         async with owned_files(tenant, self._context, is_waited_for=False):
             is_damaged = await run_in_thread(partial(second_look.is_damaged, path))

@@ -22,6 +22,7 @@ from tenantry.storage.durable_files import (
     sync_directory,
 )
 from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite.database_file import has_log, log_of
 from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.tenancy.snapshot import begin_of_ids
 
@@ -70,19 +71,15 @@ def list_points(directory: Path) -> list[str]:
 def copy_kept(kept: Path, database: Path) -> None:
     """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
     try:
-        size_bytes = sum(path.stat().st_size for path in (kept, _log_of(kept)) if path.exists())
+        size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
         check_copy_fits(database.parent, size_bytes, size_bytes)
         shutil.copyfile(kept, database)
-        if _log_of(kept).exists():
-            shutil.copyfile(_log_of(kept), _log_of(database))
+        if log_of(kept).exists():
+            shutil.copyfile(log_of(kept), log_of(database))
     except OSError as error:
         raise SnapshotError(f"cannot copy {kept}: {error}") from error
     maintenance.checkpoint(database)
     maintenance.check(database)
-
-
-def _log_of(database: Path) -> Path:
-    return Path(f"{database}-wal")
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
@@ -112,8 +109,8 @@ def give_up(paths: TenantPaths, point: str) -> bool:
     placed, kept = placed_database(paths, point), kept_database(paths, point)
     if not placed.exists() and kept.parent.exists():
         return False
-    if _log_of(kept).exists() and not _log_of(paths.database).exists():
-        link(_log_of(kept), _log_of(paths.database))
+    if log_of(kept).exists() and not log_of(paths.database).exists():
+        link(log_of(kept), log_of(paths.database))
     # In this order: what is placed says, until it goes, that nothing was exchanged.
     remove_tree(kept.parent)
     remove_files(placed)
@@ -138,12 +135,12 @@ def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
     if kept.exists() or not paths.database.exists():
         sync_directory(kept.parent)
         return
-    log, kept_log = _log_of(paths.database), _log_of(kept)
+    log, kept_log = log_of(paths.database), log_of(kept)
     if log_note.is_foreign(paths.lock, paths.database):
         link(log, kept_log.with_suffix(_FOREIGN))
         link(paths.database, kept)
         return
-    if log.exists() and log.stat().st_size:
+    if has_log(paths.database):
         # Before SQLite opens it: beside what it takes for no database it removes the log.
         remove_files(kept_log)
         link(log, kept_log)

@@ -43,13 +43,11 @@ _CREATE_TEMPORARY: Final = frozenset(
         sqlite3.SQLITE_CREATE_TEMP_VIEW,
     ]
 )
-# They report, whatever their argument is. Table-valued functions such as pragma_table_info run the pragma of that name.
+# Their argument says what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
 _REPORTING: Final = frozenset(
     [
-        *("collation_list", "compile_options", "data_version", "database_list", "foreign_key_check"),
-        *("foreign_key_list", "freelist_count", "function_list", "index_info", "index_list", "index_xinfo"),
-        *("integrity_check", "module_list", "page_count", "page_size", "pragma_list", "quick_check"),
-        *("table_info", "table_list", "table_xinfo"),
+        *("foreign_key_check", "foreign_key_list", "index_info", "index_list", "index_xinfo"),
+        *("integrity_check", "quick_check", "table_info", "table_list", "table_xinfo"),
     ]
 )
 # They act without an argument too; every other pragma without an argument says what it is set to.

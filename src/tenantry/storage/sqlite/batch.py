@@ -56,10 +56,10 @@ def write_batch(
             lost.error if index == lost.index else _write_alone(request, guard, connection)
             for index, request in enumerate(requests)
         ]
-    return [
-        _write_alone(request, guard, connection) if isinstance(outcome, DatabaseCorruptError) else outcome
-        for request, outcome in zip(requests, outcomes, strict=True)
-    ]
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, DatabaseCorruptError):
+            outcomes[index] = _write_alone(requests[index], guard, connection)
+    return outcomes
 
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
@@ -85,10 +85,11 @@ def _read_again(
     statements: Sequence[Statement],
     connection: sqlite3.Connection,
 ) -> list[ReadOutcome]:
-    return [
-        read((statement,), connection)[0] if isinstance(outcome, DatabaseCorruptError) else outcome
-        for statement, outcome in zip(statements, read(statements, connection), strict=True)
-    ]
+    outcomes = read(statements, connection)
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, DatabaseCorruptError):
+            (outcomes[index],) = read((statements[index],), connection)
+    return outcomes
 
 
 def _read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:

@@ -32,9 +32,10 @@ from tenantry.errors import MigrationError, PersistenceConnectionError, Tenantry
 from tenantry.eventlog import EventLog
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
-from tenantry.storage.sqlite import batch, log_note, migrator
+from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
+from tenantry.storage.sqlite.database_file import has_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.opening import (
     RestingFile,
@@ -340,7 +341,7 @@ class Connections:
     def _open_planned_writer(self) -> sqlite3.Connection:
         path = self._options.path
         assert path is not None
-        was_log_left = log_note.has_log(path)
+        was_log_left = has_log(path)
         connection = open_writer(self._options, self._known_version, self._log)
         try:
             self._plan_and_claim(connection, None if was_log_left else path)

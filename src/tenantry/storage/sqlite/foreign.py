@@ -9,37 +9,33 @@ memory. An object that is not there is refused. The caller can accept further ta
 the same database, under an authorizer that allows nothing but columns, constraints and indexes that call harmless functions.
 """
 
-import re
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
-from urllib.parse import quote
+from typing import Final
 
 from tenantry.clock import SystemClock
 from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
 from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite import hardening, idempotency, migrator, ownership
+from tenantry.storage.sqlite.authorizer import Judge, RefusedActionError, judged
+from tenantry.storage.sqlite.database_file import database_uri
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.opening import RestingFile
+from tenantry.storage.sqlite.schema_objects import SchemaObject, read_schema, sql_tokens
 from tenantry.storage.sqlite.schema_pages import check_schema_size
+from tenantry.storage.sqlite.sql_text import quoted
 
 SCHEMA_SECONDS_MAX: Final = 10.0
 MIGRATIONS_MAX: Final = 10_000
 _OBJECTS_SHOWN_MAX: Final = 20
-_NAME_CHARACTERS_SHOWN_MAX: Final = 80
 _BACKEND: Final = "sqlite"
-_SCHEMA_SQL: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
 # The declared types bind those who write through SQLite, and nobody who writes the file.
 _MIGRATIONS_SQL: Final = (
     "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
-)
-_TOKEN: Final = re.compile(
-    r"""(?P<skipped>\s+|--[^\n]*|/\*.*?\*/)|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*]|\w+|.""",
-    re.DOTALL,
 )
 # SQLite's own, wherever ANALYZE or AUTOINCREMENT was used.
 _INTERNAL: Final = {
@@ -58,62 +54,13 @@ _SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
 # In time proportional to what they are given, and never with a result that is larger. `instr`, `like` and `printf` are not so.
 _HARMLESS_FUNCTIONS: Final = frozenset(
     [
-        *(
-            "abs",
-            "coalesce",
-            "ifnull",
-            "iif",
-            "length",
-            "lower",
-            "ltrim",
-            "max",
-            "min",
-            "nullif",
-            "round",
-            "rtrim",
-        ),
-        *("substr", "substring", "trim", "typeof", "upper", "json_valid"),
-        *(
-            "current_date",
-            "current_time",
-            "current_timestamp",
-            "date",
-            "datetime",
-            "julianday",
-            "time",
-            "unixepoch",
-        ),
+        *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
+        *("nullif", "round", "rtrim", "substr", "substring", "trim", "typeof", "upper"),
+        *("current_date", "current_time", "current_timestamp", "date", "datetime", "julianday", "time"),
+        *("unixepoch",),
     ]
 )
 _HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
-
-
-class _Object(NamedTuple):
-    """A row of the schema."""
-
-    type: str
-    name: str
-    table: str
-    sql: str | None
-
-    @property
-    def shown(self) -> str:
-        """Its type and name, for a message: the name is somebody else's text."""
-        name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
-        return f"{self.type if self.type in _TYPES else 'object'} {name}"
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What SQLite tells it by."""
-        return self.type, self.name.lower()
-
-    @property
-    def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """What two objects that do the same have in common, whoever wrote their text."""
-        return *self.key, self.table.lower(), tuple(_tokens(self.sql or ""))
-
-
-_TYPES: Final = ("table", "index", "view", "trigger")
 
 
 def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
@@ -136,7 +83,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     try:
         check_schema_size(path)
         with closing(_open(path)) as connection:
-            found = [_Object(*row) for row in connection.execute(_SCHEMA_SQL)]
+            found = read_schema(connection)
             applied, file_version = _applied(found, connection, path)
     except (*DRIVER_ERRORS, OSError) as error:
         raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error_text(error)}") from error
@@ -147,13 +94,12 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     ]
     accepted = {name.lower() for name in accepted_tables}
     with closing(_database_of(migrations)) as expected:
-        _compare(found, _schema_of(expected), accepted, expected)
+        _compare(found, read_schema(expected), accepted, expected)
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True, isolation_level=None
-    )
+    uri = database_uri(path, "mode=ro&immutable=1")
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:
         hardening.harden(connection)
         hardening.confine(connection)
@@ -167,7 +113,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _applied(
-    found: Iterable[_Object], connection: sqlite3.Connection, path: Path
+    found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path
 ) -> tuple[list[AppliedMigration], int]:
     """Return what the file says was applied to it, if its table of that is the one that it should be."""
     version = migrator.read_file_version(connection)
@@ -187,11 +133,11 @@ def _applied(
     return [AppliedMigration(*row) for row in rows], version
 
 
-def _stored(create_sql: str) -> _Object:
+def _stored(create_sql: str) -> SchemaObject:
     """Return a table as the schema of a database that has it lists it."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(create_sql)
-        return next(one for one in _schema_of(connection) if one.type == "table")
+        return next(one for one in read_schema(connection) if one.type == "table")
 
 
 def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
@@ -210,13 +156,9 @@ def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
     return connection
 
 
-def _schema_of(connection: sqlite3.Connection) -> list[_Object]:
-    return [_Object(*row) for row in connection.execute(_SCHEMA_SQL)]
-
-
 def _compare(
-    found: Sequence[_Object],
-    expected: Sequence[_Object],
+    found: Sequence[SchemaObject],
+    expected: Sequence[SchemaObject],
     accepted: Collection[str],
     connection: sqlite3.Connection,
 ) -> None:
@@ -238,27 +180,27 @@ def _compare(
         raise DatabaseCorruptError("the schema of the database has two objects of one name")
 
 
-def _refused(what: str, objects: Sequence[_Object]) -> ForeignSchemaError:
+def _refused(what: str, objects: Sequence[SchemaObject]) -> ForeignSchemaError:
     names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
     more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
     advice = "import it where those packs are, or name the tables that you accept; other objects cannot be accepted"
     return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)
 
 
-def _own_tables() -> list[_Object]:
+def _own_tables() -> list[SchemaObject]:
     """Return what a tenant's database may have beside its packs' objects: the owner, and the idempotency keys."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
             connection.execute(sql)
-        return _schema_of(connection)
+        return read_schema(connection)
 
 
-def _is_internal(one: _Object) -> bool:
+def _is_internal(one: SchemaObject) -> bool:
     sql = _INTERNAL.get(one.name.lower())
-    return sql is not None and one.type == "table" and tuple(_tokens(sql)) == one.definition[-1]
+    return sql is not None and one.type == "table" and tuple(sql_tokens(sql)) == one.definition[-1]
 
 
-def _accepted(accepting: Sequence[_Object], connection: sqlite3.Connection) -> list[_Object]:
+def _accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
     """Make the accepted tables and their indexes beside the expected ones, and return them as they came out.
 
     Raises:
@@ -273,61 +215,39 @@ def _accepted(accepting: Sequence[_Object], connection: sqlite3.Connection) -> l
         if one.sql is None:
             continue
         try:
-            with _allowing(_MAKING, connection):
+            with judged(_judge_only(_MAKING), connection):
                 connection.execute(one.sql)
             if one.type == "table":
                 _check_columns(one, connection)
-        except (*DRIVER_ERRORS, ValueError) as error:
+        except (*DRIVER_ERRORS, ValueError, RefusedActionError) as error:
             raise _refused(
                 "an accepted table has more than columns, simple constraints and indexes "
                 f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",
                 [one],
             ) from error
-    return [one for one in _schema_of(connection) if one.key in names]
+    return [one for one in read_schema(connection) if one.key in names]
 
 
-def _check_columns(table: _Object, connection: sqlite3.Connection) -> None:
-    name = table.name.replace('"', '""')
-    for *_, default, _, hidden in connection.execute(f'PRAGMA table_xinfo("{name}")').fetchall():
+def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
+    columns = connection.execute(f"PRAGMA table_xinfo({quoted(table.name)})").fetchall()
+    for *_, default, _, hidden in columns:
         if hidden in _HIDDEN_GENERATED:
             raise ValueError("a generated column")
         if default is not None:
             # Prepared and not run: SQLite looks at the functions of a default value only when it is used.
-            with _allowing(_COMPUTING, connection):
+            with judged(_judge_only(_COMPUTING), connection):
                 connection.execute(f"EXPLAIN SELECT {default}").close()
 
 
-@contextmanager
-def _allowing(actions: Collection[int], connection: sqlite3.Connection) -> Iterator[None]:
-    """Let statements do only these things, and call harmless functions (https://www.sqlite.org/c3ref/c_alter_table.html)."""
+def _judge_only(actions: Collection[int]) -> Judge:
+    """Return what refuses everything but these actions and calls of harmless functions."""
 
-    def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+    def judge(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
         is_allowed = (
             action in actions
             or (action in {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE} and first in _SCHEMA_TABLES)
             or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _HARMLESS_FUNCTIONS)
         )
-        return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY
+        return None if is_allowed else f"{second or first or 'an action'}"
 
-    connection.set_authorizer(authorize)
-    try:
-        yield
-    finally:
-        connection.set_authorizer(None)
-
-
-def _tokens(sql: str) -> Iterator[str]:
-    """Yield what SQL consists of, without space and comments, names in lower case and without quotes.
-
-    Versions of SQLite differ in how ALTER TABLE writes a definition.
-    """
-    for match in _TOKEN.finditer(sql):
-        if match["skipped"] is not None:
-            continue
-        token = match[0]
-        if token[0] == "'":
-            yield token
-        elif token[0] in '"`[':
-            yield token[1:-1].lower()
-        else:
-            yield token.lower()
+    return judge

@@ -16,12 +16,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from tenantry.errors import PersistenceConnectionError, StorageFullError
 from tenantry.storage.disk_space import is_full
 from tenantry.storage.durable_files import sync_directory
-from tenantry.storage.sqlite.log_note import has_log
+from tenantry.storage.sqlite.database_file import database_uri, has_log, log_of
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _BUSY_SECONDS: Final = 5.0
@@ -45,7 +44,7 @@ def make_log_durable(path: Path) -> None:
             # database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
             connection.execute("BEGIN IMMEDIATE")
             try:
-                _write_again(Path(f"{path}-wal"))
+                _write_again(log_of(path))
             finally:
                 connection.execute("ROLLBACK")
 
@@ -69,5 +68,5 @@ def _write_again(log_path: Path) -> None:
 
 
 def _connect(path: Path, parameters: str) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?{parameters}"
+    uri = database_uri(path, parameters)
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)

@@ -15,7 +15,6 @@ what is written meanwhile, up to the space that a copy leaves on the disk (`tena
 """
 
 import asyncio
-import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -68,9 +67,12 @@ class LogLimit:
 
     def measure(self) -> None:
         """Look how long the log is, after a write; on any thread."""
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # there is none
-                self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond less for each batch
+        if self._path is None:
+            return
+        try:
+            self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond less for each batch
+        except OSError:  # there is no log
+            self._size_bytes = 0
 
     def enforce(self) -> None:
         """Begin to cut the log back if it has reached its limit; on the event loop, before a call."""

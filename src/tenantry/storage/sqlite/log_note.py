@@ -21,9 +21,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError
+from tenantry.storage.sqlite.database_file import database_uri, has_log, log_of
 from tenantry.storage.sqlite.lock_file import CONTENT_BYTES
 
 CHANGED_SECONDS_MAX: Final = 60.0
@@ -40,14 +40,6 @@ class _Note(NamedTuple):
     lock_inode: int
     database_inode: int
     epoch: int
-
-
-def has_log(database: Path) -> bool:
-    """Return whether a log lies beside the database that is not empty."""
-    try:
-        return _log_of(database).stat().st_size > 0
-    except FileNotFoundError:
-        return False
 
 
 def note_database(lock_path: Path, database: Path, epoch: int) -> None:
@@ -106,15 +98,11 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
         )
 
 
-def _log_of(database: Path) -> Path:
-    return Path(f"{database}-wal")
-
-
 def _was_changed_late(lock_path: Path, database: Path) -> bool:
     if _read(lock_path) is None or not has_log(database):
         return False
     # The status change of a file (ctime) cannot be set, also not by a copy that keeps the time of the content.
-    late_ns = database.lstat().st_ctime_ns - _log_of(database).stat().st_ctime_ns
+    late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
     return late_ns > CHANGED_SECONDS_MAX * 1e9
 
 
@@ -140,7 +128,7 @@ def _parsed(line: bytes) -> _Note | None:
 
 def _epoch_without_log(database: Path) -> int | None:
     """Return the epoch in the database's own file, None if it cannot be read: half a checkpoint may lie in the file."""
-    uri = f"file:{quote(str(database.absolute()))}?mode=ro&immutable=1"
+    uri = database_uri(database, "mode=ro&immutable=1")
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
             row = connection.execute(_EPOCH_SQL).fetchone()

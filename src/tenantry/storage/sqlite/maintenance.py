@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError, TenantryError
 from tenantry.storage.disk_space import check_copy_fits
 from tenantry.storage.durable_files import sync_file
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
+from tenantry.storage.sqlite.database_file import database_uri, is_missing, missing_error
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,
     error_text,
@@ -34,6 +34,7 @@ from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.ownership import hand_over
+from tenantry.storage.sqlite.sql_text import quoted
 from tenantry.threads import check_cancelled
 
 P = ParamSpec("P")
@@ -315,13 +316,13 @@ def remove_database(path: Path) -> None:
 
 def _connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.Connection:
     """Open a database whose statements end when the caller is cancelled and, if timed, after a time by its size."""
-    if not path.exists() or not path.stat().st_size:
-        # SQLite would take an empty file for a database with nothing in it.
-        raise DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
+    if is_missing(path):
+        raise missing_error(path)
     if parameters == _WRITABLE:
         make_log_durable(path)
-    uri = f"file:{quote(str(path.absolute()))}?{parameters}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    connection = sqlite3.connect(
+        database_uri(path, parameters), uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+    )
     try:
         Watch(check_seconds_max(path) if is_timed else None).watch(connection)
         connection.executescript(hardening.PRAGMAS)
@@ -368,9 +369,8 @@ def _schema_versions(connection: sqlite3.Connection) -> dict[str, int]:
 def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
     counts = {}
     for table in _tables(connection):
-        name = table.replace('"', '""')
         try:
-            (counts[table],) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()  # noqa: S608  # quoted
+            (counts[table],) = connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()  # noqa: S608
         except sqlite3.OperationalError as error:
             if is_damage(error) or error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_control, judged, makes_temporary
+from tenantry.storage.sqlite.sql_text import quoted
 
 ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
 """What a migration may set: the runner turns foreign keys off before a step, and undoes the others after it."""
@@ -137,8 +138,8 @@ def _check_references(
     for table in sorted(scratch):
         found = [f"table {child}" for (child,) in connection.execute(_FIND_CHILDREN, (table,))]
         # SQLite writes the new name in double quotes wherever it renames a table.
-        quoted = '"' + table.replace('"', '""') + '"'
-        found += [f"{kind} {name}" for (kind, name), sql in changed.items() if quoted.lower() in sql.lower()]
+        written = quoted(table).lower()
+        found += [f"{kind} {name}" for (kind, name), sql in changed.items() if written in sql.lower()]
         if found and ("table", table) not in after:
             raise BrokenScriptError(
                 f"it leaves a reference to {table}, which it dropped, in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
@@ -150,5 +151,4 @@ def _drop_temporary(connection: sqlite3.Connection) -> None:
     """Drop what a step left in the temporary database: it would hide tables of the tenant from later statements."""
     while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
         kind, name = found
-        quoted = name.replace('"', '""')
-        connection.execute(f'DROP {kind} temp."{quoted}"')
+        connection.execute(f"DROP {kind} temp.{quoted(name)}")

@@ -11,11 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, WAL_BYTES_MAX, Durability
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.errors import PersistenceConnectionError
 from tenantry.eventlog import EventLog
 from tenantry.storage.durable_files import (
     FILE_MODE,
@@ -26,10 +25,10 @@ from tenantry.storage.durable_files import (
     sync_foreign_directory,
 )
 from tenantry.storage.sqlite import hardening
+from tenantry.storage.sqlite.database_file import database_uri, has_log, is_missing, missing_error
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.left_log import make_log_durable
-from tenantry.storage.sqlite.log_note import has_log
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.pace import PROCESS
 from tenantry.storage.sqlite.page_limit import set_page_limit
@@ -97,7 +96,7 @@ def prepare_directory(options: SQLiteOptions) -> None:
         return
     check_own_path(root, path)
     if lstat(path.parent) is None:  # not to be made anew: a purged tenant's would stay for good
-        raise _missing_error(path)
+        raise missing_error(path)
 
 
 def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
@@ -143,7 +142,7 @@ def open_at_rest(options: SQLiteOptions) -> "tuple[sqlite3.Connection, RestingFi
 
 
 class RestingFile:
-    """A database file that SQLite does not look after: changed or not since it was opened.
+    """Tells whether a database file that SQLite does not watch was changed since it was opened.
 
     Args:
         path: The file.
@@ -152,21 +151,22 @@ class RestingFile:
 
     __slots__ = ("_identity", "_path")
 
-    def __init__(self, path: Path, identity: tuple[int, int, int]) -> None:
+    def __init__(self, path: str, identity: tuple[int, int, int]) -> None:
         self._path = path
         self._identity = identity
 
     @classmethod
     def found(cls, path: Path) -> "RestingFile | None":
         """Return the file, unless it is missing or empty, or a journal or a log with something in it lies beside it."""
-        identity = _identity(str(path))
-        if identity is None or has_log(path) or os.path.lexists(f"{path}-journal"):
+        name = str(path)
+        identity = _identity(name)
+        if identity is None or has_log(name) or os.path.lexists(f"{name}-journal"):
             return None
-        return cls(path, identity)
+        return cls(name, identity)
 
     def is_at_rest(self) -> bool:
         """Return whether it is the same file with the same content, and nobody has written to a log for it."""
-        return self._identity == _identity(str(self._path)) and not has_log(self._path)
+        return self._identity == _identity(self._path) and not has_log(self._path)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:
@@ -192,11 +192,9 @@ def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqli
 
 
 def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
-    before = lstat(path)
-    if options.must_exist and (before is None or not before.st_size):
-        # SQLite would take an empty file for a new database, and a tenant would find all its data gone.
-        raise _missing_error(path)
-    before = before or _made_private(path)
+    if options.must_exist and is_missing(path):
+        raise missing_error(path)
+    before = lstat(path) or _made_private(path)
     check_file(path, before)
     make_log_durable(path)
     connection = _connect(path, "mode=rw", options)
@@ -212,10 +210,6 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
         connection.close()
         raise
     return connection
-
-
-def _missing_error(path: Path) -> DatabaseCorruptError:
-    return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
 
 
 def _made_private(path: Path) -> os.stat_result:
@@ -235,9 +229,8 @@ def _check_not_replaced(path: Path, before: os.stat_result) -> None:
 
 
 def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?{parameters}"
     connection = sqlite3.connect(
-        uri,
+        database_uri(path, parameters),
         uri=True,
         # Python's implicit transactions off: every BEGIN is ours.
         isolation_level=None,

@@ -11,11 +11,12 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from tenantry.storage.sqlite.sql_text import COMMENT, QUOTED
+
 # Comments, strings and quoted names come first: a question mark in them is not a placeholder.
 _TOKEN: Final = re.compile(
-    r"""--[^\n]* | /\*.*?(?:\*/|\Z) | '(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
-    | \?(?P<number>[0-9]*) | (?P<name>[:@$][A-Za-z_0-9])""",
-    re.VERBOSE | re.DOTALL,
+    rf"{COMMENT}|{QUOTED}|\?(?P<number>[0-9]*)|(?P<name>[:@$][A-Za-z_0-9])",
+    re.DOTALL,
 )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
-from tenantry.storage.durable_files import lstat
 from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.database_file import is_missing, log_of
 from tenantry.storage.sqlite.errors import is_damage
 
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -30,12 +30,6 @@ def is_doubtful(error: BaseException) -> bool:
     return False
 
 
-def is_missing(path: Path) -> bool:
-    """Return whether there is no database: missing, or without content."""
-    found = lstat(path)
-    return found is None or not found.st_size
-
-
 def is_damaged(path: Path) -> bool:
     """Look at a database again that nobody has open, for as long as it is large; nothing of it is changed.
 
@@ -45,8 +39,8 @@ def is_damaged(path: Path) -> bool:
     """
     if is_missing(path):
         return True
-    for suffix in ("", "-wal"):
-        _read_through(Path(f"{path}{suffix}"))
+    for file in (path, log_of(path)):
+        _read_through(file)
     try:
         maintenance.check_closed(path)
         # An index that does not fit its table is damage too, and takes longer to find.
@@ -60,21 +54,15 @@ def _read_through(path: Path) -> None:
     """Read a file from the disk, and not from memory as far as the system can be told so."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            while os.read(fd, _CHUNK_BYTES):
+                pass
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        while os.read(fd, _CHUNK_BYTES):
-            pass
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    finally:
-        os.close(fd)
-
-
-def _unreadable(path: Path, error: OSError) -> PersistenceConnectionError:
-    return PersistenceConnectionError(
-        f"the disk cannot read {path} ({error}): look at the disk, then try again"
-    )
+        raise PersistenceConnectionError(
+            f"the disk cannot read {path} ({error}): look at the disk, then try again"
+        ) from error

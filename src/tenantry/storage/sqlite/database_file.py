@@ -1,0 +1,38 @@
+"""The files of a database: where they are, whether they are there, and how SQLite is told to open them."""
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from tenantry.errors import DatabaseCorruptError
+
+
+def database_uri(path: Path, parameters: str) -> str:
+    """Return the URI of a database with parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
+    return f"file:{quote(str(path.absolute()))}?{parameters}"
+
+
+def log_of(path: Path) -> Path:
+    """Return where the write-ahead log of a database is."""
+    return Path(f"{path}-wal")
+
+
+def has_log(path: Path | str) -> bool:
+    """Return whether a write-ahead log that is not empty lies beside the database."""
+    try:
+        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116  # asked twice for each read at rest
+    except FileNotFoundError:
+        return False
+
+
+def is_missing(path: Path) -> bool:
+    """Return whether there is no database: no file, or an empty one, which SQLite would take for a new database."""
+    try:
+        return not path.lstat().st_size
+    except FileNotFoundError:
+        return True
+
+
+def missing_error(path: Path) -> DatabaseCorruptError:
+    """Return the error of a database that is missing and must exist."""
+    return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
