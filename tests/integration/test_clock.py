@@ -89,6 +89,35 @@ async def test_a_short_stop_is_no_leap(data_dir: Path):
     assert hook.of(ClockLeapt) == []
 
 
+async def test_a_directory_that_is_opened_once_a_day(data_dir: Path):
+    """What had expired already when a process last looked, hours ago, is deleted, although no process ever runs for an hour."""
+    clock = MovedClock()
+    async with TenantRegistry(config(data_dir), clock=clock) as registry:
+        await registry.create("acme")
+        await registry.delete("acme")
+    for day in (6, 8):
+        clock.moved = timedelta(days=day)
+        async with TenantRegistry(config(data_dir), clock=clock) as registry:
+            with pytest.raises(GracePeriodError):
+                await registry.purge("acme")
+    clock.moved, hook = timedelta(days=9), Recorder()
+    async with TenantRegistry(config(data_dir), clock=clock, hooks=[hook]):
+        await hook.wait_for(LifecycleCalled, tenant_id="acme", action="purge", outcome="ok")
+
+
+async def test_a_clock_that_comes_back_confirms_nothing(data_dir: Path):
+    """What a process wrote down while the clock was ahead does not count once the clock is set back."""
+    clock = MovedClock()
+    async with TenantRegistry(config(data_dir), clock=clock) as registry:
+        await registry.create("acme")
+        await registry.delete("acme")
+    for moved in (LEAP, timedelta(), timedelta(days=8)):
+        clock.moved = moved
+        async with TenantRegistry(config(data_dir), clock=clock) as registry:
+            with pytest.raises(GracePeriodError):
+                await registry.purge("acme")
+
+
 async def test_a_leap_drops_no_snapshot(data_dir: Path):
     """Snapshots that look too old after a leap are kept, and those that were made meanwhile neither count nor come first."""
     clock = MovedClock()

@@ -39,7 +39,7 @@ def test_a_read_fails(power_workers: Workers, tmp_path: Path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "writes"])
+@pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "placed-files", "writes"])
 def test_any_call_fails(workload: str, power_workers: Workers, tmp_path: Path):
     """Many calls of each kind, with each error, once and lasting."""
     seed, step = soak_seed(), soak_size("STEP", 25)

@@ -33,7 +33,7 @@ from power.tracing import Kind
 from power.workers import Workers
 
 SEED = 1
-WORKLOADS = ("writes", "lifecycle", "copies", "fresh", "failed-log-sync")
+WORKLOADS = ("writes", "lifecycle", "copies", "placed-files", "fresh", "failed-log-sync")
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
@@ -77,7 +77,7 @@ def test_the_power_goes_anywhere(workload: str, power_workers: Workers, tmp_path
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workload", ["writes", "lifecycle", "copies"])
+@pytest.mark.parametrize("workload", ["writes", "lifecycle", "copies", "placed-files"])
 def test_a_sync_fails_and_later_the_power_goes(workload: str, power_workers: Workers, tmp_path: Path):
     """A sync fails once, whichever it is; the call is repeated; when the power goes later, what was acknowledged is there."""
     seed, runs, images_max = soak_seed(), soak_size("RUNS", 20), soak_size("IMAGES", 400)

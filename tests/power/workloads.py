@@ -2,15 +2,20 @@
 
 import asyncio
 import errno
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from power.script import Script
 from power.tracing import Kind
 from power.worlds import World
+from tenantry import TenantRegistry
 from tenantry.tenancy.api_keys import Scope
+from tenantry.threads import run_in_thread
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,29 @@ async def copies(script: Script) -> None:
     await purge(script, "clone")
 
 
+async def placed_files(script: Script) -> None:
+    """Put files in the place of a tenant's database, with a log beside it and without; undo that, and drop what was kept."""
+    await create(script, "acme")
+    await script.save("acme", "in the file")
+    plain = script.config.data_dir.parent / "acme.db"
+    await run_in_thread(partial(_copy_plain, script, plain))
+    in_file = script.worlds[0].tenants["acme"].messages
+    await script.save("acme", "after the file")
+    await replace_file(script, plain, in_file)
+    await script.save("acme", "after it was placed")
+    await script.step("undo_restore", lambda registry: registry.snapshots.undo_restore("acme"), undo)
+    await drop_points(script)
+    await script.reopen()
+    await script.save("acme", "after the undo")
+    await replace_file(script, plain, in_file)
+    await script.save("acme", "the last")
+    await script.reopen()
+    await drop_points(script)
+    await replace_file(script, plain, in_file)
+    await purge(script, "acme")
+    await create(script, "acme")
+
+
 async def fresh(script: Script) -> None:
     """Use a data directory that did not exist, in a directory that did not exist either."""
     await create(script, "acme")
@@ -148,6 +176,7 @@ WORKLOADS: Final = {
     "writes": Workload(writes, settings=(("open_tenants_max", 2),)),
     "lifecycle": Workload(lifecycle),
     "copies": Workload(copies),
+    "placed-files": Workload(placed_files),
     "fresh": Workload(fresh, data="srv/tenantry/data"),
     "failed-log-sync": Workload(failed_log_sync, settings=(("open_tenants_max", 1),)),
     # Loses what it acknowledged: the log is not synced at each commit.
@@ -234,6 +263,38 @@ async def restore(script: Script, tenant_id: str, snapshot_id: str) -> None:
         lambda registry: registry.snapshots.restore(tenant_id, snapshot_id),
         lambda world, _: world.restore(tenant_id, world.tenants[tenant_id].snapshots[snapshot_id]),
     )
+
+
+async def replace_file(script: Script, path: Path, messages: list[str]) -> None:
+    """Put a plain file in the place of acme's database."""
+    await script.step(
+        "replace_file",
+        lambda registry: registry.snapshots.replace_file("acme", path),
+        lambda world, _: world.restore("acme", messages),
+    )
+
+
+async def drop_points(script: Script) -> None:
+    """Drop everything that restores of acme have replaced."""
+    for point in await script.registry.snapshots.points("acme"):
+        await script.step(
+            "drop_point",
+            partial(_drop_point, point),
+            lambda world, _: setattr(world.tenants["acme"], "replaced", None),
+        )
+
+
+async def _drop_point(point: str, registry: TenantRegistry) -> None:
+    await registry.snapshots.drop_point("acme", point)
+
+
+def _copy_plain(script: Script, path: Path) -> None:
+    """Copy acme's database, which may be open, into one plain file."""
+    [database] = script.config.data_dir.glob("tenants/*/acme/tenant.db")
+    uri = f"file:{database}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")
 
 
 def undo(world: World, _: Any) -> None:

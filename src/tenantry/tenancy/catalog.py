@@ -168,10 +168,10 @@ class Catalog:
         rows = await self._actor.read(Statement("catalog.directories", sql, (tenant_id,), Fetch.ALL))
         return {name for (name,) in rows}
 
-    async def to_purge(self, limit: int) -> Sequence[Tenant]:
-        """Return deleted tenants whose grace period has passed, those first that have waited the longest."""
+    async def to_purge(self, past: datetime, limit: int) -> Sequence[Tenant]:
+        """Return deleted tenants whose grace period ended by `past`, those first that have waited the longest."""
         sql = f"{SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
-        parameters = (as_text(self._clock.now()), limit)
+        parameters = (as_text(past), limit)
         return [
             from_row(row)
             for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))

@@ -6,7 +6,8 @@ deadline itself, or for ``clock_hold_seconds`` if that is shorter.
 
 While a process runs, the wall clock is compared with the monotonic clock. Between two processes it is compared with the time
 that the last one wrote into the catalog. A machine that was switched off for days cannot be told from a leap there; then
-deletions wait for the same time, which does no harm.
+deletions wait for the same time. But what had expired already by the time that the last process wrote down is deleted at once: two
+looks at the clock, far apart, say so. Otherwise a directory that is only ever used for minutes a day would keep everything.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -70,6 +71,7 @@ class ClockWatch:
         self._wall: datetime | None = None
         self._monotonic = 0.0
         self._steady_since: datetime | None = None
+        self._confirmed: datetime | None = None
         self._written_at: datetime | None = None
         self._is_written = False
 
@@ -81,20 +83,25 @@ class ClockWatch:
             return 0.0
         return max(0.0, self._hold_seconds - (now - self._steady_since).total_seconds())
 
-    def is_trusted(self, deadline_seconds: float) -> bool:
-        """Return whether a deadline of this length that looks past can be taken as past; not before `open`."""
-        now = self._look()
+    def surely_past(self, deadline_seconds: float) -> datetime:
+        """Return the moment before which every deadline of this length has surely passed; long ago if none surely has.
+
+        Now, if the clock is trusted. Before `open` it is not.
+        """
+        now, steady_since = self._look(), self._steady_since
         if not self._is_open:
-            return False
-        if self._steady_since is None:
-            return True
-        return (now - self._steady_since).total_seconds() >= min(deadline_seconds, self._hold_seconds)
+            return _NEVER_EXPIRED
+        hold = timedelta(seconds=min(deadline_seconds, self._hold_seconds))
+        if steady_since is None or now - steady_since >= hold:
+            return now
+        if self._confirmed is not None and now - self._confirmed >= hold:
+            return self._confirmed
+        return _NEVER_EXPIRED
 
     def expired_before(self, retention_seconds: float) -> datetime:
         """Return the moment before which things kept for this long have expired; while the clock is not trusted, long ago."""
-        if not self.is_trusted(retention_seconds):
-            return _NEVER_EXPIRED
-        return self._clock.now() - timedelta(seconds=retention_seconds)
+        past = self.surely_past(retention_seconds)
+        return past if past == _NEVER_EXPIRED else past - timedelta(seconds=retention_seconds)
 
     def latest_plausible(self) -> datetime:
         """Return the moment after which a date is in the future."""
@@ -141,6 +148,8 @@ class ClockWatch:
             self._written_at, self._is_written = record.seen_at, True
             return
         self._note(now, gap_seconds, CLOCK_GAP)
+        if gap_seconds > 0:
+            self._confirmed = record.seen_at
 
     def _look(self) -> datetime:
         now, monotonic = self._clock.now(), self._clock.monotonic_seconds()
@@ -153,7 +162,7 @@ class ClockWatch:
         return now
 
     def _note(self, now: datetime, leap_seconds: float, event: str) -> None:
-        self._steady_since = now
+        self._steady_since, self._confirmed = now, None
         self._is_written = False
         # Forward between two processes: the machine was most likely just switched off.
         is_ordinary = event == CLOCK_GAP and leap_seconds > 0

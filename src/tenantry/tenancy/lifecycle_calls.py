@@ -89,9 +89,8 @@ class LifecycleCalls:
 
     async def purge_expired(self, tenants_max: int) -> None:
         """Purge deleted tenants whose grace period has passed; what fails is audited and logged, and tried again later."""
-        if not self._context.watch.is_trusted(self._context.config.delete_grace_seconds):
-            return
-        expired = await self._catalog.to_purge(tenants_max + len(self._purges))
+        past = self._context.watch.surely_past(self._context.config.delete_grace_seconds)
+        expired = await self._catalog.to_purge(past, tenants_max + len(self._purges))
         self._purges.keep_only({tenant.uid for tenant in expired})
         for tenant in expired:
             if self._purges.is_due(tenant.uid):
@@ -271,7 +270,7 @@ class LifecycleCalls:
         left_seconds = (tenant.purge_after - self._context.clock.now()).total_seconds()
         until = f"until {tenant.purge_after:%Y-%m-%d %H:%M} UTC"
         if left_seconds <= 0:
-            if watch.is_trusted(grace_seconds):
+            if tenant.purge_after <= watch.surely_past(grace_seconds):
                 return
             left_seconds = max(watch.held_seconds, 1.0)
             until = (
