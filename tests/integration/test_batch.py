@@ -232,7 +232,10 @@ async def test_text_that_is_not_one_statement(store: SQLiteStore, sql: str):
         ("CREATE TEMP VIEW t AS SELECT 1 AS id", "temporary"),
         ("CREATE VIEW temp.t AS SELECT 1 AS id", "temporary"),
         ("CREATE TEMP TRIGGER hiding BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END", "temporary"),
+        ("CREATE TRIGGER temp.hiding BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END", "temporary"),
         ("EXPLAIN CREATE TEMP TABLE t (id)", "temporary"),
+        ("SELECT fts3_tokenizer('simple', x'4141414141414141')", "the function fts3_tokenizer"),
+        ("SELECT LOAD_EXTENSION('mod_x')", "the function load_extension"),
         ("EXPLAIN COMMIT", "BEGIN, COMMIT or ROLLBACK"),
     ],
 )

@@ -22,7 +22,7 @@ from tenantry.errors import (
     SnapshotError,
     TenantNotFoundError,
 )
-from tenantry.storage.sqlite import hardening, maintenance, schema_pages
+from tenantry.storage.sqlite import foreign, hardening, maintenance, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy import copies
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
@@ -126,6 +126,39 @@ class TestImport:
             ),
         )
         await assert_refused(registry, bundle, table, accepted_tables=[table])
+
+    @pytest.mark.parametrize("tail", [" /*", "\0[", "\0'", '\0"', "\0`"])
+    async def test_a_definition_without_an_end(self, registry: TenantRegistry, tmp_path: Path, tail: str):
+        """Comparing definitions takes time in proportion to their length, also where a comment or a name has no end."""
+
+        def extend(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA writable_schema = ON")
+            sql = "UPDATE sqlite_schema SET sql = sql || ? WHERE name = 'messages'"
+            connection.execute(sql, (tail + f"{tail[-1]} /* " * 100_000,))
+
+        bundle = forged(await exported(registry, tmp_path), extend)
+        if tail == " /*":  # SQLite takes it for a comment
+            await registry.import_bundle("globex", bundle)
+        else:
+            await assert_refused(registry, bundle, "table 'messages'")
+
+    @pytest.mark.parametrize("statistics", ["rows", "bytes"])
+    async def test_statistics_too_large_to_be_loaded(
+        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: str
+    ):
+        """Every connection loads a database's statistics: those that ANALYZE did not make are refused, its own are not."""
+        analyzed = forged(await exported(registry, tmp_path), running("ANALYZE"))
+        await registry.import_bundle("analyzed", analyzed)
+        monkeypatch.setattr(foreign, f"STATISTICS_{statistics.upper()}_MAX", 1)
+        with pytest.raises(DatabaseCorruptError, match="its sqlite_stat1 has more than"):
+            await registry.import_bundle("globex", analyzed)
+
+    async def test_a_name_that_only_looks_known(self, registry: TenantRegistry, tmp_path: Path):
+        """SQLite folds the case of ASCII alone: a table with a Kelvin sign in its name is not ``tasks``."""
+        bundle = forged(
+            await exported(registry, tmp_path), running("ALTER TABLE tasks RENAME TO tas\N{KELVIN SIGN}s")
+        )
+        await assert_refused(registry, bundle, r"table 'tas\\u212as'")
 
     async def test_an_object_that_is_missing(self, registry: TenantRegistry, tmp_path: Path):
         """A database without one of its packs' indexes is not what the code believes it to be."""

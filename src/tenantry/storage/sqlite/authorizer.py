@@ -43,6 +43,10 @@ _CREATE_TEMPORARY: Final = frozenset(
         sqlite3.SQLITE_CREATE_TEMP_VIEW,
     ]
 )
+# CREATE TRIGGER temp.name is told as a trigger of the main database, and only this row of it is told as it is.
+_TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
+# The first changes how the process itself works, given an address in memory (https://www.sqlite.org/fts3.html, section 8.1).
+_UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
 # Their argument says what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
 _REPORTING: Final = frozenset(
     [
@@ -98,14 +102,18 @@ def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
         connection.set_authorizer(None)
 
 
-def makes_temporary(action: int, database: str | None) -> bool:
+def makes_temporary(action: int, first: str | None, database: str | None) -> bool:
     """Return whether an action makes something in the temporary database."""
-    return action in _CREATE_TEMPORARY or (action in _CREATE and database == "temp")
+    return (
+        action in _CREATE_TEMPORARY
+        or (action in _CREATE and database == "temp")
+        or (action == sqlite3.SQLITE_INSERT and first in _TEMPORARY_SCHEMA)
+    )
 
 
 def judge_statement(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
     """Judge a repository's statement: see `Judge`."""
-    if makes_temporary(action, database):
+    if makes_temporary(action, first, database):
         return "temporary tables, indexes, views or triggers"
     return judge_control(action, first, second, database)
 
@@ -116,4 +124,6 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
         name = str(first).lower()
         is_report = name in _REPORTING or (second is None and name not in _ACTING)
         return None if is_report else f"PRAGMA {name}"
+    if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _UNSAFE_FUNCTIONS:
+        return f"the function {second}"
     return _CONTROL.get(action)

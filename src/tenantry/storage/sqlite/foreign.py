@@ -27,10 +27,14 @@ from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.schema_objects import SchemaObject, read_schema, sql_tokens
 from tenantry.storage.sqlite.schema_pages import check_schema_size
-from tenantry.storage.sqlite.sql_text import quoted
+from tenantry.storage.sqlite.sql_text import folded, quoted
 
 SCHEMA_SECONDS_MAX: Final = 10.0
 MIGRATIONS_MAX: Final = 10_000
+STATISTICS_ROWS_MAX: Final = 100_000
+STATISTICS_BYTES_MAX: Final = 16 * 2**20
+"""ANALYZE writes a row for each index, and some dozens where SQLite was built with STAT4."""
+
 _OBJECTS_SHOWN_MAX: Final = 20
 _BACKEND: Final = "sqlite"
 # The declared types bind those who write through SQLite, and nobody who writes the file.
@@ -42,6 +46,10 @@ _INTERNAL: Final = {
     "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
     "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
     "sqlite_stat4": "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+_INTERNAL_COLUMNS: Final = {
+    "sqlite_stat1": ("tbl", "idx", "stat"),
+    "sqlite_stat4": ("tbl", "idx", "neq", "nlt", "ndlt", "sample"),
 }
 _MAKING: Final = frozenset(
     [
@@ -85,6 +93,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         with closing(_open(path)) as connection:
             found = read_schema(connection)
             applied, file_version = _applied(found, connection, path)
+            _check_statistics(found, connection, path)
     except (*DRIVER_ERRORS, OSError) as error:
         raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error_text(error)}") from error
     plan_migrations(schemas, _BACKEND, applied, file_version)
@@ -92,7 +101,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     migrations = [
         m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
     ]
-    accepted = {name.lower() for name in accepted_tables}
+    accepted = {folded(name) for name in accepted_tables}
     with closing(_database_of(migrations)) as expected:
         _compare(found, read_schema(expected), accepted, expected)
 
@@ -117,7 +126,7 @@ def _applied(
 ) -> tuple[list[AppliedMigration], int]:
     """Return what the file says was applied to it, if its table of that is the one that it should be."""
     version = migrator.read_file_version(connection)
-    table = [one for one in found if one.name.lower() == "schema_migrations"]
+    table = [one for one in found if folded(one.name) == "schema_migrations"]
     if not table:
         return [], version
     if [one.definition for one in table] != [_stored(migrator.CREATE_SQL).definition]:
@@ -131,6 +140,25 @@ def _applied(
             f"what {path} lists as its migrations are none, or more than {MIGRATIONS_MAX}"
         )
     return [AppliedMigration(*row) for row in rows], version
+
+
+def _check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
+    """Raise if the statistics are larger than ANALYZE makes them: every connection loads all of them before its first statement.
+
+    Where they are gigabytes, opening lasts for minutes, on a thread that other tenants wait for.
+    """
+    for one in found:
+        columns = _INTERNAL_COLUMNS.get(folded(one.name)) if _is_internal(one) else None
+        if columns is None:
+            continue
+        size = " + ".join(f"ifnull(length({column}), 0)" for column in columns)
+        sql = f"SELECT count(*), total({size}) FROM (SELECT * FROM {one.name} LIMIT ?)"  # noqa: S608  # our names
+        rows, size_bytes = connection.execute(sql, (STATISTICS_ROWS_MAX + 1,)).fetchone()
+        if rows > STATISTICS_ROWS_MAX or size_bytes > STATISTICS_BYTES_MAX:
+            raise DatabaseCorruptError(
+                f"{path} is refused: its {one.name} has more than {STATISTICS_ROWS_MAX} rows or {STATISTICS_BYTES_MAX} bytes; "
+                "run ANALYZE on the database that it was made from, then make it again"
+            )
 
 
 def _stored(create_sql: str) -> SchemaObject:
@@ -164,7 +192,7 @@ def _compare(
 ) -> None:
     """Raise unless the file's schema is the expected one, with optional tables of tenantry's and what is accepted."""
     known = {one.key: one for one in (*_own_tables(), *expected)}
-    accepting = [one for one in found if one.key not in known and one.table.lower() in accepted]
+    accepting = [one for one in found if one.key not in known and folded(one.table) in accepted]
     known |= {one.key: one for one in _accepted(accepting, connection)}
     unknown = [one for one in found if one.key not in known and not _is_internal(one)]
     changed = [one for one in found if one.key in known and one.definition != known[one.key].definition]
@@ -196,7 +224,7 @@ def _own_tables() -> list[SchemaObject]:
 
 
 def _is_internal(one: SchemaObject) -> bool:
-    sql = _INTERNAL.get(one.name.lower())
+    sql = _INTERNAL.get(folded(one.name))
     return sql is not None and one.type == "table" and tuple(sql_tokens(sql)) == one.definition[-1]
 
 

@@ -61,7 +61,7 @@ class _StepJudge:
     ) -> str | None:
         if action == sqlite3.SQLITE_DROP_TABLE:
             self.dropped.add(str(first))
-        self.has_temporary = self.has_temporary or makes_temporary(action, database)
+        self.has_temporary = self.has_temporary or makes_temporary(action, first, database)
         if action == sqlite3.SQLITE_PRAGMA and str(first).lower() in ALLOWED_PRAGMAS:
             return None
         return judge_control(action, first, second, database)

@@ -5,10 +5,13 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from tenantry.storage.sqlite.sql_text import COMMENT, QUOTED
+from tenantry.storage.sqlite.sql_text import COMMENT, QUOTED, folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
-_TOKEN: Final = re.compile(rf"(?P<skipped>\s+|{COMMENT})|{QUOTED}|\w+|.", re.DOTALL)
+# Space and names are SQLite's: of characters beyond ASCII all belong to names.
+_TOKEN: Final = re.compile(
+    rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
+)
 _TYPES: Final = ("table", "index", "view", "trigger")
 _NAME_CHARACTERS_SHOWN_MAX: Final = 80
 
@@ -30,12 +33,12 @@ class SchemaObject(NamedTuple):
     @property
     def key(self) -> tuple[str, str]:
         """What identifies the object within its schema."""
-        return self.type, self.name.lower()
+        return self.type, folded(self.name)
 
     @property
     def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
         """Its key, its table and the tokens of its SQL: equal for two objects that are defined alike."""
-        return *self.key, self.table.lower(), tuple(sql_tokens(self.sql or ""))
+        return *self.key, folded(self.table), tuple(sql_tokens(self.sql or ""))
 
 
 def read_schema(connection: sqlite3.Connection) -> list[SchemaObject]:
@@ -55,6 +58,6 @@ def sql_tokens(sql: str) -> Iterator[str]:
         if token[0] == "'":
             yield token
         elif token[0] in '"`[':
-            yield token[1:-1].lower()
+            yield folded(token[1:-1])
         else:
-            yield token.lower()
+            yield folded(token)
