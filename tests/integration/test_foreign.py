@@ -22,6 +22,7 @@ from tenantry.errors import (
     SnapshotError,
     TenantNotFoundError,
 )
+from tenantry.statements import Fetch, Statement
 from tenantry.storage.sqlite import foreign, hardening, maintenance, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy import copies
@@ -152,6 +153,23 @@ class TestImport:
         monkeypatch.setattr(foreign, f"STATISTICS_{statistics.upper()}_MAX", 1)
         with pytest.raises(DatabaseCorruptError, match="its sqlite_stat1 has more than"):
             await registry.import_bundle("globex", analyzed)
+
+    async def test_a_cache_as_large_as_the_header_says(self, registry: TenantRegistry, tmp_path: Path):
+        """A file's header cannot let its connections hold the whole database in memory."""
+        bundle = forged(await exported(registry, tmp_path), running("PRAGMA default_cache_size = 2000000000"))
+        await registry.import_bundle("globex", bundle)
+        (header,) = query(database_path(registry.config.data_dir, "globex"), "PRAGMA default_cache_size")
+        session, cached = (
+            registry.tenant("globex")._session,
+            Statement("test.cache", "PRAGMA cache_size", fetch=Fetch.ONE),
+        )
+        at_rest, (writing,), reading = (
+            await session.read(cached),
+            await session.write(cached),
+            await session.read(cached),
+        )
+        assert header == (2000000000,)
+        assert at_rest == writing == reading == (-2000,)
 
     async def test_a_name_that_only_looks_known(self, registry: TenantRegistry, tmp_path: Path):
         """SQLite folds the case of ASCII alone: a table with a Kelvin sign in its name is not ``tasks``."""

@@ -110,9 +110,9 @@ def _open(path: Path) -> sqlite3.Connection:
     uri = database_uri(path, "mode=ro&immutable=1")
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:
-        hardening.harden(connection)
-        hardening.confine(connection)
         hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
+        hardening.confine(connection)
+        hardening.harden(connection)  # reads the schema
         # Names that are not UTF-8 are compared too, and nowhere found.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
     except BaseException:
