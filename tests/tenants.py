@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import tenantry
+from tenantry import TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
 from tenantry.events import BatchFinished
@@ -220,6 +221,18 @@ def make_message(content: str = "hello", **fields: Any) -> Message:
     """Return a message whose other fields do not matter."""
     others = {"sender": "ada", "to": "bob", "channel": "general", "type": MessageType.ANNOUNCEMENT}
     return Message(timestamp=_EPOCH, content=content, **{**others, **fields})
+
+
+async def say(registry: TenantRegistry, tenant_id: str, *contents: str) -> None:
+    """Save messages of a tenant, one after the other."""
+    for content in contents:
+        await registry.tenant(tenant_id).messages.save(make_message(content))
+
+
+async def history(registry: TenantRegistry, tenant_id: str) -> list[str]:
+    """Return what a tenant's messages say, oldest first."""
+    messages = await registry.tenant(tenant_id).messages.get_history("general", limit=10_000)
+    return [message.content for message in reversed(messages)]
 
 
 def database_path(data_dir: Path, tenant_id: str) -> Path:

@@ -165,7 +165,7 @@ class DuplicateRecordError(PersistenceError):
 
     Attributes:
         record_id: The record that was to be written, None where the statement does not name one.
-        constraint: What is taken: the columns of the key with their table (``users.email``, or several with ``, `` between),
+        constraint: The key that is taken: its columns with their table (``users.email``, or several with ``, `` between),
             or the name of a unique index on expressions. None where the database does not say.
         columns: The same columns, one by one; empty for an index on expressions.
     """
@@ -286,7 +286,7 @@ class ConstraintViolationError(QueryError):
 
 
 class KeyRefusedError(QueryError):
-    """The API key of whoever makes or revokes keys is not good for that, or not any more; nothing was changed."""
+    """The caller's API key may not, or may no longer, make or revoke keys; nothing was changed."""
 
     outcome = "key_refused"
 

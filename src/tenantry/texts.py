@@ -1,7 +1,7 @@
 """Texts that come from outside: one type with one limit for each, whether it comes by the library, the API or a bundle.
 
 The patterns are in the form that pydantic's and JSON Schema's regular expressions share, so that the API's document says the same.
-No limit forbids control characters: whoever prints a text makes them harmless.
+Control characters are allowed: the code that prints a text escapes them.
 """
 
 from functools import cache
@@ -68,7 +68,7 @@ def check_display_name(name: str) -> None:
     """Raise unless it is a name for people.
 
     Raises:
-        QueryError: It is empty, blank, too long, or not to be stored as text.
+        QueryError: It is empty, blank, too long, or cannot be stored as text.
     """
     _check(
         DisplayName,
@@ -81,7 +81,7 @@ def check_reason(reason: str | None) -> None:
     """Raise unless it is a reason, or None.
 
     Raises:
-        QueryError: It is empty, too long, or not to be stored as text.
+        QueryError: It is empty, too long, or cannot be stored as text.
     """
     if reason is not None:
         _check(Reason, reason, f"reason must be 1 to {REASON_CHARACTERS_MAX} characters without a NUL")
@@ -91,7 +91,7 @@ def check_actor(actor: str) -> None:
     """Raise unless it is a name of a caller.
 
     Raises:
-        QueryError: It is empty, blank, too long, or not to be stored as text.
+        QueryError: It is empty, blank, too long, or cannot be stored as text.
     """
     _check(
         Actor,
@@ -104,7 +104,7 @@ def check_key_name(name: str) -> None:
     """Raise unless it is a key's name.
 
     Raises:
-        QueryError: It is too long, or not to be stored as text.
+        QueryError: It is too long, or cannot be stored as text.
     """
     _check(KeyName, name, f"a key's name has at most {KEY_NAME_CHARACTERS_MAX} characters, and no NUL")
 

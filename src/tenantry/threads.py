@@ -58,7 +58,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
             while not result.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([result])
-        # Retrieved, or asyncio would complain that nobody has: the caller raises its cancellation instead.
+        # Retrieved, because asyncio reports exceptions that nobody retrieves; the caller raises its cancellation instead.
         result.exception()
         raise
     finally:

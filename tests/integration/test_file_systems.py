@@ -11,7 +11,7 @@ import pytest
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import SnapshotNotFoundError, StorageFullError
-from tenants import database_path, make_message
+from tenants import database_path, history, make_message, say
 
 MEBIBYTE = 2**20
 
@@ -19,17 +19,6 @@ MEBIBYTE = 2**20
 def config(data_dir: Path) -> RegistryConfig:
     """Return settings for a small pool."""
     return RegistryConfig(data_dir=data_dir, open_tenants_max=4)
-
-
-async def say(registry: TenantRegistry, *contents: str) -> None:
-    """Save messages of acme."""
-    await registry.tenant("acme").messages.save_many([make_message(content) for content in contents])
-
-
-async def history(registry: TenantRegistry, tenant_id: str = "acme") -> list[str]:
-    """Return what a tenant's messages say, oldest first."""
-    messages = await registry.tenant(tenant_id).messages.get_history("general")
-    return [message.content for message in reversed(messages)]
 
 
 @pytest.fixture(params=["tenants", "scratch"])
@@ -51,13 +40,13 @@ async def test_what_is_moved_between_file_systems(data_dir: Path, tmp_path: Path
     """Restore, its undoing, clone, import and a replaced file work where nothing can be renamed, and leave nothing behind."""
     async with TenantRegistry(config(data_dir)) as registry:
         await registry.create("acme")
-        await say(registry, "one")
+        await say(registry, "acme", "one")
         taken = await registry.snapshots.create("acme")
-        await say(registry, "two")
+        await say(registry, "acme", "two")
         await registry.snapshots.restore("acme", taken.id)
-        assert await history(registry) == ["one"]
+        assert await history(registry, "acme") == ["one"]
         await registry.snapshots.undo_restore("acme")
-        assert await history(registry) == ["one", "two"]
+        assert await history(registry, "acme") == ["one", "two"]
         await registry.clone("acme", "copy")
         await registry.export("acme", tmp_path / "acme.tar.gz")
         await registry.import_bundle("imported", tmp_path / "acme.tar.gz")
@@ -65,9 +54,9 @@ async def test_what_is_moved_between_file_systems(data_dir: Path, tmp_path: Path
         await registry.suspend("acme")
         shutil.copy(database_path(data_dir, "acme"), tmp_path / "acme.db")
         await registry.resume("acme")
-        await say(registry, "three")
+        await say(registry, "acme", "three")
         await registry.snapshots.replace_file("acme", tmp_path / "acme.db")
-        assert await history(registry) == ["one", "two"]
+        assert await history(registry, "acme") == ["one", "two"]
         assert found(data_dir, "**/*.part") == found(data_dir, "scratch/*/*/*") == []
 
 
@@ -77,7 +66,7 @@ async def test_no_room_where_it_is_moved_to(data_dir: Path):
     with small_disk(data_dir / "tenants", "24m") as mounted:
         async with TenantRegistry(config(data_dir)) as registry:
             await registry.create("acme")
-            await say(registry, "x" * 4 * MEBIBYTE)
+            await say(registry, "acme", "x" * 4 * MEBIBYTE)
             taken = await registry.snapshots.create("acme")
             free = shutil.disk_usage(mounted).free
             (mounted / "ballast").write_bytes(bytes(free - 6 * MEBIBYTE))
@@ -85,7 +74,7 @@ async def test_no_room_where_it_is_moved_to(data_dir: Path):
                 await registry.snapshots.restore("acme", taken.id)
             tenant = await registry.get("acme")
             assert (tenant.state, tenant.intent) == (TenantState.ACTIVE, None)
-            assert len(await history(registry)) == 1
+            assert len(await history(registry, "acme")) == 1
             assert list(mounted.rglob("restore*")) == []
             (mounted / "ballast").unlink()
             await registry.snapshots.restore("acme", taken.id)
@@ -107,7 +96,7 @@ async def test_space_is_left_to_those_who_write(tmp_path: Path, call: Call):
         async with TenantRegistry(config(disk / "data")) as registry:
             await registry.create("acme")
             await registry.create("globex")
-            await say(registry, "x" * 6 * MEBIBYTE)
+            await say(registry, "acme", "x" * 6 * MEBIBYTE)
             taken = await registry.snapshots.create("acme")
             await registry.snapshots.restore("acme", taken.id)
             await registry.suspend("acme")  # its log comes into its database
@@ -116,7 +105,7 @@ async def test_space_is_left_to_those_who_write(tmp_path: Path, call: Call):
             with pytest.raises(StorageFullError, match="free space on the disk"):
                 await call(registry, taken.id)
             assert (await registry.get("acme")).state is TenantState.ACTIVE
-            assert len(await history(registry)) == 1
+            assert len(await history(registry, "acme")) == 1
             assert shutil.disk_usage(disk).free > 8 * MEBIBYTE
             await registry.tenant("globex").messages.save(make_message("written"))
             (disk / "ballast").unlink()

@@ -20,7 +20,8 @@ from tenantry.errors import (
     TenantStateError,
 )
 from tenantry.storage.sqlite import log_note
-from tenants import database_path, make_message, query, stored_contents
+from tenantry.storage.sqlite.database_file import log_of
+from tenants import database_path, history, query, say, stored_contents
 
 Put = Callable[[Path, Path], object]
 
@@ -30,34 +31,17 @@ def opened(data_dir: Path) -> TenantRegistry:
     return TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=4))
 
 
-async def say(registry: TenantRegistry, *contents: str) -> None:
-    """Save messages of acme, one after the other."""
-    for content in contents:
-        await registry.tenant("acme").messages.save(make_message(content))
-
-
-async def history(registry: TenantRegistry) -> list[str]:
-    """Return what the messages of acme say, oldest first."""
-    messages = await registry.tenant("acme").messages.get_history("general")
-    return [message.content for message in reversed(messages)]
-
-
-def log_of(database: Path) -> Path:
-    """Return where the write-ahead log of a database lies."""
-    return Path(f"{database}-wal")
-
-
 @pytest.fixture
 async def older(data_dir: Path, tmp_path: Path) -> Path:
     """A plain file with an older state of acme, whose owner has closed it and has written more since."""
     async with opened(data_dir) as registry:
         await registry.create("acme")
-        await say(registry, "one", "two")
+        await say(registry, "acme", "one", "two")
     shutil.copy(database_path(data_dir, "acme"), tmp_path / "older.db")
     async with opened(data_dir) as registry:
-        await say(registry, "three")
+        await say(registry, "acme", "three")
     async with opened(data_dir) as registry:
-        await say(registry, "four")
+        await say(registry, "acme", "four")
     return tmp_path / "older.db"
 
 
@@ -96,12 +80,12 @@ class TestAForeignLog:
         before = contents(killed)
         async with opened(data_dir) as registry:
             with pytest.raises(TenantQuarantinedError):
-                await history(registry)
+                await history(registry, "acme")
             with pytest.raises(DatabaseCorruptError, match="replace-file"):
                 await registry.repair("acme")
             assert contents(killed) == before
             await registry.snapshots.replace_file("acme", older)
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
             [point] = await registry.snapshots.points("acme")
             kept = killed.parent / "points" / point
             assert sorted(path.name for path in kept.iterdir()) == [
@@ -109,9 +93,9 @@ class TestAForeignLog:
                 "tenant.db-wal-of-another-database",
             ]
             assert (kept / "tenant.db-wal-of-another-database").read_bytes() == before[1]
-            await say(registry, "new")
+            await say(registry, "acme", "new")
             await registry.snapshots.undo_restore("acme")
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
 
     async def test_what_the_doctor_says(self, data_dir: Path, killed: Path, older: Path):
         """The examination finds it before anybody opens the tenant, and takes a log of its own for what it is."""
@@ -134,9 +118,9 @@ class TestAForeignLog:
         _move(older, killed)
         async with opened(data_dir) as registry:
             await registry.snapshots.restore("acme", taken.id)
-            assert await history(registry) == ["one", "two", "three", "four", "five"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four", "five"]
             await registry.snapshots.undo_restore("acme")
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
 
     async def test_an_archive_of_it(self, data_dir: Path, killed: Path, older: Path):
         """Nor does compacting mix them."""
@@ -160,7 +144,7 @@ class TestAForeignLog:
                 await registry.repair("acme")
             log_of(killed).touch()
             await registry.repair("acme")
-            assert await history(registry) == ["one", "two", "three", "four", "five"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four", "five"]
 
     async def test_a_log_of_its_own(self, data_dir: Path, killed: Path):
         """A killed owner's log is applied, also after a second kill, and a repair does not mind it."""
@@ -171,14 +155,14 @@ class TestAForeignLog:
         async with opened(data_dir) as registry:
             await registry.quarantine("acme", reason="to be looked at")
             await registry.repair("acme")
-            assert await history(registry) == ["one", "two", "three", "four", "five", "six"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four", "five", "six"]
 
     @pytest.mark.usefixtures("killed")
     async def test_a_directory_that_was_copied_as_a_whole(self, data_dir: Path, tmp_path: Path):
         """Database, log and lock of a copy belong together, though each is another file than the original's."""
         copied = Path(shutil.copytree(data_dir, tmp_path / "copied"))
         async with opened(copied) as registry:
-            assert await history(registry) == ["one", "two", "three", "four", "five"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four", "five"]
 
 
 class TestReplaceFile:
@@ -194,29 +178,29 @@ class TestReplaceFile:
             assert contents(killed.parent / "points" / point / "tenant.db") == before
             assert (await registry.get("acme")).state is TenantState.SUSPENDED
             await registry.resume("acme")
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
             await registry.snapshots.undo_restore("acme")
-            assert await history(registry) == ["one", "two", "three", "four", "five"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four", "five"]
             entries = [entry for entry in await registry.audit.list() if entry.action == "replace_file"]
             assert [(entry.outcome, entry.detail["path"]) for entry in entries] == [("ok", str(older))]
 
     async def test_while_it_is_used(self, data_dir: Path, older: Path):
         """An open tenant needs no stop: its calls wait, and go on with the file."""
         async with opened(data_dir) as registry:
-            assert await history(registry) == ["one", "two", "three", "four"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four"]
             await registry.snapshots.replace_file("acme", older)
-            await say(registry, "new")
-            assert await history(registry) == ["one", "two", "new"]
+            await say(registry, "acme", "new")
+            assert await history(registry, "acme") == ["one", "two", "new"]
 
     async def test_a_tenant_without_a_file(self, data_dir: Path, older: Path):
         """One whose database is missing serves calls again."""
         database_path(data_dir, "acme").unlink()
         async with opened(data_dir) as registry:
             with pytest.raises(TenantQuarantinedError):
-                await history(registry)
+                await history(registry, "acme")
             replaced = await registry.snapshots.replace_file("acme", older)
             assert (replaced.state, replaced.restore_point) == (TenantState.ACTIVE, None)
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
 
     async def test_the_file_of_another_tenant(self, data_dir: Path, older: Path):
         """It is refused with whose it is; with that key given it becomes the tenant's own."""
@@ -239,7 +223,7 @@ class TestReplaceFile:
             (
                 lambda path: path.write_bytes(b"no database" * 1000),
                 DatabaseCorruptError,
-                "no SQLite database",
+                "not an SQLite database",
             ),
             (lambda path: query(path, "DROP TABLE tenantry_owner"), SnapshotCorruptError, "no tenant"),
             (lambda path: query(path, "CREATE TABLE odd (x)"), ForeignSchemaError, "odd"),
@@ -254,7 +238,7 @@ class TestReplaceFile:
         async with opened(data_dir) as registry:
             with pytest.raises(error, match=words):
                 await registry.snapshots.replace_file("acme", older)
-            assert await history(registry) == ["one", "two", "three", "four"]
+            assert await history(registry, "acme") == ["one", "two", "three", "four"]
             assert await registry.snapshots.points("acme") == []
 
     async def test_accepted_tables(self, data_dir: Path, older: Path):
@@ -262,7 +246,7 @@ class TestReplaceFile:
         query(older, "CREATE TABLE odd (x)")
         async with opened(data_dir) as registry:
             await registry.snapshots.replace_file("acme", older, accepted_tables=["odd"])
-            assert await history(registry) == ["one", "two"]
+            assert await history(registry, "acme") == ["one", "two"]
 
     async def test_of_a_deleted_tenant(self, data_dir: Path, older: Path):
         """It is refused like a restore."""

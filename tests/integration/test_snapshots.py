@@ -43,9 +43,11 @@ from tenants import (
     MovedClock,
     Recorder,
     database_path,
+    history,
     make_message,
     open_files,
     query,
+    say,
     stored_contents,
     until,
     write_pack,
@@ -58,18 +60,6 @@ LEFT_IN_LOG = b"what may be left of it"
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
     """Return settings for a small pool."""
     return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
-
-
-async def history(registry: TenantRegistry, tenant_id: str) -> list[str]:
-    """Return what the tenant's messages say, oldest first."""
-    messages = await registry.tenant(tenant_id).messages.get_history("general", limit=10_000)
-    return [message.content for message in reversed(messages)]
-
-
-async def say(registry: TenantRegistry, tenant_id: str, *contents: str) -> None:
-    """Save messages, one after the other."""
-    for content in contents:
-        await registry.tenant(tenant_id).messages.save(make_message(content))
 
 
 def spoil_page(database: Path) -> None:

@@ -61,7 +61,7 @@ class Access:
         """
         principal = await self._principal()
         await self._find_tenant()
-        # An unknown caller is refused before anything is looked up for it. So the key of a known one is read twice.
+        # Nothing is looked up for an unknown caller, so the key of a known caller is read twice.
         return principal if principal.tenants is None else await self._principal()
 
     async def check(self) -> Principal:
@@ -77,19 +77,19 @@ class Access:
         """Raise unless a stream of the request may go on.
 
         Raises:
-            ProblemError: 401 or 403, as `check`; 409, the stream tells of several tenants, and those of the key changed.
+            ProblemError: 401 or 403, as `check`; 409: the stream is about several tenants, and those of the key changed.
         """
         before: Principal = self._request.state.principal
         if (await self.check()).tenants != before.tenants and self.tenant_id is None:
             raise key_changed()
 
     async def holds_for(self, response: Response) -> bool:
-        """Return whether an answer may be sent, or has to be made again because the tenants of the key changed meanwhile.
+        """Return whether an answer may be sent; if not, the tenants of the key changed and the answer has to be made again.
 
-        Looked at where the answer tells of tenants, or takes long.
+        Only answers about tenants to a key for some tenants, and streams, are checked.
 
         Raises:
-            ProblemError: 401 or 403, as `check`; 409, it has to be made again, and the caller has to ask for that.
+            ProblemError: 401 or 403, as `check`; 409: the answer is a stream, so the caller has to send the request again.
         """
         before: Principal = self._request.state.principal
         is_stream = isinstance(response, StreamingResponse)
@@ -114,5 +114,5 @@ class Access:
         try:
             tenant = await self._registry.find(parse_tenant_id(self.tenant_id))
         except InvalidTenantIdError:
-            return  # The route says what is wrong with it.
+            return  # The route's own validation answers an invalid id.
         self.tenant_uid = None if tenant is None else tenant.uid

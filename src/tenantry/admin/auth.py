@@ -178,7 +178,7 @@ def _client(request: Request) -> str:
 
 
 def unauthorized() -> ProblemError:
-    """Return the answer to a caller whose key is not good, or not any more."""
+    """Return the answer to a caller whose key is unknown, expired or revoked."""
     return _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
 
 

@@ -75,8 +75,8 @@ class LimitedReceive:
         receive: The server's.
         bytes_max: How many bytes there may be.
         pace: How long it may take.
-        on_complete: Called when all of the body has come, before its last part is handed over; raises if the request is not
-            to be worked on.
+        on_complete: Called when the whole body has come, before its last part is handed over; raises if the request must
+            not be handled.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LimitedReceive:
         """Return the next part of the body.
 
         Raises:
-            ProblemError: 408 or 413; or why the request is not to be worked on.
+            ProblemError: 408 or 413, or what `on_complete` or `refuse` gave.
         """
         if self._is_complete:  # what comes now is that the client has gone
             return await self._receive()

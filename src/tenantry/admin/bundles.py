@@ -280,7 +280,7 @@ def _too_many(detail: str) -> ProblemError:
 
 @contextmanager
 def _called(path: Path, name: str = "the bundle") -> Iterator[None]:
-    """Have errors speak of the bundle: where it lies here for the moment says nothing to whoever sent it."""
+    """Name the upload in errors by what it is: the sender does not know its path in the scratch directory."""
     try:
         yield
     except TenantryError as error:

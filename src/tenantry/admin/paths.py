@@ -1,4 +1,4 @@
-"""Keeps paths on the service's disk from callers whose keys are for some tenants only: they say nothing to them."""
+"""Hides paths on the service's disk from callers whose keys are for some tenants only."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from fastapi import Request
 HIDDEN: Final = "…"
 """What stands for the directories of a path: only the last part of it is shown."""
 
-# Two directories at least: one alone, as in "read/write", need not be a path. A path of the API is no file's.
+# At least two directories: one alone, as in "read/write", need not be a path. Paths of the API are not paths of files.
 _PATH: Final = re.compile(r"(?<![\w.:/…-])/(?!v1/)(?:[^\s/'\"()<>,;:\\]+/)+(?=[^\s/'\"()<>,;:\\])")
 
 
@@ -35,7 +35,7 @@ def values_without_paths(content: bytes, data_dir: Path) -> bytes:
 def _mapped(value: Any, data_dir: Path) -> Any:
     match value:
         case str():
-            # What is not about files stays as it is: a name for people may have slashes.
+            # Other fields stay as they are: a display name may contain slashes.
             return _without_data_directory(value, data_dir)
         case list():
             return [_mapped(one, data_dir) for one in value]
@@ -51,7 +51,7 @@ def _mapped(value: Any, data_dir: Path) -> Any:
 
 
 _TELLING: Final = frozenset(["detail", "error", "last_error", "reason"])
-"""Fields that may hold the words of an error."""
+"""Fields that may hold the message of an error."""
 
 
 def _without_data_directory(text: str, data_dir: Path) -> str:

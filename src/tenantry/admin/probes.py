@@ -132,7 +132,7 @@ def make_probes(
         collectors: The metrics.
         probes: How they look; as usual if left out.
         has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
-        clock: For how long an exposition is given again.
+        clock: Measures how long an exposition is reused.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -144,7 +144,7 @@ def make_probes(
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz() -> Readiness:
-        """Say whether the service goes on, the catalog can be written, the pool moves, and the disk has space; 503 if not."""
+        """Say whether the service keeps running, the catalog can be written, the pool moves, and the disk has space; 503 if not."""
         found = await probes.look()
         if found.is_ready:
             return found
@@ -211,7 +211,7 @@ class _Family(Collector):
 
 
 async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
-    """Return the exposition of all families, and let tenants' calls go on between two of them.
+    """Return the exposition of all families, and let tenants' calls run between two of them.
 
     A thread would not help: it takes the interpreter's lock from the event loop for longer than a family needs.
     """

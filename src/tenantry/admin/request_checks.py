@@ -1,6 +1,6 @@
-"""Checks of every request before anything else looks at it: to whom it is addressed, and where its body ends.
+"""Checks every request before anything else reads it: which host it names, and where its body ends.
 
-They are plain ASGI, so they hold on every server.
+The checks are plain ASGI, so they work on every server.
 """
 
 from collections.abc import Collection, Iterable
@@ -43,7 +43,7 @@ class AllowedHosts:
 
 
 class RequestChecks:
-    """Refuses requests that are addressed to another service, or whose end two readers would see in different places.
+    """Refuses requests that name another host, and requests whose body two readers would end at different places.
 
     Args:
         app: The application.
@@ -65,8 +65,8 @@ class RequestChecks:
 
     def _refusal(self, scope: Scope) -> ProblemError | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        # RFC 9112, section 6.1: a server that believes one of the two, behind a proxy that believes the other, takes a part of
-        # the body for another client's request.
+        # RFC 9112, section 6.1: a server that uses one of the two headers, behind a proxy that uses the other, takes a part
+        # of the body for another client's request.
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
             return ProblemError(
                 400,

@@ -146,7 +146,7 @@ class StorageClaimed(Body):
 
     location: str = Field(examples=["s3://backups/tenantry"])
     taken_from: str | None = Field(
-        description="The data directory that it belonged to, and since when; null if to none.",
+        description="The data directory that it belonged to, and since when; null if it had no owner.",
         examples=["the data directory /srv/tenantry on db1 (since 2026-11-26 12:00 UTC)"],
     )
 

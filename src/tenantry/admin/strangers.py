@@ -1,8 +1,8 @@
-"""A rate for requests of callers who show no good key: whoever asks often waits, so that tenants' calls do not.
+"""Limits the rate of requests without a valid key, so that they cannot slow tenants' calls.
 
-Each request takes a part of the event loop's time, also one that is refused. So refusing at once is no protection: the next
-request comes at once too. A request that comes too early therefore waits for its turn, and one whose turn is too far away is
-held for as long before it is refused. A client that has one connection, such as a Prometheus or a balancer's probe, still gets its
+Every request takes time of the event loop, also a refused one. Refusing at once does not protect the loop, because the client
+sends its next request at once. A request that comes too early therefore waits for its turn, and a request whose turn is too
+far away is held for the longest wait and then refused. A client that has one connection, such as a Prometheus or a balancer's probe, still gets its
 answer while other connections of its address ask without a pause.
 """
 
@@ -24,12 +24,12 @@ _CLIENTS_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class StrangerRate:
-    """How often a client that shows no good key may ask.
+    """How often a client may send requests without a valid key.
 
     Attributes:
-        requests_per_second: In the long run.
-        burst_requests_max: At once, after a pause: a page of the console needs about thirty files.
-        wait_seconds_max: How long a request may wait for its turn. Below the timeout of most probes and of Prometheus.
+        requests_per_second: The average over a long time.
+        burst_requests_max: How many requests may come at once after a pause: a page of the console needs about thirty files.
+        wait_seconds_max: How long a request may wait for its turn; below the timeout of most probes and of Prometheus.
     """
 
     requests_per_second: float = 50.0
@@ -41,11 +41,11 @@ STRANGER_RATE: Final = StrangerRate()
 
 
 class Turns:
-    """When the next request of each client may go on (GCRA, the leaky bucket as a meter).
+    """When the next request of each client may be handled (GCRA, the leaky bucket as a meter).
 
     Args:
-        rate: How often.
-        clock: Monotonic.
+        rate: The rate of each client.
+        clock: Gives the monotonic time.
     """
 
     def __init__(self, rate: StrangerRate, clock: Clock) -> None:
@@ -69,12 +69,12 @@ class Turns:
 
 
 class Strangers:
-    """Has requests of callers without a good key wait for their turn.
+    """Makes requests without a valid key wait for their turn.
 
     Args:
         app: The application. A request's caller is known when ``request.state.principal`` is set.
-        rate: How often each client may ask.
-        clock: For that.
+        rate: The rate of each client.
+        clock: Gives the monotonic time.
     """
 
     def __init__(self, app: ASGIApp, rate: StrangerRate = STRANGER_RATE, clock: Clock | None = None) -> None:

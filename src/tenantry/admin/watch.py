@@ -1,4 +1,4 @@
-"""Whether a stream may go on: a key can be revoked, expire or lose its tenant while a body comes or an answer goes."""
+"""Ends streams whose key is revoked, expires or loses its tenant while a body is received or an answer is sent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
         await anyio.sleep(WATCH_SECONDS)
         try:
             await access.check_stream()
-        except (HTTPException, TenantryError) as error:  # also where it cannot be found out
+        except (HTTPException, TenantryError) as error:  # also if the check itself fails
             refuse(error)
             return
 
@@ -45,7 +45,8 @@ async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
 class WatchedResponse(StreamingResponse):
     """Sends another response's stream for as long as the request may still be made.
 
-    An answer whose length was announced is cut off then. Another one ends: its client asks again, and hears why.
+    If the length of the answer was announced, the connection is cut off. Otherwise the answer ends early, and the client learns the
+    reason when it asks again.
 
     Args:
         response: The response.

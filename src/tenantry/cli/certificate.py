@@ -22,7 +22,7 @@ _CENTURY_ENDS: Final = 50
 
 
 class Certificate:
-    """A certificate with its key, as the files have it or had it when they could last be used.
+    """A certificate with its key, as the files had them when they were last read without an error.
 
     Args:
         tls: The files.
@@ -41,7 +41,7 @@ class Certificate:
         self._load()
 
     def reload(self) -> None:
-        """Read the files again, for new connections; those that there are go on as they began.
+        """Read the files again for new connections; existing connections keep the certificate that they began with.
 
         If the files cannot be used, the certificate stays what it was, and an error is logged.
         """
@@ -51,8 +51,8 @@ class Certificate:
             self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
 
     def _load(self) -> None:
-        # Both are made before either is taken. A context of its own, because one whose certificate does not fit its key is
-        # of no use any more.
+        # Both are made before either is taken. The context is new, because a context whose certificate does not
+        # fit its key cannot be used any more.
         context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
         self.context, self.expires_at_seconds = context, expires_at_seconds
         until = (
@@ -65,7 +65,7 @@ class Certificate:
 
 def _context(tls: Tls) -> ssl.SSLContext:
     def refuse() -> str:
-        # Without this OpenSSL asks at the terminal, and a service that starts by itself waits there for good.
+        # Without this OpenSSL asks for the password at the terminal, and a service without a user waits forever.
         raise CommandError(
             Exit.USAGE,
             f"--tls-key {tls.key} is encrypted: give a key without a password, that nobody else can read (openssl pkey -in "

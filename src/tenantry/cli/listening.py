@@ -46,7 +46,7 @@ class ServeSettings:
         is_behind_proxy: Whether all clients come through a proxy, which tells who they are.
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``.
         drain_seconds: How long requests are still taken after the signal to stop.
-        graceful_seconds: How long requests that were begun may go on after that.
+        graceful_seconds: How long requests that have begun may take after that.
     """
 
     config: RegistryConfig

@@ -98,7 +98,7 @@ def _say(line: str) -> None:
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
-    # Others wrote the texts in it: no control character of theirs reaches a terminal, and the document stays the same.
+    # The texts may come from anybody. Their control characters are escaped, which does not change the document.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_escaped, text))
@@ -111,9 +111,8 @@ def _as_json(document: Mapping[str, Any]) -> str:
 
 def _escaped(character: str) -> str:
     """Return a character of a JSON text, or its escape (RFC 8259, section 7) where it is not printable."""
-    if (
-        character.isprintable() or character == "\n"
-    ):  # between the fields; inside a text it is escaped already
+    # A line break stands between fields: inside a text it is escaped already.
+    if character.isprintable() or character == "\n":
         return character
     return json.dumps(character)[1:-1]
 

@@ -1,4 +1,4 @@
-"""Answers that are not tenantry's: those of a proxy in front of the service, told as what they are, and of anything else at a URL."""
+"""Explains answers that do not come from tenantry: those of a proxy in front of the service, or of another server at the URL."""
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _SERVER_CHARACTERS_MAX: Final = 40
 _EXITS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Exit.REFUSED}
-"""Every other answer that is known here may be another one later."""
+"""For every other status in `_MEANINGS` a later try may succeed."""
 
 # By status, what it means when it does not come from the service.
 _MEANINGS: Final[dict[int, str]] = {

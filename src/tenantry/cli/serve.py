@@ -91,7 +91,7 @@ def serve(
             envvar="TENANTRY_GRACEFUL_SECONDS",
             min=0,
             max=_SECONDS_MAX,
-            help="How long requests that were begun may go on after that.",
+            help="How long requests that have begun may take after that.",
             show_default="TENANTRY_SHUTDOWN_TIMEOUT_SECONDS, 30",
             rich_help_panel=_STOPPING,
         ),

@@ -28,8 +28,8 @@ class Stopping:
     """Runs servers until a signal comes.
 
     Args:
-        drain_seconds: How long they go on after the first signal, so that balancers send their requests elsewhere by then.
-        reload: Called at SIGHUP; nothing is if None.
+        drain_seconds: How long the servers still take requests after the first signal, so that balancers can send them elsewhere.
+        reload: Called at SIGHUP, unless it is None.
     """
 
     def __init__(self, drain_seconds: float, reload: Callable[[], None] | None) -> None:
@@ -94,7 +94,7 @@ class Stopping:
         self._is_asked.set()
 
     def _hang_up(self) -> None:
-        # The kernel sends it also when the terminal has gone that the process was started at.
+        # The kernel also sends SIGHUP when the terminal is closed in which the process was started.
         if self._has_terminal and not os.isatty(_STDIN):
             self._stop()
         elif self._reload is not None:

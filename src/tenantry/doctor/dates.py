@@ -18,7 +18,7 @@ _MANIFEST: Final = ".json"
 def check_dates(
     config: RegistryConfig, tenants: Sequence[Tenant], record: ClockRecord | None
 ) -> Iterator[Finding]:
-    """Yield what is to be said of the clock, of tenants' dates, and of those of snapshots in the data directory."""
+    """Yield findings about the clock, and about the dates of tenants and of snapshots in the data directory."""
     now = datetime.now(UTC)
     latest = now + timedelta(seconds=LEAP_SECONDS_MIN)
     yield _clock(config, record, now, latest)

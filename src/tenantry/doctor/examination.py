@@ -67,7 +67,7 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
     data_dir = config.data_dir
     version = await check_version(catalog)
     if version.level is Level.WRONG:
-        return [version]  # of tables that this tenantry does not know nothing can be said
+        return [version]  # this tenantry does not know the tables
     tenants = await _tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
@@ -89,9 +89,8 @@ async def _tenants(catalog: Inspection) -> Sequence[Tenant]:
 
 
 async def _clock_record(catalog: Inspection) -> ClockRecord | None:
-    has_table = await catalog.read(
-        _CLOCK_TABLE
-    )  # not in the catalog of an older version that no service has opened yet
+    # The catalog of an older version lacks the table until a service opens it.
+    has_table = await catalog.read(_CLOCK_TABLE)
     return await read_record(catalog) if has_table else None
 
 

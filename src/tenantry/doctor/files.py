@@ -24,7 +24,7 @@ def check_files(data_dir: Path) -> Iterator[Finding]:
 
 
 class _Rights:
-    """What is odd about the rights on files: the paths of each kind."""
+    """Collects files whose rights, owner or kind is wrong."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -38,14 +38,14 @@ class _Rights:
         self._strange: set[str] = set()
 
     def look_at(self, path: Path, found: os.stat_result) -> None:
-        """Note what is odd about a file or directory."""
+        """Note whatever is wrong with a file or directory."""
         self._count += 1
         if stat.S_ISLNK(found.st_mode):
             self._links.add(str(path))
             return
         is_of_group = self._is_shared and found.st_gid == self._root.st_gid
         if found.st_mode & (stat.S_IRWXO if is_of_group else _OTHERS):
-            # The root of a volume that Kubernetes mounts is open to all for looking, and what is in it is not.
+            # Kubernetes lets everybody list the root of a volume that it mounts, but not what is in the volume.
             is_root = self._is_shared and path == self._data_dir and not found.st_mode & stat.S_IWOTH
             (self._open_to_group if is_root else self._open_to_all).add(str(path))
         elif found.st_mode & _OTHERS:
@@ -56,7 +56,7 @@ class _Rights:
             self._strange.add(str(path))
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is to be said."""
+        """Yield the findings."""
         data_dir, group = self._data_dir, self._root.st_gid
         if self._open_to_all:
             who = (
@@ -74,7 +74,7 @@ class _Rights:
             yield note(
                 _RIGHTS,
                 f"{len(self._open_to_group)} files or directories are open to the group {group}, as Kubernetes' fsGroup makes them",
-                f"nothing, if the service alone is in the group {group}: whoever is in it can read and change all data",
+                f"nothing, if the service alone is in the group {group}: every member can read and change all data",
                 self._open_to_group,
             )
         if self._foreign:

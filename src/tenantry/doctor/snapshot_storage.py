@@ -1,4 +1,4 @@
-"""Looks whose the snapshot storage is."""
+"""Checks which data directory owns the snapshot storage."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ LOOK_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"
 _TO_DO: Final = (
     "if this directory is a copy, 'tenantry snapshot switch-storage' gives it a storage of its own; if it was moved or restored, "
-    "or is to have the other one's snapshots, 'tenantry snapshot claim-storage'"
+    "or takes the other directory's snapshots over, 'tenantry snapshot claim-storage'"
 )
 
 
@@ -29,7 +29,7 @@ async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Findi
         return wrong(_CHECK, str(error), _TO_DO)
     except TenantryError as error:
         return wrong(
-            _CHECK, f"it cannot be looked at: {error}", "see that its place and its credentials are right"
+            _CHECK, f"it cannot be read: {error}", "see that its place and its credentials are right"
         )
     except TimeoutError:
         return wrong(

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 
 class CertificateMetrics(Collector):
-    """When the certificate ends that a server shows now.
+    """Collects when the certificate of new connections ends.
 
     Args:
         expires_at_seconds: Returns the Unix time; None where there is no certificate.
@@ -32,7 +32,7 @@ class CertificateMetrics(Collector):
 def export_certificate(
     expires_at_seconds: Callable[[], float | None], collector_registry: CollectorRegistry
 ) -> CertificateMetrics:
-    """Offer when a server's certificate ends to whoever scrapes `collector_registry`, and return the collector."""
+    """Register a collector for the end of a server's certificate, and return the collector."""
     metrics = CertificateMetrics(expires_at_seconds)
     collector_registry.register(metrics)
     return metrics

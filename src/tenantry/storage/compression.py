@@ -163,7 +163,7 @@ def _seal(sha256: str) -> bytes:
 
 
 def has_seal(path: Path) -> bool:
-    """Return whether a file ends with a seal, be it that of its bytes or not.
+    """Return whether a file ends with a seal; the digest in the seal is not compared.
 
     Raises:
         OSError: It cannot be read.

@@ -20,7 +20,7 @@ def is_full(error: OSError) -> bool:
 
 
 def is_exhausted(directory: Path) -> bool:
-    """Return whether no file can be made there, for want of space or of inodes; False where that cannot be found out."""
+    """Return whether no file can be made there, because space or inodes are used up; False if the system does not tell."""
     try:
         found = os.statvfs(directory)
     except OSError:

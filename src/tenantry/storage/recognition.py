@@ -1,4 +1,4 @@
-"""Says what a file is that is not a bundle, and what to do about it. It only reads the beginning and the end of the file."""
+"""Recognizes files that are not bundles, from their first and last bytes, and says what to do."""
 
 import zlib
 from pathlib import Path
@@ -33,10 +33,10 @@ def recognize(path: Path) -> str | None:
     if not head:
         return "an empty file: export the tenant again"
     if head.lstrip().startswith((b"<", b"{")):
-        return "a text, such as the error of a server that was asked for a bundle: look into it, and export the tenant again"
+        return "a text, such as an error page of a server: read it, and export the tenant again"
     if head.startswith(_SQLITE):
         return (
-            f"a plain SQLite database and not a bundle, which says whose it is: {_ORIGINAL}, or create a tenant and give it the file "
+            f"a plain SQLite database and not a bundle (only a bundle names its tenant): {_ORIGINAL}, or create a tenant and give it the file "
             "with 'tenantry tenant replace-file'"
         )
     return f"{_kind(head)}: {_ORIGINAL}"

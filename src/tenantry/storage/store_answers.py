@@ -33,10 +33,10 @@ class StoreAnswer(NamedTuple):
     """What a store answered.
 
     Attributes:
-        status: The HTTP status, None if obstore does not tell, or nobody answered.
-        code: The store's word for what is wrong.
+        status: The HTTP status, None if obstore does not give it or there was no answer.
+        code: The store's code of the error.
         message: The store's sentence.
-        server_time: What time it is there, where the store says so.
+        server_time: The store's time, if the store gives it.
         text: All that obstore says, in one line.
     """
 
@@ -92,7 +92,7 @@ class StoreAnswer(NamedTuple):
         """Return whether the same call may succeed later, unchanged.
 
         Args:
-            by_default: What obstore's kind of error says of that.
+            by_default: Whether the class of obstore's error suggests so.
         """
         if self.code in _PASSING_CODES:
             return True

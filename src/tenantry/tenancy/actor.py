@@ -233,7 +233,7 @@ class TenantActor:
         """Finish the calls that were taken in, then close the store; idempotent.
 
         Args:
-            timeout_seconds: For the calls to finish. A batch that goes on beyond it is interrupted. One that does not end then,
+            timeout_seconds: For the calls to finish. A batch that takes longer is interrupted. A batch that does not end then,
                 because its disk hangs, is left to its thread, with the lock held: what it does is unknown, so nobody else may
                 open the file until it has ended.
 

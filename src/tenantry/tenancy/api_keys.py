@@ -27,7 +27,7 @@ from tenantry.texts import check_key_name
 LIST_ROWS_DEFAULT: Final = 1_000
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
 _COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
-# Of a key that manages keys, what can change: takes its id twice, None where nobody's key is to be checked.
+# Checks the mutable part of the caller's key. Takes the key's id twice, None if no key is to be checked.
 _IS_GOOD: Final = (
     "(? IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL))"
 )
@@ -127,13 +127,13 @@ class ApiKeys:
             scopes: What it lets its holder do.
             tenants: The only tenants that it is for; all if None.
             expires_in_seconds: How long it is good; for ever if None.
-            made_by: The key of whoever makes it, if a key lets them: that it is still good is checked in the transaction that
-                writes the new key.
+            made_by: The caller's own key, if the caller has one; the transaction that writes the new key checks that it is
+                still valid.
 
         Raises:
-            KeyRefusedError: `made_by` is not good any more, or the new key would open more than it; no key was made.
+            KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was made.
             QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
-            InvalidTenantIdError: A tenant is none.
+            InvalidTenantIdError: One of `tenants` is not a valid id.
         """
         check_key_name(name)
         now = self._clock.now()
@@ -190,10 +190,10 @@ class ApiKeys:
 
         Args:
             key_id: The key.
-            revoked_by: The key of whoever revokes it, see `made_by` of `create`.
+            revoked_by: The caller's own key, see `made_by` of `create`.
 
         Raises:
-            KeyRefusedError: `revoked_by` is not good any more; nothing was changed.
+            KeyRefusedError: `revoked_by` is no longer valid; nothing was changed.
             RecordNotFoundError: There is no such key.
         """
         self._check_may_manage(revoked_by, ())
@@ -234,7 +234,7 @@ class ApiKeys:
         return None if row is None else (_from_row(row[:-1]), row[-1])
 
     def _check_may_manage(self, manager: ApiKey | None, scopes: Sequence[Scope]) -> None:
-        """Check what of a key never changes; `_IS_GOOD` checks the rest where the change is made."""
+        """Check the immutable part of the caller's key; `_IS_GOOD` checks the rest in the transaction."""
         if manager is None:
             return
         is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()

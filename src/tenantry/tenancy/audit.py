@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -59,7 +60,7 @@ def acting_as(actor: str) -> Iterator[None]:
     For example: ``with acting_as("alice"): await registry.suspend("acme")``.
 
     Raises:
-        QueryError: It is no name: empty, blank, too long, or not to be stored as text.
+        QueryError: The name is empty, blank, too long, or cannot be stored as text.
     """
     check_actor(actor)
     token = _actor.set(actor)
@@ -67,6 +68,11 @@ def acting_as(actor: str) -> Iterator[None]:
         yield
     finally:
         _actor.reset(token)
+
+
+def shown_path(path: Path, data_dir: Path) -> str | None:
+    """Return a file's path as the audit shows it; None for a file in the data directory, where it is temporary."""
+    return None if data_dir in path.parents else str(path)
 
 
 def current_actor() -> str:

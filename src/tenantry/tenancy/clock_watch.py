@@ -1,7 +1,7 @@
 """Detects leaps of the machine's clock, and holds back deletions whose deadline passed because of one.
 
 Theory of operation. A deadline of days is a date. A clock that is ahead for one second makes every such date look past, and
-what is deleted then does not come back. So a deadline counts as past only once the clock has run steadily for as long as the
+a deletion then cannot be undone. So a deadline counts as past only once the clock has run steadily for as long as the
 deadline itself, or for ``clock_hold_seconds`` if that is shorter.
 
 While a process runs, the wall clock is compared with the monotonic clock. Between two processes it is compared with the time

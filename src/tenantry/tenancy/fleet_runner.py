@@ -105,7 +105,7 @@ class FleetRunner:
             return
         # After the one before it, if that is just about to end: it may not have seen that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
-        # A context of its own: what limits the call that started the job does not limit the job, which goes on for hours.
+        # A context of its own: the limits of the call that started the job do not apply to the job, which may run for hours.
         task = asyncio.get_running_loop().create_task(
             work, name=f"tenantry fleet {job_id}", context=contextvars.Context()
         )

@@ -30,7 +30,7 @@ FOUND_SOUND_SECONDS: Final = 60.0
 """A tenant that fails again so soon after its database was found sound is not looked at once more."""
 
 PURGES_MAX: Final = 100
-"""How many tenants are purged of one's own accord in one round of chores."""
+"""How many tenants one round of chores purges because their grace period has passed."""
 
 
 class Housekeeping:

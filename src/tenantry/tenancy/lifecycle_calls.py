@@ -177,7 +177,7 @@ class LifecycleCalls:
             return  # Whoever next opens a registry finishes it.
 
     async def _forget(self, tenant: Tenant, directory: Path) -> None:
-        """Remove what there is of a tenant that never came to life: its files first, then its entry.
+        """Remove a tenant whose creation failed: its files first, then its entry.
 
         Files that came back after a power failure would belong to nobody, and its id could not be created again. Therefore their
         removal is synced before the entry goes, also if another process removed them: it may have died before its sync.

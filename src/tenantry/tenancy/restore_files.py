@@ -1,4 +1,4 @@
-"""The files of a restore: what is put in a tenant's place, and what it replaced, kept as restore points.
+"""The files of a restore: the new database, and the replaced ones, which are kept as restore points.
 
 The steps and their order are `tenantry.tenancy.restore`. These functions block; each step can be repeated after a crash.
 """
@@ -32,7 +32,7 @@ POINTS_KEPT_MAX: Final = 3
 POINT_PREFIX: Final = "before-"
 _PLACED: Final = "restore-{}.db"
 _ANY_PLACED: Final = "restore*.db*"
-"""Also what a crash left of a copy, see `move`."""
+"""Matches also the part that a crash left of a copy, see `move`."""
 
 _FOREIGN: Final = ".db-wal-of-another-database"
 
@@ -111,7 +111,7 @@ def give_up(paths: TenantPaths, point: str) -> bool:
         return False
     if log_of(kept).exists() and not log_of(paths.database).exists():
         link(log_of(kept), log_of(paths.database))
-    # In this order: what is placed says, until it goes, that nothing was exchanged.
+    # In this order: as long as the placed file exists, nothing was exchanged.
     remove_tree(kept.parent)
     remove_files(placed)
     return True
@@ -125,8 +125,8 @@ def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
     Args:
         paths: The tenant's.
         point: The name of what is kept.
-        is_merged: Whether what the log holds is written into the database. Of files that somebody put there by hand nobody knows
-            whether they belong together: both are kept as they are.
+        is_merged: Whether the log is written into the database. Files that somebody put there by hand may not belong together, so
+            both are kept as they are.
     """
     kept = kept_database(paths, point)
     if not placed_database(paths, point).exists():

@@ -1,4 +1,4 @@
-"""When work that failed is tried again: after ever longer waits, so that what cannot succeed costs little."""
+"""When failed work is tried again: with exponential backoff, so that work that cannot succeed costs little."""
 
 import random
 from collections import Counter

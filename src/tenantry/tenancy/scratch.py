@@ -64,7 +64,7 @@ class Scratch:
             await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
 
     def abandon(self) -> None:
-        """Give the lock back without removing anything: the next registry that opens removes what is there."""
+        """Release the lock without removing anything: the next registry that opens empties the directory."""
         if self._lock is not None:
             self._lock.release()
 

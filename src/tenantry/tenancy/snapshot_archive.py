@@ -57,7 +57,7 @@ class SnapshotArchive:
 
     Args:
         storage: Keeps the objects.
-        owner: Whose storage it is; asked before anything is written, deleted or restored.
+        owner: Checks that the storage is this directory's before anything is written, deleted or restored.
     """
 
     def __init__(self, storage: ObjectStorage, owner: StorageOwner) -> None:
@@ -137,7 +137,7 @@ class SnapshotArchive:
             compressed.unlink(missing_ok=True)
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
-        """Forget a snapshot; that there is none is no error.
+        """Forget a snapshot; a missing one is not an error.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
@@ -150,14 +150,14 @@ class SnapshotArchive:
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
 
     async def delete_all(self, tenant_uid: str) -> None:
-        """Forget everything that is kept of a tenant, also what is no snapshot.
+        """Forget everything that is kept of a tenant, also objects that are not snapshots.
 
         An object that cannot be deleted does not keep the others from it.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
             ObjectsLeftError: Some objects remain.
-            SnapshotError: The storage cannot be asked which there are.
+            SnapshotError: The storage cannot list the objects.
         """
         await self._owner.check()
         await self._delete_each([stored.key for stored in await self._storage.list(f"{tenant_uid}/")])

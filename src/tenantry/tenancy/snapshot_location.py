@@ -51,7 +51,7 @@ def keep_location(data_dir: Path, location: str) -> None:
     if location == (recorded or str(default)):
         return
     if recorded is not None:
-        change = f"move what is there first, then remove {path}, or begin without them: 'tenantry snapshot switch-storage'"
+        change = f"move what is there first, then remove {path}, or start without them: 'tenantry snapshot switch-storage'"
         raise _kept_elsewhere(data_dir, recorded, location, change)
     if default.is_dir() and any(default.iterdir()):
         raise _kept_elsewhere(data_dir, str(default), location, f"move what is in {default} there first")

@@ -94,7 +94,7 @@ class Snapshots:
         copies: Makes and checks copies.
         restorer: Puts one in the place of a tenant's database.
         scratch: Where copies are made.
-        owner: Whose the storage is.
+        owner: Which directory the storage belongs to.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Snapshots:
             SnapshotCorruptError: The snapshot is not what was kept; nothing was changed.
             MigrationError: It is newer than the code, or cannot be migrated; nothing was changed.
             TenantStateError: The tenant is deleted.
-            TenantOwnedElsewhereError: Another process does not let it go; nothing was changed.
+            TenantOwnedElsewhereError: Another process keeps the tenant open; nothing was changed.
         """
         work = partial(self._restorer.restore, snapshot_id, is_migrated=migrate)
         return await self._runner.run(parse_tenant_id(tenant_id), "restore", work, snapshot_id=snapshot_id)
@@ -248,11 +248,15 @@ class Snapshots:
             ForeignSchemaError: It has objects that no schema pack makes; nothing was changed.
             MigrationError: It is newer than the code, or cannot be migrated; nothing was changed.
             TenantStateError: The tenant is deleted.
-            TenantOwnedElsewhereError: Another process does not let it go; nothing was changed.
+            TenantOwnedElsewhereError: Another process keeps the tenant open; nothing was changed.
         """
         work = partial(self._restorer.replace_file, Path(path), owner, tuple(accepted_tables))
         return await self._runner.run(
-            parse_tenant_id(tenant_id), REPLACE_FILE, work, path=self._told(Path(path)), owner=owner
+            parse_tenant_id(tenant_id),
+            REPLACE_FILE,
+            work,
+            path=audit.shown_path(Path(path), self._context.config.data_dir),
+            owner=owner,
         )
 
     async def undo_restore(self, tenant_id: str) -> Tenant:
@@ -269,7 +273,7 @@ class Snapshots:
         return await self._restorer.points(await self._get(parse_tenant_id(tenant_id)))
 
     async def drop_point(self, tenant_id: str, point: str) -> None:
-        """Remove one of `points`, for its space on the disk; that there is none is no error.
+        """Remove one of `points`, to free its space on the disk; a missing one is not an error.
 
         If the last restore replaced it, that restore cannot be undone any more.
 
@@ -302,8 +306,8 @@ class Snapshots:
     async def claim_storage(self) -> StorageMark | None:
         """Make the snapshot storage this data directory's, and return the mark of the directory that had it, if any.
 
-        For a directory that was moved, or restored from a backup, or that is to have the snapshots of another one from now
-        on. The other one is refused from then on, a minute later at the latest. The call is in the audit.
+        For a directory that was moved or restored from a backup, or that takes over the snapshots of another one. The other
+        directory is refused from then on, a minute later at the latest. The call is in the audit.
 
         Raises:
             SnapshotError: The storage, or the data directory, cannot be written; call again.
@@ -346,7 +350,7 @@ class Snapshots:
         return snapshot
 
     async def _retain(self, tenant: Tenant, newest: str) -> None:
-        """Forget what is too much; that this fails does not make the new snapshot any worse."""
+        """Forget surplus snapshots; a failure is reported and does not fail the new snapshot."""
         config, now = self._context.config, self._context.clock.monotonic_seconds
         started, outcome = now(), "ok"
         try:
@@ -361,10 +365,6 @@ class Snapshots:
             outcome = error.outcome
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
         self._context.report(LifecycleCalled(tenant.id, RETENTION, outcome, now() - started))
-
-    def _told(self, path: Path) -> str | None:
-        """Return what the audit says of where a file is: nothing where it is in the data directory, for a moment."""
-        return None if self._context.config.data_dir in path.parents else str(path)
 
     def _claimed(self, outcome: str, **detail: str | None) -> Statement:
         return audit.append(

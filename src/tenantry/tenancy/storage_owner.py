@@ -34,7 +34,7 @@ STORAGE_REFUSED: Final = "tenantry.snapshots.storage_refused"
 
 
 class StorageMark(BaseModel):
-    """What a snapshot storage says of the data directory that it belongs to.
+    """The mark of a snapshot storage: which data directory it belongs to.
 
     Attributes:
         directory: Its identity.
@@ -83,7 +83,7 @@ class StorageOwner:
 
         Raises:
             SnapshotStorageOwnedError: It belongs to another directory.
-            SnapshotError: It cannot be found out.
+            SnapshotError: The storage cannot be read or written.
         """
         async with self._checking:
             if self._is_checked() or await self.is_inside():
@@ -96,7 +96,7 @@ class StorageOwner:
             self._checked_at_seconds = self._clock.monotonic_seconds()
 
     async def check_not_foreign(self) -> None:
-        """Raise only if the storage is known to belong to another directory; what cannot be found out is no reason.
+        """Raise only if the storage is known to belong to another directory; a storage that cannot be read is accepted.
 
         Raises:
             SnapshotStorageOwnedError: It belongs to another directory.
@@ -109,7 +109,7 @@ class StorageOwner:
             return
 
     async def announce(self) -> None:
-        """Check, and log what is wrong: for a start that does not wait for a network."""
+        """Check in the background and log a failure, so that a start does not wait for a network."""
         try:
             await self.check()
         except TenantryError as error:
@@ -202,7 +202,7 @@ class StorageOwner:
 
 
 def _is_inside(storage: ObjectStorage, data_dir: Path) -> bool:
-    """Return whether a storage lies in the data directory, on the same file system: then whoever copies one copies both."""
+    """Return whether a storage lies in the data directory, on the same file system: then a copy of one includes the other."""
     if not isinstance(storage, LocalStorage):
         return False
     try:

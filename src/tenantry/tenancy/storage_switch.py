@@ -1,4 +1,4 @@
-"""Has a data directory keep its snapshots in another place, beginning with none there.
+"""Makes a data directory keep its snapshots in another place, without those of the old place.
 
 For a copy of a data directory, whose snapshots belong to the original, and for a change of the place without moving anything.
 """
@@ -24,7 +24,7 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
     """Keep the snapshots of a data directory in this storage from now on, and return where they were kept before.
 
     Snapshots that are kept there stay there: they are neither listed nor deleted any more. A registry that is open on the
-    directory goes on with the old storage until it closes. The call is in the audit.
+    directory uses the old storage until it closes. The call is in the audit.
 
     Raises:
         DataDirectoryError: There is no catalog in the directory.

@@ -90,7 +90,7 @@ def not_found(tenant_id: TenantId, found: Tenant | None = None) -> TenantNotFoun
     if left is not None:
         return TenantNotFoundError(
             f"tenant {tenant_id!r} is purged; {left or 'the'} objects of its snapshots remain, and the id is free when they are "
-            "gone: tenantry tries to delete them again and again",
+            "gone: tenantry tries again to delete them, at least once an hour",
             tenant_id=tenant_id,
         )
     return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)

@@ -21,6 +21,7 @@ from tenantry.storage.durable_files import FILE_MODE, make_directories, move, sy
 from tenantry.storage.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.tenancy import audit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
 from tenantry.tenancy.copies import Copies
@@ -67,7 +68,11 @@ class Transfers:
     async def export(self, tenant_id: TenantId, path: Path) -> Manifest:
         """See `TenantRegistry.export`."""
         return await self._runner.run(
-            tenant_id, "export", partial(self._export, path), queue="snapshot", path=self._told(path)
+            tenant_id,
+            "export",
+            partial(self._export, path),
+            queue="snapshot",
+            path=audit.shown_path(path, self._context.config.data_dir),
         )
 
     async def import_bundle(
@@ -76,7 +81,9 @@ class Transfers:
         """See `TenantRegistry.import_bundle`."""
         work = partial(self._import, path, display_name, accepted_tables)
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
-        return await self._runner.run(new, "import", work, path=self._told(path), **detail)
+        return await self._runner.run(
+            new, "import", work, path=audit.shown_path(path, self._context.config.data_dir), **detail
+        )
 
     async def _clone(
         self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
@@ -133,10 +140,6 @@ class Transfers:
                 await self._prepare(new, database)
             return await self._settle(call, new, database)
 
-    def _told(self, path: Path) -> str | None:
-        """Return what the audit says of where a bundle is: nothing where it is in the data directory, for a moment."""
-        return None if self._context.config.data_dir in path.parents else str(path)
-
     async def _find(self, tenant_id: TenantId) -> Tenant:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state is TenantState.PURGED:
@@ -179,9 +182,8 @@ class Transfers:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
         target = tenant_paths(self._context.config.data_dir, tenant.directory).database
         if await run_in_thread(target.exists):
-            await run_in_thread(
-                partial(sync_file, target)
-            )  # its process may have died between the rename and the sync
+            # The process that placed it may have died between the rename and the sync.
+            await run_in_thread(partial(sync_file, target))
             await self._calls.provision(call, tenant)
         else:
             await self._calls.abort(tenant)

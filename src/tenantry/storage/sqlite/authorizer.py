@@ -1,11 +1,11 @@
-"""What the SQL of repositories and migrations may do to the connection that they share with others.
+"""Judges what the SQL of repositories and migrations may do to the connection that they share with others.
 
 SQLite's authorizer decides (https://www.sqlite.org/c3ref/set_authorizer.html) and not the SQL's text. It is asked about each
 action while a statement is prepared, before the action takes effect: ``EXPLAIN PRAGMA query_only = ON`` sets the pragma, for
 SQLite does that while it prepares the statement. Setting an authorizer makes SQLite prepare every cached statement
 again, so a cached statement does not escape it.
 
-What is refused would outlive its statement: a pragma that changes the connection, a temporary table that hides a
+The authorizer refuses actions that outlive their statement: a pragma that changes the connection, a temporary table that hides a
 table of the tenant, another database, the end of a transaction that others share.
 """
 

@@ -72,7 +72,7 @@ class JobConnection(aiosqlite.Connection):
         return connection
 
     def __del__(self) -> None:
-        """Close the connection where its owner was lost; whoever owns many of them warns of it."""
+        """Close the connection if its owner was lost; `Connections` warns about that."""
         if not sys.is_finalizing():
             with contextlib.suppress(sqlite3.Error):
                 self.abandon()

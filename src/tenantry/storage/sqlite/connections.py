@@ -135,9 +135,9 @@ class Connections:
             self.is_open = False
 
     def __del__(self) -> None:
-        """Close what was not closed and can not be any more, and give the lock back: the next owner need not wait.
+        """Close the connections of an owner that was lost, and release the lock, so that the next owner need not wait.
 
-        The lock stays with a connection that a thread still works on: what that does is unknown.
+        While a thread still works on one of them its effect is unknown, and the lock stays held.
         """
         if not self.is_open or sys.is_finalizing():
             return
@@ -181,7 +181,7 @@ class Connections:
 
     @property
     def has_guests(self) -> bool:
-        """Whether somebody has a long look at the whole database."""
+        """Whether a check of the whole database runs."""
         return bool(self._guests)
 
     def reader(self) -> JobConnection | None:
@@ -262,7 +262,7 @@ class Connections:
         return self.writer
 
     async def _rest_again(self) -> None:
-        """Return to rest where the writer cannot be opened, on a full disk for example: reads go on."""
+        """Return to rest if the writer cannot be opened, for example on a full disk, so that reads still work."""
         with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotAtRestError):
             self.at_rest = await JobConnection.open(self._reopen_at_rest, self._crews.read)
 

@@ -96,9 +96,8 @@ class Crew:
         self._name = name
         self._threads = threads
         self._line: SimpleQueue[Strand | None] = SimpleQueue()
-        self._lock = (
-            threading.RLock()
-        )  # a connection that is collected leaves at any moment, also while it is held
+        # Reentrant: the garbage collector may close a connection at any moment, also while this thread holds the lock.
+        self._lock = threading.RLock()
         self._workers: set[_Worker] = set()
         self._connections = 0
         self._outbox: _Outbox | None = None

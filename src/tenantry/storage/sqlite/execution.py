@@ -34,7 +34,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
     except (UnicodeDecodeError, sqlite3.OperationalError) as error:
         if not is_undecodable(error) or _is_schema_damaged(connection):
             raise
-        # The message quotes what the statement was given, or the row holds what is no text.
+        # The message quotes the caller's own bytes, or a row holds bytes that are not text.
         raise QueryError(f"{statement.operation}: {error_text(error)}", code=type(error).__name__) from error
 
 

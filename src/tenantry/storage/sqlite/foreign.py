@@ -1,11 +1,11 @@
 """Compares the schema of a database that came from elsewhere with what the schema packs make.
 
-A foreign database is a bundle that somebody sent or a file that somebody put in place. What is in its schema runs as code, so
-nothing that could run it may happen before this check: not even ``quick_check``, which evaluates CHECK constraints and generated
+A foreign database is a bundle that somebody sent or a file that somebody put in place. Its schema runs as code, so
+nothing that could run the schema may happen before this check: not even ``quick_check``, which evaluates CHECK constraints and generated
 columns. The check reads the names and texts of the schema's objects, and no others.
 
-What they should be is found out by running the packs' migrations, up to the versions that the file says, in a database in
-memory. An object that is not there is refused. The caller can accept further tables by name: their definitions are then run in
+The expected objects come from running the packs' migrations, up to the versions that the file names, in a database in
+memory. Every other object is refused. The caller can accept further tables by name: their definitions are then run in
 the same database, under an authorizer that allows nothing but columns, constraints and indexes that call harmless functions.
 """
 
@@ -37,7 +37,7 @@ STATISTICS_BYTES_MAX: Final = 16 * 2**20
 
 _OBJECTS_SHOWN_MAX: Final = 20
 _BACKEND: Final = "sqlite"
-# The declared types bind those who write through SQLite, and nobody who writes the file.
+# Somebody who writes the file without SQLite can store any type in a column.
 _MIGRATIONS_SQL: Final = (
     "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
 )
@@ -84,10 +84,12 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     Raises:
         ForeignSchemaError: It has other objects, or lacks some; the error has their names.
         MigrationError: It is newer than the code.
-        DatabaseCorruptError: It is no database, damaged, or not one file.
+        DatabaseCorruptError: It is damaged, not a database, or not one file.
     """
     if RestingFile.found(path) is None:
-        raise DatabaseCorruptError(f"{path} is no database that is one file: a journal or log lies beside it")
+        raise DatabaseCorruptError(
+            f"{path} is not a database in one file: it is missing or empty, or a journal or log lies beside it"
+        )
     try:
         check_schema_size(path)
         with closing(_open(path)) as connection:
@@ -113,7 +115,7 @@ def _open(path: Path) -> sqlite3.Connection:
         hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
         hardening.confine(connection)
         hardening.harden(connection)  # reads the schema
-        # Names that are not UTF-8 are compared too, and nowhere found.
+        # A name that is not UTF-8 must be readable too; it equals no expected name.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
     except BaseException:
         connection.close()
@@ -131,13 +133,13 @@ def _applied(
         return [], version
     if [one.definition for one in table] != [_stored(migrator.CREATE_SQL).definition]:
         raise ForeignSchemaError(
-            f"{path} has a 'schema_migrations' that is not tenantry's: it is no tenant's database",
+            f"{path} has a 'schema_migrations' that tenantry did not make: it is not a tenant's database",
             objects=tuple(one.shown for one in table),
         )
     rows = connection.execute(_MIGRATIONS_SQL, (MIGRATIONS_MAX + 1,)).fetchall()
     if len(rows) > MIGRATIONS_MAX or any(tuple(map(type, row)) != (str, int, str) for row in rows):
         raise DatabaseCorruptError(
-            f"what {path} lists as its migrations are none, or more than {MIGRATIONS_MAX}"
+            f"what {path} lists as its migrations is malformed, or has more than {MIGRATIONS_MAX} rows"
         )
     return [AppliedMigration(*row) for row in rows], version
 
@@ -190,7 +192,7 @@ def _compare(
     accepted: Collection[str],
     connection: sqlite3.Connection,
 ) -> None:
-    """Raise unless the file's schema is the expected one, with optional tables of tenantry's and what is accepted."""
+    """Raise unless the file's schema is the expected one, plus tenantry's own optional tables and the accepted ones."""
     known = {one.key: one for one in (*_own_tables(), *expected)}
     accepting = [one for one in found if one.key not in known and folded(one.table) in accepted]
     known |= {one.key: one for one in _accepted(accepting, connection)}
@@ -232,7 +234,7 @@ def _accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection)
     """Make the accepted tables and their indexes beside the expected ones, and return them as they came out.
 
     Raises:
-        ForeignSchemaError: One of them is no plain table or index.
+        ForeignSchemaError: One of them is not a plain table or index.
     """
     names = {one.key for one in accepting}
     for one in accepting:

@@ -8,6 +8,7 @@ file. `harden` is for every connection. `confine` is for a file whose schema was
 which many schemas have, and a function that it would keep a schema from calling is missing here: none has a side effect.
 """
 
+import math
 import sqlite3
 import time
 from pathlib import Path
@@ -53,24 +54,14 @@ class Watch:
     """
 
     def __init__(self, seconds_max: float | None = None) -> None:
-        self._seconds_max = seconds_max
-        self._ends_at = None if seconds_max is None else time.monotonic() + seconds_max
+        self._ends_at_seconds = math.inf if seconds_max is None else time.monotonic() + seconds_max
 
     def watch(self, connection: sqlite3.Connection) -> None:
         """Watch a connection from now on. The thread that calls this is the one that works."""
         connection.set_progress_handler(self._is_over, _OPS_PER_LOOK)
 
-    @property
-    def reason(self) -> str | None:
-        """Why statements are stopped; None as long as they are not."""
-        if is_cancelled():
-            return "it was cancelled"
-        if self._ends_at is not None and time.monotonic() > self._ends_at:
-            return f"it took longer than {self._seconds_max:.0f} seconds"
-        return None
-
     def _is_over(self) -> bool:
-        return self.reason is not None
+        return is_cancelled() or time.monotonic() > self._ends_at_seconds
 
 
 def harden(connection: sqlite3.Connection) -> None:

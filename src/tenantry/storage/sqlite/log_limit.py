@@ -3,12 +3,12 @@
 Theory of operation. SQLite begins the log anew only at a moment at which nobody reads from it
 (https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). Where one read begins before another has ended, that moment
 never comes, and the log grows with every write. So at the limit new reads are held, those that run come to their end, and the
-writer writes the log into the database and cuts it to nothing. Then the held reads go on.
+writer writes the log into the database and cuts it to nothing. Then the held reads run.
 
-Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So what
-is waited for while something else is held is given up after `HOLD_SECONDS`, and the next attempt takes them in the other order. The first
+Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So a
+wait for one of the two while the other is held ends after `HOLD_SECONDS`, and the next attempt takes them in the other order. The first
 order is the writer, then the reads: it succeeds with short reads, and nothing is written meanwhile. The second succeeds with long reads,
-and writes go on until those have ended.
+and writes continue until those have ended.
 
 A copy or a check of the whole database reads from the log for as long as it lasts. The log is cut back after it. Until then it grows by
 what is written meanwhile, up to the space that a copy leaves on the disk (`tenantry.storage.disk_space`).
@@ -42,7 +42,7 @@ class LogLimit:
     Args:
         options: Where the database is, and the limit.
         connections: Its writer and its readers.
-        writer_lock: Held by whoever uses the writer for longer than a job.
+        writer_lock: Held while the writer is used for longer than a job.
         log: For what was done.
     """
 
@@ -83,12 +83,12 @@ class LogLimit:
             self._cutting.add_done_callback(self._ended)
 
     async def wait_released(self) -> None:
-        """Wait until reads may go on."""
+        """Wait until reads are no longer held."""
         while self._released is not None:
             await self._released.wait()
 
     async def aclose(self) -> None:
-        """Stop; held reads go on. What was not cut back is when the database is closed."""
+        """Stop, and release held reads. Closing the database cuts the log back."""
         if self._cutting is not None:
             self._cutting.cancel()
             await asyncio.wait([self._cutting])
@@ -99,7 +99,7 @@ class LogLimit:
             self._log.warning(LOG_NOT_CUT_BACK, error=str(error), log_bytes=self._size_bytes)
 
     async def _cut_back(self) -> None:
-        """Cut the log back, in whichever of the two orders it can be done."""
+        """Cut the log back, in the first of the two orders that succeeds."""
         size_bytes = self._size_bytes
         try:
             while True:
@@ -151,7 +151,7 @@ class LogLimit:
             released.set()
 
     def _running_reads(self) -> "list[asyncio.Future[None]]":
-        """Return what is done when the reads are that were given to the readers so far."""
+        """Return a future for each busy reader, done when the reads that the reader was given so far have ended."""
         return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
 
     async def _truncate(self) -> None:
@@ -164,7 +164,7 @@ class LogLimit:
 
 
 def _do_nothing(_: sqlite3.Connection) -> None:
-    """Come after the jobs before."""
+    """Run after the jobs that were submitted before."""
 
 
 def _truncate(connection: sqlite3.Connection) -> None:

@@ -1,16 +1,17 @@
 """Tells whether a write-ahead log that a killed process left belongs to the database beside it.
 
-SQLite applies whatever log lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html): of a
-file that somebody put in the place of the tenant's, pages would be replaced by the old database's, and the result is neither.
+SQLite applies whatever log lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html): in a
+file that somebody put in the place of the tenant's, pages of the old database would replace pages of the new one, which mixes
+the two.
 So an owner writes a note into the lock file before it begins a log: which file the database is (its inode), and the epoch in it.
 The note is behind the line that `LockFile` uses, and stays when the lock is taken by the next process. With a log there:
 
-    the lock file is another          the directory was copied or restored as a whole: nothing is known
+    the lock file is another          the directory was copied or restored as a whole: the note says nothing
     the database is another file      it was put there: the log is not its log
     the database's epoch is older     an older database was copied into the file: the log is not its log
     the database's status was changed long after the log's
-                                      a file was copied over it, or a process was killed while it closed the database: that
-                                      cannot be told apart, so it counts only where an operator asks for a repair
+                                      a file was copied over it, or a process was killed while it closed the database: the
+                                      two look alike, so this counts only where an operator asks for a repair
 
 These functions block.
 """
@@ -43,9 +44,9 @@ class _Note(NamedTuple):
 
 
 def note_database(lock_path: Path, database: Path, epoch: int) -> None:
-    """Write down which file the database is, before a log is begun for it; the lock is held.
+    """Write down which file the database is, before a log is begun for the database; the lock is held.
 
-    Durable before it returns where the file is another than before: after a power failure an old note would condemn a log
+    If the file differs from the one noted before, the note is durable on return: after a power failure an old note would condemn a log
     that belongs to the new file.
 
     Raises:
@@ -82,7 +83,7 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
     Args:
         lock_path: The tenant's lock file; the lock is held.
         database: The database, which nobody has open.
-        is_strict: Whether also if that only seems so.
+        is_strict: Whether to raise also if the log only seems to belong to another database.
 
     Raises:
         DatabaseCorruptError: It is not its log; neither was changed.
@@ -101,7 +102,7 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
 def _was_changed_late(lock_path: Path, database: Path) -> bool:
     if _read(lock_path) is None or not has_log(database):
         return False
-    # The status change of a file (ctime) cannot be set, also not by a copy that keeps the time of the content.
+    # No program can set the time of a file's status change (ctime), not even a copy that keeps the time of the content.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
     return late_ns > CHANGED_SECONDS_MAX * 1e9
 

@@ -172,7 +172,7 @@ class RestingFile:
 def _identity(path: str) -> tuple[int, int, int] | None:
     try:
         found = os.lstat(path)
-    except OSError:  # whatever it is, SQLite will meet it and say so
+    except OSError:  # SQLite meets the same error and reports it
         return None
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return None

@@ -1,4 +1,4 @@
-"""How much of the processor a job may use that takes long while others are at work.
+"""Limits the share of the processor that a long job takes while other jobs run.
 
 Python has one interpreter lock. A statement that calls a Python function for each row (`sha256`, `exact_sum`) takes it for each row,
 and every other thread, the event loop's too, gets it only after the interpreter's switch interval of 5 ms
@@ -6,8 +6,8 @@ and every other thread, the event loop's too, gets it only after the interpreter
 writes. So a job that has lasted longer than a turn makes pauses as long as its work, and of all such jobs one works at a time:
 together they use half of one processor. They do so only while shorter jobs begin: alone, a long job runs at full speed.
 
-`Pace.give_way` is called by these functions, which hold the interpreter lock anyway, and by SQLite's progress handler, so
-seldom that what it costs is not measurable: a callback waits for the interpreter lock.
+`Pace.give_way` is called by these functions, which hold the interpreter lock anyway, and by SQLite's progress handler. A callback of
+the handler waits for the interpreter lock, so it comes too rarely for its cost to be measurable.
 """
 
 import sqlite3
@@ -26,13 +26,13 @@ PAUSE_SECONDS_MAX: Final = 0.05
 """How long a pause is at most: a statement that is interrupted ends after it."""
 
 _HANDOVER_SECONDS: Final = 0.001
-_LANE_SECONDS_MAX: Final = 0.25  # whoever has the lane may wait for a disk
+_LANE_SECONDS_MAX: Final = 0.25  # the job that has the lane may wait for a disk
 _OPS_PER_LOOK: Final = 1_000_000  # some ten milliseconds
 _NEVER: Final = float("-inf")
 
 
 class _Job:
-    """What a thread is at."""
+    """The job of a thread."""
 
     __slots__ = ("began_seconds", "has_lane", "resumed_seconds")
 
@@ -97,9 +97,8 @@ class Pace:
             job.has_lane = False
             self._lane.release()
         if are_others_at_work:
-            self._sleep(
-                _HANDOVER_SECONDS
-            )  # or this thread would have the lane again before another that waits wakes
+            # Without this pause the thread would take the lane again before a waiting thread wakes.
+            self._sleep(_HANDOVER_SECONDS)
             job.has_lane = self._lane.acquire(timeout=_LANE_SECONDS_MAX)
         job.resumed_seconds = self._now()
 
@@ -109,4 +108,4 @@ class Pace:
 
 
 PROCESS: Final = Pace()
-"""That of all databases: the interpreter lock is the process's."""
+"""The one for all databases, because the process has one interpreter lock."""

@@ -27,7 +27,7 @@ def check_schema_size(path: Path) -> None:
     """Raise if a database's schema is too large to be looked at.
 
     Raises:
-        DatabaseCorruptError: It is, or the file is no database.
+        DatabaseCorruptError: The schema is too large, or the file is not a database.
         OSError: The file cannot be read.
     """
     try:
@@ -37,7 +37,9 @@ def check_schema_size(path: Path) -> None:
             while pages.waiting:
                 pages.visit(pages.waiting.pop())
     except (IndexError, struct.error) as error:
-        raise DatabaseCorruptError(f"{path} is damaged or no database: its schema cannot be read") from error
+        raise DatabaseCorruptError(
+            f"{path} is damaged or not a database: its schema cannot be read"
+        ) from error
     except ValueError as error:
         raise DatabaseCorruptError(f"{path} is refused: {error}") from error
 
@@ -48,7 +50,7 @@ class _Pages:
     def __init__(self, file: BinaryIO) -> None:
         header = file.read(_HEADER_BYTES)
         if header[: len(_MAGIC)] != _MAGIC:
-            raise ValueError("it is no SQLite database")
+            raise ValueError("it is not an SQLite database")
         (size,) = struct.unpack_from(">H", header, 16)
         self._page_bytes = _PAGE_BYTES_MAX if size == 1 else size
         if self._page_bytes < 512 or self._page_bytes & (self._page_bytes - 1):  # noqa: PLR2004  # section 1.3.2
@@ -61,7 +63,7 @@ class _Pages:
     def visit(self, number: int) -> None:
         """Count the rows of one page, and note those that it leads to."""
         self._visited += 1
-        # An interior page leads to two others at least, and each leaf has a row, in all that SQLite writes.
+        # In files that SQLite writes an interior page has at least two children, and each leaf has a row.
         if self._visited > 2 * ROWS_MAX or not 1 <= number <= self._pages_max:
             raise IndexError(number)
         self._file.seek((number - 1) * self._page_bytes)

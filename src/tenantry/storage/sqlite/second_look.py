@@ -31,7 +31,7 @@ def is_doubtful(error: BaseException) -> bool:
 
 
 def is_damaged(path: Path) -> bool:
-    """Look at a database again that nobody has open, for as long as it is large; nothing of it is changed.
+    """Check a database that nobody has open once more, without changing it; the time depends on its size.
 
     Raises:
         PersistenceConnectionError: The disk cannot read it now.
@@ -51,7 +51,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def _read_through(path: Path) -> None:
-    """Read a file from the disk, and not from memory as far as the system can be told so."""
+    """Read a file from the disk, and as far as the system allows not from its cache."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
