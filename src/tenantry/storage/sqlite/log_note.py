@@ -68,8 +68,7 @@ def note_database(lock_path: Path, database: Path, epoch: int) -> None:
 
 def is_foreign(lock_path: Path, database: Path) -> bool:
     """Return whether a log lies beside the database that certainly is not its log."""
-    note = _read(lock_path)
-    if note is None or not has_log(database):
+    if not has_log(database) or (note := _read(lock_path)) is None:
         return False
     if database.lstat().st_ino != note.database_inode:
         return True
@@ -100,7 +99,7 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
 
 
 def _was_changed_late(lock_path: Path, database: Path) -> bool:
-    if _read(lock_path) is None or not has_log(database):
+    if not has_log(database) or _read(lock_path) is None:
         return False
     # No program can set the time of a file's status change (ctime), not even a copy that keeps the time of the content.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
