@@ -38,6 +38,19 @@ def test_a_read_fails(power_workers: Workers, tmp_path: Path):
     assert [(str(fault), wrong) for fault, wrong in found if wrong] == []
 
 
+@pytest.mark.parametrize(
+    ("workload", "name", "numbers"),
+    [("fresh", "acme/tenant.db", (7,)), ("placed-files", "data/catalog.db", (17, 20))],
+)
+def test_too_many_open_files(
+    workload: str, name: str, numbers: tuple[int, ...], power_workers: Workers, tmp_path: Path
+):
+    """What SQLite opened for reading only, because it could not be opened for writing, is not kept: a later call succeeds."""
+    faults = [Fault(Kind.OPEN, errno.EMFILE, number, name=name) for number in numbers]
+    found = list(findings(workload, faults, power_workers, tmp_path))
+    assert [(str(fault), wrong) for fault, wrong in found if wrong] == []
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "placed-files", "writes"])
 def test_any_call_fails(workload: str, power_workers: Workers, tmp_path: Path):

@@ -1,6 +1,7 @@
 """What is done to a data directory while every change of its files is recorded."""
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from power.script import Script
+from power.script import Script, StoppedError
 from power.tracing import Kind
 from power.worlds import World
 from tenantry import TenantRegistry
@@ -113,7 +114,12 @@ async def placed_files(script: Script) -> None:
     await create(script, "acme")
     await script.save("acme", "in the file")
     plain = script.config.data_dir.parent / "acme.db"
-    await run_in_thread(partial(_copy_plain, script, plain))
+    for _ in range(4):  # the copy is not tenantry's work: a fault that strikes it is passed over
+        with contextlib.suppress(sqlite3.Error, OSError):
+            await run_in_thread(partial(_copy_plain, script, plain))
+            break
+    else:
+        raise StoppedError("copy the database")
     in_file = script.worlds[0].tenants["acme"].messages
     await script.save("acme", "after the file")
     await replace_file(script, plain, in_file)
@@ -291,6 +297,7 @@ async def _drop_point(point: str, registry: TenantRegistry) -> None:
 def _copy_plain(script: Script, path: Path) -> None:
     """Copy acme's database, which may be open, into one plain file."""
     [database] = script.config.data_dir.glob("tenants/*/acme/tenant.db")
+    path.unlink(missing_ok=True)
     uri = f"file:{database}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(path)) as target:
         source.backup(target)

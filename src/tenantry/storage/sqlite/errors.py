@@ -74,6 +74,11 @@ def is_busy(error: BaseException) -> bool:
     return _primary_code(error) == sqlite3.SQLITE_BUSY
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Return whether a write was refused because the connection, or the file, cannot be written to."""
+    return _primary_code(error) == sqlite3.SQLITE_READONLY
+
+
 def is_interrupted(error: BaseException) -> bool:
     """Return whether the statement was stopped from outside."""
     return _primary_code(error) == sqlite3.SQLITE_INTERRUPT

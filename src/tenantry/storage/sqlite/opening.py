@@ -32,6 +32,7 @@ from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
 from tenantry.storage.sqlite.pace import PROCESS
 from tenantry.storage.sqlite.page_limit import set_page_limit
+from tenantry.storage.sqlite.writability import check_writable
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
@@ -201,8 +202,10 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
     try:
         hardening.harden(connection)
         # The first read of the file: raises if it is no database, before any pragma could change it.
-        is_fresh = read_file_version(connection) <= known_version
+        file_version = read_file_version(connection)
+        is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
+        check_writable(path, file_version, connection)
         _set_up(connection, options, log, is_fresh=is_fresh)
         # SQLite syncs the directory of a new log with the first commit, but does not look whether that failed.
         sync_foreign_directory(path.parent)
