@@ -41,7 +41,7 @@ class EventLog:
 
     def __init__(self, /, **context: object) -> None:
         self._context = _renamed(context, _RESERVED)
-        self._taken = _RESERVED | self._context.keys()
+        self._taken: AbstractSet[str] | None = None
         self._configured: Any = None
         self._quiet: Any = None
 
@@ -78,6 +78,8 @@ class EventLog:
     def _emit(self, level: str, event: str, data: Mapping[str, object]) -> None:
         """Write the event; a log that cannot be written (a closed pipe, text it cannot encode) must not stop the work."""
         with contextlib.suppress(Exception):
+            if self._taken is None:  # most logs, such as those of handles, write nothing
+                self._taken = _RESERVED | self._context.keys()
             getattr(self._bound(), level)(event, **_renamed(data, self._taken))
 
     def _bound(self) -> Any:

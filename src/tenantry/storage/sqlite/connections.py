@@ -297,8 +297,11 @@ class Connections:
         self._ownership.acquire()
         try:
             assert self._options.path is not None
-            self._ownership.check_log(self._options.path)
-            return self._open_at_rest() or self._open_writer_or_at_rest()
+            at_rest = self._open_at_rest()
+            if at_rest is not None:
+                return at_rest
+            self._ownership.check_log(self._options.path)  # a database at rest has none
+            return self._open_writer_or_at_rest()
         except BaseException:
             # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
             self._release(is_clean=False)

@@ -55,6 +55,11 @@ class LockFile:
         """Whether this object holds it."""
         return self._fd is not None
 
+    def fileno(self) -> int:
+        """Return the descriptor of the file; the lock is held."""
+        assert self._fd is not None
+        return self._fd
+
     def acquire(self, *, may_make: bool = True, is_named: bool = True) -> bytes:
         """Take the lock, write this process's name into it, and return the content that was there.
 

@@ -42,28 +42,39 @@ class _Note(NamedTuple):
     database_inode: int
     epoch: int
 
+    def condemns(self, database: "_Note") -> bool:
+        """Return whether a log that was begun under this note cannot be the log of a database that is so."""
+        return database.database_inode != self.database_inode or database.epoch < self.epoch
 
-def note_database(lock_path: Path, database: Path, epoch: int) -> None:
-    """Write down which file the database is, before a log is begun for the database; the lock is held.
 
-    If the file differs from the one noted before, the note is durable on return: after a power failure an old note would condemn a log
-    that belongs to the new file.
+def note_database(lock_fd: int, database: Path, epoch: int) -> None:
+    """Write down which file the database is, before a log is begun for it.
+
+    The note is synced only where a power failure could bring back an old note that condemns the new log: one of another file, or
+    of a later epoch. A sync costs as much as a commit. Without it a power failure may take the note, and then nothing is known
+    of the log.
+
+    Args:
+        lock_fd: The descriptor of the lock file; the lock is held.
+        database: The database.
+        epoch: The epoch in it.
 
     Raises:
         OSError: It cannot be written.
     """
-    fd = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        before = _parsed(os.pread(fd, CONTENT_BYTES, CONTENT_BYTES))
-        note = _Note(os.fstat(fd).st_ino, database.lstat().st_ino, epoch)
-        if note == before:
-            return
-        line = json.dumps(note).encode("ascii").ljust(CONTENT_BYTES - 1) + b"\n"
-        os.pwrite(fd, line, CONTENT_BYTES)
-        if before is None or before[:2] != note[:2]:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+    line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
+    before = _parsed(line_before)
+    note = _Note(os.fstat(lock_fd).st_ino, database.lstat().st_ino, epoch)
+    if note == before:
+        return
+    line = b"[%d, %d, %d]" % note
+    os.pwrite(lock_fd, line.ljust(CONTENT_BYTES - 1) + b"\n", CONTENT_BYTES)
+    if before is not None and before.lock_inode == note.lock_inode and before.condemns(note):
+        try:
+            os.fsync(lock_fd)
+        except OSError:
+            os.pwrite(lock_fd, line_before, CONTENT_BYTES)  # or the next attempt would find nothing to sync
+            raise
 
 
 def is_foreign(lock_path: Path, database: Path) -> bool:

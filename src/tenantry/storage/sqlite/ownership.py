@@ -118,7 +118,7 @@ class FileOwnership:
         Raises:
             OSError: It cannot be written.
         """
-        log_note.note_database(self._lock.path, database, self._seen[0])
+        log_note.note_database(self._lock.fileno(), database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
         """Check that what `OWNER_SQL` gave is this tenant's, and remember who wrote last.
