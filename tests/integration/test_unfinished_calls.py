@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry, TenantState
-from tenantry.errors import PersistenceConnectionError, SnapshotError, TenantNotFoundError
+from tenantry.errors import DataDirectoryError, PersistenceConnectionError, SnapshotError, TenantNotFoundError
 from tenantry.events import LifecycleCalled
 from tenantry.observability import export_metrics
 from tenantry.storage.objects import LocalStorage
 from tenantry.tenancy.retries import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Retries
-from tenants import HandClock, MovedClock, Recorder, chores_done, held_file
+from tenantry.tenancy.storage_owner import MARK_KEY
+from tenants import HandClock, MovedClock, Recorder, chores_done, database_path, held_file
 
 
 class LockedStorage(LocalStorage):
@@ -75,6 +77,21 @@ async def test_everybody_is_told(purged: Purged):
         await purged.registry.create("acme")
 
 
+async def test_files_that_cannot_be_removed(data_dir: Path):
+    """Of a purged tenant whose files remain, nobody is told that it does not exist and can be created."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        await registry.create("acme")
+        await registry.delete("acme")
+        directory = database_path(data_dir, "acme").parent
+        with small_disk(directory / "in-use", "1m"):
+            for call in (registry.purge("acme", force=True), registry.create("acme")):
+                with pytest.raises(DataDirectoryError, match="cannot remove"):
+                    await call
+            with pytest.raises(TenantNotFoundError, match="not all of its files are removed"):
+                await registry.get("acme")
+        await registry.create("acme")
+
+
 async def test_what_can_be_deleted_is(purged: Purged):
     """One object that cannot be deleted does not keep the others."""
     assert {stored.key.rpartition(".")[2] for stored in await purged.storage.list("")} == {"json"}
@@ -97,7 +114,7 @@ async def test_tries_become_rare_and_one_is_audited(purged: Purged):
     rows = [entry for entry in await purged.registry.audit.list(tenant_id="acme") if entry.action == "purge"]
     assert [entry.outcome for entry in rows] == ["ok", "snapshot"]
     assert (await purged.registry.create("acme")).state is TenantState.ACTIVE
-    assert await purged.storage.list("") == []
+    assert [stored.key for stored in await purged.storage.list("")] == [MARK_KEY]
 
 
 async def test_a_purge_by_itself_is_not_audited_each_time(data_dir: Path):

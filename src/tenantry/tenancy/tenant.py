@@ -93,4 +93,10 @@ def not_found(tenant_id: TenantId, found: Tenant | None = None) -> TenantNotFoun
             "gone: tenantry tries again to delete them, at least once an hour",
             tenant_id=tenant_id,
         )
+    if found is not None and found.intent is not None and found.state is TenantState.PURGED:
+        return TenantNotFoundError(
+            f"tenant {tenant_id!r} is purged, but not all of its files are removed, and the id is free when they are: tenantry tries "
+            "again and again, and the log says what is in the way",
+            tenant_id=tenant_id,
+        )
     return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
