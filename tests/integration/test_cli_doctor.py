@@ -130,6 +130,14 @@ DAMAGES: list[tuple[str, str, Level, Damage]] = [
 ]  # fmt: skip
 
 
+async def test_a_link_among_tenants(left: Path, tmp_path: Path):
+    """What a symbolic link leads to is not the directory's: the link is named, and nobody is told to move its target's files."""
+    (tmp_path / "elsewhere" / "theirs").mkdir(parents=True)
+    (left / "tenants" / "zz").symlink_to(tmp_path / "elsewhere")
+    report = await examine(RegistryConfig(data_dir=left))
+    assert [finding.check for finding in report.findings if finding.level is Level.WRONG] == ["permissions"]
+
+
 def _make_newer(catalog: Path) -> None:
     [(version,)] = query(catalog, "SELECT max(version) FROM schema_migrations")
     query(catalog, "INSERT INTO schema_migrations VALUES ('catalog', ?, 'later', '0', '', 0)", version + 1)

@@ -122,6 +122,14 @@ def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_without_its_catalog(tmp_path: Path):
+    """A command is not told to make a new directory where tenants are: it says that the catalog is missing."""
+    (tmp_path / "data" / "tenants").mkdir(parents=True)
+    done = tenantry("tenant", "list", "--data-dir", tmp_path / "data")
+    assert done.returncode == 3
+    assert "there is no catalog.db" in done.stderr
+
+
 def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
     """Also without being told, so that a purge leaves none; a storage that is not theirs is refused, and nothing done."""
     there, kept = ("--data-dir", tmp_path / "data"), tmp_path / "kept"

@@ -336,7 +336,9 @@ def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):
         assert running.url.startswith("https://127.0.0.1:")
         trusting = {**running.env, "SSL_CERT_FILE": str(cert)}
         assert document(tenantry("tenant", "list", "--json", env=trusting))["items"] == []
-        assert tenantry("tenant", "list", env=running.env).returncode == 3
+        refused = tenantry("tenant", "list", env=running.env)
+        assert refused.returncode == 3
+        assert "SSL_CERT_FILE" in refused.stderr
         trust = ssl.create_default_context(cafile=cert)
         named = httpx.get(
             f"{running.url}/healthz", headers={"Host": "a.example"}, verify=trust, trust_env=False

@@ -388,7 +388,13 @@ async def test_a_full_disk(tmp_path: Path):
             await registry.create("acme")
             admin = await service.caller("admin")
             fill(disk)
-            for call in (registry.create("globex"), registry.archive("acme"), registry.fleet.start("check")):
+            for call in (
+                registry.create("globex"),
+                registry.archive("acme"),
+                registry.fleet.start("check"),
+                registry.snapshots.create("acme"),
+                registry.export("acme", tmp_path / "acme.tar.gz"),
+            ):
                 with pytest.raises(StorageFullError, match=r"free space|make room"):
                     await call
             assert list((disk / "data" / "operations").iterdir()) == []

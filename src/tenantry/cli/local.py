@@ -34,7 +34,12 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
         CommandError: It cannot be opened.
     """
     config = registry_config(data_dir)
-    if not may_create and not _is_there(config.data_dir):
+    if not may_create and not _is_there(config.data_dir, "catalog.db"):
+        if _is_there(config.data_dir, "tenants"):
+            raise CommandError(
+                Exit.UNREACHABLE,
+                f"there is no catalog.db in {config.data_dir}: put the newest copy of it back, while no process runs there",
+            )
         raise CommandError(
             Exit.UNREACHABLE,
             f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
@@ -60,9 +65,9 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
                 raise
 
 
-def _is_there(data_dir: Path) -> bool:
+def _is_there(data_dir: Path, name: str) -> bool:
     try:
-        return (data_dir / "catalog.db").exists()
+        return (data_dir / name).exists()
     except OSError as error:
         raise CommandError(
             Exit.UNREACHABLE,

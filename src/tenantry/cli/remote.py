@@ -37,9 +37,10 @@ async def at_service(text: str) -> AsyncIterator[Api]:
         )
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise CommandError(
-            Exit.UNREACHABLE, f"{url} cannot be reached ({_said(error)}): see that the service runs there"
-        ) from error
+        advice = "see that the service runs there"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "see that the certificate is for this name; for one of your own, SSL_CERT_FILE=cert.pem"
+        raise CommandError(Exit.UNREACHABLE, f"{url} cannot be reached ({_said(error)}): {advice}") from error
     except httpx.HTTPError as error:
         raise CommandError(
             Exit.UNREACHABLE,

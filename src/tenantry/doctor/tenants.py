@@ -63,7 +63,8 @@ def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
     owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in _with_files(tenants)}
-    found = {Difference(ORPHAN, str(path)) for path in find_tenant_directories(data_dir) if path not in owned}
+    there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
+    found = {Difference(ORPHAN, str(path)) for path in there - owned}
     for tenant in living:
         if tenant.state is not TenantState.PROVISIONING and tenant.intent is None:
             kind = _disagreement(data_dir, tenant)

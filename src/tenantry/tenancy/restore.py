@@ -128,7 +128,9 @@ class Restorer:
         """See `Snapshots.undo_restore`."""
         tenant = await call.get()
         if tenant.restore_point is None:
-            raise SnapshotNotFoundError(f"tenant {tenant.id!r} was never restored: there is nothing to undo")
+            raise SnapshotNotFoundError(
+                f"tenant {tenant.id!r} has nothing to undo: it was never restored, or its last restore replaced no file, or that file was dropped"
+            )
         if tenant.restore_point.startswith(_UNDONE):
             return tenant
         _check_restorable(tenant, "undo_restore")
@@ -264,10 +266,13 @@ def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: Lifecy
     report = maintenance.check(database, is_thorough=True)
     call.detail["sha256"] = report.sha256
     if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
-        mark = "no tenant" if report.tenant_uid is None else f"the tenant with the uid {report.tenant_uid!r}"
+        if report.tenant_uid is None:
+            mark, advice = "no tenant", "give a file that tenantry made"
+        else:
+            mark = f"the tenant with the uid {report.tenant_uid!r}"
+            advice = f"give the right file, or make this one the tenant's with the owner {report.tenant_uid} (--owner, or owner in Python)"
         raise SnapshotCorruptError(
-            f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: give the right "
-            "file, or name that uid as its owner to make it this tenant's"
+            f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
         )
 
 

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DataDirectoryError, RegistryClosedError
+from tenantry.errors import DataDirectoryError, RegistryClosedError, StorageFullError
+from tenantry.storage.disk_space import is_full
 from tenantry.storage.durable_files import DIRECTORY_MODE, make_directories
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
 from tenantry.threads import run_in_thread
@@ -55,7 +56,8 @@ class Scratch:
         """Give a new, private directory, removed at the end of the block.
 
         Raises:
-            DataDirectoryError: It cannot be made.
+            StorageFullError: The disk has no space for it.
+            DataDirectoryError: It cannot be made for another reason.
         """
         directory = await run_in_thread(self._make)
         try:
@@ -77,6 +79,10 @@ class Scratch:
                     self._own = self._begin()
                 return Path(tempfile.mkdtemp(dir=self._own))
         except (OSError, LockHeldError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise StorageFullError(
+                    f"cannot make a directory in {self._root} ({error}): free space on the disk"
+                ) from error
             raise DataDirectoryError(
                 f"cannot make a directory in {self._root}: {error}", path=str(self._root)
             ) from error

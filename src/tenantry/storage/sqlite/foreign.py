@@ -199,21 +199,24 @@ def _compare(
     unknown = [one for one in found if one.key not in known and not _is_internal(one)]
     changed = [one for one in found if one.key in known and one.definition != known[one.key].definition]
     missing = [one for one in expected if one.key not in {one.key for one in found}]
-    for what, objects in (
-        ("has objects that no schema pack makes", unknown),
-        ("has objects that are not what the schema packs make", changed),
-        ("lacks objects that its schema packs make", missing),
+    for what, objects, advice in (
+        ("has objects that no schema pack makes", unknown, _ACCEPT),
+        ("has objects that are not what the schema packs make", changed, _IMPORT),
+        ("lacks objects that its schema packs make", missing, _IMPORT),
     ):
         if objects:
-            raise _refused(f"the database {what}", objects)
+            raise _refused(f"the database {what}", objects, advice)
     if len({one.key for one in found}) < len(found):
         raise DatabaseCorruptError("the schema of the database has two objects of one name")
 
 
-def _refused(what: str, objects: Sequence[SchemaObject]) -> ForeignSchemaError:
+_IMPORT: Final = "use it where the packs that made it are"
+_ACCEPT: Final = f"{_IMPORT}, or accept its tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
+
+
+def _refused(what: str, objects: Sequence[SchemaObject], advice: str = _IMPORT) -> ForeignSchemaError:
     names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
     more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
-    advice = "import it where those packs are, or name the tables that you accept; other objects cannot be accepted"
     return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)
 
 
