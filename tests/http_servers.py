@@ -5,8 +5,10 @@ Import it by name (``tests`` is on pytest's path): ``from http_servers import ru
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from starlette.responses import PlainTextResponse
@@ -99,3 +101,16 @@ async def running(
         finally:
             await found.aclose()
             await serving
+
+
+@contextmanager
+def another_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server that is not tenantry's and answers as the handler does, and give its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

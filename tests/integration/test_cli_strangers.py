@@ -1,14 +1,14 @@
 """What answers at the URL, and is not tenantry: a proxy in front of it, or something else altogether."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from commands import tenantry
+from http_servers import another_server
 
 PAGE = "<html>Sorry</html>"
 JSON = '{"message": "sorry"}'
@@ -34,12 +34,8 @@ def answering(status: int, body: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+    with another_server(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

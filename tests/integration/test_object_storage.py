@@ -16,6 +16,7 @@ import pytest
 from obstore.store import MemoryStore, S3Store
 
 from buckets import S3_SETTINGS, make_bucket, open_bucket, unfinished_uploads
+from http_servers import another_server
 from stores import small_disk
 from tenantry.errors import SnapshotError, SnapshotNotFoundError, StorageFullError
 from tenantry.storage.draft import DRAFT_SUFFIX, DraftFile
@@ -430,14 +431,8 @@ def refusing_server(status: int, body: str | None = None) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Stay quiet."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with another_server(Refusal) as url:
+        yield url
 
 
 class TestUrls:

@@ -41,7 +41,7 @@ from tenantry.tenancy.api_keys import ApiKey, Scope
 from tenantry.tenancy.fleet_job import FleetJob, FleetProgress, FleetResult, JobState
 from tenantry.tenancy.fleet_options import FleetOptions
 from tenantry.tenancy.snapshot import Snapshot
-from tenantry.tenancy.snapshots import DrillResult
+from tenantry.tenancy.snapshot_drill import DrillResult
 
 _NOON: Final = datetime(2026, 11, 23, 12, tzinfo=UTC)
 _UID: Final = "0f8fad5bd9cb469fa16570867728950e"

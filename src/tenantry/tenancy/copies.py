@@ -1,17 +1,22 @@
-"""Copies of a tenant's database: made while it is used or closed, checked, and made ready to be one again."""
+"""Copies of a tenant's database: made while it is used or closed, checked, described, and made ready to be one again."""
 
 import asyncio
+from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tenantry.errors import DatabaseCorruptError, SnapshotError
+from pydantic import ValidationError
+
+from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, SnapshotError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
 from tenantry.storage.disk_space import room_bytes
+from tenantry.storage.manifest import Manifest, wrong_fields
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.hardening import check_seconds_max
-from tenantry.storage.sqlite.maintenance import DatabaseReport
+from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
 from tenantry.tenancy.opener import TenantOpener
 from tenantry.tenancy.pool import ActorPool
 from tenantry.threads import run_in_thread
@@ -141,4 +146,45 @@ async def _copied(tenant: "Tenant", source: _Source, path: Path) -> DatabaseRepo
         await source.check_integrity()
         raise SnapshotError(
             f"a copy of tenant {tenant.id!r} came out damaged, and its own database is sound: look at the disk below {path.parent}"
+        ) from error
+
+
+def manifest_of(
+    tenant: "Tenant",
+    report: DatabaseReport,
+    now: datetime,
+    trigger: str,
+    *,
+    snapshot_id: str | None = None,
+) -> Manifest:
+    """Return the manifest of a copy of the tenant's database.
+
+    Raises:
+        SnapshotCorruptError: It is another tenant's database.
+        SnapshotError: It has more tables, or longer names, than a manifest may have.
+    """
+    if report.tenant_uid != tenant.uid:
+        raise SnapshotCorruptError(f"the database of tenant {tenant.id!r} is marked as another tenant's")
+    try:
+        return Manifest(
+            kind="bundle" if snapshot_id is None else "snapshot",
+            snapshot_id=snapshot_id,
+            tenant_id=tenant.id,
+            tenant_uid=tenant.uid,
+            display_name=tenant.display_name,
+            created_at=now,
+            trigger=trigger,
+            schema_versions=report.schema_versions,
+            row_counts=report.row_counts,
+            database_bytes=report.size_bytes,
+            database_sha256=report.sha256,
+            stored_bytes=report.size_bytes,
+            stored_sha256=report.sha256,
+            tenantry_version=version("tenantry"),
+            sqlite_version=SQLITE_VERSION,
+        )
+    except ValidationError as error:
+        raise SnapshotError(
+            f"tenant {tenant.id!r} cannot be described in a manifest: {wrong_fields(error)}: too many tables, or a name that is too "
+            "long"
         ) from error

@@ -1,33 +1,26 @@
 """Snapshots of tenants: made, listed, restored, tried out; `registry.snapshots`."""
 
-import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-
-from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
+from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import TenantState
 from tenantry.statements import Statement
-from tenantry.storage.manifest import Manifest, wrong_fields
-from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
 from tenantry.tenancy import audit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
-from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.copies import Copies, manifest_of
 from tenantry.tenancy.lifecycle_call import LifecycleCall
 from tenantry.tenancy.restore import REPLACE_FILE, Restorer
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.snapshot_drill import DrillReport, try_newest
 from tenantry.tenancy.storage_owner import StorageMark, StorageOwner
 from tenantry.tenancy.tenant import Tenant, not_found
 from tenantry.texts import check_trigger
@@ -37,39 +30,6 @@ RETENTION: Final = "retention"
 """The action in the event that tells how deleting a tenant's old snapshots ended."""
 
 DRILL_SAMPLE_DEFAULT: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class DrillResult:
-    """What became of one tenant's newest snapshot in a drill.
-
-    Attributes:
-        tenant_id: The tenant.
-        snapshot_id: Its newest snapshot, None if it has none.
-        outcome: ``ok``, or the error's `outcome`; ``not_found`` where there is no snapshot.
-        error: What went wrong.
-        age_seconds: How old the snapshot is: what would be lost.
-        duration_seconds: How long fetching, checking and migrating it took.
-    """
-
-    tenant_id: TenantId
-    snapshot_id: str | None
-    outcome: str
-    error: str | None
-    age_seconds: float | None
-    duration_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class DrillReport:
-    """What a drill found; see `Snapshots.drill`."""
-
-    results: tuple[DrillResult, ...]
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether every tenant of the sample could be restored."""
-        return all(result.outcome == "ok" for result in self.results)
 
 
 class KeptSnapshots(NamedTuple):
@@ -286,7 +246,7 @@ class Snapshots:
         await self._runner.run(parse_tenant_id(tenant_id), "drop_point", work, point=point)
 
     async def drill(self, *, sample: int = DRILL_SAMPLE_DEFAULT) -> DrillReport:
-        """Restore the newest snapshot of some tenants to a scratch place, check it thoroughly, and say what came of it.
+        """Restore the newest snapshot of some tenants to a scratch place, check it thoroughly, and report the result.
 
         Args:
             sample: How many tenants, drawn at random from those that are active.
@@ -294,9 +254,14 @@ class Snapshots:
         Raises:
             PersistenceError: The catalog cannot be read. What goes wrong with a tenant's snapshot is in the report.
         """
-        return DrillReport(
-            tuple([await self._try_out(tenant) for tenant in await self._catalog.sample(sample)])
+        try_out = partial(
+            try_newest,
+            archive=self._archive,
+            copies=self._copies,
+            scratch=self._scratch,
+            context=self._context,
         )
+        return DrillReport(tuple([await try_out(tenant) for tenant in await self._catalog.sample(sample)]))
 
     @property
     def storage_location(self) -> str:
@@ -381,68 +346,8 @@ class Snapshots:
         call.tenant_uid = tenant.uid
         await self._archive.delete(tenant.uid, snapshot_id)
 
-    async def _try_out(self, tenant: Tenant) -> DrillResult:
-        started = time.monotonic()
-        snapshot_id, age_seconds = None, None
-        outcome, error = "ok", None
-        try:
-            dated = newest_first(await self._archive.ids(tenant.uid), self._context.watch.latest_plausible())
-            snapshot_id = next(iter(dated.past), None)
-            if snapshot_id is None:
-                raise SnapshotNotFoundError(f"tenant {tenant.id!r} has no snapshot")
-            manifest = await self._archive.manifest(tenant.uid, snapshot_id)
-            age_seconds = (self._context.clock.now() - manifest.created_at).total_seconds()
-            async with self._scratch.directory() as directory:
-                database = directory / "tenant.db"
-                await self._archive.fetch(manifest, database)
-                await self._copies.make_ready(database)
-        except TenantryError as failure:
-            outcome, error = failure.outcome, str(failure)
-        return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)
-
     async def _get(self, tenant_id: TenantId) -> Tenant:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state in {TenantState.PURGED, TenantState.PROVISIONING}:
             raise not_found(tenant_id, tenant)
         return tenant
-
-
-def manifest_of(
-    tenant: Tenant,
-    report: DatabaseReport,
-    now: datetime,
-    trigger: str,
-    *,
-    snapshot_id: str | None = None,
-) -> Manifest:
-    """Return what is to be said of a copy of the tenant's database.
-
-    Raises:
-        SnapshotCorruptError: It is another tenant's database.
-        SnapshotError: It has more tables, or longer names, than a manifest may have.
-    """
-    if report.tenant_uid != tenant.uid:
-        raise SnapshotCorruptError(f"the database of tenant {tenant.id!r} is marked as another tenant's")
-    try:
-        return Manifest(
-            kind="bundle" if snapshot_id is None else "snapshot",
-            snapshot_id=snapshot_id,
-            tenant_id=tenant.id,
-            tenant_uid=tenant.uid,
-            display_name=tenant.display_name,
-            created_at=now,
-            trigger=trigger,
-            schema_versions=report.schema_versions,
-            row_counts=report.row_counts,
-            database_bytes=report.size_bytes,
-            database_sha256=report.sha256,
-            stored_bytes=report.size_bytes,
-            stored_sha256=report.sha256,
-            tenantry_version=version("tenantry"),
-            sqlite_version=SQLITE_VERSION,
-        )
-    except ValidationError as error:
-        raise SnapshotError(
-            f"tenant {tenant.id!r} cannot be described in a manifest: {wrong_fields(error)}: too many tables, or a name that is too "
-            "long"
-        ) from error

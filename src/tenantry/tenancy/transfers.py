@@ -24,12 +24,11 @@ from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy import audit
 from tenantry.tenancy.calls import CallRunner
 from tenantry.tenancy.catalog import Catalog
-from tenantry.tenancy.copies import Copies
+from tenantry.tenancy.copies import Copies, manifest_of
 from tenantry.tenancy.lifecycle_call import LifecycleCall, check_revision
 from tenantry.tenancy.lifecycle_calls import LifecycleCalls
 from tenantry.tenancy.scratch import Scratch
 from tenantry.tenancy.snapshot_archive import SnapshotArchive, checked
-from tenantry.tenancy.snapshots import manifest_of
 from tenantry.tenancy.tenant import Intent, Tenant, not_found
 from tenantry.threads import run_in_thread
 
