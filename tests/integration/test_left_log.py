@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
 from tenantry.storage.durable_files import make_root
 from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.database_file import has_log
+from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.testing.conformance import make_task
 from tenants import database_path, open_files, query
 
@@ -58,6 +60,11 @@ async def database(data_dir: Path) -> Path:
 def log_of(database: Path) -> bytes:
     """Return what is in the write-ahead log."""
     return Path(f"{database}-wal").read_bytes()
+
+
+def content_of(database: Path) -> bytes:
+    """Return what is in the database's file."""
+    return database.read_bytes()
 
 
 def files_of(database: Path) -> tuple[bytes, bytes]:
@@ -112,18 +119,64 @@ async def test_a_disk_that_still_fails(
     await store.disconnect()
 
 
-async def test_the_name_of_a_new_log(data_dir: Path, disk: Disk):
-    """It is durable before anything is acknowledged: a directory that cannot be synced fails the opening of the writer."""
+@pytest.fixture
+async def at_rest(data_dir: Path) -> Path:
+    """A tenant's database with an empty table, closed cleanly."""
     make_root(data_dir)
     async with open_owned_store(data_dir) as store:
         await store.write([(run("CREATE TABLE t (x)"),)])
+    return data_dir / "tenants" / "acme" / "tenant.db"
+
+
+async def insert(store: SQLiteStore, value: int) -> None:
+    """Insert a row in a batch of its own."""
+    await store.write([(run(f"INSERT INTO t VALUES ({value})"),)])
+
+
+async def insert_in_transaction(store: SQLiteStore, value: int) -> None:
+    """Insert a row in a transaction over several calls."""
+    transaction = await store.begin()
+    await transaction.write((run(f"INSERT INTO t VALUES ({value})"),))
+    await transaction.commit()
+
+
+@pytest.mark.parametrize("write", [insert, insert_in_transaction])
+async def test_the_name_of_a_new_log(
+    data_dir: Path, at_rest: Path, disk: Disk, write: Callable[[SQLiteStore, int], Awaitable[None]]
+):
+    """No commit is acknowledged before the log's name is durable, and the next commit tries again to make it durable."""
     async with open_owned_store(data_dir, must_exist=True) as store:
         disk.error, disk.failing = errno.EIO, "acme"
-        with pytest.raises(PersistenceError, match="Input/output error"):
-            await store.write([(run("INSERT INTO t VALUES (1)"),)])
+        for value in (1, 2):
+            with pytest.raises(PersistenceError, match="Input/output error"):
+                await write(store, value)
         disk.error = None
-        await store.write([(run("INSERT INTO t VALUES (2)"),)])
-        assert await read_rows(store, "SELECT x FROM t") == [(2,)]
+        await write(store, 3)
+        assert await read_rows(store, "SELECT x FROM t") == [(1,), (2,), (3,)]
+        disk.error = errno.EIO
+        await write(store, 4)  # once it is durable it is not synced again
+    assert not has_log(at_rest)
+
+
+async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, at_rest: Path, disk: Disk):
+    """Neither a long log nor the close of the tenant writes it into the database, and the next owner makes it durable first."""
+    before = content_of(at_rest)
+    store = make_owned_store(data_dir, must_exist=True)
+    await store.connect()
+    disk.error, disk.failing = errno.EIO, "acme"
+    for _ in range(2):
+        with pytest.raises(PersistenceError, match="Input/output error"):
+            await store.write([(run("INSERT INTO t VALUES (zeroblob(20000000))"),)])
+    await store.disconnect()
+    assert content_of(at_rest) == before
+    assert open_files(data_dir) == []
+    with pytest.raises(PersistenceConnectionError, match="look at the disk"):
+        await store.connect()
+    assert content_of(at_rest) == before
+    disk.error = None
+    async with open_owned_store(data_dir, must_exist=True) as store:
+        assert await read_rows(store, "SELECT count(*) FROM t") == [(2,)]
+    assert len(content_of(at_rest)) > len(before)
 
 
 async def test_a_tenant_is_not_to_blame(data_dir: Path, disk: Disk):

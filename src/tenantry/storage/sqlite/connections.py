@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.database_file import has_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
+from tenantry.storage.sqlite.new_log import NewLog
 from tenantry.storage.sqlite.opening import (
     RestingFile,
     SQLiteOptions,
@@ -86,6 +87,7 @@ class Connections:
         self._log = log
         self._opening = asyncio.Lock()
         self._resting_file: RestingFile | None = None
+        self._new_log: NewLog | None = None
         self.plan: migrator.Plan | MigrationError | None = None
         """What to migrate, or why the file was refused and is left as it is; None if that is still to be found out."""
         self.is_open = False
@@ -129,9 +131,9 @@ class Connections:
                     readers.pop()
             last = self.at_rest or self.writer
             if last is not None:
-                await last.aclose(self._release)
+                await self._close_last(last)
             self._release()  # of one that was closed before, or of none
-            self.at_rest = self.writer = None
+            self.at_rest = self.writer = self._new_log = None
             self.is_open = False
 
     def __del__(self) -> None:
@@ -143,7 +145,11 @@ class Connections:
             return
         # The writer last, as ever: not while a reader is open.
         connections = [*self._guests, *self.readers, *filter(None, (self.at_rest, self.writer))]
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
+            if self.writer is not None and not self.writer.backlog:
+                keeper = self._keeper(self.writer.opened())
+                if keeper is not None:
+                    afterwards.callback(keeper.close)
             if all(connection.abandon() for connection in connections):
                 self._release(is_clean=False)
         # At the end: where warnings are errors it raises.
@@ -237,6 +243,36 @@ class Connections:
             return batch.read_batch(statements, connection)
         with closing(open_reader(self._options)) as reader:
             return batch.read_batch(statements, reader)
+
+    def make_log_durable(self, connection: sqlite3.Connection) -> None:
+        """Make the name of the writer's log durable: after a commit, before anyone is told of it, and before a checkpoint.
+
+        A job of the writer's connection calls it.
+
+        Raises:
+            PersistenceConnectionError: The disk failed.
+        """
+        if self._new_log is not None:
+            self._new_log.make_durable(connection)
+            self._new_log = None
+
+    def _keeper(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
+        return None if self._new_log is None else self._new_log.keeper(self._options, connection)
+
+    async def _close_last(self, last: JobConnection) -> None:
+        """Close the writer, or the connection at rest, and give the lock back."""
+        keeper = await last.run(self._keeper) if self._new_log is not None else None
+        if keeper is None:
+            await last.aclose(self._release)
+            return
+        try:
+            await last.aclose(partial(self._release_after, keeper))
+        finally:
+            keeper.close()
+
+    def _release_after(self, keeper: sqlite3.Connection) -> None:
+        keeper.close()
+        self._release()
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -360,7 +396,10 @@ class Connections:
         """
         if self._ownership is not None and self._options.path is not None:
             self._ownership.note(self._options.path)
-        return open_writer(self._options, self._known_version, self._log)
+        assert self._options.path is not None
+        writer = open_writer(self._options, self._known_version, self._log, is_log_synced=False)
+        self._new_log = NewLog(self._options.path)
+        return writer
 
     def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
         """Plan, then claim: a database that is refused is not touched. `noted` is the file for which a log is begun."""

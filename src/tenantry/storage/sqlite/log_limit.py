@@ -157,7 +157,11 @@ class LogLimit:
     async def _truncate(self) -> None:
         writer = self._connections.writer
         if writer is not None:
-            await writer.submit(_truncate)
+            await writer.submit(self._truncate_named)
+
+    def _truncate_named(self, connection: sqlite3.Connection) -> None:
+        self._connections.make_log_durable(connection)
+        _truncate(connection)
 
     def _back_off(self) -> None:
         self._may_cut_at = asyncio.get_running_loop().time() + RETRY_SECONDS

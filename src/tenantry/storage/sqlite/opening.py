@@ -100,8 +100,17 @@ def prepare_directory(options: SQLiteOptions) -> None:
         raise missing_error(path)
 
 
-def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
+def open_writer(
+    options: SQLiteOptions, known_version: int, log: EventLog, *, is_log_synced: bool = True
+) -> sqlite3.Connection:
     """Open the one connection that writes.
+
+    Args:
+        options: The path and how to open it.
+        known_version: How many migrations the code knows.
+        log: For what is odd about the file.
+        is_log_synced: Whether the name of a new log is durable on return. Without it, it must be made durable after the first
+            commit, and nothing is checkpointed automatically until then: see `tenantry.storage.sqlite.new_log`.
 
     Raises:
         sqlite3.Error: SQLite cannot open it, or it is no database.
@@ -112,7 +121,15 @@ def open_writer(options: SQLiteOptions, known_version: int, log: EventLog) -> sq
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         hardening.harden(connection)
         return _set_up(connection, options, log, is_fresh=True)
-    return _open_file(options.path, options, known_version, log)
+    checkpoint_pages = CHECKPOINT_PAGES if is_log_synced else 0
+    connection = _open_file(options.path, options, known_version, log, checkpoint_pages)
+    try:
+        if is_log_synced:
+            sync_foreign_directory(options.path.parent)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
@@ -192,7 +209,9 @@ def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqli
     return connection
 
 
-def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: EventLog) -> sqlite3.Connection:
+def _open_file(
+    path: Path, options: SQLiteOptions, known_version: int, log: EventLog, checkpoint_pages: int
+) -> sqlite3.Connection:
     if options.must_exist and is_missing(path):
         raise missing_error(path)
     before = lstat(path) or _made_private(path)
@@ -206,13 +225,10 @@ def _open_file(path: Path, options: SQLiteOptions, known_version: int, log: Even
         is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
         check_writable(path, file_version, connection)
-        _set_up(connection, options, log, is_fresh=is_fresh)
-        # SQLite syncs the directory of a new log with the first commit, but does not look whether that failed.
-        sync_foreign_directory(path.parent)
+        return _set_up(connection, options, log, is_fresh=is_fresh, checkpoint_pages=checkpoint_pages)
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 def _made_private(path: Path) -> os.stat_result:
@@ -247,7 +263,12 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
 
 
 def _set_up(
-    connection: sqlite3.Connection, options: SQLiteOptions, log: EventLog, *, is_fresh: bool
+    connection: sqlite3.Connection,
+    options: SQLiteOptions,
+    log: EventLog,
+    *,
+    is_fresh: bool,
+    checkpoint_pages: int = CHECKPOINT_PAGES,
 ) -> sqlite3.Connection:
     is_wal = options.is_wal
     if options.path is not None and is_fresh:
@@ -260,7 +281,7 @@ def _set_up(
     connection.executescript(
         f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
         f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
-        f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
+        f"PRAGMA wal_autocheckpoint = {checkpoint_pages:d};"
         "PRAGMA foreign_keys = ON;"
     )
     if options.database_bytes_max is not None:

@@ -240,7 +240,11 @@ class SQLiteStore:
             with self._mapped_errors():
                 writer = await self._connections.awake()
                 transaction = await SQLiteTransaction.begin(
-                    writer, self._guard, self._release_writer, explain=self._explained
+                    writer,
+                    self._guard,
+                    self._release_writer,
+                    explain=self._explained,
+                    on_commit=self._connections.make_log_durable,
                 )
         except BaseException:
             self._writer_lock.release()
@@ -260,6 +264,7 @@ class SQLiteStore:
 
     def _write_batch(self, requests: Sequence[Request], connection: sqlite3.Connection) -> list[WriteOutcome]:
         outcomes = batch.write_batch(requests, self._guard, connection)
+        self._connections.make_log_durable(connection)
         self._log_limit.measure()
         if self._database_bytes_max is None:
             return outcomes
@@ -368,6 +373,7 @@ class SQLiteStore:
             return self._reported(plan, ())
         self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
         applied = migrator.apply_migrations(plan, self._pending, self._clock, connection)
+        self._connections.make_log_durable(connection)
         self._log.info(events.MIGRATION_COMPLETED, applied=len(applied))
         return self._reported(plan, applied)
 

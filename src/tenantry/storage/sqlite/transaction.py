@@ -21,18 +21,30 @@ T = TypeVar("T")
 Explain = Callable[[WriteOutcome, str], WriteOutcome]
 """Says more of an operation's outcome than its own code could."""
 
+OnCommit = Callable[[sqlite3.Connection], None]
+"""Runs on the writer's thread after COMMIT."""
+
 
 class SQLiteTransaction:
     """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
 
-    def __init__(self, connection: JobConnection, release: Callable[[], None], explain: Explain) -> None:
+    def __init__(
+        self, connection: JobConnection, release: Callable[[], None], explain: Explain, on_commit: OnCommit
+    ) -> None:
         self._connection = connection
         self._explain = explain
+        self._on_commit = on_commit
         self._release: Callable[[], None] | None = release
 
     @classmethod
     async def begin(
-        cls, connection: JobConnection, guard: Guard, release: Callable[[], None], *, explain: Explain
+        cls,
+        connection: JobConnection,
+        guard: Guard,
+        release: Callable[[], None],
+        *,
+        explain: Explain,
+        on_commit: OnCommit,
     ) -> "SQLiteTransaction":
         """Begin it.
 
@@ -41,6 +53,7 @@ class SQLiteTransaction:
             guard: Refuses an owner that was replaced.
             release: Called once, when the transaction has ended.
             explain: Given each unit's outcome.
+            on_commit: Called when it was committed, before `commit` returns; what it raises, `commit` raises.
 
         A caller that is cancelled leaves no transaction open.
         """
@@ -52,7 +65,7 @@ class SQLiteTransaction:
             if isinstance(error, DRIVER_ERRORS):
                 raise map_error(error, "begin") from error
             raise
-        return cls(connection, release, explain)
+        return cls(connection, release, explain, on_commit)
 
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
@@ -70,7 +83,7 @@ class SQLiteTransaction:
         """Commit, durably; see `StoreTransaction.commit`."""
         try:
             # Never interrupted: its caller must not be told that nothing was kept when all of it was.
-            await self._run(_commit, self._connection.run)
+            await self._run(partial(_commit, self._on_commit), self._connection.run)
         except DRIVER_ERRORS as error:
             raise map_error(error, "commit") from error
         finally:
@@ -127,5 +140,6 @@ def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Conn
     return job(connection)
 
 
-def _commit(connection: sqlite3.Connection) -> None:
+def _commit(on_commit: OnCommit, connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
+    on_commit(connection)
