@@ -207,7 +207,7 @@ async def repair(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group)
 async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
-    """Show a tenant's size and, while it is open, its counters."""
+    """Show a tenant's size and, while the service (or with --data-dir this command) has it open, its counters."""
     return await api.get(tenant_path(tenant_id, "statistics"))
 
 

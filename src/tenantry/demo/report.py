@@ -58,7 +58,7 @@ def print_tables(result: DemoResult, console: Console) -> None:
     if result.is_whole:
         console.print(
             f"[green]Closed, opened again, checked:[/] all {check.checked:,} acknowledged records are there, each in its "
-            "own company."
+            "own company. A record that was written several times counts once."
         )
     else:
         console.print(
