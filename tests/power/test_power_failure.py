@@ -50,6 +50,18 @@ def test_the_power_goes(workload: str, power_workers: Workers, tmp_path: Path):
     assert report.acknowledgements > 5
 
 
+def test_the_sync_of_a_new_tenants_directory_fails(power_workers: Workers, tmp_path: Path):
+    """Its write-ahead log is not lost with what was acknowledged, although SQLite does not look whether that sync failed."""
+    for number in (2, 5, 7):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        fault = Fault(Kind.SYNC, errno.EIO, number, name="/acme")
+        recording = record(power_workers, "fresh", directory, fail=fault.as_json())
+        assert recording.outcome["failed_what"].endswith("/acme")
+        report = check(recording, acknowledged(recording), power_workers, directory / "images")
+        assert not report.findings, str(report)
+
+
 def test_what_is_not_synced_is_found(power_workers: Workers, tmp_path: Path):
     """The instrument sees losses: with durability "normal" the last acknowledged writes are gone, and nothing else."""
     recording = record(power_workers, "not-synced", tmp_path)

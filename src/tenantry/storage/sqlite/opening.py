@@ -125,6 +125,9 @@ def open_writer(
     connection = _open_file(options.path, options, known_version, log, checkpoint_pages)
     try:
         if is_log_synced:
+            # The first read after a switch to the log makes the log. SQLite syncs the directory with the first commit, but does not look
+            # whether that failed.
+            read_file_version(connection)
             sync_foreign_directory(options.path.parent)
     except BaseException:
         connection.close()
