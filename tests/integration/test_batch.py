@@ -223,6 +223,7 @@ async def test_text_that_is_not_one_statement(store: SQLiteStore, sql: str):
         ("pragma query_only = 0", "PRAGMA query_only"),
         ("EXPLAIN PRAGMA query_only = ON", "PRAGMA query_only"),
         ("explain query plan pragma writable_schema(1)", "PRAGMA writable_schema"),
+        ("PRAGMA page_size = 8192", "PRAGMA page_size"),
         ("PRAGMA wal_checkpoint", "PRAGMA wal_checkpoint"),
         ("SELECT * FROM pragma_optimize", "PRAGMA optimize"),
         ("CREATE TEMP TABLE t (id)", "temporary"),
@@ -285,6 +286,7 @@ async def test_the_same_text_is_refused_whoever_ran_it_before(store: SQLiteStore
     [
         ("PRAGMA table_info(child)", [(0, "t_id", "INTEGER", 0, None, 0)]),
         ("PRAGMA encoding", [("UTF-8",)]),
+        ("SELECT page_size FROM pragma_page_size", [(4096,)]),
         ("SELECT name FROM pragma_table_info('t')", [("id",), ("n",)]),
         ("SELECT t.id, c.name FROM t, pragma_table_info('t') AS c", [(1, "id"), (1, "n")]),
         ("SELECT * FROM pragma_foreign_key_check", []),

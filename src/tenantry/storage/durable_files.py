@@ -124,7 +124,7 @@ def link(existing: Path, name: Path) -> None:
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files of one directory, durably; a missing file is no error.
+    """Remove files of one directory, durably; a missing file is not an error.
 
     Raises:
         OSError: One cannot be removed, or the directory cannot be synced.
@@ -135,7 +135,7 @@ def remove_files(*paths: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory and everything in it, durably; a missing directory is no error.
+    """Remove a directory and everything in it, durably; a missing directory is not an error.
 
     Raises:
         OSError: Something cannot be removed, or the parent cannot be synced.

@@ -239,7 +239,7 @@ def versions_at_rest(path: Path) -> dict[str, int] | None:
         with closing(_connect(path, "mode=ro&immutable=1")) as connection:
             versions = _schema_versions(connection)
             is_sound = read_file_version(connection) == sum(versions.values())
-    except DRIVER_ERRORS:  # whoever opens it for good will meet it too, and say so
+    except DRIVER_ERRORS:  # the next opening meets the same error and reports it
         return None
     return versions if is_sound and found.is_at_rest() else None
 
