@@ -227,7 +227,7 @@ def _open_file(
         file_version = read_file_version(connection)
         is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
-        check_writable(path, file_version, connection)
+        check_writable(path, file_version, options.busy_timeout_seconds, connection)
         return _set_up(connection, options, log, is_fresh=is_fresh, checkpoint_pages=checkpoint_pages)
     except BaseException:
         connection.close()

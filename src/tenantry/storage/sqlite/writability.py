@@ -13,24 +13,31 @@ from tenantry.errors import PersistenceConnectionError
 from tenantry.storage.sqlite.errors import is_read_only
 
 
-def check_writable(path: Path, file_version: int, connection: sqlite3.Connection) -> None:
+def check_writable(
+    path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
+) -> None:
     """Refuse a connection that cannot write to a file that this process may write to.
 
     Args:
         path: The file.
         file_version: The database's ``user_version``.
+        busy_timeout_seconds: The connection's.
         connection: The writer's, not in a transaction.
 
     Raises:
         PersistenceConnectionError: It cannot; the next opening most likely can.
     """
-    (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute("PRAGMA busy_timeout = 0")
+    busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
-        # Changes nothing, and is refused before anything is locked. BEGIN IMMEDIATE is not refused.
-        connection.execute("BEGIN")
-        connection.execute(f"PRAGMA user_version = {file_version:d}")
+        # Changes nothing, and is refused before anything is locked. BEGIN IMMEDIATE is not refused. As one script: at the end of each
+        # call Python waits for its turn among all threads.
+        connection.executescript(
+            f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}"
+        )
     except sqlite3.OperationalError as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        connection.execute(busy_timeout)
         # Whatever else is in the way, such as another process that writes, those who write will meet.
         if is_read_only(error) and os.access(path, os.W_OK):
             raise PersistenceConnectionError(
@@ -38,7 +45,3 @@ def check_writable(path: Path, file_version: int, connection: sqlite3.Connection
                 "files (ulimit -n) and at the disk",
                 code=error.sqlite_errorname,
             ) from error
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        connection.execute(f"PRAGMA busy_timeout = {busy_milliseconds:d}")
