@@ -66,9 +66,18 @@ async def test_a_wrong_key_is_no_way_around_it(strict: Service):
     """Answers to a wrong key count for its client's rate, also where no key is asked for."""
     wrong = await strict.client("wrong", address=ADDRESS)
     assert [(await wrong.get("/v1/tenants")).status_code for _ in range(2)] == [401, 401]
-    assert (await wrong.get("/healthz")).status_code == 200
+    assert (await wrong.get("/openapi.json")).status_code == 200
     anyone = await strict.client(address=ADDRESS)
-    check_problem(await anyone.get("/healthz"), 429, "too-many-requests")
+    check_problem(await anyone.get("/openapi.json"), 429, "too-many-requests")
+
+
+async def test_probes_are_answered_where_others_use_up_the_rate(strict: Service):
+    """A kubelet that has the address of other clients is answered, whatever they ask for, and so is a Prometheus."""
+    anyone = await strict.client(address=ADDRESS)
+    for path in ("/openapi.json", "/metrics", "/readyz", "/healthz"):
+        assert (await anyone.get(path)).status_code == 200
+        while (await anyone.get(path)).status_code != 429:
+            pass
 
 
 async def test_a_good_key_has_no_such_rate(strict: Service):

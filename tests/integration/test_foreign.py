@@ -186,7 +186,7 @@ class TestImport:
     async def test_tables_that_are_accepted(self, registry: TenantRegistry, tmp_path: Path):
         """A plain table is imported with its rows and indexes if it is named, and only then."""
         columns = (
-            "id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT DEFAULT (datetime('now')), "
+            "id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT DEFAULT (strftime('%s', 'now')), "
             "message TEXT REFERENCES messages (id), word TEXT CHECK (length(trim(word)) > 0) UNIQUE"
         )
         statements = (

@@ -4,6 +4,9 @@ Every request takes time of the event loop, also a refused one. Refusing at once
 sends its next request at once. A request that comes too early therefore waits for its turn, and a request whose turn is too
 far away is held for the longest wait and then refused. A client that has one connection, such as a Prometheus or a balancer's probe, still gets its
 answer while other connections of its address ask without a pause.
+
+Each path of the probes has turns of its own. Behind a network that hides clients' addresses, a balancer and the kubelet have the address
+of everybody else: requests for other paths would have Kubernetes end the process.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from tenantry.admin.problems import answer_problem, later
 from tenantry.clock import Clock, SystemClock
 
 _CLIENTS_MAX: Final = 4096
+_PROBES: Final = frozenset(["healthz", "readyz", "metrics"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,9 @@ class Strangers:
 
     async def _wait(self, scope: Scope) -> bool:
         """Wait for the client's turn, and return whether there is one soon enough."""
-        client = scope.get("client")
-        seconds = self._turns.take("unknown" if client is None else network_of(client[0]))
+        address, name = scope.get("client"), scope["path"].rpartition("/")[2]
+        client = "unknown" if address is None else network_of(address[0])
+        seconds = self._turns.take(f"{client} {name}" if name in _PROBES else client)
         if seconds != 0.0:
             await asyncio.sleep(self._rate.wait_seconds_max if seconds is None else seconds)
         return seconds is not None

@@ -59,12 +59,21 @@ _MAKING: Final = frozenset(
 )
 _COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
 _SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
-# In time proportional to what they are given, and never with a result that is larger. `instr`, `like` and `printf` are not so.
+# In time proportional to what they are given, and with a result that is not much larger. `instr`, `like` and `printf` are not so.
 _HARMLESS_FUNCTIONS: Final = frozenset(
     [
         *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
         *("nullif", "round", "rtrim", "substr", "substring", "trim", "typeof", "upper"),
-        *("current_date", "current_time", "current_timestamp", "date", "datetime", "julianday", "time"),
+        *(
+            "current_date",
+            "current_time",
+            "current_timestamp",
+            "date",
+            "datetime",
+            "julianday",
+            "strftime",
+            "time",
+        ),
         *("unixepoch",),
     ]
 )
