@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,9 +21,11 @@ from tenantry.errors import (
     QueryError,
     RegistryClosedError,
     SnapshotError,
+    StorageFullError,
     TenantNotFoundError,
 )
 from tenantry.statements import Fetch, Statement
+from tenantry.storage import bundle as bundles
 from tenantry.storage.sqlite import foreign, hardening, maintenance, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy import copies
@@ -170,6 +173,39 @@ class TestImport:
         )
         assert header == (2000000000,)
         assert at_rest == writing == reading == (-2000,)
+
+    async def test_a_bundle_that_is_unpacked_for_long(
+        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Others are imported meanwhile: a bundle of some megabytes can become gigabytes of zeros."""
+        path = await exported(registry, tmp_path)
+        slow, going_on, room_bytes = threading.Event(), threading.Event(), bundles.room_bytes
+
+        def wait(directory: Path) -> int:
+            if not slow.is_set():
+                slow.set()
+                going_on.wait(HANG_SECONDS)
+            return room_bytes(directory)
+
+        monkeypatch.setattr(bundles, "room_bytes", wait)
+        first = asyncio.ensure_future(registry.import_bundle("slow", path))
+        try:
+            await reached(slow.is_set)
+            assert (await registry.import_bundle("globex", path)).id == "globex"
+            assert not first.done()
+        finally:
+            going_on.set()
+        assert (await first).id == "slow"
+
+    async def test_a_disk_that_others_fill_while_a_bundle_is_unpacked(
+        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The import is given up as soon as the space is needed by tenants that write, and nothing is left of it."""
+        path = await exported(registry, tmp_path)
+        monkeypatch.setattr(bundles, "room_bytes", lambda _: 0)
+        with pytest.raises(StorageFullError, match="no room is left"):
+            await registry.import_bundle("globex", path)
+        assert not [path for path in (registry.config.data_dir / "scratch").glob("*/*") if path.is_dir()]
 
     async def test_a_name_that_only_looks_known(self, registry: TenantRegistry, tmp_path: Path):
         """SQLite folds the case of ASCII alone: a table with a Kelvin sign in its name is not ``tasks``."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, StorageFullError
-from tenantry.storage.compression import Reader, compressed, copy_digested, decompressed
+from tenantry.storage.compression import Reader, Writer, compressed, copy_digested, decompressed
+from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.draft import DraftFile, storage_errors
 from tenantry.storage.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
 from tenantry.storage.recognition import recognize
@@ -63,7 +64,7 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
     Args:
         source: The bundle.
         directory: Where to; it must exist and be private.
-        bytes_max: For how large a database there is room.
+        bytes_max: For how large a database there is room; that is looked at again with each part, for others may write meanwhile.
 
     Returns:
         The manifest, and the path of the database.
@@ -86,12 +87,37 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
                 "then try again"
             )
         with DraftFile(target) as draft:
-            found = copy_digested(archive, draft, manifest.database_bytes)
+            found = copy_digested(archive, _LeavingRoom(draft, directory), manifest.database_bytes)
             is_whole = found == (manifest.database_bytes, manifest.database_sha256)
             after = _after_database(manifest)
             if not is_whole or archive.read(len(after) + 1) != after:
                 raise SnapshotCorruptError(f"{source} does not hold the database that its manifest describes")
     return manifest, target
+
+
+class _LeavingRoom:
+    """Writes while there is room.
+
+    Args:
+        target: What it writes to.
+        directory: Where that is.
+    """
+
+    def __init__(self, target: Writer, directory: Path) -> None:
+        self._target = target
+        self._directory = directory
+
+    def write(self, content: bytes) -> None:
+        """Write.
+
+        Raises:
+            StorageFullError: It would take the space that tenants need.
+        """
+        if room_bytes(self._directory) < len(content):
+            raise StorageFullError(
+                f"no room is left in {self._directory}, if tenants are to go on writing: make room, then try again"
+            )
+        self._target.write(content)
 
 
 @contextmanager

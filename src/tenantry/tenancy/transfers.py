@@ -5,7 +5,6 @@ is written, the database is renamed into place, and the tenant is opened like an
 an entry that the next registry removes; one after it, a tenant that it finishes.
 """
 
-import asyncio
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,7 +53,6 @@ class Transfers:
         self._archive = archive
         self._copies = copies
         self._scratch = scratch
-        self._unpacking = asyncio.Lock()
         runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
 
     async def clone(
@@ -127,9 +125,7 @@ class Transfers:
         new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
             with self._runner.preparing():
-                # One after the other: each leaves room on the disk for what it finds there.
-                async with self._unpacking:
-                    manifest, database = await run_in_thread(partial(_unpack, path, directory))
+                manifest, database = await run_in_thread(partial(_unpack, path, directory))
                 # Before any other statement: whatever is in the schema of a foreign database would run as code.
                 await run_in_thread(
                     partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
