@@ -169,7 +169,10 @@ NOT_BUNDLES: dict[str, tuple[Callable[[Path, Path], bytes], str]] = {
     "cut short": (lambda bundle, _: bundle.read_bytes()[:-200], "was cut short, at [0-9]+ bytes"),
     "xz": (lambda bundle, _: lzma.compress(bundle.read_bytes()), "compressed with xz"),
     "zip": (lambda *_: b"PK\x03\x04" + bytes(1000), "a zip archive"),
-    "a page": (lambda *_: b"<html>413 Request Entity Too Large</html>" * 20, "the error of a server"),
+    "a page": (
+        lambda *_: b"<html>413 Request Entity Too Large</html>" * 20,
+        "such as an error page of a server",
+    ),
     "nothing": (lambda *_: b"", "an empty file"),
     "anything": (lambda *_: bytes(1000), "is not a bundle"),
     "a changed bit": (lambda bundle, _: _with_a_changed_bit(bundle), "is damaged"),
