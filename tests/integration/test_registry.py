@@ -50,6 +50,7 @@ from tenantry.events import (
     TenantClosed,
     TenantOpened,
 )
+from tenantry.storage.sqlite.lock_file import LockFile
 from tenants import (
     HANG_SECONDS,
     Recorder,
@@ -866,14 +867,18 @@ asyncio.run(main())
         [failure] = [log for log in logs if log.get("action") == "reconcile"]
         assert (failure["event"], failure["tenant_id"]) == ("tenantry.lifecycle.failed", "acme")
 
-    async def test_a_tenant_that_another_process_is_making_is_left_to_it(
-        self, data_dir: Path, registry: TenantRegistry
-    ):
+    async def test_a_tenant_that_another_process_is_making_is_left_to_it(self, data_dir: Path):
         """What is half made and locked belongs to whoever makes it."""
-        await registry.create("acme")
+        await make_tenant(data_dir)
         query(data_dir / "catalog.db", "UPDATE tenants SET state = 'provisioning'")
-        async with TenantRegistry(registry.config) as second:
-            assert (await second.get("acme")).state is TenantState.PROVISIONING
+        [(uid,)] = query(data_dir / "catalog.db", "SELECT uid FROM tenants")
+        lock = LockFile(data_dir / "operations" / uid)
+        lock.acquire()
+        try:
+            async with TenantRegistry(config(data_dir)) as second:
+                assert (await second.get("acme")).state is TenantState.PROVISIONING
+        finally:
+            lock.remove()
 
 
 class TestTransactions:
