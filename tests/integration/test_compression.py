@@ -11,6 +11,7 @@ import pytest
 from damage import damaged
 from stores import small_disk
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, StorageFullError
+from tenantry.storage import compression
 from tenantry.storage.compression import compress, compressed, decompress
 from tenants import open_files
 
@@ -131,3 +132,16 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
                 sha256=hashlib.sha256(content).hexdigest(),
             )
         assert list(disk.iterdir()) == []
+
+
+def test_members_without_content_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whether the caller was cancelled is asked at each of them: gzip skips any number in one read."""
+    members = 1000
+    (tmp_path / "bomb").write_bytes(gzip.compress(b"") * members)
+    sealed = tmp_path / "bomb.gz"
+    content = (tmp_path / "bomb").read_bytes()
+    sealed.write_bytes(content + compression._seal(hashlib.sha256(content).hexdigest()))
+    asked: list[None] = []
+    monkeypatch.setattr(compression, "check_cancelled", lambda: asked.append(None))
+    decompress(sealed, tmp_path / "target", bytes_max=1, sha256=hashlib.sha256(b"").hexdigest())
+    assert len(asked) > members

@@ -126,7 +126,7 @@ def decompressed(source: Path) -> Iterator[Reader]:
         _check_seal(file, source)
         file.seek(0)
         try:
-            yield gzip.GzipFile(fileobj=file, mode="rb")
+            yield gzip.GzipFile(fileobj=_CancellableFile(file), mode="rb")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise SnapshotCorruptError(f"{source} cannot be decompressed: {error}") from error
 
@@ -139,6 +139,28 @@ def copy_digested(source: Reader, target: Writer, bytes_max: int) -> tuple[int, 
         digested.write(chunk)
         bytes_left -= len(chunk)
     return bytes_max - bytes_left, digested.sha256.hexdigest()
+
+
+class _CancellableFile:
+    """Reads a file until the work of this thread is cancelled.
+
+    A single read of gzip's can last for as long as the file is large: it skips members without content, and long names in headers.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, and fewer only at the end."""
+        check_cancelled()
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to another place."""
+        return self._file.seek(offset, whence)
 
 
 class _Digested:
