@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from power.choices import EXTREMES, MAXIMAL
+from power.choices import EXTREMES, MAXIMAL, MINIMAL
 from power.crashes import (
+    Crash,
     Report,
     acknowledged,
     at_every_sync,
@@ -60,6 +61,27 @@ def test_the_sync_of_a_new_tenants_directory_fails(power_workers: Workers, tmp_p
         assert recording.outcome["failed_what"].endswith("/acme")
         report = check(recording, acknowledged(recording), power_workers, directory / "images")
         assert not report.findings, str(report)
+
+
+def test_the_sync_of_a_directory_fails_while_a_tenant_is_archived(power_workers: Workers, tmp_path: Path):
+    """The write-ahead log of the compaction does not get lost: the tenant's database is whole when the power goes later."""
+    failed = set()
+    for number in (20, 21, 22):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        fault = Fault(Kind.SYNC, errno.EIO, number, name="82/acme")
+        recording = record(power_workers, "lifecycle", directory, fail=fault.as_json())
+        failed.add(recording.outcome["failed_what"].rpartition("/")[2])
+        after = [
+            place
+            for place in recording.acknowledgements
+            if recording.trace[place].mark.get("after") == "archive"
+        ]
+        report = check(
+            recording, [Crash(place + 1, MINIMAL) for place in after], power_workers, directory / "images"
+        )
+        assert not report.findings, str(report)
+    assert "acme" in failed
 
 
 def test_what_is_not_synced_is_found(power_workers: Workers, tmp_path: Path):

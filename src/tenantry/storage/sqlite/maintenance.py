@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError, TenantryError
 from tenantry.storage.disk_space import check_copy_fits
-from tenantry.storage.durable_files import sync_file
+from tenantry.storage.durable_files import sync_file, sync_foreign_directory
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
 from tenantry.storage.sqlite.database_file import database_uri, is_missing, missing_error
@@ -329,6 +329,13 @@ def _connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.
         add_functions(connection)
         # With a rollback journal a commit is durable when the journal's removal is; with a write-ahead log it is FULL.
         connection.execute("PRAGMA synchronous = EXTRA")
+        if parameters == _WRITABLE:
+            # The first read makes a new log. SQLite syncs the directory with the first commit, but does not look whether that failed.
+            read_file_version(connection)
+            sync_foreign_directory(path.parent)
+    except OSError as error:
+        connection.close()
+        raise map_connection_error(error, f"cannot sync {path.parent}") from error
     except BaseException:
         connection.close()
         raise
