@@ -236,8 +236,9 @@ class TestReplaceFile:
         """A file that cannot be used is refused, and the tenant is as it was."""
         spoil(older)
         async with opened(data_dir) as registry:
-            with pytest.raises(error, match=words):
+            with pytest.raises(error, match=words) as refused:
                 await registry.snapshots.replace_file("acme", older)
+            assert "scratch" not in str(refused.value)
             assert await history(registry, "acme") == ["one", "two", "three", "four"]
             assert await registry.snapshots.points("acme") == []
 

@@ -21,12 +21,13 @@ from tenantry.admin.problems import ProblemError, documented, later
 from tenantry.admin.routing import Administrator, AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.admin.tenants import TenantPath, tagged
-from tenantry.errors import StorageFullError, TenantExistsError, TenantryError
+from tenantry.errors import StorageFullError, TenantExistsError
 from tenantry.storage.disk_space import room_bytes
 from tenantry.storage.draft import storage_errors
 from tenantry.storage.durable_files import FILE_MODE
 from tenantry.tenancy.api_keys import Scope
 from tenantry.tenancy.registry import TenantRegistry
+from tenantry.tenancy.scratch import named
 from tenantry.threads import run_in_thread
 
 MEDIA_TYPE: Final = "application/gzip"
@@ -125,7 +126,7 @@ AdministratorsPlace = Annotated[Path, Depends(_administrators_place)]
 )
 async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentService) -> Response:
     """Return a bundle of the tenant's present state: an archive with a plain SQLite file in it."""
-    with _called(place):
+    with named(place, "the bundle"):
         await service.registry.export(tenant_id, place)
     size = (await anyio.Path(place).stat()).st_size
     headers = {
@@ -166,7 +167,7 @@ async def import_tenant(
     if accepted:
         principal.check_scope(Scope.ADMIN)
     await _check_free(service.registry, tenant_id)
-    with _called(place):
+    with named(place, "the bundle"):
         await _receive(request, place)
         tenant = await service.registry.import_bundle(
             tenant_id, place, display_name=display_name, accepted_tables=accepted
@@ -203,7 +204,7 @@ async def replace_file(
     """
     await service.registry.get(tenant_id)
     async with match.applied():
-        with _called(place, "the file"):
+        with named(place, "the file"):
             await _receive(request, place)
             tenant = await service.registry.snapshots.replace_file(
                 tenant_id, place, owner=owner, accepted_tables=_names(accept_tables)
@@ -276,14 +277,3 @@ def _too_many(detail: str) -> ProblemError:
         f"{detail}: try again when one is through",
         _RETRY_AFTER_SECONDS,
     )
-
-
-@contextmanager
-def _called(path: Path, name: str = "the bundle") -> Iterator[None]:
-    """Name the upload in errors by what it is: the sender does not know its path in the scratch directory."""
-    try:
-        yield
-    except TenantryError as error:
-        words = str(error).replace(str(path), name).replace(str(path.parent), "a scratch directory")
-        error.args = (words, *error.args[1:])
-        raise

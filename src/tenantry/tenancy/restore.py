@@ -58,7 +58,7 @@ from tenantry.tenancy.restore_files import (
     place,
     placed_database,
 )
-from tenantry.tenancy.scratch import Scratch
+from tenantry.tenancy.scratch import Scratch, named
 from tenantry.tenancy.snapshot import check_snapshot_id, new_snapshot_id
 from tenantry.tenancy.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.tenant import Tenant
@@ -114,7 +114,7 @@ class Restorer:
         _check_restorable(tenant, REPLACE_FILE)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing():
+            with self._runner.preparing(), named(database, str(path)):
                 await run_in_thread(partial(copy_plain_file, path, database))
                 await run_in_thread(
                     partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)

@@ -9,13 +9,13 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DataDirectoryError, RegistryClosedError, StorageFullError
+from tenantry.errors import DataDirectoryError, RegistryClosedError, StorageFullError, TenantryError
 from tenantry.storage.disk_space import is_full
 from tenantry.storage.durable_files import DIRECTORY_MODE, make_directories
 from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError
@@ -134,3 +134,14 @@ def _remove_if_left(directory: Path) -> None:
 
 def _lock_of(directory: Path) -> LockFile:
     return LockFile(directory.with_name(directory.name + _LOCK_SUFFIX))
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """Name a file of a scratch directory in errors by what it is: whoever sent it does not know that path."""
+    try:
+        yield
+    except TenantryError as error:
+        words = str(error).replace(str(path), name).replace(str(path.parent), "a scratch directory")
+        error.args = (words, *error.args[1:])
+        raise
