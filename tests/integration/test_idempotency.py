@@ -371,6 +371,27 @@ async def test_a_second_write_at_the_same_moment(acme: TenantHandle, data_dir: P
     assert stored_contents(data_dir, "acme") == ["first"]
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE tenantry_owner",
+        "DELETE FROM Tenantry_Owner",
+        "UPDATE schema_migrations SET version = 0",
+        "INSERT INTO tenantry_idempotency DEFAULT VALUES",
+        "ALTER TABLE tenantry_owner RENAME TO another",
+        "CREATE TRIGGER another AFTER UPDATE ON tenantry_owner BEGIN SELECT 1; END",
+        "CREATE INDEX another ON schema_migrations (version)",
+    ],
+)
+async def test_tables_of_tenantry_are_read_only(acme: TenantHandle, sql: str):
+    """A repository reads the tables in which tenantry keeps owner, migrations and keys, and changes none of them."""
+    await acme.idempotent("made").messages.save(a_message())
+    with pytest.raises(QueryError, match="for anything but reading"):
+        await acme.repository(Raw).write(Statement("test.change", sql))
+    read = Statement("test.read", "SELECT count(*) FROM tenantry_owner", (), Fetch.ONE)
+    assert await acme.repository(Raw).write(read) == [(1,)]
+
+
 async def test_writing_nothing_uses_no_key(acme: TenantHandle, data_dir: Path):
     """An empty list of records, or of statements, is no write: the key is still there for one."""
     write = acme.idempotent("key")

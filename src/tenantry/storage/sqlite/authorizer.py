@@ -47,6 +47,20 @@ _CREATE_TEMPORARY: Final = frozenset(
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
 # The first changes how the process itself works, given an address in memory (https://www.sqlite.org/fts3.html, section 8.1).
 _UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
+_OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
+_CHANGES: Final = frozenset(
+    [
+        *(sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE),
+        *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE),
+    ]
+)
+# The table is their second argument; of the others it is the first.
+_CHANGES_BESIDE: Final = frozenset(
+    [
+        *(sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_INDEX),
+        *(sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_INDEX),
+    ]
+)
 # Their argument says what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
 _REPORTING: Final = frozenset(
     [
@@ -126,4 +140,7 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
         return None if is_report else f"PRAGMA {name}"
     if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _UNSAFE_FUNCTIONS:
         return f"the function {second}"
+    table = first if action in _CHANGES else second if action in _CHANGES_BESIDE else None
+    if str(table).lower() in _OWN_TABLES:
+        return f"the table {table} for anything but reading"
     return _CONTROL.get(action)
