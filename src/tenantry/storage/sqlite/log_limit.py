@@ -17,6 +17,7 @@ what is written meanwhile, up to the space that a copy leaves on the disk (`tena
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -28,6 +29,8 @@ from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 from tenantry.storage.sqlite.opening import SQLiteOptions
 
+MEASURE_INTERVAL_SECONDS: Final = 0.005
+UNMEASURED_BATCHES_MAX: Final = 8
 HOLD_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """How long until the next attempt where another process reads, or SQLite refuses."""
@@ -56,6 +59,8 @@ class LogLimit:
         self._writer_lock = writer_lock
         self._log = log
         self._size_bytes = 0
+        self._measured_seconds = 0.0
+        self._unmeasured = 0
         self._cutting: asyncio.Task[None] | None = None
         self._may_cut_at = 0.0
         self._released: asyncio.Event | None = None
@@ -66,13 +71,31 @@ class LogLimit:
         return self._released is not None
 
     def measure(self) -> None:
-        """Look how long the log is, after a write; on any thread."""
+        """Look how long the log is; on any thread."""
         if self._path is None:
             return
         try:
             self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond less for each batch
         except OSError:  # there is no log
             self._size_bytes = 0
+
+    def measure_again(self) -> None:
+        """Look how long the log is, after a batch; on the writer's thread.
+
+        While the log is far below its limit, only after some batches or milliseconds. For a system call Python gives the interpreter lock
+        up, and waits for it again: a tenth of what a small batch costs.
+        """
+        now = time.monotonic()
+        self._unmeasured += 1
+        is_far_below = self._size_bytes < self._bytes_max // 4
+        if (
+            is_far_below
+            and self._unmeasured < UNMEASURED_BATCHES_MAX
+            and now < self._measured_seconds + MEASURE_INTERVAL_SECONDS
+        ):
+            return
+        self._unmeasured, self._measured_seconds = 0, now
+        self.measure()
 
     def enforce(self) -> None:
         """Begin to cut the log back if it has reached its limit; on the event loop, before a call."""

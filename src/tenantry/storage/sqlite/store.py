@@ -265,7 +265,7 @@ class SQLiteStore:
     def _write_batch(self, requests: Sequence[Request], connection: sqlite3.Connection) -> list[WriteOutcome]:
         outcomes = batch.write_batch(requests, self._guard, connection)
         self._connections.make_log_durable(connection)
-        self._log_limit.measure()
+        self._log_limit.measure_again()
         if self._database_bytes_max is None:
             return outcomes
         return [
