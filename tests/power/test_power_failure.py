@@ -30,7 +30,7 @@ from power.crashes import (
 )
 from power.faults import Fault, count_calls
 from power.soak import figures, soak_seed, soak_size
-from power.tracing import Kind
+from power.tracing import Kind, Operation
 from power.workers import Workers
 
 SEED = 1
@@ -82,6 +82,34 @@ def test_the_sync_of_a_directory_fails_while_a_tenant_is_archived(power_workers:
         )
         assert not report.findings, str(report)
     assert "acme" in failed
+
+
+def test_a_sync_fails_while_a_key_is_revoked(power_workers: Workers, tmp_path: Path):
+    """The call is repeated and finds the key revoked: it is acknowledged only when no power failure can make the key good again."""
+    recording = record(power_workers, "lifecycle", tmp_path)
+    begun, ended = (
+        next(
+            place
+            for place, happened in enumerate(recording.trace)
+            if (happened.mark or {}).get(key) == "key.revoke"
+        )
+        for key in ("begin", "after")
+    )
+    syncs = [place for place, happened in enumerate(recording.trace) if happened.operation is Operation.SYNC]
+    during = [number for number, place in enumerate(syncs, start=1) if begun < place < ended]
+    assert during
+    for number in during:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        fault = Fault(Kind.SYNC, errno.EIO, number)
+        failed = record(power_workers, "lifecycle", directory, fail=fault.as_json())
+        after = max(
+            place
+            for place in failed.acknowledgements
+            if failed.trace[place].mark.get("after") == "key.revoke"
+        )
+        report = check(failed, [Crash(after + 1, MINIMAL)], power_workers, directory / "images")
+        assert not report.findings, str(report)
 
 
 def test_what_is_not_synced_is_found(power_workers: Workers, tmp_path: Path):

@@ -198,7 +198,9 @@ class ApiKeys:
         """
         self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        sql = f"UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL AND {_IS_GOOD}"  # noqa: S608  # our names
+        # A repeated call is audited too, so that it has a commit of its own. The first one can take effect although its last
+        # sync failed, and is durable only with the next commit.
+        sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {_IS_GOOD}"  # noqa: S608  # our names
         await self._store.write(
             Statement("keys.revoke", sql, (now, key_id, *_id_twice(revoked_by)), Fetch.ROWCOUNT),
             self._audited("key.revoke", {"key_id": key_id}),
