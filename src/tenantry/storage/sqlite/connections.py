@@ -146,7 +146,8 @@ class Connections:
         # The writer last, as ever: not while a reader is open.
         connections = [*self._guests, *self.readers, *filter(None, (self.at_rest, self.writer))]
         with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
-            if self.writer is not None and not self.writer.backlog:
+            # The garbage collector may have closed the writer before: it takes what refers to each other in any order.
+            if self.writer is not None and self.writer.is_open and not self.writer.backlog:
                 keeper = self._keeper(self.writer.opened())
                 if keeper is not None:
                     afterwards.callback(keeper.close)
