@@ -21,7 +21,7 @@ class Fetch(Enum):
     Attributes:
         NONE: None.
         ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without its triggers and foreign keys.
-        ONE: The first row, None if there is none.
+        ONE: The first row; None if the result has no rows.
         ALL: A list of all rows.
     """
 

@@ -20,7 +20,7 @@ ADDRESS, ANOTHER = "192.0.2.1", "192.0.2.2"
 
 
 def test_turns_come_at_their_rate():
-    """A burst goes on at once, then each request waits its turn; too far away there is none, and other clients have their own."""
+    """A burst is answered at once, then each request waits for its turn. A turn too far ahead is refused. Each client has its own turns."""
     clock = HandClock()
     turns = Turns(StrangerRate(requests_per_second=2, burst_requests_max=3, wait_seconds_max=1), clock)
     assert [turns.take(ADDRESS) for _ in range(7)] == [0, 0, 0, 0.5, 1, None, None]

@@ -66,7 +66,7 @@ def test_directories_below_a_root(tmp_path: Path, entries: EntryRecorder, found:
         directory /= name
         directory.mkdir()
         if name != ("a", "b", "c")[found - 1]:
-            durable_files.sync_directory(directory.parent)  # as whoever made the next one did
+            durable_files.sync_directory(directory.parent)  # as the process that made the next directory did
     durable_files.make_directories(tmp_path, tmp_path / "a" / "b" / "c")
     assert (entries.unsynced, entries.made_in_unsynced) == (set(), [])
     assert (tmp_path / "a" / "b" / "c").is_dir()

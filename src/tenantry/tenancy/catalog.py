@@ -110,7 +110,7 @@ class Catalog:
         """Return the tenant; what any process committed before this call is seen.
 
         Raises:
-            TenantNotFoundError: There is none, or the call was authorised for another one.
+            TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
         """
         tenant = self._remembered.get(tenant_id)
         if tenant is None:

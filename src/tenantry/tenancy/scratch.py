@@ -138,7 +138,7 @@ def _lock_of(directory: Path) -> LockFile:
 
 @contextmanager
 def named(path: Path, name: str) -> Iterator[None]:
-    """Name a file of a scratch directory in errors by what it is: whoever sent it does not know that path."""
+    """Replace the path of a scratch file in error messages by `name`: the caller does not know that path."""
     try:
         yield
     except TenantryError as error:
