@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from tenantry import RegistryConfig, TenantHandle, TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.observability import export_metrics
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenantry.testing.conformance.samples import (
     make_audit_entry,
     make_cost_record,

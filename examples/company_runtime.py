@@ -41,7 +41,7 @@ from tenantry.integrations.fastapi import (
     registry_lifespan,
 )
 from tenantry.observability import export_metrics
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 
 Company = Annotated[TenantHandle, Depends(TenantDependency(opened_registry, source=from_header("X-Company")))]
 Limit = Annotated[int, Query(ge=1, le=100)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantry import RegistryConfig, TenantHandle, TenantRegistry
-from tenantry.tenancy.fleet_job import FleetResult
+from tenantry.tenancy.fleet.job import FleetResult
 from tenants import HANG_SECONDS, database_path, make_message, query
 
 INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER NOT NULL) STRICT;"

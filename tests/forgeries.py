@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tenantry.storage.bundle import read_bundle, write_bundle
+from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.sqlite import maintenance
 
 

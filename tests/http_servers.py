@@ -14,9 +14,9 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tenantry.cli.certificate import Certificate
-from tenantry.cli.http_server import HttpServer, bound
-from tenantry.cli.listening import Endpoint, Tls
+from tenantry.server.certificate import Certificate
+from tenantry.server.http_server import HttpServer, bound
+from tenantry.server.settings import Endpoint, Tls
 from tenants import HANG_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

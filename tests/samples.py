@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tenantry.company import CostRecord, Message, MessageType, Task, TaskType
-from tenantry.storage.manifest import Manifest
+from tenantry.storage.archive.manifest import Manifest
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS
 
 if TYPE_CHECKING:

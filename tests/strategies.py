@@ -31,7 +31,7 @@ from tenantry.company import (
     TaskType,
     ToolCategory,
 )
-from tenantry.storage.manifest import Manifest
+from tenantry.storage.archive.manifest import Manifest
 
 INT64_MAX = 2**63 - 1
 _DAY = timedelta(hours=23, minutes=59, seconds=59, microseconds=999_999)

@@ -23,9 +23,9 @@ from tenantry import TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
 from tenantry.events import BatchFinished
+from tenantry.files.lock_file import LockFile
 from tenantry.ids import tenant_paths
-from tenantry.storage.sqlite.lock_file import LockFile
-from tenantry.tenancy.catalog import CATALOG_NAME
+from tenantry.tenancy.catalog.catalog import CATALOG_NAME
 
 P = ParamSpec("P")
 EventT = TypeVar("EventT")

@@ -128,7 +128,7 @@ def _become(order: dict[str, object], streams: list[int]) -> None:
 
 
 def _main() -> None:
-    for module in ("admin", "cli.local", "cli.remote", "doctor"):
+    for module in ("admin", "cli.client.local", "cli.client.remote", "doctor"):
         importlib.import_module(f"tenantry.{module}")
     _serve(socket.socket(fileno=int(sys.argv[1])))
     runpy.run_module("tenantry", run_name="__main__", alter_sys=True)

@@ -8,7 +8,7 @@ from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
-from tenantry.tenancy.fleet_job import (
+from tenantry.tenancy.fleet.job import (
     FleetJob,
     FleetProgress,
     FleetResult,

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from service import Service, check_problem, served
-from tenantry.admin.bodies import BodyLimits, LimitedReceive, Pace
-from tenantry.admin.problems import ProblemError
+from tenantry.admin.http.bodies import BodyLimits, LimitedReceive, Pace
+from tenantry.admin.http.problems import ProblemError
 from tenants import HANG_SECONDS, in_virtual_time
 
 BUNDLE = {"content-type": "application/gzip"}

@@ -19,7 +19,7 @@ from service import Service, check_problem, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import BodyLimits
-from tenantry.admin.bundles import TRANSFERS_MAX, TRANSFERS_PER_CALLER_MAX
+from tenantry.admin.routes.bundles import TRANSFERS_MAX, TRANSFERS_PER_CALLER_MAX
 from tenants import HANG_SECONDS, database_path, make_message, open_files, stored_contents, until
 
 GZIP = {"content-type": "application/gzip"}

@@ -11,7 +11,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from service import Service
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.admin.problems import Problem
+from tenantry.admin.http.problems import Problem
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -59,7 +59,9 @@ def test_every_operation_has_examples(document: dict[str, Any]):
     """Of every body that it takes and gives, and they are what the document says that such a body is."""
     for name, operation in operations(document):
         for where, media_type, media in media_types(operation):
-            assert "example" in media, f"{name}, {where}, {media_type}: add one to tenantry.admin.examples"
+            assert "example" in media, (
+                f"{name}, {where}, {media_type}: add one to tenantry.admin.openapi.examples"
+            )
             if "schema" in media:
                 schema = {**media["schema"], "components": document["components"]}
                 jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(media["example"])
@@ -71,7 +73,9 @@ def test_every_parameter_has_an_example(document: dict[str, Any]):
         for parameter in operation.get("parameters", ()):
             if parameter["name"] == "cursor":
                 continue
-            assert "example" in parameter, f"{name}, {parameter['name']}: add one to tenantry.admin.examples"
+            assert "example" in parameter, (
+                f"{name}, {parameter['name']}: add one to tenantry.admin.openapi.examples"
+            )
             schema = {**parameter["schema"], "components": document["components"]}
             jsonschema_rs.Draft202012Validator(schema).validate(parameter["example"])
 

@@ -10,8 +10,8 @@ import pytest
 
 from service import Service, check_problem, connected, ended, events, served
 from tenantry import errors
-from tenantry.admin.paths import without_paths
-from tenantry.admin.problems import public_answer
+from tenantry.admin.http.hidden_paths import without_paths
+from tenantry.admin.http.problems import public_answer
 from tenantry.ids import tenant_paths
 
 GZIP = {"content-type": "application/gzip"}

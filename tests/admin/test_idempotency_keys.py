@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.auth import Principal
-from tenantry.admin.idempotency import renewing
-from tenantry.tenancy.answers import Answer, Attempt
+from tenantry.admin.http.auth import Principal
+from tenantry.admin.http.idempotency import renewing
+from tenantry.tenancy.catalog.recorded_responses import Answer, Attempt
 from tenants import HandClock, query, until
 
 UNDER_WAY = Answer("the same", None, {}, b"")

@@ -10,7 +10,7 @@ import pytest
 
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry, errors
-from tenantry.admin.auth import FAILURE_SECONDS, FAILURES_MAX, KeyAuthenticator
+from tenantry.admin.http.auth import FAILURE_SECONDS, FAILURES_MAX, KeyAuthenticator
 from tenants import HandClock, query
 
 ADMIN_ONLY = {

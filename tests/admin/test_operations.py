@@ -12,15 +12,15 @@ from structlog.testing import capture_logs
 
 from service import Service, check_problem, connected, ended, events, is_registry, served
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.operations import (
+from tenantry.admin.http.operations import (
     KEPT_MAX,
     RUNNING_MAX,
     RUNNING_PER_TENANT_MAX,
     Operations,
     OperationState,
 )
-from tenantry.admin.problems import ProblemError
-from tenantry.storage.objects import LocalStorage
+from tenantry.admin.http.problems import ProblemError
+from tenantry.storage.objects.protocol import LocalStorage
 from tenants import HandClock, until
 
 
@@ -217,7 +217,7 @@ async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: p
 @pytest.mark.usefixtures("acme")
 async def test_a_stream_does_not_outlive_its_key(service: Service, monkeypatch: pytest.MonkeyPatch):
     """When the key is revoked the stream ends, though the operation goes on; other keys' streams go on with it."""
-    monkeypatch.setattr("tenantry.admin.watch.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
     made = await service.registry.keys.create()
     async with served(service.app) as url, connected(url, await service.token("admin")) as client:
         async with service.registry.tenant("acme").transaction():

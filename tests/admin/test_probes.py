@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from service import Service, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.probes import KEPT_SECONDS, Probes, make_probes
+from tenantry.admin.routes.probes import KEPT_SECONDS, Probes, make_probes
 from tenantry.observability import export_metrics
 from tenants import HandClock, held_writer, make_message, until
 

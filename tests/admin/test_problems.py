@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from service import Service, check_problem
 from tenantry import errors
-from tenantry.admin.problems import later, problem_of, status_of
+from tenantry.admin.http.problems import later, problem_of, status_of
 
 JSON = {"content-type": "application/json"}
 

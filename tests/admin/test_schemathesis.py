@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from service import Service, served
 from tenantry import TenantRegistry
-from tenantry.admin.auth import KeyAuthenticator
-from tenantry.admin.failures import REQUEST_FAILED
+from tenantry.admin.http.auth import KeyAuthenticator
+from tenantry.admin.http.unexpected_errors import REQUEST_FAILED
 from tenants import HandClock, make_message
 
 SECONDS_MAX = 600.0

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from service import Service, check_problem
 from tenantry import TenantRegistry
 from tenantry.admin import StrangerRate
-from tenantry.admin.document_route import make_document_route
-from tenantry.admin.strangers import STRANGER_RATE, Strangers, Turns
+from tenantry.admin.http.strangers import STRANGER_RATE, Strangers, Turns
+from tenantry.admin.openapi.route import make_document_route
 from tenants import HANG_SECONDS, HandClock, make_message
 
 CODINGS = [("gzip, deflate", "gzip"), ("identity", None), ("gzip;q=0", None), ("br, gzip;q=0.5", "gzip")]

@@ -10,7 +10,7 @@ import pytest
 
 from bad_ids import BAD_IDS
 from service import Service, check_problem, ended
-from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.files.lock_file import LockFile
 from tenants import make_message
 
 

@@ -11,8 +11,8 @@ from obstore.store import MemoryStore, S3Store
 from buckets import make_bucket
 from stores import OPTIONS, make_store, open_backend
 from tenantry import TenantRegistry
-from tenantry.storage.objects import LocalStorage
-from tenantry.storage.obstore import ObstoreStorage
+from tenantry.storage.objects.cloud import ObstoreStorage
+from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.testing import (
     OBJECT_STORAGE_CHECKS,

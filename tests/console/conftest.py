@@ -9,7 +9,7 @@ import pytest
 from browsers import CHROMEDRIVER, CHROMIUM, Browser, RunningService, open_browser, serving
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 import tenantry
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.admin.console import load_assets
+from tenantry.admin.routes.console import load_assets
 
 PROJECT = Path(tenantry.__file__).parents[2]
 # The SVG namespace is a name; nothing is fetched from there.

@@ -6,7 +6,7 @@ import pytest
 
 from browsers import Browser, serving
 from tenantry.lifecycle import TRANSITIONS, TenantEvent
-from tenantry.tenancy.fleet_job import JOB_TRANSITIONS, JobEvent
+from tenantry.tenancy.fleet.job import JOB_TRANSITIONS, JobEvent
 
 
 @pytest.fixture(scope="module")

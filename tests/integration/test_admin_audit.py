@@ -14,8 +14,8 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.errors import QueryError, TenantryError
 from tenantry.limits import TenantLimits
-from tenantry.tenancy import audit
-from tenantry.tenancy.audit import acting_as, append, current_actor
+from tenantry.tenancy.catalog import audit
+from tenantry.tenancy.catalog.audit import acting_as, append, current_actor
 from tenants import query
 
 ROWS = 2500

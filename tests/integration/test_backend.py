@@ -42,11 +42,11 @@ from tenantry.storage import (
     SQLitePersistenceBackend,
     create_backend,
 )
-from tenantry.storage.backend import StoreSession
 from tenantry.storage.sqlite import opening
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.storage.standalone import StoreSession
 from tenantry.testing.conformance import make_cost_record, make_message, make_task
 from tenants import held_writer, open_files, query
 

@@ -11,7 +11,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import TenantNotFoundError
 from tenantry.ids import parse_tenant_id
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.catalog import Catalog
+from tenantry.tenancy.catalog.catalog import Catalog
 from tenants import query
 
 ACME = parse_tenant_id("acme")

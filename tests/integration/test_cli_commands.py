@@ -17,7 +17,7 @@ from typer.main import get_command
 from commands import service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import database_path
 
 PROCESSES_AT_ONCE = 4

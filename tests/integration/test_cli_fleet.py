@@ -11,7 +11,7 @@ import pytest
 
 from commands import service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import database_path
 
 SOUND = [f"sound-{number}" for number in range(3)]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from commands import WHERE, service
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 
 COUNT = 3
 MORE = re.compile(r"tenantry: there are more: --all for all, --cursor (\S+) for those that follow\n")

@@ -23,9 +23,9 @@ from fleets import Held, holding
 from monitoring import eventually
 from service import connected, events
 from tenantry.cli import app
-from tenantry.cli.http_server import bound
-from tenantry.cli.listening import Endpoint
-from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.files.lock_file import LockFile
+from tenantry.server.http_server import bound
+from tenantry.server.settings import Endpoint
 from tenants import HANG_SECONDS, database_path, read_line
 
 

@@ -13,7 +13,7 @@ from tenantry.doctor import Finding, Level, examine
 from tenantry.errors import GracePeriodError
 from tenantry.events import ClockLeapt, LifecycleCalled, TenantClosed
 from tenantry.observability import export_metrics
-from tenantry.tenancy.answers import Answer
+from tenantry.tenancy.catalog.recorded_responses import Answer
 from tenants import MovedClock, Recorder, chores_done, query, until
 
 LEAP = timedelta(days=400)

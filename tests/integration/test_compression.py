@@ -11,8 +11,8 @@ import pytest
 from damage import damaged
 from stores import small_disk
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, StorageFullError
-from tenantry.storage import compression
-from tenantry.storage.compression import compress, compressed, decompress
+from tenantry.storage.archive import sealed_gzip as compression
+from tenantry.storage.archive.sealed_gzip import compress, compressed, decompress
 from tenants import open_files
 
 CONTENT = b"SQLite format 3\0" + bytes(range(256)) * 3 + bytes(2000)

@@ -7,7 +7,7 @@ import pytest
 from directory_entries import EntryRecorder
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import TenantryError
-from tenantry.tenancy import restore
+from tenantry.tenancy.snapshots import restore
 from tenants import database_path, make_message, stored_contents, write_pack
 
 

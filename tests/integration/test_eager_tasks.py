@@ -10,7 +10,7 @@ import pytest
 
 from service import Service, ended
 from tenantry import RegistryConfig, TenantRegistry
-from tenantry.admin.operations import Operations, OperationState
+from tenantry.admin.http.operations import Operations, OperationState
 from tenantry.clock import SystemClock
 from tenants import HANG_SECONDS, make_message, stored_contents
 

@@ -43,9 +43,11 @@ from tenantry.errors import (
     QueryError,
     RegistryClosedError,
 )
-from tenantry.tenancy import fleet_run, fleet_runner, fleet_table
-from tenantry.tenancy.audit import acting_as
-from tenantry.tenancy.fleet_job import FleetProgress, JobState
+from tenantry.tenancy.catalog.audit import acting_as
+from tenantry.tenancy.fleet import job_run as fleet_run
+from tenantry.tenancy.fleet import runner as fleet_runner
+from tenantry.tenancy.fleet import table as fleet_table
+from tenantry.tenancy.fleet.job import FleetProgress, JobState
 from tenants import MovedClock, python, query, read_line, stored_contents, until
 
 TESTS = Path(__file__).parents[1]

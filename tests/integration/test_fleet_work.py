@@ -34,8 +34,8 @@ from tenantry.errors import (
 )
 from tenantry.events import FleetTenantFinished, StoreMigrated, TenantClosed, TenantOpened
 from tenantry.observability import RegistryMetrics
-from tenantry.tenancy import fleet_work
-from tenantry.tenancy.fleet_job import JobState
+from tenantry.tenancy.fleet import work as fleet_work
+from tenantry.tenancy.fleet.job import JobState
 from tenants import HANG_SECONDS, Recorder, database_path, make_message, query, stored_contents, write_pack
 
 

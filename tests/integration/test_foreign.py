@@ -25,10 +25,10 @@ from tenantry.errors import (
     TenantNotFoundError,
 )
 from tenantry.statements import Fetch, Statement
-from tenantry.storage import bundle as bundles
+from tenantry.storage.archive import bundle as bundles
 from tenantry.storage.sqlite import foreign, hardening, maintenance, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
-from tenantry.tenancy import copies
+from tenantry.tenancy.snapshots import copying as copies
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"

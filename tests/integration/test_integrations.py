@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from serving import client_of, connect_web_socket, serve
 from tenantry import RegistryConfig, TenantHandle, TenantLimits, TenantRegistry, TenantState, errors
 from tenantry.admin import create_admin_app
-from tenantry.admin.problems import problem_of, status_of
+from tenantry.admin.http.problems import problem_of, status_of
 from tenantry.integrations.fastapi import (
     Source,
     TenantDependency,
@@ -33,7 +33,7 @@ from tenantry.integrations.fastapi import (
     registry_lifespan,
 )
 from tenantry.integrations.sources import subdomain
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import Recorder, database_path, make_message, query
 
 DOMAIN = "example.com"

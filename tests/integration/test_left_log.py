@@ -12,7 +12,7 @@ import pytest
 from stores import left_open, make_backend, make_owned_store, open_backend, open_owned_store, read_rows, run
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
-from tenantry.storage.durable_files import make_root
+from tenantry.files.durable_files import make_root
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.database_file import has_log
 from tenantry.storage.sqlite.store import SQLiteStore

@@ -49,10 +49,11 @@ from tenantry.events import (
     LifecycleStepped,
     StoreConnected,
 )
+from tenantry.files import lock_file
 from tenantry.limits import TenantLimits
-from tenantry.storage.sqlite import lock_file, maintenance
+from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.tenancy.lifecycle_call import expecting
+from tenantry.tenancy.operations.operation import expecting
 from tenantry.tenancy.tenant import Intent
 from tenants import (
     MovedClock,

@@ -19,16 +19,16 @@ from buckets import S3_SETTINGS, make_bucket, open_bucket, unfinished_uploads
 from http_servers import another_server
 from stores import small_disk
 from tenantry.errors import SnapshotError, SnapshotNotFoundError, StorageFullError
-from tenantry.storage.draft import DRAFT_SUFFIX, DraftFile
-from tenantry.storage.objects import LocalStorage, StoredObject
-from tenantry.storage.obstore import PART_BYTES, ObstoreStorage, open_storage
+from tenantry.files.atomic_file import DRAFT_SUFFIX, DraftFile
+from tenantry.storage.objects.cloud import PART_BYTES, ObstoreStorage, open_storage
+from tenantry.storage.objects.protocol import LocalStorage, StoredObject
 from tenants import open_files, python
 
 PUTS_AND_DIES = """
 import asyncio, os, sys
 from pathlib import Path
-from tenantry.storage.draft import DraftFile
-from tenantry.storage.objects import LocalStorage
+from tenantry.files.atomic_file import DraftFile
+from tenantry.storage.objects.protocol import LocalStorage
 DraftFile.publish = lambda self: (self._file.flush(), os.kill(os.getpid(), 9))
 asyncio.run(LocalStorage(Path(sys.argv[1])).put_bytes(sys.argv[2], b"never whole"))
 """

@@ -22,7 +22,8 @@ from tenantry.errors import (
     StorageFullError,
     TenantOwnedElsewhereError,
 )
-from tenantry.storage.sqlite import lock_file, opening
+from tenantry.files import lock_file
+from tenantry.storage.sqlite import opening
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, python, query, read_line

@@ -50,7 +50,7 @@ from tenantry.events import (
     TenantClosed,
     TenantOpened,
 )
-from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.files.lock_file import LockFile
 from tenants import (
     HANG_SECONDS,
     Recorder,

@@ -9,7 +9,7 @@ import pytest
 from service import Service
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.errors import MigrationError, QueryError
-from tenantry.tenancy.audit import acting_as
+from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.texts import (
     ACTOR_CHARACTERS_MAX,
     DISPLAY_NAME_CHARACTERS_MAX,

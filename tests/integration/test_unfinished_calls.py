@@ -12,9 +12,9 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError, SnapshotError, TenantNotFoundError
 from tenantry.events import LifecycleCalled
 from tenantry.observability import export_metrics
-from tenantry.storage.objects import LocalStorage
-from tenantry.tenancy.retries import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Retries
-from tenantry.tenancy.storage_owner import MARK_KEY
+from tenantry.storage.objects.protocol import LocalStorage
+from tenantry.tenancy.operations.retries import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Retries
+from tenantry.tenancy.snapshots.storage_owner import MARK_KEY
 from tenants import HandClock, MovedClock, Recorder, chores_done, database_path, held_file
 
 
@@ -138,7 +138,7 @@ async def test_a_full_disk_or_a_bad_one_is_audited_once(data_dir: Path, monkeypa
     async with made.registry as registry:
         await registry.create("acme")
         await registry.delete("acme")
-        monkeypatch.setattr("tenantry.tenancy.lifecycle_calls.owned_files", _refuse)
+        monkeypatch.setattr("tenantry.tenancy.operations.lifecycle.owned_files", _refuse)
         with pytest.raises(PersistenceConnectionError):
             await registry.purge("acme", force=True)
         for _ in range(2):

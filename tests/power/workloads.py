@@ -15,7 +15,7 @@ from power.script import Script, StoppedError
 from power.tracing import Kind
 from power.worlds import World
 from tenantry import TenantRegistry
-from tenantry.tenancy.api_keys import Scope
+from tenantry.tenancy.catalog.api_keys import Scope
 from tenantry.threads import run_in_thread
 
 

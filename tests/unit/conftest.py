@@ -6,9 +6,9 @@ import pytest
 
 from http_servers import Patience
 from stores import MakePack
-from tenantry.cli import http_connection
-from tenantry.cli.listening import Tls
 from tenantry.schema import Schema
+from tenantry.server import http_connection
+from tenantry.server.settings import Tls
 from tenants import write_pack
 
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tenantry import TenantLimits
 from tenantry.errors import TenantOverloadedError, TenantRateLimitedError
-from tenantry.tenancy import admission
-from tenantry.tenancy.admission import Admission, Bucket, Buckets, Load
+from tenantry.tenancy.actors import admission
+from tenantry.tenancy.actors.admission import Admission, Bucket, Buckets, Load
 from tenants import HandClock
 
 RATES = st.floats(1e-6, 1e6)

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from certificates import make_certificate
 from http_servers import GET, Running, answer_ok, running
-from tenantry.cli.certificate import CERTIFICATE_LOAD_FAILED, Certificate
 from tenantry.cli.exits import CommandError
-from tenantry.cli.listening import Tls
+from tenantry.server.certificate import CERTIFICATE_LOAD_FAILED, Certificate
+from tenantry.server.settings import Tls
 
 SOON, LATER, CENTURY = (
     datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC),

@@ -22,7 +22,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample
-from tenantry.tenancy.channel import (
+from tenantry.tenancy.actors.channel import (
     SHARED_BATCH_REQUESTS_MAX,
     Call,
     Channel,
@@ -30,7 +30,7 @@ from tenantry.tenancy.channel import (
     ChannelLimits,
     ChannelStatistics,
 )
-from tenantry.tenancy.gate import ALONE_SECONDS, TURN_SECONDS, Gate
+from tenantry.tenancy.actors.limiter import ALONE_SECONDS, TURN_SECONDS, Gate
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 CALL_TIMEOUT_SECONDS = 30.0

@@ -13,8 +13,8 @@ import pytest
 
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_store, reached, rows, run
 from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.crew import Crew
 from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.thread_pool import Crew
 from tenants import open_files
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stores import HANG_SECONDS, reached
-from tenantry.storage.sqlite.crew import Crew, Strand
+from tenantry.storage.sqlite.thread_pool import Crew, Strand
 
 
 def put(strand: Strand, function: Callable[[], Any]) -> "asyncio.Future[Any]":

@@ -10,13 +10,13 @@ import pytest
 
 from stores import small_disk
 from tenantry.errors import SnapshotError, StorageFullError
-from tenantry.storage.draft import DRAFT_SUFFIX, DraftFile, storage_errors
+from tenantry.files.atomic_file import DRAFT_SUFFIX, DraftFile, storage_errors
 from tenants import open_files, python, read_line
 
 WRITES_AND_WAITS = """
 import sys
 from pathlib import Path
-from tenantry.storage.draft import DraftFile
+from tenantry.files.atomic_file import DraftFile
 draft = DraftFile(Path(sys.argv[1]))
 draft.open()
 draft.write(b"a long beginning" * 1000)

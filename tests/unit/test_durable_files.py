@@ -9,7 +9,7 @@ import pytest
 
 from directory_entries import EntryRecorder
 from tenantry.errors import DataDirectoryError
-from tenantry.storage import durable_files
+from tenantry.files import durable_files
 
 
 @pytest.fixture

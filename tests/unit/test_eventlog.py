@@ -13,8 +13,8 @@ from stores import AnyRepository, open_store, rows, run
 from tenantry import TenantRegistry
 from tenantry.errors import ConstraintViolationError, DuplicateRecordError, QueryError
 from tenantry.eventlog import EventLog
-from tenantry.storage.backend import StoreSession
 from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.standalone import StoreSession
 
 KEYS = [
     *("event", "error", "error_type", "level", "logger", "timestamp", "tenant_id", "self", "method_name"),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tenantry.errors import JobError
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.fleet_job import (
+from tenantry.tenancy.fleet.job import (
     JOB_TRANSITIONS,
     FleetJob,
     FleetWave,
@@ -18,7 +18,7 @@ from tenantry.tenancy.fleet_job import (
     measure,
     next_job_state,
 )
-from tenantry.tenancy.fleet_options import ARGUMENTS_CHARACTERS_MAX, FleetOptions, failures_allowed
+from tenantry.tenancy.fleet.options import ARGUMENTS_CHARACTERS_MAX, FleetOptions, failures_allowed
 
 S = JobState
 E = JobEvent

@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tenantry.cli.forwarded_client import ForwardedClient
+from tenantry.server.forwarded_client import ForwardedClient
 
 
 @pytest.mark.parametrize(

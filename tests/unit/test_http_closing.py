@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from http_servers import GET, LARGE_BYTES, LAST_GET, Patience, Running, answer_much, answer_ok, running
-from tenantry.cli.http_connection import ImpatientConnection
-from tenantry.cli.listening import Tls
+from tenantry.server.http_connection import ImpatientConnection
+from tenantry.server.settings import Tls
 from tenants import HANG_SECONDS, until
 
 is_encrypted_or_not = pytest.mark.parametrize("is_encrypted", [False, True])

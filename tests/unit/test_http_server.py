@@ -12,9 +12,9 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
-from tenantry.cli import http_connection, http_server
-from tenantry.cli.http_server import UNSENT_BYTES_MAX, HttpServer, bound
-from tenantry.cli.listening import Endpoint, Tls
+from tenantry.server import http_connection, http_server
+from tenantry.server.http_server import UNSENT_BYTES_MAX, HttpServer, bound
+from tenantry.server.settings import Endpoint, Tls
 from tenants import HANG_SECONDS, until
 
 

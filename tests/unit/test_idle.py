@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tenantry.tenancy.idle import PROVEN_SHARE, IdleTenants
+from tenantry.tenancy.actors.segmented_lru import PROVEN_SHARE, IdleTenants
 
 PLACES = 5
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tenantry.cli.in_process import InProcessTransport
+from tenantry.cli.client.in_process import InProcessTransport
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"x-said", b"yes")]}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.storage.sqlite import lock_file
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, read_holder, remove_abandoned
+from tenantry.files import lock_file
+from tenantry.files.lock_file import LockFile, LockHeldError, read_holder, remove_abandoned
 from tenants import open_files, python, read_line
 
 HOLDER = """
 import os, signal, sys
 from pathlib import Path
-from tenantry.storage.sqlite.lock_file import LockFile
+from tenantry.files.lock_file import LockFile
 
 lock = LockFile(Path(sys.argv[1]))
 lock.acquire()

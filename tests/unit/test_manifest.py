@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from samples import NOON, a_manifest
 from strategies import manifests
 from tenantry.errors import SnapshotCorruptError, SnapshotError
-from tenantry.storage.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
+from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
 
 
 def sealed_by_hand(fields: dict[str, Any]) -> bytes:

@@ -25,8 +25,8 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.events import PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
-from tenantry.tenancy.lease import Lease
-from tenantry.tenancy.pool import PATIENCE, ActorPool
+from tenantry.tenancy.actors.lease import Lease
+from tenantry.tenancy.actors.pool import PATIENCE, ActorPool
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 WAIT_TIMEOUT_SECONDS = 10.0

@@ -18,9 +18,9 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.storage.backend import StoreSession
 from tenantry.storage.sqlite.errors import is_machine_failure, is_transient, map_connection_error, map_error
 from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.standalone import StoreSession
 
 MAPPED: dict[str, tuple[type[PersistenceError], bool]] = {
     "SQLITE_CONSTRAINT_PRIMARYKEY": (DuplicateRecordError, False),

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from http_servers import GET, answer_ok, running
-from tenantry.cli import http_connection, http_server, tls_handshake
-from tenantry.cli.listening import Tls
-from tenantry.cli.tls_handshake import Handshakes
+from tenantry.server import http_connection, http_server, tls_handshake
+from tenantry.server.settings import Tls
+from tenantry.server.tls_handshake import Handshakes
 from tenants import HANG_SECONDS, until
 
 

@@ -10,31 +10,32 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from tenantry.admin import bundles, jobs, oversight, snapshots, tenants
-from tenantry.admin.auth import Authenticate, KeyAuthenticator, Principal
-from tenantry.admin.bodies import BODY_LIMITS, BodyLimits
-from tenantry.admin.console import make_console
-from tenantry.admin.document import complete
-from tenantry.admin.document_route import make_document_route
-from tenantry.admin.failures import Failures
-from tenantry.admin.headers import SafeHeaders
-from tenantry.admin.index import make_index
-from tenantry.admin.load import LoadBoard
-from tenantry.admin.operations import Operations
-from tenantry.admin.probes import Probes, make_probes
-from tenantry.admin.problems import (
+from tenantry.admin.http.auth import Authenticate, KeyAuthenticator, Principal
+from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits
+from tenantry.admin.http.headers import SafeHeaders
+from tenantry.admin.http.operations import Operations
+from tenantry.admin.http.problems import (
     ProblemError,
     answer_http,
     answer_invalid,
     answer_problem,
     answer_tenantry_error,
 )
-from tenantry.admin.request_checks import RequestChecks
-from tenantry.admin.routing import Service
-from tenantry.admin.strangers import STRANGER_RATE, StrangerRate, Strangers
+from tenantry.admin.http.request_checks import RequestChecks
+from tenantry.admin.http.routing import Service
+from tenantry.admin.http.strangers import STRANGER_RATE, StrangerRate, Strangers
+from tenantry.admin.http.unexpected_errors import Failures
+from tenantry.admin.openapi.document import complete
+from tenantry.admin.openapi.route import make_document_route
+from tenantry.admin.routes import bundles, jobs, snapshots, tenants
+from tenantry.admin.routes import version as oversight
+from tenantry.admin.routes.console import make_console
+from tenantry.admin.routes.index import make_index
+from tenantry.admin.routes.probes import Probes, make_probes
+from tenantry.admin.top_tenants import LoadBoard
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
-from tenantry.tenancy.audit import current_actor
+from tenantry.tenancy.catalog.audit import current_actor
 from tenantry.tenancy.registry import TenantRegistry
 
 

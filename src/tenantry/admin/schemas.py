@@ -10,8 +10,8 @@ from tenantry import texts
 from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number, TenantLimits
-from tenantry.tenancy.snapshot import Snapshot
-from tenantry.tenancy.snapshot_drill import DrillResult
+from tenantry.tenancy.snapshots.drill import DrillResult
+from tenantry.tenancy.snapshots.snapshot import Snapshot
 from tenantry.tenancy.tenant import Tenant
 
 LIST_ITEMS_MAX = 1_000

@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantry.cli import audit, demo, doctor, fleet, key, serve, snapshot, tenant
 from tenantry.cli.application import Application, Commands
+from tenantry.cli.commands import audit, demo, doctor, fleet, key, serve, snapshot, tenant
 from tenantry.cli.exits import EPILOG
 from tenantry.observability import configure_logging
 

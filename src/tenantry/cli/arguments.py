@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantry.cli.api import PAGE_ITEMS_MAX
+from tenantry.cli.client.api import PAGE_ITEMS_MAX
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import parse_tenant_id
 

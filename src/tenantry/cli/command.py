@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
-from tenantry.cli.api import Api, Document
 from tenantry.cli.arguments import directory
+from tenantry.cli.client.api import Api, Document
+from tenantry.cli.client.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import Show, print_document, print_failure, record
-from tenantry.cli.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
 
 Work: TypeAlias = Callable[..., Awaitable[Document]]
 Group: TypeAlias = typer.Typer
@@ -126,10 +126,10 @@ def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[
     # Imported as they are needed: they are an extra, and slow to import.
     with needs_extra():
         if target.url is not None:
-            from tenantry.cli.remote import at_service  # noqa: PLC0415
+            from tenantry.cli.client.remote import at_service  # noqa: PLC0415
 
             return at_service(target.url)
-        from tenantry.cli.local import in_directory  # noqa: PLC0415
+        from tenantry.cli.client.local import in_directory  # noqa: PLC0415
 
         assert target.data_dir is not None
         return in_directory(target.data_dir, target.snapshot_storage, may_create=may_create)

@@ -15,8 +15,8 @@ from tenantry.demo.check import CheckResult, check_company
 from tenantry.demo.company import Company, Timings
 from tenantry.events import BatchFinished, Event, PoolWaited
 from tenantry.observability import export_metrics
-from tenantry.tenancy.catalog import CATALOG_NAME
-from tenantry.tenancy.pool import PoolStatistics
+from tenantry.tenancy.actors.pool import PoolStatistics
+from tenantry.tenancy.catalog.catalog import CATALOG_NAME
 from tenantry.tenancy.registry import TenantRegistry
 
 _PROGRESS_INTERVAL_SECONDS: Final = 0.25

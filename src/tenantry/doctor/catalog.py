@@ -8,7 +8,7 @@ from tenantry.statements import Fetch, Statement
 from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.storage.sqlite.migrator import SUMMARY_SQL, plan_from_summary
-from tenantry.tenancy.catalog import CATALOG
+from tenantry.tenancy.catalog.catalog import CATALOG
 
 _CHECK: Final = "catalog"
 _SUMMARY: Final = Statement("doctor.catalog_version", SUMMARY_SQL, (), Fetch.ONE)

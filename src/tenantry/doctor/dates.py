@@ -8,8 +8,8 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.lifecycle import TenantState
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
-from tenantry.tenancy.snapshot import is_snapshot_id, newest_first
-from tenantry.tenancy.snapshot_location import default_location
+from tenantry.tenancy.snapshots.location import default_location
+from tenantry.tenancy.snapshots.snapshot import is_snapshot_id, newest_first
 from tenantry.tenancy.tenant import Tenant
 
 _MANIFEST: Final = ".json"

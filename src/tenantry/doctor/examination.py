@@ -14,12 +14,12 @@ from tenantry.doctor.snapshot_storage import check_storage
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
 from tenantry.statements import Fetch, Statement
-from tenantry.storage.objects import ObjectStorage
+from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.sqlite.inspection import Inspection
-from tenantry.tenancy.audit import AdminAudit
+from tenantry.tenancy.catalog.audit import AdminAudit
+from tenantry.tenancy.catalog.rows import ALL_TENANTS, tenants_of
 from tenantry.tenancy.clock_watch import ClockRecord, read_record
 from tenantry.tenancy.tenant import Tenant
-from tenantry.tenancy.tenant_rows import ALL_TENANTS, tenants_of
 
 _CLOCK_TABLE: Final = Statement(
     "doctor.clock", "SELECT 1 FROM sqlite_schema WHERE name = 'clock'", (), Fetch.ONE

@@ -8,7 +8,7 @@ from typing import Final
 
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
-from tenantry.storage.draft import DRAFT_SUFFIX
+from tenantry.files.atomic_file import DRAFT_SUFFIX
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, is_shared_by_group
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

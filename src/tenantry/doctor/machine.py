@@ -11,7 +11,7 @@ from typing import Final
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import PersistenceConnectionError
-from tenantry.storage.disk_space import DISK_BYTES_MIN
+from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
 from tenantry.tenancy.data_directory import check_open_files, has_wal_reset_bug
 

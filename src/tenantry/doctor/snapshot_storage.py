@@ -8,8 +8,8 @@ from tenantry.clock import SystemClock
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import SnapshotStorageOwnedError, TenantryError
-from tenantry.storage.objects import ObjectStorage
-from tenantry.tenancy.storage_owner import StorageOwner
+from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 
 LOOK_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"

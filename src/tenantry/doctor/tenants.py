@@ -13,7 +13,7 @@ from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.inspection import resting_owner
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
-from tenantry.tenancy.snapshot_location import default_location
+from tenantry.tenancy.snapshots.location import default_location
 from tenantry.tenancy.tenant import Tenant
 
 

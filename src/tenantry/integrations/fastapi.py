@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from tenantry.admin.problems import public_answer
+from tenantry.admin.http.problems import public_answer
 from tenantry.config import RegistryConfig
 from tenantry.errors import RegistryClosedError, TenantRequiredError, TenantryError
 from tenantry.eventlog import EventLog

@@ -1,10 +1,10 @@
 """Storage: one tenant's database, one company's persistence without a registry around it, and where snapshots are kept."""
 
 from tenantry.config import PersistenceConfig, SQLiteConfig
-from tenantry.storage.backend import PersistenceBackend, SQLitePersistenceBackend, create_backend
-from tenantry.storage.objects import LocalStorage, ObjectStorage, StoredObject
-from tenantry.storage.obstore import ObstoreStorage, open_storage
+from tenantry.storage.objects.cloud import ObstoreStorage, open_storage
+from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage, StoredObject
 from tenantry.storage.protocol import MigrationReport, Store, StoreTransaction
+from tenantry.storage.standalone import PersistenceBackend, SQLitePersistenceBackend, create_backend
 
 __all__ = [
     "LocalStorage",

@@ -17,8 +17,8 @@ from tenantry.clock import Clock, as_text
 from tenantry.eventlog import EventLog
 from tenantry.events import ClockLeapt, Hook
 from tenantry.statements import Fetch, Statement
-from tenantry.tenancy.api_keys import KeyStore
-from tenantry.tenancy.audit import AuditStore
+from tenantry.tenancy.catalog.api_keys import KeyStore
+from tenantry.tenancy.catalog.audit import AuditStore
 
 CLOCK_LEAPT: Final = "tenantry.clock.leapt"
 CLOCK_GAP: Final = "tenantry.clock.gap"

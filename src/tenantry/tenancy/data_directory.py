@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
-from tenantry.storage.durable_files import check_directory, make_directories, make_root
+from tenantry.files.durable_files import check_directory, make_directories, make_root
 
 SQLITE_VERSION: Final = "tenantry.sqlite.version"
 

@@ -8,10 +8,10 @@ from typing import Final
 import anyio
 
 from tenantry.errors import TenantOwnedElsewhereError
+from tenantry.files.durable_files import check_own_path
 from tenantry.ids import TenantPaths, tenant_paths
-from tenantry.storage.durable_files import check_own_path
 from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.tenancy.actor import ActorContext
+from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.tenant import Tenant
 from tenantry.threads import run_in_thread
 

@@ -19,11 +19,11 @@ from tenantry.ids import TenantId
 from tenantry.repository import Repository
 from tenantry.statements import Result, Session, Statement
 from tenantry.storage.protocol import Request
-from tenantry.tenancy.actor import ActorStatistics
-from tenantry.tenancy.channel import ChannelClosedError
-from tenantry.tenancy.idempotency import KeyedSession, check_key, hash_payload
-from tenantry.tenancy.lease import Lease
-from tenantry.tenancy.transaction import TransactionSession
+from tenantry.tenancy.actors.actor import ActorStatistics
+from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.tenancy.actors.idempotency import KeyedSession, check_key, hash_payload
+from tenantry.tenancy.actors.lease import Lease
+from tenantry.tenancy.actors.transaction import TransactionSession
 
 R = TypeVar("R", bound=Repository)
 

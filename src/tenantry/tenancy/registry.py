@@ -24,38 +24,38 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
 from tenantry.ids import TenantId, parse_tenant_id, tenant_paths
 from tenantry.schema import Schema
-from tenantry.storage.objects import LocalStorage, ObjectStorage
-from tenantry.tenancy.actor import ActorContext, ActorStatistics, Gates
-from tenantry.tenancy.answers import Answers
-from tenantry.tenancy.api_keys import ApiKeys
-from tenantry.tenancy.audit import AdminAudit
-from tenantry.tenancy.calls import CallRunner
-from tenantry.tenancy.catalog import Catalog
+from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics, Gates
+from tenantry.tenancy.actors.lease import Lease
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.background import Housekeeping
+from tenantry.tenancy.catalog.api_keys import ApiKeys
+from tenantry.tenancy.catalog.audit import AdminAudit
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.catalog.recorded_responses import Answers
 from tenantry.tenancy.clock_watch import ClockWatch
-from tenantry.tenancy.copies import Copies
 from tenantry.tenancy.data_directory import (
     check_open_files,
     log_sqlite_version,
     prepare_data_directory,
 )
-from tenantry.tenancy.fleet import Fleet
-from tenantry.tenancy.fleet_work import FleetTools
+from tenantry.tenancy.fleet.fleet import Fleet
+from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
-from tenantry.tenancy.housekeeping import Housekeeping
-from tenantry.tenancy.lease import Lease
-from tenantry.tenancy.lifecycle_calls import LifecycleCalls
-from tenantry.tenancy.opener import TenantOpener, check_opens
-from tenantry.tenancy.pool import ActorPool
-from tenantry.tenancy.restore import Restorer
-from tenantry.tenancy.scratch import Scratch
-from tenantry.tenancy.snapshot_archive import SnapshotArchive
-from tenantry.tenancy.snapshot_location import default_location, keep_location
-from tenantry.tenancy.snapshot_schedule import SnapshotSchedule
-from tenantry.tenancy.snapshots import Snapshots
+from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operator_api import TenantCalls
+from tenantry.tenancy.snapshots.archive import SnapshotArchive
+from tenantry.tenancy.snapshots.clone_export_import import Transfers
+from tenantry.tenancy.snapshots.copying import Copies
+from tenantry.tenancy.snapshots.location import default_location, keep_location
+from tenantry.tenancy.snapshots.restore import Restorer
+from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
+from tenantry.tenancy.snapshots.scratch import Scratch
+from tenantry.tenancy.snapshots.snapshots import Snapshots
+from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, size_bytes
-from tenantry.tenancy.storage_owner import StorageOwner
-from tenantry.tenancy.tenant_calls import TenantCalls
-from tenantry.tenancy.transfers import Transfers
+from tenantry.tenancy.tenant_opener import TenantOpener, check_opens
 from tenantry.texts import SCHEMAS_MAX
 from tenantry.threads import run_in_thread, running_loop
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.actor import ActorStatistics
+from tenantry.tenancy.actors.actor import ActorStatistics
+from tenantry.tenancy.actors.pool import PoolStatistics
 from tenantry.tenancy.data_directory import DiskSpace
-from tenantry.tenancy.pool import PoolStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 aiosqlite crosses to the connection's thread and back once for every call; a batch of 64 statements would cross 65
 times. `JobConnection.submit` crosses once for the batch, and begins at once: its caller need not wait for a task of its
-own to start. And it crosses to a thread that all connections share, see `tenantry.storage.sqlite.crew`: so its sqlite3
+own to start. And it crosses to a thread that all connections share, see `tenantry.storage.sqlite.thread_pool`: so its sqlite3
 connection must be opened with ``check_same_thread=False``; one job at a time uses it, which is what SQLite asks for.
 
 It rests on private parts of aiosqlite: the attributes that its constructor sets, and the queue ``_tx`` of futures and
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import aiosqlite
 import anyio
 
-from tenantry.storage.sqlite.crew import Crew, Strand
+from tenantry.storage.sqlite.thread_pool import Crew, Strand
 from tenantry.threads import running_loop
 
 T = TypeVar("T")

@@ -34,7 +34,6 @@ from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.database_file import has_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.new_log import NewLog
@@ -48,6 +47,7 @@ from tenantry.storage.sqlite.opening import (
     set_limits,
 )
 from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
+from tenantry.storage.sqlite.thread_pool import Crews
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """All that is to be known of a database at rest: one statement, since after each Python waits for its turn among threads."""

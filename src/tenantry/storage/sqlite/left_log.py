@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import PersistenceConnectionError, StorageFullError
-from tenantry.storage.disk_space import is_full
-from tenantry.storage.durable_files import sync_directory
+from tenantry.files.disk_space import is_full
+from tenantry.files.durable_files import sync_directory
 from tenantry.storage.sqlite.database_file import database_uri, has_log, log_of
 
 _CHUNK_BYTES: Final = 1024 * 1024

@@ -11,7 +11,7 @@ order is the writer, then the reads: it succeeds with short reads, and nothing i
 and writes continue until those have ended.
 
 A copy or a check of the whole database reads from the log for as long as it lasts. The log is cut back after it. Until then it grows by
-what is written meanwhile, up to the space that a copy leaves on the disk (`tenantry.storage.disk_space`).
+what is written meanwhile, up to the space that a copy leaves on the disk (`tenantry.files.disk_space`).
 """
 
 import asyncio

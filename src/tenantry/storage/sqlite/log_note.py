@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tenantry.errors import DatabaseCorruptError
+from tenantry.files.lock_file import CONTENT_BYTES
 from tenantry.storage.sqlite.database_file import database_uri, has_log, log_of
-from tenantry.storage.sqlite.lock_file import CONTENT_BYTES
 
 CHANGED_SECONDS_MAX: Final = 60.0
 """A checkpoint changes the database after the log, by no more than this; copying a file over the database does so later."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError, TenantryError
-from tenantry.storage.disk_space import check_copy_fits
-from tenantry.storage.durable_files import sync_file, sync_foreign_directory
+from tenantry.files.disk_space import check_copy_fits
+from tenantry.files.durable_files import sync_file, sync_foreign_directory
 from tenantry.storage.sqlite import hardening
 from tenantry.storage.sqlite.checkpoint import truncate_log
 from tenantry.storage.sqlite.database_file import database_uri, is_missing, missing_error

@@ -14,7 +14,7 @@ import sqlite3
 from pathlib import Path
 
 from tenantry.errors import PersistenceConnectionError
-from tenantry.storage.durable_files import sync_foreign_directory
+from tenantry.files.durable_files import sync_foreign_directory
 from tenantry.storage.sqlite.database_file import has_log, log_of
 from tenantry.storage.sqlite.opening import CHECKPOINT_PAGES, SQLiteOptions, open_reader
 

@@ -16,7 +16,7 @@ from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, WAL_BYTES_MAX, Durability
 from tenantry.errors import PersistenceConnectionError
 from tenantry.eventlog import EventLog
-from tenantry.storage.durable_files import (
+from tenantry.files.durable_files import (
     FILE_MODE,
     check_file,
     check_own_path,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
+from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, read_holder
 from tenantry.storage.sqlite import log_note
-from tenantry.storage.sqlite.lock_file import LockFile, LockHeldError, lock_error, read_holder
 
 _RELEASED = b"released"
 _OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())

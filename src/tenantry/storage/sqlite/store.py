@@ -19,17 +19,17 @@ from tenantry.errors import (
     StorageFullError,
     TenantryError,
 )
-from tenantry.storage.disk_space import is_exhausted
+from tenantry.files.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, maintenance, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
-from tenantry.storage.sqlite.crew import Crews
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.log_limit import LogLimit
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.page_limit import explained
+from tenantry.storage.sqlite.thread_pool import Crews
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 from tenantry.threads import run_in_thread
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, TypeAlias
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError
-from tenantry.storage.objects import (
+from tenantry.storage.objects.protocol import (
     KEY_CHARACTERS_MAX,
     KEY_PART_CHARACTERS_MAX,
     ObjectStorage,

@@ -1,0 +1,222 @@
+"""Long work that a request begins: followed by its id, kept in memory for as long as the service runs.
+
+What it did is in the audit, whatever happens to the service. One that was killed before it did anything is not: whoever sends
+the request again has it done.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry.admin.http.problems import Problem, ProblemError, later, problem_of, unexpected
+from tenantry.admin.http.unexpected_errors import log_failure
+from tenantry.clock import Clock
+from tenantry.errors import TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.events import Event, LifecycleStepped
+from tenantry.tenancy.catalog.audit import current_actor
+from tenantry.tenancy.tenant import Tenant
+
+KEPT_MAX: Final = 1_000
+"""How many operations that have ended can still be looked at."""
+
+RUNNING_MAX: Final = 64
+"""How many may run at once."""
+
+RUNNING_PER_TENANT_MAX: Final = 4
+"""How many of them may be of one tenant: no tenant keeps the others waiting."""
+
+RETRY_AFTER_SECONDS: Final = 1
+
+PATH: Final = "/v1/operations/"
+"""Where each can be looked at, by its id."""
+
+_current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
+
+
+class OperationState(StrEnum):
+    """How far an operation is."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Operation(BaseModel):
+    """Work that a request began.
+
+    Attributes:
+        id: To follow it by.
+        action: What is done.
+        tenant_id: To which tenant, by the id that it had then.
+        tenant_uid: Its stable key.
+        started_by: Who began it, as the audit names them.
+        state: How far it is.
+        steps: What it has done of its work, in order; what these are differs by action.
+        started_at, finished_at: Instants in UTC.
+        result: What came of it, in the form that its action has.
+        problem: Why it failed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    action: str
+    tenant_id: str | None
+    tenant_uid: str | None
+    started_by: str
+    state: OperationState
+    steps: tuple[str, ...] = ()
+    started_at: datetime
+    finished_at: datetime | None = None
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+
+
+class Operations:
+    """Runs operations and knows what became of them.
+
+    Args:
+        clock: For their times.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._log = EventLog()
+        self._known: OrderedDict[str, Operation] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._followers: set[asyncio.Task[None]] = set()
+        # By operation: wakes who follows it at its next change.
+        self._changed: dict[str, asyncio.Event] = {}
+
+    def start(
+        self, action: str, tenant: Tenant | None, work: Callable[[], Awaitable[BaseModel | None]]
+    ) -> Operation:
+        """Begin to work, and return the operation.
+
+        Raises:
+            ProblemError: 429, too many of the tenant run already; 503, too many of all.
+        """
+        self._check_room(tenant)
+        operation = Operation(
+            id=secrets.token_hex(8),
+            action=action,
+            tenant_id=tenant and tenant.id,
+            tenant_uid=tenant and tenant.uid,
+            started_by=current_actor(),
+            state=OperationState.RUNNING,
+            started_at=self._clock.now(),
+        )
+        self._known[operation.id] = operation
+        task = asyncio.create_task(self._run(operation, work))
+        if not task.done():  # with eager tasks it may have ended already
+            self._tasks[operation.id] = task
+        self._forget()
+        return operation
+
+    def get(self, operation_id: str) -> Operation:
+        """Return an operation as it is now.
+
+        Raises:
+            ProblemError: 404.
+        """
+        operation = self._known.get(operation_id)
+        if operation is None:
+            raise ProblemError(
+                404,
+                "operation-not-found",
+                "No such operation",
+                "no such operation; what it did is in the audit, and if that has nothing of it, it did nothing",
+            )
+        return operation
+
+    async def changed(self, seen: Operation) -> Operation:
+        """Return an operation when it is no longer as it was seen; at once if it has ended."""
+        if seen.state is OperationState.RUNNING and self.get(seen.id) is seen:
+            await self._changed.setdefault(seen.id, asyncio.Event()).wait()
+        return self.get(seen.id)
+
+    async def ended(self, operation_id: str) -> Operation:
+        """Return an operation when it has ended."""
+        operation = self.get(operation_id)
+        while operation.state is OperationState.RUNNING:
+            operation = await self.changed(operation)
+        return operation
+
+    def follow(self, following: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the operations, such as waiting for the end of one; closing waits for it too."""
+        task = asyncio.create_task(following)
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
+    def observe(self, event: Event) -> None:
+        """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
+        operation_id = _current.get()
+        if not isinstance(event, LifecycleStepped) or operation_id is None:
+            return
+        operation = self._known.get(operation_id)
+        if operation is not None and operation.state is OperationState.RUNNING:
+            self._change(operation_id, {"steps": (*operation.steps, event.step)})
+
+    async def aclose(self) -> None:
+        """Wait for what runs."""
+        while tasks := [*self._tasks.values(), *self._followers]:
+            await asyncio.wait(tasks)
+
+    def _check_room(self, tenant: Tenant | None) -> None:
+        if len(self._tasks) >= RUNNING_MAX:
+            raise _too_many(503, f"{RUNNING_MAX} operations run already")
+        same = [one for one in self._tasks if tenant and self._known[one].tenant_uid == tenant.uid]
+        if len(same) >= RUNNING_PER_TENANT_MAX:
+            raise _too_many(429, f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already")
+
+    async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
+        changes: dict[str, Any]
+        # The call's own task inherits it, so its steps are known to be this operation's.
+        _current.set(operation.id)
+        try:
+            result = await work()
+            changes = {"state": OperationState.SUCCEEDED}
+            changes["result"] = None if result is None else result.model_dump(mode="json")
+        except TenantryError as error:
+            changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
+        except ProblemError as error:  # its caller's right ended before its turn came
+            changes = {"state": OperationState.FAILED, "problem": Problem(**error.content)}
+        except Exception as error:  # noqa: BLE001  # whatever it is, it has ended, and nobody else hears of it
+            log_failure(self._log, error, action=operation.action, tenant_id=operation.tenant_id)
+            changes = {"state": OperationState.FAILED, "problem": Problem(**unexpected().content)}
+        self._end(operation, changes)
+
+    def _end(self, operation: Operation, changes: dict[str, Any]) -> None:
+        self._tasks.pop(operation.id, None)
+        self._change(operation.id, {**changes, "finished_at": self._clock.now()})
+
+    def _change(self, operation_id: str, changes: dict[str, Any]) -> None:
+        self._known[operation_id] = self._known[operation_id].model_copy(update=changes)
+        changed = self._changed.pop(operation_id, None)
+        if changed is not None:
+            changed.set()
+
+    def _forget(self) -> None:
+        for operation_id in list(self._known):
+            if len(self._known) <= KEPT_MAX:
+                return
+            if self._known[operation_id].state is not OperationState.RUNNING:
+                del self._known[operation_id]
+
+
+def _too_many(status: int, detail: str) -> ProblemError:
+    return later(
+        status,
+        "too-many-operations",
+        "Too many operations",
+        f"{detail}: try again when one has ended",
+        RETRY_AFTER_SECONDS,
+    )

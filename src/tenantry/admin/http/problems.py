@@ -1,0 +1,246 @@
+"""Errors as RFC 9457 problem details: one stable type and one status for each."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from tenantry import errors
+from tenantry.admin.http.hidden_paths import hides_paths, without_paths
+from tenantry.errors import TenantryError
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:tenantry:problem:"
+# The first of an error's classes that is here decides.
+_STATUSES: Final[dict[type[TenantryError], int]] = {
+    errors.SnapshotNotFoundError: 404,
+    errors.SnapshotCorruptError: 422,
+    errors.ForeignSchemaError: 422,
+    errors.SnapshotError: 409,
+    errors.StorageFullError: 507,
+    errors.IdempotencyConflictError: 422,
+    errors.KeyRefusedError: 401,
+    errors.RecordNotFoundError: 404,
+    errors.DuplicateRecordError: 409,
+    errors.ConstraintViolationError: 422,
+    errors.MalformedRowError: 500,
+    errors.TransactionClosedError: 503,
+    errors.QueryError: 400,
+    errors.MigrationError: 409,
+    errors.DatabaseCorruptError: 409,
+    errors.DataDirectoryError: 409,
+    errors.PersistenceConnectionError: 503,
+    errors.TenantRequiredError: 400,
+    errors.InvalidTenantIdError: 422,
+    errors.TenantNotFoundError: 404,
+    errors.TenantExistsError: 409,
+    errors.TenantStateError: 409,
+    errors.RevisionError: 412,
+    errors.TenantBusyError: 409,
+    errors.TenantOwnedElsewhereError: 409,
+    errors.PoolExhaustedError: 503,
+    errors.LimitError: 429,
+    errors.CallTimeoutError: 504,
+    errors.JobNotFoundError: 404,
+    errors.JobError: 409,
+    errors.RegistryClosedError: 503,
+}
+# What of an error its caller may know beside its words.
+_DETAILS: Final = (
+    "tenant_id",
+    "state",
+    "event",
+    "action",
+    "limit",
+    "limit_value",
+    "revision",
+    "current_revision",
+    "objects",
+)
+# Errors whose words are for whoever made the request: about it, and about nothing inside.
+_FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)
+_TITLES: Final = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+}
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_ERRORS_MAX: Final = 20
+_RETRY_AFTER_SECONDS: Final = 1.0
+"""Where waiting helps and nobody knows how long it takes."""
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Stable for each kind of problem: what programs should look at.")
+    title: str
+    status: int
+    detail: str
+    retry_after_seconds: float | None = Field(default=None, description="When waiting helps: for how long.")
+
+
+class ProblemError(HTTPException):
+    """A problem that is the API's own. The framework lets its own kind of error through wherever it reads a body."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.content = {
+            "type": f"{TYPE_PREFIX}{slug}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            **more,
+        }
+
+
+def problem_of(error: TenantryError) -> dict[str, Any]:
+    """Return what is said of an error of tenantry's."""
+    name = type(error).__name__.removesuffix("Error")
+    words = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).strip("-")
+    content: dict[str, Any] = {
+        "type": f"{TYPE_PREFIX}{words}",
+        "title": words.replace("-", " ").capitalize(),
+        "status": status_of(error),
+        "detail": str(error),
+    }
+    content |= {name: value for name in _DETAILS if (value := getattr(error, name, None)) is not None}
+    seconds = _retry_after_seconds(error)
+    if seconds is not None:
+        content["retry_after_seconds"] = seconds
+    return content
+
+
+def status_of(error: TenantryError) -> int:
+    """Return the HTTP status of an error of tenantry's."""
+    if getattr(error, "is_transient", False):  # a statement that failed for the moment: busy, interrupted
+        return 503
+    if (
+        type(error) is errors.QueryError and getattr(error, "code", None) is not None
+    ):  # it is the database that refused it
+        return 500
+    return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
+
+
+async def answer_tenantry_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with an error of tenantry's; a caller with a key for some tenants is shown no paths."""
+    assert isinstance(error, TenantryError)
+    content = problem_of(error)
+    if hides_paths(request):
+        content["detail"] = without_paths(
+            content["detail"], request.app.state.service.registry.config.data_dir
+        )
+    return _answer(content, {})
+
+
+def public_answer(error: TenantryError) -> JSONResponse:
+    """Return the answer to somebody who is no operator: its type and status, and when to come again.
+
+    What an error says may name files, statements, or an operator's reasons.
+    """
+    hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
+    content = {name: value for name, value in problem_of(error).items() if name not in hidden}
+    return _answer(content, {})
+
+
+async def answer_problem(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with one of the API's own problems."""
+    assert isinstance(error, ProblemError)
+    return _answer(error.content, error.headers or {})
+
+
+async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that is not what the document says, and say where; not with what, which may be a secret."""
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"at": "/".join(map(str, one["loc"])), "detail": one["msg"], "kind": one["type"]}
+        for one in error.errors()[:_ERRORS_MAX]
+    ]
+    is_syntax = any(one["kind"] == "json_invalid" for one in found)
+    status = 400 if is_syntax else 422
+    content = {
+        "type": f"{TYPE_PREFIX}{'malformed' if is_syntax else 'invalid'}",
+        "title": "Malformed body" if is_syntax else "Invalid request",
+        "status": status,
+        "detail": "; ".join(f"{one['at']}: {one['detail']}" for one in found)[:2000],
+        "errors": jsonable_encoder(found),
+    }
+    return _answer(content, {})
+
+
+async def answer_http(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework refused: an unknown path, a method that is not there."""
+    assert isinstance(error, HTTPException)
+    title = _TITLES.get(error.status_code, str(error.detail))
+    slug = title.lower().replace(" ", "-")
+    content = {
+        "type": f"{TYPE_PREFIX}{slug}",
+        "title": title,
+        "status": error.status_code,
+        "detail": str(error.detail),
+    }
+    is_method = error.status_code == 405  # noqa: PLR2004  # that is what it is called
+    # The framework names the methods of the first route with this path only.
+    return _answer(content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
+
+
+def later(status: int, slug: str, title: str, detail: str, seconds: float) -> ProblemError:
+    """Return a problem that goes away by itself, with when to try again."""
+    return ProblemError(
+        status, slug, title, detail, headers=_retry_header(seconds), retry_after_seconds=seconds
+    )
+
+
+def unexpected() -> ProblemError:
+    """Return what is said of an error that nobody expected: nothing of it."""
+    return ProblemError(
+        500, "internal", "Internal error", "something went wrong inside; the log of the service says where"
+    )
+
+
+def _answer(content: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
+    headers = {**_retry_header(content.get("retry_after_seconds")), **headers}
+    return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
+
+
+def _allowed(request: Request) -> str:
+    def is_there(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(is_there, _METHODS))
+
+
+def _retry_after_seconds(error: TenantryError) -> float | None:
+    if error.retry_after_seconds is None and error.is_retryable:
+        # A full disk does not go away by itself.
+        return None if isinstance(error, errors.StorageFullError) else _RETRY_AFTER_SECONDS
+    return error.retry_after_seconds
+
+
+def _retry_header(seconds: float | None) -> dict[str, str]:
+    # RFC 9110, section 10.2.3: whole seconds; rounded up, or a client would come too early.
+    return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return these statuses for the document, which says of each what it means, and adds those that are everywhere."""
+    return {status: {"description": "See `type`."} for status in sorted({*statuses, 422})}

@@ -1,0 +1,94 @@
+"""Checks every request before anything else reads it: which host it names, and where its body ends.
+
+The checks are plain ASGI, so they work on every server.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tenantry.admin.http.address import parse_address
+from tenantry.admin.http.problems import ProblemError, answer_problem
+
+ANY_NAME: Final = "*"
+_SUBDOMAINS: Final = "*."
+_LOCALHOST: Final = "localhost"
+_CLOSE: Final = {"Connection": "close"}
+
+
+class AllowedHosts:
+    """The names that a service answers to.
+
+    A web page can make its own name lead to any address, such as 127.0.0.1, and then read what answers there (DNS rebinding).
+    Its requests carry that name in the header ``Host``. So an IP address and ``localhost`` are always allowed, for no page can
+    have such a name; every other name has to be given.
+
+    Args:
+        names: The names, without a port; ``*.example.com`` for all names below one, ``*`` for all names.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        given = [_canonical(name) for name in names]
+        self._names = {_LOCALHOST, *(name for name in given if not name.startswith(_SUBDOMAINS))}
+        self._suffixes = tuple(name.removeprefix("*") for name in given if name.startswith(_SUBDOMAINS))
+
+    def has(self, host: str) -> bool:
+        """Return whether a ``Host`` header, with or without a port, is one of the names or an IP address."""
+        if ANY_NAME in self._names or parse_address(host) is not None:
+            return True
+        name = _canonical(host.rpartition(":")[0] or host)
+        return name in self._names or name.endswith(self._suffixes)
+
+
+class RequestChecks:
+    """Refuses requests that name another host, and requests whose body two readers would end at different places.
+
+    Args:
+        app: The application.
+        allowed_hosts: The names that the service answers to, see `AllowedHosts`; all names if None.
+    """
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None = None) -> None:
+        self._app = app
+        self._allowed_hosts = None if allowed_hosts is None else AllowedHosts(allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or refuse it."""
+        refusal = self._refusal(scope) if scope["type"] in {"http", "websocket"} else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        response = await answer_problem(Request({**scope, "type": "http"}), refusal)
+        await response(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ProblemError | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        # RFC 9112, section 6.1: a server that uses one of the two headers, behind a proxy that uses the other, takes a part
+        # of the body for another client's request.
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            return ProblemError(
+                400,
+                "malformed-request",
+                "Malformed request",
+                "the request has both Content-Length and Transfer-Encoding: send one of them",
+                headers=_CLOSE,
+            )
+        # A request without Host is HTTP/1.0: some balancers probe with it, and no browser sends it.
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if self._allowed_hosts is None or all(map(self._allowed_hosts.has, hosts)):
+            return None
+        return ProblemError(
+            421,
+            "misdirected-request",
+            "Misdirected request",
+            "the service does not answer to the name in this request's Host header: call it by an IP address or as "
+            "localhost, or start it with --allowed-host and the name",
+            headers=_CLOSE,
+        )
+
+
+def _canonical(name: str) -> str:
+    """Return a name as it is compared: names differ in case and in the root's dot only for people (RFC 4343)."""
+    return name.strip().lower().removesuffix(".")

@@ -1,0 +1,162 @@
+"""What every operation has: a caller who is known and named in the audit, a body with limits, one effect for one key."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, ClassVar
+
+from fastapi import Depends, Request, Response, Security
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+
+from tenantry.admin.http.access import ANSWERS_MAX, Access, key_changed
+from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthorized
+from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited_receive
+from tenantry.admin.http.cursors import CursorSigner
+from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
+from tenantry.admin.http.idempotency import HEADER, Handler, Once, documented_key
+from tenantry.admin.http.operations import PATH, Operation, Operations
+from tenantry.admin.http.stream_authorization import WatchedResponse, watching
+from tenantry.admin.top_tenants import LoadBoard
+from tenantry.errors import KeyRefusedError
+from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.tenancy.catalog.audit import acting_as
+from tenantry.tenancy.catalog.authority import acting_under
+from tenantry.tenancy.registry import TenantRegistry
+
+
+class Service:
+    """What the operations work with.
+
+    Attributes:
+        registry: The tenants.
+        authenticate: Finds out who calls.
+        operations: Long work.
+        board: Which tenants call the most.
+        bodies: How large requests may be, and how long they may take to come.
+        transfers: How many bundles are on their way, by caller.
+        draining: Set when the service is about to stop.
+        stopping: Set when no stream is to go on that would not end by itself.
+    """
+
+    def __init__(
+        self,
+        registry: TenantRegistry,
+        authenticate: Authenticate,
+        operations: Operations,
+        board: LoadBoard,
+        bodies: BodyLimits = BODY_LIMITS,
+    ) -> None:
+        self.registry = registry
+        self.authenticate = authenticate
+        self.operations = operations
+        self.board = board
+        self.bodies = bodies
+        self.transfers: Counter[str] = Counter()
+        self.draining = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self._signer: CursorSigner | None = None
+
+    async def signer(self) -> CursorSigner:
+        """Return what signs cursors; its secret is read once."""
+        if self._signer is None:
+            self._signer = CursorSigner(await self.registry.answers.secret("cursors"))
+        return self._signer
+
+
+class AdminRoute(APIRoute):
+    """An operation that needs a key; one that is a POST takes an idempotency key.
+
+    The caller's right is checked when the request begins, when all of its body has come, when the call that it makes has its
+    turn, and every second while a stream comes or goes; see `Access`.
+    """
+
+    body_type: ClassVar[str] = "application/json"
+    is_streamed: ClassVar[bool] = False
+    """Whether its body is worked on while it comes, and not read as a whole before."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if "POST" in (options.get("methods") or ()):
+            options["dependencies"] = [*(options.get("dependencies") or ()), Depends(documented_key)]
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Handler:
+        """Return the handler, with what comes before and after it."""
+        handle = super().get_route_handler()
+
+        async def handle_known(request: Request) -> Response:
+            service: Service = request.app.state.service
+            access = Access(request, service.authenticate, service.registry)
+            principal = await access.begin()
+            receive = limited_receive(
+                request, service.bodies, is_streamed=self.is_streamed, on_complete=access.check
+            )
+            request = Request(request.scope, receive)
+            if self.body_field is not None or self.is_streamed:
+                check_media_type(request, self.body_type)
+            is_watched = watching(access, receive.refuse) if self.is_streamed else nullcontext()
+            with acting_as(principal.name), acting_under(access), _refused_as_unauthorized():
+                async with is_watched:
+                    response = await self._answer(handle, request, access)
+            if "location" in response.headers:
+                # Where the API is mounted, which is not where it was when an answer was kept.
+                response.headers["location"] = (
+                    request.scope.get("root_path", "") + response.headers["location"]
+                )
+            if isinstance(response, StreamingResponse):
+                return WatchedResponse(response, access)
+            if hides_paths(request) and response.body:
+                response.body = values_without_paths(bytes(response.body), service.registry.config.data_dir)
+                response.headers["content-length"] = str(len(response.body))
+            return response
+
+        return handle_known
+
+    async def _answer(self, handle: Handler, request: Request, access: Access) -> Response:
+        service: Service = request.app.state.service
+        principal: Principal = request.state.principal
+        if request.method == "POST" and HEADER in request.headers:
+            once = Once(service.registry.answers, service.operations, principal.id)
+            return await once.handle(request, handle, is_streamed=self.is_streamed)
+        for _ in range(ANSWERS_MAX):
+            response = await handle(request)
+            if await access.holds_for(response):
+                return response
+        raise key_changed()
+
+
+@contextmanager
+def _refused_as_unauthorized() -> Iterator[None]:
+    """Answer a key that was revoked while the call was made like one that was revoked before."""
+    try:
+        yield
+    except KeyRefusedError as error:
+        raise unauthorized() from error
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _needs(scope: Scope) -> Callable[[Principal], Principal]:
+    def check(principal: Annotated[Principal, Security(Bearer())]) -> Principal:
+        principal.check_scope(scope)
+        return principal
+
+    return check
+
+
+CurrentService = Annotated[Service, Depends(_service)]
+Reader = Annotated[Principal, Depends(_needs(Scope.READ))]
+Operator = Annotated[Principal, Depends(_needs(Scope.OPERATE))]
+Administrator = Annotated[Principal, Depends(_needs(Scope.ADMIN))]
+
+
+def accepted(operation: Operation, response: Response) -> Operation:
+    """Answer with an operation that has begun: 202, and where to follow it."""
+    response.status_code = 202
+    response.headers["Location"] = f"{PATH}{operation.id}"
+    response.headers["Retry-After"] = "1"
+    return operation

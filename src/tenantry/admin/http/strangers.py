@@ -1,0 +1,129 @@
+"""Limits the rate of requests without a valid key, so that they cannot slow tenants' calls.
+
+Every request takes time of the event loop, also a refused one. Refusing at once does not protect the loop, because the client
+sends its next request at once. A request that comes too early therefore waits for its turn, and a request whose turn is too
+far away is held for the longest wait and then refused. A client that has one connection, such as a Prometheus or a balancer's probe, still gets its
+answer while other connections of its address ask without a pause.
+
+Each path of the probes has turns of its own. Behind a network that hides clients' addresses, a balancer and the kubelet have the address
+of everybody else: requests for other paths would have Kubernetes end the process.
+"""
+
+import asyncio
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenantry.admin.http.address import network_of
+from tenantry.admin.http.problems import answer_problem, later
+from tenantry.clock import Clock, SystemClock
+
+_CLIENTS_MAX: Final = 4096
+_PROBES: Final = frozenset(["healthz", "readyz", "metrics"])
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerRate:
+    """How often a client may send requests without a valid key.
+
+    Attributes:
+        requests_per_second: The average over a long time.
+        burst_requests_max: How many requests may come at once after a pause: a page of the console needs about thirty files.
+        wait_seconds_max: How long a request may wait for its turn; below the timeout of most probes and of Prometheus.
+    """
+
+    requests_per_second: float = 50.0
+    burst_requests_max: int = 100
+    wait_seconds_max: float = 2.0
+
+
+STRANGER_RATE: Final = StrangerRate()
+
+
+class Turns:
+    """When the next request of each client may be handled (GCRA, the leaky bucket as a meter).
+
+    Args:
+        rate: The rate of each client.
+        clock: Gives the monotonic time.
+    """
+
+    def __init__(self, rate: StrangerRate, clock: Clock) -> None:
+        self._rate = rate
+        self._now = clock.monotonic_seconds
+        # By client: when its bucket will be empty.
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, client: str) -> float | None:
+        """Take a turn, and return after how many seconds it comes; None, and no turn, if that is too long."""
+        now, interval = self._now(), 1.0 / self._rate.requests_per_second
+        empty_at = max(self._empty_at.get(client, 0.0), now)
+        seconds = empty_at - now - interval * (self._rate.burst_requests_max - 1)
+        if seconds > self._rate.wait_seconds_max:
+            return None
+        self._empty_at[client] = empty_at + interval
+        self._empty_at.move_to_end(client)
+        while len(self._empty_at) > _CLIENTS_MAX:
+            self._empty_at.popitem(last=False)
+        return max(seconds, 0.0)
+
+
+class Strangers:
+    """Makes requests without a valid key wait for their turn.
+
+    Args:
+        app: The application. A request's caller is known when ``request.state.principal`` is set.
+        rate: The rate of each client.
+        clock: Gives the monotonic time.
+    """
+
+    def __init__(self, app: ASGIApp, rate: StrangerRate = STRANGER_RATE, clock: Clock | None = None) -> None:
+        self._app = app
+        self._rate = rate
+        self._turns = Turns(rate, clock or SystemClock())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif any(name == b"authorization" for name, _ in scope["headers"]):
+            await self._app(scope, receive, self._waiting(scope, send))
+        elif await self._wait(scope):
+            await self._app(scope, receive, send)
+        else:
+            refusal = await answer_problem(Request(scope), self._too_often())
+            await refusal(scope, receive, send)
+
+    def _waiting(self, scope: Scope, send: Send) -> Send:
+        """Return what sends an answer; if the key that was shown is not a good one, after its turn."""
+
+        async def send_in_turn(message: Message) -> None:
+            if message["type"] == "http.response.start" and "principal" not in scope.get("state", {}):
+                await self._wait(scope)
+            await send(message)
+
+        return send_in_turn
+
+    async def _wait(self, scope: Scope) -> bool:
+        """Wait for the client's turn, and return whether there is one soon enough."""
+        address, name = scope.get("client"), scope["path"].rpartition("/")[2]
+        client = "unknown" if address is None else network_of(address[0])
+        seconds = self._turns.take(f"{client} {name}" if name in _PROBES else client)
+        if seconds != 0.0:
+            await asyncio.sleep(self._rate.wait_seconds_max if seconds is None else seconds)
+        return seconds is not None
+
+    def _too_often(self) -> Exception:
+        seconds = math.ceil(self._rate.wait_seconds_max)
+        return later(
+            429,
+            "too-many-requests",
+            "Too many requests",
+            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a good key: try again "
+            f"in {seconds} s",
+            seconds,
+        )

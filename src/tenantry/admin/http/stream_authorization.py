@@ -1,0 +1,72 @@
+"""Ends streams whose key is revoked, expires or loses its tenant while a body is received or an answer is sent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException  # also the framework's own, which is one
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from tenantry.admin.http.access import Access
+from tenantry.errors import TenantryError
+
+WATCH_SECONDS: Final = 1.0
+"""How long a stream may outlive its key."""
+
+_LAST_PART_SECONDS_MAX: Final = 1.0
+
+
+@asynccontextmanager
+async def watching(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
+    """Check every `WATCH_SECONDS` of the block that the request may still be made; call `refuse` once if it may not."""
+    task = asyncio.create_task(_watch(access, refuse), name="tenantry stream's key")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+
+
+async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
+    while True:
+        await anyio.sleep(WATCH_SECONDS)
+        try:
+            await access.check_stream()
+        except (HTTPException, TenantryError) as error:  # also if the check itself fails
+            refuse(error)
+            return
+
+
+class WatchedResponse(StreamingResponse):
+    """Sends another response's stream for as long as the request may still be made.
+
+    If the length of the answer was announced, the connection is cut off. Otherwise the answer ends early, and the client learns the
+    reason when it asks again.
+
+    Args:
+        response: The response.
+        access: What the request may do.
+    """
+
+    def __init__(self, response: StreamingResponse, access: Access) -> None:
+        super().__init__(response.body_iterator, response.status_code)
+        self.raw_headers = response.raw_headers
+        self._response = response
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        with anyio.CancelScope() as sending:
+            async with watching(self._access, lambda _: sending.cancel()):
+                await self._response(scope, receive, send)
+        if not sending.cancelled_caught:
+            return
+        if "content-length" in self._response.headers:
+            raise ClientDisconnect
+        with anyio.move_on_after(_LAST_PART_SECONDS_MAX):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

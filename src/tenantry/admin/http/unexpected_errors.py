@@ -1,0 +1,83 @@
+"""What nobody expected: one line in the log that says what and where, and an answer that says nothing of it."""
+
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenantry.admin.http.problems import answer_problem, unexpected
+from tenantry.eventlog import EventLog
+
+REQUEST_FAILED: Final = "tenantry.request.failed"
+
+
+def log_failure(log: EventLog, error: Exception, **data: object) -> None:
+    """Log an error without its words and without a stack: both may hold what a client sent."""
+    log.error(REQUEST_FAILED, error_type=type(error).__name__, at=_place(error), **data)
+
+
+class AnswerSend:
+    """Sends an answer, and knows whether it has begun: then another one cannot take its place.
+
+    Args:
+        send: The server's.
+
+    Attributes:
+        has_begun: Whether it has.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of it."""
+        self.has_begun = True
+        await self._send(message)
+
+
+class Failures:
+    """Answers requests that fail for a reason that nobody expected, and keeps the error from the server's own log.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._log = EventLog()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        answer = AnswerSend(send)
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            return  # nobody is there to be answered
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            log_failure(self._log, error, method=scope["method"], route=_route(scope))
+            if (
+                not answer.has_begun
+            ):  # otherwise the server hangs up, and the client sees that there should be more
+                response = await answer_problem(Request(scope), unexpected())
+                await response(scope, receive, send)
+
+
+def _place(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    at = error.__traceback__
+    if at is None:
+        return "unknown"
+    while at.tb_next is not None:
+        at = at.tb_next
+    code = at.tb_frame.f_code
+    return f"{Path(code.co_filename).name}:{at.tb_lineno} {code.co_qualname}"
+
+
+def _route(scope: Scope) -> str:
+    # Not the path: whoever calls chooses it.
+    return str(getattr(scope.get("route"), "path", "unknown"))

@@ -1,0 +1,66 @@
+"""The route of the OpenAPI document: bytes that are made once, because anyone may ask for them."""
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from tenantry.admin.http.single_flight import Shared
+from tenantry.threads import run_in_thread
+
+_MEDIA_TYPE: Final = "application/json"
+_PREFIXES_MAX: Final = 16
+_KEPT_FOREVER: Final = float("inf")
+
+
+def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
+    """Return the operation ``/openapi.json``, which is not in the document.
+
+    Args:
+        make: Makes the document; called once, on a thread, when somebody first asks.
+    """
+    router = APIRouter(include_in_schema=False)
+    encode = Shared(lambda: run_in_thread(lambda: _Encoded(make())), kept_seconds=_KEPT_FOREVER)
+
+    @router.get("/openapi.json")
+    async def get_document(request: Request) -> Response:
+        encoded = await encode()
+        plain, compressed = encoded.below(request.scope.get("root_path", "").rstrip("/"))
+        headers = {"Vary": "Accept-Encoding"}
+        if not _takes_gzip(request.headers.get("accept-encoding", "")):
+            return Response(plain, media_type=_MEDIA_TYPE, headers=headers)
+        return Response(compressed, media_type=_MEDIA_TYPE, headers={**headers, "Content-Encoding": "gzip"})
+
+    return router
+
+
+class _Encoded:
+    """A document as bytes.
+
+    Args:
+        document: The document.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        # The prefix may come from a request's path, where the application is mounted below a parameter.
+        self.below = lru_cache(_PREFIXES_MAX)(self._below)
+        self.below("")
+
+    def _below(self, prefix: str) -> tuple[bytes, bytes]:
+        """Return the document of an API that is mounted at a prefix, plain and compressed by gzip."""
+        servers = f'"servers":{json.dumps([{"url": prefix}])},' if prefix else ""
+        plain = ("{" + servers + self._text.removeprefix("{")).encode()
+        return plain, gzip.compress(plain, mtime=0)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Return whether an ``Accept-Encoding`` names gzip, and not with a weight of zero (RFC 9110, section 12.5.3)."""
+    for coding in accepted.lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return weight.strip("0.") != "" or weight == ""
+    return False

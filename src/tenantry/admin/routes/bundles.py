@@ -1,0 +1,279 @@
+"""Bundles as streamed bodies: a tenant leaves as one, and another comes of one."""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from tenantry.admin.http.auth import Principal
+from tenantry.admin.http.bodies import Pace, bundle_pace, declared_bytes
+from tenantry.admin.http.if_match import CurrentMatch
+from tenantry.admin.http.problems import ProblemError, documented, later
+from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
+from tenantry.admin.routes.tenants import TenantPath, tagged
+from tenantry.admin.schemas import DisplayName, TenantOut
+from tenantry.errors import StorageFullError, TenantExistsError
+from tenantry.files.atomic_file import storage_errors
+from tenantry.files.disk_space import room_bytes
+from tenantry.files.durable_files import FILE_MODE
+from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.tenancy.snapshots.scratch import named
+from tenantry.threads import run_in_thread
+
+MEDIA_TYPE: Final = "application/gzip"
+DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
+"""Registered with IANA."""
+
+TRANSFERS_MAX: Final = 8
+"""How many bundles may be made, sent or received at once: each takes space on the disk."""
+
+TRANSFERS_PER_CALLER_MAX: Final = 4
+"""How many of them may be one caller's: others get their turn too."""
+
+ACCEPTED_CHARACTERS_MAX: Final = 2000
+_ACCEPT_TABLES: Final = "Names of tables that no schema pack makes and that the tenant may have, with commas between them. Needs the scope 'admin'."
+_OWNER: Final = "The uid that the file may be marked with instead of the tenant's: it becomes the tenant's."
+_UID: Final = "^[0-9a-f]{32}$"
+_RETRY_AFTER_SECONDS: Final = 5
+_MEASURED_BYTES: Final = 4 * 2**20
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+class BundleRoute(AdminRoute):
+    """An operation whose body is a bundle."""
+
+    body_type = MEDIA_TYPE
+    is_streamed = True
+
+
+class DatabaseRoute(AdminRoute):
+    """An operation whose body is a plain SQLite file."""
+
+    body_type = DATABASE_MEDIA_TYPE
+    is_streamed = True
+
+
+class BundleResponse(StreamingResponse):
+    """Sends a file, and gives up on a client that does not take it.
+
+    Args:
+        path: The file.
+        headers: Of the answer.
+        pace: How fast the client must be.
+    """
+
+    def __init__(self, path: Path, headers: dict[str, str], pace: Pace) -> None:
+        self._chunks = _chunks(path)
+        super().__init__(self._chunks, headers=headers, media_type=MEDIA_TYPE)
+        self._pace = pace
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer."""
+
+        async def send_in_time(message: Message) -> None:
+            with anyio.CancelScope(deadline=self._pace.deadline()) as waiting:
+                await send(message)
+            if waiting.cancelled_caught:
+                raise TimeoutError
+            self._pace.moved(len(message.get("body", b"")))
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError as error:
+            raise ClientDisconnect from error
+        finally:
+            # Otherwise the file stays open until somebody collects what was left in the middle.
+            with anyio.CancelScope(shield=True):
+                await self._chunks.aclose()
+
+
+router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=BundleRoute)
+database_router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=DatabaseRoute)
+
+
+async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
+    """Give a path for a bundle; its file goes when the answer was sent, or nobody is there to take it."""
+    with _counted(service, principal):
+        async with service.registry.scratch_directory() as directory:
+            yield directory / "bundle.tar.gz"
+
+
+async def _administrators_place(principal: Administrator, service: CurrentService) -> AsyncIterator[Path]:
+    """Give a path for a database, like `_place`."""
+    with _counted(service, principal):
+        async with service.registry.scratch_directory() as directory:
+            yield directory / "sent.db"
+
+
+Place = Annotated[Path, Depends(_place)]
+AdministratorsPlace = Annotated[Path, Depends(_administrators_place)]
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={**documented(404, 409, 507), 200: {"content": {MEDIA_TYPE: {}}, "description": "A bundle."}},
+)
+async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentService) -> Response:
+    """Return a bundle of the tenant's present state: an archive with a plain SQLite file in it."""
+    with named(place, "the bundle"):
+        await service.registry.export(tenant_id, place)
+    size = (await anyio.Path(place).stat()).st_size
+    headers = {
+        "Content-Length": str(size),
+        "Content-Disposition": f'attachment; filename="{tenant_id}.tar.gz"',
+    }
+    return BundleResponse(place, headers, bundle_pace(service.bodies))
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    responses=documented(400, 409, 411, 413, 415, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def import_tenant(
+    tenant_id: TenantPath,
+    place: Place,
+    service: CurrentService,
+    request: Request,
+    response: Response,
+    principal: Operator,
+    display_name: Annotated[DisplayName | None, Query()] = None,
+    accept_tables: Annotated[
+        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
+    ] = None,
+) -> TenantOut:
+    """Create a tenant of this id from a bundle; all of it is verified before that begins.
+
+    A bundle whose database has objects that no schema pack makes is refused with their names.
+    """
+    accepted = _names(accept_tables)
+    if accepted:
+        principal.check_scope(Scope.ADMIN)
+    await _check_free(service.registry, tenant_id)
+    with named(place, "the bundle"):
+        await _receive(request, place)
+        tenant = await service.registry.import_bundle(
+            tenant_id, place, display_name=display_name, accepted_tables=accepted
+        )
+    response.headers["Location"] = f"/v1/tenants/{tenant.id}"
+    return tagged(tenant, response)
+
+
+@database_router.post(
+    "/replace-file",
+    responses=documented(400, 404, 409, 411, 412, 413, 415, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {DATABASE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def replace_file(
+    tenant_id: TenantPath,
+    place: AdministratorsPlace,
+    service: CurrentService,
+    request: Request,
+    response: Response,
+    match: CurrentMatch,
+    owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER)] = None,
+    accept_tables: Annotated[
+        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
+    ] = None,
+) -> TenantOut:
+    """Put a plain SQLite file in the place of the tenant's database; all of it is verified before that begins.
+
+    The old database is kept with its log: `undo-restore` brings it back.
+    """
+    await service.registry.get(tenant_id)
+    async with match.applied():
+        with named(place, "the file"):
+            await _receive(request, place)
+            tenant = await service.registry.snapshots.replace_file(
+                tenant_id, place, owner=owner, accepted_tables=_names(accept_tables)
+            )
+    return tagged(tenant, response)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in (text or "").split(","))))
+
+
+async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
+    """Raise if the id is taken, before very much is received in vain; importing makes sure of it again."""
+    tenant = await registry.find(tenant_id)
+    if tenant is not None:
+        raise TenantExistsError(f"tenant {tenant_id!r} exists already ({tenant.state})", tenant_id=tenant_id)
+
+
+async def _receive(request: Request, path: Path) -> None:
+    """Write a body into a file, for as long as there is room left on the disk for what tenants write."""
+    with storage_errors(f"receive {path}"):
+        await _check_room(path.parent, declared_bytes(request))
+        bytes_unmeasured = 0
+        # Its owner's alone, whatever the umask says.
+        private = partial(os.open, mode=FILE_MODE)
+        async with await anyio.open_file(path, "wb", opener=private) as file:
+            async for chunk in request.stream():
+                await file.write(chunk)
+                bytes_unmeasured += len(chunk)
+                if bytes_unmeasured >= _MEASURED_BYTES:
+                    await _check_room(path.parent, 0)
+                    bytes_unmeasured = 0
+
+
+async def _check_room(directory: Path, size_bytes: int) -> None:
+    room = await run_in_thread(partial(room_bytes, directory))
+    if room <= size_bytes:
+        raise StorageFullError(
+            f"there is room for a bundle of {room} bytes, if tenants are to go on writing: make room, then try again"
+        )
+
+
+async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
+    async with await anyio.open_file(path, "rb") as file:
+        while chunk := await file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _counted(service: Service, principal: Principal) -> Iterator[None]:
+    transfers, caller = service.transfers, principal.id
+    if transfers.total() >= TRANSFERS_MAX:
+        raise _too_many(f"{TRANSFERS_MAX} bundles are sent or received already")
+    if transfers[caller] >= TRANSFERS_PER_CALLER_MAX:
+        raise _too_many(f"{TRANSFERS_PER_CALLER_MAX} bundles are sent or received for this caller already")
+    transfers[caller] += 1
+    try:
+        yield
+    finally:
+        transfers[caller] -= 1
+        if not transfers[caller]:
+            del transfers[caller]
+
+
+def _too_many(detail: str) -> ProblemError:
+    return later(
+        503,
+        "too-many-transfers",
+        "Too many transfers",
+        f"{detail}: try again when one is through",
+        _RETRY_AFTER_SECONDS,
+    )

@@ -1,0 +1,217 @@
+"""Fleet jobs: the same work over many tenants, started, followed and steered."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Final
+
+import anyio
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, Field, StrictBool
+
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
+from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, Reason, TenantIdText
+from tenantry.errors import RegistryClosedError
+from tenantry.lifecycle import TenantState
+from tenantry.limits import Number
+from tenantry.tenancy.fleet.job import LIVE_STATES, FleetJob, FleetProgress, FleetResult, JobState
+from tenantry.tenancy.fleet.options import CONCURRENCY, FAILURES_MAX, Arguments
+from tenantry.texts import SCHEMAS_MAX, SchemaName
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
+
+TENANTS_MAX: Final = 10_000_000
+"""More than a job can have: a number of tenants above it means nothing."""
+
+SCHEMA_VERSION_MAX: Final = 10_000
+"""Names of migrations begin with four digits."""
+
+JobPath = Annotated[str, Path(max_length=80, examples=["20261123-120000-000000-00ff00ff"])]
+FailuresMax = (
+    Annotated[int, Field(ge=0, le=TENANTS_MAX), Number] | Annotated[float, Field(gt=0, lt=1), Number] | None
+)
+SchemaVersions = Annotated[
+    dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
+    # Of names pydantic tells the document what good ones are, and not that there may be no others.
+    Field(min_length=1, max_length=SCHEMAS_MAX, json_schema_extra={"additionalProperties": False}),
+]
+# Above 0 % and up to 100 %: the same as the job's own rule, in a form that the document can tell.
+Share = Annotated[
+    str,
+    Field(pattern=r"^([1-9][0-9]?(\.[0-9]{1,2})?|0\.([1-9][0-9]?|0[1-9])|100(\.0{1,2})?)%$"),
+]
+FOLLOW_SECONDS = 0.5
+
+
+class NewJob(Body):
+    """A job to start."""
+
+    kind: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=40,
+            examples=["migrate"],
+            description="migrate, check, snapshot, or a function that the runtime has registered.",
+        ),
+    ]
+    states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=7)] = (TenantState.ACTIVE,)
+    tenant_ids: Annotated[tuple[TenantIdText, ...] | None, Field(max_length=10_000)] = None
+    id_prefix: IdPrefix | None = None
+    below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
+    canary: Annotated[int, Field(ge=1, le=TENANTS_MAX), Number] | Share | None = Field(
+        default=None, examples=["5%"], description="How many go first: a number, or a share."
+    )
+    concurrency: Annotated[int, Field(ge=1, le=1024), Number] = CONCURRENCY
+    failures_max: FailuresMax = Field(default=FAILURES_MAX, description="More failures stop the job.")
+    canary_failures_max: FailuresMax = 0
+    snapshot_before: StrictBool = False
+    return_on_failure: StrictBool = False
+    arguments: Arguments | None = Field(
+        default=None,
+        description="What the work is given: no secrets. At most 65,536 characters, nested at most 32 deep.",
+    )
+
+
+class JobResuming(Body):
+    """How a job goes on."""
+
+    failures_max: FailuresMax = Field(default=None, description="From now on; as before if left out.")
+
+
+class JobBecause(Body):
+    """Why a job is paused or cancelled."""
+
+    reason: Reason | None = None
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: Sequence[FleetJob]
+    next_cursor: str | None
+
+
+class ResultPage(BaseModel):
+    """A page of what became of a job's tenants."""
+
+    items: Sequence[FleetResult]
+    next_cursor: str | None
+
+
+@router.post("", status_code=202, responses=documented(404, 409))
+async def start_job(
+    body: NewJob, principal: Administrator, service: CurrentService, response: Response
+) -> FleetJob:
+    """Start a job over many tenants; follow its progress at its Location."""
+    principal.check_fleet()
+    job = await service.registry.fleet.start(**body.model_dump())
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = "1"
+    return job
+
+
+@router.get("", responses=documented(400))
+async def list_jobs(
+    principal: Reader,
+    service: CurrentService,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> JobPage:
+    """Return a page of jobs, newest first."""
+    principal.check_fleet()
+    signer, query = await service.signer(), f"jobs {state}"
+    page = await service.registry.fleet.list(state=state, limit=limit, cursor=signer.check(cursor, query))
+    return JobPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
+
+
+@router.get("/{job_id}", responses=documented(404))
+async def get_job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetProgress:
+    """Return how far a job is."""
+    principal.check_fleet()
+    return await service.registry.fleet.progress(job_id)
+
+
+@router.get("/{job_id}/results", responses=documented(400, 404))
+async def list_results(
+    job_id: JobPath,
+    principal: Reader,
+    service: CurrentService,
+    outcome: Annotated[
+        str | None,
+        Query(
+            max_length=40,
+            description="ok, skipped, an error's; failed for any error's, left for those still to be done.",
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> ResultPage:
+    """Return a page of what became of a job's tenants, in the order of waves and ids."""
+    principal.check_fleet()
+    signer, query = await service.signer(), f"results {job_id} {outcome}"
+    page = await service.registry.fleet.results(
+        job_id, outcome=outcome, limit=limit, cursor=signer.check(cursor, query)
+    )
+    return ResultPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
+
+
+async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetJob:
+    principal.check_fleet()
+    return await service.registry.fleet.get(job_id)
+
+
+# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+FoundJob = Annotated[FleetJob, Depends(_job)]
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
+async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
+    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended, or the service stops.
+
+    It ends within a second when the key is not good any more.
+    """
+    seen = None
+    # The job is not waited for when the service stops: it goes on when one is started again.
+    while not service.stopping.is_set():
+        try:
+            progress = await service.registry.fleet.progress(job.id)
+        except RegistryClosedError:
+            return
+        now = (progress.state, progress.done, progress.failed)
+        if now != seen:
+            yield ServerSentEvent(data=progress.model_dump(mode="json"), event=progress.state.value)
+        if progress.state not in LIVE_STATES:
+            return
+        seen = now
+        with anyio.move_on_after(FOLLOW_SECONDS):
+            await service.stopping.wait()
+
+
+@router.post("/{job_id}/pause", responses=documented(404, 409))
+async def pause_job(
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobBecause | None = None
+) -> FleetJob:
+    """Begin no further tenant of a job until it is resumed."""
+    principal.check_fleet()
+    return await service.registry.fleet.pause(job_id, reason=body.reason if body is not None else None)
+
+
+@router.post("/{job_id}/resume", responses=documented(404, 409))
+async def resume_job(
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobResuming | None = None
+) -> FleetJob:
+    """Let a paused or stopped job go on; failures so far are accepted."""
+    principal.check_fleet()
+    failures_max = body.failures_max if body is not None else None
+    return await service.registry.fleet.resume(job_id, failures_max=failures_max)
+
+
+@router.post("/{job_id}/cancel", responses=documented(404, 409))
+async def cancel_job(
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobBecause | None = None
+) -> FleetJob:
+    """End a job: no further tenant of it is begun."""
+    principal.check_fleet()
+    return await service.registry.fleet.cancel(job_id, reason=body.reason if body is not None else None)

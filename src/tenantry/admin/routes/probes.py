@@ -1,0 +1,238 @@
+"""For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
+
+import asyncio
+import errno
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import exposition as text
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+from pydantic import BaseModel
+
+from tenantry.admin.http.single_flight import Shared
+from tenantry.clock import Clock, SystemClock
+from tenantry.errors import TenantryError
+from tenantry.files.disk_space import DISK_BYTES_MIN
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.threads import run_in_thread
+
+PROBE_TIMEOUT_SECONDS: Final = 2.0
+KEPT_SECONDS: Final = 1.0
+"""For how long what was found is said again: anybody may ask, as often as they like."""
+
+RETRY_AFTER_SECONDS: Final = 5
+
+_WRITTEN_BYTES: Final = 4096
+_OPENMETRICS_END: Final = b"# EOF\n"
+
+
+class Readiness(BaseModel):
+    """Whether the service can do its work, probe by probe: ``ok``, or what is wrong."""
+
+    is_ready: bool
+    service: str
+    catalog: str
+    pool: str
+    disk: str
+
+
+class Probes:
+    """Looks whether a registry can do its work; each look is bounded in time, and shared by all who ask for it.
+
+    Args:
+        registry: The registry.
+        clock: For how long the pool has not moved.
+        timeout_seconds: How long a look may take.
+        is_draining: Whether the service is about to stop.
+    """
+
+    def __init__(
+        self,
+        registry: TenantRegistry,
+        *,
+        clock: Clock | None = None,
+        timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._registry = registry
+        self._clock = clock or SystemClock()
+        self._timeout_seconds = timeout_seconds
+        self._is_draining = is_draining
+        self._look = Shared(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
+        # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
+        self._disk = Shared(self._look_at_disk)
+        self._moves = -1
+        self._moved_at = 0.0
+
+    async def look(self) -> Readiness:
+        """Return what there is to say."""
+        found = await self._look()
+        if self._is_draining():  # also where the look was kept from before
+            return found.model_copy(update={"is_ready": False, "service": "stops"})
+        return found
+
+    async def _look_at_all(self) -> Readiness:
+        catalog = await self._bounded(self._registry.check_catalog)
+        pool = self._pool()
+        disk = await self._bounded(self._disk)
+        is_ready = catalog == pool == disk == "ok"
+        return Readiness(is_ready=is_ready, service="ok", catalog=catalog, pool=pool, disk=disk)
+
+    async def _bounded(self, look: Callable[[], Awaitable[str | None]]) -> str:
+        try:
+            with anyio.fail_after(self._timeout_seconds):
+                return await look() or "ok"
+        except TimeoutError:
+            return f"no answer within {self._timeout_seconds:g} s"
+        except (TenantryError, OSError) as error:
+            return type(error).__name__
+
+    def _pool(self) -> str:
+        """Return whether callers wait, and nobody was given or gave back a place for as long as a caller waits."""
+        pool = self._registry.statistics().pool
+        moves, now = pool.opened + sum(pool.closed_by_reason.values()), self._clock.monotonic_seconds()
+        if not pool.waiters or moves != self._moves:
+            self._moves, self._moved_at = moves, now
+        config = self._registry.config
+        is_stuck = now - self._moved_at >= config.pool_wait_timeout_seconds
+        if is_stuck or pool.waiters >= config.pool_waiters_max:
+            return f"{pool.waiters} callers wait for a place"
+        return "ok"
+
+    async def _look_at_disk(self) -> str | None:
+        try:
+            return await run_in_thread(partial(_disk, self._registry.config.data_dir))
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, "OSError")
+
+
+def make_probes(
+    registry: TenantRegistry,
+    collectors: CollectorRegistry = REGISTRY,
+    probes: Probes | None = None,
+    *,
+    has_exemplars: bool = True,
+    clock: Clock | None = None,
+) -> APIRouter:
+    """Return the operations.
+
+    Args:
+        registry: The registry that they look at.
+        collectors: The metrics.
+        probes: How they look; as usual if left out.
+        has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
+        clock: Measures how long an exposition is reused.
+    """
+    router = APIRouter(tags=["probes"])
+    probes = probes or Probes(registry)
+
+    @router.get("/healthz", response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """Say that the process answers; nothing is looked at."""
+        return "ok\n"
+
+    @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
+    async def readyz() -> Readiness:
+        """Say whether the service keeps running, the catalog can be written, the pool moves, and the disk has space; 503 if not."""
+        found = await probes.look()
+        if found.is_ready:
+            return found
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
+
+    # Balancers ask without wanting a body. Not in the document: there a name is one operation's.
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
+        router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+
+    async def expose_text() -> bytes:
+        families = _Exposed(collectors, await probes.look()).collect()
+        return await _in_pieces(families, text.generate_latest)
+
+    async def expose_openmetrics() -> bytes:
+        families = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars).collect()
+        return await _in_pieces(families, openmetrics.generate_latest, end=_OPENMETRICS_END)
+
+    as_text = Shared(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
+    as_openmetrics = Shared(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
+    openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
+    async def metrics(request: Request) -> Response:
+        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, if that is asked for."""
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
+        return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
+
+    return router
+
+
+class _Exposed(Collector):
+    """The metrics and, beside them, whether the service is ready: Prometheus cannot read ``/readyz``."""
+
+    def __init__(
+        self, collectors: CollectorRegistry, readiness: Readiness, *, has_exemplars: bool = False
+    ) -> None:
+        self._collectors = collectors
+        self._readiness = readiness
+        self._has_exemplars = has_exemplars
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every family."""
+        for family in self._collectors.collect():
+            yield family if self._has_exemplars else _without_exemplars(family)
+        ready = GaugeMetricFamily(
+            "tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",)
+        )
+        for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
+            ready.add_metric((probe,), answer == "ok")
+        yield ready
+
+
+class _Family(Collector):
+    """One family of metrics."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        """Return it."""
+        return (self._family,)
+
+
+async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
+    """Return the exposition of all families, and let tenants' calls run between two of them.
+
+    A thread would not help: it takes the interpreter's lock from the event loop for longer than a family needs.
+    """
+    pieces = []
+    for family in families:
+        pieces.append(write(_Family(family)).removesuffix(end))
+        await asyncio.sleep(0)
+    return b"".join(pieces) + end
+
+
+def _without_exemplars(family: Metric) -> Metric:
+    found = copy(family)  # its collector may keep it
+    found.samples = [sample._replace(exemplar=None) for sample in family.samples]
+    return found
+
+
+def _disk(data_dir: Path) -> str | None:
+    free_bytes = shutil.disk_usage(data_dir).free
+    if free_bytes < DISK_BYTES_MIN:
+        return f"{free_bytes} bytes free"
+    # Space says nothing of a file system that became read-only; the catalog's lock needs no write either.
+    with tempfile.TemporaryFile(dir=data_dir) as file:
+        file.write(bytes(_WRITTEN_BYTES))
+    return None

@@ -1,0 +1,153 @@
+"""Snapshots: taken, listed, forgotten, restored, and restores undone."""
+
+from contextlib import suppress
+from functools import partial
+
+from fastapi import APIRouter, Response
+
+from tenantry.admin.http.if_match import CurrentMatch
+from tenantry.admin.http.operations import Operation
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import (
+    Administrator,
+    AdminRoute,
+    CurrentService,
+    Operator,
+    Reader,
+    accepted,
+)
+from tenantry.admin.routes.tenants import TenantPath
+from tenantry.admin.schemas import (
+    Drilling,
+    DrillOut,
+    RestorePoint,
+    RestorePointList,
+    SnapshotPage,
+    StorageClaimed,
+    TenantOut,
+)
+from tenantry.errors import SnapshotCorruptError
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.tenancy.snapshots.snapshot import Snapshot
+
+router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=AdminRoute)
+fleet_router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"], route_class=AdminRoute)
+
+
+@router.post("/snapshots", status_code=202, responses=documented(404))
+async def create_snapshot(
+    tenant_id: TenantPath,
+    _: Operator,
+    service: CurrentService,
+    response: Response,
+) -> Operation:
+    """Take a snapshot of the tenant's present state; its calls go on. Its result is the snapshot."""
+    tenant = await service.registry.get(tenant_id)
+    work = partial(service.registry.snapshots.create, tenant_id)
+    return accepted(service.operations.start("snapshot", tenant, work), response)
+
+
+@router.get("/snapshots", responses=documented(404))
+async def list_snapshots(tenant_id: TenantPath, _: Reader, service: CurrentService) -> SnapshotPage:
+    """Return the tenant's snapshots, newest first."""
+    kept = await service.registry.snapshots.look(tenant_id)
+    return SnapshotPage(items=kept.sound, damaged=kept.damaged)
+
+
+@router.get("/snapshots/{snapshot_id}", responses=documented(404))
+async def get_snapshot(
+    tenant_id: TenantPath, snapshot_id: str, _: Reader, service: CurrentService
+) -> Snapshot:
+    """Return one snapshot."""
+    return await service.registry.snapshots.get(tenant_id, snapshot_id)
+
+
+@router.delete("/snapshots/{snapshot_id}", status_code=204, responses=documented(404))
+async def delete_snapshot(
+    tenant_id: TenantPath, snapshot_id: str, _: Administrator, service: CurrentService
+) -> None:
+    """Forget a snapshot."""
+    with suppress(SnapshotCorruptError):  # which can be forgotten too
+        await service.registry.snapshots.get(tenant_id, snapshot_id)
+    await service.registry.snapshots.delete(tenant_id, snapshot_id)
+
+
+@router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404, 412))
+async def restore_snapshot(
+    tenant_id: TenantPath,
+    snapshot_id: str,
+    _: Administrator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+) -> Operation:
+    """Make the tenant's database what it was in the snapshot; `undo-restore` takes it back. Its result is the tenant."""
+    tenant = await service.registry.get(tenant_id)
+    # Also what a restore replaced can be brought back by its name.
+    if snapshot_id not in await service.registry.snapshots.points(tenant_id):
+        await service.registry.snapshots.get(tenant_id, snapshot_id)
+    async with match.applied():
+        work = partial(_restored, service.registry, tenant_id, snapshot_id)
+        return accepted(service.operations.start("restore", tenant, work), response)
+
+
+@router.get("/restore-points", responses=documented(404))
+async def list_restore_points(tenant_id: TenantPath, _: Reader, service: CurrentService) -> RestorePointList:
+    """Return what the last restores replaced, oldest first; `snapshots/{id}/restore` takes these ids too."""
+    points = await service.registry.snapshots.points(tenant_id)
+    return RestorePointList(items=[RestorePoint(id=point) for point in points])
+
+
+@router.delete("/restore-points/{point}", status_code=204, responses=documented(404))
+async def drop_restore_point(
+    tenant_id: TenantPath, point: str, _: Administrator, service: CurrentService
+) -> None:
+    """Remove what a restore replaced, for its space on the disk; the restore cannot be undone any more."""
+    await service.registry.snapshots.drop_point(tenant_id, point)
+
+
+@router.post("/undo-restore", status_code=202, responses=documented(404, 412))
+async def undo_restore(
+    tenant_id: TenantPath,
+    _: Administrator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+) -> Operation:
+    """Bring back what the last restore replaced. Its result is the tenant."""
+    tenant = await service.registry.get(tenant_id)
+    async with match.applied():
+        work = partial(_undone, service.registry, tenant_id)
+        return accepted(service.operations.start("undo_restore", tenant, work), response)
+
+
+@fleet_router.post("/claim-storage", responses=documented(409))
+async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
+    """Make the snapshot storage this data directory's; the directory that it belonged to is refused from then on."""
+    principal.check_fleet()
+    before = await service.registry.snapshots.claim_storage()
+    location = service.registry.snapshots.storage_location
+    return StorageClaimed(location=location, taken_from=None if before is None else str(before))
+
+
+@fleet_router.post("/drill", status_code=202, responses=documented(400))
+async def drill_snapshots(
+    body: Drilling, principal: Operator, service: CurrentService, response: Response
+) -> Operation:
+    """Restore the newest snapshot of some tenants to a scratch place. Its result says what came of each."""
+    principal.check_fleet()
+    work = partial(_drilled, service.registry, body.sample)
+    return accepted(service.operations.start("drill", None, work), response)
+
+
+async def _drilled(registry: TenantRegistry, sample: int) -> DrillOut:
+    report = await registry.snapshots.drill(sample=sample)
+    return DrillOut(is_ok=report.is_ok, results=report.results)
+
+
+async def _restored(registry: TenantRegistry, tenant_id: str, snapshot_id: str) -> TenantOut:
+    return TenantOut.of(await registry.snapshots.restore(tenant_id, snapshot_id))
+
+
+async def _undone(registry: TenantRegistry, tenant_id: str) -> TenantOut:
+    return TenantOut.of(await registry.snapshots.undo_restore(tenant_id))

@@ -1,0 +1,265 @@
+"""Tenants: created, listed, changed, and led through their life."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from tenantry.admin.http.if_match import CurrentMatch, IfMatch, etag, revision_of
+from tenantry.admin.http.operations import Operation
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import (
+    Administrator,
+    AdminRoute,
+    CurrentService,
+    Operator,
+    Reader,
+    accepted,
+)
+from tenantry.admin.schemas import (
+    LIST_ITEMS_MAX,
+    Because,
+    Cloning,
+    IdPrefix,
+    NewTenant,
+    Purging,
+    Renaming,
+    TenantChanges,
+    TenantIdText,
+    TenantOut,
+    TenantPage,
+)
+from tenantry.lifecycle import TenantState
+from tenantry.tenancy.tenant import Tenant
+
+router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
+
+TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
+
+
+@router.post("", status_code=201, responses=documented(400, 409, 507))
+async def create_tenant(
+    body: NewTenant,
+    _: Operator,
+    service: CurrentService,
+    request: Request,
+    response: Response,
+) -> TenantOut:
+    """Create a tenant, with its database migrated."""
+    request.state.principal.check_tenant(body.id)
+    tenant = await service.registry.create(body.id, display_name=body.display_name)
+    response.headers["Location"] = f"/v1/tenants/{tenant.id}"
+    return tagged(tenant, response)
+
+
+@router.get("", responses=documented(400))
+async def list_tenants(
+    principal: Reader,
+    service: CurrentService,
+    state: TenantState | None = None,
+    id_prefix: Annotated[IdPrefix | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> TenantPage:
+    """Return a page of tenants, in the order of their ids; those that were purged only with `state=purged`.
+
+    A key for some tenants sees only those.
+    """
+    signer = await service.signer()
+    query = f"tenants {state} {id_prefix}"
+    after = signer.check(cursor, query)
+    page = await service.registry.list(
+        state=state, id_prefix=id_prefix, tenant_ids=principal.tenants, limit=limit, cursor=after
+    )
+    return TenantPage(
+        items=[TenantOut.of(tenant) for tenant in page], next_cursor=signer.sign(page.next_cursor, query)
+    )
+
+
+@router.get("/{tenant_id}", responses=documented(404))
+async def get_tenant(
+    tenant_id: TenantPath, _: Reader, service: CurrentService, response: Response
+) -> TenantOut:
+    """Return a tenant, in whatever state it is."""
+    return tagged(await service.registry.get(tenant_id), response)
+
+
+@router.patch("/{tenant_id}", responses=documented(400, 404, 409, 412))
+async def change_tenant(
+    tenant_id: TenantPath,
+    body: TenantChanges,
+    _: Operator,
+    service: CurrentService,
+    response: Response,
+    if_match: IfMatch = None,
+) -> TenantOut:
+    """Change a tenant's settings and limits; they apply at once."""
+    revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
+    tenant = await service.registry.update(
+        tenant_id,
+        display_name=body.display_name,
+        deletion_protected=body.deletion_protected,
+        limits=body.limits,
+        revision=revision,
+    )
+    return tagged(tenant, response)
+
+
+@router.delete("/{tenant_id}", responses=documented(404, 409, 412))
+async def delete_tenant(
+    tenant_id: TenantPath, _: Administrator, match: CurrentMatch, service: CurrentService, response: Response
+) -> TenantOut:
+    """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
+    async with match.applied():
+        return tagged(await service.registry.delete(tenant_id), response)
+
+
+@router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
+async def suspend_tenant(
+    tenant_id: TenantPath,
+    _: Operator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+    body: Because | None = None,
+) -> TenantOut:
+    """Refuse the tenant's calls; its data is kept."""
+    async with match.applied():
+        return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
+
+
+def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[Tenant]]]) -> None:
+    """Add an operation that takes nothing but the tenant and answers with it."""
+
+    async def operate(
+        tenant_id: TenantPath,
+        _: Operator,
+        match: CurrentMatch,
+        service: CurrentService,
+        response: Response,
+    ) -> TenantOut:
+        async with match.applied():
+            return tagged(await call(service)(tenant_id), response)
+
+    operate.__name__, operate.__doc__ = f"{name}_tenant", does
+    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
+
+
+_add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
+_add_simple("unarchive", "Let an archived tenant serve calls again.", lambda s: s.registry.unarchive)
+_add_simple(
+    "undelete", "Bring a deleted tenant back into the state it was in.", lambda s: s.registry.undelete
+)
+
+
+@router.post("/{tenant_id}/rename", responses=documented(404, 409, 412))
+async def rename_tenant(
+    tenant_id: TenantPath,
+    body: Renaming,
+    principal: Administrator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+) -> TenantOut:
+    """Give the tenant another id; its data, files and snapshots stay where they are."""
+    principal.check_tenant(body.new_id)
+    async with match.applied():
+        return tagged(await service.registry.rename(tenant_id, body.new_id), response)
+
+
+@router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
+async def quarantine_tenant(
+    tenant_id: TenantPath,
+    _: Operator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+    body: Because | None = None,
+) -> TenantOut:
+    """Set an active tenant apart: its calls are refused until it is repaired or restored."""
+    reason = _reason(body) or "set apart by an operator"
+    async with match.applied():
+        return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
+
+
+@router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))
+async def archive_tenant(
+    tenant_id: TenantPath,
+    _: Operator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+    body: Because | None = None,
+) -> Operation:
+    """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
+    tenant = await service.registry.get(tenant_id)
+    async with match.applied():
+        archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
+        return accepted(service.operations.start("archive", tenant, partial(_shown, archive)), response)
+
+
+@router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
+async def repair_tenant(
+    tenant_id: TenantPath,
+    _: Operator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+) -> Operation:
+    """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
+    tenant = await service.registry.get(tenant_id)
+    async with match.applied():
+        repair = partial(service.registry.repair, tenant_id)
+        return accepted(service.operations.start("repair", tenant, partial(_shown, repair)), response)
+
+
+@router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
+async def purge_tenant(
+    tenant_id: TenantPath,
+    _: Administrator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+    body: Purging | None = None,
+) -> Operation:
+    """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
+    tenant = await service.registry.get(tenant_id)
+    async with match.applied():
+        purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
+        return accepted(service.operations.start("purge", tenant, partial(_shown, purge)), response)
+
+
+@router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
+async def clone_tenant(
+    tenant_id: TenantPath,
+    body: Cloning,
+    principal: Operator,
+    match: CurrentMatch,
+    service: CurrentService,
+    response: Response,
+) -> Operation:
+    """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
+    principal.check_tenant(body.new_id)
+    tenant = await service.registry.get(tenant_id)
+    async with match.applied():
+        if body.snapshot_id is not None:
+            await service.registry.snapshots.get(tenant_id, body.snapshot_id)
+        clone = partial(
+            service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
+        )
+        return accepted(service.operations.start("clone", tenant, partial(_shown, clone)), response)
+
+
+async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:
+    return TenantOut.of(await call())
+
+
+def tagged(tenant: Tenant, response: Response) -> TenantOut:
+    """Return what callers see of a tenant, and its ETag with it."""
+    response.headers["ETag"] = etag(tenant)
+    return TenantOut.of(tenant)
+
+
+def _reason(body: Because | None) -> str | None:
+    return body.reason if body is not None else None

@@ -1,0 +1,1 @@
+"""How commands reach the admin API: over a network, or in this process."""

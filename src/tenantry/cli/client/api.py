@@ -1,0 +1,229 @@
+"""The admin API as commands speak to it: the same over a network and in this process."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
+
+import anyio
+
+from tenantry.cli.client.proxies import strange_answer
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import steps, transfer
+from tenantry.errors import SnapshotError, StorageFullError
+from tenantry.files.atomic_file import DraftFile, storage_errors
+
+if TYPE_CHECKING:
+    import httpx  # of the extra "service", as all of it here: only `remote` and `local` import it
+
+Document: TypeAlias = dict[str, Any]
+
+PAGE_ITEMS_MAX: Final = 1_000
+BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
+_PART_OF_NO_PATH: Final = {"", ".", ".."}
+_CHUNK_BYTES: Final = 256 * 1024
+_POLL_SECONDS_MIN: Final = 0.02
+_POLL_SECONDS_MAX: Final = 1.0
+_KEY_STATUSES: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+_LATER_STATUSES: Final = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+class Api:
+    """Makes requests and gives documents.
+
+    Args:
+        client: Knows where, and has the key.
+        advise: Adds to a problem what to do about it here.
+    """
+
+    def __init__(self, client: "httpx.AsyncClient", advise: Callable[[Document], str]) -> None:
+        self._client = client
+        self._advise = advise
+
+    async def get(self, path: str, **query: Any) -> Document:
+        """Return what is there."""
+        return await self._ask("GET", path, params=_given(query))
+
+    async def check_missing(self, path: str, message: str) -> None:
+        """Check that there is no such thing, and that it may be asked for.
+
+        Raises:
+            CommandError: There is, or the question was refused.
+        """
+        response = await self._client.request("GET", path)
+        if response.is_success:
+            raise CommandError(Exit.REFUSED, message)
+        if response.status_code != HTTPStatus.NOT_FOUND:
+            self._checked(response)
+
+    async def post(self, path: str, body: Document | None = None) -> Document:
+        """Have something done at once, and return what came of it."""
+        return await self._ask("POST", path, json=body)
+
+    async def patch(self, path: str, body: Document, headers: dict[str, str]) -> Document:
+        """Change something, and return it."""
+        return await self._ask("PATCH", path, json=body, headers=headers)
+
+    async def delete(self, path: str) -> Document:
+        """Delete something, and return what is left of it."""
+        return await self._ask("DELETE", path)
+
+    async def operate(self, path: str, body: Document | None = None) -> Document:
+        """Have something done that takes a while, wait for its end, and return what came of it.
+
+        Raises:
+            CommandError: It was refused, or failed.
+        """
+        operation = await self.post(path, body)
+        label = " ".join(filter(None, (operation["action"].replace("_", " "), operation["tenant_id"])))
+        with steps(label):
+            for seconds in poll_seconds():
+                if operation["state"] != "running":
+                    break
+                await anyio.sleep(seconds)
+                operation = await self.get(api_path("operations", operation["id"]))
+        if operation["problem"] is not None:
+            raise self._refused(operation["problem"])
+        return dict(operation["result"] or {})
+
+    async def pages(
+        self, path: str, limit: int, cursor: str | None, *, is_all: bool, **query: Any
+    ) -> Document:
+        """Return one page, or this and all that follow as one."""
+        limit = PAGE_ITEMS_MAX if is_all else limit
+        page = await self.get(path, limit=limit, cursor=cursor, **query)
+        items = page["items"]
+        while is_all and page["next_cursor"] is not None:
+            page = await self.get(path, limit=limit, cursor=page["next_cursor"], **query)
+            items += page["items"]
+        return {"items": items, "next_cursor": page["next_cursor"]}
+
+    async def download(self, path: str, target: Path) -> int:
+        """Write a body into a file, which is there when it is whole and not before; return its size in bytes.
+
+        Raises:
+            CommandError: It was refused, was cut short, or cannot be written.
+        """
+        async with self._client.stream("GET", path, timeout=None) as response:
+            if not response.is_success:
+                await response.aread()
+                self._checked(response)
+            if response.headers.get("content-type") != BUNDLE_MEDIA_TYPE:
+                raise strange_answer(response)
+            bytes_max = int(response.headers["content-length"])
+            with _file_errors(f"write {target}"), DraftFile(target) as draft:
+                bytes_done = 0
+                with transfer(f"export to {target.name}", bytes_max) as show:
+                    async for chunk in response.aiter_raw():
+                        bytes_done += draft.write(chunk)
+                        show(bytes_done)
+                if bytes_done != bytes_max:
+                    raise CommandError(
+                        Exit.REFUSED,
+                        f"only {bytes_done} of {bytes_max} bytes came: nothing was kept, try again",
+                    )
+        return bytes_done
+
+    async def upload(
+        self, path: str, source: Path, *, media_type: str = BUNDLE_MEDIA_TYPE, **query: Any
+    ) -> Document:
+        """Send a file as the body of a request, and return what came of it.
+
+        Raises:
+            CommandError: It cannot be read, or was refused.
+        """
+        with _file_errors(f"read {source}"):
+            bytes_max = (await anyio.Path(source).stat()).st_size
+            headers = {"Content-Type": media_type, "Content-Length": str(bytes_max)}
+            with transfer(f"send {source.name}", bytes_max) as show:
+                return await self._ask(
+                    "POST",
+                    path,
+                    params=_given(query),
+                    headers=headers,
+                    content=_chunks(source, show),
+                    timeout=None,
+                )
+
+    async def _ask(self, method: str, path: str, **options: Any) -> Document:
+        response = await self._client.request(method, path, **options)
+        return self._checked(response)
+
+    def _checked(self, response: "httpx.Response") -> Document:
+        """Return what a response says, unless it says that something was refused."""
+        try:
+            found = response.json() if response.content else {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise strange_answer(response)
+        if not response.is_success:
+            raise self._refused({"status": response.status_code} | found)
+        return found
+
+    def _refused(self, problem: Document) -> CommandError:
+        status = problem.get("status")
+        exit_code = Exit.REFUSED
+        if status in _KEY_STATUSES:
+            exit_code = Exit.KEY
+        elif problem.get("retry_after_seconds") is not None or status in _LATER_STATUSES:
+            exit_code = Exit.LATER
+        advice = self._advise(problem)
+        message = f"{problem.get('detail', 'refused')}{f' ({advice})' if advice else ''}"
+        return CommandError(exit_code, message, problem=problem)
+
+
+def api_path(*parts: str) -> str:
+    """Return the path of something in the API, in which each part stays what it is.
+
+    Raises:
+        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies shorten a path with one of these (RFC 3986,
+            section 5.2.4), and what is left is the path of something else.
+    """
+    for part in parts:
+        if part in _PART_OF_NO_PATH:
+            raise CommandError(Exit.USAGE, f"{part!r} names nothing: give an id, as the lists show it")
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def tenant_path(tenant_id: str, *parts: str) -> str:
+    """Return the path of a tenant, or of something that it has."""
+    return api_path("tenants", tenant_id, *parts)
+
+
+def poll_seconds() -> Iterator[float]:
+    """Yield how long to wait before looking again, and again: shortly at first."""
+    seconds = _POLL_SECONDS_MIN
+    while True:
+        yield seconds
+        seconds = min(seconds * 1.5, _POLL_SECONDS_MAX)
+
+
+def _given(query: Document) -> Document:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+@contextmanager
+def _file_errors(doing: str) -> Iterator[None]:
+    try:
+        with storage_errors(doing):
+            yield
+    except (SnapshotError, StorageFullError) as error:
+        raise CommandError(Exit.REFUSED, str(error)) from error
+
+
+async def _chunks(source: Path, show: Callable[[int], None]) -> AsyncIterator[bytes]:
+    bytes_done = 0
+    async with await anyio.open_file(source, "rb") as file:
+        while chunk := await file.read(_CHUNK_BYTES):
+            yield chunk
+            bytes_done += len(chunk)
+            show(bytes_done)

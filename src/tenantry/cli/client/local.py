@@ -1,0 +1,81 @@
+"""Opens the API of a data directory in this process. It needs the extra ``service``."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from tenantry.admin import create_admin_app
+from tenantry.admin.app import as_process
+from tenantry.cli.client.api import Api, Document
+from tenantry.cli.client.in_process import InProcessTransport
+from tenantry.cli.client.target import choose_storage, note_other_owner, registry_config
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note
+from tenantry.errors import TenantryError
+from tenantry.tenancy.registry import TenantRegistry
+
+_OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
+
+
+@asynccontextmanager
+async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: bool) -> AsyncIterator[Api]:
+    """Give the API of a data directory; at the end of the block everything that was begun has ended.
+
+    Args:
+        data_dir: The directory.
+        storage_url: Where its snapshots are kept; what the environment says, or itself, if None.
+        may_create: Whether a directory that does not exist is made.
+
+    Raises:
+        CommandError: It cannot be opened.
+    """
+    config = registry_config(data_dir)
+    if not may_create and not _is_there(config.data_dir, "catalog.db"):
+        if _is_there(config.data_dir, "tenants"):
+            raise CommandError(
+                Exit.UNREACHABLE,
+                f"there is no catalog.db in {config.data_dir}: put the newest copy of it back, while no process runs there",
+            )
+        raise CommandError(
+            Exit.UNREACHABLE,
+            f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
+            "make one",
+        )
+    note_other_owner(config.data_dir)
+    registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url, config.data_dir))
+    try:
+        await registry.open()
+    except TenantryError as error:
+        raise CommandError(Exit.UNREACHABLE, str(error)) from error
+    async with registry:
+        app = create_admin_app(registry, authenticate=as_process, has_probes=False)
+        client = httpx.AsyncClient(transport=InProcessTransport(app), base_url="http://in-process")
+        # The end of the lifespan waits for operations.
+        async with app.router.lifespan_context(app), client:
+            try:
+                yield Api(client, _advise)
+            except asyncio.CancelledError:
+                print_note(
+                    "what was begun is finished first; interrupted again, it ends at once, and the next start finishes it"
+                )
+                raise
+
+
+def _is_there(data_dir: Path, name: str) -> bool:
+    try:
+        return (data_dir / name).exists()
+    except OSError as error:
+        raise CommandError(
+            Exit.UNREACHABLE,
+            f"the data directory cannot be looked into ({error}): give another, or do it as its owner",
+        ) from error
+
+
+def _advise(problem: Document) -> str:
+    if problem.get("type") == _OWNED_ELSEWHERE:
+        return "if that is a service, speak to it with --url; if not, end it first"
+    return ""

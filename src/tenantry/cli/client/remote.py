@@ -1,0 +1,91 @@
+"""Opens the API of a running service. It needs the extra ``service``."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Final
+
+import httpx
+
+from tenantry.cli.client.api import Api, Document
+from tenantry.cli.client.target import API_KEY
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note
+
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+CONNECT_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 300.0
+"""How long to wait for an answer: a lifecycle call waits for the calls that its tenant has begun."""
+
+
+@asynccontextmanager
+async def at_service(text: str) -> AsyncIterator[Api]:
+    """Give the API of the service at a URL.
+
+    Raises:
+        CommandError: It cannot be reached, or went away in the block.
+    """
+    url = _checked_url(text)
+    try:
+        async with _client(url) as client:
+            yield Api(client, _advise)
+    except asyncio.CancelledError:
+        print_note(
+            "the service goes on with what it was asked to do: 'tenantry audit list' says what came of it"
+        )
+        raise
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        advice = "see that the service runs there"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "see that the certificate is for this name; for one of your own, SSL_CERT_FILE=cert.pem"
+        raise CommandError(Exit.UNREACHABLE, f"{url} cannot be reached ({_said(error)}): {advice}") from error
+    except httpx.HTTPError as error:
+        raise CommandError(
+            Exit.UNREACHABLE,
+            f"{url} went away ({_said(error)}): it may have done what it was asked to do, 'tenantry audit list' says so",
+        ) from error
+
+
+def _client(url: httpx.URL) -> httpx.AsyncClient:
+    headers, timeout = _headers(), httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    try:
+        return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
+    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+        raise CommandError(
+            Exit.USAGE,
+            f"what the environment says of certificates or proxies cannot be used ({_said(error)}): see that "
+            f"SSL_CERT_FILE is a PEM file, and that {', '.join(_PROXIES)} are URLs like http://127.0.0.1:3128",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _checked_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+        url.host.encode("idna")  # as the resolver is asked
+    except (httpx.InvalidURL, UnicodeError):
+        url = httpx.URL("")
+    if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
+        raise CommandError(Exit.USAGE, "--url is no URL like http://127.0.0.1:8321")
+    return url
+
+
+def _headers() -> dict[str, str]:
+    headers = {"User-Agent": f"tenantry/{version('tenantry')}"}
+    key = os.environ.get(API_KEY, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise CommandError(Exit.KEY, f"{API_KEY} is no key: it has characters that no key has")
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _advise(problem: Document) -> str:
+    if problem.get("status") == httpx.codes.UNAUTHORIZED and not os.environ.get(API_KEY):
+        return f"put one into {API_KEY}; 'tenantry key create' makes them"
+    return ""

@@ -1,0 +1,33 @@
+"""``tenantry audit``: who did what to which tenant."""
+
+from typing import Annotated
+
+import typer
+
+from tenantry.cli.arguments import PAGE_ITEMS_DEFAULT, AllOption, CursorOption, LimitOption, tenant_id
+from tenantry.cli.client.api import Api, Document
+from tenantry.cli.command import command
+from tenantry.cli.output import listing
+
+group = typer.Typer(name="audit", no_args_is_help=True, help="Who did what to which tenant.")
+
+
+@command(group, show=listing("seq", "at", "actor", "action", "tenant_id", "outcome", "detail"))
+async def list_(
+    api: Api,
+    *,
+    tenant: Annotated[
+        str | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only what was done to this one.")
+    ] = None,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List what was done, newest first; refusals too."""
+    return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant)
+
+
+@command(group, is_wrong=lambda found: not found["is_intact"])
+async def verify(api: Api) -> Document:
+    """Compute the chain of hashes anew, and find the first row that was altered, removed or inserted."""
+    return await api.get("/v1/audit/verification")

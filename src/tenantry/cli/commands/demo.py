@@ -1,0 +1,104 @@
+"""``tenantry demo``."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from tenantry.cli.arguments import directory
+from tenantry.cli.client.target import registry_config
+from tenantry.cli.command import ending
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_on_console, print_text
+from tenantry.demo import DemoSettings, run_demo
+from tenantry.demo.report import as_json, print_tables
+from tenantry.demo.run import Progress
+from tenantry.errors import TenantryError
+
+
+def demo(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long the companies work.")] = 10.0,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            parser=directory, metavar="DIR", help="An empty directory to keep; a temporary one if left out."
+        ),
+    ] = None,
+    quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
+    callers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Callers of each of the three busy companies.")
+    ] = 64,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
+    _check_empty(data_dir)
+    with ending(is_json=json):
+        registry_config(data_dir or Path.cwd())  # says what in the environment cannot be used
+        with _directory(data_dir) as directory, _display(is_shown=not json) as show:
+            settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
+            try:
+                result = asyncio.run(run_demo(settings, show))
+            except TenantryError as error:
+                raise CommandError(Exit.USAGE, str(error)) from error
+        if json:
+            print_text(as_json(result))
+        else:
+            print_on_console(partial(print_tables, result))
+        if not result.is_whole:
+            raise typer.Exit(Exit.REFUSED)
+
+
+def _check_empty(data_dir: Path | None) -> None:
+    try:
+        is_empty = data_dir is None or not data_dir.exists() or not any(data_dir.iterdir())
+    except OSError as error:
+        raise typer.BadParameter(f"it cannot be used ({error})", param_hint="--data-dir") from error
+    if not is_empty:
+        raise typer.BadParameter(
+            f"{data_dir} is not empty: give a new or an empty directory", param_hint="--data-dir"
+        )
+
+
+@contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    # Here and not in /tmp, which may be memory: the demo is about durable writes.
+    with tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd()) as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _display(*, is_shown: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show a live line of progress on standard error, so that standard output holds the result alone."""
+    columns = (
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    with ProgressBar(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.phase not in tasks:
+                tasks[progress.phase] = bar.add_task(progress.phase, total=1.0, figures="")
+            figures = f"{progress.writes:,} writes  {progress.reads:,} reads"
+            if progress.pool is not None:
+                pool = progress.pool
+                figures += (
+                    f"  {pool.open_tenants} of {pool.open_tenants_max} open  {pool.evictions:,} evicted"
+                )
+            bar.update(tasks[progress.phase], completed=progress.fraction, figures=figures)
+
+        yield show

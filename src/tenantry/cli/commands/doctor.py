@@ -1,0 +1,55 @@
+"""``tenantry doctor``."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import typer
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
+from tenantry.cli.command import DataDirOption, JsonOption, StorageOption, ending
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import plain, print_document
+from tenantry.doctor import examine
+
+_STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+_SUBJECTS_SHOWN: Final = 5
+
+
+def doctor(
+    *,
+    data_dir: DataDirOption = None,
+    storage_url: StorageOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Look a data directory over, in use or not, and say what is wrong and what to do; changes nothing."""
+    with ending(is_json=is_json):
+        config = registry_config(choose_data_dir(data_dir))
+        storage = choose_storage(storage_url, config.data_dir)
+        try:
+            report = asyncio.run(examine(config, snapshot_storage=storage))
+        except OSError as error:
+            raise CommandError(
+                Exit.UNREACHABLE,
+                f"not all of it can be looked at ({error}): give another directory, or do it as its owner",
+            ) from error
+        print_document(report.model_dump(mode="json"), _show, is_json=is_json)
+        if not report.is_ok:
+            raise typer.Exit(Exit.REFUSED)
+
+
+def _show(report: Mapping[str, Any]) -> RenderableType:
+    table = Table("check", "", "found", "to do", box=box.SIMPLE_HEAD, pad_edge=False)
+    for finding in report["findings"]:
+        subjects = finding["subjects"][:_SUBJECTS_SHOWN]
+        more = " …" if len(finding["subjects"]) > _SUBJECTS_SHOWN else ""
+        named = f"\n{plain(', '.join(subjects))}{more}" if subjects else ""
+        level = Text(finding["level"], style=_STYLES[finding["level"]])
+        table.add_row(
+            finding["check"], level, Text(plain(finding["found"]) + named), Text(plain(finding["to_do"]))
+        )
+    return table

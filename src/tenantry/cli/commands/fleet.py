@@ -1,0 +1,247 @@
+"""``tenantry fleet``: the same work over many tenants, as jobs."""
+
+import math
+from typing import Annotated, Any, Final
+
+import anyio
+import typer
+from pydantic import ValidationError
+
+from tenantry.cli.arguments import (
+    PAGE_ITEMS_DEFAULT,
+    AllOption,
+    CursorOption,
+    LimitOption,
+    PrefixOption,
+    ReasonOption,
+    identifier,
+    json_value,
+    tenant_id,
+)
+from tenantry.cli.client.api import Api, Document, api_path, poll_seconds
+from tenantry.cli.command import command
+from tenantry.cli.output import counting, listing
+from tenantry.lifecycle import TenantState
+from tenantry.tenancy.fleet.options import FleetOptions
+
+group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
+
+_LIVE: Final = {"pending", "running"}
+_VERSION_DIGITS_MAX: Final = 9
+_NONE: Final = "none"
+
+JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, as `fleet wait` does.")]
+
+
+def _version(text: str) -> tuple[str, int]:
+    schema, _, version = text.partition("=")
+    if not schema or not version.isdecimal() or len(version) > _VERSION_DIGITS_MAX:
+        raise typer.BadParameter(f"{text!r} is not SCHEMA=VERSION, such as company=2")
+    return schema, int(version)
+
+
+def _share(text: str) -> str | float:
+    """Return ``10``, ``0.02`` or ``5%`` as the API takes it, and nan for what is none of these."""
+    try:
+        return text if text.endswith("%") else int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _canary(text: str) -> str | float:
+    share = _share(text)
+    _check_option(
+        "canary", share, f"{text!r} is neither a number of tenants, from 1, nor a share of them, up to 100%"
+    )
+    return share
+
+
+def _failures(text: str) -> str | float:
+    share = _share(text)
+    _check_option(
+        "failures_max", share, f"{text!r} is neither a number of tenants nor a share between 0 and 1"
+    )
+    return share
+
+
+def _failures_or_none(text: str) -> str | float:
+    """Return how many may fail; `_NONE`, for any number, is told from an option that is left out."""
+    return _NONE if text == _NONE else _failures(text)
+
+
+def _check_option(name: str, value: object, otherwise: str) -> None:
+    """Raise unless a job can have this option."""
+    try:
+        FleetOptions.model_validate({name: value})
+    except ValidationError as error:
+        raise typer.BadParameter(otherwise) from error
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json_value(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise typer.BadParameter('not a JSON object, such as {"thorough": true}')
+    return arguments
+
+
+def _has_failed(job: Document) -> bool:
+    return job["state"] not in {*_LIVE, "done"} or bool(job.get("failed"))
+
+
+@command(group, is_wrong=_has_failed)
+async def start(
+    api: Api,
+    kind: Annotated[
+        str, typer.Argument(help="migrate, check, snapshot, or what the service has registered.")
+    ],
+    *,
+    state: Annotated[
+        list[TenantState] | None, typer.Option(help="Tenants in this state; active ones if left out.")
+    ] = None,
+    tenant: Annotated[
+        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only this one.")
+    ] = None,
+    prefix: PrefixOption = None,
+    below: Annotated[
+        list[Any] | None,
+        typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),
+    ] = None,
+    canary: Annotated[
+        Any,
+        typer.Option(parser=_canary, metavar="N|N%", help="So many go first, the rest if that went well."),
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many at once.")] = None,
+    failures_max: Annotated[
+        Any,
+        typer.Option(
+            parser=_failures_or_none, metavar="N|0.N|none", help="How many may fail before it stops."
+        ),
+    ] = None,
+    canary_failures_max: Annotated[
+        Any,
+        typer.Option(parser=_failures_or_none, metavar="N|0.N|none", help="How many of those that go first."),
+    ] = None,
+    snapshot_before: Annotated[
+        bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
+    ] = False,
+    return_on_failure: Annotated[
+        bool, typer.Option("--return-on-failure", help="And return the tenant to it if its work fails.")
+    ] = False,
+    arguments: Annotated[
+        Any, typer.Option(parser=_arguments, metavar="JSON", help="What the work is given; no secrets.")
+    ] = None,
+    is_waited_for: WaitOption = False,
+) -> Document:
+    """Start a job; it goes on by itself, also after a crash. On a directory without a service give --wait: that runs it."""
+    given: Document = {
+        "states": state or None,
+        "tenant_ids": tenant or None,
+        "id_prefix": prefix,
+        "below": dict(below) if below else None,
+        "canary": canary,
+        "concurrency": concurrency,
+        "failures_max": failures_max,
+        "canary_failures_max": canary_failures_max,
+        "snapshot_before": snapshot_before or None,
+        "return_on_failure": return_on_failure or None,
+        "arguments": arguments,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
+    job = await api.post("/v1/jobs", {"kind": kind, **options, **unlimited})
+    return await _wait(api, job["id"]) if is_waited_for else job
+
+
+@command(group, show=listing("id", "kind", "state", "created_at", "created_by", "reason"))
+async def list_(
+    api: Api,
+    *,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List jobs, newest first."""
+    return await api.pages("/v1/jobs", limit, cursor, is_all=is_all)
+
+
+@command(group)
+async def progress(api: Api, job_id: JobArgument) -> Document:
+    """Show how far a job is."""
+    return await _progress(api, job_id)
+
+
+@command(group, show=listing("tenant_id", "wave", "outcome", "seconds", "finished_at", "error", "detail"))
+async def results(
+    api: Api,
+    job_id: JobArgument,
+    *,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only these: ok, skipped, failed, left, or an error's outcome.")
+    ] = None,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List what became of a job's tenants."""
+    return await api.pages(_path(job_id, "results"), limit, cursor, is_all=is_all, outcome=outcome)
+
+
+@command(group)
+async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
+    """Begin no further tenant of a job until it is resumed."""
+    return await api.post(_path(job_id, "pause"), {"reason": reason})
+
+
+@command(group, is_wrong=_has_failed)
+async def resume(
+    api: Api,
+    job_id: JobArgument,
+    *,
+    failures_max: Annotated[
+        Any,
+        typer.Option(
+            parser=_failures, metavar="N|0.N", help="How many more may fail; as before if left out."
+        ),
+    ] = None,
+    is_waited_for: WaitOption = False,
+) -> Document:
+    """Let a paused or stopped job go on; the failures so far are accepted."""
+    job = await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
+    return await _wait(api, job_id) if is_waited_for else job
+
+
+@command(group)
+async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
+    """End a job: begin no further tenant of it, ever."""
+    return await api.post(_path(job_id, "cancel"), {"reason": reason})
+
+
+@command(group, is_wrong=_has_failed)
+async def wait(api: Api, job_id: JobArgument) -> Document:
+    """Wait until a job has ended, or is paused or stopped; exit code 1 unless it is done and no tenant has failed."""
+    return await _wait(api, job_id)
+
+
+async def _wait(api: Api, job_id: str) -> Document:
+    with counting(f"job {job_id}") as show:
+        job = await _progress(api, job_id)
+        for seconds in poll_seconds():
+            show(job["done"] + job["failed"], job["total"])
+            if job["state"] not in _LIVE:
+                break
+            await anyio.sleep(seconds)
+            job = await _progress(api, job_id)
+    return job
+
+
+async def _progress(api: Api, job_id: str) -> Document:
+    job = await api.get(_path(job_id))
+    return {**job, **job.pop("progress", {})}
+
+
+def _path(job_id: str, *parts: str) -> str:
+    return api_path("jobs", job_id, *parts)

@@ -1,0 +1,77 @@
+"""``tenantry key``: keys to the admin API."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from tenantry.cli.arguments import (
+    PAGE_ITEMS_DEFAULT,
+    AllOption,
+    CursorOption,
+    LimitOption,
+    duration_seconds,
+    identifier,
+    tenant_id,
+)
+from tenantry.cli.client.api import Api, Document, api_path
+from tenantry.cli.command import command
+from tenantry.cli.output import as_text, listing
+from tenantry.tenancy.catalog.api_keys import Scope
+
+group = typer.Typer(name="key", no_args_is_help=True, help="Keys to the admin API.")
+
+_COLUMNS = ("id", "name", "scopes", "tenants", "created_at", "created_by", "expires_at", "revoked_at")
+
+
+def _made(document: Mapping[str, Any]) -> str:
+    """Show the token on a line of its own, which no table folds: it is copied from there."""
+    scopes = as_text("scopes", document["scopes"])
+    return f"Key {document['id']} ({scopes}). It is shown this once: only its hash is kept.\n\n{document['token']}"
+
+
+@command(group, show=_made, alone="token", may_create=True)
+async def create(
+    api: Api,
+    *,
+    scope: Annotated[list[Scope] | None, typer.Option(help="What it allows: read if left out.")] = None,
+    tenant: Annotated[
+        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="The only tenants it is for.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="For people.")] = "",
+    expires_in: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration_seconds, metavar="TIME", help="How long it is good, such as 12h or 90d."
+        ),
+    ] = None,
+) -> Document:
+    """Make a key. It is shown this once: only its hash is kept."""
+    body = {
+        "name": name,
+        "scopes": scope or [Scope.READ],
+        "tenants": tenant or None,
+        "expires_in_seconds": expires_in,
+    }
+    return await api.post("/v1/keys", body)
+
+
+@command(group, show=listing(*_COLUMNS))
+async def list_(
+    api: Api,
+    *,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List keys, oldest first, also those that are refused by now."""
+    return await api.pages("/v1/keys", limit, cursor, is_all=is_all)
+
+
+@command(group, question="Have key {key_id} refused from now on?")
+async def revoke(
+    api: Api,
+    key_id: Annotated[str, typer.Argument(parser=identifier, metavar="KEY", help="The key's id.")],
+) -> Document:
+    """Have a key refused from now on."""
+    return await api.delete(api_path("keys", key_id))

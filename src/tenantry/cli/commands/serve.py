@@ -1,0 +1,177 @@
+"""``tenantry serve``: the admin API of a data directory, served alone."""
+
+import asyncio
+import ipaddress
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
+from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note, print_text
+from tenantry.server.settings import Endpoint, ServeSettings, Tls
+from tenantry.server.signals import user_signals_ignored
+
+PORT_DEFAULT: Final = 8321
+_LOOPBACK: Final = "127.0.0.1"
+_LISTENING: Final = "Listening"
+
+_PortOption = Annotated[
+    int, typer.Option(min=0, max=65_535, help="0 takes a free one.", rich_help_panel=_LISTENING)
+]
+_SECONDS_MAX: Final = 3600.0
+_STOPPING: Final = "Stopping"
+_FileOption = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, rich_help_panel=_LISTENING, help="PEM.")
+]
+
+
+def serve(
+    *,
+    data_dir: DataDirOption = None,
+    storage: StorageOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="An address of this machine. Other than loopback: only with a key, and with TLS or --behind-proxy.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = _LOOPBACK,
+    port: _PortOption = PORT_DEFAULT,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address of --metrics-port.", rich_help_panel=_LISTENING)
+    ] = _LOOPBACK,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Serve /metrics, /healthz and /readyz here, and not with the API.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    tls_cert: _FileOption = None,
+    tls_key: _FileOption = None,
+    is_behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy",
+            help="All clients come through a proxy that encrypts and appends X-Forwarded-For.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="TENANTRY_ALLOWED_HOSTS",
+            metavar="NAME",
+            help="A name that clients call the service by, beside IP addresses and localhost; *.example.com for all names below "
+            "one, * for all names. May be repeated. With TLS all names are allowed if none is given.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="TENANTRY_DRAIN_SECONDS",
+            min=0,
+            max=_SECONDS_MAX,
+            help="How long requests are still taken after the signal to stop, while /readyz says 503, so that balancers send "
+            "theirs elsewhere.",
+            rich_help_panel=_STOPPING,
+        ),
+    ] = 0.0,
+    graceful_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="TENANTRY_GRACEFUL_SECONDS",
+            min=0,
+            max=_SECONDS_MAX,
+            help="How long requests that have begun may take after that.",
+            show_default="TENANTRY_SHUTDOWN_TIMEOUT_SECONDS, 30",
+            rich_help_panel=_STOPPING,
+        ),
+    ] = None,
+) -> None:
+    """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers.
+
+    SIGHUP reads the certificate again.
+    """
+    with user_signals_ignored(), ending(is_json=False):
+        config = registry_config(choose_data_dir(data_dir))
+        settings = ServeSettings(
+            config=config,
+            snapshot_storage=choose_storage(storage, config.data_dir),
+            api=Endpoint(_checked_host("--host", host), port),
+            probes=None
+            if metrics_port is None
+            else Endpoint(_checked_host("--metrics-host", metrics_host), metrics_port),
+            tls=_checked_tls(tls_cert, tls_key),
+            is_behind_proxy=is_behind_proxy,
+            allowed_hosts=tuple(map(_checked_name, allowed_host or ())),
+            drain_seconds=_checked_seconds("--drain-seconds", drain_seconds),
+            graceful_seconds=_checked_seconds(
+                "--graceful-seconds",
+                config.shutdown_timeout_seconds if graceful_seconds is None else graceful_seconds,
+            ),
+        )
+        _check_may_listen(settings)
+        with needs_extra():
+            from tenantry.server.service import run_service  # noqa: PLC0415  # an extra, and slow to import
+        asyncio.run(run_service(settings, _announce))
+
+
+def _announce(line: str) -> None:
+    """Print a line; that nobody can read it is no reason not to serve."""
+    try:
+        print_text(line)
+    except CommandError as error:
+        print_note(str(error))
+
+
+def _checked_host(option: str, text: str) -> str:
+    host = _LOOPBACK if text == "localhost" else text
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError as error:
+        raise CommandError(Exit.USAGE, f"{option}: {text!r} is no IP address") from error
+
+
+def _checked_seconds(option: str, seconds: float) -> float:
+    if math.isnan(seconds):  # which is neither below a limit nor above one
+        raise CommandError(Exit.USAGE, f"{option}: nan is not a number of seconds")
+    return seconds
+
+
+def _checked_name(text: str) -> str:
+    # What a Host header may have of a name (RFC 3986, section 3.2.2), without its port.
+    if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9._~-]+", text):
+        raise CommandError(
+            Exit.USAGE,
+            f"--allowed-host: {text!r} is not a host's name: give the name alone, without a scheme and a port",
+        )
+    return text
+
+
+def _checked_tls(cert: Path | None, key: Path | None) -> Tls | None:
+    if (cert is None) is not (key is None):
+        raise CommandError(Exit.USAGE, "--tls-cert and --tls-key belong together: give both")
+    return None if cert is None or key is None else Tls(cert, key)
+
+
+def _check_may_listen(settings: ServeSettings) -> None:
+    if settings.api == settings.probes and settings.api.port != 0:
+        raise CommandError(
+            Exit.USAGE,
+            f"--port and --metrics-port are both {settings.api.port}: give the metrics another one, or none",
+        )
+    if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
+        raise CommandError(
+            Exit.USAGE,
+            "will not listen beyond this machine unencrypted, keys would be read by others: give --tls-cert and "
+            "--tls-key, or --behind-proxy if a proxy in front encrypts",
+        )

@@ -1,0 +1,299 @@
+"""``tenantry tenant``: the life of tenants."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from tenantry.cli.arguments import (
+    PAGE_ITEMS_DEFAULT,
+    AllOption,
+    CursorOption,
+    DisplayNameOption,
+    LimitOption,
+    NewIdArgument,
+    PrefixOption,
+    ReasonOption,
+    TenantArgument,
+    identifier,
+    json_value,
+)
+from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
+from tenantry.cli.command import command
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import listing
+from tenantry.lifecycle import TenantState
+from tenantry.limits import TenantLimits
+
+_AcceptTablesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Tables that no schema pack makes and that the tenant may have: names with commas between them."
+    ),
+]
+
+group = typer.Typer(name="tenant", no_args_is_help=True, help="The life of tenants.")
+
+_COLUMNS = ("id", "state", "display_name", "schema_versions", "state_changed_at", "busy_with", "reason")
+_NONE = "none"
+
+
+def _limit(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition("=")
+    if not separator or name not in TenantLimits.model_fields:
+        names = ", ".join(TenantLimits.model_fields)
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE with one of {names}")
+    if value == _NONE:
+        return name, None
+    try:
+        limit = json_value(value)
+    except ValueError:
+        limit = value
+    try:
+        TenantLimits.model_validate({name: limit})
+    except ValidationError as error:
+        # How it goes with the others, which stay, the service knows: that has no place in this one.
+        wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
+        if wrong:
+            raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error
+    return name, limit
+
+
+@command(group, may_create=True)
+async def create(api: Api, tenant_id: TenantArgument, *, display_name: DisplayNameOption = None) -> Document:
+    """Create a tenant, with its database migrated."""
+    return await api.post("/v1/tenants", {"id": tenant_id, "display_name": display_name})
+
+
+@command(group, show=listing(*_COLUMNS))
+async def list_(
+    api: Api,
+    *,
+    state: Annotated[TenantState | None, typer.Option(help="Only tenants in this state.")] = None,
+    prefix: PrefixOption = None,
+    limit: LimitOption = PAGE_ITEMS_DEFAULT,
+    cursor: CursorOption = None,
+    is_all: AllOption = False,
+) -> Document:
+    """List tenants, in the order of their ids."""
+    return await api.pages("/v1/tenants", limit, cursor, is_all=is_all, state=state, id_prefix=prefix)
+
+
+@command(group)
+async def get(api: Api, tenant_id: TenantArgument) -> Document:
+    """Show a tenant's entry in the catalog."""
+    return await api.get(tenant_path(tenant_id))
+
+
+@command(group)
+async def update(
+    api: Api,
+    tenant_id: TenantArgument,
+    *,
+    display_name: DisplayNameOption = None,
+    is_protected: Annotated[
+        bool | None, typer.Option("--protect/--no-protect", help="Whether it cannot be deleted.")
+    ] = None,
+    limit: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=_limit,
+            metavar="NAME=VALUE",
+            help=f"Set a limit, or take it away with NAME={_NONE}; the others stay. Names: "
+            f"{', '.join(TenantLimits.model_fields)}.",
+        ),
+    ] = None,
+    revision: Annotated[
+        int | None, typer.Option("--if-revision", help="Only if the tenant is still at this revision.")
+    ] = None,
+) -> Document:
+    """Change a tenant's settings and limits; they apply at once."""
+    changes: Document = {"display_name": display_name, "deletion_protected": is_protected}
+    if limit:
+        # All limits go together, so the change is to those that were read, and refused if they are others by now.
+        tenant = await api.get(tenant_path(tenant_id))
+        changes["limits"] = tenant["limits"] | dict(limit)
+        revision = tenant["revision"] if revision is None else revision
+    headers = {} if revision is None else {"If-Match": f'"{revision}"'}
+    return await api.patch(tenant_path(tenant_id), changes, headers)
+
+
+@command(group)
+async def suspend(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
+    """Refuse a tenant's calls; its data is kept."""
+    return await api.post(tenant_path(tenant_id, "suspend"), {"reason": reason})
+
+
+@command(group)
+async def resume(api: Api, tenant_id: TenantArgument) -> Document:
+    """Let a suspended tenant serve calls again."""
+    return await api.post(tenant_path(tenant_id, "resume"))
+
+
+@command(group)
+async def archive(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
+    """Close a tenant for long: its database becomes one compacted file."""
+    return await api.operate(tenant_path(tenant_id, "archive"), {"reason": reason})
+
+
+@command(group)
+async def unarchive(api: Api, tenant_id: TenantArgument) -> Document:
+    """Let an archived tenant serve calls again."""
+    return await api.post(tenant_path(tenant_id, "unarchive"))
+
+
+@command(group, question="Delete tenant {tenant_id}? Its calls are refused from now on.")
+async def delete(api: Api, tenant_id: TenantArgument) -> Document:
+    """Refuse a tenant's calls and begin its grace period, in which it can be brought back."""
+    return await api.delete(tenant_path(tenant_id))
+
+
+@command(group)
+async def undelete(api: Api, tenant_id: TenantArgument) -> Document:
+    """Bring a deleted tenant back into the state it was in."""
+    return await api.post(tenant_path(tenant_id, "undelete"))
+
+
+@command(group, question="Remove the files and the snapshots of tenant {tenant_id}, for good?")
+async def purge(
+    api: Api,
+    tenant_id: TenantArgument,
+    *,
+    is_forced: Annotated[bool, typer.Option("--force", help="Also in its grace period.")] = False,
+) -> Document:
+    """Remove a deleted tenant's files and snapshots, for good."""
+    return await api.operate(tenant_path(tenant_id, "purge"), {"force": is_forced})
+
+
+@command(group)
+async def rename(api: Api, tenant_id: TenantArgument, new_id: NewIdArgument) -> Document:
+    """Give a tenant another id; its data, files and snapshots stay where they are."""
+    return await api.post(tenant_path(tenant_id, "rename"), {"new_id": new_id})
+
+
+@command(group)
+async def clone(
+    api: Api,
+    tenant_id: TenantArgument,
+    new_id: NewIdArgument,
+    *,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(
+            parser=identifier,
+            metavar="SNAPSHOT",
+            help="One of its snapshots; its present state if left out.",
+        ),
+    ] = None,
+    display_name: DisplayNameOption = None,
+) -> Document:
+    """Create a tenant with another one's data."""
+    body = {"new_id": new_id, "snapshot_id": snapshot, "display_name": display_name}
+    return await api.operate(tenant_path(tenant_id, "clone"), body)
+
+
+@command(group)
+async def quarantine(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
+    """Set an active tenant apart: its calls are refused until it is repaired or restored."""
+    return await api.post(tenant_path(tenant_id, "quarantine"), {"reason": reason})
+
+
+@command(group)
+async def repair(api: Api, tenant_id: TenantArgument) -> Document:
+    """Check a quarantined tenant's database, mend what can be, and let it serve again."""
+    return await api.operate(tenant_path(tenant_id, "repair"))
+
+
+@command(group)
+async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
+    """Show a tenant's size and, while the service (or with --data-dir this command) has it open, its counters."""
+    return await api.get(tenant_path(tenant_id, "statistics"))
+
+
+@command(group, show=listing("tenant_id", "calls_per_second"))
+async def top(
+    api: Api, *, limit: Annotated[int, typer.Option(min=1, max=100, help="How many at most.")] = 10
+) -> Document:
+    """List the tenants that call the most, over the last minute and in the service's own process."""
+    return await api.get("/v1/statistics/top", limit=limit)
+
+
+@command(group)
+async def export(
+    api: Api,
+    tenant_id: TenantArgument,
+    path: Annotated[Path, typer.Argument(help="The bundle: a .tar.gz with a plain SQLite file in it.")],
+    *,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> Document:
+    """Write a bundle of a tenant's present state into a file; its calls go on meanwhile."""
+    if path.exists() and not path.is_file():
+        raise CommandError(Exit.USAGE, f"{path} is no regular file: give another path")
+    if path.exists() and not is_forced:
+        raise CommandError(Exit.USAGE, f"{path} exists: give another path, or --force")
+    size_bytes = await api.download(tenant_path(tenant_id, "export"), path)
+    return {"tenant_id": tenant_id, "path": str(path), "size_bytes": size_bytes}
+
+
+@command(
+    group,
+    question="Make the file {path} the database of tenant {tenant_id}? 'tenantry snapshot undo-restore' takes it back.",
+)
+async def replace_file(
+    api: Api,
+    tenant_id: TenantArgument,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plain SQLite file.")],
+    *,
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UID",
+            help="The uid that the file may be marked with instead of the tenant's: it becomes the tenant's.",
+        ),
+    ] = None,
+    accept_tables: _AcceptTablesOption = None,
+) -> Document:
+    """Put a plain SQLite file in the place of a tenant's database; all of it is verified before that begins.
+
+    The old database is kept with its log: `snapshot undo-restore` brings it back.
+    """
+    for suffix in ("-wal", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            raise CommandError(
+                Exit.USAGE,
+                f"{beside} lies beside the file, which is not all of the database: close it, or if the two belong together "
+                f"sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+            )
+    return await api.upload(
+        tenant_path(tenant_id, "replace-file"),
+        path,
+        media_type=DATABASE_MEDIA_TYPE,
+        owner=owner,
+        accept_tables=accept_tables,
+    )
+
+
+@command(group, may_create=True)
+async def import_(
+    api: Api,
+    new_id: NewIdArgument,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle.")],
+    *,
+    display_name: DisplayNameOption = None,
+    accept_tables: _AcceptTablesOption = None,
+) -> Document:
+    """Create a tenant from a bundle; all of it is verified before that begins.
+
+    A bundle whose database has objects that no schema pack makes is refused with their names.
+    """
+    if not path.is_file():
+        raise CommandError(
+            Exit.USAGE, f"{path} is no regular file, whose size is known: write the bundle to one"
+        )
+    # Before very much is sent: a server that refuses while it is sent to may not be heard.
+    await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
+    return await api.upload(
+        tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
+    )

@@ -1,0 +1,240 @@
+"""Makes, moves and removes files and directories so that a power failure afterwards does not undo it.
+
+fsync(2) of a file does not make the file's name durable: that needs an fsync of the directory. The same holds for a new directory,
+a rename and a removal. What a process finds is not durable either: the process that made or removed it may have died before
+its fsync. So each function here ends with an fsync of the directory whose entries matter, whether it changed something or not.
+
+Directories are made from the top down, and each is made durable before anything is made in it. A directory's own entry
+therefore implies that those above it are durable, and of a path that is found only the last directory's entry is synced.
+
+These functions block.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DataDirectoryError
+from tenantry.files.disk_space import check_copy_fits
+
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+PART_SUFFIX: Final = ".part"
+_CHUNK_BYTES: Final = 1024 * 1024
+
+_CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
+
+
+def make_root(directory: Path) -> None:
+    """Make a directory and the missing ones above it, private and durable.
+
+    Raises:
+        OSError: It cannot be made or synced.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    if not missing and not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    found = missing[-1].parent if missing else directory
+    sync_foreign_directory(found.parent)
+    for path in reversed(missing):
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def make_directories(root: Path, directory: Path) -> None:
+    """Make the missing directories between `root` and `directory`, private and durable; refuse links on the way.
+
+    Raises:
+        DataDirectoryError: Something on the way is a link or not a directory.
+        OSError: One cannot be made or synced.
+    """
+    unsynced, current = None, root
+    for part in directory.relative_to(root).parts:
+        parent, current = current, current / part
+        found = lstat(current)
+        if found is None:
+            if unsynced is not None:
+                sync_directory(unsynced)
+            with contextlib.suppress(FileExistsError):
+                current.mkdir(mode=DIRECTORY_MODE)
+            sync_directory(parent)
+            unsynced, found = None, current.lstat()
+        else:
+            unsynced = parent
+        check_directory(current, found)
+    if unsynced is not None:
+        sync_directory(unsynced)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file another name, durably and in one step; what was there is replaced.
+
+    Its content must be durable already, see `sync_file`. Between two file systems the file is copied: first beside `target`, under
+    its name with `PART_SUFFIX`, which a crash may leave behind.
+
+    Raises:
+        OSError: It cannot be moved, or not be synced: then it has its new name, which a power failure may undo.
+        StorageFullError: There is no room for the copy.
+    """
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(source, target)
+    sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
+
+
+def _copy_across(source: Path, target: Path) -> None:
+    part = target.with_name(target.name + PART_SUFFIX)
+    size_bytes = source.stat().st_size
+    check_copy_fits(part.parent, size_bytes, size_bytes)
+    try:
+        part.unlink(missing_ok=True)
+        with source.open("rb") as reader, open(part, "xb", opener=_open_private) as writer:  # has an opener
+            shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
+        part.rename(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    source.unlink()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def link(existing: Path, name: Path) -> None:
+    """Give a file a second name (a hard link), durably; a no-op where the name exists.
+
+    Raises:
+        OSError: It cannot be linked or synced.
+    """
+    with contextlib.suppress(FileExistsError):
+        name.hardlink_to(existing)
+    sync_directory(name.parent)
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove files of one directory, durably; a missing file is not an error.
+
+    Raises:
+        OSError: One cannot be removed, or the directory cannot be synced.
+    """
+    for path in paths:
+        path.unlink(missing_ok=True)
+    sync_directory(paths[0].parent)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory and everything in it, durably; a missing directory is not an error.
+
+    Raises:
+        OSError: Something cannot be removed, or the parent cannot be synced.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+    with contextlib.suppress(FileNotFoundError):
+        sync_directory(directory.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content and its name durable.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the entries of a directory durable.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_foreign_directory(directory: Path) -> None:
+    """Make the entries of a directory durable that may belong to somebody else, or be on a read-only file system.
+
+    Where it cannot be opened or synced for that reason, it stays as it is.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        sync_directory(directory)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def check_own_path(root: Path, path: Path) -> None:
+    """Refuse a file below `root` that is a link, or to which a link leads; a missing one is accepted.
+
+    Raises:
+        DataDirectoryError: Something on the way is a link or not a directory, or at its end is not a file.
+    """
+    current = root
+    for part in path.parent.relative_to(root).parts:
+        current /= part
+        if (found := lstat(current)) is not None:
+            check_directory(current, found)
+    if (found := lstat(path)) is not None:
+        check_file(path, found)
+
+
+def check_directory(path: Path, found: os.stat_result) -> None:
+    """Refuse a directory that is a link or something else.
+
+    Args:
+        path: The directory, for the error.
+        found: Its `lstat`.
+
+    Raises:
+        DataDirectoryError: It is not a directory.
+    """
+    if not stat.S_ISDIR(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no directory: tenantry keeps data only in directories of its own",
+            path=str(path),
+        )
+
+
+def check_file(path: Path, found: os.stat_result) -> None:
+    """Refuse a database file that is a link or something else.
+
+    Raises:
+        DataDirectoryError: It is not a regular file.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the database itself there", path=str(path)
+        )
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    """Return what is at the path, without following a link; None if nothing is."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""``tenantry serve``: the HTTP server. It needs the extra ``service``."""

@@ -1,0 +1,118 @@
+"""The certificate that servers encrypt with: read at the start, read again at SIGHUP, and when it ends."""
+
+import re
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.eventlog import EventLog
+from tenantry.server.settings import Tls
+
+CERTIFICATE_LOADED: Final = "tenantry.certificate.loaded"
+CERTIFICATE_LOAD_FAILED: Final = "tenantry.certificate.load_failed"
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+# X.690, section 8.1: an element is a tag, a length, and so many bytes of content.
+_LONG_LENGTH: Final = 0x80
+_VERSION_TAG: Final = 0xA0
+_UTC_TIME_TAG: Final = 0x17
+_CENTURY_ENDS: Final = 50
+
+
+class Certificate:
+    """A certificate with its key, as the files had them when they were last read without an error.
+
+    Args:
+        tls: The files.
+
+    Attributes:
+        context: What new connections are encrypted with.
+        expires_at_seconds: When the certificate ends, in Unix time; None if its file does not tell.
+
+    Raises:
+        CommandError: The files cannot be used.
+    """
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._log = EventLog(certificate=str(tls.cert))
+        self._load()
+
+    def reload(self) -> None:
+        """Read the files again for new connections; existing connections keep the certificate that they began with.
+
+        If the files cannot be used, the certificate stays what it was, and an error is logged.
+        """
+        try:
+            self._load()
+        except CommandError as error:
+            self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
+
+    def _load(self) -> None:
+        # Both are made before either is taken. The context is new, because a context whose certificate does not
+        # fit its key cannot be used any more.
+        context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
+        self.context, self.expires_at_seconds = context, expires_at_seconds
+        until = (
+            None
+            if expires_at_seconds is None
+            else datetime.fromtimestamp(expires_at_seconds, UTC).isoformat()
+        )
+        self._log.info(CERTIFICATE_LOADED, expires_at=until)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    def refuse() -> str:
+        # Without this OpenSSL asks for the password at the terminal, and a service without a user waits forever.
+        raise CommandError(
+            Exit.USAGE,
+            f"--tls-key {tls.key} is encrypted: give a key without a password, that nobody else can read (openssl pkey -in "
+            f"{tls.key} -out key.pem)",
+        )
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(tls.cert, tls.key, refuse)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise CommandError(
+            Exit.USAGE,
+            f"--tls-cert and --tls-key cannot be used ({error}): give a PEM certificate and its key",
+        ) from error
+    return context
+
+
+def _expires_at_seconds(tls: Tls) -> float | None:
+    """Return when the first certificate of a file ends: the one that the server shows."""
+    try:
+        pem = _PEM.search(tls.cert.read_text("ascii", "replace"))
+        return None if pem is None else _not_after_seconds(ssl.PEM_cert_to_DER_cert(pem[0]))
+    except (OSError, ValueError, LookupError):  # OpenSSL reads more forms than this
+        return None
+
+
+def _not_after_seconds(der: bytes) -> float:
+    """Return a certificate's ``notAfter`` in Unix time (RFC 5280, sections 4.1 and 4.1.2.5)."""
+    (_, certificate), *_ = _elements(der)
+    (_, to_be_signed), *_ = _elements(certificate)
+    fields = list(_elements(to_be_signed))
+    # version (if it is not the first), serialNumber, signature, issuer, validity
+    _, validity = fields[4 if fields[0][0] == _VERSION_TAG else 3]
+    _, (tag, not_after) = _elements(validity)
+    text = not_after.decode("ascii")
+    if tag == _UTC_TIME_TAG:
+        text = ("20" if int(text[:2]) < _CENTURY_ENDS else "19") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the tag and the content of each element."""
+    at = 0
+    while at < len(der):
+        tag, length, at = der[at], der[at + 1], at + 2
+        if length & _LONG_LENGTH:
+            size = length & ~_LONG_LENGTH
+            length, at = int.from_bytes(der[at : at + size], "big"), at + size
+        yield tag, der[at : at + length]
+        at += length

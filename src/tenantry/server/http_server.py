@@ -1,0 +1,180 @@
+"""HTTP servers of this process: uvicorn's, with what it leaves to others. Needs the extra ``service``."""
+
+import asyncio
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import uvicorn
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tenantry.admin.http.headers import SafeHeaders
+from tenantry.admin.http.problems import ProblemError, answer_problem, later
+from tenantry.admin.http.unexpected_errors import AnswerSend
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.server.certificate import Certificate
+from tenantry.server.http_connection import IDLE_SECONDS_MAX, ImpatientConnection
+from tenantry.server.settings import Endpoint
+from tenantry.server.tls_handshake import Handshakes
+
+REQUESTS_MAX: Final = 256
+"""Further ones get 503: also a request whose client has gone away may still be worked on."""
+
+RETRY_AFTER_SECONDS: Final = 5
+
+UNSENT_BYTES_MAX: Final = 128 * 2**10
+"""The kernel takes more of an answer when it has less than this to send."""
+
+_BACKLOG: Final = 128
+
+
+class HttpServer(uvicorn.Server):
+    """A server that leaves signals to its process, which may have another server.
+
+    Args:
+        app: What it serves.
+        certificate: What it encrypts with; it does not if None.
+        closing_seconds: How long requests may go on when it stops.
+        is_behind_proxy: Whether all clients come from a proxy's address.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        certificate: Certificate | None,
+        closing_seconds: float,
+        *,
+        is_behind_proxy: bool = False,
+    ) -> None:
+        self._is_stopping = False
+        make: Any = partial(
+            ImpatientConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
+        )
+        self._handshakes = None if certificate is None else Handshakes(make, certificate)
+        super().__init__(
+            uvicorn.Config(
+                SafeHeaders(Admission(app)),
+                http=self._handshakes or make,  # type: ignore[arg-type]  # it is only called
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=IDLE_SECONDS_MAX,
+                timeout_graceful_shutdown=math.ceil(closing_seconds),
+            )
+        )
+        self.answers = asyncio.Event()
+        """Set when it does."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        self.answers.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what was begun; what is no connection yet does not become one."""
+        self._is_stopping = True
+        if self._handshakes is not None:
+            self._handshakes.abort()
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves that out then, and Starlette would tell of its end with a stack trace.
+            await self.lifespan.shutdown()
+
+    def stop(self, *, is_urgent: bool) -> None:
+        """Accept nothing any more and end what was begun; if it is urgent, do not wait for it."""
+        self.should_exit = True
+        self.force_exit = is_urgent
+
+
+class Admission:
+    """Takes a limited number of requests at once, and answers those that the end of the server cuts off.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or refuse it."""
+        if scope["type"] == "http" and self._running >= REQUESTS_MAX:
+            refusal = await answer_problem(Request(scope), _too_many())
+            await refusal(scope, receive, send)
+            return
+        if scope["type"] == "lifespan":  # which lasts as long as the server
+            await self._app(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._handle(scope, receive, send)
+        finally:
+            self._running -= 1
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = AnswerSend(send)
+        try:
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The server stops, and gave it its time. Of an answer that has begun the client sees that more should come.
+            if scope["type"] == "http" and not answer.has_begun:
+                refusal = await answer_problem(Request(scope), _stopping())
+                await refusal(scope, receive, send)
+
+
+def _too_many() -> ProblemError:
+    return later(
+        503,
+        "too-many-requests",
+        "Too many requests",
+        f"{REQUESTS_MAX} requests are worked on already: try again later",
+        RETRY_AFTER_SECONDS,
+    )
+
+
+def _stopping() -> ProblemError:
+    return later(
+        503,
+        "stopping",
+        "The service stops",
+        "the service stops, and this had not ended: look what came of it, and try again",
+        RETRY_AFTER_SECONDS,
+    )
+
+
+@contextmanager
+def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
+    """Give a socket that listens at the address and does not accept yet; nobody else can take it meanwhile.
+
+    Raises:
+        CommandError: It cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    # By the protocol's name: only then asyncio sends small answers at once, and not after 40 ms (TCP_NODELAY).
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # For connections too. The kernel would take some MB, and then nothing until a third of it has gone: a client that
+        # is slow but steady would look as if it took nothing.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        try:
+            made.bind(endpoint)
+            made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
+        except OSError as error:
+            raise CommandError(
+                Exit.USAGE,
+                f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): give another "
+                "address, or end what listens there",
+            ) from error
+        yield made

@@ -1,0 +1,123 @@
+"""Runs the service: in which order it starts and stops. Needs the extra ``service``.
+
+1. The ports are taken, so that nothing else happens when they cannot be.
+2. The registry opens, and with that what a crashed process began is finished.
+3. The servers answer, and the URL is printed.
+4. At SIGTERM or SIGINT ``/readyz`` says 503, and requests are still taken for ``drain_seconds``.
+5. The servers accept nothing any more, streams that follow fleet jobs end, then requests and operations that were begun, and the
+   registry closes. A second signal ends the draining, and does not wait for requests.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from starlette.types import ASGIApp
+
+from tenantry.admin import begin_drain, create_admin_app, end_streams
+from tenantry.admin.app import is_draining
+from tenantry.admin.http.request_checks import RequestChecks
+from tenantry.admin.http.strangers import Strangers
+from tenantry.admin.routes.probes import Probes, make_probes
+from tenantry.cli.client.target import note_other_owner
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import print_note
+from tenantry.errors import TenantryError
+from tenantry.observability import export_metrics
+from tenantry.observability.certificate import export_certificate
+from tenantry.observability.logging import log_libraries
+from tenantry.server.certificate import Certificate
+from tenantry.server.forwarded_client import ForwardedClient
+from tenantry.server.http_server import HttpServer, bound
+from tenantry.server.settings import Endpoint, ServeSettings
+from tenantry.server.stopping import Stopping
+from tenantry.tenancy.registry import TenantRegistry
+
+
+async def run_service(settings: ServeSettings, announce: Callable[[str], None]) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        settings: What, and where.
+        announce: Called with a line that has the URL, when it answers.
+
+    Raises:
+        CommandError: It may not, or cannot, listen there, or the data directory cannot be opened.
+    """
+    log_libraries()
+    certificate = None if settings.tls is None else Certificate(settings.tls)
+    endpoints = [endpoint for endpoint in (settings.api, settings.probes) if endpoint is not None]
+    async with AsyncExitStack() as stack:
+        sockets = [stack.enter_context(bound(endpoint)) for endpoint in endpoints]
+        stopping = Stopping(settings.drain_seconds, None if certificate is None else certificate.reload)
+        stack.enter_context(stopping.at_signals())
+        registry = await stack.enter_async_context(_opened(settings))
+        await _check_keys(settings, registry)
+        stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
+        ends_at = export_certificate(
+            lambda: None if certificate is None else certificate.expires_at_seconds, REGISTRY
+        )
+        stack.callback(REGISTRY.unregister, ends_at)
+        api = create_admin_app(
+            registry,
+            has_probes=settings.probes is None,
+            has_exemplars=not settings.is_api_exposed,
+            allowed_hosts=settings.checked_hosts,
+        )
+        apps = _apps(settings, registry, api)
+        servers = [
+            HttpServer(app, certificate, settings.graceful_seconds, is_behind_proxy=settings.is_behind_proxy)
+            for app in apps
+        ]
+        urls = [_url(settings, endpoint, made) for endpoint, made in zip(endpoints, sockets, strict=True)]
+        await stopping.run(
+            servers,
+            sockets,
+            is_ready=partial(announce, _announcement(settings, *urls)),
+            is_draining=partial(begin_drain, api),
+            is_stopping=partial(end_streams, api),
+        )
+
+
+@asynccontextmanager
+async def _opened(settings: ServeSettings) -> AsyncIterator[TenantRegistry]:
+    note_other_owner(settings.config.data_dir)
+    registry = TenantRegistry(settings.config, snapshot_storage=settings.snapshot_storage)
+    try:
+        await registry.open()
+    except TenantryError as error:
+        raise CommandError(Exit.UNREACHABLE, str(error)) from error
+    async with registry:
+        yield registry
+
+
+async def _check_keys(settings: ServeSettings, registry: TenantRegistry) -> None:
+    if await registry.keys.has_any():
+        return
+    how = f"tenantry key create --data-dir {settings.config.data_dir} --scope admin"
+    if settings.is_exposed:
+        raise CommandError(
+            Exit.USAGE, f"will not listen beyond this machine without a key: make one first, {how}"
+        )
+    print_note(f"there is no key yet, so nobody can call: {how}")
+
+
+def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> Iterator[ASGIApp]:
+    yield ForwardedClient(api) if settings.is_behind_proxy else api
+    if settings.probes is not None:
+        probes = FastAPI(openapi_url=None)
+        probes.include_router(make_probes(registry, probes=Probes(registry, is_draining=is_draining(api))))
+        yield Strangers(RequestChecks(probes, settings.checked_hosts))
+
+
+def _url(settings: ServeSettings, endpoint: Endpoint, made: socket.socket) -> str:
+    scheme = "http" if settings.tls is None else "https"
+    return f"{scheme}://{endpoint.url_host}:{made.getsockname()[1]}"
+
+
+def _announcement(settings: ServeSettings, api: str, probes: str | None = None) -> str:
+    elsewhere = "" if probes is None else f", metrics and probes at {probes}"
+    return f"tenantry serves {settings.config.data_dir} at {api}{elsewhere}"

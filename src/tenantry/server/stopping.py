@@ -1,0 +1,101 @@
+"""How a process that serves takes signals, and how its servers stop.
+
+| signal | does |
+|---|---|
+| SIGTERM, SIGINT | stops: drains, then ends what was begun; a second one waits for nothing |
+| SIGHUP | reads the certificate again; stops if the process had a terminal that has gone |
+| SIGUSR1, SIGUSR2 | nothing |
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from tenantry.eventlog import EventLog
+from tenantry.server.http_server import HttpServer
+
+SERVICE_DRAINING: Final = "tenantry.service.draining"
+
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
+_STDIN: Final = 0
+
+
+class Stopping:
+    """Runs servers until a signal comes.
+
+    Args:
+        drain_seconds: How long the servers still take requests after the first signal, so that balancers can send them elsewhere.
+        reload: Called at SIGHUP, unless it is None.
+    """
+
+    def __init__(self, drain_seconds: float, reload: Callable[[], None] | None) -> None:
+        self._drain_seconds = drain_seconds
+        self._reload = reload
+        self._has_terminal = os.isatty(_STDIN)
+        self._is_asked = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._servers: Sequence[HttpServer] = ()
+        self._log = EventLog()
+
+    @contextmanager
+    def at_signals(self) -> Iterator[None]:
+        """Take signals in the block."""
+        loop = asyncio.get_running_loop()
+        for number in _STOP:
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        try:
+            yield
+        finally:
+            for number in (*_STOP, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def run(
+        self,
+        servers: Sequence[HttpServer],
+        sockets: Sequence[socket.socket],
+        *,
+        is_ready: Callable[[], None],
+        is_draining: Callable[[], None],
+        is_stopping: Callable[[], None],
+    ) -> None:
+        """Run the servers, each with its socket, and return when they have stopped."""
+        self._servers = servers
+        async with asyncio.TaskGroup() as group:
+            for server, made in zip(servers, sockets, strict=True):
+                group.create_task(server.serve([made]))
+            for server in servers:
+                await server.answers.wait()
+            is_ready()
+            await self._is_asked.wait()
+            is_draining()
+            await self._drain()
+            for server in servers:
+                server.stop(is_urgent=self._is_urgent.is_set())
+            is_stopping()
+
+    async def _drain(self) -> None:
+        if self._drain_seconds == 0:
+            return
+        self._log.info(SERVICE_DRAINING, seconds=self._drain_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                await self._is_urgent.wait()
+
+    def _stop(self) -> None:
+        if self._is_asked.is_set():
+            self._is_urgent.set()
+            for server in self._servers:
+                server.stop(is_urgent=True)
+        self._is_asked.set()
+
+    def _hang_up(self) -> None:
+        # The kernel also sends SIGHUP when the terminal is closed in which the process was started.
+        if self._has_terminal and not os.isatty(_STDIN):
+            self._stop()
+        elif self._reload is not None:
+            self._reload()

@@ -1,0 +1,1 @@
+"""How snapshots and bundles are written and read."""

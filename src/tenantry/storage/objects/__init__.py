@@ -1,0 +1,1 @@
+"""Object storage: where snapshots are kept."""

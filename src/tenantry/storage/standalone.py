@@ -1,0 +1,244 @@
+"""One company's persistence without a registry around it: a store and the company's repositories."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+# Python 3.11's own runtime check reads every property, and these raise on a back end that is not connected.
+from typing_extensions import Protocol, runtime_checkable
+
+from tenantry import events
+from tenantry.clock import SystemClock
+from tenantry.company import (
+    COMPANY,
+    AuditRepository,
+    CostRecordRepository,
+    MessageRepository,
+    SQLAuditRepository,
+    SQLCostRecordRepository,
+    SQLMessageRepository,
+    SQLTaskRepository,
+    TaskRepository,
+)
+from tenantry.config import MEMORY_PATH, PersistenceConfig, SQLiteConfig
+from tenantry.errors import PersistenceConnectionError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.statements import Result, Statement
+from tenantry.storage.protocol import Store
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.storage.sqlite.thread_pool import Crews
+
+
+@runtime_checkable
+class PersistenceBackend(Protocol):
+    """A store plus the company's repositories; made disconnected."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` succeeded and `disconnect` has not."""
+        ...
+
+    @property
+    def backend_name(self) -> str:
+        """``sqlite`` or ``postgres``."""
+        ...
+
+    @property
+    def tasks(self) -> TaskRepository:
+        """The tasks."""
+        ...
+
+    @property
+    def cost_records(self) -> CostRecordRepository:
+        """What calls cost."""
+        ...
+
+    @property
+    def messages(self) -> MessageRepository:
+        """What agents said."""
+        ...
+
+    @property
+    def audit_entries(self) -> AuditRepository:
+        """What agents were allowed to do."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the database; a no-op when it is open."""
+        ...
+
+    async def disconnect(self) -> None:
+        """Close the database; a no-op when it is closed."""
+        ...
+
+    async def health_check(self) -> bool:
+        """Return whether the database answers."""
+        ...
+
+    async def migrate(self) -> None:
+        """Bring the tables to the version that this code knows."""
+        ...
+
+
+_READ_THREADS: Final = 2
+
+
+class StoreSession:
+    """Runs a repository's statements directly on a store; see `tenantry.statements.Session`.
+
+    Cancelling a write loses the reply; the write itself is committed whole or, if it had not begun, not at all.
+    """
+
+    def __init__(self, store: Store, log: EventLog) -> None:
+        self._store = store
+        self._log = log
+        self._writing = asyncio.Lock()
+
+    @property
+    def log(self) -> EventLog:
+        """The event log."""
+        return self._log
+
+    async def write(self, *statements: Statement) -> list[Result]:
+        """Run the statements as one transaction; without any there is nothing to do."""
+        if not statements:
+            return []
+        # One at a time: who waits here can still go, and leave nothing behind.
+        await self._writing.acquire()
+        try:
+            running = asyncio.ensure_future(self._store.write([statements]))
+        except BaseException:
+            self._writing.release()
+            raise
+        running.add_done_callback(lambda _: self._writing.release())
+        # Shielded: what has begun is better committed than half known.
+        (outcome,) = await asyncio.shield(running)
+        if isinstance(outcome, TenantryError):
+            raise outcome
+        return outcome
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        outcome = (await self._store.read([statement]))[0]
+        if isinstance(outcome, TenantryError):
+            raise outcome
+        return outcome
+
+
+class SQLitePersistenceBackend:
+    """One company's persistence in one SQLite database; see `PersistenceBackend`."""
+
+    def __init__(self, config: SQLiteConfig) -> None:
+        self._log = EventLog()
+        is_memory = config.path == MEMORY_PATH
+        options = SQLiteOptions(
+            # Absolute from now on: a reader is opened later, when the working directory may be another.
+            path=None if is_memory else Path(config.path).absolute(),
+            is_wal=config.wal_mode,
+            # A rollback journal's readers would have to recover it after a crash, which a read-only one cannot.
+            is_read_by_writer=is_memory or not config.wal_mode,
+            journal_size_limit_bytes=config.journal_size_limit,
+            wal_bytes_max=config.wal_bytes_max,
+        )
+        self._store = SQLiteStore(
+            options,
+            [COMPANY],
+            clock=SystemClock(),
+            log=self._log,
+            crews=Crews.of(write_threads=1, read_threads=_READ_THREADS),
+        )
+        session = StoreSession(self._store, self._log)
+        self._tasks = SQLTaskRepository(session)
+        self._cost_records = SQLCostRecordRepository(session)
+        self._messages = SQLMessageRepository(session)
+        self._audit_entries = SQLAuditRepository(session)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` succeeded and `disconnect` has not."""
+        return self._store.is_connected
+
+    @property
+    def backend_name(self) -> str:
+        """The back end's name: ``sqlite``."""
+        return self._store.backend
+
+    @property
+    def tasks(self) -> TaskRepository:
+        """The tasks.
+
+        Raises:
+            PersistenceConnectionError: Not connected.
+        """
+        self._store.check_connected()
+        return self._tasks
+
+    @property
+    def cost_records(self) -> CostRecordRepository:
+        """What calls cost; raises like `tasks`."""
+        self._store.check_connected()
+        return self._cost_records
+
+    @property
+    def messages(self) -> MessageRepository:
+        """What agents said; raises like `tasks`."""
+        self._store.check_connected()
+        return self._messages
+
+    @property
+    def audit_entries(self) -> AuditRepository:
+        """What agents were allowed to do; raises like `tasks`."""
+        self._store.check_connected()
+        return self._audit_entries
+
+    async def connect(self) -> None:
+        """Open the database; a no-op when it is open.
+
+        Raises:
+            PersistenceConnectionError: It cannot be opened; nothing is left open.
+            DatabaseCorruptError: The file is no database; it was not changed.
+        """
+        await self._store.connect()
+
+    async def disconnect(self) -> None:
+        """Close the database; a no-op when it is closed.
+
+        Raises:
+            PersistenceConnectionError: It would not close; it is still held and can be closed again.
+        """
+        await self._store.disconnect()
+
+    async def health_check(self) -> bool:
+        """Return whether the database answers a query; False when it is not connected."""
+        return await self._store.health_check()
+
+    async def migrate(self) -> None:
+        """Apply the pending migrations, each in a transaction with its version number.
+
+        Raises:
+            MigrationError: A step failed and left the file as it was, or the file is newer than the code.
+            PersistenceConnectionError: Not connected.
+        """
+        await self._store.migrate()
+
+
+def create_backend(config: PersistenceConfig) -> PersistenceBackend:
+    """Return a disconnected back end for `config`.
+
+    Raises:
+        PersistenceConnectionError: The back end is unknown, or its settings are missing.
+    """
+    log = EventLog()
+    if config.backend != "sqlite":
+        log.error(events.BACKEND_UNKNOWN, backend=config.backend)
+        raise PersistenceConnectionError(
+            f"unknown back end {config.backend!r}: use 'sqlite'", is_retryable=False
+        )
+    if config.sqlite is None:
+        log.error(events.BACKEND_UNKNOWN, backend=config.backend)
+        raise PersistenceConnectionError(
+            "backend 'sqlite' needs its settings: pass sqlite=SQLiteConfig(path=…)", is_retryable=False
+        )
+    log.debug(events.BACKEND_CREATED, backend=config.backend)
+    return SQLitePersistenceBackend(config.sqlite)

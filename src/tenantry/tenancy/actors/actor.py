@@ -1,0 +1,363 @@
+"""One open tenant: its store, the channel to its writer, and the channel to its readers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.errors import (
+    DatabaseCorruptError,
+    QueryError,
+    TenantOwnedElsewhereError,
+    TenantryError,
+)
+from tenantry.eventlog import EventLog
+from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
+from tenantry.limits import TenantLimits
+from tenantry.statements import Result, Statement
+from tenantry.storage.protocol import KeyedRequest, Request, Store
+from tenantry.tenancy.actors.admission import Admission, Buckets, Load
+from tenantry.tenancy.actors.channel import Call, Channel, ChannelLimits, ChannelStatistics
+from tenantry.tenancy.actors.limiter import Gate
+from tenantry.tenancy.actors.transaction import TransactionSession
+from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.tenant import Tenant
+
+T = TypeVar("T")
+
+ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
+ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
+_ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
+_INTERRUPTED_SECONDS_MAX: Final = 0.5
+"""How long an interrupted statement takes to end, where it can."""
+# What still closes the stores of abandoned actors: the event loop itself keeps only weak references to tasks.
+_LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
+# After these the tenant must not go on as it is: its file is damaged, or no longer this process's.
+_FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """How many batches of all tenants run at once; waiting tenants take turns in the order they asked."""
+
+    write: Gate
+    read: Gate
+
+    @classmethod
+    def of(cls, config: RegistryConfig) -> "Gates":
+        """Return the gates that the settings ask for."""
+        return cls(Gate(config.write_jobs_max), Gate(config.read_jobs_max))
+
+
+@dataclass(frozen=True, slots=True)
+class ActorContext:
+    """What all actors of a registry share."""
+
+    config: RegistryConfig
+    gates: Gates
+    clock: Clock
+    report: Hook
+    watch: ClockWatch
+    buckets: Buckets = field(default_factory=Buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorStatistics:
+    """One open tenant's counters since it was opened."""
+
+    write: ChannelStatistics
+    read: ChannelStatistics
+
+
+class TenantActor:
+    """An open tenant. It belongs to the pool, and is used by callers that hold a lease.
+
+    Args:
+        tenant_id: The tenant.
+        store: Its database, not yet connected.
+        context: What all actors share.
+        log: Bound to the tenant.
+        on_failure: Called once, when the tenant cannot go on as it is open now.
+        entry: The tenant in the catalog, whose limits the store was made with; None for the catalog's own actor.
+    """
+
+    def __init__(
+        self,
+        tenant_id: str,
+        store: Store,
+        context: ActorContext,
+        *,
+        log: EventLog,
+        on_failure: Callable[[TenantryError], None],
+        entry: Tenant | None = None,
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._store = store
+        self._context = context
+        self._log = log
+        self._on_failure = on_failure
+        self._has_failed = False
+        self._schema_versions: dict[str, int] = {}
+        self._transaction: TransactionSession | None = None
+        self._writes = self._channel("write", store.write, context.gates.write, workers=1)
+        self._reads = self._channel(
+            "read", store.read, context.gates.read, workers=context.config.readers_per_tenant
+        )
+        self._entry = entry
+        if entry is not None:
+            self._limit_calls(entry)
+
+    @property
+    def backend(self) -> str:
+        """The store's back end."""
+        return self._store.backend
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """The version that each schema is at, once the actor is open."""
+        return self._schema_versions
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call waits or runs, and no transaction is open."""
+        return self._writes.is_idle and self._reads.is_idle
+
+    @property
+    def uid(self) -> str | None:
+        """The tenant's stable key: its id may be another tenant's by now."""
+        return self._entry.uid if self._entry is not None else None
+
+    @property
+    def limits(self) -> TenantLimits:
+        """What the tenant may use now."""
+        return self._entry.limits if self._entry is not None else TenantLimits()
+
+    async def open(self) -> None:
+        """Connect the store and migrate it. If that fails, nothing is left open.
+
+        Raises:
+            PersistenceError: It cannot be connected or migrated.
+            TenantOwnedElsewhereError: Another process has it open.
+        """
+        named = (self._tenant_id, self._store.backend)
+        await self._measured(
+            self._store.connect(), lambda outcome, _, seconds: StoreConnected(*named, outcome, seconds)
+        )
+        try:
+            report = await self._measured(
+                self._store.migrate(),
+                lambda outcome, report, seconds: StoreMigrated(
+                    *named, outcome, len(report.applied) if report else 0, seconds
+                ),
+            )
+        except BaseException:
+            await self._store.disconnect()
+            raise
+        self._schema_versions = report.versions
+
+    def write(self, request: Request) -> Awaitable[list[Result]]:
+        """Run one unit through the writer, when it is awaited.
+
+        Raises:
+            QueryError: The caller runs inside the tenant's open transaction.
+            ChannelClosedError: The actor is closing; lease again.
+            TenantError, PersistenceError: As `Channel.call`.
+        """
+        self._check_is_outside("write")
+        return self._writes.call(request[0].operation, request)
+
+    def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
+        """Run one unit once for its key, see `KeyedRequest`, when it is awaited. Raises like `write`."""
+        now = self._context.clock.now()
+        kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
+        request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
+        return self.write(request)
+
+    def read(self, statement: Statement) -> Awaitable[Result]:
+        """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
+        return self._reads.call(statement.operation, statement)
+
+    async def copy_to(self, path: Path) -> None:
+        """Write a consistent copy of the tenant's database into a new file; see `Store.copy_to`."""
+        await self._store.copy_to(path)
+
+    async def begin(self) -> TransactionSession:
+        """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
+        self._check_is_outside("transaction")
+        session: TransactionSession = await self._writes.call(
+            "transaction", None, alone=self._hold, on_lost=TransactionSession.abandon
+        )
+        return session
+
+    async def limit(self, entry: Tenant) -> None:
+        """Give the tenant the limits that it has in the catalog; what was taken in before is finished.
+
+        Calls are limited at once. The database is when a transaction that is open has ended.
+
+        Args:
+            entry: As it was read. Entries may come in any order: one that is older than the last changes nothing.
+
+        Raises:
+            PersistenceError: The database's own limits could not be changed; call again.
+        """
+        known = self._entry
+        if known is None or known.uid != entry.uid or known.revision > entry.revision:
+            return
+        self._entry = entry
+        self._limit_calls(entry)
+        limits = entry.limits
+        await self._store.limit(
+            database_bytes_max=limits.database_bytes_max,
+            durability=limits.durability or self._context.config.durability,
+        )
+
+    async def check_integrity(self, *, is_thorough: bool = False) -> None:
+        """Look for damage in the tenant's database, beside its calls; one that is damaged is set apart.
+
+        Raises:
+            DatabaseCorruptError: It is damaged.
+            PersistenceConnectionError: It was closed meanwhile.
+        """
+        try:
+            await self._store.check_integrity(is_thorough=is_thorough)
+        except TenantryError as error:
+            self._judge(error)
+            raise
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Finish the calls that were taken in, then close the store; idempotent.
+
+        Args:
+            timeout_seconds: For the calls to finish. A batch that takes longer is interrupted. A batch that does not end then,
+                because its disk hangs, is left to its thread, with the lock held: what it does is unknown, so nobody else may
+                open the file until it has ended.
+
+        Raises:
+            PersistenceConnectionError: The store would not close; call again.
+        """
+        now = self._context.clock.monotonic_seconds
+        until = now() + timeout_seconds
+        is_drained = await self._writes.aclose(timeout_seconds)
+        if not is_drained and self._transaction is not None:
+            # Its caller does not end it, and nothing hangs: without it the store can be closed.
+            with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS):
+                await self._transaction.rollback()
+                is_drained = True
+        is_drained = await self._reads.aclose(max(0.0, until - now())) and is_drained
+        if is_drained:
+            await self._store.disconnect()
+            return
+        leftover = asyncio.get_running_loop().create_task(self._disconnect_late())
+        _LEFTOVERS.add(leftover)
+        leftover.add_done_callback(_LEFTOVERS.discard)
+        await asyncio.wait([leftover], timeout=_INTERRUPTED_SECONDS_MAX)
+        if not leftover.done():
+            self._log.error(ACTOR_ABANDONED, timeout_seconds=timeout_seconds)
+
+    def statistics(self) -> ActorStatistics:
+        """Return the counters."""
+        return ActorStatistics(write=self._writes.statistics(), read=self._reads.statistics())
+
+    async def _disconnect_late(self) -> None:
+        """Close the store behind the batch that goes on; then the tenant can be opened again."""
+        try:
+            await self._store.disconnect()
+        except TenantryError as error:
+            self._log.failure(ACTOR_ABANDONED, error)
+        else:
+            self._log.info(ACTOR_RECOVERED)
+
+    def _limit_calls(self, entry: Tenant) -> None:
+        limits, now = entry.limits, self._context.clock.monotonic_seconds
+        bucket = self._context.buckets.of(entry.uid, limits, now())
+        # None costs a call one look: it is the usual case.
+        admission = None
+        if bucket is not None or limits.calls_in_flight_max is not None:
+            admission = Admission(self._tenant_id, limits, bucket, load=self._load, monotonic_seconds=now)
+        self._writes.admission = self._reads.admission = admission
+
+    def _load(self) -> Load:
+        writes, reads = self._writes.load(), self._reads.load()
+        # A transaction that has ended is in the channel until the writer's task runs again.
+        has_ended = self._transaction is not None and self._transaction.has_ended
+        return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
+
+    def _channel(self, name: str, run: Any, gate: Gate, *, workers: int) -> Channel:
+        config = self._context.config
+        return Channel(
+            name,
+            tenant_id=self._tenant_id,
+            backend=self._store.backend,
+            run=run,
+            limits=ChannelLimits(
+                requests_max=config.mailbox_requests_max,
+                batch_requests_max=config.batch_requests_max,
+                call_timeout_seconds=config.call_timeout_seconds,
+                workers=workers,
+                is_interrupted_early=name == "read",
+            ),
+            gate=gate,
+            clock=self._context.clock,
+            report=self._context.report,
+            on_error=self._judge,
+        )
+
+    def _check_is_outside(self, what: str) -> None:
+        """Refuse what would wait for the transaction that it is made in, and so for itself."""
+        if self._transaction is not None and self._transaction.encloses_caller:
+            raise QueryError(
+                f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside of that "
+                "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after it"
+            )
+
+    async def _hold(self, call: Call) -> None:
+        """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
+        async with self._context.gates.write.turn(self._tenant_id):
+            transaction = await self._store.begin()
+        session = TransactionSession(
+            transaction,
+            timeout_seconds=self._context.config.transaction_timeout_seconds,
+            gate=self._context.gates.write,
+            tenant_id=self._tenant_id,
+            backend=self._store.backend,
+            clock=self._context.clock,
+            report=self._context.report,
+            log=self._log,
+            admit=self._writes.admit_inside,
+            on_error=self._judge,
+        )
+        # The caller may have gone while the transaction was begun.
+        if call.future.done():
+            session.abandon()
+        else:
+            call.future.set_result(session)
+        self._transaction = session
+        try:
+            await session.wait_ended()
+        finally:
+            self._transaction = None
+
+    async def _measured(self, work: Awaitable[T], event: Callable[[str, T | None, float], Event]) -> T:
+        now = self._context.clock.monotonic_seconds
+        started = now()
+        outcome: str = "error"
+        result: T | None = None
+        try:
+            result = await work
+            outcome = "ok"
+        except TenantryError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            self._context.report(event(outcome, result, now() - started))
+        return result
+
+    def _judge(self, error: TenantryError) -> None:
+        if isinstance(error, _FATAL) and not self._has_failed:
+            self._has_failed = True
+            self._on_failure(error)

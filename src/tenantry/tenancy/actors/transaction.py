@@ -1,0 +1,226 @@
+"""A transaction over several calls, as its caller sees it: a session with a deadline."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import anyio
+
+from tenantry.clock import Clock
+from tenantry.errors import TenantryError, TransactionClosedError
+from tenantry.eventlog import EventLog
+from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
+from tenantry.statements import Result, Statement
+from tenantry.storage.protocol import StoreTransaction
+from tenantry.tenancy.actors.limiter import Gate, another_loop_error
+
+TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
+
+_HAS_ENDED: Final = "the transaction has ended: open a new one"
+
+# Those of this task, and of the tasks that it was begun in: a child task inherits them, and keeps them when they have ended.
+_enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
+    "tenantry_enclosing_transactions", default=frozenset()
+)
+
+
+class TransactionSession:
+    """Runs repository calls inside one open transaction; see `tenantry.statements.Session`.
+
+    It holds its tenant's writer until it ends, at the latest at its deadline; then a statement that is running is
+    interrupted, it is rolled back, and every later use raises. It never turns into autocommit. Its statements wait for their
+    turn at the gate like any batch, so an open transaction that does nothing costs other tenants nothing.
+
+    Args:
+        transaction: The store's open transaction.
+        timeout_seconds: From now; what the deadline was, for the error.
+        gate: Shared by all tenants' write batches.
+        tenant_id: Named in errors and events.
+        backend: Named in events.
+        clock: Stamps the calls.
+        report: Takes the events.
+        log: Bound to the tenant.
+        admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
+        on_error: Called with the errors of its calls, for the actor to judge whether the tenant can go on.
+    """
+
+    def __init__(
+        self,
+        transaction: StoreTransaction,
+        *,
+        timeout_seconds: float,
+        gate: Gate,
+        tenant_id: str,
+        backend: str,
+        clock: Clock,
+        report: Hook,
+        log: EventLog,
+        admit: Callable[[str], None],
+        on_error: Callable[[TenantryError], None],
+    ) -> None:
+        self._transaction = transaction
+        self._timeout_seconds = timeout_seconds
+        self._gate = gate
+        self._tenant_id = tenant_id
+        self._backend = backend
+        self._now = clock.monotonic_seconds
+        self._report = report
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()  # one statement at a time, and none while it ends
+        self._settled = asyncio.Event()  # it has ended, or its caller has gone
+        self._statement: anyio.CancelScope | None = None  # of the one that waits at the gate or runs
+        self._refusal: str | None = None  # why it takes no more statements
+        self._has_ended = False
+        self._admit = admit
+        self._on_error = on_error
+
+    @property
+    def log(self) -> EventLog:
+        """The tenant's event log."""
+        return self._log
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or rolled back."""
+        return self._has_ended
+
+    @property
+    def encloses_caller(self) -> bool:
+        """Whether the caller runs inside of it: a call of the caller that waits for its end would wait for itself.
+
+        Also in a task that was begun inside of it, for the transaction's own task may wait for that one.
+        """
+        return not self._has_ended and self in _enclosing.get()
+
+    @contextmanager
+    def enclosing(self) -> Iterator[None]:
+        """Note that the block, and the tasks that begin in it, run inside of it."""
+        _enclosing.set(_enclosing.get() | {self})
+        try:
+            yield
+        finally:
+            # Not the variable's own way back: a block may end in another context than it began in, as fixtures do.
+            _enclosing.set(_enclosing.get() - {self})
+
+    async def write(self, *statements: Statement) -> list[Result]:
+        """Run one unit inside the transaction; a failed unit is undone alone and the transaction goes on.
+
+        A caller that is cancelled while its statement runs interrupts it, and the transaction is rolled back.
+
+        Raises:
+            TransactionClosedError: The transaction has ended, or ended while the unit ran.
+            TenantRateLimitedError: The tenant's calls per second are used up; the transaction is as before.
+            PersistenceError: The unit failed.
+        """
+        if not statements:
+            self._check_open()
+            return []
+        operation = statements[0].operation
+        results: list[Result] = await self._run(
+            "write", operation, lambda: self._transaction.write(statements)
+        )
+        return results
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement; it sees what the transaction wrote. Raises like `write`."""
+        return await self._run("read", statement.operation, lambda: self._transaction.read(statement))
+
+    async def commit(self) -> None:
+        """Commit, durably.
+
+        Cancellation while it commits leaves it committed or rolled back, never open.
+
+        Raises:
+            TransactionClosedError: It ended before, for example at its deadline; nothing was kept.
+            PersistenceError: It could not be committed; nothing was kept.
+        """
+        async with self._lock:
+            self._check_open()
+            try:
+                async with self._gate.turn(self._tenant_id):
+                    await self._transaction.commit()
+            except TenantryError as error:
+                self._on_error(error)
+                raise
+            finally:
+                # A no-op but for a caller that was cancelled at the gate, before the store heard of the commit.
+                with anyio.CancelScope(shield=True):
+                    await self._roll_back()
+
+    async def rollback(self) -> None:
+        """Interrupt the statement that is running, and undo everything; a no-op when it has ended."""
+        self._refuse(_HAS_ENDED)
+        async with self._lock:
+            if not self._has_ended:
+                await self._roll_back()
+
+    def abandon(self) -> None:
+        """Give it up without waiting: its caller has gone, and whoever waits for its end rolls it back. A no-op when ended."""
+        self._refuse(_HAS_ENDED)
+        self._settled.set()
+
+    async def wait_ended(self) -> None:
+        """Wait until it has ended; at its deadline, or when its caller has gone, roll it back."""
+        with anyio.move_on_after(self._timeout_seconds) as scope:
+            await self._settled.wait()
+        if scope.cancelled_caught:
+            self._refuse(
+                f"the transaction was open for longer than transaction_timeout_seconds ({self._timeout_seconds:g}) and was "
+                "rolled back: nothing of it was kept; do slow work outside of it"
+            )
+            self._log.warning(TRANSACTION_TIMED_OUT, timeout_seconds=self._timeout_seconds)
+        await self.rollback()
+
+    async def _run(self, channel: str, operation: str, run: Callable[[], Awaitable[Any]]) -> Any:
+        if asyncio.get_running_loop() is not self._loop:
+            raise another_loop_error(self._tenant_id)
+        submitted_seconds = self._now()
+        async with self._lock:
+            self._check_open()
+            self._admit(operation)
+            with anyio.CancelScope() as scope:
+                self._statement = scope
+                try:
+                    async with self._gate.turn(self._tenant_id):
+                        started_seconds = self._now()
+                        outcome = await run()
+                finally:
+                    self._statement = None
+        if scope.cancelled_caught:
+            error = self._closed_error()
+            seconds = self._now() - submitted_seconds
+            self._report(CallRefused(self._tenant_id, self._backend, operation, error.outcome, seconds))
+            raise error
+        label = outcome.outcome if isinstance(outcome, TenantryError) else "ok"
+        sample = CallSample(operation, label, submitted_seconds)
+        self._report(
+            BatchFinished(self._tenant_id, self._backend, channel, [sample], started_seconds, self._now())
+        )
+        if isinstance(outcome, TenantryError):
+            self._on_error(outcome)
+            raise outcome
+        return outcome
+
+    def _refuse(self, why: str) -> None:
+        """Take no more statements, and interrupt the one that waits or runs; a commit that was begun goes on."""
+        self._refusal = self._refusal or why
+        if self._statement is not None:
+            self._statement.cancel()
+
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise self._closed_error()
+
+    def _closed_error(self) -> TransactionClosedError:
+        return TransactionClosedError(self._refusal or _HAS_ENDED)
+
+    async def _roll_back(self) -> None:
+        try:
+            await self._transaction.rollback()
+        finally:
+            self._has_ended = True
+            self._refuse(_HAS_ENDED)
+            self._settled.set()

@@ -1,0 +1,205 @@
+"""What the registry does of its own accord while it is open."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from tenantry.errors import DatabaseCorruptError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.lifecycle import TenantState
+from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.catalog.audit import acting_as
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.data_directory import DiskSpace, measure_disk
+from tenantry.tenancy.fleet.fleet import Fleet
+from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.threads import run_in_thread
+
+MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
+TENANT_FAILED: Final = "tenantry.tenant.failed"
+
+CHORES_INTERVAL_SECONDS: Final = 10.0
+FOUND_SOUND_SECONDS: Final = 60.0
+"""A tenant that fails again so soon after its database was found sound is not looked at once more."""
+
+PURGES_MAX: Final = 100
+"""How many tenants one round of chores purges because their grace period has passed."""
+
+
+class Housekeeping:
+    """Follows other processes' changes, closes who is idle or cannot go on, and finishes what was left.
+
+    Args:
+        catalog: The tenants.
+        pool: Those that are open.
+        opener: How they are opened.
+        runner: Of lifecycle calls.
+        calls: Those calls.
+        context: Settings and clock.
+        fleet: Its jobs.
+        log: Of the registry.
+
+    Attributes:
+        states: How many tenants are in each state, as of the last look.
+        disk: The space under the data directory, as of the last look; None before the first.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        pool: ActorPool,
+        opener: TenantOpener,
+        runner: CallRunner,
+        calls: LifecycleCalls,
+        context: ActorContext,
+        fleet: Fleet,
+        *,
+        log: EventLog,
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._opener = opener
+        self._runner = runner
+        self._calls = calls
+        self._config = context.config
+        self._now = context.clock.monotonic_seconds
+        self._watch = context.watch
+        self._fleet = fleet
+        self._log = log
+        self.states = dict.fromkeys(TenantState, 0)
+        self.disk: DiskSpace | None = None
+        self._data_version = 0
+        self._changes_seen = 0
+        self._chores: asyncio.Task[None] | None = None
+        self._chores_due_seconds = float("-inf")
+        self._found_sound: dict[str, float] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Follow what other processes do to the catalog, and close tenants that nobody uses; until cancelled."""
+        try:
+            while True:
+                await anyio.sleep(self._config.catalog_poll_interval_seconds)
+                await self._do_round()
+        finally:
+            if self._chores is not None:
+                self._chores.cancel()
+                await asyncio.wait([self._chores])
+
+    async def refresh(self) -> None:
+        """Look at the catalog if it has changed, and do here what it says.
+
+        Raises:
+            PersistenceError: It cannot be read.
+        """
+        changes = self._catalog.changes
+        data_version = await self._catalog.data_version()
+        if data_version == self._data_version and changes == self._changes_seen:
+            return
+        if data_version != self._data_version:
+            self._opener.forget_opened()
+            await self._follow_others()
+        self.states = await self._catalog.states()
+        # Only now: what failed half way is done again.
+        self._data_version, self._changes_seen = data_version, changes
+
+    def close_failed(self, tenant: Tenant, error: TenantryError) -> None:
+        """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
+        self._spawn(self._fail(tenant, error))
+
+    async def wait_background(self) -> None:
+        """Wait until nothing that was begun beside it is under way."""
+        if self._background:
+            await asyncio.wait(self._background)
+
+    async def _do_round(self) -> None:
+        try:
+            self._pool.evict_idle(self._config.idle_timeout_seconds)
+            await self.refresh()
+            await self._fleet.adopt()
+            self._start_chores()
+            # Last: on a full disk it fails, and must not keep the others from their work.
+            await self._watch.write(self._catalog)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+            self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
+
+    def _start_chores(self) -> None:
+        """Do what is to be done once in a while, beside what must be noticed at once: it may wait for another process."""
+        is_under_way = self._chores is not None and not self._chores.done()
+        if not is_under_way and self._now() >= self._chores_due_seconds:
+            self._chores_due_seconds = self._now() + CHORES_INTERVAL_SECONDS
+            self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
+
+    async def _do_chores(self) -> None:
+        """Finish what other processes began and died of, and remove what was deleted, or has ended, long enough ago."""
+        try:
+            self.disk = await run_in_thread(partial(measure_disk, self._config))
+            with acting_as("tenantry"):
+                await self._runner.reconcile()
+                await self._calls.purge_expired(PURGES_MAX)
+            await self._fleet.forget_expired()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+            self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
+
+    async def _follow_others(self) -> None:
+        """Close the open tenants that another process has suspended, deleted or set apart; limit the others as it has."""
+        actors = dict(self._pool.tenants())
+        found = await self._catalog.find_many(list(actors))
+        for tenant_id, actor in actors.items():
+            tenant = found.get(tenant_id)
+            # Not waited for: one that finishes a long call must not keep others from being noticed.
+            if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
+                self._spawn(self._pool.close_tenant(tenant_id, "state"))
+            elif actor is None or actor.limits != tenant.limits:
+                self._spawn(self._limit(tenant))
+
+    async def _limit(self, tenant: Tenant) -> None:
+        try:
+            await self._calls.limit(tenant)
+        except TenantryError as error:
+            # Closed, and opened with them.
+            await self._fail(tenant, error)
+
+    def _is_served(self, tenant: Tenant) -> bool:
+        """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
+        if tenant.state is TenantState.PROVISIONING:
+            return True
+        if tenant.intent is not None:
+            return self._runner.is_own(tenant)
+        return tenant.state is TenantState.ACTIVE
+
+    async def _fail(self, tenant: Tenant, error: TenantryError) -> None:
+        self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
+        if not isinstance(error, DatabaseCorruptError):
+            await self._pool.close_tenant(tenant.id, "failed")
+            return
+        # Closed, because it is looked at as nobody else uses it; its callers wait for the outcome.
+        async with self._pool.held(tenant.id, "check", reason="failed"):
+            try:
+                if await self._is_damaged(tenant):
+                    await self._opener.quarantine(tenant, error)
+            except TenantryError as failure:
+                self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
+
+    async def _is_damaged(self, tenant: Tenant) -> bool:
+        """Look at the tenant's database once more; a tenant that fails again soon after it was found sound is damaged."""
+        now = self._now()
+        self._found_sound = {
+            uid: at for uid, at in self._found_sound.items() if now - at < FOUND_SOUND_SECONDS
+        }
+        if tenant.uid in self._found_sound or await self._opener.is_damaged(tenant):
+            return True
+        self._found_sound[tenant.uid] = self._now()
+        return False
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

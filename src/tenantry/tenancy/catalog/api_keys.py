@@ -1,0 +1,307 @@
+"""Keys to the admin API: made, found, revoked; `registry.keys`.
+
+A key is ``tnt_<id>_<secret>``. The id is stored and shown; of the secret only its SHA-256 is stored, which is enough for
+256 random bits, and it is compared in constant time.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tenantry.clock import Clock, as_text
+from tenantry.errors import KeyRefusedError, MalformedRowError, QueryError, RecordNotFoundError
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.tenancy.catalog.audit import append, current_actor
+from tenantry.texts import check_key_name
+
+LIST_ROWS_DEFAULT: Final = 1_000
+_TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
+_COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
+# Checks the mutable part of the caller's key. Takes the key's id twice, None if no key is to be checked.
+_IS_GOOD: Final = (
+    "(? IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL))"
+)
+
+
+class Scope(StrEnum):
+    """What a key lets its holder do; each includes those before it."""
+
+    READ = "read"
+    OPERATE = "operate"
+    ADMIN = "admin"
+
+    def includes(self, other: "Scope") -> bool:
+        """Return whether whoever has this scope may do what `other` allows."""
+        order = list(Scope)
+        return order.index(self) >= order.index(other)
+
+
+class ApiKey(BaseModel):
+    """A key, without its secret.
+
+    Attributes:
+        id: A part of the key itself.
+        name: For people.
+        scopes: What it lets its holder do.
+        tenants: The ids of the only tenants that it is for; all if None. An id may be no tenant's yet. It changes when the
+            tenant is renamed, and goes when it is purged: a key is never for a tenant that takes the id later.
+        created_at, created_by: When and by whom it was made.
+        expires_at: From then on it is refused; never if None.
+        revoked_at: Since then it is refused.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    tenants: tuple[TenantId, ...] | None = None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def allows(self, scope: Scope) -> bool:
+        """Return whether it lets its holder do what the scope allows."""
+        return any(mine.includes(scope) for mine in self.scopes)
+
+    def is_for(self, tenant_id: str) -> bool:
+        """Return whether it is for this tenant."""
+        return self.tenants is None or tenant_id in self.tenants
+
+
+class NewApiKey(NamedTuple):
+    """A key that was just made; the token is shown this once."""
+
+    key: ApiKey
+    token: str
+
+
+class KeyStore(Protocol):
+    """Where keys are kept: the catalog."""
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        ...
+
+    async def write(self, *statements: Statement) -> Sequence[Result]:
+        """Run one unit."""
+        ...
+
+
+class ApiKeys:
+    """Makes and checks keys. Use `registry.keys`.
+
+    Args:
+        store: The catalog.
+        clock: For their times.
+    """
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def create(
+        self,
+        *,
+        name: str = "",
+        scopes: Sequence[Scope] = (Scope.READ,),
+        tenants: Sequence[str] | None = None,
+        expires_in_seconds: float | None = None,
+        made_by: ApiKey | None = None,
+    ) -> NewApiKey:
+        """Make a key and return it with its token, which nobody can find out later.
+
+        Args:
+            name: For people.
+            scopes: What it lets its holder do.
+            tenants: The only tenants that it is for; all if None.
+            expires_in_seconds: How long it is good; for ever if None.
+            made_by: The caller's own key, if the caller has one; the transaction that writes the new key checks that it is
+                still valid.
+
+        Raises:
+            KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was made.
+            QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
+            InvalidTenantIdError: One of `tenants` is not a valid id.
+        """
+        check_key_name(name)
+        now = self._clock.now()
+        key = ApiKey(
+            id=secrets.token_hex(8),
+            name=name,
+            scopes=_checked_scopes(scopes),
+            tenants=None if tenants is None else _checked_tenants(tenants),
+            created_at=now,
+            created_by=current_actor(),
+            expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
+        )
+        self._check_may_manage(made_by, key.scopes)
+        secret = secrets.token_hex(32)
+        columns = f"{_COLUMNS}, hash"
+        sql = f"INSERT INTO api_keys ({columns}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE {_IS_GOOD}"
+        values = key.model_dump(mode="json")
+        tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
+        # Of one width, so that keys are listed in the order of time.
+        created_at = as_text(now)
+        row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
+        times = (key.created_by, values["expires_at"], None, _hash(secret))
+        told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
+        results = await self._store.write(
+            Statement("keys.create", sql, (*row, *times, *_id_twice(made_by)), Fetch.ROWCOUNT),
+            self._audited("key.create", {"key_id": key.id, **told}),
+        )
+        if not results[0]:
+            raise _refused("no key was made")
+        return NewApiKey(key, f"tnt_{key.id}_{secret}")
+
+    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[ApiKey]:
+        """Return a page of all keys, also those that are refused by now, oldest first.
+
+        Args:
+            limit: How many at most; 1,000 if left out.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            QueryError: `limit` or `cursor` is not one.
+        """
+        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        after = ("", "") if cursor is None else decode_cursor("keys", cursor, str, str)
+        sql = (
+            f"SELECT {_COLUMNS} FROM api_keys WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"  # noqa: S608  # our names
+        )
+        rows = await self._store.read(Statement("keys.list", sql, (*after, rows_max + 1), Fetch.ALL))
+        keys = [_from_row(row) for row in rows[:rows_max]]
+        last = rows[rows_max - 1] if len(rows) > rows_max else None
+        return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
+
+    async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None) -> ApiKey:
+        """Have a key refused from now on. Can be repeated.
+
+        Args:
+            key_id: The key.
+            revoked_by: The caller's own key, see `made_by` of `create`.
+
+        Raises:
+            KeyRefusedError: `revoked_by` is no longer valid; nothing was changed.
+            RecordNotFoundError: There is no such key.
+        """
+        self._check_may_manage(revoked_by, ())
+        now = as_text(self._clock.now())
+        # A repeated call is audited too, so that it has a commit of its own. The first one can take effect although its last
+        # sync failed, and is durable only with the next commit.
+        sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {_IS_GOOD}"  # noqa: S608  # our names
+        await self._store.write(
+            Statement("keys.revoke", sql, (now, key_id, *_id_twice(revoked_by)), Fetch.ROWCOUNT),
+            self._audited("key.revoke", {"key_id": key_id}),
+        )
+        found = await self._find(key_id)
+        if found is None:
+            raise RecordNotFoundError(f"there is no key {key_id[:40]!r}", record_id=key_id[:40])
+        if found[0].revoked_at is None:
+            raise _refused("the key was not revoked")
+        return found[0]
+
+    async def authenticate(self, token: str) -> ApiKey | None:
+        """Return the key whose token this is, if it is good now; None otherwise, with no word about why."""
+        match = _TOKEN.fullmatch(token)
+        found = await self._find(match["id"]) if match is not None else None
+        # Compared in any case, so that the time it takes does not tell whether the id exists.
+        known_hash = found[1] if found is not None else _hash("")
+        given_hash = _hash(match["secret"] if match is not None else token)
+        if not hmac.compare_digest(known_hash, given_hash) or found is None:
+            return None
+        key = found[0]
+        is_expired = key.expires_at is not None and key.expires_at <= self._clock.now()
+        return None if is_expired or key.revoked_at is not None else key
+
+    async def has_any(self) -> bool:
+        """Return whether there is a key that was not revoked."""
+        sql = "SELECT 1 FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
+        return await self._store.read(Statement("keys.has_any", sql, (), Fetch.ONE)) is not None
+
+    async def _find(self, key_id: str) -> tuple[ApiKey, str] | None:
+        sql = f"SELECT {_COLUMNS}, hash FROM api_keys WHERE id = ?"  # noqa: S608  # our names
+        row = await self._store.read(Statement("keys.find", sql, (key_id,), Fetch.ONE))
+        return None if row is None else (_from_row(row[:-1]), row[-1])
+
+    def _check_may_manage(self, manager: ApiKey | None, scopes: Sequence[Scope]) -> None:
+        """Check the immutable part of the caller's key; `_IS_GOOD` checks the rest in the transaction."""
+        if manager is None:
+            return
+        is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()
+        if is_expired or not all(manager.allows(scope) for scope in (Scope.ADMIN, *scopes)):
+            raise _refused("it is expired, or lacks the scope 'admin'")
+
+    def _audited(self, action: str, detail: dict[str, object]) -> Statement:
+        return append(
+            self._clock,
+            action,
+            tenant_id=None,
+            tenant_uid=None,
+            outcome="ok",
+            detail=detail,
+            is_conditional=True,
+        )
+
+
+def _id_twice(key: ApiKey | None) -> tuple[str | None, str | None]:
+    key_id = None if key is None else key.id
+    return key_id, key_id
+
+
+def _refused(what: str) -> KeyRefusedError:
+    return KeyRefusedError(
+        f"the key of the caller is not good for this any more: {what}; use a key that was not revoked"
+    )
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:
+    if not tenants:
+        raise QueryError("a key for no tenant is good for nothing: name one, or leave tenants out for all")
+    return tuple(sorted(set(map(parse_tenant_id, tenants))))
+
+
+def _checked_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
+    if not scopes:
+        raise QueryError(f"a key needs a scope: {', '.join(Scope)}")
+    return tuple(sorted({Scope(scope) for scope in scopes}, key=list(Scope).index))
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    if not seconds > 0:
+        raise QueryError(f"expires_in_seconds must be above 0, not {seconds!r}")
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise QueryError("expires_in_seconds is too far in the future: leave it out") from error
+
+
+def _from_row(row: Row) -> ApiKey:
+    names = [name.strip() for name in _COLUMNS.split(",")]
+    values = dict(zip(names, row, strict=True))
+    try:
+        values["scopes"] = json.loads(values["scopes"])
+        values["tenants"] = None if values["tenants"] is None else json.loads(values["tenants"])
+        return ApiKey.model_validate(values)
+    except (TypeError, ValueError) as error:
+        # A scope that only a newer tenantry knows, for example.
+        raise MalformedRowError(
+            f"the catalog's entry of key {values['id']!r} cannot be read: {error}",
+            entity="key",
+            record_id=str(values["id"]),
+        ) from error

@@ -1,0 +1,382 @@
+"""The durable list of tenants, in a SQLite file of its own behind an actor of its own.
+
+It is the one file that several processes write. So it uses a rollback journal and not a WAL (which has a bug that two
+writers can meet, see `tenantry.storage.sqlite.store`), short transactions, and a busy timeout; and it is read through the
+writer's connection, because only a connection that may write can recover a journal that a killed process left behind.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tenantry.clock import as_text
+from tenantry.errors import (
+    DuplicateRecordError,
+    RegistryClosedError,
+    TenantExistsError,
+)
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId, check_id_prefix
+from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.schema import Schema
+from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.storage.protocol import Request
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.tenancy.actors.actor import ActorContext, TenantActor
+from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.tenancy.catalog.authority import check_is_authorised
+from tenantry.tenancy.catalog.cache import RememberedTenants
+from tenantry.tenancy.catalog.rows import COLUMNS, INSERT, SELECT, from_row, to_row
+from tenantry.tenancy.tenant import Tenant, not_found
+
+CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
+CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
+LIST_ROWS_DEFAULT: Final = 100
+
+_TENANTS_PER_LOOKUP: Final = 500
+
+
+class Catalog:
+    """Reads and changes the list of tenants.
+
+    Args:
+        data_dir: Where ``catalog.db`` lies.
+        context: Clock, settings and event hook; the gates should be the catalog's own, so that no tenant's load delays it.
+    """
+
+    def __init__(self, data_dir: Path, context: ActorContext) -> None:
+        self._clock = context.clock
+        log = EventLog(store=CATALOG_NAME)
+        options = SQLiteOptions(
+            path=data_dir / "catalog.db", root=data_dir, is_wal=False, is_read_by_writer=True
+        )
+        self._store = SQLiteStore(
+            options,
+            [CATALOG],
+            clock=context.clock,
+            log=log,
+            # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
+            crews=Crews.of(write_threads=1, read_threads=1),
+        )
+        self._remembered = RememberedTenants(data_dir / "catalog.db")
+        self.changes = 0
+        """How often this registry has changed tenants, or tried to: whoever caches their counts compares it."""
+        self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
+
+    async def open(self) -> None:
+        """Open the file and migrate it.
+
+        Raises:
+            PersistenceError: It cannot be opened, or is newer than the code.
+        """
+        await self._actor.open()
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Finish what was begun and close the file; idempotent."""
+        await self._actor.aclose(timeout_seconds)
+
+    async def insert(self, tenant: Tenant) -> None:
+        """Add a tenant; the entry of a purged one makes way for it.
+
+        Raises:
+            TenantExistsError: Its id is taken.
+        """
+        insert = Statement("catalog.insert", INSERT, to_row(tenant))
+        try:
+            await self._write_tenants(_make_way("catalog.insert", tenant.id), insert)
+        except DuplicateRecordError as error:
+            raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
+
+    async def find(self, tenant_id: TenantId) -> Tenant | None:
+        """Return the tenant, or None; what any process committed before this call is seen.
+
+        Raises:
+            TenantNotFoundError: The call was authorised for another tenant, see `acting_under`.
+        """
+        statement = Statement("catalog.find", f"{SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
+        row = await self._actor.read(statement)
+        tenant = None if row is None else from_row(row)
+        if tenant is not None:
+            check_is_authorised(tenant)
+        return tenant
+
+    async def get(self, tenant_id: TenantId) -> Tenant:
+        """Return the tenant; what any process committed before this call is seen.
+
+        Raises:
+            TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
+        """
+        tenant = self._remembered.get(tenant_id)
+        if tenant is None:
+            changed_at = self._remembered.changed_at()
+            tenant = await self.find(tenant_id)
+            self._remembered.add(tenant, changed_at)
+        if tenant is None or tenant.state is TenantState.PURGED:
+            raise not_found(tenant_id, tenant)
+        check_is_authorised(tenant)
+        return tenant
+
+    async def list(
+        self,
+        *,
+        state: TenantState | None = None,
+        id_prefix: str | None = None,
+        tenant_ids: Sequence[TenantId] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Tenant]:
+        """Return a page of tenants in the order of their ids; purged ones only if that state is asked for.
+
+        Raises:
+            QueryError: `id_prefix`, `limit` or `cursor` is not one.
+        """
+        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        after = "" if cursor is None else str(decode_cursor(CATALOG_NAME, cursor, str)[0])
+        prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
+        # One lower bound: of two SQLite uses either, and may look through all that come before the prefix.
+        conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
+        conditions.append("state <> 'purged'" if state is None else "state = ?")
+        if state is not None:
+            parameters.append(state)
+        if prefix:
+            conditions.append("id < ? || '{'")  # the character after z
+            parameters.append(prefix)
+        if tenant_ids is not None:
+            conditions.append("id IN (SELECT value FROM json_each(?))")
+            parameters.append(json.dumps(tenant_ids))
+        sql = f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
+        tenants = [from_row(row) for row in rows[:rows_max]]
+        has_more = len(rows) > rows_max
+        return Page(tenants, encode_cursor(CATALOG_NAME, tenants[-1].id) if has_more else None)
+
+    async def find_by_uid(self, uid: str) -> Tenant | None:
+        """Return the tenant with this stable key, whatever its id is now, or None."""
+        statement = Statement("catalog.find_by_uid", f"{SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
+        row = await self._actor.read(statement)
+        return None if row is None else from_row(row)
+
+    async def directories(self, tenant_id: TenantId) -> set[str]:
+        """Return the names of directories that are, or were, named after this id; their tenants may have other ids now."""
+        sql = "SELECT directory FROM tenants WHERE directory = ?1 OR directory GLOB ?1 || '.[0-9]*'"
+        rows = await self._actor.read(Statement("catalog.directories", sql, (tenant_id,), Fetch.ALL))
+        return {name for (name,) in rows}
+
+    async def to_purge(self, past: datetime, limit: int) -> Sequence[Tenant]:
+        """Return deleted tenants whose grace period ended by `past`, those first that have waited the longest."""
+        sql = f"{SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
+        parameters = (as_text(past), limit)
+        return [
+            from_row(row)
+            for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))
+        ]
+
+    async def by_snapshot_due(self, count: int) -> Sequence[Tenant]:
+        """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
+        sql = f"{SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
+        now = self._clock.now()
+        return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
+
+    async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[Tenant]:
+        """Return at most so many active tenants whose snapshot is due only after a moment."""
+        sql = f"{SELECT} WHERE state = 'active' AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
+        parameters = (as_text(latest), count)
+        statement = Statement("catalog.by_snapshot_due_after", sql, parameters, Fetch.ALL)
+        return [from_row(row) for row in await self._actor.read(statement)]
+
+    async def move_snapshot_due(self, tenant: Tenant, due_at: datetime) -> bool:
+        """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
+        sql = "UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND snapshot_due_at IS ?"
+        before = tenant.snapshot_due_at and as_text(tenant.snapshot_due_at)
+        parameters = (as_text(due_at), tenant.uid, before)
+        statement = Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
+        return bool((await self._actor.write((statement,)))[0])
+
+    async def sample(self, count: int) -> Sequence[Tenant]:
+        """Return so many active tenants, drawn at random."""
+        sql = f"{SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
+        rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
+        return [from_row(row) for row in rows]
+
+    async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
+        """Return those of the tenants that exist."""
+        found: dict[TenantId, Tenant] = {}
+        for start in range(0, len(tenant_ids), _TENANTS_PER_LOOKUP):
+            some = tenant_ids[start : start + _TENANTS_PER_LOOKUP]
+            sql = f"{SELECT} WHERE id IN ({', '.join('?' * len(some))})"
+            rows = await self._actor.read(Statement("catalog.find_many", sql, some, Fetch.ALL))
+            found |= {tenant.id: tenant for tenant in map(from_row, rows)}
+        return found
+
+    async def apply(
+        self,
+        tenant: Tenant,
+        event: TenantEvent,
+        *,
+        reason: str | None = None,
+        audit: Statement | None = None,
+        **changes: Any,
+    ) -> Tenant:
+        """Let `event` happen to the tenant and return it as it is then.
+
+        Args:
+            tenant: As it was read.
+            event: One that happened before changes nothing but the reason and what `changes` says.
+            reason: Why; of one that happened before, None leaves the reason that was given then.
+            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.catalog.audit.append`.
+            changes: Other fields to change with it.
+
+        Raises:
+            TenantStateError: There is no such transition.
+            StaleTenantError: Somebody changed it since it was read.
+        """
+        target = next_state(tenant.state, event, tenant_id=tenant.id, before_delete=tenant.state_before)
+        if target is tenant.state:
+            if reason is not None:
+                changes["reason"] = reason
+            changes = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
+            if not changes:
+                return tenant
+        else:
+            changes = {
+                "state": target,
+                "reason": reason,
+                "state_before": tenant.state if target is TenantState.DELETED else None,
+                "state_changed_at": self._clock.now(),
+                "purge_after": None,
+                **changes,
+            }
+        return await self.change(tenant, audit=audit, **changes)
+
+    async def change(self, tenant: Tenant, *, audit: Statement | None = None, **changes: Any) -> Tenant:
+        """Change fields of the tenant and return it as it is then: a compare-and-set on its revision.
+
+        So of two processes that do opposite things at once, one wins and the other hears of it.
+
+        Args:
+            tenant: As it was read.
+            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.catalog.audit.append`.
+            changes: Fields and their values; none appends the audit only.
+
+        Raises:
+            StaleTenantError: Somebody changed it since it was read.
+            TenantExistsError: The new id is taken.
+        """
+        changed = tenant.model_copy(update={**changes, "revision": tenant.revision + 1})
+        columns = (*changes, "revision")
+        sql = f"UPDATE tenants SET {' = ?, '.join(columns)} = ? WHERE uid = ? AND revision = ?"  # noqa: S608  # our names
+        row = dict(zip(COLUMNS, to_row(changed), strict=True))
+        parameters = (*(row[column] for column in columns), tenant.uid, tenant.revision)
+        unit = [Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT)]
+        if "id" in changes:
+            unit.insert(0, _make_way("catalog.change", changed.id))
+        if audit is not None:
+            unit.append(audit)
+        try:
+            results = await self._write_tenants(*unit)
+        except DuplicateRecordError as error:
+            raise TenantExistsError(f"tenant {changed.id!r} exists already", tenant_id=changed.id) from error
+        if not results["id" in changes]:
+            raise StaleTenantError(tenant.id)
+        return changed
+
+    async def under_way(self) -> Sequence[Tenant]:
+        """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
+        found = []
+        for where in ("intent IS NOT NULL", "state = 'provisioning' AND intent IS NULL"):
+            sql = f"{SELECT} WHERE {where} ORDER BY id"
+            found += await self._actor.read(Statement("catalog.under_way", sql, (), Fetch.ALL))
+        return [from_row(row) for row in found]
+
+    async def remove(self, tenant: Tenant) -> None:
+        """Forget a tenant that never came to life."""
+        sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
+        await self._write_tenants(Statement("catalog.remove", sql, (tenant.uid, tenant.state)))
+
+    async def record_opened(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+        """Note the schema versions or the error of an opening, if they differ from what is known."""
+        if tenant.schema_versions == versions and tenant.last_error == error:
+            return
+        sql = "UPDATE tenants SET schema_versions = ?, last_error = ? WHERE uid = ?"
+        parameters = (json.dumps(versions, sort_keys=True), error, tenant.uid)
+        await self._actor.write((Statement("catalog.record_opened", sql, parameters),))
+
+    async def states(self) -> dict[TenantState, int]:
+        """Return how many tenants are in each state."""
+        statement = Statement("catalog.states", "SELECT state, count FROM tenant_states", (), Fetch.ALL)
+        counts = dict(await self._actor.read(statement))
+        return {state: counts.get(state, 0) for state in TenantState}
+
+    async def data_version(self) -> int:
+        """Return a number that changes whenever another connection has changed the file.
+
+        See https://www.sqlite.org/pragma.html#pragma_data_version.
+        """
+        statement = Statement(
+            "catalog.data_version", "SELECT data_version FROM pragma_data_version", (), Fetch.ONE
+        )
+        row: Row = await self._actor.read(statement)
+        version: int = row[0]
+        return version
+
+    async def check_writable(self) -> None:
+        """Take the file's write lock and change nothing.
+
+        Raises:
+            PersistenceError: It cannot be written.
+        """
+        sql = "UPDATE tenant_states SET count = count WHERE 0"
+        await self._actor.write((Statement("catalog.check_writable", sql),))
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement, for the other tables of the catalog."""
+        return await self._actor.read(statement)
+
+    async def write(self, *statements: Statement) -> Sequence[Result]:
+        """Run one unit, for the other tables of the catalog."""
+        return await self._actor.write(statements)
+
+    async def _write_tenants(self, *statements: Statement) -> Sequence[Result]:
+        try:
+            return await self._actor.write(statements)
+        finally:
+            self.changes += 1  # also if it failed: whether it was committed may be unknown
+
+
+class _CatalogActor(TenantActor):
+    """The catalog's actor is never opened again: whoever comes after its end is told so."""
+
+    async def write(self, request: Request) -> list[Result]:
+        """Run one unit."""
+        with _told_if_closed():
+            return await super().write(request)
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement."""
+        with _told_if_closed():
+            return await super().read(statement)
+
+
+@contextmanager
+def _told_if_closed() -> Iterator[None]:
+    try:
+        yield
+    except ChannelClosedError as error:
+        raise RegistryClosedError("the registry is closed") from error
+
+
+class StaleTenantError(Exception):
+    """The tenant was changed since it was read: read it again."""
+
+
+def _make_way(operation: str, tenant_id: TenantId) -> Statement:
+    """Return the statement that forgets a purged tenant, so that its id can be taken; not while it is being purged."""
+    sql = "DELETE FROM tenants WHERE id = ? AND state = 'purged' AND intent IS NULL"
+    return Statement(operation, sql, (tenant_id,))

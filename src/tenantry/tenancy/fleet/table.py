@@ -1,0 +1,354 @@
+"""Fleet jobs in the catalog: every decision about a job is written there first, and each tenant's outcome once.
+
+Several processes may have the catalog open. A job's state changes by a compare-and-set, so of a pause and an end at the same
+moment one is first; its tenants' outcomes are written by the process that holds the job's lock only.
+"""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from tenantry.clock import Clock, as_text
+from tenantry.errors import JobError, JobNotFoundError, MalformedRowError
+from tenantry.ids import TenantId
+from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.statements import Fetch, Row, Statement
+from tenantry.tenancy.catalog import audit
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.fleet.job import (
+    LIVE_STATES,
+    OK,
+    SKIPPED,
+    FleetJob,
+    FleetProgress,
+    FleetResult,
+    FleetWave,
+    JobEvent,
+    JobState,
+    measure,
+    next_job_state,
+)
+from tenantry.tenancy.fleet.options import FleetOptions, as_json
+from tenantry.tenancy.fleet.selection import select_tenants
+
+ROWS_DEFAULT: Final = 100
+FORGET_ROWS_MAX: Final = 5_000
+"""How many outcomes are forgotten in one transaction: who waits for the catalog meanwhile is not to notice."""
+_CURSOR: Final = "fleet"
+
+_JOB_COLUMNS: Final = tuple(FleetJob.model_fields)
+_SELECT_JOB: Final = f"SELECT {', '.join(_JOB_COLUMNS)} FROM fleet_jobs"  # noqa: S608  # our names
+_INSERT_JOB: Final = """
+INSERT INTO fleet_jobs (id, kind, options, state, created_by, created_at, state_changed_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_WAVES: Final = """
+INSERT INTO fleet_waves (job_id, wave, total)
+SELECT job_id, wave, count(*) FROM fleet_results WHERE job_id = ? GROUP BY job_id, wave
+"""
+_FINISHED_SQL: Final = "(SELECT coalesce(sum(ok + skipped + failed), 0) FROM fleet_waves WHERE job_id = id)"
+_FAILED_SQL: Final = "(SELECT coalesce(sum(failed), 0) FROM fleet_waves WHERE job_id = id)"
+_BEGIN: Final = f"""
+UPDATE fleet_jobs
+SET state = 'running', reason = NULL, begun_at = ?2, state_changed_at = iif(state = 'running', state_changed_at, ?2),
+    finished_before = {_FINISHED_SQL}
+WHERE id = ?1 AND state IN ('pending', 'running')
+"""  # noqa: S608  # our own
+_APPLY: Final = f"""
+UPDATE fleet_jobs
+SET state = ?1, reason = ?2, state_changed_at = ?3, options = ?4,
+    failures_accepted = iif(state = 'stopped', {_FAILED_SQL}, failures_accepted)
+WHERE id = ?5 AND state = ?6
+"""  # noqa: S608  # our own
+_RESULT_COLUMNS: Final = tuple(FleetResult.model_fields)
+_PENDING: Final = """
+SELECT wave, position, tenant_uid, tenant_id, detail FROM fleet_results
+WHERE job_id = ? AND wave = ? AND position > ? AND outcome IS NULL ORDER BY position LIMIT ?
+"""
+_FINISH: Final = """
+UPDATE fleet_results SET outcome = ?, error = ?, detail = ?, seconds = ?, finished_at = ?
+WHERE job_id = ? AND wave = ? AND position = ? AND outcome IS NULL
+"""
+_EXPIRED: Final = """
+SELECT id FROM fleet_jobs WHERE state IN ('done', 'cancelled') AND state_changed_at < ? ORDER BY id LIMIT 1
+"""
+_FORGET_RESULTS: Final = """
+DELETE FROM fleet_results WHERE job_id = ?1 AND (wave, position) IN (
+    SELECT wave, position FROM fleet_results WHERE job_id = ?1 LIMIT ?2
+)
+"""
+_NOTE: Final = "UPDATE fleet_results SET detail = ? WHERE job_id = ? AND wave = ? AND position = ?"
+
+
+@dataclass(slots=True)
+class PendingTenant:
+    """A tenant that is still to be done.
+
+    Attributes:
+        wave, position: Its row.
+        tenant_uid: Its stable key.
+        tenant_id: Its id when the job was made.
+        detail: What the job remembers of it; written with the outcome, and before that where a crash must not lose it.
+    """
+
+    wave: int
+    position: int
+    tenant_uid: str
+    tenant_id: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the work on a tenant ended."""
+
+    outcome: str
+    error: str | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it counts as failed."""
+        return self.outcome not in {OK, SKIPPED}
+
+
+class FleetTable:
+    """Reads and writes jobs and their results.
+
+    Args:
+        catalog: Where they are.
+        clock: Gives the times.
+    """
+
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+
+    def new_id(self) -> str:
+        """Return an id for a new job, after those of the jobs before it."""
+        return f"{self._clock.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
+
+    async def insert(
+        self, job_id: str, kind: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None
+    ) -> FleetJob:
+        """Write a new job down, with the tenants it is for, and return it: all in one transaction of the catalog.
+
+        Args:
+            job_id: A new one.
+            kind: What is done.
+            options: For which tenants, and how.
+            tenant_ids: For these only.
+        """
+        now, actor = as_text(self._clock.now()), audit.current_actor()
+        row = (job_id, kind, options.model_dump_json(), JobState.PENDING, actor, now, now)
+        # Not with what the work is given: it may be a secret.
+        detail = options.model_dump(mode="json", exclude_defaults=True, exclude={"arguments"})
+        await self._catalog.write(
+            Statement("fleet.insert", _INSERT_JOB, row),
+            select_tenants(job_id, options, tenant_ids),
+            Statement("fleet.insert", _INSERT_WAVES, (job_id,)),
+            self.audited("start", job_id, "ok", kind=kind, **detail),
+        )
+        return await self.get(job_id)
+
+    async def get(self, job_id: str) -> FleetJob:
+        """Return a job.
+
+        Raises:
+            JobNotFoundError: There is none.
+        """
+        statement = Statement("fleet.get", f"{_SELECT_JOB} WHERE id = ?", (job_id,), Fetch.ONE)
+        row = await self._catalog.read(statement)
+        if row is None:
+            raise JobNotFoundError(f"there is no fleet job {job_id!r}", job_id=job_id)
+        return _to_job(row)
+
+    async def list(self, state: JobState | None, limit: int | None, cursor: str | None) -> Page[FleetJob]:
+        """Return a page of jobs, newest first."""
+        rows_max = page_rows(ROWS_DEFAULT if limit is None else limit)
+        conditions, parameters = ["state = ?"] * (state is not None), [state] * (state is not None)
+        if cursor is not None:
+            conditions.append("id < ?")
+            parameters += decode_cursor(_CURSOR, cursor, str)  # type: ignore[arg-type]  # text, like a state
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        sql = f"{_SELECT_JOB} {where} ORDER BY id DESC LIMIT ?"
+        rows = await self._catalog.read(Statement("fleet.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
+        jobs = [_to_job(row) for row in rows[:rows_max]]
+        return Page(jobs, encode_cursor(_CURSOR, jobs[-1].id) if len(rows) > rows_max else None)
+
+    async def live(self) -> Sequence[str]:
+        """Return the ids of the jobs that some process runs, or is to run."""
+        sql = "SELECT id FROM fleet_jobs WHERE state IN (?, ?) ORDER BY id"
+        rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
+        return [job_id for (job_id,) in rows]
+
+    async def forget_expired(self, before: datetime) -> None:
+        """Forget the jobs that ended before a moment, oldest first; live, paused and stopped ones are kept."""
+        parameters = (as_text(before),)
+        while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
+            (job_id,) = row
+            results = Statement("fleet.forget", _FORGET_RESULTS, (job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT)
+            while (await self._catalog.write(results))[0]:
+                pass
+            await self._catalog.write(
+                Statement("fleet.forget", "DELETE FROM fleet_waves WHERE job_id = ?", (job_id,)),
+                Statement("fleet.forget", "DELETE FROM fleet_jobs WHERE id = ?", (job_id,)),
+            )
+
+    async def begin(self, job_id: str) -> FleetJob | None:
+        """Note that this process begins to run the job, and return it; None if it is not to be run any more."""
+        statement = Statement("fleet.begin", _BEGIN, (job_id, as_text(self._clock.now())), Fetch.ROWCOUNT)
+        (count,) = await self._catalog.write(statement)
+        return await self.get(job_id) if count else None
+
+    async def apply(
+        self,
+        job_id: str,
+        event: JobEvent,
+        *,
+        reason: str | None = None,
+        is_audited: bool = True,
+        **changes: Any,
+    ) -> FleetJob:
+        """Let the event happen to the job and return it as it is then.
+
+        Args:
+            job_id: The job.
+            event: One that happened before changes nothing.
+            reason: Why.
+            is_audited: Whether somebody asked for it.
+            changes: Options to change with it.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            JobError: There is no such transition.
+        """
+        while True:
+            job = await self.get(job_id)
+            target = next_job_state(job.state, event, job_id=job_id)
+            options = job.options.model_copy(update=changes)
+            now = as_text(self._clock.now())
+            parameters = (target, reason, now, options.model_dump_json(), job_id, job.state)
+            unit = [Statement("fleet.apply", _APPLY, parameters, Fetch.ROWCOUNT)]
+            if target is job.state and not changes:
+                unit.clear()
+            if is_audited:
+                record = self.audited(
+                    event, job_id, "ok", is_conditional=bool(unit), reason=reason, **changes
+                )
+                unit.append(record)
+            results = await self._catalog.write(*unit) if unit else [None]
+            if results[0] != 0:
+                return await self.get(job_id)
+
+    async def refuse(self, action: str, job_id: str | None, error: JobError) -> None:
+        """Append a call that was refused to the audit."""
+        await self._catalog.write(self.audited(action, job_id, error.outcome, error=str(error)))
+
+    def audited(
+        self, action: str, job_id: str | None, outcome: str, *, is_conditional: bool = False, **detail: Any
+    ) -> Statement:
+        """Return the statement that appends a call to the audit; see `tenantry.tenancy.catalog.audit.append`."""
+        return audit.append(
+            self._clock,
+            f"fleet.{action}",
+            tenant_id=None,
+            tenant_uid=None,
+            outcome=outcome,
+            detail={"job_id": job_id, **detail},
+            is_conditional=is_conditional,
+        )
+
+    async def waves(self, job_id: str) -> Sequence[FleetWave]:
+        """Return how far the job's waves are, in order."""
+        columns = tuple(FleetWave.model_fields)
+        sql = f"SELECT {', '.join(columns)} FROM fleet_waves WHERE job_id = ? ORDER BY wave"  # noqa: S608  # our names
+        rows = await self._catalog.read(Statement("fleet.waves", sql, (job_id,), Fetch.ALL))
+        return [FleetWave.model_validate(dict(zip(columns, row, strict=True))) for row in rows]
+
+    async def progress(self, job_id: str) -> FleetProgress:
+        """Return how far the job is.
+
+        Raises:
+            JobNotFoundError: There is none.
+        """
+        job = await self.get(job_id)
+        return measure(job, await self.waves(job_id), self._clock.now())
+
+    async def pending(self, job_id: str, wave: int, after: int, limit: int) -> Sequence[PendingTenant]:
+        """Return tenants of the wave that are still to be done, in order, beginning after a position."""
+        statement = Statement("fleet.pending", _PENDING, (job_id, wave, after, limit), Fetch.ALL)
+        rows = await self._catalog.read(statement)
+        return [PendingTenant(*row, json.loads(detail)) for *row, detail in rows]  # type: ignore[call-arg]
+
+    async def note(self, job_id: str, item: PendingTenant) -> None:
+        """Write down what the job remembers of a tenant that is not finished."""
+        parameters = (as_json(item.detail), job_id, item.wave, item.position)
+        await self._catalog.write(Statement("fleet.note", _NOTE, parameters))
+
+    async def finish(self, job_id: str, item: PendingTenant, outcome: Outcome, seconds: float) -> None:
+        """Write a tenant's outcome down, for good."""
+        parameters = (
+            outcome.outcome,
+            outcome.error,
+            as_json(item.detail),
+            seconds,
+            as_text(self._clock.now()),
+            job_id,
+            item.wave,
+            item.position,
+        )
+        await self._catalog.write(Statement("fleet.finish", _FINISH, parameters))
+
+    async def results(
+        self, job_id: str, outcome: str | None, limit: int | None, cursor: str | None
+    ) -> Page[FleetResult]:
+        """Return a page of the job's results; see `Fleet.results`."""
+        rows_max = page_rows(ROWS_DEFAULT if limit is None else limit)
+        after = (0, -1) if cursor is None else decode_cursor(_CURSOR, cursor, int, int)
+        condition, parameters = _outcome_filter(outcome)
+        sql = f"""
+            SELECT position, {", ".join(_RESULT_COLUMNS)} FROM fleet_results
+            WHERE job_id = ? AND (wave, position) > (?, ?) AND {condition} ORDER BY wave, position LIMIT ?
+        """  # noqa: S608  # our names
+        values = (job_id, *after, *parameters, rows_max + 1)
+        rows = await self._catalog.read(Statement("fleet.results", sql, values, Fetch.ALL))
+        results = [_to_result(row[1:]) for row in rows[:rows_max]]
+        has_more = len(rows) > rows_max
+        last = encode_cursor(_CURSOR, results[-1].wave, rows[rows_max - 1][0]) if has_more else None
+        return Page(results, last)
+
+
+def _outcome_filter(outcome: str | None) -> tuple[str, tuple[str, ...]]:
+    failed = "outcome NOT IN ('ok', 'skipped')"
+    match outcome:
+        case None:
+            return "outcome IS NOT NULL", ()
+        case "left":
+            return "outcome IS NULL", ()
+        case "failed":
+            return failed, ()
+        case "ok" | "skipped":
+            return "outcome = ?", (outcome,)
+        case _:
+            return f"{failed} AND outcome = ?", (outcome,)
+
+
+def _to_job(row: Row) -> FleetJob:
+    values = dict(zip(_JOB_COLUMNS, row, strict=True))
+    try:
+        return FleetJob.model_validate({**values, "options": json.loads(values["options"])})
+    except ValueError as error:
+        # A state or an option that only a newer tenantry knows, for example.
+        raise MalformedRowError(
+            f"the catalog's entry of fleet job {values['id']!r} cannot be read: {error}",
+            entity="fleet_job",
+            record_id=values["id"],
+        ) from error
+
+
+def _to_result(row: Row) -> FleetResult:
+    values = dict(zip(_RESULT_COLUMNS, row, strict=True))
+    values["detail"] = json.loads(values["detail"])
+    return FleetResult.model_validate(values)

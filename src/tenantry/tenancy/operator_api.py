@@ -1,0 +1,306 @@
+"""An operator's calls on tenants: parsed and checked here, done elsewhere."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tenantry.errors import TenantNotFoundError
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.limits import TenantLimits
+from tenantry.pages import Page
+from tenantry.storage.archive.manifest import Manifest
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.snapshots.clone_export_import import Transfers
+from tenantry.tenancy.tenant import Tenant
+from tenantry.texts import check_display_name, check_reason
+
+
+class TenantCalls(ABC):
+    """What `TenantRegistry` offers to operators.
+
+    Args:
+        catalog: The tenants.
+        calls: Does what changes one.
+        transfers: Does what makes one of another's data.
+    """
+
+    def __init__(self, catalog: Catalog, calls: LifecycleCalls, transfers: Transfers) -> None:
+        self._catalog = catalog
+        self._calls = calls
+        self._transfers = transfers
+
+    async def create(self, tenant_id: str, *, display_name: str | None = None) -> Tenant:
+        """Create a tenant, with its database migrated, and return it.
+
+        Args:
+            tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
+            display_name: For people; the id if left out.
+
+        A caller that is cancelled does not stop it. A crash in the middle is finished when a registry next opens.
+
+        Raises:
+            InvalidTenantIdError: The text is no tenant id; nothing was touched.
+            TenantExistsError: The id is taken.
+            MigrationError: A migration failed; nothing is left of the tenant.
+            PersistenceError: The tenant could not be opened, and nothing is left of it; or it could not be written down that
+                it is there: then the next call of it, or the registry within a minute, finishes the creation.
+        """
+        self._check_open()
+        parsed = parse_tenant_id(tenant_id)
+        return await self._calls.create(parsed, parsed if display_name is None else display_name)
+
+    async def get(self, tenant_id: str) -> Tenant:
+        """Return the tenant's entry in the catalog, in whatever state it is.
+
+        Raises:
+            InvalidTenantIdError: The text is no tenant id.
+            TenantNotFoundError: There is none.
+        """
+        self._check_open()
+        return await self._catalog.get(parse_tenant_id(tenant_id))
+
+    async def find(self, tenant_id: str) -> Tenant | None:
+        """Return the tenant's entry like `get`, or None if there is none."""
+        try:
+            return await self.get(tenant_id)
+        except TenantNotFoundError:
+            return None
+
+    async def list(
+        self,
+        *,
+        state: TenantState | None = None,
+        id_prefix: str | None = None,
+        tenant_ids: Sequence[str] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Tenant]:
+        """Return a page of the catalog, in the order of ids.
+
+        Args:
+            state: Only tenants in this state; all but the purged ones if left out. A purged tenant's entry stays until its id
+                is taken again.
+            id_prefix: Only those whose ids begin so.
+            tenant_ids: Only these, as far as they exist.
+            limit: How many at most; 100 if left out.
+            cursor: The `next_cursor` of the page before.
+
+        Raises:
+            InvalidTenantIdError: One of `tenant_ids` is none.
+            QueryError: `id_prefix`, `limit` or `cursor` is not one.
+        """
+        self._check_open()
+        names = None if tenant_ids is None else [parse_tenant_id(one) for one in tenant_ids]
+        return await self._catalog.list(
+            state=state, id_prefix=id_prefix, tenant_ids=names, limit=limit, cursor=cursor
+        )
+
+    async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
+
+        Returns when the calls that were taken in are finished and the tenant is closed here; another process that has it
+        open does the same within a second. Like all of these: it can be repeated; a caller that is cancelled does not stop
+        it; after a crash the tenant is as before or as afterwards; and it is in the audit.
+
+        Raises:
+            TenantNotFoundError: There is none.
+            TenantStateError: It is neither active nor suspended.
+            TenantBusyError: Another process is at a call of several steps with it.
+        """
+        return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
+
+    async def resume(self, tenant_id: str) -> Tenant:
+        """Let a suspended tenant serve calls again. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.RESUME)
+
+    async def archive(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
+
+        Raises like `suspend`, and:
+            StorageFullError: Compacting needs as much free space as the database is large; the tenant is as before.
+        """
+        self._check_open()
+        check_reason(reason)
+        return await self._calls.archive(parse_tenant_id(tenant_id), reason)
+
+    async def unarchive(self, tenant_id: str) -> Tenant:
+        """Let an archived tenant serve calls again. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.UNARCHIVE)
+
+    async def delete(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+        """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
+
+        Its files and its id are kept until ``purge_after`` of the returned entry; then the registry purges it. Until then
+        `undelete` brings it back. Raises like `suspend`, and:
+            DeletionProtectedError: It is protected, see `update`.
+        """
+        self._check_open()
+        check_reason(reason)
+        return await self._calls.delete(parse_tenant_id(tenant_id), reason)
+
+    async def undelete(self, tenant_id: str) -> Tenant:
+        """Bring a deleted tenant back into the state that it was in. Raises like `suspend`."""
+        return await self._apply(tenant_id, TenantEvent.UNDELETE)
+
+    async def purge(self, tenant_id: str, *, force: bool = False) -> Tenant:
+        """Remove a deleted tenant's files and snapshots, for good; its id can be taken again.
+
+        Args:
+            tenant_id: The tenant.
+            force: Also in its grace period.
+
+        Raises like `suspend`, and:
+            GracePeriodError: It is in its grace period.
+            DataDirectoryError: A file cannot be removed; call again, nothing of the tenant can be used any more.
+        """
+        self._check_open()
+        return await self._calls.purge(parse_tenant_id(tenant_id), is_forced=force)
+
+    async def rename(self, tenant_id: str, new_id: str) -> Tenant:
+        """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
+
+        Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`. Another process
+        that has it open lets it go first, so that nobody is served by it under an id that is another tenant's by then.
+
+        Raises like `suspend`, and:
+            TenantExistsError: The new id is taken.
+            TenantOwnedElsewhereError: Another process does not let it go; the tenant is as before.
+        """
+        self._check_open()
+        return await self._calls.rename(parse_tenant_id(tenant_id), parse_tenant_id(new_id))
+
+    async def quarantine(self, tenant_id: str, *, reason: str) -> Tenant:
+        """Set an active tenant apart, with the reason: its calls are refused with `TenantQuarantinedError`.
+
+        tenantry does this itself with a tenant whose file is damaged or whose migration fails. Raises like `suspend`.
+        """
+        return await self._apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
+
+    async def repair(self, tenant_id: str) -> Tenant:
+        """Check a quarantined tenant's database, build its indexes anew if they are all that is wrong, migrate and open it.
+
+        Raises like `suspend`, and:
+            DatabaseCorruptError: It is damaged beyond that, and stays quarantined: restore a snapshot.
+            MigrationError: A migration fails still.
+        """
+        self._check_open()
+        return await self._calls.repair(parse_tenant_id(tenant_id))
+
+    async def update(
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        deletion_protected: bool | None = None,
+        limits: TenantLimits | None = None,
+        revision: int | None = None,
+    ) -> Tenant:
+        """Change what an operator decides on; what is left out stays.
+
+        Args:
+            tenant_id: The tenant.
+            display_name: For people.
+            deletion_protected: Whether `delete` is refused.
+            limits: What it may use; takes effect here before this returns, and within a second in another process that has
+                it open. What was taken in before is finished; a transaction that is open is waited for.
+            revision: The ``revision`` that the decision was made on: if it is another by now, nothing is changed.
+
+        Raises like `suspend`, and:
+            QueryError: The name is none.
+            RevisionError: `revision` is not the tenant's any more.
+            PersistenceError: The limits are in the catalog, but could not be given to the open database: call again.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        given = {"display_name": display_name, "deletion_protected": deletion_protected, "limits": limits}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return await self._calls.update(parse_tenant_id(tenant_id), revision, changes)
+
+    async def clone(
+        self,
+        source: str,
+        new: str,
+        snapshot_id: str | None = None,
+        *,
+        display_name: str | None = None,
+    ) -> Tenant:
+        """Create a tenant with another one's data, and return it; the other one's calls go on meanwhile.
+
+        Args:
+            source: The other tenant.
+            new: The new tenant's id.
+            snapshot_id: One of the source's snapshots; its present state if left out.
+            display_name: For people; the id if left out.
+
+        Raises:
+            TenantNotFoundError: There is no such source.
+            TenantExistsError: The new id is taken.
+            SnapshotNotFoundError, SnapshotCorruptError: There is no such snapshot, or it is not what was kept.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        return await self._transfers.clone(
+            parse_tenant_id(source), parse_tenant_id(new), snapshot_id, display_name
+        )
+
+    async def export(self, tenant_id: str, path: str | Path) -> Manifest:
+        """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
+
+        Its calls go on meanwhile. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
+
+        Args:
+            tenant_id: The tenant.
+            path: A file that does not exist yet.
+
+        Raises:
+            TenantNotFoundError: There is no such tenant.
+            SnapshotError: The file exists, or cannot be written.
+        """
+        self._check_open()
+        return await self._transfers.export(parse_tenant_id(tenant_id), Path(path))
+
+    async def import_bundle(
+        self,
+        new_id: str,
+        path: str | Path,
+        *,
+        display_name: str | None = None,
+        accepted_tables: Collection[str] = (),
+    ) -> Tenant:
+        """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
+
+        A bundle may come from anybody. Its database may have what the schema packs make and nothing else: triggers, views and
+        other definitions would run as code. Tables of the tenant's own are accepted by name, if they have columns, constraints
+        and indexes that call no functions but a few harmless ones.
+
+        Args:
+            new_id: The new tenant's id.
+            path: The bundle.
+            display_name: For people; the bundle's if left out.
+            accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
+
+        Raises:
+            SnapshotCorruptError: The bundle is not what was written; nothing was created.
+            ForeignSchemaError: Its database has objects that no schema pack makes; nothing was created.
+            MigrationError: It is newer than the code; nothing was created.
+            TenantExistsError: The id is taken.
+        """
+        self._check_open()
+        if display_name is not None:
+            check_display_name(display_name)
+        return await self._transfers.import_bundle(
+            parse_tenant_id(new_id), Path(path), display_name, accepted_tables
+        )
+
+    async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
+        self._check_open()
+        check_reason(reason)
+        return await self._calls.apply(parse_tenant_id(tenant_id), event, reason=reason)
+
+    @abstractmethod
+    def _check_open(self, tenant_id: TenantId | None = None) -> None:
+        """Raise unless the registry is open."""

@@ -1,0 +1,1 @@
+"""Snapshots, restores, clones and bundles of tenants."""

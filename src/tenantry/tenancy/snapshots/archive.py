@@ -1,0 +1,249 @@
+"""Where snapshots are kept: two objects for each, below the tenant's stable key.
+
+    <uid>/<snapshot id>.db.gz   the database, compressed
+    <uid>/<snapshot id>.json    its sealed manifest, written last: what has none is no snapshot
+
+What is kept is never trusted: a manifest is sealed, the compressed object has the size and the digest that the manifest
+says, what comes out of it too, and it is a sound database. All of that is looked at before anything is done with it.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
+from tenantry.files.disk_space import check_copy_fits
+from tenantry.storage.archive.manifest import Manifest, seal, unseal
+from tenantry.storage.archive.sealed_gzip import compress, decompress
+from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.maintenance import DatabaseReport
+from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.snapshots.snapshot import (
+    Snapshot,
+    begin_of_ids,
+    check_snapshot_id,
+    is_snapshot_id,
+    newest_first,
+)
+from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.threads import run_in_thread
+
+MANIFEST_BYTES_MAX: Final = 1024 * 1024
+UNFINISHED_SECONDS: Final = 86_400.0
+"""What has had no manifest for so long will never get one: its process died."""
+_MANIFEST: Final = ".json"
+_DATABASE: Final = ".db.gz"
+
+
+class ObjectsLeftError(SnapshotError):
+    """Objects could not be deleted.
+
+    Attributes:
+        objects: How many remain.
+    """
+
+    def __init__(self, objects: int, error: SnapshotError) -> None:
+        super().__init__(f"{objects} objects remain: {error}", is_retryable=error.is_retryable)
+        self.objects = objects
+
+
+class SnapshotArchive:
+    """Keeps and gives back snapshots.
+
+    Args:
+        storage: Keeps the objects.
+        owner: Checks that the storage is this directory's before anything is written, deleted or restored.
+    """
+
+    def __init__(self, storage: ObjectStorage, owner: StorageOwner) -> None:
+        self._storage = storage
+        self._owner = owner
+
+    async def keep(self, manifest: Manifest, database: Path) -> Snapshot:
+        """Compress a database and keep it; the file is left as it is.
+
+        Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            SnapshotError, StorageFullError: It cannot be kept; what there is of it is no snapshot.
+        """
+        await self._owner.check()
+        compressed = database.with_name(f"{database.name}.gz")
+        stored_bytes, stored_sha256 = await run_in_thread(partial(compress, database, compressed))
+        manifest = manifest.model_copy(update={"stored_bytes": stored_bytes, "stored_sha256": stored_sha256})
+        key = _key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE)
+        await self._storage.put(key, compressed)
+        try:
+            await self._storage.put_bytes(
+                _key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), seal(manifest)
+            )
+        except BaseException:
+            # Without a manifest nobody would ever find it to remove it.
+            with anyio.CancelScope(shield=True), suppress(TenantryError):
+                await self._storage.delete(key)
+            raise
+        return Snapshot.of(manifest)
+
+    async def ids(self, tenant_uid: str) -> Sequence[str]:
+        """Return the ids of the tenant's snapshots, oldest first."""
+        return sorted(_ids(await self._names(tenant_uid), _MANIFEST))
+
+    async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
+        """Return what is said of a snapshot.
+
+        Raises:
+            SnapshotNotFoundError: There is none.
+            SnapshotCorruptError: Its manifest was altered, or is another's.
+        """
+        check_snapshot_id(snapshot_id)
+        key = _key(tenant_uid, snapshot_id, _MANIFEST)
+        try:
+            content = await self._storage.get_bytes(key, bytes_max=MANIFEST_BYTES_MAX)
+        except SnapshotNotFoundError as error:
+            raise SnapshotNotFoundError(
+                f"there is no snapshot {snapshot_id!r} of this tenant: list its snapshots",
+                snapshot_id=snapshot_id,
+            ) from error
+        try:
+            manifest = unseal(content)
+        except SnapshotCorruptError as error:
+            raise SnapshotCorruptError(f"snapshot {snapshot_id!r} at {key}: {error}") from error
+        if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
+            raise SnapshotCorruptError(
+                f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r} of another place"
+            )
+        return manifest
+
+    async def fetch(self, manifest: Manifest, path: Path) -> DatabaseReport:
+        """Write a snapshot's database into a new file, when everything about it was found to be right.
+
+        Raises:
+            SnapshotCorruptError: It is not what was kept; no file is left.
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            SnapshotError, StorageFullError: It cannot be read, or written.
+        """
+        await self._owner.check()
+        compressed = path.with_name(f"{path.name}.gz")
+        fits = partial(check_copy_fits, path.parent, size_bytes=manifest.database_bytes)
+        await run_in_thread(partial(fits, manifest.stored_bytes + manifest.database_bytes))
+        await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
+        try:
+            return await run_in_thread(partial(_unpack, manifest, compressed, path))
+        finally:
+            compressed.unlink(missing_ok=True)
+
+    async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
+        """Forget a snapshot; a missing one is not an error.
+
+        Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            SnapshotError: The storage refuses.
+        """
+        check_snapshot_id(snapshot_id)
+        await self._owner.check()
+        # The manifest first: without it the rest is nothing.
+        for suffix in (_MANIFEST, _DATABASE):
+            await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
+
+    async def delete_all(self, tenant_uid: str) -> None:
+        """Forget everything that is kept of a tenant, also objects that are not snapshots.
+
+        An object that cannot be deleted does not keep the others from it.
+
+        Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            ObjectsLeftError: Some objects remain.
+            SnapshotError: The storage cannot list the objects.
+        """
+        await self._owner.check()
+        await self._delete_each([stored.key for stored in await self._storage.list(f"{tenant_uid}/")])
+        await self._storage.remove_leftovers(f"{tenant_uid}/")
+
+    async def retain(
+        self, tenant_uid: str, newest: str, *, kept_max: int, age_seconds_max: float, watch: ClockWatch
+    ) -> Sequence[str]:
+        """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.
+
+        Snapshots dated in the future neither count nor go. With the others goes what a process that died left of one a day ago
+        or longer. Raises like `delete`.
+        """
+        await self._owner.check()
+        names = await self._names(tenant_uid)
+        ids = _ids(names, _MANIFEST)
+        past = newest_first(ids - {newest}, watch.latest_plausible()).past
+        too_old = begin_of_ids(watch.expired_before(age_seconds_max))
+        going = [
+            snapshot_id
+            for place, snapshot_id in enumerate(past, start=1)
+            if place >= kept_max or snapshot_id < too_old
+        ]
+        # One that is younger may be another process's, which is about to write its manifest.
+        unfinished = begin_of_ids(watch.expired_before(UNFINISHED_SECONDS))
+        going += sorted(
+            snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
+        )
+        # The manifests first: without them the databases are nothing.
+        await self._delete_each(
+            [
+                _key(tenant_uid, snapshot_id, suffix)
+                for snapshot_id in going
+                for suffix in (_MANIFEST, _DATABASE)
+            ]
+        )
+        await self._storage.remove_leftovers(f"{tenant_uid}/")
+        return going
+
+    async def _delete_each(self, keys: Sequence[str]) -> None:
+        left, first_error = 0, None
+        for place, key in enumerate(keys):
+            try:
+                await self._storage.delete(key)
+            except SnapshotError as error:
+                left, first_error = left + 1, first_error or error
+                if error.is_retryable:  # the storage is away or busy: so would it be for each of the others
+                    left += len(keys) - place - 1
+                    break
+        if first_error is not None:
+            raise ObjectsLeftError(left, first_error) from first_error
+
+    async def _names(self, tenant_uid: str) -> set[str]:
+        return {stored.key.rpartition("/")[2] for stored in await self._storage.list(f"{tenant_uid}/")}
+
+
+def _ids(names: set[str], suffix: str) -> set[str]:
+    """Return the ids of the snapshots that have an object with this suffix."""
+    return set(filter(is_snapshot_id, (name.removesuffix(suffix) for name in names if name.endswith(suffix))))
+
+
+def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
+    return f"{tenant_uid}/{snapshot_id}{suffix}"
+
+
+def _unpack(manifest: Manifest, compressed: Path, path: Path) -> DatabaseReport:
+    if maintenance.file_sha256(compressed) != manifest.stored_sha256:
+        raise SnapshotCorruptError(
+            f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
+        )
+    check_copy_fits(path.parent, manifest.database_bytes, manifest.database_bytes)
+    decompress(compressed, path, bytes_max=manifest.database_bytes, sha256=manifest.database_sha256)
+    return checked(manifest, path)
+
+
+def checked(manifest: Manifest, path: Path) -> DatabaseReport:
+    """Check a database that came out of a snapshot or a bundle, and that it holds what the manifest says.
+
+    Raises:
+        SnapshotCorruptError: It does not.
+        DatabaseCorruptError: It is damaged, which it was when it was copied.
+    """
+    report = maintenance.check(path)
+    said = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
+    if (report.size_bytes, report.schema_versions, report.row_counts) != said:
+        raise SnapshotCorruptError(
+            f"the database of {manifest.snapshot_id or manifest.tenant_id!r} does not hold what its manifest says"
+        )
+    return report

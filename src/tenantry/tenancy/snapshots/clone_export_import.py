@@ -1,0 +1,191 @@
+"""New tenants from others' data: clones, and bundles that are exported and imported.
+
+The new tenant's database is made, checked and migrated in a scratch directory before the catalog hears of it. Then the entry
+is written, the database is renamed into place, and the tenant is opened like any new one. A crash before the rename leaves
+an entry that the next registry removes; one after it, a tenant that it finishes.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tenantry.errors import SnapshotError, TenantryError
+from tenantry.files.disk_space import room_bytes
+from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
+from tenantry.ids import TenantId, tenant_paths
+from tenantry.lifecycle import TenantState
+from tenantry.schema import Schema
+from tenantry.storage.archive.bundle import read_bundle, write_bundle
+from tenantry.storage.archive.manifest import Manifest
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.tenancy.catalog import audit
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.operations.operation import LifecycleCall, check_revision
+from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.snapshots.archive import SnapshotArchive, checked
+from tenantry.tenancy.snapshots.copying import Copies, manifest_of
+from tenantry.tenancy.snapshots.scratch import Scratch
+from tenantry.tenancy.tenant import Intent, Tenant, not_found
+from tenantry.threads import run_in_thread
+
+
+class Transfers:
+    """Clones, exports and imports tenants."""
+
+    def __init__(
+        self,
+        runner: CallRunner,
+        catalog: Catalog,
+        calls: LifecycleCalls,
+        archive: SnapshotArchive,
+        copies: Copies,
+        scratch: Scratch,
+        schemas: Sequence[Schema],
+    ) -> None:
+        self._runner = runner
+        self._schemas = schemas
+        self._context = runner.context
+        self._catalog = catalog
+        self._calls = calls
+        self._archive = archive
+        self._copies = copies
+        self._scratch = scratch
+        runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
+
+    async def clone(
+        self, source: TenantId, new: TenantId, snapshot_id: str | None, display_name: str | None
+    ) -> Tenant:
+        """See `TenantRegistry.clone`."""
+        work = partial(self._clone, source, snapshot_id, display_name)
+        return await self._runner.run(new, "clone", work, source=source, snapshot_id=snapshot_id)
+
+    async def export(self, tenant_id: TenantId, path: Path) -> Manifest:
+        """See `TenantRegistry.export`."""
+        return await self._runner.run(
+            tenant_id,
+            "export",
+            partial(self._export, path),
+            queue="snapshot",
+            path=audit.shown_path(path, self._context.config.data_dir),
+        )
+
+    async def import_bundle(
+        self, new: TenantId, path: Path, display_name: str | None, accepted_tables: Collection[str]
+    ) -> Tenant:
+        """See `TenantRegistry.import_bundle`."""
+        work = partial(self._import, path, display_name, accepted_tables)
+        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        return await self._runner.run(
+            new, "import", work, path=audit.shown_path(path, self._context.config.data_dir), **detail
+        )
+
+    async def _clone(
+        self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
+    ) -> Tenant:
+        await call.settle()
+        new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
+        source = await self._find(source_id)
+        check_revision(source)
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with self._runner.preparing():
+                if snapshot_id is None:
+                    await self._copies.copy(source, database)
+                else:
+                    await self._archive.fetch(await self._archive.manifest(source.uid, snapshot_id), database)
+                await self._prepare(new, database)
+            return await self._settle(call, new, database)
+
+    async def _export(self, path: Path, call: LifecycleCall) -> Manifest:
+        tenant = await self._find(call.tenant_id)
+        call.tenant_uid = tenant.uid
+        if await run_in_thread(path.exists):
+            raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
+        async with self._scratch.directory() as directory:
+            with self._runner.preparing():
+                return await self._bundle(tenant, directory / "tenant.db", path)
+
+    async def _bundle(self, tenant: Tenant, database: Path, path: Path) -> Manifest:
+        now = self._context.clock.now()
+        await self._copies.copy(tenant, database)
+        # One plain file, which a reader of another program need not be able to write beside.
+        await run_in_thread(partial(maintenance.leave_wal, database))
+        report = await run_in_thread(partial(maintenance.check, database))
+        manifest = manifest_of(tenant, report, now, "export")
+        await run_in_thread(partial(write_bundle, path, database, manifest))
+        return manifest
+
+    async def _import(
+        self, path: Path, display_name: str | None, accepted_tables: Collection[str], call: LifecycleCall
+    ) -> Tenant:
+        await call.settle()
+        new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
+        async with self._scratch.directory() as directory:
+            with self._runner.preparing():
+                manifest, database = await run_in_thread(partial(_unpack, path, directory))
+                # Before any other statement: whatever is in the schema of a foreign database would run as code.
+                await run_in_thread(
+                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
+                )
+                await run_in_thread(partial(checked, manifest, database))
+                new = new.model_copy(update={"display_name": display_name or manifest.display_name})
+                await self._prepare(new, database)
+            return await self._settle(call, new, database)
+
+    async def _find(self, tenant_id: TenantId) -> Tenant:
+        tenant = await self._catalog.find(tenant_id)
+        if tenant is None or tenant.state is TenantState.PURGED:
+            raise not_found(tenant_id, tenant)
+        return tenant
+
+    async def _prepare(self, new: Tenant, database: Path) -> None:
+        """Make the database ready and the new tenant's."""
+        await self._copies.make_ready(database)
+        await run_in_thread(partial(maintenance.give_to, database, new.uid))
+
+    async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
+        """Create the tenant with the database, which is ready and its own."""
+        call.tenant_uid = new.uid
+        intent = Intent(action=call.action, begun_at=self._context.clock.now())
+        new = new.model_copy(update={"intent": intent})
+        async with self._runner.operation(new, call.action):
+            await self._catalog.insert(new)
+            call.step("begun")
+            try:
+                await run_in_thread(partial(self._place, database, new))
+                call.step("placed")
+                return await self._calls.provision(call, new)
+            except TenantryError:
+                await self._calls.abort(new)
+                raise
+
+    def _place(self, database: Path, tenant: Tenant) -> None:
+        data_dir = self._context.config.data_dir
+        target = tenant_paths(data_dir, tenant.directory).database
+        try:
+            make_directories(data_dir, target.parent)
+            database.chmod(FILE_MODE)
+            sync_file(database)
+            move(database, target)
+        except OSError as error:
+            raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
+
+    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+        """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
+        target = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        if await run_in_thread(target.exists):
+            # The process that placed it may have died between the rename and the sync.
+            await run_in_thread(partial(sync_file, target))
+            await self._calls.provision(call, tenant)
+        else:
+            await self._calls.abort(tenant)
+
+
+def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:
+    try:
+        return read_bundle(path, directory, bytes_max=room_bytes(directory))
+    except OSError as error:
+        raise SnapshotError(f"the bundle {path} cannot be read: {error}") from error

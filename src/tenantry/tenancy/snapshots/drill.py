@@ -1,0 +1,69 @@
+"""Tries whether a tenant's newest snapshot could be restored, without touching the tenant."""
+
+import time
+from dataclasses import dataclass
+
+from tenantry.errors import SnapshotNotFoundError, TenantryError
+from tenantry.ids import TenantId
+from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.snapshots.archive import SnapshotArchive
+from tenantry.tenancy.snapshots.copying import Copies
+from tenantry.tenancy.snapshots.scratch import Scratch
+from tenantry.tenancy.snapshots.snapshot import newest_first
+from tenantry.tenancy.tenant import Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """The outcome of a drill for one tenant.
+
+    Attributes:
+        tenant_id: The tenant.
+        snapshot_id: Its newest snapshot, None if it has none.
+        outcome: ``ok``, or the error's `outcome`; ``not_found`` where there is no snapshot.
+        error: The error's message, None without an error.
+        age_seconds: How old the snapshot is: what would be lost.
+        duration_seconds: How long fetching, checking and migrating it took.
+    """
+
+    tenant_id: TenantId
+    snapshot_id: str | None
+    outcome: str
+    error: str | None
+    age_seconds: float | None
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """The result of a drill, see `Snapshots.drill`."""
+
+    results: tuple[DrillResult, ...]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every tenant of the sample could be restored."""
+        return all(result.outcome == "ok" for result in self.results)
+
+
+async def try_newest(
+    tenant: Tenant, *, archive: SnapshotArchive, copies: Copies, scratch: Scratch, context: ActorContext
+) -> DrillResult:
+    """Bring the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
+    started = time.monotonic()
+    snapshot_id, age_seconds = None, None
+    outcome, error = "ok", None
+    try:
+        dated = newest_first(await archive.ids(tenant.uid), context.watch.latest_plausible())
+        snapshot_id = next(iter(dated.past), None)
+        if snapshot_id is None:
+            raise SnapshotNotFoundError(f"tenant {tenant.id!r} has no snapshot")
+        manifest = await archive.manifest(tenant.uid, snapshot_id)
+        age_seconds = (context.clock.now() - manifest.created_at).total_seconds()
+        async with scratch.directory() as directory:
+            database = directory / "tenant.db"
+            await archive.fetch(manifest, database)
+            await copies.make_ready(database)
+    except TenantryError as failure:
+        outcome, error = failure.outcome, str(failure)
+    return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)

@@ -1,0 +1,286 @@
+"""Puts another database in the place of a tenant's, in one rename, and keeps the one that was there.
+
+Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
+decided. Then the tenant is closed here and its callers wait, and after the intent is written:
+
+    placed    it is moved to ``restore-<name>.db`` in the tenant's directory
+    closed    the tenant is closed elsewhere too, and its lock is taken
+    kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
+    exchanged the logs are gone, and ``restore-<name>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+    finished  the intent is gone and callers go on
+
+``<name>`` is this restore's own, and the intent contains it. A file that an earlier restore gave up, and that a power failure brings
+back, therefore has another name and is never put in place; the next restore removes it.
+
+After a crash the intent says how far the restore can have come: with ``restore-<name>.db`` there, the rest is done again; without it
+and without the kept file, nothing was done.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from tenantry.errors import (
+    DatabaseCorruptError,
+    SnapshotCorruptError,
+    SnapshotError,
+    SnapshotNotFoundError,
+    TenantStateError,
+)
+from tenantry.files.durable_files import (
+    remove_tree,
+    sync_file,
+)
+from tenantry.ids import TenantPaths, tenant_paths
+from tenantry.lifecycle import TenantState
+from tenantry.schema import Schema
+from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.operations.operation import LifecycleCall
+from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.snapshots.archive import SnapshotArchive
+from tenantry.tenancy.snapshots.copying import Copies
+from tenantry.tenancy.snapshots.restore_files import (
+    POINT_PREFIX,
+    POINTS_KEPT_MAX,
+    copy_kept,
+    copy_plain_file,
+    exchange,
+    forget_points,
+    give_up,
+    keep,
+    kept_database,
+    list_points,
+    place,
+    placed_database,
+)
+from tenantry.tenancy.snapshots.scratch import Scratch, named
+from tenantry.tenancy.snapshots.snapshot import check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.tenant import Tenant
+from tenantry.threads import run_in_thread
+
+_RESTORABLE: Final = frozenset(
+    [TenantState.ACTIVE, TenantState.SUSPENDED, TenantState.ARCHIVED, TenantState.QUARANTINED]
+)
+_UNDONE: Final = "undone:"
+REPLACE_FILE: Final = "replace_file"
+
+
+class Restorer:
+    """Restores tenants and undoes it."""
+
+    def __init__(
+        self,
+        runner: CallRunner,
+        pool: ActorPool,
+        archive: SnapshotArchive,
+        copies: Copies,
+        scratch: Scratch,
+        schemas: Sequence[Schema],
+    ) -> None:
+        self._runner = runner
+        self._context = runner.context
+        self._pool = pool
+        self._archive = archive
+        self._copies = copies
+        self._scratch = scratch
+        self._schemas = schemas
+        actions = ("restore", "undo_restore", REPLACE_FILE)
+        runner.finishers |= dict.fromkeys(actions, self._finish_leftover)
+
+    async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> Tenant:
+        """See `Snapshots.restore`."""
+        tenant = await call.get()
+        _check_restorable(tenant, "restore")
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with self._runner.preparing():
+                if snapshot_id.startswith(POINT_PREFIX):
+                    await self._bring_point(tenant, snapshot_id, database)
+                else:
+                    await self._bring_snapshot(tenant, snapshot_id, database)
+            return await self._replace(call, tenant, database, is_migrated=is_migrated)
+
+    async def replace_file(
+        self, path: Path, owner: str | None, accepted_tables: Collection[str], call: LifecycleCall
+    ) -> Tenant:
+        """See `Snapshots.replace_file`."""
+        tenant = await call.get()
+        _check_restorable(tenant, REPLACE_FILE)
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with self._runner.preparing(), named(database, str(path)):
+                await run_in_thread(partial(copy_plain_file, path, database))
+                await run_in_thread(
+                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
+                )
+                await run_in_thread(partial(_check_owner, database, tenant, owner, call))
+                if owner is not None and owner != tenant.uid:
+                    await run_in_thread(partial(maintenance.give_to, database, tenant.uid))
+            return await self._replace(call, tenant, database, is_migrated=True)
+
+    async def undo(self, call: LifecycleCall) -> Tenant:
+        """See `Snapshots.undo_restore`."""
+        tenant = await call.get()
+        if tenant.restore_point is None:
+            raise SnapshotNotFoundError(
+                f"tenant {tenant.id!r} has nothing to undo: it was never restored, or its last restore replaced no file, or that file was dropped"
+            )
+        if tenant.restore_point.startswith(_UNDONE):
+            return tenant
+        _check_restorable(tenant, "undo_restore")
+        async with self._scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with self._runner.preparing():
+                await self._bring_point(tenant, tenant.restore_point, database)
+            return await self._replace(call, tenant, database, is_migrated=True)
+
+    async def points(self, tenant: Tenant) -> Sequence[str]:
+        """Return the names of the replaced databases that are kept of the tenant, oldest first."""
+        directory = self._paths(tenant).directory / "points"
+        return await run_in_thread(partial(list_points, directory))
+
+    async def drop_point(self, point: str, call: LifecycleCall) -> None:
+        """See `Snapshots.drop_point`."""
+        tenant = await call.get()
+        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
+        if tenant.restore_point in {point, f"{_UNDONE}{point}"}:
+            await call.change(tenant, restore_point=None)
+        try:
+            await run_in_thread(partial(remove_tree, kept.parent))
+        except OSError as error:
+            raise SnapshotError(f"cannot remove {kept.parent}: {error}") from error
+
+    async def _bring_snapshot(self, tenant: Tenant, snapshot_id: str, database: Path) -> None:
+        manifest = await self._archive.manifest(tenant.uid, snapshot_id)
+        report = await self._archive.fetch(manifest, database)
+        if report.tenant_uid != tenant.uid:
+            raise SnapshotCorruptError(f"snapshot {snapshot_id!r} is the database of another tenant")
+
+    async def _bring_point(self, tenant: Tenant, point: str, database: Path) -> None:
+        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
+        if not await run_in_thread(kept.exists):
+            raise SnapshotNotFoundError(
+                f"there is no {point!r} of tenant {tenant.id!r} any more: the last {POINTS_KEPT_MAX} are kept",
+                snapshot_id=point,
+            )
+        try:
+            await run_in_thread(partial(copy_kept, kept, database))
+        except DatabaseCorruptError as error:
+            raise SnapshotCorruptError(
+                f"what was replaced is damaged; it stays as it is, at {kept}"
+            ) from error
+
+    async def _replace(
+        self, call: LifecycleCall, tenant: Tenant, database: Path, *, is_migrated: bool
+    ) -> Tenant:
+        """Make a database ready and put it in the place of the tenant's."""
+        with self._runner.preparing():
+            versions = await self._copies.make_ready(database) if is_migrated else None
+        await run_in_thread(partial(sync_file, database))
+        point = f"{POINT_PREFIX}{new_snapshot_id(self._context.clock.now())}"
+        call.detail["point"] = point
+        paths = self._paths(tenant)
+        arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
+        # Held from before the intent on: a caller that finds the intent in the catalog is refused, and one that is held waits.
+        async with (
+            self._pool.held(tenant.id, call.action),
+            call.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
+        ):
+            try:
+                await run_in_thread(partial(place, database, paths, point, self._context.config.data_dir))
+                call.step("placed")
+                return await self._exchange(call, restoring, versions)
+            except Exception:
+                with anyio.CancelScope(shield=True):
+                    if await run_in_thread(partial(give_up, paths, point)):
+                        await call.take_back(restoring)
+                raise
+
+    async def _exchange(self, call: LifecycleCall, tenant: Tenant, versions: dict[str, int] | None) -> Tenant:
+        """Exchange the databases of a tenant that is held."""
+        assert tenant.intent is not None
+        point = tenant.intent.arguments["point"]
+        assert point is not None
+        call.step("closed")
+        async with owned_files(tenant, self._context) as paths:
+            is_merged = call.action != REPLACE_FILE
+            await run_in_thread(partial(keep, paths, point, is_merged=is_merged))
+            call.step("kept")
+            await run_in_thread(partial(exchange, paths, point))
+            call.step("exchanged")
+        known = {} if versions is None else {"schema_versions": versions, "last_error": None}
+        # Damage of the database that is gone may have been noted meanwhile.
+        latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
+        is_kept = await run_in_thread(kept_database(paths, point).exists)
+        undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
+        restored = await call.finish(
+            latest,
+            restore_point=undone if is_kept else None,
+            **self._as_active(latest),
+            **known,
+        )
+        latest_plausible = self._context.watch.latest_plausible()
+        await run_in_thread(partial(forget_points, paths, point, latest_plausible))
+        return restored
+
+    def _as_active(self, tenant: Tenant) -> dict[str, object]:
+        """Return what changes because the database is sound now: a quarantined tenant serves calls again.
+
+        Not if it was not migrated: that may be what it was set apart for.
+        """
+        assert tenant.intent is not None
+        is_migrated = tenant.intent.arguments["is_migrated"] is not None
+        if tenant.state is not TenantState.QUARANTINED or not is_migrated:
+            return {}
+        now = self._context.clock.now()
+        return {"state": TenantState.ACTIVE, "reason": None, "state_changed_at": now}
+
+    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+        assert tenant.intent is not None
+        paths = self._paths(tenant)
+        point = tenant.intent.arguments["point"]
+        assert point is not None
+        if placed_database(paths, point).exists() or kept_database(paths, point).parent.exists():
+            async with self._pool.held(tenant.id, call.action):
+                await self._exchange(call, tenant, None)
+        else:
+            await call.take_back(tenant)
+
+    def _paths(self, tenant: Tenant) -> TenantPaths:
+        return tenant_paths(self._context.config.data_dir, tenant.directory)
+
+
+def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: LifecycleCall) -> None:
+    """Check a database thoroughly, and that it is the tenant's, or the one whose key was given.
+
+    Raises:
+        SnapshotCorruptError: It is another tenant's.
+        DatabaseCorruptError: It is damaged.
+    """
+    report = maintenance.check(database, is_thorough=True)
+    call.detail["sha256"] = report.sha256
+    if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
+        if report.tenant_uid is None:
+            mark, advice = "no tenant", "give a file that tenantry made"
+        else:
+            mark = f"the tenant with the uid {report.tenant_uid!r}"
+            advice = f"give the right file, or make this one the tenant's with the owner {report.tenant_uid} (--owner, or owner in Python)"
+        raise SnapshotCorruptError(
+            f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
+        )
+
+
+def _check_restorable(tenant: Tenant, action: str) -> None:
+    if tenant.state not in _RESTORABLE:
+        raise TenantStateError(
+            f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",
+            tenant_id=tenant.id,
+            state=tenant.state,
+            event=action,
+        )

@@ -1,0 +1,174 @@
+"""The files of a restore: the new database, and the replaced ones, which are kept as restore points.
+
+The steps and their order are `tenantry.tenancy.snapshots.restore`. These functions block; each step can be repeated after a crash.
+"""
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, SnapshotError
+from tenantry.files.atomic_file import storage_errors
+from tenantry.files.disk_space import check_copy_fits
+from tenantry.files.durable_files import (
+    FILE_MODE,
+    link,
+    make_directories,
+    move,
+    remove_files,
+    remove_tree,
+    sync_directory,
+)
+from tenantry.ids import TenantPaths
+from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite.database_file import has_log, log_of
+from tenantry.storage.sqlite.opening import RestingFile
+from tenantry.tenancy.snapshots.snapshot import begin_of_ids
+
+POINTS_KEPT_MAX: Final = 3
+"""How many replaced databases are kept of a tenant; the oldest goes first."""
+
+POINT_PREFIX: Final = "before-"
+_PLACED: Final = "restore-{}.db"
+_ANY_PLACED: Final = "restore*.db*"
+"""Matches also the part that a crash left of a copy, see `move`."""
+
+_FOREIGN: Final = ".db-wal-of-another-database"
+
+
+def copy_plain_file(source: Path, database: Path) -> None:
+    """Copy a database that is one plain file.
+
+    Raises:
+        SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
+        StorageFullError: There is no room for it.
+    """
+    found = RestingFile.found(source)
+    if found is None:
+        raise SnapshotError(
+            f"{source} is not a database in one plain file: it is missing or empty, or has a -wal or -journal beside it. Where one "
+            f"lies there that belongs to it: sqlite3 {source} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+        )
+    with storage_errors(f"copy {source}"):
+        size_bytes = source.stat().st_size
+        check_copy_fits(database.parent, size_bytes, size_bytes)
+        shutil.copyfile(source, database)
+    if not found.is_at_rest():
+        raise SnapshotError(f"{source} was changed while it was copied: close it first", is_retryable=True)
+
+
+def kept_database(paths: TenantPaths, point: str) -> Path:
+    """Return where what a restore replaced is kept."""
+    return paths.directory / "points" / point / paths.database.name
+
+
+def list_points(directory: Path) -> list[str]:
+    """Return the names of the points in a directory, oldest first."""
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+
+
+def copy_kept(kept: Path, database: Path) -> None:
+    """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
+    try:
+        size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
+        check_copy_fits(database.parent, size_bytes, size_bytes)
+        shutil.copyfile(kept, database)
+        if log_of(kept).exists():
+            shutil.copyfile(log_of(kept), log_of(database))
+    except OSError as error:
+        raise SnapshotError(f"cannot copy {kept}: {error}") from error
+    maintenance.checkpoint(database)
+    maintenance.check(database)
+
+
+def placed_database(paths: TenantPaths, point: str) -> Path:
+    """Return where the restored database is before the exchange."""
+    return paths.directory / _PLACED.format(point)
+
+
+def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> None:
+    """Move the restored database into the tenant's directory.
+
+    Raises:
+        SnapshotError, StorageFullError: It cannot be moved.
+    """
+    try:
+        make_directories(data_dir, paths.directory)
+        # The operation's lock is held: no other restore of this tenant is under way.
+        for stale in paths.directory.glob(_ANY_PLACED):
+            remove_files(stale)
+        database.chmod(FILE_MODE)
+        move(database, placed_database(paths, point))
+    except OSError as error:
+        raise SnapshotError(f"cannot put the restored database into {paths.directory}: {error}") from error
+
+
+def give_up(paths: TenantPaths, point: str) -> bool:
+    """Take back what was done before the exchange; return whether it had not come to that."""
+    placed, kept = placed_database(paths, point), kept_database(paths, point)
+    if not placed.exists() and kept.parent.exists():
+        return False
+    if log_of(kept).exists() and not log_of(paths.database).exists():
+        link(log_of(kept), log_of(paths.database))
+    # In this order: as long as the placed file exists, nothing was exchanged.
+    remove_tree(kept.parent)
+    remove_files(placed)
+    return True
+
+
+def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
+    """Give the tenant's database a second name; a no-op when it was exchanged, because a crash came in between.
+
+    The directory of that name is there in any case: it says that the exchange may have come.
+
+    Args:
+        paths: The tenant's.
+        point: The name of what is kept.
+        is_merged: Whether the log is written into the database. Files that somebody put there by hand may not belong together, so
+            both are kept as they are.
+    """
+    kept = kept_database(paths, point)
+    if not placed_database(paths, point).exists():
+        return
+    make_directories(paths.directory, kept.parent)
+    if kept.exists() or not paths.database.exists():
+        sync_directory(kept.parent)
+        return
+    log, kept_log = log_of(paths.database), log_of(kept)
+    if log_note.is_foreign(paths.lock, paths.database):
+        link(log, kept_log.with_suffix(_FOREIGN))
+        link(paths.database, kept)
+        return
+    if has_log(paths.database):
+        # Before SQLite opens it: beside what it takes for no database it removes the log.
+        remove_files(kept_log)
+        link(log, kept_log)
+    if is_merged:
+        try:
+            maintenance.checkpoint(paths.database)
+        except DatabaseCorruptError:
+            pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
+        else:
+            remove_files(kept_log)
+    link(paths.database, kept)
+
+
+def exchange(paths: TenantPaths, point: str) -> None:
+    """Put the restored database in the place of the old one, which has another name by now; a no-op when it is there."""
+    placed = placed_database(paths, point)
+    if not placed.exists():
+        sync_directory(paths.directory)
+        return
+    # SQLite would apply the old database's log to the new one.
+    remove_files(*(Path(f"{paths.database}{suffix}") for suffix in ("-wal", "-shm", "-journal")))
+    move(placed, paths.database)
+
+
+def forget_points(paths: TenantPaths, newest: str, latest_plausible: datetime) -> None:
+    """Forget the oldest; never the one that was just made, nor those dated in the future, which do not count."""
+    directory = paths.directory / "points"
+    future_begin = f"{POINT_PREFIX}{begin_of_ids(latest_plausible)}"
+    others = [point for point in list_points(directory) if point != newest and point <= future_begin]
+    for old in others[: max(0, len(others) + 1 - POINTS_KEPT_MAX)]:
+        shutil.rmtree(directory / old, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""A registry's place for files that are being made.
+
+Where it is on the same file system as the tenants, as it is by default, files are renamed into place; otherwise they are copied. It
+is emptied by the next registry if this one dies.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DataDirectoryError, RegistryClosedError, StorageFullError, TenantryError
+from tenantry.files.disk_space import is_full
+from tenantry.files.durable_files import DIRECTORY_MODE, make_directories
+from tenantry.files.lock_file import LockFile, LockHeldError
+from tenantry.threads import run_in_thread
+
+_LOCK_SUFFIX: Final = ".lock"
+
+
+class Scratch:
+    """Directories that last for a block.
+
+    Args:
+        data_dir: It lies in ``scratch`` there, in a directory of this registry's own with a lock beside it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._root = data_dir / "scratch"
+        self._own: Path | None = None
+        self._lock: LockFile | None = None
+        self._making = threading.Lock()  # several threads may need the first directory at once
+        self._is_closed = False
+
+    async def sweep(self) -> None:
+        """Remove what registries that died have left: on a disk that is nearly full it is missed.
+
+        Raises:
+            DataDirectoryError: It cannot be looked at.
+        """
+        await run_in_thread(self._sweep)
+
+    async def aclose(self) -> None:
+        """Remove what is there; idempotent."""
+        await run_in_thread(self._close)
+
+    @asynccontextmanager
+    async def directory(self) -> AsyncIterator[Path]:
+        """Give a new, private directory, removed at the end of the block.
+
+        Raises:
+            StorageFullError: The disk has no space for it.
+            DataDirectoryError: It cannot be made for another reason.
+        """
+        directory = await run_in_thread(self._make)
+        try:
+            yield directory
+        finally:
+            await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
+
+    def abandon(self) -> None:
+        """Release the lock without removing anything: the next registry that opens empties the directory."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _make(self) -> Path:
+        try:
+            with self._making:
+                if self._is_closed:
+                    raise RegistryClosedError("the registry is closed")
+                if self._own is None:
+                    self._own = self._begin()
+                return Path(tempfile.mkdtemp(dir=self._own))
+        except (OSError, LockHeldError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise StorageFullError(
+                    f"cannot make a directory in {self._root} ({error}): free space on the disk"
+                ) from error
+            raise DataDirectoryError(
+                f"cannot make a directory in {self._root}: {error}", path=str(self._root)
+            ) from error
+
+    def _begin(self) -> Path:
+        """Make the directory of this registry, when it is first needed; its lock first, so that nobody sweeps it."""
+        make_directories(self._data_dir, self._root)
+        own = self._root / uuid.uuid4().hex
+        lock = _lock_of(own)
+        lock.acquire()
+        try:
+            own.mkdir(mode=DIRECTORY_MODE)
+        except OSError:
+            lock.remove()
+            raise
+        self._lock = lock
+        return own
+
+    def _sweep(self) -> None:
+        try:
+            found = list(self._root.iterdir()) if self._root.exists() else []
+            for name in sorted({path.name.removesuffix(_LOCK_SUFFIX) for path in found}):
+                _remove_if_left(self._root / name)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot look into {self._root}: {error}", path=str(self._root)
+            ) from error
+
+    def _close(self) -> None:
+        with self._making:
+            self._is_closed = True
+            if self._own is not None:
+                shutil.rmtree(self._own, ignore_errors=True)
+            if self._lock is not None:
+                self._lock.remove()
+
+
+def _remove_if_left(directory: Path) -> None:
+    """Remove the directory of a registry that died, and its lock.
+
+    One without a lock was left too: by a registry that could not remove it, or by a power failure that kept the directory alone.
+    """
+    lock = _lock_of(directory)
+    with contextlib.suppress(LockHeldError, OSError):
+        lock.acquire(is_named=False)  # a full disk takes no name
+        shutil.rmtree(directory, ignore_errors=True)
+        lock.remove()
+
+
+def _lock_of(directory: Path) -> LockFile:
+    return LockFile(directory.with_name(directory.name + _LOCK_SUFFIX))
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """Replace the path of a scratch file in error messages by `name`: the caller does not know that path."""
+    try:
+        yield
+    except TenantryError as error:
+        words = str(error).replace(str(path), name).replace(str(path.parent), "a scratch directory")
+        error.args = (words, *error.args[1:])
+        raise

@@ -1,0 +1,214 @@
+"""Which data directory a snapshot storage belongs to: one, and a second one is refused.
+
+Without that, a copy of a data directory would take the original's snapshots for its own: its purges and its retention would
+delete them, and what it keeps could be restored into the original. So the storage holds a mark, the object
+``tenantry-owner.json``, that names the `DirectoryIdentity` of its directory. The first directory that uses the storage
+writes the mark. From then on it is compared before snapshots are written, deleted or restored; a comparison counts for
+`CHECKED_SECONDS_MAX`.
+
+Snapshots inside the data directory itself are copied with it and belong to the copy: they need no mark.
+"""
+
+import asyncio
+import socket
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tenantry.clock import Clock
+from tenantry.errors import SnapshotError, SnapshotNotFoundError, SnapshotStorageOwnedError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+from tenantry.tenancy.snapshots.directory_identity import DirectoryIdentity, make_identity, read_identity
+from tenantry.threads import run_in_thread
+
+MARK_KEY: Final = "tenantry-owner.json"
+MARK_BYTES_MAX: Final = 8192
+CHECKED_SECONDS_MAX: Final = 60.0
+"""How long a comparison counts: so long after another directory took the storage over, this one may still use it."""
+
+STORAGE_REFUSED: Final = "tenantry.snapshots.storage_refused"
+
+
+class StorageMark(BaseModel):
+    """The mark of a snapshot storage: which data directory it belongs to.
+
+    Attributes:
+        directory: Its identity.
+        data_dir: Its path, when the mark was written.
+        host: The machine's name then.
+        marked_at: That instant, in UTC.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    directory: DirectoryIdentity
+    data_dir: str
+    host: str
+    marked_at: datetime
+
+    def __str__(self) -> str:
+        return (
+            f"the data directory {self.data_dir} on {self.host} (since {self.marked_at:%Y-%m-%d %H:%M} UTC)"
+        )
+
+
+class StorageOwner:
+    """Keeps and compares the mark of a snapshot storage.
+
+    Args:
+        storage: The storage.
+        data_dir: The data directory that wants to use it.
+        clock: Tells how old a comparison is.
+    """
+
+    def __init__(self, storage: ObjectStorage, data_dir: Path, clock: Clock) -> None:
+        self._storage = storage
+        self._data_dir = data_dir
+        self._clock = clock
+        self._checking = asyncio.Lock()
+        self._checked_at_seconds: float | None = None
+        self._log = EventLog()
+
+    @property
+    def location(self) -> str:
+        """Where the storage is."""
+        return self._storage.location
+
+    async def check(self) -> None:
+        """Raise unless the storage belongs to this directory; one that belongs to none is this directory's from now on.
+
+        Raises:
+            SnapshotStorageOwnedError: It belongs to another directory.
+            SnapshotError: The storage cannot be read or written.
+        """
+        async with self._checking:
+            if self._is_checked() or await self.is_inside():
+                return
+            mark = await self.look()
+            if mark is None:
+                await self._mark(await run_in_thread(partial(make_identity, self._data_dir)))
+                mark = await self.look()  # another directory may have done the same at this moment
+            await self._compare(mark)
+            self._checked_at_seconds = self._clock.monotonic_seconds()
+
+    async def check_not_foreign(self) -> None:
+        """Raise only if the storage is known to belong to another directory; a storage that cannot be read is accepted.
+
+        Raises:
+            SnapshotStorageOwnedError: It belongs to another directory.
+        """
+        try:
+            await self.check()
+        except SnapshotStorageOwnedError:
+            raise
+        except TenantryError:
+            return
+
+    async def announce(self) -> None:
+        """Check in the background and log a failure, so that a start does not wait for a network."""
+        try:
+            await self.check()
+        except TenantryError as error:
+            self._log.failure(STORAGE_REFUSED, error, location=self._storage.location)
+
+    async def claim(self) -> StorageMark | None:
+        """Make the storage this directory's, whatever it was before, and return the mark that was there.
+
+        The directory gets a new identity. So the directory that had the storage is refused from then on, also if one is a copy
+        of the other. Snapshots in the data directory itself are left alone: nobody else has them.
+
+        Raises:
+            SnapshotError: The storage, or the data directory, cannot be written; call again.
+        """
+        async with self._checking:
+            self._checked_at_seconds = None
+            if await self.is_inside():
+                return None
+            try:
+                before = await self.look()
+            except SnapshotStorageOwnedError:  # a mark that cannot be read
+                before = None
+            identity = partial(make_identity, self._data_dir, is_replaced=True)
+            await self._mark(await run_in_thread(identity))
+            await self._compare(await self.look())
+        return before
+
+    async def look(self) -> StorageMark | None:
+        """Return the storage's mark, None if it has none.
+
+        Raises:
+            SnapshotStorageOwnedError: There is a mark that cannot be read.
+            SnapshotError: The storage refuses.
+        """
+        try:
+            content = await self._storage.get_bytes(MARK_KEY, bytes_max=MARK_BYTES_MAX)
+        except SnapshotNotFoundError:
+            return None
+        try:
+            return StorageMark.model_validate_json(content)
+        except ValidationError as error:
+            raise self._owned("an unknown data directory (their mark cannot be read)", None) from error
+
+    async def is_inside(self) -> bool:
+        """Return whether the storage lies in the data directory: then it needs no mark."""
+        return await run_in_thread(partial(_is_inside, self._storage, self._data_dir))
+
+    async def is_own(self, mark: StorageMark) -> bool:
+        """Return whether a mark names this directory.
+
+        Raises:
+            SnapshotError: The directory's identity cannot be read.
+        """
+        identity = await run_in_thread(partial(read_identity, self._data_dir))
+        return identity is not None and identity.is_same(mark.directory)
+
+    async def _compare(self, mark: StorageMark | None) -> None:
+        if mark is None:
+            raise SnapshotError(
+                f"the mark {MARK_KEY} at {self._storage.location} was removed while it was written: try again",
+                is_retryable=True,
+            )
+        if not await self.is_own(mark):
+            raise self._owned(str(mark), mark)
+
+    async def _mark(self, identity: DirectoryIdentity) -> None:
+        mark = StorageMark(
+            directory=identity,
+            data_dir=str(self._data_dir.absolute()),
+            host=socket.gethostname(),
+            marked_at=self._clock.now(),
+        )
+        await self._storage.put_bytes(MARK_KEY, mark.model_dump_json().encode())
+
+    def _is_checked(self) -> bool:
+        checked = self._checked_at_seconds
+        return checked is not None and self._clock.monotonic_seconds() - checked < CHECKED_SECONDS_MAX
+
+    def _owned(self, owner: str, mark: StorageMark | None) -> SnapshotStorageOwnedError:
+        self._checked_at_seconds = None
+        return SnapshotStorageOwnedError(
+            f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, a "
+            "copy, or was moved: nothing was written, deleted or restored. To take the snapshots over: 'tenantry snapshot "
+            "claim-storage'. To begin without snapshots in another place: 'tenantry snapshot switch-storage'",
+            location=self._storage.location,
+            data_dir=str(self._data_dir),
+            owner_data_dir=None if mark is None else mark.data_dir,
+            owner_host=None if mark is None else mark.host,
+        )
+
+
+def _is_inside(storage: ObjectStorage, data_dir: Path) -> bool:
+    """Return whether a storage lies in the data directory, on the same file system: then a copy of one includes the other."""
+    if not isinstance(storage, LocalStorage):
+        return False
+    try:
+        place, root = storage.directory.resolve(), data_dir.resolve()
+        return place.is_relative_to(root) and (
+            not place.exists() or place.stat().st_dev == root.stat().st_dev
+        )
+    except OSError:
+        return False

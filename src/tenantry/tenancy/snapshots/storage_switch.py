@@ -1,0 +1,64 @@
+"""Makes a data directory keep its snapshots in another place, without those of the old place.
+
+For a copy of a data directory, whose snapshots belong to the original, and for a change of the place without moving anything.
+"""
+
+from functools import partial
+
+from tenantry.clock import SystemClock
+from tenantry.config import RegistryConfig
+from tenantry.errors import DataDirectoryError, SnapshotError
+from tenantry.eventlog import EventLog
+from tenantry.events import Event
+from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.tenancy.actors.actor import ActorContext, Gates
+from tenantry.tenancy.catalog import audit
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.snapshots.location import change_location, default_location, recorded_location
+from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.threads import run_in_thread
+
+
+async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
+    """Keep the snapshots of a data directory in this storage from now on, and return where they were kept before.
+
+    Snapshots that are kept there stay there: they are neither listed nor deleted any more. A registry that is open on the
+    directory uses the old storage until it closes. The call is in the audit.
+
+    Raises:
+        DataDirectoryError: There is no catalog in the directory.
+        SnapshotStorageOwnedError: The storage belongs to another data directory; nothing was changed.
+        SnapshotError: The storage holds something and belongs to no directory, or cannot be used; nothing was changed.
+        PersistenceError: The catalog cannot be written.
+    """
+    data_dir, clock = config.data_dir, SystemClock()
+    if not await run_in_thread((data_dir / "catalog.db").is_file):
+        raise DataDirectoryError(
+            f"there is no catalog in {data_dir}: give a data directory", path=str(data_dir)
+        )
+    before = await run_in_thread(partial(recorded_location, data_dir)) or str(default_location(data_dir))
+    owner = StorageOwner(storage, data_dir, clock)
+    if not await owner.is_inside() and await owner.look() is None and await storage.list(""):
+        raise SnapshotError(
+            f"{storage.location} holds objects, and no data directory has marked it as its own: give an empty place"
+        )
+    await owner.check()
+    watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
+    catalog = Catalog(data_dir, ActorContext(config, Gates.of(config), clock, _ignore, watch))
+    await catalog.open()
+    try:
+        await run_in_thread(partial(change_location, data_dir, storage.location))
+        detail = {"location": storage.location, "before": before}
+        await catalog.write(
+            audit.append(
+                clock, "switch_storage", tenant_id=None, tenant_uid=None, outcome="ok", detail=detail
+            )
+        )
+    finally:
+        await catalog.aclose(config.shutdown_timeout_seconds)
+    return before
+
+
+def _ignore(_: Event) -> None:
+    """Take an event that nobody counts."""

@@ -1,0 +1,295 @@
+"""Opens a tenant for the pool: from its entry in the catalog to a running actor."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import (
+    DatabaseCorruptError,
+    MigrationError,
+    PersistenceError,
+    TenantQuarantinedError,
+    TenantryError,
+)
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId, tenant_paths
+from tenantry.lifecycle import TenantEvent, TenantState, check_serves
+from tenantry.limits import TenantLimits
+from tenantry.schema import Schema
+from tenantry.storage.sqlite import second_look
+from tenantry.storage.sqlite.database_file import is_missing
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.tenancy.actors.actor import ActorContext, TenantActor
+from tenantry.tenancy.actors.lease import busy_error
+from tenantry.tenancy.catalog.audit import acting_as, append
+from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.texts import as_reason
+from tenantry.threads import run_in_thread
+
+BUSY_RETRY_AFTER_SECONDS: Final = 1.0
+OPENED_MAX: Final = 16_384
+"""How many tenants are remembered to have opened."""
+
+TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
+TENANT_FOUND_SOUND: Final = "tenantry.tenant.found_sound"
+TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
+
+
+class TenantOpener:
+    """Opens tenants, and sets apart those whose file is damaged or whose migration fails.
+
+    Args:
+        catalog: The list of tenants.
+        schemas: What every tenant is migrated to.
+        context: What all actors share.
+        log: Bound to each tenant in turn.
+        on_failure: Called when an open tenant cannot go on.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        schemas: Sequence[Schema],
+        context: ActorContext,
+        *,
+        log: EventLog,
+        on_failure: Callable[[Tenant, TenantryError], None],
+    ) -> None:
+        self._catalog = catalog
+        self._schemas = schemas
+        self._context = context
+        self._log = log
+        self._on_failure = on_failure
+        config = context.config
+        self.crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
+        self._opened: set[TenantId] = set()
+        self._for_calls: set[str] = set()  # uids of tenants whose lifecycle call opens them
+
+    async def open(self, tenant_id: TenantId) -> TenantActor:
+        """Return the tenant's actor, open and migrated.
+
+        Raises:
+            TenantError: The tenant does not exist, does not serve calls, or is open elsewhere.
+            TenantQuarantinedError: Its file is damaged or its migration failed: it was set apart just now.
+            PersistenceError: It cannot be opened.
+        """
+        tenant = await self._catalog.get(tenant_id)
+        is_for_call = tenant.uid in self._for_calls
+        if not is_for_call:
+            check_opens(tenant)
+        if is_for_call:
+            # Only for a tenant that is being created is a missing database a new one.
+            actor = await self._opened_actor(tenant, is_new=tenant.state is TenantState.PROVISIONING)
+        else:
+            actor = await self._open_or_judge(tenant)
+        try:
+            if not is_for_call:
+                await self._check_again(tenant)
+            if tenant.state is not TenantState.PROVISIONING:
+                await self._note(tenant, actor.schema_versions, None)
+        except BaseException:
+            await actor.aclose(0.0)
+            raise
+        if len(self._opened) >= OPENED_MAX:
+            self._opened.clear()
+        self._opened.add(tenant_id)
+        return actor
+
+    async def is_damaged(self, tenant: Tenant) -> bool:
+        """Look at the database of a tenant that is closed once more: a disk that failed for a moment looks like damage too.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process has it open.
+            PersistenceError: The disk cannot read it, or the check took too long.
+        """
+        path = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        if await run_in_thread(partial(is_missing, path)):
+            return True
+        async with owned_files(tenant, self._context, is_waited_for=False):
+            is_damaged = await run_in_thread(partial(second_look.is_damaged, path))
+        if not is_damaged:
+            self._log.warning(TENANT_FOUND_SOUND, tenant_id=tenant.id)
+        return is_damaged
+
+    @contextmanager
+    def opening_for_call(self, tenant: Tenant) -> Iterator[None]:
+        """Let the tenant be opened though it serves nobody: its own lifecycle call does it."""
+        self._for_calls.add(tenant.uid)
+        try:
+            yield
+        finally:
+            self._for_calls.discard(tenant.uid)
+
+    def forget_opened(self, tenant_id: TenantId | None = None) -> None:
+        """Forget that the tenant, or any, could be opened: its state has changed, or may have."""
+        if tenant_id is None:
+            self._opened.clear()
+        else:
+            self._opened.discard(tenant_id)
+
+    def has_opened(self, tenant_id: TenantId) -> bool:
+        """Return whether the tenant could be opened not long ago, and so most likely can be again. No I/O."""
+        return tenant_id in self._opened
+
+    async def quarantine(self, tenant: Tenant, error: TenantryError) -> TenantQuarantinedError:
+        """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
+        reason = as_reason(str(error))
+        with acting_as("tenantry"):
+            await self._set_apart(tenant, reason)
+        self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
+        quarantined = TenantQuarantinedError(
+            f"tenant {tenant.id!r} was quarantined: {reason}",
+            tenant_id=tenant.id,
+            state=TenantState.QUARANTINED,
+            reason=reason,
+        )
+        quarantined.__cause__ = error
+        return quarantined
+
+    async def _open_or_judge(self, tenant: Tenant) -> TenantActor:
+        """Open the tenant for its callers. What looks damaged is looked at once more, and opened again if it is sound."""
+        try:
+            return await self._opened_actor(tenant)
+        except TenantryError as error:
+            if not second_look.is_doubtful(error) or await self._is_damaged_or_judged(tenant):
+                await self._judge(tenant, error)
+                raise
+        try:
+            return await self._opened_actor(tenant)
+        except TenantryError as error:
+            await self._judge(tenant, error)
+            raise
+
+    async def _opened_actor(self, tenant: Tenant, *, is_new: bool = False) -> TenantActor:
+        actor = self._actor(tenant, is_new=is_new)
+        await actor.open()
+        return actor
+
+    async def _is_damaged_or_judged(self, tenant: Tenant) -> bool:
+        try:
+            return await self.is_damaged(tenant)
+        except TenantryError as failure:
+            await self._judge(tenant, failure)
+            raise
+
+    async def _set_apart(self, tenant: Tenant, reason: str) -> None:
+        while True:
+            found = await self._catalog.find_by_uid(tenant.uid)
+            if found is None or found.state is TenantState.PURGED:
+                raise not_found(tenant.id)
+            record = append(
+                self._context.clock,
+                TenantEvent.QUARANTINE,
+                tenant_id=found.id,
+                tenant_uid=found.uid,
+                outcome="ok",
+                detail={"reason": reason},
+                is_conditional=True,
+            )
+            with suppress(StaleTenantError):
+                await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
+                return
+
+    async def _check_again(self, tenant: Tenant) -> None:
+        """Look the tenant up once more, now that no other process can open it: its id may be another tenant's by now.
+
+        Raises: As `check_opens`.
+        """
+        latest = await self._catalog.get(tenant.id)
+        check_opens(latest)
+        if latest.uid != tenant.uid:
+            raise busy_error(tenant.id, "rename", BUSY_RETRY_AFTER_SECONDS)
+
+    async def _judge(self, tenant: Tenant, error: TenantryError) -> None:
+        """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
+        is_its_own = isinstance(error, DatabaseCorruptError) or (
+            isinstance(error, MigrationError) and error.is_step_failure
+        )
+        if is_its_own:
+            raise await self.quarantine(tenant, error) from error
+        if isinstance(error, PersistenceError):
+            await self._note(tenant, tenant.schema_versions, str(error))
+
+    async def _note(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+        """Tell the catalog how the opening went; that this fails changes nothing about the opening."""
+        try:
+            await self._catalog.record_opened(tenant, versions, error)
+        except TenantryError as failure:
+            self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
+
+    def is_behind(self, tenant: Tenant) -> bool:
+        """Return whether the tenant lacks migrations, as far as the catalog knows."""
+        return any(
+            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations("sqlite"))
+            for schema in self._schemas
+        )
+
+    def tenant_store(self, tenant: Tenant, *, is_new: bool = False) -> SQLiteStore:
+        """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
+        paths = tenant_paths(self._context.config.data_dir, tenant.directory)
+        return self.store(
+            paths.database,
+            must_exist=not is_new,
+            limits=tenant.limits,
+            ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
+            log=self._log.bind(tenant_id=tenant.id),
+        )
+
+    def store(
+        self,
+        path: Path,
+        *,
+        must_exist: bool = True,
+        limits: TenantLimits | None = None,
+        ownership: FileOwnership | None = None,
+        log: EventLog | None = None,
+    ) -> SQLiteStore:
+        """Return the store of a database below the data directory, not connected."""
+        config = self._context.config
+        limits = limits or TenantLimits()
+        options = SQLiteOptions(
+            path=path,
+            root=config.data_dir,
+            must_exist=must_exist,
+            durability=limits.durability or config.durability,
+            database_bytes_max=limits.database_bytes_max,
+            readers_max=config.readers_per_tenant,
+            wal_bytes_max=config.wal_bytes_max,
+        )
+        return SQLiteStore(
+            options,
+            self._schemas,
+            clock=self._context.clock,
+            log=log or self._log,
+            crews=self.crews,
+            ownership=ownership,
+        )
+
+    def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
+        return TenantActor(
+            tenant.id,
+            self.tenant_store(tenant, is_new=is_new),
+            self._context,
+            log=self._log.bind(tenant_id=tenant.id),
+            on_failure=lambda error: self._on_failure(tenant, error),
+            entry=tenant,
+        )
+
+
+def check_opens(tenant: Tenant) -> None:
+    """Raise unless the tenant may be opened for its callers.
+
+    Raises:
+        TenantError: It does not exist or does not serve calls.
+        TenantBusyError: A lifecycle call works on its files, or its process died and nobody has finished it yet.
+    """
+    check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+    if tenant.intent is not None:
+        raise busy_error(tenant.id, tenant.intent.action, BUSY_RETRY_AFTER_SECONDS)
