@@ -7,12 +7,12 @@ from typing import Final
 from tenantry.ids import TenantId
 from tenantry.tenancy.tenant import Tenant
 
-REMEMBERED_TENANTS_MAX: Final = 16_384
+CACHED_TENANTS_MAX: Final = 16_384
 _TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
 
 
-class RememberedTenants:
-    """Tenants as they were read, until any process changes the catalog.
+class TenantCache:
+    """Records of tenants, as they were read; emptied when any process changes the catalog.
 
     Without a write-ahead log every commit writes the file, so its time of modification tells of it.
 
@@ -48,7 +48,7 @@ class RememberedTenants:
             return
         if time.time_ns() - changed_at < _TICK_NANOSECONDS:
             return
-        if self._changed_at != changed_at or len(self._tenants) >= REMEMBERED_TENANTS_MAX:
+        if self._changed_at != changed_at or len(self._tenants) >= CACHED_TENANTS_MAX:
             self._tenants.clear()
         self._changed_at = changed_at
         self._tenants[tenant.id] = tenant

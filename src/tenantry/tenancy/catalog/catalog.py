@@ -31,7 +31,7 @@ from tenantry.storage.sqlite.thread_pool import Crews
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.catalog.authority import check_is_authorised
-from tenantry.tenancy.catalog.cache import RememberedTenants
+from tenantry.tenancy.catalog.cache import TenantCache
 from tenantry.tenancy.catalog.rows import COLUMNS, INSERT, SELECT, from_row, to_row
 from tenantry.tenancy.tenant import Tenant, not_found
 
@@ -64,7 +64,7 @@ class Catalog:
             # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
             crews=Crews.of(write_threads=1, read_threads=1),
         )
-        self._remembered = RememberedTenants(data_dir / "catalog.db")
+        self._cache = TenantCache(data_dir / "catalog.db")
         self.changes = 0
         """How often this registry has changed tenants, or tried to: whoever caches their counts compares it."""
         self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
@@ -112,11 +112,11 @@ class Catalog:
         Raises:
             TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
         """
-        tenant = self._remembered.get(tenant_id)
+        tenant = self._cache.get(tenant_id)
         if tenant is None:
-            changed_at = self._remembered.changed_at()
+            changed_at = self._cache.changed_at()
             tenant = await self.find(tenant_id)
-            self._remembered.add(tenant, changed_at)
+            self._cache.add(tenant, changed_at)
         if tenant is None or tenant.state is TenantState.PURGED:
             raise not_found(tenant_id, tenant)
         check_is_authorised(tenant)
