@@ -18,7 +18,7 @@ from tenantry.tenancy.fleet.job import (
 from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.statistics import RegistryStatistics
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 __all__ = [
     "Fetch",
@@ -33,11 +33,11 @@ __all__ = [
     "Repository",
     "Schema",
     "Statement",
-    "Tenant",
     "TenantHandle",
     "TenantId",
     "TenantLimits",
     "TenantMigrationStatus",
+    "TenantRecord",
     "TenantRegistry",
     "TenantState",
     "TenantTransaction",

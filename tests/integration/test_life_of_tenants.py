@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tenantry import RegistryConfig, Tenant, TenantRegistry, TenantState
+from tenantry import RegistryConfig, TenantRecord, TenantRegistry, TenantState
 from tenantry.errors import (
     DeletionProtectedError,
     GracePeriodError,
@@ -341,7 +341,7 @@ class LivesMachine(RuleBasedStateMachine):
         )
         assert counted == Counter(life.state.value for life in self.lives.values())
 
-    def check_entry(self, tenant: Tenant) -> None:
+    def check_entry(self, tenant: TenantRecord) -> None:
         """The entry of the catalog is what the model says."""
         life = self.lives[tenant.id]
         assert (tenant.id, tenant.uid, tenant.display_name) == (life.id, life.uid, life.name)

@@ -23,7 +23,15 @@ from typing import Any
 import pytest
 
 from others import other_process
-from tenantry import RegistryConfig, Schema, Statement, Tenant, TenantHandle, TenantRegistry, TenantState
+from tenantry import (
+    RegistryConfig,
+    Schema,
+    Statement,
+    TenantHandle,
+    TenantRecord,
+    TenantRegistry,
+    TenantState,
+)
 from tenantry.errors import (
     ConstraintViolationError,
     DatabaseCorruptError,
@@ -54,7 +62,7 @@ from tenantry.limits import TenantLimits
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.operations.operation import expecting
-from tenantry.tenancy.tenant import Intent
+from tenantry.tenancy.tenant_record import Intent
 from tenants import (
     MovedClock,
     Recorder,
@@ -1056,7 +1064,7 @@ class TestProcesses:
         begun = tenant.model_copy(update={"intent": Intent.model_validate_json(INTENT)})
         looks = iter([begun])
 
-        async def under_way() -> list[Tenant]:
+        async def under_way() -> list[TenantRecord]:
             return [next(looks)]
 
         def acquire(*_: object, **__: object) -> None:

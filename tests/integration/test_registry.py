@@ -150,9 +150,9 @@ class TestLifecycle:
         """The second time the id is taken, whoever of two callers was first."""
         results = await asyncio.gather(*(registry.create("acme") for _ in range(3)), return_exceptions=True)
         assert sorted(type(result).__name__ for result in results) == [
-            "Tenant",
             "TenantExistsError",
             "TenantExistsError",
+            "TenantRecord",
         ]
         with pytest.raises(TenantExistsError, match=r"'acme' exists already \(active\)") as caught:
             await registry.create("acme")

@@ -12,7 +12,7 @@ from tenantry.lifecycle import TenantState
 from tenantry.limits import Number, TenantLimits
 from tenantry.tenancy.snapshots.drill import DrillResult
 from tenantry.tenancy.snapshots.snapshot import Snapshot
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 LIST_ITEMS_MAX = 1_000
 
@@ -60,7 +60,7 @@ class TenantOut(BaseModel):
     revision: int = Field(examples=[1], description="The ETag, as a number.")
 
     @classmethod
-    def of(cls, tenant: Tenant) -> Self:
+    def of(cls, tenant: TenantRecord) -> Self:
         """Return what callers see of a tenant."""
         values = {name: getattr(tenant, name) for name in cls.model_fields if name != "busy_with"}
         return cls(busy_with=tenant.intent.action if tenant.intent is not None else None, **values)

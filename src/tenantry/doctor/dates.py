@@ -10,13 +10,13 @@ from tenantry.lifecycle import TenantState
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
 from tenantry.tenancy.snapshots.location import default_location
 from tenantry.tenancy.snapshots.snapshot import is_snapshot_id, newest_first
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 _MANIFEST: Final = ".json"
 
 
 def check_dates(
-    config: RegistryConfig, tenants: Sequence[Tenant], record: ClockRecord | None
+    config: RegistryConfig, tenants: Sequence[TenantRecord], record: ClockRecord | None
 ) -> Iterator[Finding]:
     """Yield findings about the clock, and about the dates of tenants and of snapshots in the data directory."""
     now = datetime.now(UTC)
@@ -46,7 +46,7 @@ def _clock(config: RegistryConfig, record: ClockRecord | None, now: datetime, la
     return ok(check, "it has not leapt")
 
 
-def _tenants(config: RegistryConfig, tenants: Sequence[Tenant], latest: datetime) -> Finding:
+def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: datetime) -> Finding:
     check = "dates of tenants"
     longest_seconds = (config.snapshot_interval_seconds or 0) + config.snapshot_jitter_seconds
     due_latest = latest + timedelta(seconds=longest_seconds)

@@ -19,7 +19,7 @@ from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.rows import ALL_TENANTS, tenants_of
 from tenantry.tenancy.clock_watch import ClockRecord, read_record
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 _CLOCK_TABLE: Final = Statement(
     "doctor.clock", "SELECT 1 FROM sqlite_schema WHERE name = 'clock'", (), Fetch.ONE
@@ -84,7 +84,7 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
     ]
 
 
-async def _tenants(catalog: Inspection) -> Sequence[Tenant]:
+async def _tenants(catalog: Inspection) -> Sequence[TenantRecord]:
     return tenants_of(await catalog.read(ALL_TENANTS))
 
 

@@ -14,7 +14,7 @@ from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.inspection import resting_owner
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshots.location import default_location
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Difference(NamedTuple):
@@ -59,7 +59,7 @@ _WHAT_TO_DO = {
 }
 
 
-def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
+def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
     owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in _with_files(tenants)}
@@ -73,14 +73,14 @@ def compare(data_dir: Path, tenants: Sequence[Tenant]) -> set[Difference]:
     return found
 
 
-def _with_files(tenants: Sequence[Tenant]) -> list[Tenant]:
+def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
     """Return those that may have files: a purge that was begun, and whose process died, is finished by the next."""
     return [
         tenant for tenant in tenants if tenant.state is not TenantState.PURGED or tenant.intent is not None
     ]
 
 
-def report_differences(differences: set[Difference], tenants: Sequence[Tenant]) -> Iterator[Finding]:
+def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
     """Yield what is to be said of them."""
     check = "catalog and files"
     for kind, (found, to_do) in _WHAT_TO_DO.items():
@@ -91,14 +91,14 @@ def report_differences(differences: set[Difference], tenants: Sequence[Tenant]) 
         yield ok(check, f"the catalog's {len(tenants):,} tenants and their files agree")
 
 
-def check_states(data_dir: Path, tenants: Sequence[Tenant]) -> Iterator[Finding]:
+def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
     """Yield what is to be said of the tenants' states."""
     yield _set_apart(tenants)
     yield _under_way(data_dir, tenants)
     yield _migrations(tenants)
 
 
-def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
+def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     """Look for snapshots in the data directory of tenants that the catalog does not know."""
     known = {tenant.uid for tenant in _with_files(tenants)}
     unknown = {
@@ -116,7 +116,7 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[Tenant]) -> Finding
     return ok("snapshots", "the catalog knows whose they are")
 
 
-def _disagreement(data_dir: Path, tenant: Tenant) -> str | None:
+def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
     paths = tenant_paths(data_dir, tenant.directory)
     database = paths.database
     try:
@@ -132,7 +132,7 @@ def _disagreement(data_dir: Path, tenant: Tenant) -> str | None:
     return FOREIGN if uid is not None and uid != tenant.uid else None
 
 
-def _set_apart(tenants: Sequence[Tenant]) -> Finding:
+def _set_apart(tenants: Sequence[TenantRecord]) -> Finding:
     found = {tenant.id for tenant in tenants if tenant.state is TenantState.QUARANTINED}
     if found:
         return wrong(
@@ -144,7 +144,7 @@ def _set_apart(tenants: Sequence[Tenant]) -> Finding:
     return ok("quarantine", "no tenant is quarantined")
 
 
-def _under_way(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
+def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     held = held_locks()
     left = {
         tenant.id
@@ -162,7 +162,7 @@ def _under_way(data_dir: Path, tenants: Sequence[Tenant]) -> Finding:
     return ok("lifecycle calls", "none was left in the middle")
 
 
-def _migrations(tenants: Sequence[Tenant]) -> Finding:
+def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
     check = "migrations"
     known = len(COMPANY.migrations("sqlite"))
     served = [t for t in tenants if t.state not in {TenantState.PURGED, TenantState.PROVISIONING}]

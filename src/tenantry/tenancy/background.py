@@ -18,8 +18,8 @@ from tenantry.tenancy.data_directory import DiskSpace, measure_disk
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
 from tenantry.tenancy.operations.runner import CallRunner
-from tenantry.tenancy.tenant import Tenant
 from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
@@ -110,7 +110,7 @@ class Housekeeping:
         # Only now: what failed half way is done again.
         self._data_version, self._changes_seen = data_version, changes
 
-    def close_failed(self, tenant: Tenant, error: TenantryError) -> None:
+    def close_failed(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
         self._spawn(self._fail(tenant, error))
 
@@ -160,14 +160,14 @@ class Housekeeping:
             elif actor is None or actor.limits != tenant.limits:
                 self._spawn(self._limit(tenant))
 
-    async def _limit(self, tenant: Tenant) -> None:
+    async def _limit(self, tenant: TenantRecord) -> None:
         try:
             await self._calls.limit(tenant)
         except TenantryError as error:
             # Closed, and opened with them.
             await self._fail(tenant, error)
 
-    def _is_served(self, tenant: Tenant) -> bool:
+    def _is_served(self, tenant: TenantRecord) -> bool:
         """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
         if tenant.state is TenantState.PROVISIONING:
             return True
@@ -175,7 +175,7 @@ class Housekeeping:
             return self._runner.is_own(tenant)
         return tenant.state is TenantState.ACTIVE
 
-    async def _fail(self, tenant: Tenant, error: TenantryError) -> None:
+    async def _fail(self, tenant: TenantRecord, error: TenantryError) -> None:
         self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
         if not isinstance(error, DatabaseCorruptError):
             await self._pool.close_tenant(tenant.id, "failed")
@@ -188,7 +188,7 @@ class Housekeeping:
             except TenantryError as failure:
                 self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
 
-    async def _is_damaged(self, tenant: Tenant) -> bool:
+    async def _is_damaged(self, tenant: TenantRecord) -> bool:
         """Look at the tenant's database once more; a tenant that fails again soon after it was found sound is damaged."""
         now = self._now()
         self._found_sound = {

@@ -12,7 +12,7 @@ from tenantry.files.durable_files import check_own_path
 from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -20,7 +20,7 @@ _LOOK_AGAIN_SECONDS: Final = 0.05
 
 @asynccontextmanager
 async def owned_files(
-    tenant: Tenant, context: ActorContext, *, is_waited_for: bool = True
+    tenant: TenantRecord, context: ActorContext, *, is_waited_for: bool = True
 ) -> AsyncIterator[TenantPaths]:
     """Hold the lock of a tenant that is closed here, and give its paths.
 

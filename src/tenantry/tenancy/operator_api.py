@@ -13,7 +13,7 @@ from tenantry.storage.archive.manifest import Manifest
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
 from tenantry.tenancy.snapshots.clone_export_import import Transfers
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.texts import check_display_name, check_reason
 
 
@@ -31,7 +31,7 @@ class TenantCalls(ABC):
         self._calls = calls
         self._transfers = transfers
 
-    async def create(self, tenant_id: str, *, display_name: str | None = None) -> Tenant:
+    async def create(self, tenant_id: str, *, display_name: str | None = None) -> TenantRecord:
         """Create a tenant, with its database migrated, and return it.
 
         Args:
@@ -51,7 +51,7 @@ class TenantCalls(ABC):
         parsed = parse_tenant_id(tenant_id)
         return await self._calls.create(parsed, parsed if display_name is None else display_name)
 
-    async def get(self, tenant_id: str) -> Tenant:
+    async def get(self, tenant_id: str) -> TenantRecord:
         """Return the tenant's entry in the catalog, in whatever state it is.
 
         Raises:
@@ -61,7 +61,7 @@ class TenantCalls(ABC):
         self._check_open()
         return await self._catalog.get(parse_tenant_id(tenant_id))
 
-    async def find(self, tenant_id: str) -> Tenant | None:
+    async def find(self, tenant_id: str) -> TenantRecord | None:
         """Return the tenant's entry like `get`, or None if there is none."""
         try:
             return await self.get(tenant_id)
@@ -76,7 +76,7 @@ class TenantCalls(ABC):
         tenant_ids: Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-    ) -> Page[Tenant]:
+    ) -> Page[TenantRecord]:
         """Return a page of the catalog, in the order of ids.
 
         Args:
@@ -97,7 +97,7 @@ class TenantCalls(ABC):
             state=state, id_prefix=id_prefix, tenant_ids=names, limit=limit, cursor=cursor
         )
 
-    async def suspend(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+    async def suspend(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
         """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
 
         Returns when the calls that were taken in are finished and the tenant is closed here; another process that has it
@@ -111,11 +111,11 @@ class TenantCalls(ABC):
         """
         return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
 
-    async def resume(self, tenant_id: str) -> Tenant:
+    async def resume(self, tenant_id: str) -> TenantRecord:
         """Let a suspended tenant serve calls again. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.RESUME)
 
-    async def archive(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+    async def archive(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
         """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
 
         Raises like `suspend`, and:
@@ -125,11 +125,11 @@ class TenantCalls(ABC):
         check_reason(reason)
         return await self._calls.archive(parse_tenant_id(tenant_id), reason)
 
-    async def unarchive(self, tenant_id: str) -> Tenant:
+    async def unarchive(self, tenant_id: str) -> TenantRecord:
         """Let an archived tenant serve calls again. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.UNARCHIVE)
 
-    async def delete(self, tenant_id: str, *, reason: str | None = None) -> Tenant:
+    async def delete(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
         """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
 
         Its files and its id are kept until ``purge_after`` of the returned entry; then the registry purges it. Until then
@@ -140,11 +140,11 @@ class TenantCalls(ABC):
         check_reason(reason)
         return await self._calls.delete(parse_tenant_id(tenant_id), reason)
 
-    async def undelete(self, tenant_id: str) -> Tenant:
+    async def undelete(self, tenant_id: str) -> TenantRecord:
         """Bring a deleted tenant back into the state that it was in. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.UNDELETE)
 
-    async def purge(self, tenant_id: str, *, force: bool = False) -> Tenant:
+    async def purge(self, tenant_id: str, *, force: bool = False) -> TenantRecord:
         """Remove a deleted tenant's files and snapshots, for good; its id can be taken again.
 
         Args:
@@ -158,7 +158,7 @@ class TenantCalls(ABC):
         self._check_open()
         return await self._calls.purge(parse_tenant_id(tenant_id), is_forced=force)
 
-    async def rename(self, tenant_id: str, new_id: str) -> Tenant:
+    async def rename(self, tenant_id: str, new_id: str) -> TenantRecord:
         """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
 
         Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`. Another process
@@ -171,14 +171,14 @@ class TenantCalls(ABC):
         self._check_open()
         return await self._calls.rename(parse_tenant_id(tenant_id), parse_tenant_id(new_id))
 
-    async def quarantine(self, tenant_id: str, *, reason: str) -> Tenant:
+    async def quarantine(self, tenant_id: str, *, reason: str) -> TenantRecord:
         """Set an active tenant apart, with the reason: its calls are refused with `TenantQuarantinedError`.
 
         tenantry does this itself with a tenant whose file is damaged or whose migration fails. Raises like `suspend`.
         """
         return await self._apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
 
-    async def repair(self, tenant_id: str) -> Tenant:
+    async def repair(self, tenant_id: str) -> TenantRecord:
         """Check a quarantined tenant's database, build its indexes anew if they are all that is wrong, migrate and open it.
 
         Raises like `suspend`, and:
@@ -196,7 +196,7 @@ class TenantCalls(ABC):
         deletion_protected: bool | None = None,
         limits: TenantLimits | None = None,
         revision: int | None = None,
-    ) -> Tenant:
+    ) -> TenantRecord:
         """Change what an operator decides on; what is left out stays.
 
         Args:
@@ -226,7 +226,7 @@ class TenantCalls(ABC):
         snapshot_id: str | None = None,
         *,
         display_name: str | None = None,
-    ) -> Tenant:
+    ) -> TenantRecord:
         """Create a tenant with another one's data, and return it; the other one's calls go on meanwhile.
 
         Args:
@@ -270,7 +270,7 @@ class TenantCalls(ABC):
         *,
         display_name: str | None = None,
         accepted_tables: Collection[str] = (),
-    ) -> Tenant:
+    ) -> TenantRecord:
         """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
 
         A bundle may come from anybody. Its database may have what the schema packs make and nothing else: triggers, views and
@@ -296,7 +296,7 @@ class TenantCalls(ABC):
             parse_tenant_id(new_id), Path(path), display_name, accepted_tables
         )
 
-    async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> Tenant:
+    async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> TenantRecord:
         self._check_open()
         check_reason(reason)
         return await self._calls.apply(parse_tenant_id(tenant_id), event, reason=reason)

@@ -29,7 +29,7 @@ from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.catalog.audit import acting_as, append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.files import owned_files
-from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
 from tenantry.threads import run_in_thread
 
@@ -60,7 +60,7 @@ class TenantOpener:
         context: ActorContext,
         *,
         log: EventLog,
-        on_failure: Callable[[Tenant, TenantryError], None],
+        on_failure: Callable[[TenantRecord, TenantryError], None],
     ) -> None:
         self._catalog = catalog
         self._schemas = schemas
@@ -102,7 +102,7 @@ class TenantOpener:
         self._opened.add(tenant_id)
         return actor
 
-    async def is_damaged(self, tenant: Tenant) -> bool:
+    async def is_damaged(self, tenant: TenantRecord) -> bool:
         """Look at the database of a tenant that is closed once more: a disk that failed for a moment looks like damage too.
 
         Raises:
@@ -119,7 +119,7 @@ class TenantOpener:
         return is_damaged
 
     @contextmanager
-    def opening_for_call(self, tenant: Tenant) -> Iterator[None]:
+    def opening_for_call(self, tenant: TenantRecord) -> Iterator[None]:
         """Let the tenant be opened though it serves nobody: its own lifecycle call does it."""
         self._for_calls.add(tenant.uid)
         try:
@@ -138,7 +138,7 @@ class TenantOpener:
         """Return whether the tenant could be opened not long ago, and so most likely can be again. No I/O."""
         return tenant_id in self._opened
 
-    async def quarantine(self, tenant: Tenant, error: TenantryError) -> TenantQuarantinedError:
+    async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
         """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
         reason = as_reason(str(error))
         with acting_as("tenantry"):
@@ -153,7 +153,7 @@ class TenantOpener:
         quarantined.__cause__ = error
         return quarantined
 
-    async def _open_or_judge(self, tenant: Tenant) -> TenantActor:
+    async def _open_or_judge(self, tenant: TenantRecord) -> TenantActor:
         """Open the tenant for its callers. What looks damaged is looked at once more, and opened again if it is sound."""
         try:
             return await self._opened_actor(tenant)
@@ -167,19 +167,19 @@ class TenantOpener:
             await self._judge(tenant, error)
             raise
 
-    async def _opened_actor(self, tenant: Tenant, *, is_new: bool = False) -> TenantActor:
+    async def _opened_actor(self, tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
         actor = self._actor(tenant, is_new=is_new)
         await actor.open()
         return actor
 
-    async def _is_damaged_or_judged(self, tenant: Tenant) -> bool:
+    async def _is_damaged_or_judged(self, tenant: TenantRecord) -> bool:
         try:
             return await self.is_damaged(tenant)
         except TenantryError as failure:
             await self._judge(tenant, failure)
             raise
 
-    async def _set_apart(self, tenant: Tenant, reason: str) -> None:
+    async def _set_apart(self, tenant: TenantRecord, reason: str) -> None:
         while True:
             found = await self._catalog.find_by_uid(tenant.uid)
             if found is None or found.state is TenantState.PURGED:
@@ -197,7 +197,7 @@ class TenantOpener:
                 await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
                 return
 
-    async def _check_again(self, tenant: Tenant) -> None:
+    async def _check_again(self, tenant: TenantRecord) -> None:
         """Look the tenant up once more, now that no other process can open it: its id may be another tenant's by now.
 
         Raises: As `check_opens`.
@@ -207,7 +207,7 @@ class TenantOpener:
         if latest.uid != tenant.uid:
             raise busy_error(tenant.id, "rename", BUSY_RETRY_AFTER_SECONDS)
 
-    async def _judge(self, tenant: Tenant, error: TenantryError) -> None:
+    async def _judge(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
         is_its_own = isinstance(error, DatabaseCorruptError) or (
             isinstance(error, MigrationError) and error.is_step_failure
@@ -217,21 +217,21 @@ class TenantOpener:
         if isinstance(error, PersistenceError):
             await self._note(tenant, tenant.schema_versions, str(error))
 
-    async def _note(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+    async def _note(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
         """Tell the catalog how the opening went; that this fails changes nothing about the opening."""
         try:
             await self._catalog.record_opened(tenant, versions, error)
         except TenantryError as failure:
             self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
-    def is_behind(self, tenant: Tenant) -> bool:
+    def is_behind(self, tenant: TenantRecord) -> bool:
         """Return whether the tenant lacks migrations, as far as the catalog knows."""
         return any(
             tenant.schema_versions.get(schema.name, 0) < len(schema.migrations("sqlite"))
             for schema in self._schemas
         )
 
-    def tenant_store(self, tenant: Tenant, *, is_new: bool = False) -> SQLiteStore:
+    def tenant_store(self, tenant: TenantRecord, *, is_new: bool = False) -> SQLiteStore:
         """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
         paths = tenant_paths(self._context.config.data_dir, tenant.directory)
         return self.store(
@@ -272,7 +272,7 @@ class TenantOpener:
             ownership=ownership,
         )
 
-    def _actor(self, tenant: Tenant, *, is_new: bool) -> TenantActor:
+    def _actor(self, tenant: TenantRecord, *, is_new: bool) -> TenantActor:
         return TenantActor(
             tenant.id,
             self.tenant_store(tenant, is_new=is_new),
@@ -283,7 +283,7 @@ class TenantOpener:
         )
 
 
-def check_opens(tenant: Tenant) -> None:
+def check_opens(tenant: TenantRecord) -> None:
     """Raise unless the tenant may be opened for its callers.
 
     Raises:

@@ -11,7 +11,7 @@ from tenantry.admin.http.routing import CurrentService
 from tenantry.admin.schemas import TenantIdText
 from tenantry.tenancy.operations.operation import expecting
 from tenantry.tenancy.registry import TenantRegistry
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 IfMatch = Annotated[
     str | None,
@@ -62,12 +62,12 @@ async def _match(
 CurrentMatch = Annotated[Match, Depends(_match)]
 
 
-def etag(tenant: Tenant) -> str:
+def etag(tenant: TenantRecord) -> str:
     """Return the tag of a tenant's present settings and state."""
     return f'"{tenant.revision}"'
 
 
-def revision_of(if_match: str, tenant: Tenant) -> int | None:
+def revision_of(if_match: str, tenant: TenantRecord) -> int | None:
     """Return the revision that a call was decided on; None if any will do.
 
     Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.

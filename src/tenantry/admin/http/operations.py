@@ -22,7 +22,7 @@ from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, LifecycleStepped
 from tenantry.tenancy.catalog.audit import current_actor
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 KEPT_MAX: Final = 1_000
 """How many operations that have ended can still be looked at."""
@@ -97,7 +97,7 @@ class Operations:
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(
-        self, action: str, tenant: Tenant | None, work: Callable[[], Awaitable[BaseModel | None]]
+        self, action: str, tenant: TenantRecord | None, work: Callable[[], Awaitable[BaseModel | None]]
     ) -> Operation:
         """Begin to work, and return the operation.
 
@@ -170,7 +170,7 @@ class Operations:
         while tasks := [*self._tasks.values(), *self._followers]:
             await asyncio.wait(tasks)
 
-    def _check_room(self, tenant: Tenant | None) -> None:
+    def _check_room(self, tenant: TenantRecord | None) -> None:
         if len(self._tasks) >= RUNNING_MAX:
             raise _too_many(503, f"{RUNNING_MAX} operations run already")
         same = [one for one in self._tasks if tenant and self._known[one].tenant_uid == tenant.uid]

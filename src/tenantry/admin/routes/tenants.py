@@ -31,7 +31,7 @@ from tenantry.admin.schemas import (
     TenantPage,
 )
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
@@ -129,7 +129,7 @@ async def suspend_tenant(
         return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
-def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[Tenant]]]) -> None:
+def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[TenantRecord]]]) -> None:
     """Add an operation that takes nothing but the tenant and answers with it."""
 
     async def operate(
@@ -251,11 +251,11 @@ async def clone_tenant(
         return accepted(service.operations.start("clone", tenant, partial(_shown, clone)), response)
 
 
-async def _shown(call: Callable[[], Awaitable[Tenant]]) -> TenantOut:
+async def _shown(call: Callable[[], Awaitable[TenantRecord]]) -> TenantOut:
     return TenantOut.of(await call())
 
 
-def tagged(tenant: Tenant, response: Response) -> TenantOut:
+def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
     """Return what callers see of a tenant, and its ETag with it."""
     response.headers["ETag"] = etag(tenant)
     return TenantOut.of(tenant)

@@ -26,7 +26,7 @@ from tenantry.tenancy.actors.channel import Call, Channel, ChannelLimits, Channe
 from tenantry.tenancy.actors.limiter import Gate
 from tenantry.tenancy.actors.transaction import TransactionSession
 from tenantry.tenancy.clock_watch import ClockWatch
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class TenantActor:
         *,
         log: EventLog,
         on_failure: Callable[[TenantryError], None],
-        entry: Tenant | None = None,
+        entry: TenantRecord | None = None,
     ) -> None:
         self._tenant_id = tenant_id
         self._store = store
@@ -194,7 +194,7 @@ class TenantActor:
         )
         return session
 
-    async def limit(self, entry: Tenant) -> None:
+    async def limit(self, entry: TenantRecord) -> None:
         """Give the tenant the limits that it has in the catalog; what was taken in before is finished.
 
         Calls are limited at once. The database is when a transaction that is open has ended.
@@ -272,7 +272,7 @@ class TenantActor:
         else:
             self._log.info(ACTOR_RECOVERED)
 
-    def _limit_calls(self, entry: Tenant) -> None:
+    def _limit_calls(self, entry: TenantRecord) -> None:
         limits, now = entry.limits, self._context.clock.monotonic_seconds
         bucket = self._context.buckets.of(entry.uid, limits, now())
         # None costs a call one look: it is the usual case.

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from tenantry.errors import TenantNotFoundError
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Authority(Protocol):
@@ -53,7 +53,7 @@ async def check_authority() -> None:
         await authority.check()
 
 
-def check_is_authorised(tenant: Tenant) -> None:
+def check_is_authorised(tenant: TenantRecord) -> None:
     """Raise if the call of this context was authorised for another tenant, which had the same id.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.ids import TenantId
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 CACHED_TENANTS_MAX: Final = 16_384
 _TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
@@ -22,7 +22,7 @@ class TenantCache:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._tenants: dict[TenantId, Tenant] = {}
+        self._tenants: dict[TenantId, TenantRecord] = {}
         self._changed_at: int | None = None  # the file's modification time that they belong to
 
     def changed_at(self) -> int | None:
@@ -32,13 +32,13 @@ class TenantCache:
         except OSError:  # SQLite will say what is wrong with it
             return None
 
-    def get(self, tenant_id: TenantId) -> Tenant | None:
+    def get(self, tenant_id: TenantId) -> TenantRecord | None:
         """Return what is known of the tenant, if the file has not changed since it was read."""
         if self._tenants and self._changed_at != self.changed_at():
             self._tenants.clear()
         return self._tenants.get(tenant_id)
 
-    def add(self, tenant: Tenant | None, changed_at: int | None) -> None:
+    def add(self, tenant: TenantRecord | None, changed_at: int | None) -> None:
         """Remember what was read when the file had last been changed at `changed_at`, and has not been since.
 
         Not within the tick of the file system's clock: two changes in one have the same time (Git calls such an entry

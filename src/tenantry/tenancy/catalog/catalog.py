@@ -33,7 +33,7 @@ from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.catalog.authority import check_is_authorised
 from tenantry.tenancy.catalog.cache import TenantCache
 from tenantry.tenancy.catalog.rows import COLUMNS, INSERT, SELECT, from_row, to_row
-from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
@@ -81,7 +81,7 @@ class Catalog:
         """Finish what was begun and close the file; idempotent."""
         await self._actor.aclose(timeout_seconds)
 
-    async def insert(self, tenant: Tenant) -> None:
+    async def insert(self, tenant: TenantRecord) -> None:
         """Add a tenant; the entry of a purged one makes way for it.
 
         Raises:
@@ -93,7 +93,7 @@ class Catalog:
         except DuplicateRecordError as error:
             raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
 
-    async def find(self, tenant_id: TenantId) -> Tenant | None:
+    async def find(self, tenant_id: TenantId) -> TenantRecord | None:
         """Return the tenant, or None; what any process committed before this call is seen.
 
         Raises:
@@ -106,7 +106,7 @@ class Catalog:
             check_is_authorised(tenant)
         return tenant
 
-    async def get(self, tenant_id: TenantId) -> Tenant:
+    async def get(self, tenant_id: TenantId) -> TenantRecord:
         """Return the tenant; what any process committed before this call is seen.
 
         Raises:
@@ -130,7 +130,7 @@ class Catalog:
         tenant_ids: Sequence[TenantId] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-    ) -> Page[Tenant]:
+    ) -> Page[TenantRecord]:
         """Return a page of tenants in the order of their ids; purged ones only if that state is asked for.
 
         Raises:
@@ -156,7 +156,7 @@ class Catalog:
         has_more = len(rows) > rows_max
         return Page(tenants, encode_cursor(CATALOG_NAME, tenants[-1].id) if has_more else None)
 
-    async def find_by_uid(self, uid: str) -> Tenant | None:
+    async def find_by_uid(self, uid: str) -> TenantRecord | None:
         """Return the tenant with this stable key, whatever its id is now, or None."""
         statement = Statement("catalog.find_by_uid", f"{SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
         row = await self._actor.read(statement)
@@ -168,7 +168,7 @@ class Catalog:
         rows = await self._actor.read(Statement("catalog.directories", sql, (tenant_id,), Fetch.ALL))
         return {name for (name,) in rows}
 
-    async def to_purge(self, past: datetime, limit: int) -> Sequence[Tenant]:
+    async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:
         """Return deleted tenants whose grace period ended by `past`, those first that have waited the longest."""
         sql = f"{SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
         parameters = (as_text(past), limit)
@@ -177,21 +177,21 @@ class Catalog:
             for row in await self._actor.read(Statement("catalog.to_purge", sql, parameters, Fetch.ALL))
         ]
 
-    async def by_snapshot_due(self, count: int) -> Sequence[Tenant]:
+    async def by_snapshot_due(self, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
         sql = f"{SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
         now = self._clock.now()
         return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
-    async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[Tenant]:
+    async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due only after a moment."""
         sql = f"{SELECT} WHERE state = 'active' AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
         parameters = (as_text(latest), count)
         statement = Statement("catalog.by_snapshot_due_after", sql, parameters, Fetch.ALL)
         return [from_row(row) for row in await self._actor.read(statement)]
 
-    async def move_snapshot_due(self, tenant: Tenant, due_at: datetime) -> bool:
+    async def move_snapshot_due(self, tenant: TenantRecord, due_at: datetime) -> bool:
         """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
         sql = "UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND snapshot_due_at IS ?"
         before = tenant.snapshot_due_at and as_text(tenant.snapshot_due_at)
@@ -199,15 +199,15 @@ class Catalog:
         statement = Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
         return bool((await self._actor.write((statement,)))[0])
 
-    async def sample(self, count: int) -> Sequence[Tenant]:
+    async def sample(self, count: int) -> Sequence[TenantRecord]:
         """Return so many active tenants, drawn at random."""
         sql = f"{SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
         rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
         return [from_row(row) for row in rows]
 
-    async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Tenant]:
+    async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRecord]:
         """Return those of the tenants that exist."""
-        found: dict[TenantId, Tenant] = {}
+        found: dict[TenantId, TenantRecord] = {}
         for start in range(0, len(tenant_ids), _TENANTS_PER_LOOKUP):
             some = tenant_ids[start : start + _TENANTS_PER_LOOKUP]
             sql = f"{SELECT} WHERE id IN ({', '.join('?' * len(some))})"
@@ -217,13 +217,13 @@ class Catalog:
 
     async def apply(
         self,
-        tenant: Tenant,
+        tenant: TenantRecord,
         event: TenantEvent,
         *,
         reason: str | None = None,
         audit: Statement | None = None,
         **changes: Any,
-    ) -> Tenant:
+    ) -> TenantRecord:
         """Let `event` happen to the tenant and return it as it is then.
 
         Args:
@@ -255,7 +255,9 @@ class Catalog:
             }
         return await self.change(tenant, audit=audit, **changes)
 
-    async def change(self, tenant: Tenant, *, audit: Statement | None = None, **changes: Any) -> Tenant:
+    async def change(
+        self, tenant: TenantRecord, *, audit: Statement | None = None, **changes: Any
+    ) -> TenantRecord:
         """Change fields of the tenant and return it as it is then: a compare-and-set on its revision.
 
         So of two processes that do opposite things at once, one wins and the other hears of it.
@@ -287,7 +289,7 @@ class Catalog:
             raise StaleTenantError(tenant.id)
         return changed
 
-    async def under_way(self) -> Sequence[Tenant]:
+    async def under_way(self) -> Sequence[TenantRecord]:
         """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
         found = []
         for where in ("intent IS NOT NULL", "state = 'provisioning' AND intent IS NULL"):
@@ -295,12 +297,12 @@ class Catalog:
             found += await self._actor.read(Statement("catalog.under_way", sql, (), Fetch.ALL))
         return [from_row(row) for row in found]
 
-    async def remove(self, tenant: Tenant) -> None:
+    async def remove(self, tenant: TenantRecord) -> None:
         """Forget a tenant that never came to life."""
         sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
         await self._write_tenants(Statement("catalog.remove", sql, (tenant.uid, tenant.state)))
 
-    async def record_opened(self, tenant: Tenant, versions: dict[str, int], error: str | None) -> None:
+    async def record_opened(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
         """Note the schema versions or the error of an opening, if they differ from what is known."""
         if tenant.schema_versions == versions and tenant.last_error == error:
             return

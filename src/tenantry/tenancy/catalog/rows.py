@@ -7,9 +7,9 @@ from typing import Final
 from tenantry.clock import as_text
 from tenantry.errors import MalformedRowError
 from tenantry.statements import Fetch, Row, Statement
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
-COLUMNS: Final = tuple(Tenant.model_fields)
+COLUMNS: Final = tuple(TenantRecord.model_fields)
 INSERT: Final = f"INSERT INTO tenants ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # our names
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM tenants"  # noqa: S608  # our names
 _JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
@@ -19,7 +19,7 @@ ALL_TENANTS: Final = Statement("catalog.all", f"{SELECT} ORDER BY id", (), Fetch
 """For a look at the file from outside; see `tenants_of`."""
 
 
-def tenants_of(rows: Sequence[Row]) -> Sequence[Tenant]:
+def tenants_of(rows: Sequence[Row]) -> Sequence[TenantRecord]:
     """Return what the rows of `ALL_TENANTS` say.
 
     Raises:
@@ -28,7 +28,7 @@ def tenants_of(rows: Sequence[Row]) -> Sequence[Tenant]:
     return [from_row(row) for row in rows]
 
 
-def to_row(tenant: Tenant) -> Row:
+def to_row(tenant: TenantRecord) -> Row:
     """Return the row of a tenant."""
     values = tenant.model_dump(mode="json")
     for column in _TIME_COLUMNS:
@@ -40,7 +40,7 @@ def to_row(tenant: Tenant) -> Row:
     return tuple(values[column] for column in COLUMNS)
 
 
-def from_row(row: Row) -> Tenant:
+def from_row(row: Row) -> TenantRecord:
     """Return the tenant of a row of `SELECT`.
 
     Raises:
@@ -51,7 +51,7 @@ def from_row(row: Row) -> Tenant:
         for column in _JSON_COLUMNS:
             if values[column] is not None:
                 values[column] = json.loads(values[column])
-        return Tenant.model_validate(values)
+        return TenantRecord.model_validate(values)
     except (TypeError, ValueError) as error:
         # A state that only a newer tenantry knows, for example.
         raise MalformedRowError(

@@ -28,7 +28,7 @@ from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
 from tenantry.tenancy.handle import LeaseSource, TenantHandle
 from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.runner import CallRunner
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 MIGRATE: Final = "migrate"
@@ -175,7 +175,7 @@ class FleetWork:
         else:
             item.detail["is_returned"] = tenant is not None
 
-    async def _migrate(self, tenant: Tenant, item: PendingTenant, _: dict[str, Any]) -> Outcome:
+    async def _migrate(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
         try:
             lease = await self._tools.host.lease(tenant.id)
         except TenantOwnedElsewhereError:
@@ -188,7 +188,7 @@ class FleetWork:
         self._tools.host.release(lease)
         return Outcome(OK)
 
-    async def _is_current(self, tenant: Tenant) -> bool:
+    async def _is_current(self, tenant: TenantRecord) -> bool:
         """Return whether the database has all migrations, without opening the tenant.
 
         The catalog only knows what it was at when it was last opened: somebody may have put an older file in its place. So
@@ -208,7 +208,7 @@ class FleetWork:
             versions.get(schema.name) == len(schema.migrations("sqlite")) for schema in self._tools.schemas
         )
 
-    async def _check(self, tenant: Tenant, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
+    async def _check(self, tenant: TenantRecord, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
         is_thorough = bool(arguments.get("thorough"))
         if tenant.state in CLOSED_STATES:
             check = partial(self._check_closed, is_thorough=is_thorough)
@@ -229,15 +229,15 @@ class FleetWork:
         async with owned_files(tenant, self._tools.context, is_waited_for=False) as paths:
             await run_in_thread(partial(maintenance.check_closed, paths.database, is_thorough=is_thorough))
 
-    async def _take_snapshot(self, tenant: Tenant, item: PendingTenant, _: dict[str, Any]) -> Outcome:
+    async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
         item.detail["snapshot_id"] = await self._snapshot(tenant)
         return Outcome(OK)
 
-    async def _snapshot(self, tenant: Tenant) -> str:
+    async def _snapshot(self, tenant: TenantRecord) -> str:
         return (await self._tools.snapshots.create(tenant.id, trigger=SNAPSHOT_TRIGGER)).id
 
     async def _run_function(
-        self, function: FleetFunction, tenant: Tenant, item: PendingTenant, arguments: dict[str, Any]
+        self, function: FleetFunction, tenant: TenantRecord, item: PendingTenant, arguments: dict[str, Any]
     ) -> Outcome:
         result: object = await _called(function(self._tools.host.tenant(tenant.id), arguments))
         if result is not None:
@@ -249,7 +249,7 @@ class FleetWork:
         return Outcome(OK)
 
 
-def _out_of_reach(tenant: Tenant | None, item: PendingTenant) -> Outcome:
+def _out_of_reach(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
     """Return the outcome of a tenant that the job is not for any more: somebody decided so; but for one that was set apart.
 
     Raises:

@@ -31,8 +31,8 @@ from tenantry.tenancy.operations.operation import LifecycleCall, expecting
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.operations.runner import CallRunner
 from tenantry.tenancy.snapshots.archive import ObjectsLeftError
-from tenantry.tenancy.tenant import OBJECTS_LEFT, Tenant, not_found
 from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.tenancy.tenant_record import OBJECTS_LEFT, TenantRecord, not_found
 from tenantry.texts import check_display_name
 from tenantry.threads import run_in_thread
 
@@ -50,7 +50,7 @@ class LifecycleCalls:
         self._opener = opener
         self._context = runner.context
         self._purges = Retries(runner.context.clock.monotonic_seconds)
-        self.forget_snapshots: Callable[[Tenant], Awaitable[None]] | None = None
+        self.forget_snapshots: Callable[[TenantRecord], Awaitable[None]] | None = None
         """Forgets the snapshots of a tenant that is being purged."""
         self.check_storage: Callable[[], Awaitable[None]] | None = None
         """Raises if those snapshots are known to belong to another data directory."""
@@ -62,26 +62,28 @@ class LifecycleCalls:
             "repair": self._take_back,
         }
 
-    async def create(self, tenant_id: TenantId, display_name: str) -> Tenant:
+    async def create(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
         """See `TenantRegistry.create`."""
         check_display_name(display_name)
         return await self._runner.run(tenant_id, "create", partial(self._create, display_name))
 
-    async def apply(self, tenant_id: TenantId, event: TenantEvent, *, reason: str | None = None) -> Tenant:
+    async def apply(
+        self, tenant_id: TenantId, event: TenantEvent, *, reason: str | None = None
+    ) -> TenantRecord:
         """Let `event` happen; unless the tenant serves calls afterwards, close it."""
         return await self._runner.run(
             tenant_id, event.value, partial(self._apply, event, reason), reason=reason
         )
 
-    async def archive(self, tenant_id: TenantId, reason: str | None) -> Tenant:
+    async def archive(self, tenant_id: TenantId, reason: str | None) -> TenantRecord:
         """See `TenantRegistry.archive`."""
         return await self._runner.run(tenant_id, "archive", partial(self._archive, reason), reason=reason)
 
-    async def delete(self, tenant_id: TenantId, reason: str | None) -> Tenant:
+    async def delete(self, tenant_id: TenantId, reason: str | None) -> TenantRecord:
         """See `TenantRegistry.delete`."""
         return await self._runner.run(tenant_id, "delete", partial(self._delete, reason), reason=reason)
 
-    async def purge(self, tenant_id: TenantId, *, is_forced: bool) -> Tenant:
+    async def purge(self, tenant_id: TenantId, *, is_forced: bool) -> TenantRecord:
         """See `TenantRegistry.purge`."""
         return await self._runner.run(
             tenant_id, "purge", partial(self._purge, is_forced=is_forced), is_forced=is_forced
@@ -96,7 +98,7 @@ class LifecycleCalls:
             if self._purges.is_due(tenant.uid):
                 await self._purge_expired(tenant)
 
-    async def _purge_expired(self, tenant: Tenant) -> None:
+    async def _purge_expired(self, tenant: TenantRecord) -> None:
         last_outcome = self._purges.last_outcome(tenant.uid)
         work = partial(self._purge, is_forced=False)
         try:
@@ -104,22 +106,24 @@ class LifecycleCalls:
         except TenantryError as error:
             self._purges.failed(tenant.uid, "purge", error.outcome)
 
-    async def rename(self, tenant_id: TenantId, new_id: TenantId) -> Tenant:
+    async def rename(self, tenant_id: TenantId, new_id: TenantId) -> TenantRecord:
         """See `TenantRegistry.rename`."""
         return await self._runner.run(tenant_id, "rename", partial(self._rename, new_id), new_id=new_id)
 
-    async def repair(self, tenant_id: TenantId) -> Tenant:
+    async def repair(self, tenant_id: TenantId) -> TenantRecord:
         """See `TenantRegistry.repair`."""
         return await self._runner.run(tenant_id, "repair", self._repair)
 
-    async def update(self, tenant_id: TenantId, revision: int | None, changes: dict[str, Any]) -> Tenant:
+    async def update(
+        self, tenant_id: TenantId, revision: int | None, changes: dict[str, Any]
+    ) -> TenantRecord:
         """See `TenantRegistry.update`."""
         with expecting(revision):
             return await self._runner.run(
                 tenant_id, "update", partial(self._update, changes), **_as_detail(changes)
             )
 
-    async def limit(self, tenant: Tenant) -> None:
+    async def limit(self, tenant: TenantRecord) -> None:
         """Give the tenant the limits of this entry, if it is open here or about to be.
 
         Raises:
@@ -130,7 +134,7 @@ class LifecycleCalls:
         if actor is not None:
             await actor.limit(tenant)
 
-    async def new_tenant(self, tenant_id: TenantId, display_name: str) -> Tenant:
+    async def new_tenant(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
         """Return the entry of a tenant to be, not yet in the catalog.
 
         Raises:
@@ -144,7 +148,7 @@ class LifecycleCalls:
                 f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
             )
         now = self._context.clock.now()
-        return Tenant(
+        return TenantRecord(
             id=tenant_id,
             uid=uuid.uuid4().hex,
             directory=await self._free_directory(tenant_id),
@@ -154,14 +158,14 @@ class LifecycleCalls:
             state_changed_at=now,
         )
 
-    async def provision(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+    async def provision(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
         """Open the new tenant through the pool, so that it counts among the open tenants, and call it active.
 
         What is missing of its database is made.
         """
         return await self._activate(call, tenant, TenantEvent.PROVISION, await self._open(call, tenant))
 
-    async def abort(self, tenant: Tenant) -> None:
+    async def abort(self, tenant: TenantRecord) -> None:
         """Take back what was made of a tenant that never came to life, and that nobody could use."""
         await self._pool.close_tenant(tenant.id, "state")
         directory = self._paths(tenant).directory
@@ -176,7 +180,7 @@ class LifecycleCalls:
         except (TenantOwnedElsewhereError, PersistenceConnectionError):
             return  # Whoever next opens a registry finishes it.
 
-    async def _forget(self, tenant: Tenant, directory: Path) -> None:
+    async def _forget(self, tenant: TenantRecord, directory: Path) -> None:
         """Remove a tenant whose creation failed: its files first, then its entry.
 
         Files that came back after a power failure would belong to nobody, and its id could not be created again. Therefore their
@@ -185,7 +189,7 @@ class LifecycleCalls:
         await run_in_thread(partial(_remove_directory, directory))
         await self._catalog.remove(tenant)
 
-    async def _create(self, display_name: str, call: LifecycleCall) -> Tenant:
+    async def _create(self, display_name: str, call: LifecycleCall) -> TenantRecord:
         await call.settle()
         tenant = await self.new_tenant(call.tenant_id, display_name)
         call.tenant_uid = tenant.uid
@@ -199,31 +203,31 @@ class LifecycleCalls:
                 raise
             return await self._activate(call, tenant, TenantEvent.PROVISION, lease)
 
-    async def _finish_create(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _finish_create(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         await self.provision(call, tenant)
 
-    async def _apply(self, event: TenantEvent, reason: str | None, call: LifecycleCall) -> Tenant:
+    async def _apply(self, event: TenantEvent, reason: str | None, call: LifecycleCall) -> TenantRecord:
         tenant = await call.apply(await call.get(), event, reason=reason)
         if tenant.state is not TenantState.ACTIVE:
             await self._close(tenant)
             call.step("closed")
         return tenant
 
-    async def _archive(self, reason: str | None, call: LifecycleCall) -> Tenant:
+    async def _archive(self, reason: str | None, call: LifecycleCall) -> TenantRecord:
         tenant = await call.get()
         if tenant.state is TenantState.ARCHIVED:
             return tenant
         async with call.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
             return await self._compact(call, archived)
 
-    async def _finish_archive(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _finish_archive(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         try:
             await self._compact(call, tenant)
         except TenantryError:
             await call.take_back(tenant)
             raise
 
-    async def _compact(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+    async def _compact(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
         await self._close(tenant)
         call.step("closed")
         async with owned_files(tenant, self._context) as paths:
@@ -232,7 +236,7 @@ class LifecycleCalls:
         call.step("compacted")
         return await call.finish(tenant)
 
-    async def _delete(self, reason: str | None, call: LifecycleCall) -> Tenant:
+    async def _delete(self, reason: str | None, call: LifecycleCall) -> TenantRecord:
         tenant = await call.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
@@ -250,7 +254,7 @@ class LifecycleCalls:
         call.step("closed")
         return tenant
 
-    async def _purge(self, call: LifecycleCall, *, is_forced: bool) -> Tenant:
+    async def _purge(self, call: LifecycleCall, *, is_forced: bool) -> TenantRecord:
         tenant = await call.find()
         if tenant is None:
             raise not_found(call.tenant_id)
@@ -263,7 +267,7 @@ class LifecycleCalls:
         async with call.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
             return await self._remove(call, purged)
 
-    def _check_grace_is_over(self, tenant: Tenant) -> None:
+    def _check_grace_is_over(self, tenant: TenantRecord) -> None:
         if tenant.purge_after is None:
             return
         watch, grace_seconds = self._context.watch, self._context.config.delete_grace_seconds
@@ -285,10 +289,10 @@ class LifecycleCalls:
             retry_after_seconds=left_seconds,
         )
 
-    async def _finish_purge(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _finish_purge(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         await self._remove(call, tenant)
 
-    async def _remove(self, call: LifecycleCall, tenant: Tenant) -> Tenant:
+    async def _remove(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
         await self._close(tenant)
         directory = self._paths(tenant).directory
         if await run_in_thread(directory.exists):
@@ -301,7 +305,7 @@ class LifecycleCalls:
         await self._forget_snapshots(call, tenant)
         return await call.finish(tenant)
 
-    async def _forget_snapshots(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _forget_snapshots(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         if self.forget_snapshots is None:
             return
         try:
@@ -315,7 +319,7 @@ class LifecycleCalls:
             ) from error
         call.step("forgotten")
 
-    async def _rename(self, new_id: TenantId, call: LifecycleCall) -> Tenant:
+    async def _rename(self, new_id: TenantId, call: LifecycleCall) -> TenantRecord:
         tenant = await call.find()
         if tenant is None or tenant.state is TenantState.PURGED:
             renamed = await self._catalog.find(new_id)
@@ -339,7 +343,7 @@ class LifecycleCalls:
             self._opener.forget_opened(tenant.id)
             return await call.finish(under_way, id=new_id, previous_id=tenant.id)
 
-    async def _repair(self, call: LifecycleCall) -> Tenant:
+    async def _repair(self, call: LifecycleCall) -> TenantRecord:
         tenant = await call.get()
         if next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id) is tenant.state:
             return tenant
@@ -351,7 +355,7 @@ class LifecycleCalls:
             call.step("checked")
             return await self._activate(call, damaged, TenantEvent.REPAIR, await self._open(call, damaged))
 
-    async def _update(self, changes: dict[str, Any], call: LifecycleCall) -> Tenant:
+    async def _update(self, changes: dict[str, Any], call: LifecycleCall) -> TenantRecord:
         tenant = await call.get()
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
         tenant = await call.change(tenant, **changed) if changed else tenant
@@ -360,10 +364,10 @@ class LifecycleCalls:
             await self.limit(tenant)
         return tenant
 
-    async def _take_back(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _take_back(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         await call.take_back(tenant)
 
-    async def _open(self, call: LifecycleCall, tenant: Tenant) -> Lease:
+    async def _open(self, call: LifecycleCall, tenant: TenantRecord) -> Lease:
         """Open a tenant that does not serve its callers yet."""
         with self._opener.opening_for_call(tenant):
             lease = await self._pool.lease(tenant.id)
@@ -371,8 +375,8 @@ class LifecycleCalls:
         return lease
 
     async def _activate(
-        self, call: LifecycleCall, tenant: Tenant, event: TenantEvent, lease: Lease
-    ) -> Tenant:
+        self, call: LifecycleCall, tenant: TenantRecord, event: TenantEvent, lease: Lease
+    ) -> TenantRecord:
         """Let the event make an open tenant active, and give the lease back.
 
         Callers may use it already: they asked for it while it opened. So if this fails it is closed, and nothing of it removed.
@@ -391,7 +395,7 @@ class LifecycleCalls:
         finally:
             self._pool.release(lease)
 
-    async def _close(self, tenant: Tenant) -> None:
+    async def _close(self, tenant: TenantRecord) -> None:
         self._opener.forget_opened(tenant.id)
         await self._pool.close_tenant(tenant.id, "state")
 
@@ -410,7 +414,7 @@ class LifecycleCalls:
             )
         return name
 
-    def _paths(self, tenant: Tenant) -> TenantPaths:
+    def _paths(self, tenant: TenantRecord) -> TenantPaths:
         return tenant_paths(self._context.config.data_dir, tenant.directory)
 
 

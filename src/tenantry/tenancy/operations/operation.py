@@ -17,7 +17,7 @@ from tenantry.statements import Statement
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.tenant import Intent, Tenant, not_found
+from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
 
 _expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revision", default=None)
 
@@ -39,7 +39,7 @@ def expecting(revision: int | None) -> Iterator[None]:
         _expected_revision.reset(token)
 
 
-def check_revision(tenant: Tenant) -> None:
+def check_revision(tenant: TenantRecord) -> None:
     """Raise unless the tenant is what the call was decided on.
 
     Raises:
@@ -66,15 +66,15 @@ class CallHost(Protocol):
     catalog: Catalog
     context: ActorContext
 
-    def operation(self, tenant: Tenant, action: str) -> AbstractAsyncContextManager[None]:
+    def operation(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
         """Hold the lock that says that somebody is at a call of the tenant."""
         ...
 
-    def leave_unfinished(self, tenant: Tenant, action: str, outcome: str) -> None:
+    def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
         """Note that a call that was begun has failed and is to be finished later."""
         ...
 
-    async def finish_leftover(self, tenant: Tenant) -> None:
+    async def finish_leftover(self, tenant: TenantRecord) -> None:
         """Finish what a process that died had begun."""
         ...
 
@@ -109,7 +109,7 @@ class LifecycleCall:
         self.outcome = "ok"
         self.is_audited = False
 
-    async def settle(self) -> Tenant | None:
+    async def settle(self) -> TenantRecord | None:
         """Finish what a process that died had begun with the tenant of this id; return the tenant, in whatever state, or None.
 
         Raises:
@@ -123,7 +123,7 @@ class LifecycleCall:
             self.tenant_uid = tenant.uid
         return tenant
 
-    async def find(self) -> Tenant | None:
+    async def find(self) -> TenantRecord | None:
         """Return the tenant that the call is about, in whatever state, or None; raises like `settle`.
 
         Raises:
@@ -134,7 +134,7 @@ class LifecycleCall:
             check_revision(tenant)
         return tenant
 
-    async def get(self) -> Tenant:
+    async def get(self) -> TenantRecord:
         """Return the tenant, unless it was purged; raises like `find`.
 
         Raises:
@@ -146,8 +146,8 @@ class LifecycleCall:
         return tenant
 
     async def apply(
-        self, tenant: Tenant, event: TenantEvent, *, reason: str | None = None, **changes: Any
-    ) -> Tenant:
+        self, tenant: TenantRecord, event: TenantEvent, *, reason: str | None = None, **changes: Any
+    ) -> TenantRecord:
         """Let the event happen, audited; see `Catalog.apply`."""
         changed = await self._catalog.apply(
             tenant, event, reason=reason, audit=self.audited("ok", is_conditional=True), **changes
@@ -157,7 +157,7 @@ class LifecycleCall:
             self.step(changed.state.value)
         return changed
 
-    async def change(self, tenant: Tenant, **changes: Any) -> Tenant:
+    async def change(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         """Change fields of the tenant, audited; see `Catalog.change`."""
         changed = await self._catalog.change(tenant, audit=self.audited("ok", is_conditional=True), **changes)
         self.is_audited = True
@@ -167,13 +167,13 @@ class LifecycleCall:
     @asynccontextmanager
     async def begun(
         self,
-        tenant: Tenant,
+        tenant: TenantRecord,
         event: TenantEvent | None = None,
         *,
         reason: str | None = None,
         arguments: dict[str, str | None] | None = None,
         is_reversible: bool = True,
-    ) -> AsyncIterator[Tenant]:
+    ) -> AsyncIterator[TenantRecord]:
         """Write down that the call has begun, and give the tenant as it is then; the block ends with `finish`.
 
         If the block raises, the tenant becomes what it was before, and the intent goes: what the block did to its files must
@@ -213,13 +213,13 @@ class LifecycleCall:
                     self._runner.leave_unfinished(under_way, self.action, known.outcome)
                 raise
 
-    async def finish(self, tenant: Tenant, **changes: Any) -> Tenant:
+    async def finish(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         """Clear the intent and change what else the call changes at its end, audited."""
         changed = await self._settle(tenant, **changes)
         self.step("finished")
         return changed
 
-    async def take_back(self, tenant: Tenant) -> None:
+    async def take_back(self, tenant: TenantRecord) -> None:
         """Make the tenant what it was before the call began; the audit then says ``taken_back``."""
         self.outcome = "taken_back"
         while True:
@@ -230,7 +230,7 @@ class LifecycleCall:
                 await self._catalog.change(latest, intent=None, **_as_before(latest, latest.intent))
                 return
 
-    async def note(self, tenant: Tenant, **arguments: str | None) -> None:
+    async def note(self, tenant: TenantRecord, **arguments: str | None) -> None:
         """Add to the arguments of the intent: what others are told of a call that cannot be finished for now."""
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
@@ -261,7 +261,7 @@ class LifecycleCall:
             is_conditional=is_conditional,
         )
 
-    async def _settle(self, tenant: Tenant, **changes: Any) -> Tenant:
+    async def _settle(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         while True:
             try:
                 settled = await self._catalog.change(
@@ -278,12 +278,12 @@ class LifecycleCall:
                 return settled
 
 
-def is_under_way(tenant: Tenant) -> bool:
+def is_under_way(tenant: TenantRecord) -> bool:
     """Return whether a call of the tenant was begun and has not ended, here or anywhere."""
     return tenant.intent is not None or tenant.state is TenantState.PROVISIONING
 
 
-def _before(tenant: Tenant) -> dict[str, str | None]:
+def _before(tenant: TenantRecord) -> dict[str, str | None]:
     return {
         "state": tenant.state,
         "reason": tenant.reason,
@@ -291,7 +291,7 @@ def _before(tenant: Tenant) -> dict[str, str | None]:
     }
 
 
-def _as_before(tenant: Tenant, intent: Intent) -> dict[str, Any]:
+def _as_before(tenant: TenantRecord, intent: Intent) -> dict[str, Any]:
     """Return what to change so that the tenant is as it was before the call began."""
     if tenant.state is TenantState.QUARANTINED:
         return {}  # It was before, or damage was noted meanwhile, and stays noted.

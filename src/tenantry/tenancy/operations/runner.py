@@ -37,7 +37,7 @@ from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.operations.operation import LifecycleCall, is_under_way
 from tenantry.tenancy.operations.retries import Retries
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 
 
 Work: TypeAlias = Callable[[LifecycleCall], Awaitable[T]]
-Finisher: TypeAlias = Callable[[LifecycleCall, Tenant], Awaitable[None]]
+Finisher: TypeAlias = Callable[[LifecycleCall, TenantRecord], Awaitable[None]]
 """Finishes a call whose process died, or takes it back. It holds the operation's lock."""
 
 
@@ -145,7 +145,7 @@ class CallRunner:
         finally:
             self._preparing.discard(task)
 
-    def is_own(self, tenant: Tenant) -> bool:
+    def is_own(self, tenant: TenantRecord) -> bool:
         """Return whether the call that is under way is this registry's own."""
         return tenant.uid in self._own_operations
 
@@ -153,12 +153,12 @@ class CallRunner:
         """Return how many tenants have a call that was begun and cannot be finished for now, by its action."""
         return dict.fromkeys(self.finishers, 0) | self._unfinished.by_action()
 
-    def leave_unfinished(self, tenant: Tenant, action: str, outcome: str) -> None:
+    def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
         """Note that a call that was begun has failed and is to be finished later; see `reconcile`."""
         self._unfinished.failed(tenant.uid, action, outcome)
 
     @asynccontextmanager
-    async def operation(self, tenant: Tenant, action: str) -> AsyncIterator[None]:
+    async def operation(self, tenant: TenantRecord, action: str) -> AsyncIterator[None]:
         """Hold the lock that says that somebody is at a call of the tenant.
 
         Raises:
@@ -177,7 +177,7 @@ class CallRunner:
             # Also when cancelled: the thread that was to take it has taken it by then.
             lock.remove()
 
-    async def finish_leftover(self, tenant: Tenant) -> None:
+    async def finish_leftover(self, tenant: TenantRecord) -> None:
         """Finish what a process that died had begun.
 
         Raises:
@@ -226,20 +226,20 @@ class CallRunner:
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
 
-    async def _is_leftover(self, tenant: Tenant) -> bool:
+    async def _is_leftover(self, tenant: TenantRecord) -> bool:
         """Return whether it still looks like one, so that no lock is held against a call that has begun meanwhile."""
         found = await self.catalog.find_by_uid(tenant.uid)
         # Renamed, it has calls that do not wait for this one.
         return found is not None and found.id == tenant.id and is_under_way(found) and not self.is_own(found)
 
-    async def _finish(self, tenant: Tenant, call: LifecycleCall) -> None:
+    async def _finish(self, tenant: TenantRecord, call: LifecycleCall) -> None:
         finisher = self.finishers.get(call.action)
         if finisher is None:
             # A newer tenantry's call. What it did to the files only that one knows.
             raise busy_error(tenant.id, call.action, BUSY_RETRY_AFTER_SECONDS)
         await finisher(call, tenant)
 
-    async def _take(self, lock: LockFile, tenant: Tenant, action: str) -> None:
+    async def _take(self, lock: LockFile, tenant: TenantRecord, action: str) -> None:
         try:
             await run_in_thread(lock.acquire)
         except LockHeldError as error:
@@ -314,7 +314,7 @@ class CallRunner:
         return result
 
 
-def _action(tenant: Tenant) -> str:
+def _action(tenant: TenantRecord) -> str:
     """Return which call of the tenant is under way."""
     return tenant.intent.action if tenant.intent is not None else "create"
 

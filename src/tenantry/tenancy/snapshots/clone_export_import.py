@@ -28,7 +28,7 @@ from tenantry.tenancy.operations.runner import CallRunner
 from tenantry.tenancy.snapshots.archive import SnapshotArchive, checked
 from tenantry.tenancy.snapshots.copying import Copies, manifest_of
 from tenantry.tenancy.snapshots.scratch import Scratch
-from tenantry.tenancy.tenant import Intent, Tenant, not_found
+from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
 from tenantry.threads import run_in_thread
 
 
@@ -57,7 +57,7 @@ class Transfers:
 
     async def clone(
         self, source: TenantId, new: TenantId, snapshot_id: str | None, display_name: str | None
-    ) -> Tenant:
+    ) -> TenantRecord:
         """See `TenantRegistry.clone`."""
         work = partial(self._clone, source, snapshot_id, display_name)
         return await self._runner.run(new, "clone", work, source=source, snapshot_id=snapshot_id)
@@ -74,7 +74,7 @@ class Transfers:
 
     async def import_bundle(
         self, new: TenantId, path: Path, display_name: str | None, accepted_tables: Collection[str]
-    ) -> Tenant:
+    ) -> TenantRecord:
         """See `TenantRegistry.import_bundle`."""
         work = partial(self._import, path, display_name, accepted_tables)
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
@@ -84,7 +84,7 @@ class Transfers:
 
     async def _clone(
         self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
-    ) -> Tenant:
+    ) -> TenantRecord:
         await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
         source = await self._find(source_id)
@@ -108,7 +108,7 @@ class Transfers:
             with self._runner.preparing():
                 return await self._bundle(tenant, directory / "tenant.db", path)
 
-    async def _bundle(self, tenant: Tenant, database: Path, path: Path) -> Manifest:
+    async def _bundle(self, tenant: TenantRecord, database: Path, path: Path) -> Manifest:
         now = self._context.clock.now()
         await self._copies.copy(tenant, database)
         # One plain file, which a reader of another program need not be able to write beside.
@@ -120,7 +120,7 @@ class Transfers:
 
     async def _import(
         self, path: Path, display_name: str | None, accepted_tables: Collection[str], call: LifecycleCall
-    ) -> Tenant:
+    ) -> TenantRecord:
         await call.settle()
         new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
         async with self._scratch.directory() as directory:
@@ -135,18 +135,18 @@ class Transfers:
                 await self._prepare(new, database)
             return await self._settle(call, new, database)
 
-    async def _find(self, tenant_id: TenantId) -> Tenant:
+    async def _find(self, tenant_id: TenantId) -> TenantRecord:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state is TenantState.PURGED:
             raise not_found(tenant_id, tenant)
         return tenant
 
-    async def _prepare(self, new: Tenant, database: Path) -> None:
+    async def _prepare(self, new: TenantRecord, database: Path) -> None:
         """Make the database ready and the new tenant's."""
         await self._copies.make_ready(database)
         await run_in_thread(partial(maintenance.give_to, database, new.uid))
 
-    async def _settle(self, call: LifecycleCall, new: Tenant, database: Path) -> Tenant:
+    async def _settle(self, call: LifecycleCall, new: TenantRecord, database: Path) -> TenantRecord:
         """Create the tenant with the database, which is ready and its own."""
         call.tenant_uid = new.uid
         intent = Intent(action=call.action, begun_at=self._context.clock.now())
@@ -162,7 +162,7 @@ class Transfers:
                 await self._calls.abort(new)
                 raise
 
-    def _place(self, database: Path, tenant: Tenant) -> None:
+    def _place(self, database: Path, tenant: TenantRecord) -> None:
         data_dir = self._context.config.data_dir
         target = tenant_paths(data_dir, tenant.directory).database
         try:
@@ -173,7 +173,7 @@ class Transfers:
         except OSError as error:
             raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
 
-    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
         target = tenant_paths(self._context.config.data_dir, tenant.directory).database
         if await run_in_thread(target.exists):

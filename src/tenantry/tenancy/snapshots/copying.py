@@ -22,7 +22,7 @@ from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
-    from tenantry.tenancy.tenant import Tenant
+    from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class _Source(Protocol):
@@ -49,7 +49,7 @@ class Copies:
         self._pool = pool
         self._opener = opener
 
-    async def copy(self, tenant: "Tenant", path: Path) -> DatabaseReport:
+    async def copy(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
         """Write a consistent copy of the tenant's present state into a new file, check it, and say what is in it.
 
         One that is closed and lacks migrations is copied as it is, and not migrated for that; its callers wait meanwhile.
@@ -116,7 +116,7 @@ class Copies:
         await run_in_thread(partial(maintenance.check, path))
         return versions
 
-    async def _copy_closed(self, tenant: "Tenant", path: Path) -> DatabaseReport:
+    async def _copy_closed(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
         """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""
         store = self._opener.tenant_store(tenant)
         await store.connect()
@@ -132,7 +132,7 @@ def _limits_of(path: Path) -> TenantLimits:
     return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))
 
 
-async def _copied(tenant: "Tenant", source: _Source, path: Path) -> DatabaseReport:
+async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> DatabaseReport:
     """Copy an open database and check the copy.
 
     Raises:
@@ -150,7 +150,7 @@ async def _copied(tenant: "Tenant", source: _Source, path: Path) -> DatabaseRepo
 
 
 def manifest_of(
-    tenant: "Tenant",
+    tenant: "TenantRecord",
     report: DatabaseReport,
     now: datetime,
     trigger: str,

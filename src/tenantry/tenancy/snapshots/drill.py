@@ -10,7 +10,7 @@ from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.copying import Copies
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshot import newest_first
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class DrillReport:
 
 
 async def try_newest(
-    tenant: Tenant, *, archive: SnapshotArchive, copies: Copies, scratch: Scratch, context: ActorContext
+    tenant: TenantRecord, *, archive: SnapshotArchive, copies: Copies, scratch: Scratch, context: ActorContext
 ) -> DrillResult:
     """Bring the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
     started = time.monotonic()

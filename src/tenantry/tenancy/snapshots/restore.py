@@ -61,7 +61,7 @@ from tenantry.tenancy.snapshots.restore_files import (
 )
 from tenantry.tenancy.snapshots.scratch import Scratch, named
 from tenantry.tenancy.snapshots.snapshot import check_snapshot_id, new_snapshot_id
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 _RESTORABLE: Final = frozenset(
@@ -93,7 +93,7 @@ class Restorer:
         actions = ("restore", "undo_restore", REPLACE_FILE)
         runner.finishers |= dict.fromkeys(actions, self._finish_leftover)
 
-    async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> Tenant:
+    async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> TenantRecord:
         """See `Snapshots.restore`."""
         tenant = await call.get()
         _check_restorable(tenant, "restore")
@@ -108,7 +108,7 @@ class Restorer:
 
     async def replace_file(
         self, path: Path, owner: str | None, accepted_tables: Collection[str], call: LifecycleCall
-    ) -> Tenant:
+    ) -> TenantRecord:
         """See `Snapshots.replace_file`."""
         tenant = await call.get()
         _check_restorable(tenant, REPLACE_FILE)
@@ -124,7 +124,7 @@ class Restorer:
                     await run_in_thread(partial(maintenance.give_to, database, tenant.uid))
             return await self._replace(call, tenant, database, is_migrated=True)
 
-    async def undo(self, call: LifecycleCall) -> Tenant:
+    async def undo(self, call: LifecycleCall) -> TenantRecord:
         """See `Snapshots.undo_restore`."""
         tenant = await call.get()
         if tenant.restore_point is None:
@@ -140,7 +140,7 @@ class Restorer:
                 await self._bring_point(tenant, tenant.restore_point, database)
             return await self._replace(call, tenant, database, is_migrated=True)
 
-    async def points(self, tenant: Tenant) -> Sequence[str]:
+    async def points(self, tenant: TenantRecord) -> Sequence[str]:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
         directory = self._paths(tenant).directory / "points"
         return await run_in_thread(partial(list_points, directory))
@@ -156,13 +156,13 @@ class Restorer:
         except OSError as error:
             raise SnapshotError(f"cannot remove {kept.parent}: {error}") from error
 
-    async def _bring_snapshot(self, tenant: Tenant, snapshot_id: str, database: Path) -> None:
+    async def _bring_snapshot(self, tenant: TenantRecord, snapshot_id: str, database: Path) -> None:
         manifest = await self._archive.manifest(tenant.uid, snapshot_id)
         report = await self._archive.fetch(manifest, database)
         if report.tenant_uid != tenant.uid:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} is the database of another tenant")
 
-    async def _bring_point(self, tenant: Tenant, point: str, database: Path) -> None:
+    async def _bring_point(self, tenant: TenantRecord, point: str, database: Path) -> None:
         kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
         if not await run_in_thread(kept.exists):
             raise SnapshotNotFoundError(
@@ -177,8 +177,8 @@ class Restorer:
             ) from error
 
     async def _replace(
-        self, call: LifecycleCall, tenant: Tenant, database: Path, *, is_migrated: bool
-    ) -> Tenant:
+        self, call: LifecycleCall, tenant: TenantRecord, database: Path, *, is_migrated: bool
+    ) -> TenantRecord:
         """Make a database ready and put it in the place of the tenant's."""
         with self._runner.preparing():
             versions = await self._copies.make_ready(database) if is_migrated else None
@@ -202,7 +202,9 @@ class Restorer:
                         await call.take_back(restoring)
                 raise
 
-    async def _exchange(self, call: LifecycleCall, tenant: Tenant, versions: dict[str, int] | None) -> Tenant:
+    async def _exchange(
+        self, call: LifecycleCall, tenant: TenantRecord, versions: dict[str, int] | None
+    ) -> TenantRecord:
         """Exchange the databases of a tenant that is held."""
         assert tenant.intent is not None
         point = tenant.intent.arguments["point"]
@@ -229,7 +231,7 @@ class Restorer:
         await run_in_thread(partial(forget_points, paths, point, latest_plausible))
         return restored
 
-    def _as_active(self, tenant: Tenant) -> dict[str, object]:
+    def _as_active(self, tenant: TenantRecord) -> dict[str, object]:
         """Return what changes because the database is sound now: a quarantined tenant serves calls again.
 
         Not if it was not migrated: that may be what it was set apart for.
@@ -241,7 +243,7 @@ class Restorer:
         now = self._context.clock.now()
         return {"state": TenantState.ACTIVE, "reason": None, "state_changed_at": now}
 
-    async def _finish_leftover(self, call: LifecycleCall, tenant: Tenant) -> None:
+    async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         assert tenant.intent is not None
         paths = self._paths(tenant)
         point = tenant.intent.arguments["point"]
@@ -252,11 +254,11 @@ class Restorer:
         else:
             await call.take_back(tenant)
 
-    def _paths(self, tenant: Tenant) -> TenantPaths:
+    def _paths(self, tenant: TenantRecord) -> TenantPaths:
         return tenant_paths(self._context.config.data_dir, tenant.directory)
 
 
-def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: LifecycleCall) -> None:
+def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: LifecycleCall) -> None:
     """Check a database thoroughly, and that it is the tenant's, or the one whose key was given.
 
     Raises:
@@ -276,7 +278,7 @@ def _check_owner(database: Path, tenant: Tenant, owner: str | None, call: Lifecy
         )
 
 
-def _check_restorable(tenant: Tenant, action: str) -> None:
+def _check_restorable(tenant: TenantRecord, action: str) -> None:
     if tenant.state not in _RESTORABLE:
         raise TenantStateError(
             f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",

@@ -12,7 +12,7 @@ from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.snapshots.snapshots import Snapshots
-from tenantry.tenancy.tenant import Tenant
+from tenantry.tenancy.tenant_record import TenantRecord
 
 SCHEDULE_FAILED: Final = "tenantry.snapshots.schedule_failed"
 LOOK_SECONDS_MAX: Final = 10.0
@@ -70,7 +70,7 @@ class SnapshotSchedule:
             await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
 
     async def _take_if_due(
-        self, tenant: Tenant, interval_seconds: float, limiter: anyio.CapacityLimiter
+        self, tenant: TenantRecord, interval_seconds: float, limiter: anyio.CapacityLimiter
     ) -> None:
         async with limiter:
             if tenant.snapshot_due_at is None:
@@ -93,6 +93,6 @@ class SnapshotSchedule:
             if latest is not None:
                 await self._move(latest, next_seconds)
 
-    async def _move(self, tenant: Tenant, seconds: float) -> bool:
+    async def _move(self, tenant: TenantRecord, seconds: float) -> bool:
         due_at = self._clock.now() + timedelta(seconds=seconds)
         return await self._catalog.move_snapshot_due(tenant, due_at)

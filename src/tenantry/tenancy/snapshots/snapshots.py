@@ -22,7 +22,7 @@ from tenantry.tenancy.snapshots.restore import REPLACE_FILE, Restorer
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshot import Snapshot, new_snapshot_id, newest_first
 from tenantry.tenancy.snapshots.storage_owner import StorageMark, StorageOwner
-from tenantry.tenancy.tenant import Tenant, not_found
+from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import check_trigger
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
@@ -156,7 +156,7 @@ class Snapshots:
             parse_tenant_id(tenant_id), "delete_snapshot", work, queue="snapshot", snapshot_id=snapshot_id
         )
 
-    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool = True) -> Tenant:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool = True) -> TenantRecord:
         """Make the tenant's database what it was when the snapshot was taken, and return its entry.
 
         The snapshot is fetched, checked and migrated beside the tenant, whose calls go on meanwhile. Then its calls wait, for
@@ -187,7 +187,7 @@ class Snapshots:
         *,
         owner: str | None = None,
         accepted_tables: Collection[str] = (),
-    ) -> Tenant:
+    ) -> TenantRecord:
         """Put a plain SQLite file in the place of the tenant's database, and return the tenant's entry.
 
         The file is copied, checked and migrated beside the tenant; then it takes the database's place as in `restore`. The old
@@ -219,7 +219,7 @@ class Snapshots:
             owner=owner,
         )
 
-    async def undo_restore(self, tenant_id: str) -> Tenant:
+    async def undo_restore(self, tenant_id: str) -> TenantRecord:
         """Bring back what the last restore replaced; what is there now is kept as one of `points`. Can be repeated.
 
         Raises:
@@ -286,7 +286,7 @@ class Snapshots:
         await self._catalog.write(self._claimed("ok", taken_from=None if before is None else str(before)))
         return before
 
-    async def forget_all(self, tenant: Tenant) -> None:
+    async def forget_all(self, tenant: TenantRecord) -> None:
         """Forget everything that is kept of a tenant, which is being purged.
 
         Raises:
@@ -314,7 +314,7 @@ class Snapshots:
         await self._retain(tenant, snapshot.id)
         return snapshot
 
-    async def _retain(self, tenant: Tenant, newest: str) -> None:
+    async def _retain(self, tenant: TenantRecord, newest: str) -> None:
         """Forget surplus snapshots; a failure is reported and does not fail the new snapshot."""
         config, now = self._context.config, self._context.clock.monotonic_seconds
         started, outcome = now(), "ok"
@@ -346,7 +346,7 @@ class Snapshots:
         call.tenant_uid = tenant.uid
         await self._archive.delete(tenant.uid, snapshot_id)
 
-    async def _get(self, tenant_id: TenantId) -> Tenant:
+    async def _get(self, tenant_id: TenantId) -> TenantRecord:
         tenant = await self._catalog.find(tenant_id)
         if tenant is None or tenant.state in {TenantState.PURGED, TenantState.PROVISIONING}:
             raise not_found(tenant_id, tenant)

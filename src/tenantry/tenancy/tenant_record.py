@@ -1,4 +1,4 @@
-"""A tenant as the catalog knows it."""
+"""A tenant as a record of the catalog."""
 
 from datetime import datetime
 from typing import Final
@@ -30,8 +30,8 @@ class Intent(BaseModel):
     begun_at: datetime
 
 
-class Tenant(BaseModel):
-    """One tenant's entry in the catalog; a value, not a handle.
+class TenantRecord(BaseModel):
+    """One tenant in the catalog: a value. `TenantHandle` is the handle that reads and writes the tenant's data.
 
     Attributes:
         id: What callers use.
@@ -77,7 +77,7 @@ class Tenant(BaseModel):
     snapshot_due_at: datetime | None = None
 
 
-def not_found(tenant_id: TenantId, found: Tenant | None = None) -> TenantNotFoundError:
+def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:
     """Return the error of a call on a tenant that is not there.
 
     Args:
