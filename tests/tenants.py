@@ -24,7 +24,7 @@ from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
 from tenantry.events import BatchFinished
 from tenantry.files.lock_file import LockFile
-from tenantry.ids import tenant_paths
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.catalog.catalog import CATALOG_NAME
 
 P = ParamSpec("P")

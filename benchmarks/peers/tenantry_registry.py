@@ -11,10 +11,10 @@ from benchmarks.fleet import Fleet
 from benchmarks.peers import DURABILITY_SQL, Durability, count_messages, fill_tasks
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Message, Task
-from tenantry.ids import tenant_paths
 from tenantry.observability.metrics import export_metrics
 from tenantry.repository import Repository
 from tenantry.statements import Fetch, Statement
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.handle import TenantHandle
 
 TENANT = "acme"

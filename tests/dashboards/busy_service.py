@@ -23,9 +23,9 @@ from tenantry.admin import create_admin_app
 from tenantry.company import Message, MessageType
 from tenantry.demo.company import Company, Timings
 from tenantry.errors import TenantryError
-from tenantry.ids import tenant_paths
 from tenantry.observability import configure_logging, export_metrics
 from tenantry.observability.certificate import export_certificate
+from tenantry.storage.sqlite.layout import tenant_paths
 
 BUSY: Final = 3
 CALLERS: Final = 8

@@ -8,10 +8,10 @@ from tenantry.company import COMPANY
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
-from tenantry.ids import tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.inspection import resting_owner
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshots.location import default_location
 from tenantry.tenancy.tenant_record import TenantRecord

@@ -9,7 +9,7 @@ import anyio
 
 from tenantry.errors import TenantOwnedElsewhereError
 from tenantry.files.durable_files import check_own_path
-from tenantry.ids import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.tenant_record import TenantRecord

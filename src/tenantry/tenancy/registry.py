@@ -22,9 +22,10 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
-from tenantry.ids import TenantId, parse_tenant_id, tenant_paths
+from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics, Gates
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool

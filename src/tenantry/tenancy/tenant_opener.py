@@ -14,12 +14,13 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.ids import TenantId, tenant_paths
+from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState, check_serves
 from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import second_look
 from tenantry.storage.sqlite.database_file import is_missing
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore

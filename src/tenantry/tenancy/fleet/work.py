@@ -13,10 +13,10 @@ from tenantry.errors import (
     TenantOwnedElsewhereError,
     TenantryError,
 )
-from tenantry.ids import tenant_paths
 from tenantry.lifecycle import TenantState, check_serves
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.actors.pool import ActorPool

@@ -20,9 +20,10 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.files.durable_files import remove_tree
-from tenantry.ids import TenantId, TenantPaths, tenant_paths
+from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantEvent, TenantState, next_state
 from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog

@@ -13,13 +13,14 @@ from typing import Any
 from tenantry.errors import SnapshotError, TenantryError
 from tenantry.files.disk_space import room_bytes
 from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
-from tenantry.ids import TenantId, tenant_paths
+from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
 from tenantry.schema import Schema
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import Manifest
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls

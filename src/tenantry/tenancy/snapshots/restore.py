@@ -34,11 +34,11 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_file,
 )
-from tenantry.ids import TenantPaths, tenant_paths
 from tenantry.lifecycle import TenantState
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.operations.operation import LifecycleCall

@@ -20,9 +20,9 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_directory,
 )
-from tenantry.ids import TenantPaths
 from tenantry.storage.sqlite import log_note, maintenance
 from tenantry.storage.sqlite.database_file import has_log, log_of
+from tenantry.storage.sqlite.layout import TenantPaths
 from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids
 
