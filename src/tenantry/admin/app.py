@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import version
-from typing import Any
+from importlib import metadata
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,8 +27,17 @@ from tenantry.admin.http.strangers import STRANGER_RATE, StrangerRate, Strangers
 from tenantry.admin.http.unexpected_errors import Failures
 from tenantry.admin.openapi.document import complete
 from tenantry.admin.openapi.route import make_document_route
-from tenantry.admin.routes import bundles, jobs, snapshots, tenants
-from tenantry.admin.routes import version as oversight
+from tenantry.admin.routes import (
+    audit,
+    bundles,
+    jobs,
+    keys,
+    operations,
+    snapshots,
+    statistics,
+    tenants,
+    version,
+)
 from tenantry.admin.routes.console import make_console
 from tenantry.admin.routes.index import make_index
 from tenantry.admin.routes.probes import Probes, make_probes
@@ -37,6 +46,20 @@ from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.catalog.audit import current_actor
 from tenantry.tenancy.registry import TenantRegistry
+
+_ROUTERS: Final = (
+    tenants.router,
+    snapshots.router,
+    snapshots.fleet_router,
+    bundles.router,
+    bundles.database_router,
+    jobs.router,
+    statistics.router,
+    operations.router,
+    audit.router,
+    keys.router,
+    version.router,
+)
 
 
 class _AdminApp(FastAPI):
@@ -80,16 +103,15 @@ def create_admin_app(
         strangers: How often each client may ask that shows no good key.
     """
     clock = SystemClock()
-    operations = Operations(clock)
     service = Service(
         registry,
         authenticate or KeyAuthenticator(registry.keys, clock),
-        operations,
+        Operations(clock),
         LoadBoard(),
         bodies,
     )
     registry.add_hook(service.board)
-    registry.add_hook(operations.observe)
+    registry.add_hook(service.operations.observe)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -97,12 +119,12 @@ def create_admin_app(
         with suppress(TenantryError):
             await service.signer()
         yield
-        await operations.aclose()
+        await service.operations.aclose()
 
     app = _AdminApp(
         title="tenantry",
         summary="The tenants of a runtime: their life, their snapshots, their load.",
-        version=version("tenantry"),
+        version=metadata.version("tenantry"),
         lifespan=lifespan,
         openapi_url=None,  # `make_document_route` has it
         # A redirect to the same path with or without a slash would go where the Host header says.
@@ -110,16 +132,7 @@ def create_admin_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
-    routers = (
-        tenants.router,
-        snapshots.router,
-        snapshots.fleet_router,
-        bundles.router,
-        bundles.database_router,
-        jobs.router,
-        oversight.router,
-    )
-    for router in routers:
+    for router in _ROUTERS:
         app.include_router(router)
     app.include_router(make_document_route(app.openapi))
     app.include_router(make_index(has_probes=has_probes, has_console=has_console))
@@ -128,15 +141,19 @@ def create_admin_app(
         app.include_router(make_probes(registry, collectors, probes, has_exemplars=has_exemplars))
     if has_console:
         app.include_router(make_console())
-    app.add_exception_handler(TenantryError, answer_tenantry_error)
-    app.add_exception_handler(ProblemError, answer_problem)
-    app.add_exception_handler(RequestValidationError, answer_invalid)
-    app.add_exception_handler(HTTPException, answer_http)
+    _add_error_handlers(app)
     app.add_middleware(Failures)
     app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
     app.add_middleware(Strangers, rate=strangers)
     app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(TenantryError, answer_tenantry_error)
+    app.add_exception_handler(ProblemError, answer_problem)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(HTTPException, answer_http)
 
 
 def begin_drain(app: FastAPI) -> None:

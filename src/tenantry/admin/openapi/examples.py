@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from tenantry.admin.http.operations import Operation, OperationState
 from tenantry.admin.routes.jobs import JobBecause, JobPage, JobResuming, NewJob, ResultPage
+from tenantry.admin.routes.keys import Caller, KeyList, MadeKey, NewKey
 from tenantry.admin.routes.probes import Readiness
-from tenantry.admin.routes.version import Caller, KeyList, MadeKey, NewKey
 from tenantry.admin.schemas import (
     AuditEntryOut,
     AuditPage,

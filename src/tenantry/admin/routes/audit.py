@@ -1,0 +1,65 @@
+"""The audit: who did what to which tenant, and whether its chain of hashes holds."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from tenantry.admin.http.auth import Principal
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
+from tenantry.admin.schemas import (
+    LIST_ITEMS_MAX,
+    AuditEntryOut,
+    AuditPage,
+    AuditVerificationOut,
+    TenantIdText,
+)
+from tenantry.tenancy.catalog.audit import AdminAuditEntry
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=AdminRoute)
+
+
+@router.get("", responses=documented(400, 404))
+async def list_audit(
+    principal: Reader,
+    service: CurrentService,
+    tenant_id: Annotated[TenantIdText | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> AuditPage:
+    """Return who did what to which tenant, newest first.
+
+    A key for some tenants sees what was done to the tenant that has the id now, also when it had another, and not what was
+    done to another tenant that had the same id before.
+    """
+    wanted = {"tenant_id": tenant_id}
+    if tenant_id is None:
+        principal.check_fleet()
+    else:
+        principal.check_tenant(tenant_id)
+        if principal.tenants is not None:
+            wanted = {"tenant_uid": (await service.registry.get(tenant_id)).uid}
+    signer = await service.signer()
+    query = f"audit {wanted}"
+    page = await service.registry.audit.list(**wanted, limit=limit, cursor=signer.check(cursor, query))
+    items = [AuditEntryOut.model_validate(_shown_to(principal, entry).model_dump()) for entry in page]
+    return AuditPage(items=items, next_cursor=signer.sign(page.next_cursor, query))
+
+
+@router.get("/verification", responses=documented())
+async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerificationOut:
+    """Compute the audit's chain of hashes anew and compare."""
+    principal.check_fleet()
+    found = await service.registry.audit.verify()
+    return AuditVerificationOut(
+        is_intact=found.is_intact, rows=found.rows, hash=found.hash, problem=found.problem
+    )
+
+
+def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:
+    """Return a row without the name of another tenant than the caller's: the one that this one was cloned from."""
+    source = entry.detail.get("source")
+    if source is None or principal.is_for(source):
+        return entry
+    detail = {name: value for name, value in entry.detail.items() if name != "source"}
+    return entry.model_copy(update={"detail": detail})

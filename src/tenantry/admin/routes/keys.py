@@ -1,0 +1,92 @@
+"""API keys: made, listed and revoked; and who makes the request."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
+
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
+from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, TenantIdText
+from tenantry.tenancy.catalog.api_keys import ApiKey, Scope
+from tenantry.texts import KeyName
+
+router = APIRouter(prefix="/v1", tags=["keys"], route_class=AdminRoute)
+
+
+class NewKey(Body):
+    """A key to make."""
+
+    name: Annotated[KeyName, Field(examples=["nightly backups"])] = ""
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
+    tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
+        default=None, description="The only tenants that it is for; all if left out."
+    )
+    expires_in_seconds: Annotated[float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400)] = None
+
+
+class MadeKey(ApiKey):
+    """A key that was just made."""
+
+    token: str = Field(description="Shown this once: only its hash is kept.")
+
+
+class Caller(Body):
+    """Who makes the request."""
+
+    name: str = Field(description="In the audit.", examples=["key:0123456789abcdef"])
+    key: ApiKey | None = Field(
+        description="The key, without its secret; null where another way in was found, which may do everything."
+    )
+
+
+class KeyList(Body):
+    """A page of the keys, oldest first, also those that are refused by now."""
+
+    items: list[ApiKey]
+    next_cursor: str | None
+
+
+@router.post("/keys", status_code=201, responses=documented(400))
+async def create_key(
+    body: NewKey,
+    principal: Administrator,
+    service: CurrentService,
+    response: Response,
+) -> MadeKey:
+    """Make an API key; its token is shown this once."""
+    principal.check_fleet()
+    made, token = await service.registry.keys.create(**body.model_dump(), made_by=principal.key)
+    response.headers["Cache-Control"] = "no-store"
+    return MadeKey(**made.model_dump(), token=token)
+
+
+@router.get("/keys", responses=documented(400))
+async def list_keys(
+    principal: Administrator,
+    service: CurrentService,
+    limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = LIST_ITEMS_MAX,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
+) -> KeyList:
+    """Return a page of API keys, without their secrets."""
+    principal.check_fleet()
+    signer = await service.signer()
+    page = await service.registry.keys.list(limit=limit, cursor=signer.check(cursor, "keys"))
+    return KeyList(items=list(page), next_cursor=signer.sign(page.next_cursor, "keys"))
+
+
+@router.get("/caller", responses=documented())
+async def get_caller(principal: Reader) -> Caller:
+    """Return who makes the request, and what its key is good for."""
+    return Caller(name=principal.name, key=principal.key)
+
+
+@router.delete("/keys/{key_id}", responses=documented(404))
+async def revoke_key(
+    key_id: Annotated[str, Path(max_length=64, examples=["0123456789abcdef"])],
+    principal: Administrator,
+    service: CurrentService,
+) -> ApiKey:
+    """Have an API key refused from now on."""
+    principal.check_fleet()
+    return await service.registry.keys.revoke(key_id, revoked_by=principal.key)

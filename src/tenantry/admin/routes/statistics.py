@@ -1,0 +1,77 @@
+"""Statistics: size and load of each tenant, and the tenants with the most calls."""
+
+from contextlib import suppress
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+
+from tenantry.admin.http.problems import documented
+from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader, Service
+from tenantry.admin.routes.tenants import TenantPath
+from tenantry.admin.schemas import (
+    ChannelLoad,
+    StatisticsList,
+    TenantIdText,
+    TenantStatistics,
+    TopTenants,
+)
+from tenantry.errors import TenantNotFoundError
+from tenantry.tenancy.actors.channel import ChannelStatistics
+
+router = APIRouter(prefix="/v1", tags=["statistics"], route_class=AdminRoute)
+
+STATISTICS_TENANTS_MAX: Final = 100
+
+
+@router.get("/tenants/{tenant_id}/statistics", responses=documented(404))
+async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatistics:
+    """Return a tenant's size and, while it is open in this process, its counters."""
+    return await _statistics(service, tenant_id)
+
+
+@router.get("/statistics", responses=documented())
+async def list_statistics(
+    principal: Reader,
+    service: CurrentService,
+    tenant_id: Annotated[list[TenantIdText], Query(min_length=1, max_length=STATISTICS_TENANTS_MAX)],
+) -> StatisticsList:
+    """Return the same of several tenants at once; those that do not exist are left out."""
+    for one in tenant_id:
+        principal.check_tenant(one)
+    items = []
+    for one in tenant_id:
+        with suppress(TenantNotFoundError):
+            items.append(await _statistics(service, one))
+    return StatisticsList(items=items)
+
+
+@router.get("/statistics/top", responses=documented())
+async def get_top_tenants(
+    principal: Reader, service: CurrentService, limit: Annotated[int, Query(ge=1, le=100)] = 10
+) -> TopTenants:
+    """Return the tenants that call this process the most."""
+    principal.check_fleet()
+    return TopTenants(items=service.board.top(limit))
+
+
+async def _statistics(service: Service, tenant_id: str) -> TenantStatistics:
+    statistics = await service.registry.tenant_statistics(tenant_id)
+    actor = statistics.actor
+    return TenantStatistics(
+        tenant_id=tenant_id,
+        is_open=actor is not None,
+        database_bytes=statistics.database_bytes,
+        write=None if actor is None else _load(actor.write),
+        read=None if actor is None else _load(actor.read),
+    )
+
+
+def _load(channel: ChannelStatistics) -> ChannelLoad:
+    return ChannelLoad(
+        waiting_requests=channel.mailbox_requests,
+        running_requests=channel.running_requests,
+        calls=channel.calls,
+        batches=channel.batches,
+        refused=channel.refused,
+        timed_out=channel.timed_out,
+    )
