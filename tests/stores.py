@@ -23,7 +23,7 @@ from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 HANG_SECONDS = 60.0
 """When a wait for something that never comes is given up. Nothing is measured with it."""
@@ -79,9 +79,9 @@ def make_store(
     ownership: FileOwnership | None = None,
 ) -> SQLiteStore:
     """Return a disconnected store."""
-    crews = Crews.of(write_threads=1, read_threads=2)
+    thread_pools = ThreadPools.of(write_threads=1, read_threads=2)
     return SQLiteStore(
-        options, schemas, clock=SystemClock(), log=EventLog(), crews=crews, ownership=ownership
+        options, schemas, clock=SystemClock(), log=EventLog(), thread_pools=thread_pools, ownership=ownership
     )
 
 

@@ -15,7 +15,7 @@ from tenantry.schema import Schema
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenants import open_files, query, write_pack
 
 COUNT = rows("SELECT n FROM t ORDER BY n")
@@ -28,7 +28,7 @@ def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLit
         schemas,
         clock=SystemClock(),
         log=EventLog(),
-        crews=Crews.of(write_threads=1, read_threads=1),
+        thread_pools=ThreadPools.of(write_threads=1, read_threads=1),
         ownership=FileOwnership(directory / "lock", "uid", "acme"),
     )
 

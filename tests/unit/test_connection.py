@@ -14,7 +14,7 @@ import pytest
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_store, reached, rows, run
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.thread_pool import Crew
+from tenantry.storage.sqlite.thread_pool import ThreadPool
 from tenants import open_files
 
 
@@ -65,7 +65,7 @@ class TestAiosqlite:
     """What `JobConnection` needs of aiosqlite and its documentation does not promise."""
 
     async def test_calls_are_put_into_the_queue(self, connection: JobConnection):
-        """A call of aiosqlite's own is one item in `_tx`: so its whole interface works on the crew's threads too."""
+        """A call of aiosqlite's own is one item in `_tx`: so its whole interface works on the pool's threads too."""
         queue = CountingQueue(connection)
         assert await connection.execute_fetchall("SELECT 1") == [(1,)]
         assert queue.count == 1
@@ -317,11 +317,11 @@ def _count_after(conn: sqlite3.Connection, gate: Gate, ended: list[str]) -> None
 
 async def open_connection(path: Path | str, **options: Any) -> JobConnection:
     """Open a connection with a thread of its own."""
-    return await JobConnection.open(lambda: _connect(path, **options), Crew("test", 1))
+    return await JobConnection.open(lambda: _connect(path, **options), ThreadPool("test", 1))
 
 
 async def _opened_at(gate: Gate, path: Path | str) -> JobConnection:
-    return await JobConnection.open(lambda: gate.wait() or _connect(path), Crew("test", 1))
+    return await JobConnection.open(lambda: gate.wait() or _connect(path), ThreadPool("test", 1))
 
 
 def _connect(path: Path | str, **options: Any) -> sqlite3.Connection:

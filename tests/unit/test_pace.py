@@ -9,9 +9,9 @@ from stores import HANG_SECONDS, open_store, read_rows, rows, run
 from tenantry.errors import QueryError
 from tenantry.storage.sqlite import functions, pace
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.pace import PAUSE_SECONDS_MAX, PROCESS, SLICE_SECONDS, TURN_SECONDS, Pace
+from tenantry.storage.sqlite.pace import LONG_JOB_SECONDS, PAUSE_SECONDS_MAX, PROCESS, SLICE_SECONDS, Pace
 
-LONG_SECONDS = TURN_SECONDS * 2
+LONG_SECONDS = LONG_JOB_SECONDS * 2
 
 
 class Machine:
@@ -55,7 +55,7 @@ class TestPauses:
     def test_a_short_job_makes_none(self, machine: Machine):
         """Within its turn a job works without a pause, whatever the others do."""
         machine.begin_another()
-        assert machine.work(TURN_SECONDS * 0.9) == []
+        assert machine.work(LONG_JOB_SECONDS * 0.9) == []
 
     def test_a_long_job_alone_makes_none(self, machine: Machine):
         """Where nobody else works a long job has the whole processor."""
@@ -69,7 +69,7 @@ class TestPauses:
         assert machine.work(0.0) == []
         assert machine.work(0.01)[0] == pytest.approx(0.01)
         assert machine.work(SLICE_SECONDS / 2) == []
-        assert machine.work(TURN_SECONDS / 2)[0] == PAUSE_SECONDS_MAX
+        assert machine.work(LONG_JOB_SECONDS / 2)[0] == PAUSE_SECONDS_MAX
 
     def test_the_next_job_begins_anew(self, machine: Machine):
         """A long job is not held against the next one of its thread."""

@@ -27,7 +27,7 @@ from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 
 @runtime_checkable
@@ -146,7 +146,7 @@ class SQLitePersistenceBackend:
             [COMPANY],
             clock=SystemClock(),
             log=self._log,
-            crews=Crews.of(write_threads=1, read_threads=_READ_THREADS),
+            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS),
         )
         session = StoreSession(self._store, self._log)
         self._tasks = SQLTaskRepository(session)

@@ -190,7 +190,7 @@ class TenantRegistry(TenantCalls):
         # Not all attributes are there if it could not be made.
         if not getattr(self, "_is_open", False) or sys.is_finalizing():
             return
-        self._opener.crews.leave()
+        self._opener.thread_pools.unregister()
         self._scratch.abandon()
         warnings.warn(
             f"the registry of {self._config.data_dir} was not closed: use 'async with TenantRegistry(…)', or call aclose()",
@@ -234,7 +234,7 @@ class TenantRegistry(TenantCalls):
             await self._scratch.sweep()
             await self._runner.sweep()
             await self._catalog.open()
-            self._opener.crews.keep()
+            self._opener.thread_pools.retain()
             try:
                 await self._watch.open(self._catalog)
                 self._is_open = True
@@ -405,7 +405,7 @@ class TenantRegistry(TenantCalls):
             AsyncExitStack() as steps
         ):  # from the last to the first; one that fails does not skip the others
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
-            steps.callback(self._opener.crews.leave)
+            steps.callback(self._opener.thread_pools.unregister)
             steps.push_async_callback(self._housekeeping.wait_background)
             steps.push_async_callback(self._scratch.aclose)
             steps.push_async_callback(self._runner.wait_ended, self._config.shutdown_timeout_seconds)

@@ -24,7 +24,7 @@ from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.catalog.audit import acting_as, append
@@ -69,7 +69,9 @@ class TenantOpener:
         self._log = log
         self._on_failure = on_failure
         config = context.config
-        self.crews = Crews.of(write_threads=config.write_threads, read_threads=config.read_threads)
+        self.thread_pools = ThreadPools.of(
+            write_threads=config.write_threads, read_threads=config.read_threads
+        )
         self._opened: set[TenantId] = set()
         self._for_calls: set[str] = set()  # uids of tenants whose lifecycle call opens them
 
@@ -269,7 +271,7 @@ class TenantOpener:
             self._schemas,
             clock=self._context.clock,
             log=log or self._log,
-            crews=self.crews,
+            thread_pools=self.thread_pools,
             ownership=ownership,
         )
 

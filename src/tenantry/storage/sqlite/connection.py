@@ -1,4 +1,4 @@
-"""An aiosqlite connection that runs whole functions on one of a crew's threads.
+"""An aiosqlite connection that runs whole functions on one of a thread pool's threads.
 
 aiosqlite crosses to the connection's thread and back once for every call; a batch of 64 statements would cross 65
 times. `JobConnection.submit` crosses once for the batch, and begins at once: its caller need not wait for a task of its
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import aiosqlite
 import anyio
 
-from tenantry.storage.sqlite.thread_pool import Crew, Strand
+from tenantry.storage.sqlite.thread_pool import SerialQueue, ThreadPool
 from tenantry.threads import running_loop
 
 T = TypeVar("T")
@@ -32,24 +32,26 @@ _INTERRUPT_INTERVAL_SECONDS = 0.01
 class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], crew: Crew) -> None:
+    def __init__(self, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool) -> None:
         # Not aiosqlite's own: that makes a thread, which is not started but costs as much as all else here together.
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._connector = connector
         self._iter_chunk_size = _ROWS_PER_FETCH
-        self._crew = crew
-        self._tx: Strand = crew.join()  # type: ignore[assignment]
+        self._thread_pool = thread_pool
+        self._tx: SerialQueue = thread_pool.register()  # type: ignore[assignment]
         self._running_job: Job[Any] | None = None
         self._job_lock = threading.Lock()
 
     @classmethod
-    async def open(cls, connector: Callable[[], sqlite3.Connection], crew: Crew) -> "JobConnection":
-        """Open the connection on one of the crew's threads and return it.
+    async def open(
+        cls, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool
+    ) -> "JobConnection":
+        """Open the connection on one of the pool's threads and return it.
 
         Args:
             connector: Opens the connection, for any thread; it runs on one, and closes what it opened if it fails.
-            crew: Runs its jobs.
+            thread_pool: Runs its jobs.
 
         A caller that is cancelled leaves nothing open.
 
@@ -57,7 +59,7 @@ class JobConnection(aiosqlite.Connection):
             PersistenceConnectionError: No asyncio event loop runs.
         """
         opened: asyncio.Future[None] = running_loop().create_future()
-        connection = cls(connector, crew)
+        connection = cls(connector, thread_pool)
         connection._tx.put_nowait((opened, connection._open_on_thread))
         try:
             await asyncio.shield(opened)
@@ -67,7 +69,7 @@ class JobConnection(aiosqlite.Connection):
             if opened.exception() is None:
                 await _finished(asyncio.ensure_future(connection.aclose()))
             else:
-                crew.leave()
+                thread_pool.unregister()
             raise
         return connection
 
@@ -82,11 +84,11 @@ class JobConnection(aiosqlite.Connection):
         """Whether it was opened and not closed."""
         return self._connection is not None
 
-    def move_to(self, crew: Crew) -> None:
-        """Have the jobs to come run on another crew's threads; there must be none at the moment."""
-        self._crew.leave()
-        self._crew = crew
-        self._tx = crew.join()
+    def move_to(self, thread_pool: ThreadPool) -> None:
+        """Have the jobs to come run on another pool's threads; there must be none at the moment."""
+        self._thread_pool.unregister()
+        self._thread_pool = thread_pool
+        self._tx = thread_pool.register()
 
     @property
     def backlog(self) -> int:
@@ -94,7 +96,7 @@ class JobConnection(aiosqlite.Connection):
         return self._tx.qsize()
 
     def submit(self, function: Callable[[sqlite3.Connection], T]) -> "Job[T]":
-        """Run `function` on one of the crew's threads, after those that were given before; return the future of its result.
+        """Run `function` on one of the pool's threads, after those that were given before; return the future of its result.
 
         Raises:
             ValueError: The connection is closed.
@@ -131,11 +133,11 @@ class JobConnection(aiosqlite.Connection):
             # A cancelled caller cannot take it back: what comes of it decides whether it is open.
             await _finished(closed)
             if closed.exception() is None:
-                self._crew.leave()
+                self._thread_pool.unregister()
             else:
                 self._running = True
             raise
-        self._crew.leave()
+        self._thread_pool.unregister()
 
     def abandon(self) -> bool:
         """Close the connection here, without an event loop: the one that it was opened on has ended.
@@ -149,7 +151,7 @@ class JobConnection(aiosqlite.Connection):
             return False
         self._running = False
         self._close_on_thread(None)
-        self._crew.leave()
+        self._thread_pool.unregister()
         return True
 
     def _open_on_thread(self) -> None:

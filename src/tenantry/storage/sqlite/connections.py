@@ -47,7 +47,7 @@ from tenantry.storage.sqlite.opening import (
     set_limits,
 )
 from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """All that is to be known of a database at rest: one statement, since after each Python waits for its turn among threads."""
@@ -62,7 +62,7 @@ class Connections:
 
     Args:
         options: The path and how to open it.
-        crews: The threads that work for it.
+        thread_pools: The threads that work for it.
         planner: Which migrations are pending.
         known_version: How many migrations the code knows.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
@@ -72,7 +72,7 @@ class Connections:
     def __init__(
         self,
         options: SQLiteOptions,
-        crews: Crews,
+        thread_pools: ThreadPools,
         *,
         planner: migrator.Planner,
         known_version: int,
@@ -80,7 +80,7 @@ class Connections:
         log: EventLog,
     ) -> None:
         self._options = options
-        self._crews = crews
+        self._thread_pools = thread_pools
         self._planner = planner
         self._known_version = known_version
         self._ownership = ownership
@@ -105,7 +105,7 @@ class Connections:
             TenantOwnedElsewhereError: Another owner has it open.
         """
         try:
-            connection = await JobConnection.open(self._open, self._crews.write)
+            connection = await JobConnection.open(self._open, self._thread_pools.write)
         except asyncio.CancelledError:
             # The connection was closed again, but the lock is not the connection's.
             self._release(is_clean=False)
@@ -114,7 +114,7 @@ class Connections:
             self.writer = connection
         else:
             # Where reads are, and not where writes wait for the disk.
-            connection.move_to(self._crews.read)
+            connection.move_to(self._thread_pools.read)
             self.at_rest = connection
         self.is_open = True
 
@@ -209,7 +209,9 @@ class Connections:
             self._check_open()
             reader = self.reader()
             if reader is None:
-                reader = await JobConnection.open(partial(open_reader, self._options), self._crews.read)
+                reader = await JobConnection.open(
+                    partial(open_reader, self._options), self._thread_pools.read
+                )
                 self.readers.append(reader)
             return reader
 
@@ -225,7 +227,7 @@ class Connections:
         """
         async with self._opening:
             await self._awake()
-            guest = await JobConnection.open(partial(open_reader, self._options), self._crews.read)
+            guest = await JobConnection.open(partial(open_reader, self._options), self._thread_pools.read)
             self._guests.append(guest)
         try:
             yield guest
@@ -291,7 +293,7 @@ class Connections:
             was_at_rest = self.at_rest is not None
             await self._end_rest()
             try:
-                self.writer = await JobConnection.open(self._open_woken_writer, self._crews.write)
+                self.writer = await JobConnection.open(self._open_woken_writer, self._thread_pools.write)
             except Exception:
                 if was_at_rest:
                     await self._rest_again()
@@ -301,7 +303,7 @@ class Connections:
     async def _rest_again(self) -> None:
         """Return to rest if the writer cannot be opened, for example on a full disk, so that reads still work."""
         with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotAtRestError):
-            self.at_rest = await JobConnection.open(self._reopen_at_rest, self._crews.read)
+            self.at_rest = await JobConnection.open(self._reopen_at_rest, self._thread_pools.read)
 
     def _reopen_at_rest(self) -> sqlite3.Connection:
         connection = self._open_at_rest(must_be_fenced=False)

@@ -1,6 +1,6 @@
 """Opens SQLite connections: the file made private, checked before it is touched, and given its pragmas.
 
-These functions run on a thread of the crew, as one job.
+These functions run on a thread of the pool, as one job.
 """
 
 import contextlib

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-TURN_SECONDS: Final = 0.1
-"""A job that has taken longer is a long one."""
+LONG_JOB_SECONDS: Final = 0.1
+"""A job that has run longer counts as long."""
 
 SLICE_SECONDS: Final = 0.002
 """How long a long job works at least between two pauses."""
@@ -85,11 +85,11 @@ class Pace:
         worked_seconds = now - job.resumed_seconds
         if (
             worked_seconds < SLICE_SECONDS
-            or now - job.began_seconds < TURN_SECONDS
+            or now - job.began_seconds < LONG_JOB_SECONDS
             or job.began_seconds == _NEVER
         ):
             return
-        are_others_at_work = now - self._latest_began_seconds < TURN_SECONDS
+        are_others_at_work = now - self._latest_began_seconds < LONG_JOB_SECONDS
         if are_others_at_work:
             # With the lane: no other long job works meanwhile.
             self._sleep(min(worked_seconds, PAUSE_SECONDS_MAX))

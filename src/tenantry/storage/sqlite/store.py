@@ -29,7 +29,7 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, 
 from tenantry.storage.sqlite.log_limit import LogLimit
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.page_limit import explained
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 from tenantry.threads import run_in_thread
 
@@ -58,7 +58,7 @@ class SQLiteStore:
         schemas: The packs to migrate to.
         clock: For the times in ``schema_migrations``.
         log: Bound to the tenant where there is one.
-        crews: The threads that the database's work is done on.
+        thread_pools: The threads that the database's work is done on.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
     """
 
@@ -69,7 +69,7 @@ class SQLiteStore:
         *,
         clock: "Clock",
         log: "EventLog",
-        crews: Crews,
+        thread_pools: ThreadPools,
         ownership: "FileOwnership | None" = None,
     ) -> None:
         self._options = options
@@ -84,7 +84,7 @@ class SQLiteStore:
         self._writer_lock = asyncio.Lock()
         self._connections = Connections(
             options,
-            crews,
+            thread_pools,
             planner=self._pending,
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,

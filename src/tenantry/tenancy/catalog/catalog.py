@@ -27,7 +27,7 @@ from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.storage.protocol import Request
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import Crews
+from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.catalog.authority import check_is_authorised
@@ -62,7 +62,7 @@ class Catalog:
             clock=context.clock,
             log=log,
             # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
-            crews=Crews.of(write_threads=1, read_threads=1),
+            thread_pools=ThreadPools.of(write_threads=1, read_threads=1),
         )
         self._cache = TenantCache(data_dir / "catalog.db")
         self.changes = 0
