@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from http_servers import GET, LARGE_BYTES, LAST_GET, Patience, Running, answer_much, answer_ok, running
-from tenantry.server.http_connection import ImpatientConnection
+from tenantry.server.http_connection import TimeoutConnection
 from tenantry.server.settings import Tls
 from tenants import HANG_SECONDS, until
 
@@ -18,10 +18,10 @@ def pause(writer: asyncio.StreamWriter) -> None:
     writer.transport.pause_reading()
 
 
-def only_connection(server: Running) -> ImpatientConnection:
+def only_connection(server: Running) -> TimeoutConnection:
     """Return the server's end of its only connection."""
     (connection,) = server.server.server_state.connections
-    assert isinstance(connection, ImpatientConnection)
+    assert isinstance(connection, TimeoutConnection)
     return connection
 
 

@@ -41,7 +41,7 @@ from tenantry.admin.routes import (
 from tenantry.admin.routes.console import make_console
 from tenantry.admin.routes.index import make_index
 from tenantry.admin.routes.probes import Probes, make_probes
-from tenantry.admin.top_tenants import LoadBoard
+from tenantry.admin.top_tenants import TopTenants
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.catalog.audit import current_actor
@@ -107,10 +107,10 @@ def create_admin_app(
         registry,
         authenticate or KeyAuthenticator(registry.keys, clock),
         Operations(clock),
-        LoadBoard(),
+        TopTenants(),
         bodies,
     )
-    registry.add_hook(service.board)
+    registry.add_hook(service.top_tenants)
     registry.add_hook(service.operations.observe)
 
     @asynccontextmanager

@@ -75,14 +75,14 @@ class TenantPage(BaseModel):
     )
 
 
-class NewTenant(Body):
+class CreateTenantRequest(Body):
     """A tenant to create."""
 
     id: TenantIdText
     display_name: DisplayName | None = None
 
 
-class TenantChanges(Body):
+class UpdateTenantRequest(Body):
     """Settings to change; what is left out stays."""
 
     display_name: DisplayName | None = None
@@ -92,25 +92,25 @@ class TenantChanges(Body):
     )
 
 
-class Because(Body):
-    """Why an operator does something."""
+class ReasonRequest(Body):
+    """Why an operator does something: suspends a tenant, pauses a job."""
 
     reason: Reason | None = None
 
 
-class Purging(Body):
-    """How a tenant is purged."""
+class PurgeRequest(Body):
+    """How to purge a tenant."""
 
     force: StrictBool = Field(default=False, description="Also in its grace period.")
 
 
-class Renaming(Body):
+class RenameRequest(Body):
     """A tenant's new id."""
 
     new_id: TenantIdText
 
 
-class Cloning(Body):
+class CloneRequest(Body):
     """A tenant to create with another one's data."""
 
     new_id: TenantIdText
@@ -151,7 +151,7 @@ class StorageClaimed(Body):
     )
 
 
-class Drilling(Body):
+class DrillRequest(Body):
     """Whose snapshots to try out."""
 
     sample: Annotated[int, Number] = Field(
@@ -177,7 +177,7 @@ class ChannelLoad(BaseModel):
     timed_out: int
 
 
-class TenantStatistics(BaseModel):
+class TenantStatisticsOut(BaseModel):
     """A tenant's load and size."""
 
     tenant_id: str
@@ -190,7 +190,7 @@ class TenantStatistics(BaseModel):
 class StatisticsList(BaseModel):
     """Several tenants' load and size, in the order in which they were asked for."""
 
-    items: Sequence[TenantStatistics]
+    items: Sequence[TenantStatisticsOut]
 
 
 class TenantLoad(BaseModel):
@@ -200,7 +200,7 @@ class TenantLoad(BaseModel):
     calls_per_second: float = Field(description="Over the last minute, in this process.")
 
 
-class TopTenants(BaseModel):
+class TopTenantsOut(BaseModel):
     """The tenants that call the most, busiest first."""
 
     items: Sequence[TenantLoad]

@@ -12,7 +12,7 @@ TENANTS_MAX: Final = 10_000
 _CATALOG: Final = "("
 
 
-class LoadBoard:
+class TopTenants:
     """A hook that counts calls by tenant, over the present window and the one before."""
 
     def __init__(self) -> None:

@@ -64,7 +64,7 @@ class _Wait(Enum):
     END = auto()
 
 
-class ImpatientConnection(H11Protocol):
+class TimeoutConnection(H11Protocol):
     """A connection that waits for its client for so long and no longer.
 
     Args:

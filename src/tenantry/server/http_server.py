@@ -18,7 +18,7 @@ from tenantry.admin.http.problems import ProblemError, answer_problem, later
 from tenantry.admin.http.unexpected_errors import AnswerSend
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.server.certificate import Certificate
-from tenantry.server.http_connection import IDLE_SECONDS_MAX, ImpatientConnection
+from tenantry.server.http_connection import IDLE_SECONDS_MAX, TimeoutConnection
 from tenantry.server.settings import Endpoint
 from tenantry.server.tls_handshake import Handshakes
 
@@ -53,7 +53,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         self._is_stopping = False
         make: Any = partial(
-            ImpatientConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
+            TimeoutConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
         )
         self._handshakes = None if certificate is None else Handshakes(make, certificate)
         super().__init__(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tenantry.server.certificate import Certificate
-from tenantry.server.http_connection import ImpatientConnection, is_over
+from tenantry.server.http_connection import TimeoutConnection, is_over
 
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 """How long a client may take until its connection is encrypted."""
@@ -27,7 +27,7 @@ class Handshakes:
         certificate: What they are encrypted with.
     """
 
-    def __init__(self, make: Callable[..., ImpatientConnection], certificate: Certificate) -> None:
+    def __init__(self, make: Callable[..., TimeoutConnection], certificate: Certificate) -> None:
         self.under_way: set[Handshake] = set()
         self.certificate = certificate
         self._make = make
@@ -50,7 +50,7 @@ class Handshake(asyncio.Protocol):
         connection: What takes over.
     """
 
-    def __init__(self, handshakes: Handshakes, connection: ImpatientConnection) -> None:
+    def __init__(self, handshakes: Handshakes, connection: TimeoutConnection) -> None:
         self.network: str | None = None
         self._handshakes = handshakes
         self._connection = connection

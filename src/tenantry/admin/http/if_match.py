@@ -13,7 +13,7 @@ from tenantry.tenancy.operations.operation import expecting
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant_record import TenantRecord
 
-IfMatch = Annotated[
+IfMatchHeader = Annotated[
     str | None,
     Header(
         alias="If-Match",
@@ -23,7 +23,7 @@ IfMatch = Annotated[
 ]
 
 
-class Match:
+class IfMatch:
     """What a call on a tenant was decided on.
 
     Args:
@@ -53,13 +53,13 @@ class Match:
             yield
 
 
-async def _match(
-    tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatch = None
-) -> Match:
-    return Match(service.registry, tenant_id, if_match)
+async def _if_match(
+    tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatchHeader = None
+) -> IfMatch:
+    return IfMatch(service.registry, tenant_id, if_match)
 
 
-CurrentMatch = Annotated[Match, Depends(_match)]
+CurrentIfMatch = Annotated[IfMatch, Depends(_if_match)]
 
 
 def etag(tenant: TenantRecord) -> str:

@@ -18,7 +18,7 @@ from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, Once, documented_key
 from tenantry.admin.http.operations import PATH, Operation, Operations
 from tenantry.admin.http.stream_authorization import WatchedResponse, watching
-from tenantry.admin.top_tenants import LoadBoard
+from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.catalog.api_keys import Scope
 from tenantry.tenancy.catalog.audit import acting_as
@@ -33,7 +33,7 @@ class Service:
         registry: The tenants.
         authenticate: Finds out who calls.
         operations: Long work.
-        board: Which tenants call the most.
+        top_tenants: Which tenants call the most.
         bodies: How large requests may be, and how long they may take to come.
         transfers: How many bundles are on their way, by caller.
         draining: Set when the service is about to stop.
@@ -45,13 +45,13 @@ class Service:
         registry: TenantRegistry,
         authenticate: Authenticate,
         operations: Operations,
-        board: LoadBoard,
+        top_tenants: TopTenants,
         bodies: BodyLimits = BODY_LIMITS,
     ) -> None:
         self.registry = registry
         self.authenticate = authenticate
         self.operations = operations
-        self.board = board
+        self.top_tenants = top_tenants
         self.bodies = bodies
         self.transfers: Counter[str] = Counter()
         self.draining = asyncio.Event()

@@ -9,7 +9,7 @@ from tenantry.clock import Clock, SystemClock
 ResultT = TypeVar("ResultT")
 
 
-class Shared(Generic[ResultT]):
+class SingleFlight(Generic[ResultT]):
     """Does its work once for all who ask while it is done, and for a while afterwards.
 
     A caller that is cancelled does not stop it.

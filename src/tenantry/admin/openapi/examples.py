@@ -6,32 +6,32 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from tenantry.admin.http.operations import Operation, OperationState
-from tenantry.admin.routes.jobs import JobBecause, JobPage, JobResuming, NewJob, ResultPage
-from tenantry.admin.routes.keys import Caller, KeyList, MadeKey, NewKey
+from tenantry.admin.routes.jobs import JobPage, ResultPage, ResumeJobRequest, StartJobRequest
+from tenantry.admin.routes.keys import Caller, CreatedKey, CreateKeyRequest, KeyList
 from tenantry.admin.routes.probes import Readiness
 from tenantry.admin.schemas import (
     AuditEntryOut,
     AuditPage,
     AuditVerificationOut,
-    Because,
     ChannelLoad,
-    Cloning,
-    Drilling,
+    CloneRequest,
+    CreateTenantRequest,
     DrillOut,
-    NewTenant,
-    Purging,
-    Renaming,
+    DrillRequest,
+    PurgeRequest,
+    ReasonRequest,
+    RenameRequest,
     RestorePoint,
     RestorePointList,
     SnapshotPage,
     StatisticsList,
     StorageClaimed,
-    TenantChanges,
     TenantLoad,
     TenantOut,
     TenantPage,
-    TenantStatistics,
-    TopTenants,
+    TenantStatisticsOut,
+    TopTenantsOut,
+    UpdateTenantRequest,
     VersionOut,
 )
 from tenantry.ids import TenantId
@@ -154,7 +154,9 @@ _RESULT = FleetResult(
     seconds=0.02,
     finished_at=_NOON,
 )
-_STATISTICS = TenantStatistics(tenant_id="acme", is_open=True, database_bytes=86_016, write=_LOAD, read=_LOAD)
+_STATISTICS = TenantStatisticsOut(
+    tenant_id="acme", is_open=True, database_bytes=86_016, write=_LOAD, read=_LOAD
+)
 _DRILLED = DrillResult(
     tenant_id=TenantId("acme"),
     snapshot_id=_SNAPSHOT_ID,
@@ -165,13 +167,15 @@ _DRILLED = DrillResult(
 )
 
 MODELS: Final[tuple[BaseModel, ...]] = (
-    NewTenant(id="acme", display_name="Acme Ltd."),
-    TenantChanges(display_name="Acme Ltd.", deletion_protected=True, limits=_LIMITS),
-    Because(reason="unpaid since May"),
-    Purging(force=True),
-    Renaming(new_id="acme-europe"),
-    Cloning(new_id="acme-test", snapshot_id=_SNAPSHOT_ID, display_name="Acme, to try things out"),
-    NewKey(name="nightly backups", scopes=(Scope.OPERATE,), tenants=["acme"], expires_in_seconds=30 * 86_400),
+    CreateTenantRequest(id="acme", display_name="Acme Ltd."),
+    UpdateTenantRequest(display_name="Acme Ltd.", deletion_protected=True, limits=_LIMITS),
+    ReasonRequest(reason="unpaid since May"),
+    PurgeRequest(force=True),
+    RenameRequest(new_id="acme-europe"),
+    CloneRequest(new_id="acme-test", snapshot_id=_SNAPSHOT_ID, display_name="Acme, to try things out"),
+    CreateKeyRequest(
+        name="nightly backups", scopes=(Scope.OPERATE,), tenants=["acme"], expires_in_seconds=30 * 86_400
+    ),
     _TENANT,
     TenantPage(items=[_TENANT], next_cursor=_LAST_PAGE),
     _OPERATION,
@@ -184,22 +188,21 @@ MODELS: Final[tuple[BaseModel, ...]] = (
         location="s3://backups/tenantry",
         taken_from="the data directory /srv/tenantry on db-1 (since 2026-11-23 12:00 UTC)",
     ),
-    Drilling(sample=20),
+    DrillRequest(sample=20),
     DrillOut(is_ok=True, results=[_DRILLED]),
-    NewJob(kind="migrate", canary="5%"),
-    JobResuming(failures_max=20),
-    JobBecause(reason="the disks are busy"),
+    StartJobRequest(kind="migrate", canary="5%"),
+    ResumeJobRequest(failures_max=20),
     _JOB,
     _PROGRESS,
     _RESULT,
     JobPage(items=[_JOB], next_cursor=_LAST_PAGE),
     ResultPage(items=[_RESULT], next_cursor=_LAST_PAGE),
     Caller(name=f"key:{_KEY_ID}", key=_KEY),
-    TopTenants(items=[TenantLoad(tenant_id="acme", calls_per_second=20.5)]),
+    TopTenantsOut(items=[TenantLoad(tenant_id="acme", calls_per_second=20.5)]),
     AuditPage(items=[_AUDIT_ENTRY], next_cursor=_LAST_PAGE),
     AuditVerificationOut(is_intact=True, rows=17, hash=_HASH, problem=None),
     _KEY,
-    MadeKey(**_KEY.model_dump(), token=f"tnt_{_KEY_ID}_{'0' * 64}"),
+    CreatedKey(**_KEY.model_dump(), token=f"tnt_{_KEY_ID}_{'0' * 64}"),
     KeyList(items=[_KEY], next_cursor=_LAST_PAGE),
     VersionOut(tenantry="0.1.0", sqlite="3.51.3", backend="sqlite", limits={"open_tenants_max": 64}),
     Readiness(is_ready=True, service="ok", catalog="ok", pool="ok", disk="ok"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from tenantry.admin.http.single_flight import Shared
+from tenantry.admin.http.single_flight import SingleFlight
 from tenantry.threads import run_in_thread
 
 _MEDIA_TYPE: Final = "application/json"
@@ -23,7 +23,7 @@ def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
         make: Makes the document; called once, on a thread, when somebody first asks.
     """
     router = APIRouter(include_in_schema=False)
-    encode = Shared(lambda: run_in_thread(lambda: _Encoded(make())), kept_seconds=_KEPT_FOREVER)
+    encode = SingleFlight(lambda: run_in_thread(lambda: _Encoded(make())), kept_seconds=_KEPT_FOREVER)
 
     @router.get("/openapi.json")
     async def get_document(request: Request) -> Response:

@@ -16,7 +16,7 @@ from starlette.types import Scope as AsgiScope
 
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.bodies import Pace, bundle_pace, declared_bytes
-from tenantry.admin.http.if_match import CurrentMatch
+from tenantry.admin.http.if_match import CurrentIfMatch
 from tenantry.admin.http.problems import ProblemError, documented, later
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.routes.tenants import TenantPath, tagged
@@ -192,7 +192,7 @@ async def replace_file(
     service: CurrentService,
     request: Request,
     response: Response,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER)] = None,
     accept_tables: Annotated[
         str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
@@ -203,7 +203,7 @@ async def replace_file(
     The old database is kept with its log: `undo-restore` brings it back.
     """
     await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         with named(place, "the file"):
             await _receive(request, place)
             tenant = await service.registry.snapshots.replace_file(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
-from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, Reason, TenantIdText
+from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, ReasonRequest, TenantIdText
 from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
@@ -43,7 +43,7 @@ Share = Annotated[
 FOLLOW_SECONDS = 0.5
 
 
-class NewJob(Body):
+class StartJobRequest(Body):
     """A job to start."""
 
     kind: Annotated[
@@ -73,16 +73,10 @@ class NewJob(Body):
     )
 
 
-class JobResuming(Body):
+class ResumeJobRequest(Body):
     """How a job goes on."""
 
     failures_max: FailuresMax = Field(default=None, description="From now on; as before if left out.")
-
-
-class JobBecause(Body):
-    """Why a job is paused or cancelled."""
-
-    reason: Reason | None = None
 
 
 class JobPage(BaseModel):
@@ -101,7 +95,7 @@ class ResultPage(BaseModel):
 
 @router.post("", status_code=202, responses=documented(404, 409))
 async def start_job(
-    body: NewJob, principal: Administrator, service: CurrentService, response: Response
+    body: StartJobRequest, principal: Administrator, service: CurrentService, response: Response
 ) -> FleetJob:
     """Start a job over many tenants; follow its progress at its Location."""
     principal.check_fleet()
@@ -191,7 +185,7 @@ async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[Se
 
 @router.post("/{job_id}/pause", responses=documented(404, 409))
 async def pause_job(
-    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobBecause | None = None
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
     """Begin no further tenant of a job until it is resumed."""
     principal.check_fleet()
@@ -200,7 +194,7 @@ async def pause_job(
 
 @router.post("/{job_id}/resume", responses=documented(404, 409))
 async def resume_job(
-    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobResuming | None = None
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: ResumeJobRequest | None = None
 ) -> FleetJob:
     """Let a paused or stopped job go on; failures so far are accepted."""
     principal.check_fleet()
@@ -210,7 +204,7 @@ async def resume_job(
 
 @router.post("/{job_id}/cancel", responses=documented(404, 409))
 async def cancel_job(
-    job_id: JobPath, principal: Administrator, service: CurrentService, body: JobBecause | None = None
+    job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
     """End a job: no further tenant of it is begun."""
     principal.check_fleet()

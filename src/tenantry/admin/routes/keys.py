@@ -14,7 +14,7 @@ from tenantry.texts import KeyName
 router = APIRouter(prefix="/v1", tags=["keys"], route_class=AdminRoute)
 
 
-class NewKey(Body):
+class CreateKeyRequest(Body):
     """A key to make."""
 
     name: Annotated[KeyName, Field(examples=["nightly backups"])] = ""
@@ -25,7 +25,7 @@ class NewKey(Body):
     expires_in_seconds: Annotated[float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400)] = None
 
 
-class MadeKey(ApiKey):
+class CreatedKey(ApiKey):
     """A key that was just made."""
 
     token: str = Field(description="Shown this once: only its hash is kept.")
@@ -49,16 +49,16 @@ class KeyList(Body):
 
 @router.post("/keys", status_code=201, responses=documented(400))
 async def create_key(
-    body: NewKey,
+    body: CreateKeyRequest,
     principal: Administrator,
     service: CurrentService,
     response: Response,
-) -> MadeKey:
+) -> CreatedKey:
     """Make an API key; its token is shown this once."""
     principal.check_fleet()
     made, token = await service.registry.keys.create(**body.model_dump(), made_by=principal.key)
     response.headers["Cache-Control"] = "no-store"
-    return MadeKey(**made.model_dump(), token=token)
+    return CreatedKey(**made.model_dump(), token=token)
 
 
 @router.get("/keys", responses=documented(400))

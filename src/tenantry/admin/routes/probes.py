@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
-from tenantry.admin.http.single_flight import Shared
+from tenantry.admin.http.single_flight import SingleFlight
 from tenantry.clock import Clock, SystemClock
 from tenantry.errors import TenantryError
 from tenantry.files.disk_space import DISK_BYTES_MIN
@@ -69,9 +69,9 @@ class Probes:
         self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._is_draining = is_draining
-        self._look = Shared(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
+        self._look = SingleFlight(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
         # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
-        self._disk = Shared(self._look_at_disk)
+        self._disk = SingleFlight(self._look_at_disk)
         self._moves = -1
         self._moved_at = 0.0
 
@@ -163,8 +163,8 @@ def make_probes(
         families = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars).collect()
         return await _in_pieces(families, openmetrics.generate_latest, end=_OPENMETRICS_END)
 
-    as_text = Shared(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
-    as_openmetrics = Shared(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
+    as_text = SingleFlight(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
+    as_openmetrics = SingleFlight(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
     openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})

@@ -5,7 +5,7 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from tenantry.admin.http.if_match import CurrentMatch
+from tenantry.admin.http.if_match import CurrentIfMatch
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
@@ -18,8 +18,8 @@ from tenantry.admin.http.routing import (
 )
 from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import (
-    Drilling,
     DrillOut,
+    DrillRequest,
     RestorePoint,
     RestorePointList,
     SnapshotPage,
@@ -77,7 +77,7 @@ async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: str,
     _: Administrator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
@@ -86,7 +86,7 @@ async def restore_snapshot(
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
-    async with match.applied():
+    async with if_match.applied():
         work = partial(_restored, service.registry, tenant_id, snapshot_id)
         return accepted(service.operations.start("restore", tenant, work), response)
 
@@ -110,13 +110,13 @@ async def drop_restore_point(
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
     tenant = await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         work = partial(_undone, service.registry, tenant_id)
         return accepted(service.operations.start("undo_restore", tenant, work), response)
 
@@ -132,7 +132,7 @@ async def claim_storage(principal: Administrator, service: CurrentService) -> St
 
 @fleet_router.post("/drill", status_code=202, responses=documented(400))
 async def drill_snapshots(
-    body: Drilling, principal: Operator, service: CurrentService, response: Response
+    body: DrillRequest, principal: Operator, service: CurrentService, response: Response
 ) -> Operation:
     """Restore the newest snapshot of some tenants to a scratch place. Its result says what came of each."""
     principal.check_fleet()

@@ -12,8 +12,8 @@ from tenantry.admin.schemas import (
     ChannelLoad,
     StatisticsList,
     TenantIdText,
-    TenantStatistics,
-    TopTenants,
+    TenantStatisticsOut,
+    TopTenantsOut,
 )
 from tenantry.errors import TenantNotFoundError
 from tenantry.tenancy.actors.channel import ChannelStatistics
@@ -24,7 +24,7 @@ STATISTICS_TENANTS_MAX: Final = 100
 
 
 @router.get("/tenants/{tenant_id}/statistics", responses=documented(404))
-async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatistics:
+async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatisticsOut:
     """Return a tenant's size and, while it is open in this process, its counters."""
     return await _statistics(service, tenant_id)
 
@@ -48,16 +48,16 @@ async def list_statistics(
 @router.get("/statistics/top", responses=documented())
 async def get_top_tenants(
     principal: Reader, service: CurrentService, limit: Annotated[int, Query(ge=1, le=100)] = 10
-) -> TopTenants:
+) -> TopTenantsOut:
     """Return the tenants that call this process the most."""
     principal.check_fleet()
-    return TopTenants(items=service.board.top(limit))
+    return TopTenantsOut(items=service.top_tenants.top(limit))
 
 
-async def _statistics(service: Service, tenant_id: str) -> TenantStatistics:
+async def _statistics(service: Service, tenant_id: str) -> TenantStatisticsOut:
     statistics = await service.registry.tenant_statistics(tenant_id)
     actor = statistics.actor
-    return TenantStatistics(
+    return TenantStatisticsOut(
         tenant_id=tenant_id,
         is_open=actor is not None,
         database_bytes=statistics.database_bytes,

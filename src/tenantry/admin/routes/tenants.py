@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from tenantry.admin.http.if_match import CurrentMatch, IfMatch, etag, revision_of
+from tenantry.admin.http.if_match import CurrentIfMatch, IfMatchHeader, etag, revision_of
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
@@ -19,16 +19,16 @@ from tenantry.admin.http.routing import (
 )
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
-    Because,
-    Cloning,
+    CloneRequest,
+    CreateTenantRequest,
     IdPrefix,
-    NewTenant,
-    Purging,
-    Renaming,
-    TenantChanges,
+    PurgeRequest,
+    ReasonRequest,
+    RenameRequest,
     TenantIdText,
     TenantOut,
     TenantPage,
+    UpdateTenantRequest,
 )
 from tenantry.lifecycle import TenantState
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -40,7 +40,7 @@ TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
 
 @router.post("", status_code=201, responses=documented(400, 409, 507))
 async def create_tenant(
-    body: NewTenant,
+    body: CreateTenantRequest,
     _: Operator,
     service: CurrentService,
     request: Request,
@@ -88,11 +88,11 @@ async def get_tenant(
 @router.patch("/{tenant_id}", responses=documented(400, 404, 409, 412))
 async def change_tenant(
     tenant_id: TenantPath,
-    body: TenantChanges,
+    body: UpdateTenantRequest,
     _: Operator,
     service: CurrentService,
     response: Response,
-    if_match: IfMatch = None,
+    if_match: IfMatchHeader = None,
 ) -> TenantOut:
     """Change a tenant's settings and limits; they apply at once."""
     revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
@@ -108,10 +108,14 @@ async def change_tenant(
 
 @router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
-    tenant_id: TenantPath, _: Administrator, match: CurrentMatch, service: CurrentService, response: Response
+    tenant_id: TenantPath,
+    _: Administrator,
+    if_match: CurrentIfMatch,
+    service: CurrentService,
+    response: Response,
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
-    async with match.applied():
+    async with if_match.applied():
         return tagged(await service.registry.delete(tenant_id), response)
 
 
@@ -119,13 +123,13 @@ async def delete_tenant(
 async def suspend_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
-    body: Because | None = None,
+    body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
-    async with match.applied():
+    async with if_match.applied():
         return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
 
 
@@ -135,11 +139,11 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
     async def operate(
         tenant_id: TenantPath,
         _: Operator,
-        match: CurrentMatch,
+        if_match: CurrentIfMatch,
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
-        async with match.applied():
+        async with if_match.applied():
             return tagged(await call(service)(tenant_id), response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
@@ -156,15 +160,15 @@ _add_simple(
 @router.post("/{tenant_id}/rename", responses=documented(404, 409, 412))
 async def rename_tenant(
     tenant_id: TenantPath,
-    body: Renaming,
+    body: RenameRequest,
     principal: Administrator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
-    async with match.applied():
+    async with if_match.applied():
         return tagged(await service.registry.rename(tenant_id, body.new_id), response)
 
 
@@ -172,14 +176,14 @@ async def rename_tenant(
 async def quarantine_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
-    body: Because | None = None,
+    body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "set apart by an operator"
-    async with match.applied():
+    async with if_match.applied():
         return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 
 
@@ -187,14 +191,14 @@ async def quarantine_tenant(
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
-    body: Because | None = None,
+    body: ReasonRequest | None = None,
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
     tenant = await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
         return accepted(service.operations.start("archive", tenant, partial(_shown, archive)), response)
 
@@ -203,13 +207,13 @@ async def archive_tenant(
 async def repair_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
     tenant = await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         repair = partial(service.registry.repair, tenant_id)
         return accepted(service.operations.start("repair", tenant, partial(_shown, repair)), response)
 
@@ -218,14 +222,14 @@ async def repair_tenant(
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
-    body: Purging | None = None,
+    body: PurgeRequest | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
     tenant = await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
         return accepted(service.operations.start("purge", tenant, partial(_shown, purge)), response)
 
@@ -233,16 +237,16 @@ async def purge_tenant(
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
 async def clone_tenant(
     tenant_id: TenantPath,
-    body: Cloning,
+    body: CloneRequest,
     principal: Operator,
-    match: CurrentMatch,
+    if_match: CurrentIfMatch,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
     tenant = await service.registry.get(tenant_id)
-    async with match.applied():
+    async with if_match.applied():
         if body.snapshot_id is not None:
             await service.registry.snapshots.get(tenant_id, body.snapshot_id)
         clone = partial(
@@ -261,5 +265,5 @@ def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
     return TenantOut.of(tenant)
 
 
-def _reason(body: Because | None) -> str | None:
+def _reason(body: ReasonRequest | None) -> str | None:
     return body.reason if body is not None else None
