@@ -55,7 +55,7 @@ def names(directory: Path) -> set[str]:
 
 def is_at_rest(store: SQLiteStore) -> bool:
     """Return whether it has no writer."""
-    return store._connections.at_rest is not None and store._connections.writer is None
+    return store._connections.immutable_reader is not None and store._connections.writer is None
 
 
 async def numbers(store: SQLiteStore) -> list[int]:
@@ -121,7 +121,7 @@ async def test_a_read_that_writes_is_refused(store: SQLiteStore, tmp_path: Path)
 async def test_a_running_read_is_interrupted(store: SQLiteStore):
     """A query that would run for minutes ends when its caller goes, and the tenant wakes all the same."""
     reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
-    await reached(lambda: store._connections.at_rest._running_job is not None)
+    await reached(lambda: store._connections.immutable_reader._running_job is not None)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -131,9 +131,9 @@ async def test_a_running_read_is_interrupted(store: SQLiteStore):
 async def test_a_cancelled_write_that_was_to_wake_it(store: SQLiteStore, tmp_path: Path):
     """A write whose deadline passes while a read keeps it from waking the tenant leaves that usable, and its lock in order."""
     reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
-    await reached(lambda: store._connections.at_rest._running_job is not None)
+    await reached(lambda: store._connections.immutable_reader._running_job is not None)
     write = asyncio.ensure_future(store.write([(run("INSERT INTO t VALUES (2)"),)]))
-    await reached(lambda: store._connections.at_rest is None)
+    await reached(lambda: store._connections.immutable_reader is None)
     write.cancel()
     await asyncio.sleep(0)
     reading.cancel()

@@ -89,7 +89,7 @@ async def test_a_database_at_rest_is_woken(data_dir: Path, store: SQLiteStore, e
     resting = make_owned_store(data_dir, must_exist=True)
     await resting.connect()
     await resting.migrate()
-    assert resting._connections.at_rest is not None
+    assert resting._connections.immutable_reader is not None
     check = asyncio.create_task(resting.check_integrity())
     await reached(lambda: endless)
     assert await resting.write([(run("INSERT INTO notes VALUES (1000, 'beside')"),)]) == [[None]]
@@ -135,15 +135,15 @@ def test_what_is_no_database(tmp_path: Path):
     path.write_bytes(b"no database " * 500)
     with pytest.raises(DatabaseCorruptError, match="cannot be read as a database"):
         maintenance.check_closed(path)
-    assert maintenance.versions_at_rest(path) is None
-    assert maintenance.versions_at_rest(tmp_path / "missing.db") is None
+    assert maintenance.read_closed_versions(path) is None
+    assert maintenance.read_closed_versions(tmp_path / "missing.db") is None
 
 
 async def test_versions_at_rest(store: SQLiteStore, database: Path):
     """They are told of a database that was closed cleanly, and of none that is open or has a log beside it."""
-    assert maintenance.versions_at_rest(database) is None
+    assert maintenance.read_closed_versions(database) is None
     await store.disconnect()
-    assert maintenance.versions_at_rest(database) == {"company": 1}
+    assert maintenance.read_closed_versions(database) == {"company": 1}
 
 
 async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteStore, database: Path):
@@ -151,7 +151,7 @@ async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteS
     await store.disconnect()
     with closing(sqlite3.connect(database)) as changed:
         changed.execute("PRAGMA user_version = 99")
-    assert maintenance.versions_at_rest(database) is None
+    assert maintenance.read_closed_versions(database) is None
 
 
 async def test_a_log_that_a_crash_left_counts(store: SQLiteStore, database: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import TenantState
 from tenantry.storage.sqlite import log_note
-from tenantry.storage.sqlite.inspection import resting_owner
+from tenantry.storage.sqlite.inspection import read_closed_owner
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshots.location import default_location
@@ -124,7 +124,7 @@ def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
             return MISSING
         if log_note.is_foreign(paths.lock, database):
             return REPLACED
-        uid = resting_owner(database)
+        uid = read_closed_owner(database)
     except FileNotFoundError:
         return MISSING
     except PersistenceError:

@@ -1,17 +1,16 @@
 """The connections of one database: opened as they are needed, and which one a job goes to.
 
-Theory of operation. Who only reads needs no writer. A database whose owner closed it cleanly is one file, with no
-write-ahead log beside it, and nobody but this process may change it: so it is opened *at rest*, as a file that does not change
-(SQLite's ``immutable``, https://www.sqlite.org/uri.html#uriimmutable), without a lock, a log or shared memory. That is what
-a tenant costs that is opened for a look (measured on ext4: 0.1 ms, against 1.4 ms for a database with a write-ahead log,
-whose two files are made and removed again). The first write waits for the reads that run, closes it, and opens the writer;
-from then on there are readers beside the writer.
+Theory of operation. A tenant that is only read needs no writer. A closed database (see `tenantry.storage.sqlite.immutable`)
+that is locked by this process cannot change, so it is opened as an immutable file: without a lock, a log or shared memory of
+SQLite's own. That is the cost of a tenant that is opened for one read: 0.1 ms on ext4, against 1.4 ms for a database with a
+write-ahead log, whose two files are made and removed again. The first write waits for the reads that run, closes the immutable
+reader, and opens the writer; from then on there are readers beside the writer.
 
-    at rest   one read-only connection, no writer, nothing else
-    awake     the writer; readers, opened on the second read
+    open for reading   one immutable reader, nothing else
+    open for writing   the writer; readers, opened on the second read
 
-Every look at rest checks that the file is still at rest: what somebody did to it by hand, with SQLite's own shell for
-example, is seen. A database that was not closed cleanly, has migrations to come or no owner is awake from the start.
+Every read of the immutable file checks that it is unchanged: a change made by hand, with SQLite's own shell for example, is
+seen. A database that was not closed cleanly, has pending migrations or no owner is open for writing from the start.
 """
 
 import asyncio
@@ -36,11 +35,10 @@ from tenantry.storage.sqlite import batch, migrator
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.database_file import has_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
+from tenantry.storage.sqlite.immutable import ImmutableFile, open_immutable
 from tenantry.storage.sqlite.new_log import NewLog
 from tenantry.storage.sqlite.opening import (
-    RestingFile,
     SQLiteOptions,
-    open_at_rest,
     open_reader,
     open_writer,
     prepare_directory,
@@ -50,11 +48,11 @@ from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
 from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
-"""All that is to be known of a database at rest: one statement, since after each Python waits for its turn among threads."""
+"""Everything to know about a closed database. One statement, because after each one Python waits for the interpreter lock."""
 
 
-class _NotAtRestError(Exception):
-    """The file cannot be opened at rest."""
+class _NotImmutableError(Exception):
+    """The file cannot be opened as an immutable file."""
 
 
 class Connections:
@@ -66,7 +64,7 @@ class Connections:
         planner: Which migrations are pending.
         known_version: How many migrations the code knows.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
-        log: For what is odd about the file.
+        log: For warnings about the file.
     """
 
     def __init__(
@@ -86,15 +84,15 @@ class Connections:
         self._ownership = ownership
         self._log = log
         self._opening = asyncio.Lock()
-        self._resting_file: RestingFile | None = None
+        self._immutable_file: ImmutableFile | None = None
         self._new_log: NewLog | None = None
         self.plan: migrator.Plan | MigrationError | None = None
-        """What to migrate, or why the file was refused and is left as it is; None if that is still to be found out."""
+        """What to migrate, or why the file was refused and left unchanged; None if that is not known yet."""
         self.is_open = False
         self.writer: JobConnection | None = None
-        self.at_rest: JobConnection | None = None
+        self.immutable_reader: JobConnection | None = None
         self.readers: list[JobConnection] = []
-        self._guests: list[JobConnection] = []
+        self._long_lived_readers: list[JobConnection] = []
 
     async def open(self) -> None:
         """Take the file's lock and open the first connection. A failure, or cancellation, leaves nothing open.
@@ -110,12 +108,12 @@ class Connections:
             # The connection was closed again, but the lock is not the connection's.
             self._release(is_clean=False)
             raise
-        if self._resting_file is None:
+        if self._immutable_file is None:
             self.writer = connection
         else:
-            # Where reads are, and not where writes wait for the disk.
+            # To the threads of readers: those of writers wait for the disk.
             connection.move_to(self._thread_pools.read)
-            self.at_rest = connection
+            self.immutable_reader = connection
         self.is_open = True
 
     async def aclose(self) -> None:
@@ -125,28 +123,32 @@ class Connections:
             sqlite3.Error: One would not close; what is still open can be closed again.
         """
         async with self._opening:
-            for readers in (self._guests, self.readers):
+            for readers in (self._long_lived_readers, self.readers):
                 while readers:
                     await readers[-1].aclose()
                     readers.pop()
-            last = self.at_rest or self.writer
+            last = self.immutable_reader or self.writer
             if last is not None:
                 await self._close_last(last)
-            self._release()  # of one that was closed before, or of none
-            self.at_rest = self.writer = self._new_log = None
+            self._release()  # a no-op if the connections were closed and the lock released before
+            self.immutable_reader = self.writer = self._new_log = None
             self.is_open = False
 
     def __del__(self) -> None:
         """Close the connections of an owner that was lost, and release the lock, so that the next owner need not wait.
 
-        While a thread still works on one of them its effect is unknown, and the lock stays held.
+        While a thread still works on one of them, its effect is unknown and the lock stays held.
         """
         if not self.is_open or sys.is_finalizing():
             return
-        # The writer last, as ever: not while a reader is open.
-        connections = [*self._guests, *self.readers, *filter(None, (self.at_rest, self.writer))]
+        # The writer last: not while a reader is open.
+        connections = [
+            *self._long_lived_readers,
+            *self.readers,
+            *filter(None, (self.immutable_reader, self.writer)),
+        ]
         with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
-            # The garbage collector may have closed the writer before: it takes what refers to each other in any order.
+            # The garbage collector may have closed the writer before: it finalizes a cycle in any order.
             if self.writer is not None and self.writer.is_open and not self.writer.backlog:
                 keeper = self._keeper(self.writer.opened())
                 if keeper is not None:
@@ -160,21 +162,21 @@ class Connections:
             stacklevel=1,
         )
 
-    async def awake(self) -> JobConnection:
-        """Return the writer, opened if need be, once the reads at rest have ended.
+    async def ensure_writer(self) -> JobConnection:
+        """Return the writer; open it first if needed, after the reads of the immutable file.
 
         Raises:
             PersistenceConnectionError: Not open.
             sqlite3.Error, OSError, TenantryError: As `open`; the next call tries again.
         """
         async with self._opening:
-            return await self._awake()
+            return await self._ensure_writer()
 
-    async def limit(self, database_bytes_max: int | None, durability: Durability) -> None:
-        """Give the writer these limits, now and whenever it is opened; no transaction may be open.
+    async def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
+        """Apply these limits to the writer, now and whenever it is opened; no transaction may be open.
 
         Raises:
-            sqlite3.Error: The open writer has not got them.
+            sqlite3.Error: They could not be applied to the open writer.
         """
         async with self._opening:
             self._options = replace(
@@ -187,9 +189,9 @@ class Connections:
                 await writer.run(partial(set_limits, self._options))
 
     @property
-    def has_guests(self) -> bool:
-        """Whether a check of the whole database runs."""
-        return bool(self._guests)
+    def has_long_lived_readers(self) -> bool:
+        """Whether a long-lived reader is open: a check of the whole database runs."""
+        return bool(self._long_lived_readers)
 
     def reader(self) -> JobConnection | None:
         """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""
@@ -216,33 +218,33 @@ class Connections:
             return reader
 
     @asynccontextmanager
-    async def guest(self) -> AsyncIterator[JobConnection]:
-        """Open a reader for a long look at the whole database: no read of others is sent to it, and none waits for it.
+    async def long_lived_reader(self) -> AsyncIterator[JobConnection]:
+        """Open a reader for a long read of the whole database; no other read is sent to it or waits for it.
 
-        The writer is there before and closes after it, so a database is never read as at rest while somebody writes to it.
+        The writer is opened before it and closed after it, so no immutable file is read while it is written to.
 
         Raises:
             PersistenceConnectionError: Not open.
             sqlite3.Error, OSError, TenantryError: It cannot be opened.
         """
         async with self._opening:
-            await self._awake()
-            guest = await JobConnection.open(partial(open_reader, self._options), self._thread_pools.read)
-            self._guests.append(guest)
+            await self._ensure_writer()
+            reader = await JobConnection.open(partial(open_reader, self._options), self._thread_pools.read)
+            self._long_lived_readers.append(reader)
         try:
-            yield guest
+            yield reader
         finally:
             with anyio.CancelScope(shield=True):
-                await self._see_off(guest)
+                await self._close_reader(reader)
 
-    def read_at_rest(
+    def read_immutable(
         self, statements: Sequence[Statement], connection: sqlite3.Connection
     ) -> list[ReadOutcome]:
-        """Run a read batch on the connection at rest, on a thread.
+        """Run a read batch on the immutable reader, on a thread.
 
-        If somebody has changed the file or has it open, what the connection knows of it may be wrong: then on a new one.
+        If another process changed the file or has it open, the reader's cache may be wrong; then read with a new connection.
         """
-        if self._resting_file is not None and self._resting_file.is_at_rest():
+        if self._immutable_file is not None and self._immutable_file.is_unchanged():
             return batch.read_batch(statements, connection)
         with closing(open_reader(self._options)) as reader:
             return batch.read_batch(statements, reader)
@@ -263,7 +265,7 @@ class Connections:
         return None if self._new_log is None else self._new_log.keeper(self._options, connection)
 
     async def _close_last(self, last: JobConnection) -> None:
-        """Close the writer, or the connection at rest, and give the lock back."""
+        """Close the writer, or the immutable reader, and release the lock."""
         keeper = await last.run(self._keeper) if self._new_log is not None else None
         if keeper is None:
             await last.aclose(self._release)
@@ -281,45 +283,45 @@ class Connections:
         if not self.is_open:
             raise PersistenceConnectionError("the database was disconnected meanwhile")
 
-    async def _see_off(self, guest: JobConnection) -> None:
+    async def _close_reader(self, reader: JobConnection) -> None:
         async with self._opening:
-            if guest in self._guests:  # unless everything was closed meanwhile
-                self._guests.remove(guest)
-                await guest.aclose()
+            if reader in self._long_lived_readers:  # unless everything was closed meanwhile
+                self._long_lived_readers.remove(reader)
+                await reader.aclose()
 
-    async def _awake(self) -> JobConnection:
+    async def _ensure_writer(self) -> JobConnection:
         self._check_open()
         if self.writer is None:
-            was_at_rest = self.at_rest is not None
-            await self._end_rest()
+            was_immutable = self.immutable_reader is not None
+            await self._close_immutable_reader()
             try:
-                self.writer = await JobConnection.open(self._open_woken_writer, self._thread_pools.write)
+                self.writer = await JobConnection.open(self._open_deferred_writer, self._thread_pools.write)
             except Exception:
-                if was_at_rest:
-                    await self._rest_again()
+                if was_immutable:
+                    await self._return_to_immutable()
                 raise
         return self.writer
 
-    async def _rest_again(self) -> None:
-        """Return to rest if the writer cannot be opened, for example on a full disk, so that reads still work."""
-        with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotAtRestError):
-            self.at_rest = await JobConnection.open(self._reopen_at_rest, self._thread_pools.read)
+    async def _return_to_immutable(self) -> None:
+        """Open the immutable reader again if the writer cannot be opened, so that reads still work, for example on a full disk."""
+        with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotImmutableError):
+            self.immutable_reader = await JobConnection.open(self._reopen_immutable, self._thread_pools.read)
 
-    def _reopen_at_rest(self) -> sqlite3.Connection:
-        connection = self._open_at_rest(must_be_fenced=False)
+    def _reopen_immutable(self) -> sqlite3.Connection:
+        connection = self._open_immutable(must_be_fenced=False)
         if connection is None:
-            raise _NotAtRestError
+            raise _NotImmutableError
         return connection
 
-    async def _end_rest(self) -> None:
-        at_rest, self.at_rest = self.at_rest, None
-        if at_rest is None:
+    async def _close_immutable_reader(self) -> None:
+        reader, self.immutable_reader = self.immutable_reader, None
+        if reader is None:
             return
         try:
-            await at_rest.aclose()
+            await reader.aclose()
         except BaseException:
-            if at_rest.is_open:
-                self.at_rest = at_rest
+            if reader.is_open:
+                self.immutable_reader = reader
             raise
 
     def _open(self) -> sqlite3.Connection:
@@ -331,53 +333,53 @@ class Connections:
             except DRIVER_ERRORS as error:
                 if not is_damage(error):
                     raise
-                # SQLite says damage too when the disk failed to read once. (Of a tenant it is looked into by its opener.)
+                # SQLite reports damage too when the disk failed to read once. (For a tenant, its opener examines that.)
                 return open_writer(self._options, self._known_version, self._log)
         self._ownership.acquire()
         try:
             assert self._options.path is not None
-            at_rest = self._open_at_rest()
-            if at_rest is not None:
-                return at_rest
-            self._ownership.check_log(self._options.path)  # a database at rest has none
-            return self._open_writer_or_at_rest()
+            reader = self._open_immutable()
+            if reader is not None:
+                return reader
+            self._ownership.check_log(self._options.path)  # a closed database has none
+            return self._open_writer_or_immutable()
         except BaseException:
-            # Nothing was changed under this lock, so whether the last owner closed cleanly is still to be found out.
+            # Nothing was changed under this lock, so the next owner must still find out whether the last one closed cleanly.
             self._release(is_clean=False)
             raise
 
-    def _open_writer_or_at_rest(self) -> sqlite3.Connection:
-        """Open the writer; on a full disk the file at rest instead, so that it can be read.
+    def _open_writer_or_immutable(self) -> sqlite3.Connection:
+        """Open the writer, or on a full disk the immutable file, so that it can be read.
 
-        A past owner that may be alive is fenced off in the first write's own transaction then. What it writes until then is seen.
+        The first write's own transaction then fences off a past owner that may be alive. What that owner writes until then is seen.
         """
         try:
             return self._open_planned_writer()
         except DRIVER_ERRORS as error:
-            connection = self._open_at_rest(must_be_fenced=False) if is_full(error) else None
+            connection = self._open_immutable(must_be_fenced=False) if is_full(error) else None
             if connection is None:
                 raise
             return connection
 
-    def _open_at_rest(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
-        """Open the file at rest; None if it is not at rest, or must not stay so."""
-        self._resting_file = self.plan = None
+    def _open_immutable(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
+        """Open the file as immutable; None if it is not closed, or must be written to first."""
+        self._immutable_file = self.plan = None
         if self._ownership is None or (must_be_fenced and not self._ownership.is_fenced):
             return None
-        found = open_at_rest(self._options)
+        found = open_immutable(self._options)
         if found is None:
             return None
-        connection, resting_file = found
+        connection, immutable_file = found
         try:
             uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
             plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
             self._ownership.recognize(uid, epoch, owner)
         except (sqlite3.Error, TypeError, ValueError, TenantryError):
-            plan = None  # The writer will meet it too, and say it as it should be said.
+            plan = None  # The writer meets the same error and reports it.
         if plan is None or plan.pending:
             connection.close()
             return None
-        self.plan, self._resting_file = plan, resting_file
+        self.plan, self._immutable_file = plan, immutable_file
         return connection
 
     def _open_planned_writer(self) -> sqlite3.Connection:
@@ -392,10 +394,10 @@ class Connections:
             raise
         return connection
 
-    def _open_woken_writer(self) -> sqlite3.Connection:
-        """Open the writer of a database at rest, on a thread.
+    def _open_deferred_writer(self) -> sqlite3.Connection:
+        """Open the writer of a database that was open for reading, on a thread.
 
-        Without a claim: who owns the file now is compared with what was seen then, in each transaction.
+        It makes no claim: each transaction compares the file's owner with the one that was seen when it was opened.
         """
         if self._ownership is not None and self._options.path is not None:
             self._ownership.note(self._options.path)
@@ -405,7 +407,7 @@ class Connections:
         return writer
 
     def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
-        """Plan, then claim: a database that is refused is not touched. `noted` is the file for which a log is begun."""
+        """Plan, then claim, so that a refused database is not changed. `noted` is the file for which a log is begun."""
         assert self._ownership is not None
         try:
             self.plan = migrator.plan(self._planner, connection)

@@ -20,7 +20,7 @@ def log_of(path: Path) -> Path:
 def has_log(path: Path | str) -> bool:
     """Return whether a write-ahead log that is not empty lies beside the database."""
     try:
-        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116  # asked twice for each read at rest
+        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116  # called twice for each read of an immutable file
     except FileNotFoundError:
         return False
 

@@ -24,7 +24,7 @@ from tenantry.storage.sqlite.authorizer import Judge, RefusedActionError, judged
 from tenantry.storage.sqlite.database_file import database_uri
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
 from tenantry.storage.sqlite.functions import add_functions
-from tenantry.storage.sqlite.opening import RestingFile
+from tenantry.storage.sqlite.immutable import ImmutableFile
 from tenantry.storage.sqlite.schema_objects import SchemaObject, read_schema, sql_tokens
 from tenantry.storage.sqlite.schema_pages import check_schema_size
 from tenantry.storage.sqlite.sql_text import folded, quoted
@@ -95,7 +95,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         MigrationError: It is newer than the code.
         DatabaseCorruptError: It is damaged, not a database, or not one file.
     """
-    if RestingFile.found(path) is None:
+    if ImmutableFile.find(path) is None:
         raise DatabaseCorruptError(
             f"{path} is not a database in one file: it is missing or empty, or a journal or log lies beside it"
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 from tenantry.statements import Result, Statement
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.execution import run_statement
-from tenantry.storage.sqlite.opening import SQLiteOptions, open_at_rest, open_reader
+from tenantry.storage.sqlite.immutable import open_immutable
+from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.ownership import OWNER_SQL
 
 
@@ -46,28 +47,28 @@ class Inspection:
         self._connection.close()
 
 
-def resting_owner(path: Path) -> str | None:
-    """Return the stable key of the tenant whose database it says it is, empty if it does not say.
+def read_closed_owner(path: Path) -> str | None:
+    """Return the stable key of the tenant that a closed database says it belongs to, empty if it does not say.
 
-    None for a database that is not at rest, which only its owner can read without leaving a trace.
+    None if the database is not closed: only its owner can then read it without leaving a trace.
 
     Raises:
         PersistenceError: It is damaged, or no database.
     """
     try:
-        found = open_at_rest(SQLiteOptions(path=path))
+        found = open_immutable(SQLiteOptions(path=path))
     except DRIVER_ERRORS as error:
         raise map_connection_error(error, f"cannot open {path}") from error
     if found is None:
         return None
-    connection, resting_file = found
+    connection, immutable_file = found
     with closing(connection):
         try:
             row = connection.execute(OWNER_SQL).fetchone()
         except DRIVER_ERRORS as error:
-            if not resting_file.is_at_rest():  # its owner has begun to write
+            if not immutable_file.is_unchanged():  # its owner has begun to write
                 return None
             raise map_error(error, f"cannot read {path}") from error
-    if not resting_file.is_at_rest():
+    if not immutable_file.is_unchanged():
         return None
     return "" if row is None else str(row[0])

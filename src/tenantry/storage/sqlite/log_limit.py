@@ -99,7 +99,11 @@ class LogLimit:
 
     def enforce(self) -> None:
         """Begin to cut the log back if it has reached its limit; on the event loop, before a call."""
-        if self._size_bytes < self._bytes_max or self._cutting is not None or self._connections.has_guests:
+        if (
+            self._size_bytes < self._bytes_max
+            or self._cutting is not None
+            or self._connections.has_long_lived_readers
+        ):
             return
         if asyncio.get_running_loop().time() >= self._may_cut_at:
             self._cutting = asyncio.create_task(self._cut_back(), name="tenantry log limit")

@@ -30,9 +30,9 @@ from tenantry.storage.sqlite.errors import (
 )
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.hardening import Watch, check_seconds_max
+from tenantry.storage.sqlite.immutable import ImmutableFile
 from tenantry.storage.sqlite.left_log import make_log_durable
 from tenantry.storage.sqlite.migrator import read_file_version
-from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.storage.sqlite.ownership import hand_over
 from tenantry.storage.sqlite.sql_text import quoted
 from tenantry.threads import check_cancelled
@@ -218,7 +218,7 @@ def check_closed(path: Path, *, is_thorough: bool = False) -> None:
     Raises:
         DatabaseCorruptError: It is damaged, or no database.
     """
-    parameters = "mode=ro&immutable=1" if RestingFile.found(path) else "mode=ro"
+    parameters = "mode=ro&immutable=1" if ImmutableFile.find(path) else "mode=ro"
     try:
         with closing(_connect(path, parameters, is_timed=True)) as connection:
             check_connection(connection, name=str(path), is_thorough=is_thorough)
@@ -226,13 +226,12 @@ def check_closed(path: Path, *, is_thorough: bool = False) -> None:
         raise _unreadable(error, path) from error
 
 
-def versions_at_rest(path: Path) -> dict[str, int] | None:
-    """Return the version that each schema of a database is at, without a lock; None unless it is, and stays, at rest.
+def read_closed_versions(path: Path) -> dict[str, int] | None:
+    """Return the version that each schema of a closed database is at, without a lock; None unless it is, and stays, closed.
 
-    At rest is what its owner closed cleanly and nobody has open: one file, which can be read as one that does not change.
-    None too for one that contradicts itself, as if somebody had changed it by hand: whoever opens it says how.
+    Also None for a database whose versions contradict each other, as if it had been changed by hand: opening it reports how.
     """
-    found = RestingFile.found(path)
+    found = ImmutableFile.find(path)
     if found is None:
         return None
     try:
@@ -241,7 +240,7 @@ def versions_at_rest(path: Path) -> dict[str, int] | None:
             is_sound = read_file_version(connection) == sum(versions.values())
     except DRIVER_ERRORS:  # the next opening meets the same error and reports it
         return None
-    return versions if is_sound and found.is_at_rest() else None
+    return versions if is_sound and found.is_unchanged() else None
 
 
 def repair(path: Path) -> None:

@@ -25,7 +25,7 @@ from tenantry.files.durable_files import (
     sync_foreign_directory,
 )
 from tenantry.storage.sqlite import hardening
-from tenantry.storage.sqlite.database_file import database_uri, has_log, is_missing, missing_error
+from tenantry.storage.sqlite.database_file import database_uri, is_missing, missing_error
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.functions import add_functions
 from tenantry.storage.sqlite.left_log import make_log_durable
@@ -142,65 +142,15 @@ def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
         sqlite3.Error: SQLite cannot open it.
     """
     assert options.path is not None
-    return _open_read_only(options.path, "mode=ro", options)
+    return open_read_only(options.path, "mode=ro", options)
 
 
-def open_at_rest(options: SQLiteOptions) -> "tuple[sqlite3.Connection, RestingFile] | None":
-    """Open a database that is one file and nothing else, which nobody may change while it is open so.
-
-    Returns:
-        A connection that cannot write, and what tells whether the file is still as it was; None if it is not at rest:
-        missing, or with a journal or a write-ahead log beside it.
+def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
+    """Open a connection that cannot write, with the URI parameters that say how.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.
     """
-    assert options.path is not None
-    resting_file = RestingFile.found(options.path)
-    if resting_file is None:
-        return None
-    return _open_read_only(options.path, "mode=ro&immutable=1", options), resting_file
-
-
-class RestingFile:
-    """Tells whether a database file that SQLite does not watch was changed since it was opened.
-
-    Args:
-        path: The file.
-        identity: What it was when it was opened.
-    """
-
-    __slots__ = ("_identity", "_path")
-
-    def __init__(self, path: str, identity: tuple[int, int, int]) -> None:
-        self._path = path
-        self._identity = identity
-
-    @classmethod
-    def found(cls, path: Path) -> "RestingFile | None":
-        """Return the file, unless it is missing or empty, or a journal or a log with something in it lies beside it."""
-        name = str(path)
-        identity = _identity(name)
-        if identity is None or has_log(name) or os.path.lexists(f"{name}-journal"):
-            return None
-        return cls(name, identity)
-
-    def is_at_rest(self) -> bool:
-        """Return whether it is the same file with the same content, and nobody has written to a log for it."""
-        return self._identity == _identity(self._path) and not has_log(self._path)
-
-
-def _identity(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:  # SQLite meets the same error and reports it
-        return None
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
     connection = _connect(path, parameters, options)
     try:
         connection.executescript(f"{hardening.PRAGMAS} PRAGMA query_only = ON;")

@@ -146,7 +146,7 @@ class SQLiteStore:
 
     async def health_check(self) -> bool:
         """Return whether the database answers a query."""
-        connection = self._connections.at_rest or self._connections.writer
+        connection = self._connections.immutable_reader or self._connections.writer
         if connection is None:
             return False
         try:
@@ -166,7 +166,7 @@ class SQLiteStore:
             if plan is not None and not plan.pending:
                 return self._reported(plan, ())
             async with self._writer_lock:
-                writer = await self._connections.awake()
+                writer = await self._connections.ensure_writer()
                 # A job, so that a caller that is cancelled ends a migration that would last long.
                 return await writer.submit(partial(self._migrate, plan))
         except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
@@ -189,9 +189,9 @@ class SQLiteStore:
         """Run reading statements on one snapshot; see `Store.read`."""
         self.check_connected()
         connections = self._connections
-        if connections.at_rest is not None:
-            at_rest = self._mapped(partial(connections.read_at_rest, statements))
-            return self._submit(connections.at_rest, at_rest)
+        if connections.immutable_reader is not None:
+            job = self._mapped(partial(connections.read_immutable, statements))
+            return self._submit(connections.immutable_reader, job)
         writer = connections.writer
         if writer is None or self._log_limit.holds_reads:
             return asyncio.ensure_future(self._read_later(statements))
@@ -212,7 +212,7 @@ class SQLiteStore:
         # transaction may yet undo.
         async with self._writer_lock:
             with self._mapped_errors():
-                await self._connections.limit(database_bytes_max, durability)
+                await self._connections.apply_limits(database_bytes_max, durability)
             self._database_bytes_max = database_bytes_max
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
@@ -228,8 +228,8 @@ class SQLiteStore:
             await self._submit_in_turn(check)
             return
         with self._mapped_errors():
-            async with self._connections.guest() as guest:
-                await self._checked(self._submit(guest, check))
+            async with self._connections.long_lived_reader() as reader:
+                await self._checked(self._submit(reader, check))
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
@@ -238,7 +238,7 @@ class SQLiteStore:
         await self._writer_lock.acquire()
         try:
             with self._mapped_errors():
-                writer = await self._connections.awake()
+                writer = await self._connections.ensure_writer()
                 transaction = await SQLiteTransaction.begin(
                     writer,
                     self._guard,
@@ -282,7 +282,7 @@ class SQLiteStore:
         self.check_connected()
         with self._mapped_errors():
             # With the writer there is a write-ahead log to read beside it, whatever begins to write meanwhile.
-            await self._connections.awake()
+            await self._connections.ensure_writer()
         copy = asyncio.ensure_future(run_in_thread(partial(self._copy, path)))
         self._copies.add(copy)
         copy.add_done_callback(self._copies.discard)
@@ -329,7 +329,7 @@ class SQLiteStore:
         """Run a job on the writer's connection, opened if need be, once the transaction that holds it has ended."""
         async with self._writer_lock:
             with self._mapped_errors():
-                writer = await self._connections.awake()
+                writer = await self._connections.ensure_writer()
             return await self._submit(writer, job)
 
     async def _checked(self, job: "asyncio.Future[None]") -> None:
@@ -349,10 +349,10 @@ class SQLiteStore:
         await self._log_limit.wait_released()
         try:
             with self._mapped_errors():
-                await self._connections.awake()
+                await self._connections.ensure_writer()
         except TenantryError:
-            # On a full disk the writer cannot be opened, and the database is at rest again.
-            if self._connections.at_rest is None:
+            # On a full disk the writer cannot be opened, and the immutable reader is opened again.
+            if self._connections.immutable_reader is None:
                 raise
         return await self.read(statements)
 

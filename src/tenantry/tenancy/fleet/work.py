@@ -200,7 +200,7 @@ class FleetWork:
         if actor is not None:
             return self._are_current(actor.schema_versions)
         path = tenant_paths(self._tools.context.config.data_dir, tenant.directory).database
-        versions = await run_in_thread(partial(maintenance.versions_at_rest, path))
+        versions = await run_in_thread(partial(maintenance.read_closed_versions, path))
         return versions is not None and self._are_current(versions)
 
     def _are_current(self, versions: dict[str, int]) -> bool:

@@ -22,8 +22,8 @@ from tenantry.files.durable_files import (
 )
 from tenantry.storage.sqlite import log_note, maintenance
 from tenantry.storage.sqlite.database_file import has_log, log_of
+from tenantry.storage.sqlite.immutable import ImmutableFile
 from tenantry.storage.sqlite.layout import TenantPaths
-from tenantry.storage.sqlite.opening import RestingFile
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids
 
 POINTS_KEPT_MAX: Final = 3
@@ -44,7 +44,7 @@ def copy_plain_file(source: Path, database: Path) -> None:
         SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
         StorageFullError: There is no room for it.
     """
-    found = RestingFile.found(source)
+    found = ImmutableFile.find(source)
     if found is None:
         raise SnapshotError(
             f"{source} is not a database in one plain file: it is missing or empty, or has a -wal or -journal beside it. Where one "
@@ -54,7 +54,7 @@ def copy_plain_file(source: Path, database: Path) -> None:
         size_bytes = source.stat().st_size
         check_copy_fits(database.parent, size_bytes, size_bytes)
         shutil.copyfile(source, database)
-    if not found.is_at_rest():
+    if not found.is_unchanged():
         raise SnapshotError(f"{source} was changed while it was copied: close it first", is_retryable=True)
 
 
