@@ -13,10 +13,10 @@ from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.idempotency import renewing
-from tenantry.tenancy.catalog.recorded_responses import Answer, Attempt
+from tenantry.tenancy.catalog.recorded_responses import PendingRequest, RecordedResponse
 from tenants import HandClock, query, until
 
-UNDER_WAY = Answer("the same", None, {}, b"")
+UNDER_WAY = RecordedResponse("the same", None, {}, b"")
 ACME = {"id": "acme"}
 JSON = {"content-type": "application/json"}
 
@@ -177,7 +177,7 @@ async def test_a_request_whose_process_died(data_dir: Path):
         # It had not died, but stood still: what it does now is nothing to whoever has the key.
         await died.renew()
         await died.forget()
-        await died.keep(200, {}, b"too late")
+        await died.record(200, {}, b"too late")
         assert (await client.post("/v1/tenants", json=ACME, headers=keyed())).content == first.content
 
 
@@ -207,28 +207,28 @@ async def test_a_request_that_takes_very_long(data_dir: Path):
     """It keeps its key for as long as it is under way, and its answer is kept."""
     clock = HandClock()
     async with TenantRegistry(RegistryConfig(data_dir=data_dir), clock=clock) as registry:
-        attempt = await begun(registry, "caller")
+        pending = await begun(registry, "caller")
 
         def renewed_at() -> str:
             ((text,),) = query(data_dir / "catalog.db", "SELECT created_at FROM idempotent_requests")
             return str(text)
 
-        async with renewing(attempt, interval_seconds=0):
+        async with renewing(pending, interval_seconds=0):
             for seconds in (50, 100, 150):
                 before, clock.seconds = renewed_at(), seconds
                 await until(lambda before=before: renewed_at() != before)
-                assert await registry.answers.begin("caller", "k-1", "the same") == UNDER_WAY
-        await attempt.keep(201, {}, b"at last")
-        assert await registry.answers.begin("caller", "k-1", "the same") == Answer(
+                assert await registry.recorded_responses.begin("caller", "k-1", "the same") == UNDER_WAY
+        await pending.record(201, {}, b"at last")
+        assert await registry.recorded_responses.begin("caller", "k-1", "the same") == RecordedResponse(
             "the same", 201, {}, b"at last"
         )
 
 
-async def begun(registry: TenantRegistry, caller: str) -> Attempt:
+async def begun(registry: TenantRegistry, caller: str) -> PendingRequest:
     """Return a request that has begun."""
-    attempt = await registry.answers.begin(caller, "k-1", "the same")
-    assert isinstance(attempt, Attempt)
-    return attempt
+    pending = await registry.recorded_responses.begin(caller, "k-1", "the same")
+    assert isinstance(pending, PendingRequest)
+    return pending
 
 
 async def test_after_a_day(data_dir: Path):

@@ -13,7 +13,7 @@ from tenantry.doctor import Finding, Level, examine
 from tenantry.errors import GracePeriodError
 from tenantry.events import ClockLeapt, LifecycleCalled, TenantClosed
 from tenantry.observability import export_metrics
-from tenantry.tenancy.catalog.recorded_responses import Answer
+from tenantry.tenancy.catalog.recorded_responses import RecordedResponse
 from tenants import MovedClock, Recorder, chores_done, query, until
 
 LEAP = timedelta(days=400)
@@ -174,12 +174,12 @@ async def test_a_leap_forgets_no_idempotency_key(data_dir: Path):
         acme = registry.tenant("acme")
         await acme.tasks.save(a_task())
         assert await acme.idempotent("key").tasks.delete("task-1") is True
-        attempt = await registry.answers.begin("caller", "k-1", "the same")
-        assert not isinstance(attempt, Answer)
-        await attempt.keep(201, {}, b"done")
+        pending = await registry.recorded_responses.begin("caller", "k-1", "the same")
+        assert not isinstance(pending, RecordedResponse)
+        await pending.record(201, {}, b"done")
         clock.moved = LEAP
         assert await acme.idempotent("key").tasks.delete("task-1") is True
-        assert await registry.answers.begin("caller", "k-1", "the same") == Answer(
+        assert await registry.recorded_responses.begin("caller", "k-1", "the same") == RecordedResponse(
             "the same", 201, {}, b"done"
         )
 

@@ -33,7 +33,7 @@ from tenantry.tenancy.background import Housekeeping
 from tenantry.tenancy.catalog.api_keys import ApiKeys
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.catalog.recorded_responses import Answers
+from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.data_directory import (
     check_open_files,
@@ -128,7 +128,7 @@ class TenantRegistry(TenantCalls):
         """Who did what to which tenant."""
         self.keys = ApiKeys(catalog, clock)
         """The keys to the admin API."""
-        self.answers = Answers(catalog, clock, self._watch)
+        self.recorded_responses = RecordedResponses(catalog, clock, self._watch)
         """What the admin API keeps of requests."""
         self._scratch = Scratch(config.data_dir)
         storage = snapshot_storage or LocalStorage(default_location(config.data_dir))

@@ -15,7 +15,7 @@ from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthoriz
 from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited_receive
 from tenantry.admin.http.cursors import CursorSigner
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
-from tenantry.admin.http.idempotency import HEADER, Handler, Once, documented_key
+from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, Operation, Operations
 from tenantry.admin.http.stream_authorization import WatchedResponse, watching
 from tenantry.admin.top_tenants import TopTenants
@@ -61,7 +61,7 @@ class Service:
     async def signer(self) -> CursorSigner:
         """Return what signs cursors; its secret is read once."""
         if self._signer is None:
-            self._signer = CursorSigner(await self.registry.answers.secret("cursors"))
+            self._signer = CursorSigner(await self.registry.recorded_responses.secret("cursors"))
         return self._signer
 
 
@@ -117,8 +117,10 @@ class AdminRoute(APIRoute):
         service: Service = request.app.state.service
         principal: Principal = request.state.principal
         if request.method == "POST" and HEADER in request.headers:
-            once = Once(service.registry.answers, service.operations, principal.id)
-            return await once.handle(request, handle, is_streamed=self.is_streamed)
+            idempotent = IdempotentHandler(
+                service.registry.recorded_responses, service.operations, principal.id
+            )
+            return await idempotent.handle(request, handle, is_streamed=self.is_streamed)
         for _ in range(ANSWERS_MAX):
             response = await handle(request)
             if await access.holds_for(response):

@@ -130,7 +130,7 @@ _HEADERS: Final[dict[str, Node]] = {
     },
     "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
-        "description": "`true` where a request with this Idempotency-Key was answered before.",
+        "description": "`true` if this is the recorded response to an earlier request with this Idempotency-Key.",
         "schema": {"type": "string"},
     },
 }

@@ -1,4 +1,4 @@
-"""What the admin API keeps in the catalog: answers to requests that may be repeated, and its secret; `registry.answers`."""
+"""Responses of the admin API by idempotency key, recorded in the catalog; and the service's secrets: `registry.recorded_responses`."""
 
 import json
 import secrets
@@ -10,17 +10,17 @@ from tenantry.tenancy.catalog.api_keys import KeyStore
 from tenantry.tenancy.clock_watch import ClockWatch
 
 RETENTION_SECONDS: Final = 86_400.0
-UNANSWERED_SECONDS_MAX: Final = 60.0
-"""After that a request that was neither answered nor renewed is one whose process died: its key may be used again."""
+PENDING_SECONDS_MAX: Final = 60.0
+"""A pending request that was not renewed for so long belongs to a process that died: its key is free again."""
 
 _REMOVED_MAX: Final = 32
 _SECRET_BYTES: Final = 32
-_FORGET_OLD: Final = """
+_DELETE_EXPIRED: Final = """
 DELETE FROM idempotent_requests WHERE (key_id, key) IN (
     SELECT key_id, key FROM idempotent_requests WHERE created_at < ? ORDER BY created_at LIMIT ?
 )
 """
-_FREE: Final = """
+_FREE_KEY: Final = """
 DELETE FROM idempotent_requests
 WHERE key_id = ? AND key = ? AND created_at < CASE WHEN status IS NULL THEN ? ELSE ? END
 """
@@ -29,14 +29,14 @@ INSERT INTO idempotent_requests (key_id, key, request_hash, created_at) VALUES (
 """
 
 
-class Answer(NamedTuple):
-    """What is known of a request with an idempotency key.
+class RecordedResponse(NamedTuple):
+    """The response to a request with an idempotency key, or what is known of it while the request is pending.
 
     Attributes:
-        request_hash: Of the request that used the key first.
-        status: What was answered in the end; None while it is under way.
-        headers: Those that matter.
-        body: The body; while it is under way, what was answered so far, or nothing.
+        request_hash: Hash of the request that used the key first.
+        status: The final status; None while the request is pending.
+        headers: The headers that a replay repeats.
+        body: The body; of a pending request the interim body, empty if it has none.
     """
 
     request_hash: str
@@ -45,39 +45,39 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Attempt:
-    """A request that is under way, the only one with its idempotency key.
+class PendingRequest:
+    """A request that has no final response yet, the only one with its idempotency key.
 
-    After `UNANSWERED_SECONDS_MAX` without `renew` the key is free; then these methods do nothing to the request that has
-    taken it.
+    `PENDING_SECONDS_MAX` after the last `renew` the key is free; a later request may take it, and these methods do not touch
+    that request.
     """
 
     def __init__(self, store: KeyStore, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
         self._store = store
         self._clock = clock
         self._row = (key_id, key)
-        # Tells it from a later request with the same key.
+        # Identifies this request among those with the same key.
         self._begun_at = begun_at
 
     async def renew(self) -> None:
-        """Say that it is still under way."""
+        """Record that the request is still pending."""
         now = as_text(self._clock.now())
-        await self._change("answers.renew", "UPDATE idempotent_requests SET created_at = ?", now)
+        await self._change("recorded_responses.renew", "UPDATE idempotent_requests SET created_at = ?", now)
         self._begun_at = now
 
-    async def keep_so_far(self, headers: dict[str, str], body: bytes) -> None:
-        """Keep what was answered while the work goes on: it is the answer for as long as this is renewed."""
+    async def record_interim(self, headers: dict[str, str], body: bytes) -> None:
+        """Record an interim response, such as an operation that runs: replays get it for as long as this request is renewed."""
         sql = "UPDATE idempotent_requests SET headers = ?, body = ?"
-        await self._change("answers.keep", sql, json.dumps(headers), body)
+        await self._change("recorded_responses.record", sql, json.dumps(headers), body)
 
-    async def keep(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """Keep what was answered."""
+    async def record(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Record the final response."""
         sql = "UPDATE idempotent_requests SET status = ?, headers = ?, body = ?"
-        await self._change("answers.keep", sql, status, json.dumps(headers), body)
+        await self._change("recorded_responses.record", sql, status, json.dumps(headers), body)
 
     async def forget(self) -> None:
-        """Forget it, because it had no effect: the same key may be used again."""
-        await self._change("answers.forget", "DELETE FROM idempotent_requests")
+        """Free the key: the request had no effect."""
+        await self._change("recorded_responses.forget", "DELETE FROM idempotent_requests")
 
     async def _change(self, operation: str, sql: str, *values: object) -> None:
         where = "WHERE key_id = ? AND key = ? AND created_at = ? AND status IS NULL"
@@ -85,13 +85,13 @@ class Attempt:
         await self._store.write(Statement(operation, f"{sql} {where}", parameters))
 
 
-class Answers:
-    """Keeps answers for a day.
+class RecordedResponses:
+    """Records responses for a day.
 
     Args:
         store: The catalog.
-        clock: For their times.
-        watch: Tells which have expired.
+        clock: Dates the requests.
+        watch: Tells which responses have expired.
     """
 
     def __init__(self, store: KeyStore, clock: Clock, watch: ClockWatch) -> None:
@@ -99,50 +99,53 @@ class Answers:
         self._clock = clock
         self._watch = watch
 
-    async def begin(self, key_id: str, key: str, request_hash: str) -> Attempt | Answer:
-        """Note that a request is under way; if one with this key was before, return what is known of it instead."""
+    async def begin(self, key_id: str, key: str, request_hash: str) -> PendingRequest | RecordedResponse:
+        """Record a pending request; if a request with this key is recorded already, return that one's response instead."""
         while True:
-            begun_at = await self._note(key_id, key, request_hash)
+            begun_at = await self._insert_pending(key_id, key, request_hash)
             if begun_at is not None:
-                return Attempt(self._store, self._clock, key_id, key, begun_at)
+                return PendingRequest(self._store, self._clock, key_id, key, begun_at)
             before = await self._find(key_id, key)
             if before is not None:
                 return before
-            # Between the two the one before was refused and forgotten: this one is noted after all.
+            # The other request was forgotten between the two statements: try again.
 
     async def secret(self, name: str) -> bytes:
-        """Return the service's secret of this name, the same in all its processes; made when it is first asked for."""
+        """Return the service's secret of this name, the same in all its processes; the first call makes it."""
         sql = "INSERT INTO service_secrets VALUES (?, ?) ON CONFLICT DO NOTHING"
         select = Statement(
-            "answers.secret", "SELECT value FROM service_secrets WHERE name = ?", (name,), Fetch.ONE
+            "recorded_responses.secret",
+            "SELECT value FROM service_secrets WHERE name = ?",
+            (name,),
+            Fetch.ONE,
         )
         row = await self._store.read(select)
         if row is None:
             made = (name, secrets.token_bytes(_SECRET_BYTES))
-            await self._store.write(Statement("answers.secret", sql, made))
+            await self._store.write(Statement("recorded_responses.secret", sql, made))
             row = await self._store.read(select)
         value: bytes = row[0]
         return value
 
-    async def _note(self, key_id: str, key: str, request_hash: str) -> str | None:
+    async def _insert_pending(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()
-        too_old, unanswered = (
+        expired, abandoned = (
             as_text(self._watch.expired_before(seconds))
-            for seconds in (RETENTION_SECONDS, UNANSWERED_SECONDS_MAX)
+            for seconds in (RETENTION_SECONDS, PENDING_SECONDS_MAX)
         )
         row = (key_id, key, request_hash, as_text(now))
         results = await self._store.write(
-            Statement("answers.forget", _FORGET_OLD, (too_old, _REMOVED_MAX)),
-            Statement("answers.forget", _FREE, (key_id, key, unanswered, too_old)),
-            Statement("answers.begin", _BEGIN, row, Fetch.ROWCOUNT),
+            Statement("recorded_responses.forget", _DELETE_EXPIRED, (expired, _REMOVED_MAX)),
+            Statement("recorded_responses.forget", _FREE_KEY, (key_id, key, abandoned, expired)),
+            Statement("recorded_responses.begin", _BEGIN, row, Fetch.ROWCOUNT),
         )
         return row[-1] if results[-1] else None
 
-    async def _find(self, key_id: str, key: str) -> Answer | None:
+    async def _find(self, key_id: str, key: str) -> RecordedResponse | None:
         sql = (
             "SELECT request_hash, status, headers, body FROM idempotent_requests WHERE key_id = ? AND key = ?"
         )
-        row = await self._store.read(Statement("answers.find", sql, (key_id, key), Fetch.ONE))
+        row = await self._store.read(Statement("recorded_responses.find", sql, (key_id, key), Fetch.ONE))
         if row is None:
             return None
-        return Answer(row[0], row[1], json.loads(row[2] or "{}"), row[3] or b"")
+        return RecordedResponse(row[0], row[1], json.loads(row[2] or "{}"), row[3] or b"")
