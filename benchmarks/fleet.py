@@ -79,7 +79,7 @@ def add_entries(data_dir: Path, template: str, tenants: Sequence[str]) -> tuple[
         catalog.executemany(
             f"INSERT INTO tenants ({', '.join(entry)}) VALUES ({places})",
             (
-                {**entry, "id": tenant, "directory": tenant, "display_name": tenant, "uid": uid}
+                {**entry, "id": tenant, "location": tenant, "display_name": tenant, "uid": uid}
                 for tenant, uid in uids.items()
             ),
         )

@@ -52,7 +52,7 @@ def add_entries(data_dir: Path, count: int) -> list[str]:
         places = ", ".join(f":{name}" for name in entry)
         catalog.executemany(
             f"INSERT INTO tenants ({', '.join(entry)}) VALUES ({places})",
-            ({**entry, "id": i, "directory": i, "uid": uuid.uuid4().hex} for i in ids),
+            ({**entry, "id": i, "location": i, "uid": uuid.uuid4().hex} for i in ids),
         )
         catalog.commit()
     return ids

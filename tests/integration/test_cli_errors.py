@@ -306,7 +306,7 @@ async def test_interrupted_in_the_middle(data_dir: Path, mode: str):
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
         tenant = await registry.create("acme")
         key = (await registry.keys.create(scopes=[Scope.ADMIN])).token
-    lock = LockFile(tenant_paths(data_dir, tenant.directory).lock)
+    lock = LockFile(tenant_paths(data_dir, tenant.location).lock)
     lock.acquire()  # so the archiving waits until it is released here
 
     def is_archiving() -> bool:

@@ -333,12 +333,12 @@ class TestDelete:
         await registry.purge("acme", force=True)
         second = await registry.create("acme")
         assert second.uid != first.uid
-        assert second.directory != first.directory
+        assert second.location != first.location
         assert (second.display_name, second.limits, second.previous_id) == ("acme", TenantLimits(), None)
         assert await contents(acme) == []
         await acme.messages.save(make_message("new"))
         assert await contents(acme) == ["new"]
-        assert files_of(data_dir, first.directory) == set()
+        assert files_of(data_dir, first.location) == set()
 
     async def test_what_cannot_be_removed_is_purged_by_the_next_call(
         self, registry: TenantRegistry, data_dir: Path, monkeypatch: pytest.MonkeyPatch
@@ -525,7 +525,7 @@ class TestRename:
         await bring_to(registry, TenantState.ACTIVE)
         for number, new_id in enumerate(("first", "second"), start=1):
             await registry.rename("acme", new_id)
-            assert (await registry.create("acme")).directory == f"acme.{number}"
+            assert (await registry.create("acme")).location == f"acme.{number}"
             await registry.tenant("acme").messages.save(make_message(f"acme.{number}"))
         assert await contents(registry.tenant("first")) == ["of acme"]
         assert await contents(registry.tenant("second")) == ["acme.1"]

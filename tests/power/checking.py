@@ -95,7 +95,7 @@ async def _look(data_dir: Path, expected: Expectation) -> _Found:
             found.snapshots[tenant_id] = {snapshot.id for snapshot in kept}
     found.bundles = {path.name for path in data_dir.parent.iterdir()}
     for tenant_id, tenant in found.tenants.items():
-        stored = _stored(tenant_paths(data_dir, tenant.directory).database)
+        stored = _stored(tenant_paths(data_dir, tenant.location).database)
         read = found.messages.setdefault(tenant_id, stored)
         assert read == stored, f"{tenant_id}: tenantry reads {read}, the file has {stored}"
     return found
@@ -197,8 +197,8 @@ def _stored(database: Path) -> list[str]:
 def _look_at_files(data_dir: Path) -> Iterable[str]:
     """Look, after everything was closed, whether the files are sound and none is too many."""
     with closing(sqlite3.connect(data_dir / "catalog.db")) as catalog:
-        sql = "SELECT directory FROM tenants WHERE state != 'purged'"
-        known = {tenant_paths(data_dir, directory).directory for (directory,) in catalog.execute(sql)}
+        sql = "SELECT location FROM tenants WHERE state != 'purged'"
+        known = {tenant_paths(data_dir, location).directory for (location,) in catalog.execute(sql)}
     for directory in sorted(set((data_dir / "tenants").glob("*/*")) - known):
         yield f"{directory.relative_to(data_dir)} is no tenant's"
     for database in [data_dir / "catalog.db", *sorted(data_dir.glob("tenants/*/*/tenant.db"))]:

@@ -1,5 +1,6 @@
-"""Looks whether this tenantry can open the catalog."""
+"""Checks whether this tenantry can open the catalog, and reads its tenants."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from tenantry.doctor.finding import Finding, note, ok, wrong
@@ -9,9 +10,16 @@ from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.storage.sqlite.migrator import SUMMARY_SQL, plan_from_summary
 from tenantry.tenancy.catalog.catalog import CATALOG
+from tenantry.tenancy.catalog.rows import COLUMNS, from_row
+from tenantry.tenancy.tenant_record import TenantRecord
 
 _CHECK: Final = "catalog"
 _SUMMARY: Final = Statement("doctor.catalog_version", SUMMARY_SQL, (), Fetch.ONE)
+_TENANT_COLUMNS: Final = Statement(
+    "doctor.tenant_columns", "SELECT name FROM pragma_table_info('tenants')", (), Fetch.ALL
+)
+_BEFORE_LOCATIONS: Final = {"backend": "'sqlite'", "location": "directory"}
+"""Columns that a catalog lacks until a service has applied the migration 0006_location, and what it has in their place."""
 
 
 async def check_version(catalog: Inspection) -> Finding:
@@ -40,3 +48,15 @@ async def check_version(catalog: Inspection) -> Finding:
             "nothing: the next service that starts applies them; older versions of tenantry cannot open it after that",
         )
     return ok(_CHECK, f"it is at version {file_version}")
+
+
+async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:
+    """Return all tenants of the catalog, also of one that an older tenantry has left.
+
+    Raises:
+        PersistenceError: The catalog, or one of its rows, cannot be read.
+    """
+    found = {name for (name,) in await catalog.read(_TENANT_COLUMNS)}
+    columns = [name if name in found else _BEFORE_LOCATIONS.get(name, name) for name in COLUMNS]
+    sql = f"SELECT {', '.join(columns)} FROM tenants ORDER BY id"  # noqa: S608  # our names
+    return [from_row(row) for row in await catalog.read(Statement("doctor.tenants", sql, (), Fetch.ALL))]

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Final
 
 from tenantry.config import RegistryConfig
-from tenantry.doctor.catalog import check_version
+from tenantry.doctor.catalog import check_version, read_tenants
 from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Level, Report, ok, wrong
@@ -17,9 +17,7 @@ from tenantry.statements import Fetch, Statement
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.sqlite.inspection import Inspection
 from tenantry.tenancy.catalog.audit import AdminAudit
-from tenantry.tenancy.catalog.rows import ALL_TENANTS, tenants_of
 from tenantry.tenancy.clock_watch import ClockRecord, read_record
-from tenantry.tenancy.tenant_record import TenantRecord
 
 _CLOCK_TABLE: Final = Statement(
     "doctor.clock", "SELECT 1 FROM sqlite_schema WHERE name = 'clock'", (), Fetch.ONE
@@ -68,11 +66,11 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
     version = await check_version(catalog)
     if version.level is Level.WRONG:
         return [version]  # this tenantry does not know the tables
-    tenants = await _tenants(catalog)
+    tenants = await read_tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
         # What was under way at that moment has gone on since.
-        tenants = await _tenants(catalog)
+        tenants = await read_tenants(catalog)
         differences &= compare(data_dir, tenants)
     return [
         version,
@@ -82,10 +80,6 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
         *check_dates(config, tenants, await _clock_record(catalog)),
         await _audit(catalog),
     ]
-
-
-async def _tenants(catalog: Inspection) -> Sequence[TenantRecord]:
-    return tenants_of(await catalog.read(ALL_TENANTS))
 
 
 async def _clock_record(catalog: Inspection) -> ClockRecord | None:

@@ -62,7 +62,7 @@ _WHAT_TO_DO = {
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
-    owned = {tenant_paths(data_dir, tenant.directory).directory for tenant in _with_files(tenants)}
+    owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
     found = {Difference(ORPHAN, str(path)) for path in there - owned}
     for tenant in living:
@@ -117,7 +117,7 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> F
 
 
 def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
-    paths = tenant_paths(data_dir, tenant.directory)
+    paths = tenant_paths(data_dir, tenant.location)
     database = paths.database
     try:
         if not database.stat().st_size:

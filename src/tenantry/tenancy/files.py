@@ -32,7 +32,7 @@ async def owned_files(
         PersistenceConnectionError: The lock file cannot be opened.
         DataDirectoryError: A link leads to the files.
     """
-    paths = tenant_paths(context.config.data_dir, tenant.directory)
+    paths = tenant_paths(context.config.data_dir, tenant.location)
     await run_in_thread(partial(check_own_path, context.config.data_dir, paths.database))
     ownership = FileOwnership(paths.lock, tenant.uid, tenant.id)
     try:

@@ -310,7 +310,7 @@ class TenantRegistry(TenantCalls):
             TenantNotFoundError: There is none.
         """
         tenant = await self.get(tenant_id)
-        database = tenant_paths(self._config.data_dir, tenant.directory).database
+        database = tenant_paths(self._config.data_dir, tenant.location).database
         size = await run_in_thread(partial(size_bytes, database))
         return TenantStatistics(size, self.actor_statistics(tenant.id))
 

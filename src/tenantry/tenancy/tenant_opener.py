@@ -112,7 +112,7 @@ class TenantOpener:
             TenantOwnedElsewhereError: Another process has it open.
             PersistenceError: The disk cannot read it, or the check took too long.
         """
-        path = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        path = tenant_paths(self._context.config.data_dir, tenant.location).database
         if await run_in_thread(partial(is_missing, path)):
             return True
         async with owned_files(tenant, self._context, is_waited_for=False):
@@ -236,7 +236,7 @@ class TenantOpener:
 
     def tenant_store(self, tenant: TenantRecord, *, is_new: bool = False) -> SQLiteStore:
         """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
-        paths = tenant_paths(self._context.config.data_dir, tenant.directory)
+        paths = tenant_paths(self._context.config.data_dir, tenant.location)
         return self.store(
             paths.database,
             must_exist=not is_new,

@@ -36,7 +36,8 @@ class TenantRecord(BaseModel):
     Attributes:
         id: What callers use.
         uid: Stable for life; its database carries it too.
-        directory: The name of its directory below ``tenants/<2 hex>/``; never moves.
+        backend: The name of the back end that keeps its database.
+        location: Where the back end keeps it; of SQLite, the name of a directory below ``tenants/<2 hex>/``. A rename does not change it.
         display_name: For people.
         state: Where it is in its life.
         reason: Why it is in that state, where someone said so.
@@ -58,7 +59,8 @@ class TenantRecord(BaseModel):
 
     id: TenantId
     uid: str
-    directory: str
+    backend: str = "sqlite"
+    location: str
     display_name: str
     state: TenantState
     reason: str | None = None

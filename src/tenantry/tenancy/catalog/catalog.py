@@ -162,10 +162,11 @@ class Catalog:
         row = await self._actor.read(statement)
         return None if row is None else from_row(row)
 
-    async def directories(self, tenant_id: TenantId) -> set[str]:
-        """Return the names of directories that are, or were, named after this id; their tenants may have other ids now."""
-        sql = "SELECT directory FROM tenants WHERE directory = ?1 OR directory GLOB ?1 || '.[0-9]*'"
-        rows = await self._actor.read(Statement("catalog.directories", sql, (tenant_id,), Fetch.ALL))
+    async def locations(self, name: str) -> set[str]:
+        """Return the tenants' locations that are `name`, or `name` with a counter: ``acme``, ``acme.1``."""
+        sql = "SELECT location FROM tenants WHERE location = ? OR (location > ? AND location < ?)"
+        parameters = (name, f"{name}.", f"{name}/")  # "/" is the character after "."
+        rows = await self._actor.read(Statement("catalog.locations", sql, parameters, Fetch.ALL))
         return {name for (name,) in rows}
 
     async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:

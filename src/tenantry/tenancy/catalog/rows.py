@@ -1,12 +1,11 @@
 """Tenants as rows of the catalog's table."""
 
 import json
-from collections.abc import Sequence
 from typing import Final
 
 from tenantry.clock import as_text
 from tenantry.errors import MalformedRowError
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Row
 from tenantry.tenancy.tenant_record import TenantRecord
 
 COLUMNS: Final = tuple(TenantRecord.model_fields)
@@ -14,18 +13,6 @@ INSERT: Final = f"INSERT INTO tenants ({', '.join(COLUMNS)}) VALUES ({', '.join(
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM tenants"  # noqa: S608  # our names
 _JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
 _TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")
-
-ALL_TENANTS: Final = Statement("catalog.all", f"{SELECT} ORDER BY id", (), Fetch.ALL)
-"""For a look at the file from outside; see `tenants_of`."""
-
-
-def tenants_of(rows: Sequence[Row]) -> Sequence[TenantRecord]:
-    """Return what the rows of `ALL_TENANTS` say.
-
-    Raises:
-        MalformedRowError: One cannot be read.
-    """
-    return [from_row(row) for row in rows]
 
 
 def to_row(tenant: TenantRecord) -> Row:

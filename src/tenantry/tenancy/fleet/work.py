@@ -199,7 +199,7 @@ class FleetWork:
         actor = self._tools.pool.actor(tenant.id)
         if actor is not None:
             return self._are_current(actor.schema_versions)
-        path = tenant_paths(self._tools.context.config.data_dir, tenant.directory).database
+        path = tenant_paths(self._tools.context.config.data_dir, tenant.location).database
         versions = await run_in_thread(partial(maintenance.read_closed_versions, path))
         return versions is not None and self._are_current(versions)
 

@@ -152,7 +152,7 @@ class LifecycleCalls:
         return TenantRecord(
             id=tenant_id,
             uid=uuid.uuid4().hex,
-            directory=await self._free_directory(tenant_id),
+            location=await self._free_location(tenant_id),
             display_name=display_name,
             state=TenantState.PROVISIONING,
             created_at=now,
@@ -400,9 +400,9 @@ class LifecycleCalls:
         self._opener.forget_opened(tenant.id)
         await self._pool.close_tenant(tenant.id, "state")
 
-    async def _free_directory(self, tenant_id: TenantId) -> str:
-        """Return a name for the directory of a new tenant: the id, or, if one before it had that, the id with a counter."""
-        taken = await self._catalog.directories(tenant_id)
+    async def _free_location(self, tenant_id: TenantId) -> str:
+        """Return the location of a new tenant: its id, or the id with a counter if another tenant's location is that id."""
+        taken = await self._catalog.locations(tenant_id)
         names = (tenant_id, *(f"{tenant_id}.{number}" for number in range(1, len(taken) + 1)))
         name = next(name for name in names if name not in taken)
         directory = tenant_paths(self._context.config.data_dir, name).directory
@@ -416,7 +416,7 @@ class LifecycleCalls:
         return name
 
     def _paths(self, tenant: TenantRecord) -> TenantPaths:
-        return tenant_paths(self._context.config.data_dir, tenant.directory)
+        return tenant_paths(self._context.config.data_dir, tenant.location)
 
 
 def _as_detail(changes: dict[str, Any]) -> dict[str, Any]:

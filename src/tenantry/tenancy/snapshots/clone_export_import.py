@@ -165,7 +165,7 @@ class Transfers:
 
     def _place(self, database: Path, tenant: TenantRecord) -> None:
         data_dir = self._context.config.data_dir
-        target = tenant_paths(data_dir, tenant.directory).database
+        target = tenant_paths(data_dir, tenant.location).database
         try:
             make_directories(data_dir, target.parent)
             database.chmod(FILE_MODE)
@@ -176,7 +176,7 @@ class Transfers:
 
     async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
-        target = tenant_paths(self._context.config.data_dir, tenant.directory).database
+        target = tenant_paths(self._context.config.data_dir, tenant.location).database
         if await run_in_thread(target.exists):
             # The process that placed it may have died between the rename and the sync.
             await run_in_thread(partial(sync_file, target))

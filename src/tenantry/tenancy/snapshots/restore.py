@@ -255,7 +255,7 @@ class Restorer:
             await call.take_back(tenant)
 
     def _paths(self, tenant: TenantRecord) -> TenantPaths:
-        return tenant_paths(self._context.config.data_dir, tenant.directory)
+        return tenant_paths(self._context.config.data_dir, tenant.location)
 
 
 def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: LifecycleCall) -> None:

@@ -1,0 +1,79 @@
+"""A catalog that an older tenantry has left: a registry migrates it, and nothing in it is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from stores import make_store
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.doctor.examination import examine
+from tenantry.doctor.finding import Level
+from tenantry.schema import Schema
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.tenancy.catalog.catalog import CATALOG
+from tenants import history, query, say, write_pack
+
+MIGRATIONS_BEFORE_LOCATIONS = 5
+"""How many migrations made a catalog before its tenants had a back end and a location."""
+
+
+async def make_older(data_dir: Path, packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the catalog of a closed data directory by one with the same rows that only the old migrations have made."""
+    migrations = [migration.sql for migration in CATALOG.migrations("sqlite")[:MIGRATIONS_BEFORE_LOCATIONS]]
+    package = write_pack(packs, "older_catalog", *migrations)
+    monkeypatch.syspath_prepend(packs)
+    newer, older = data_dir / "newer.db", data_dir / "catalog.db"
+    older.rename(newer)
+    options = SQLiteOptions(path=older, root=data_dir, is_wal=False, is_read_by_writer=True)
+    store = make_store(options, [Schema(name=CATALOG.name, package=package)])
+    await store.connect()
+    await store.migrate()
+    await store.disconnect()
+    for table in ("tenants", "api_keys", "admin_audit"):
+        names = [name for (name,) in query(older, "SELECT name FROM pragma_table_info(?)", table)]
+        sources = ["location" if name == "directory" else name for name in names]
+        places = ", ".join("?" * len(names))
+        for row in query(newer, f"SELECT {', '.join(sources)} FROM {table} ORDER BY 1"):
+            query(older, f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", *row)
+    newer.unlink()
+
+
+@pytest.fixture
+async def older(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory with an older catalog: a tenant that was renamed, another with its former id, a suspended one."""
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+        await say(registry, "acme", "before")
+        await registry.rename("acme", "umbrella")
+        await registry.create("acme")
+        await registry.suspend("globex", reason="unpaid")
+    await make_older(data_dir, tmp_path / "packs", monkeypatch)
+    return data_dir
+
+
+async def test_an_older_catalog_is_migrated(older: Path):
+    """Tenants, their counts, their data and the audit's chain are what they were; new rows go on from there."""
+    async with TenantRegistry(RegistryConfig(data_dir=older)) as registry:
+        found = {record.id: (record.backend, record.location) for record in await registry.list()}
+        assert found == {
+            "acme": ("sqlite", "acme.1"),
+            "globex": ("sqlite", "globex"),
+            "umbrella": ("sqlite", "acme"),
+        }
+        assert await history(registry, "umbrella") == ["before"]
+        assert (await registry.resume("globex")).reason is None
+        [last] = await registry.audit.list(limit=1)
+        assert (last.action, last.tenant_id) == ("resume", "globex")
+        verification = await registry.audit.verify()
+        assert (verification.is_intact, verification.rows) == (True, last.seq)
+    counts = query(older / "catalog.db", "SELECT state, count FROM tenant_states WHERE count > 0")
+    assert counts == [("active", 3)]
+
+
+async def test_doctor_reads_an_older_catalog(older: Path):
+    """The report says that migrations are pending, and compares tenants with files like that of a newer catalog."""
+    report = await examine(RegistryConfig(data_dir=older))
+    found = {finding.check: finding.level for finding in report.findings}
+    assert found["catalog"] is Level.NOTE
+    assert found["catalog and files"] is Level.OK
