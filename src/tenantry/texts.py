@@ -13,7 +13,7 @@ from tenantry.errors import QueryError
 
 DISPLAY_NAME_CHARACTERS_MAX: Final = 200
 REASON_CHARACTERS_MAX: Final = 1_000
-ACTOR_CHARACTERS_MAX: Final = 200
+PRINCIPAL_CHARACTERS_MAX: Final = 200
 KEY_NAME_CHARACTERS_MAX: Final = 200
 TRIGGER_CHARACTERS_MAX: Final = 40
 VERSION_CHARACTERS_MAX: Final = 100
@@ -32,10 +32,10 @@ DisplayName: TypeAlias = Annotated[
 ]
 """A tenant's name for people."""
 
-Actor: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=ACTOR_CHARACTERS_MAX, pattern=_NOT_BLANK)
+PrincipalName: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=PRINCIPAL_CHARACTERS_MAX, pattern=_NOT_BLANK)
 ]
-"""Who makes a call."""
+"""The name of a principal: who makes a call."""
 
 Reason: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=REASON_CHARACTERS_MAX, pattern=r"^[^\x00]+$")
@@ -87,16 +87,16 @@ def check_reason(reason: str | None) -> None:
         _check(Reason, reason, f"reason must be 1 to {REASON_CHARACTERS_MAX} characters without a NUL")
 
 
-def check_actor(actor: str) -> None:
-    """Raise unless it is a name of a caller.
+def check_principal(principal: str) -> None:
+    """Raise unless a text can name who makes a call.
 
     Raises:
         QueryError: It is empty, blank, too long, or cannot be stored as text.
     """
     _check(
-        Actor,
-        actor,
-        f"who makes calls must have a name of 1 to {ACTOR_CHARACTERS_MAX} characters, not only blanks",
+        PrincipalName,
+        principal,
+        f"a principal's name must be 1 to {PRINCIPAL_CHARACTERS_MAX} characters, not only blanks",
     )
 
 

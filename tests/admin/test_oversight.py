@@ -104,7 +104,7 @@ async def test_the_audit_names_the_key(service: Service, admin: httpx.AsyncClien
         ("create", "exists"),
         ("create", "ok"),
     ]
-    assert {entry["actor"] for entry in entries} == {f"key:{token.split('_')[1]}"}
+    assert {entry["principal"] for entry in entries} == {f"key:{token.split('_')[1]}"}
     verification = (await admin.get("/v1/audit/verification")).json()
     assert (verification["is_intact"], verification["problem"]) == (True, None)
     assert verification["rows"] == entries[0]["seq"]

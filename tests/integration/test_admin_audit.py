@@ -15,7 +15,7 @@ from tenantry.clock import SystemClock
 from tenantry.errors import QueryError, TenantryError
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.catalog import audit
-from tenantry.tenancy.catalog.audit import acting_as, append, current_actor
+from tenantry.tenancy.catalog.audit import acting_as, append, current_principal
 from tenants import query
 
 ROWS = 2500
@@ -153,20 +153,20 @@ class TestRows:
             calls.append(asyncio.ensure_future(registry.create("globex")))
         await asyncio.gather(*calls)
         await registry.delete("acme")
-        assert current_actor().startswith("os:")
-        who = {(e.action, e.tenant_id): e.actor for e in await registry.audit.list()}
+        assert current_principal().startswith("os:")
+        who = {(e.action, e.tenant_id): e.principal for e in await registry.audit.list()}
         assert who == {
             ("create", "acme"): "alice",
             ("suspend", "acme"): "bob",
             ("resume", "acme"): "alice",
             ("create", "globex"): "carol",
-            ("delete", "acme"): current_actor(),
+            ("delete", "acme"): current_principal(),
         }
 
     @pytest.mark.parametrize("name", ["", " ", "x" * 201, "a\0b", "\ud800"])
     def test_a_name_that_is_none(self, name: str):
         """Whoever would not be told apart from the process, or cannot be stored, is refused before any call."""
-        with pytest.raises(QueryError, match="must have a name"), acting_as(name):
+        with pytest.raises(QueryError, match="a principal's name must be"), acting_as(name):
             pytest.fail("it was taken")
 
     def test_a_process_without_a_user(self, monkeypatch: pytest.MonkeyPatch):
@@ -191,12 +191,12 @@ class TestRows:
             two.kill()
         with acting_as("alice"):
             async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
-                entries = [e for e in await registry.audit.list() if e.actor == "alice"]
+                entries = [e for e in await registry.audit.list() if e.principal == "alice"]
         assert [(e.action, e.tenant_id, e.outcome) for e in reversed(entries)] == [
             ("archive", "acme", "ok"),
             ("rename", "globex", "taken_back"),
         ]
-        begun = {"is_reconciled": True, "begun_by": current_actor()}
+        begun = {"is_reconciled": True, "begun_by": current_principal()}
         assert [e.detail for e in entries] == [begun, begun]
 
     async def test_pages(self, registry: TenantRegistry):

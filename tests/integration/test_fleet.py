@@ -531,7 +531,7 @@ class TestSteering:
             await held.let_go()
             rows = [row for row in await registry.audit.list() if row.action.startswith("fleet.")]
             assert (await registry.audit.verify()).is_intact
-        assert [(row.actor, row.action, row.outcome) for row in reversed(rows)] == [
+        assert [(row.principal, row.action, row.outcome) for row in reversed(rows)] == [
             ("ada", "fleet.start", "ok"),
             ("bob", "fleet.pause", "ok"),
             ("bob", "fleet.resume", "ok"),

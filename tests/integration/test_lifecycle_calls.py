@@ -379,7 +379,7 @@ class TestDelete:
                 await hook.wait_for(LifecycleCalled, tenant_id=tenant_id, action="purge", outcome="ok")
             assert {path.parent.name for path in tenant_files(data_dir)} == {"globex", "late"}
             [entry] = [e for e in await registry.audit.list(tenant_id="acme") if e.action == "purge"]
-            assert (entry.actor, entry.outcome) == ("tenantry", "ok")
+            assert (entry.principal, entry.outcome) == ("tenantry", "ok")
             # Before the minute is over nobody looks again, though somebody's time has come.
             clock.moved += timedelta(hours=1)
             looks = len(hook.of(BatchFinished, tenant_id="(catalog)"))

@@ -335,7 +335,7 @@ class TestSchedule:
             assert {snapshot.trigger for snapshot in await registry.snapshots.list("acme")} == {"schedule"}
             due = (await registry.get("quiet")).snapshot_due_at
             assert all(
-                entry.actor == "tenantry"
+                entry.principal == "tenantry"
                 for entry in await registry.audit.list()
                 if entry.action == "snapshot"
             )

@@ -11,9 +11,9 @@ from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.errors import MigrationError, QueryError
 from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.texts import (
-    ACTOR_CHARACTERS_MAX,
     DISPLAY_NAME_CHARACTERS_MAX,
     KEY_NAME_CHARACTERS_MAX,
+    PRINCIPAL_CHARACTERS_MAX,
     REASON_CHARACTERS_MAX,
     SCHEMAS_MAX,
     as_reason,
@@ -44,7 +44,7 @@ async def _act(text: str) -> None:
 
 OTHER_WAYS: dict[str, tuple[Way, int]] = {
     "a key's name": (lambda registry, text: registry.keys.create(name=text), KEY_NAME_CHARACTERS_MAX),
-    "an actor": (lambda _, text: _act(text), ACTOR_CHARACTERS_MAX),
+    "a principal's name": (lambda _, text: _act(text), PRINCIPAL_CHARACTERS_MAX),
 }
 WAYS = {
     **{name: (way, DISPLAY_NAME_CHARACTERS_MAX) for name, way in NAME_WAYS.items()},

@@ -44,7 +44,7 @@ from tenantry.admin.routes.probes import Probes, make_probes
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
-from tenantry.tenancy.catalog.audit import current_actor
+from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.registry import TenantRegistry
 
 _ROUTERS: Final = (
@@ -182,4 +182,4 @@ def end_streams(app: FastAPI) -> None:
 
 async def as_process(_: object) -> Principal:
     """Let everyone do everything, as the user that the process runs as: for an application that no other process reaches."""
-    return Principal(current_actor(), None)
+    return Principal(current_principal(), None)

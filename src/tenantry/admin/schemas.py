@@ -211,7 +211,7 @@ class AuditEntryOut(BaseModel):
 
     seq: int
     at: datetime
-    actor: str
+    principal: str
     action: str
     tenant_id: str | None
     tenant_uid: str | None

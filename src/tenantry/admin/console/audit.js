@@ -10,7 +10,7 @@ const PAGE_ROWS = 50;
 export function auditTable(label, { hasTenant = true } = {}) {
   const columns = [
     { title: "When", isHeader: true, isMoment: true, text: ({ at }) => moment(at) },
-    { title: "Who", isLong: true, text: ({ actor }) => actor },
+    { title: "Who", isLong: true, text: ({ principal }) => principal },
     { title: "What", text: ({ action }) => words(action) },
     {
       title: "Tenant",

@@ -21,7 +21,7 @@ from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, LifecycleStepped
-from tenantry.tenancy.catalog.audit import current_actor
+from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.tenant_record import TenantRecord
 
 KEPT_MAX: Final = 1_000
@@ -110,7 +110,7 @@ class Operations:
             action=action,
             tenant_id=tenant and tenant.id,
             tenant_uid=tenant and tenant.uid,
-            started_by=current_actor(),
+            started_by=current_principal(),
             state=OperationState.RUNNING,
             started_at=self._clock.now(),
         )

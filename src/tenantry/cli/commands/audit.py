@@ -12,7 +12,7 @@ from tenantry.cli.output import listing
 group = typer.Typer(name="audit", no_args_is_help=True, help="Who did what to which tenant.")
 
 
-@command(group, show=listing("seq", "at", "actor", "action", "tenant_id", "outcome", "detail"))
+@command(group, show=listing("seq", "at", "principal", "action", "tenant_id", "outcome", "detail"))
 async def list_(
     api: Api,
     *,

@@ -21,7 +21,7 @@ from tenantry.errors import KeyRefusedError, MalformedRowError, QueryError, Reco
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
-from tenantry.tenancy.catalog.audit import append, current_actor
+from tenantry.tenancy.catalog.audit import append, current_principal
 from tenantry.texts import check_key_name
 
 LIST_ROWS_DEFAULT: Final = 1_000
@@ -143,7 +143,7 @@ class ApiKeys:
             scopes=_checked_scopes(scopes),
             tenants=None if tenants is None else _checked_tenants(tenants),
             created_at=now,
-            created_by=current_actor(),
+            created_by=current_principal(),
             expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
         )
         self._check_may_manage(made_by, key.scopes)

@@ -24,11 +24,12 @@ from pydantic import BaseModel, ConfigDict
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
-from tenantry.texts import check_actor
+from tenantry.texts import check_principal
 
 AUDIT_ROWS_DEFAULT: Final = 100
 _VERIFIED_ROWS: Final = 1000
 
+# The column `actor` holds the principal. Its name is older than the word, and renaming it would rewrite every audit.
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
 _COLUMNS: Final = ", ".join(_HASHED)
 _HASH: Final = f"sha256(previous_hash || json_array({_COLUMNS}))"
@@ -50,11 +51,11 @@ FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
 """  # noqa: S608  # our names
 _HEAD: Final = "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"
 
-_actor: ContextVar[str | None] = ContextVar("tenantry_actor", default=None)
+_principal: ContextVar[str | None] = ContextVar("tenantry_principal", default=None)
 
 
 @contextmanager
-def acting_as(actor: str) -> Iterator[None]:
+def acting_as(principal: str) -> Iterator[None]:
     """Name who makes the calls of the block, for the audit; outside of it, it is the user that the process runs as.
 
     For example: ``with acting_as("alice"): await registry.suspend("acme")``.
@@ -62,12 +63,12 @@ def acting_as(actor: str) -> Iterator[None]:
     Raises:
         QueryError: The name is empty, blank, too long, or cannot be stored as text.
     """
-    check_actor(actor)
-    token = _actor.set(actor)
+    check_principal(principal)
+    token = _principal.set(principal)
     try:
         yield
     finally:
-        _actor.reset(token)
+        _principal.reset(token)
 
 
 def shown_path(path: Path, data_dir: Path) -> str | None:
@@ -75,9 +76,9 @@ def shown_path(path: Path, data_dir: Path) -> str | None:
     return None if data_dir in path.parents else str(path)
 
 
-def current_actor() -> str:
+def current_principal() -> str:
     """Return who makes the calls of this context."""
-    return _actor.get() or _process_user()
+    return _principal.get() or _process_user()
 
 
 class AdminAuditEntry(BaseModel):
@@ -86,7 +87,7 @@ class AdminAuditEntry(BaseModel):
     Attributes:
         seq: Its number; the first is 1, and there are no gaps.
         at: An instant in UTC.
-        actor: Who made the call, see `acting_as`.
+        principal: Who made the call, see `acting_as`.
         action: The call's name.
         tenant_id: The tenant as the caller named it, None where a call concerns no single tenant.
         tenant_uid: The tenant's stable key, None where it was not found.
@@ -99,7 +100,7 @@ class AdminAuditEntry(BaseModel):
 
     seq: int
     at: datetime
-    actor: str
+    principal: str
     action: str
     tenant_id: str | None
     tenant_uid: str | None
@@ -158,7 +159,7 @@ def append(
     """
     text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
     at = as_text(clock.now())
-    row = (at, current_actor(), action, tenant_id, tenant_uid, outcome, text)
+    row = (at, current_principal(), action, tenant_id, tenant_uid, outcome, text)
     return Statement("catalog.audit", _APPEND, (*row, not is_conditional))
 
 
@@ -233,7 +234,8 @@ class AdminAudit:
 
 
 def _from_row(row: Row) -> AdminAuditEntry:
-    values = dict(zip(_HASHED, row, strict=True))
+    # The model's fields stand in the order of the columns.
+    values = dict(zip(AdminAuditEntry.model_fields, row, strict=True))
     values["detail"] = json.loads(values["detail"])
     return AdminAuditEntry.model_validate(values)
 

@@ -140,8 +140,8 @@ class FleetTable:
             options: For which tenants, and how.
             tenant_ids: For these only.
         """
-        now, actor = as_text(self._clock.now()), audit.current_actor()
-        row = (job_id, kind, options.model_dump_json(), JobState.PENDING, actor, now, now)
+        now, principal = as_text(self._clock.now()), audit.current_principal()
+        row = (job_id, kind, options.model_dump_json(), JobState.PENDING, principal, now, now)
         # Not with what the work is given: it may be a secret.
         detail = options.model_dump(mode="json", exclude_defaults=True, exclude={"arguments"})
         await self._catalog.write(

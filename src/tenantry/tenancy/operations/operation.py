@@ -193,7 +193,7 @@ class LifecycleCall:
         async with self._runner.operation(tenant, self.action):
             intent = Intent(
                 action=self.action,
-                arguments={**(arguments or {}), **_before(tenant), "begun_by": audit.current_actor()},
+                arguments={**(arguments or {}), **_before(tenant), "begun_by": audit.current_principal()},
                 begun_at=self._runner.context.clock.now(),
             )
             if event is None:
