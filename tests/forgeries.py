@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from tenantry.files import digests
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
-from tenantry.storage.sqlite import maintenance
 
 
 def forged(bundle: Path, change: Callable[[sqlite3.Connection], object]) -> Path:
@@ -26,9 +26,9 @@ def forged(bundle: Path, change: Callable[[sqlite3.Connection], object]) -> Path
                 counts[table] = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
     sizes = {
         "database_bytes": database.stat().st_size,
-        "database_sha256": maintenance.file_sha256(database),
+        "database_sha256": digests.file_sha256(database),
         "stored_bytes": database.stat().st_size,
-        "stored_sha256": maintenance.file_sha256(database),
+        "stored_sha256": digests.file_sha256(database),
     }
     path = directory / "forged.tar.gz"
     write_bundle(path, database, manifest.model_copy(update={**sizes, "row_counts": counts}))

@@ -20,11 +20,11 @@ from damage import damaged
 from samples import a_manifest
 from stores import small_disk
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, StorageFullError
+from tenantry.files.digests import file_sha256
 from tenantry.storage.archive import bundle as bundle_format
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal
 from tenantry.storage.archive.sealed_gzip import compressed
-from tenantry.storage.sqlite.maintenance import file_sha256
 from tenants import open_files
 
 BYTES_MAX = 10_000_000

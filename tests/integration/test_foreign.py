@@ -26,7 +26,7 @@ from tenantry.errors import (
 )
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.archive import bundle as bundles
-from tenantry.storage.sqlite import foreign, hardening, maintenance, schema_pages
+from tenantry.storage.sqlite import foreign, hardening, integrity, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.tenancy.snapshots import copying as copies
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
@@ -301,7 +301,7 @@ class TestImport:
             path.write_bytes(content)
             try:
                 check_foreign(path, [COMPANY])
-                maintenance.check(path)
+                integrity.check(path)
             except (DatabaseCorruptError, ForeignSchemaError, MigrationError):
                 continue
             except Exception as error:
@@ -402,8 +402,8 @@ class TestWatch:
                 "WHERE i < 20000) SELECT i FROM n"
             )
             connection.commit()
-        maintenance.check(path)
+        integrity.check(path)
         monkeypatch.setattr(hardening, "CHECK_SECONDS_MIN", -1.0)
         with pytest.raises(QueryError, match="took too long") as caught:
-            maintenance.check(path)
+            integrity.check(path)
         assert caught.value.is_transient

@@ -15,7 +15,7 @@ import pytest
 
 from stores import COUNT_TO_A_BILLION, content, make_owned_store, open_owned_store, reached, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
 
 PAGE_BYTES = 4096
@@ -51,7 +51,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         begun.append(connection)
         connection.execute(COUNT_TO_A_BILLION).fetchone()
 
-    monkeypatch.setattr(maintenance, "check_connection", count)
+    monkeypatch.setattr(integrity, "check_connection", count)
     return begun
 
 
@@ -103,11 +103,11 @@ async def test_a_database_at_rest_is_woken(data_dir: Path, store: SQLiteStore, e
 async def test_damage_is_found(store: SQLiteStore, database: Path, data_dir: Path, *, is_thorough: bool):
     """A page that was overwritten is found, open or closed; what was checked is left as it was."""
     await store.disconnect()
-    maintenance.check_closed(database, is_thorough=is_thorough)
+    integrity.check_closed(database, is_thorough=is_thorough)
     spoil_last_page(database)
     before = database.read_bytes()
     with pytest.raises(DatabaseCorruptError, match=r"tenant\.db"):
-        maintenance.check_closed(database, is_thorough=is_thorough)
+        integrity.check_closed(database, is_thorough=is_thorough)
     assert database.read_bytes() == before
     async with open_owned_store(data_dir, must_exist=True) as damaged:
         with pytest.raises(DatabaseCorruptError, match=r"tenant\.db"):
@@ -122,11 +122,11 @@ async def test_only_a_thorough_look_compares_indexes(store: SQLiteStore, databas
         connection.execute(
             "UPDATE sqlite_schema SET sql = replace(sql, 'WHERE id > 10', '') WHERE type = 'index'"
         )
-    maintenance.check_closed(database)
+    integrity.check_closed(database)
     with pytest.raises(DatabaseCorruptError, match="notes_text"):
-        maintenance.check_closed(database, is_thorough=True)
+        integrity.check_closed(database, is_thorough=True)
     maintenance.repair(database)
-    maintenance.check_closed(database, is_thorough=True)
+    integrity.check_closed(database, is_thorough=True)
 
 
 def test_what_is_no_database(tmp_path: Path):
@@ -134,16 +134,16 @@ def test_what_is_no_database(tmp_path: Path):
     path = tmp_path / "none.db"
     path.write_bytes(b"no database " * 500)
     with pytest.raises(DatabaseCorruptError, match="cannot be read as a database"):
-        maintenance.check_closed(path)
-    assert maintenance.read_closed_versions(path) is None
-    assert maintenance.read_closed_versions(tmp_path / "missing.db") is None
+        integrity.check_closed(path)
+    assert integrity.read_closed_versions(path) is None
+    assert integrity.read_closed_versions(tmp_path / "missing.db") is None
 
 
 async def test_versions_at_rest(store: SQLiteStore, database: Path):
     """They are told of a database that was closed cleanly, and of none that is open or has a log beside it."""
-    assert maintenance.read_closed_versions(database) is None
+    assert integrity.read_closed_versions(database) is None
     await store.disconnect()
-    assert maintenance.read_closed_versions(database) == {"company": 1}
+    assert integrity.read_closed_versions(database) == {"company": 1}
 
 
 async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteStore, database: Path):
@@ -151,7 +151,7 @@ async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteS
     await store.disconnect()
     with closing(sqlite3.connect(database)) as changed:
         changed.execute("PRAGMA user_version = 99")
-    assert maintenance.read_closed_versions(database) is None
+    assert integrity.read_closed_versions(database) is None
 
 
 async def test_a_log_that_a_crash_left_counts(store: SQLiteStore, database: Path, tmp_path: Path):
@@ -159,7 +159,7 @@ async def test_a_log_that_a_crash_left_counts(store: SQLiteStore, database: Path
     copy = tmp_path / "copy.db"
     for suffix in ("", "-wal"):
         Path(f"{copy}{suffix}").write_bytes(Path(f"{database}{suffix}").read_bytes())
-    maintenance.check_closed(copy, is_thorough=True)
+    integrity.check_closed(copy, is_thorough=True)
     assert Path(f"{copy}-wal").stat().st_size > 0
     assert "notes" in "".join(content(copy))
     await asyncio.to_thread(partial(maintenance.checkpoint, copy))

@@ -59,7 +59,7 @@ from tenantry.events import (
 )
 from tenantry.files import lock_file
 from tenantry.limits import TenantLimits
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import maintenance_connection
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.tenancy.operations.operation import expecting
 from tenantry.tenancy.tenant_record import Intent
@@ -682,7 +682,7 @@ class TestRepair:
         self, registry: TenantRegistry, data_dir: Path, monkeypatch: pytest.MonkeyPatch
     ):
         """What the moment refuses is not called damage, whose cure, an old snapshot, would cost data."""
-        monkeypatch.setattr(maintenance, "_BUSY_SECONDS", 0.0)
+        monkeypatch.setattr(maintenance_connection, "_BUSY_SECONDS", 0.0)
         await bring_to(registry, TenantState.QUARANTINED)
         damage_index(database_path(data_dir, "acme"), "messages_channel", b"general")
         with (

@@ -37,7 +37,7 @@ from tenantry.errors import (
 )
 from tenantry.events import LifecycleStepped
 from tenantry.storage import LocalStorage, ObstoreStorage
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import online_backup
 from tenants import (
     HANG_SECONDS,
     MovedClock,
@@ -239,13 +239,13 @@ class TestSnapshots:
         """The disk below the copy is to blame: the tenant serves on."""
         await registry.create("acme")
         await registry.tenant("acme").messages.save(make_message("kept"))
-        copy_database = maintenance.copy_database
+        copy_database = online_backup.copy_database
 
         def copy_and_spoil(source: sqlite3.Connection, target: Path, *others: Any) -> None:
             copy_database(source, target, *others)
             spoil_page(target)
 
-        monkeypatch.setattr(maintenance, "copy_database", copy_and_spoil)
+        monkeypatch.setattr(online_backup, "copy_database", copy_and_spoil)
         with pytest.raises(SnapshotError, match="its own database is sound"):
             await registry.snapshots.create("acme")
         monkeypatch.undo()

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from stores import AnyRepository, open_store, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantQuarantinedError
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.inspection import read_closed_owner
 from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenants import HANG_SECONDS, database_path, make_message, query, stored_contents
@@ -83,8 +83,8 @@ async def test_damage_under_an_open_tenant(data_dir: Path):
 @pytest.mark.parametrize(
     "work",
     [
-        *(maintenance.compact, maintenance.checkpoint, maintenance.check, maintenance.check_closed),
-        *(maintenance.repair, maintenance.leave_wal, read_closed_owner),
+        *(maintenance.compact, maintenance.checkpoint, integrity.check, integrity.check_closed),
+        *(maintenance.repair, maintenance.use_rollback_journal, read_closed_owner),
     ],
 )
 def test_work_on_a_closed_database(tmp_path: Path, work: Callable[[Path], Any]):
@@ -94,7 +94,7 @@ def test_work_on_a_closed_database(tmp_path: Path, work: Callable[[Path], Any]):
     damage_schema(path)
     with pytest.raises(DatabaseCorruptError, match="malformed database schema"):
         work(path)
-    assert maintenance.read_closed_versions(path) is None
+    assert integrity.read_closed_versions(path) is None
 
 
 async def test_a_caller_cannot_have_its_tenant_set_apart(tmp_path: Path):

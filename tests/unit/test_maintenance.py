@@ -13,7 +13,13 @@ import pytest
 
 from stores import content, left_open, open_owned_store, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError, SnapshotError
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import (
+    database_file,
+    integrity,
+    maintenance,
+    maintenance_connection,
+    online_backup,
+)
 from tenants import damage_index, held_writer, query
 
 ROWS = 2000
@@ -89,7 +95,7 @@ class TestCompact:
         self, path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]
     ):
         """Somebody holds it after all: that is the moment's failure and no damage; the file is as it was."""
-        monkeypatch.setattr(maintenance, "_BUSY_SECONDS", 0.0)
+        monkeypatch.setattr(maintenance_connection, "_BUSY_SECONDS", 0.0)
         damage_index(path, "t_word", b"word 3")
         with held_writer(path), pytest.raises(QueryError, match="SQLITE_BUSY") as caught:
             work(path)
@@ -115,7 +121,7 @@ class TestCheck:
                 [(run('CREATE TABLE "odd "" name" (n)'),), (run('INSERT INTO "odd "" name" VALUES (1)'),)]
             )
         path = directory / "tenants" / "acme" / "tenant.db"
-        report = maintenance.check(path, is_thorough=True)
+        report = integrity.check(path, is_thorough=True)
         assert report.schema_versions == {"company": 1}
         assert report.tenant_uid == "uid-7"
         assert (report.row_counts['odd " name'], report.row_counts["messages"]) == (1, 0)
@@ -124,16 +130,16 @@ class TestCheck:
 
     def test_a_database_that_is_not_a_tenants(self, path: Path):
         """It has no versions and says of nobody that it is his; an owner's table without a row says as little."""
-        report = maintenance.check(path)
+        report = integrity.check(path)
         assert (report.schema_versions, report.tenant_uid, report.row_counts) == ({}, None, {"t": 10})
         query(path, "CREATE TABLE tenantry_owner (id, tenant_uid)")
-        assert maintenance.check(path).tenant_uid is None
+        assert integrity.check(path).tenant_uid is None
 
     def test_changes_nothing(self, path: Path):
         """The file may be read-only and another's: it is neither locked nor written, and nothing is made beside it."""
         before = path.read_bytes()
         with held_writer(path, "EXCLUSIVE"):
-            maintenance.check(path, is_thorough=True)
+            integrity.check(path, is_thorough=True)
         assert path.read_bytes() == before
         assert files(path) == ["test.db"]
 
@@ -148,10 +154,10 @@ class TestCheck:
         ):
             path.write_bytes(spoilt)
             with pytest.raises(DatabaseCorruptError, match=str(path)):
-                maintenance.check(path)
+                integrity.check(path)
         path.unlink()
         with pytest.raises(DatabaseCorruptError):
-            maintenance.check(path)
+            integrity.check(path)
 
     def test_a_virtual_table_without_its_table(self, path: Path):
         """A sound database with a table that cannot be read is not called damaged: the table is named."""
@@ -160,16 +166,16 @@ class TestCheck:
         with pytest.raises(
             SnapshotError, match=r"table 'found' .* cannot be read \(no such table: main.t\)"
         ) as caught:
-            maintenance.check(path)
+            integrity.check(path)
         assert (caught.value.code, caught.value.is_retryable) == ("SQLITE_ERROR", False)
-        maintenance.check_closed(path, is_thorough=True)
+        integrity.check_closed(path, is_thorough=True)
 
     def test_an_index_is_compared_on_request(self, path: Path):
         """A row that its index does not know is found by the thorough check, and named."""
         damage_index(path, "t_word", b"word 3")
-        maintenance.check(path)
+        integrity.check(path)
         with pytest.raises(DatabaseCorruptError, match="row 4 missing from index t_word"):
-            maintenance.check(path, is_thorough=True)
+            integrity.check(path, is_thorough=True)
 
 
 class TestRepair:
@@ -189,7 +195,7 @@ class TestRepair:
         assert query(path, lookup) == []
         maintenance.repair(path)
         assert query(path, lookup) == [(4,)]
-        maintenance.check(path, is_thorough=True)
+        integrity.check(path, is_thorough=True)
 
     def test_beyond_repair(self, path: Path):
         """A damaged table stays as it is, and the error says what helps."""
@@ -224,14 +230,14 @@ class TestCopy:
         umask = os.umask(0)
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as source:
-                maintenance.copy_database(source, target)
+                online_backup.copy_database(source, target)
                 assert not source.in_transaction
         finally:
             os.umask(umask)
         assert files(path) == ["copy.db", "test.db"]
         assert target.stat().st_mode & 0o777 == 0o600
         assert content(target) == content(path)
-        maintenance.check(target, is_thorough=True)
+        integrity.check(target, is_thorough=True)
 
     def test_is_of_one_moment(self, path: Path):
         """While another connection moves a sum from row to row, and waits for nobody, the copy's sum is the sum."""
@@ -268,7 +274,7 @@ class TestCopy:
         try:
             assert moved.wait(60)
             with closing(sqlite3.connect(path, isolation_level=None)) as source:
-                maintenance.copy_database(source, path.parent / "copy.db", progress)
+                online_backup.copy_database(source, path.parent / "copy.db", progress)
         finally:
             is_over.set()
             thread.join()
@@ -276,14 +282,14 @@ class TestCopy:
         assert steps[-1][0] == 0
         assert [left for left, _ in steps] == sorted((left for left, _ in steps), reverse=True)
         assert query(path.parent / "copy.db", "SELECT sum(amount) FROM accounts") == [(total,)]
-        maintenance.check(path.parent / "copy.db", is_thorough=True)
+        integrity.check(path.parent / "copy.db", is_thorough=True)
 
     def test_a_target_that_exists(self, path: Path):
         """It is another's, and is not overwritten."""
         target = path.parent / "copy.db"
         target.write_text("mine")
         with closing(sqlite3.connect(path)) as source, pytest.raises(FileExistsError):
-            maintenance.copy_database(source, target)
+            online_backup.copy_database(source, target)
         assert target.read_text() == "mine"
 
     def test_an_end_that_the_caller_wants(self, path: Path):
@@ -295,7 +301,7 @@ class TestCopy:
 
         with closing(sqlite3.connect(path, isolation_level=None)) as source:
             with pytest.raises(KeyboardInterrupt):
-                maintenance.copy_database(source, target, stop)
+                online_backup.copy_database(source, target, stop)
             assert not source.in_transaction
             assert source.execute("SELECT count(*) FROM t").fetchone() == (10,)
         assert not target.exists()
@@ -309,7 +315,7 @@ class TestCopy:
                 raise KeyboardInterrupt
 
             with pytest.raises(KeyboardInterrupt):
-                maintenance.copy_database(source, path.parent / "copy.db", stop)
+                online_backup.copy_database(source, path.parent / "copy.db", stop)
         assert files(path) == ["test.db"]
 
     def test_a_source_that_is_damaged(self, path: Path):
@@ -319,7 +325,7 @@ class TestCopy:
             closing(sqlite3.connect(path, isolation_level=None)) as source,
             pytest.raises(sqlite3.DatabaseError, match="not a database"),
         ):
-            maintenance.copy_database(source, path.parent / "copy.db")
+            online_backup.copy_database(source, path.parent / "copy.db")
         assert files(path) == ["test.db"]
 
     def test_a_file_that_cannot_be_made_durable(self, path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -329,9 +335,9 @@ class TestCopy:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         with monkeypatch.context() as patched:
-            patched.setattr(maintenance.os, "fsync", fail)
+            patched.setattr(online_backup.os, "fsync", fail)
             with closing(sqlite3.connect(path)) as source, pytest.raises(OSError, match="Input/output"):
-                maintenance.copy_database(source, path.parent / "copy.db")
+                online_backup.copy_database(source, path.parent / "copy.db")
         assert files(path) == ["test.db"]
 
 
@@ -341,7 +347,7 @@ def test_removing_a_database(path: Path):
     Path(f"{path}-journal").touch()
     (path.parent / "test.db.other").touch()
     for _ in range(2):
-        maintenance.remove_database(path)
+        database_file.remove_database(path)
         assert files(path) == ["test.db.other"]
 
 
@@ -351,11 +357,11 @@ def test_a_machine_that_fails_is_not_damage(path: Path, monkeypatch: pytest.Monk
     def fail(_: Path) -> str:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(maintenance, "file_sha256", fail)
+    monkeypatch.setattr(integrity, "file_sha256", fail)
     with pytest.raises(PersistenceConnectionError, match="Too many open files") as caught:
-        maintenance.check(path)
+        integrity.check(path)
     assert caught.value.is_retryable
     monkeypatch.undo()
     (path.parent / "directory").mkdir()
     with pytest.raises(PersistenceConnectionError, match="SQLITE_IOERR_READ"):
-        maintenance.check_closed(path.parent / "directory")
+        integrity.check_closed(path.parent / "directory")

@@ -54,8 +54,7 @@ DRIVERS = {
         ),
     ],
     "psycopg": ["storage/postgres/"],
-    # data_directory.py says which SQLite is underneath.
-    "sqlite3": ["storage/sqlite/", "tenancy/data_directory.py"],
+    "sqlite3": ["storage/sqlite/"],
 }
 
 MODULES = {

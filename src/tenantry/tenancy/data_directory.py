@@ -3,7 +3,6 @@
 import os
 import resource
 import shutil
-import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,10 +11,7 @@ from typing import Final, NamedTuple
 
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError
-from tenantry.eventlog import EventLog
 from tenantry.files.durable_files import check_directory, make_directories, make_root
-
-SQLITE_VERSION: Final = "tenantry.sqlite.version"
 
 LOST_AND_FOUND: Final = "lost+found"
 
@@ -23,10 +19,6 @@ LOST_AND_FOUND: Final = "lost+found"
 _WRITER_FILES: Final = 4
 _READER_FILES: Final = 2
 _OTHER_FILES: Final = 64
-
-# https://www.sqlite.org/wal.html, section 11: fixed in these, and in everything from the first one on.
-_WAL_FIXED_FROM: Final = (3, 51, 3)
-_WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
 
 
 class DiskSpace(NamedTuple):
@@ -109,16 +101,6 @@ def check_open_files(config: RegistryConfig) -> None:
             f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)",
             is_retryable=False,
         )
-
-
-def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Return whether a version of SQLite has the write-ahead log's reset bug, which one writer per file avoids."""
-    return version < _WAL_FIXED_FROM and version not in _WAL_FIXED_ALSO
-
-
-def log_sqlite_version(log: EventLog) -> None:
-    """Log SQLite's version and whether it has the bug."""
-    log.info(SQLITE_VERSION, version=sqlite3.sqlite_version, has_wal_reset_bug=has_wal_reset_bug())
 
 
 def _check_catalog_is_not_lost(path: Path) -> None:

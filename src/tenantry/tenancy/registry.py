@@ -26,6 +26,7 @@ from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
 from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.version import log_sqlite_version
 from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics, Gates
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
@@ -37,7 +38,6 @@ from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.data_directory import (
     check_open_files,
-    log_sqlite_version,
     prepare_data_directory,
 )
 from tenantry.tenancy.fleet.fleet import Fleet

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import VersionOut
-from tenantry.storage.sqlite.maintenance import SQLITE_VERSION
+from tenantry.storage.sqlite.version import SQLITE_VERSION
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, Protocol
 
 from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError
 from tenantry.files.atomic_file import DraftFile, storage_errors
-from tenantry.storage.sqlite.maintenance import file_sha256
+from tenantry.files.digests import file_sha256
 from tenantry.threads import check_cancelled
 
 LEVEL: Final = 5

@@ -36,3 +36,9 @@ def is_missing(path: Path) -> bool:
 def missing_error(path: Path) -> DatabaseCorruptError:
     """Return the error of a database that is missing and must exist."""
     return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
+
+
+def remove_database(path: Path) -> None:
+    """Remove a closed database and the files beside it; a missing file is not an error."""
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

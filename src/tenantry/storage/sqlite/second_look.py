@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity
 from tenantry.storage.sqlite.database_file import is_missing, log_of
 from tenantry.storage.sqlite.errors import is_damage
 
@@ -42,9 +42,9 @@ def is_damaged(path: Path) -> bool:
     for file in (path, log_of(path)):
         _read_through(file)
     try:
-        maintenance.check_closed(path)
+        integrity.check_closed(path)
         # An index that does not fit its table is damage too, and takes longer to find.
-        maintenance.check_closed(path, is_thorough=True)
+        integrity.check_closed(path, is_thorough=True)
     except DatabaseCorruptError:
         return True
     return False

@@ -22,7 +22,7 @@ from tenantry.errors import (
 from tenantry.files.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite import batch, maintenance, migrator
+from tenantry.storage.sqlite import batch, integrity, migrator, online_backup
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
@@ -222,7 +222,7 @@ class SQLiteStore:
         """
         self.check_connected()
         check = self._mapped(
-            partial(maintenance.check_connection, name=str(self._options), is_thorough=is_thorough)
+            partial(integrity.check_connection, name=str(self._options), is_thorough=is_thorough)
         )
         if self._options.is_read_by_writer:
             await self._submit_in_turn(check)
@@ -291,7 +291,7 @@ class SQLiteStore:
 
     def _copy(self, path: Path) -> None:
         with closing(open_reader(self._options)) as reader:
-            maintenance.copy_database(reader, path, self._check_copied)
+            online_backup.copy_database(reader, path, self._check_copied)
 
     def _check_copied(self, _left: int, _pages: int) -> None:
         if self._is_closing.is_set():

@@ -15,7 +15,7 @@ from tenantry.errors import (
 )
 from tenantry.lifecycle import TenantState, check_serves
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.lease import busy_error
@@ -200,7 +200,7 @@ class FleetWork:
         if actor is not None:
             return self._are_current(actor.schema_versions)
         path = tenant_paths(self._tools.context.config.data_dir, tenant.location).database
-        versions = await run_in_thread(partial(maintenance.read_closed_versions, path))
+        versions = await run_in_thread(partial(integrity.read_closed_versions, path))
         return versions is not None and self._are_current(versions)
 
     def _are_current(self, versions: dict[str, int]) -> bool:
@@ -227,7 +227,7 @@ class FleetWork:
         if tenant.state not in CLOSED_STATES:
             raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])  # its state changed meanwhile: look again
         async with owned_files(tenant, self._tools.context, is_waited_for=False) as paths:
-            await run_in_thread(partial(maintenance.check_closed, paths.database, is_thorough=is_thorough))
+            await run_in_thread(partial(integrity.check_closed, paths.database, is_thorough=is_thorough))
 
     async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
         item.detail["snapshot_id"] = await self._snapshot(tenant)

@@ -16,12 +16,13 @@ from typing import Final
 import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
+from tenantry.files import digests
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.storage.archive.manifest import Manifest, seal, unseal
 from tenantry.storage.archive.sealed_gzip import compress, decompress
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.storage.sqlite import maintenance
-from tenantry.storage.sqlite.maintenance import DatabaseReport
+from tenantry.storage.sqlite import integrity
+from tenantry.storage.sqlite.integrity import DatabaseReport
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.snapshots.snapshot import (
     Snapshot,
@@ -224,7 +225,7 @@ def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
 
 
 def _unpack(manifest: Manifest, compressed: Path, path: Path) -> DatabaseReport:
-    if maintenance.file_sha256(compressed) != manifest.stored_sha256:
+    if digests.file_sha256(compressed) != manifest.stored_sha256:
         raise SnapshotCorruptError(
             f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
         )
@@ -240,7 +241,7 @@ def checked(manifest: Manifest, path: Path) -> DatabaseReport:
         SnapshotCorruptError: It does not.
         DatabaseCorruptError: It is damaged, which it was when it was copied.
     """
-    report = maintenance.check(path)
+    report = integrity.check(path)
     said = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
     if (report.size_bytes, report.schema_versions, report.row_counts) != said:
         raise SnapshotCorruptError(

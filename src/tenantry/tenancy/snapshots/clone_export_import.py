@@ -18,7 +18,7 @@ from tenantry.lifecycle import TenantState
 from tenantry.schema import Schema
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import Manifest
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.catalog import audit
@@ -113,8 +113,8 @@ class Transfers:
         now = self._context.clock.now()
         await self._copies.copy(tenant, database)
         # One plain file, which a reader of another program need not be able to write beside.
-        await run_in_thread(partial(maintenance.leave_wal, database))
-        report = await run_in_thread(partial(maintenance.check, database))
+        await run_in_thread(partial(maintenance.use_rollback_journal, database))
+        report = await run_in_thread(partial(integrity.check, database))
         manifest = manifest_of(tenant, report, now, "export")
         await run_in_thread(partial(write_bundle, path, database, manifest))
         return manifest
@@ -145,7 +145,7 @@ class Transfers:
     async def _prepare(self, new: TenantRecord, database: Path) -> None:
         """Make the database ready and the new tenant's."""
         await self._copies.make_ready(database)
-        await run_in_thread(partial(maintenance.give_to, database, new.uid))
+        await run_in_thread(partial(maintenance.assign_to_tenant, database, new.uid))
 
     async def _settle(self, call: LifecycleCall, new: TenantRecord, database: Path) -> TenantRecord:
         """Create the tenant with the database, which is ready and its own."""

@@ -14,9 +14,10 @@ from tenantry.files.disk_space import room_bytes
 from tenantry.lifecycle import TenantState
 from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.hardening import check_seconds_max
-from tenantry.storage.sqlite.maintenance import SQLITE_VERSION, DatabaseReport
+from tenantry.storage.sqlite.integrity import DatabaseReport
+from tenantry.storage.sqlite.version import SQLITE_VERSION
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.threads import run_in_thread
@@ -113,7 +114,7 @@ class Copies:
             await store.disconnect()
         # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
         await run_in_thread(partial(maintenance.checkpoint, path))
-        await run_in_thread(partial(maintenance.check, path))
+        await run_in_thread(partial(integrity.check, path))
         return versions
 
     async def _copy_closed(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
@@ -141,7 +142,7 @@ async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> Databa
     """
     try:
         await source.copy_to(path)
-        return await run_in_thread(partial(maintenance.check, path))
+        return await run_in_thread(partial(integrity.check, path))
     except DatabaseCorruptError as error:
         await source.check_integrity()
         raise SnapshotError(

@@ -36,7 +36,7 @@ from tenantry.files.durable_files import (
 )
 from tenantry.lifecycle import TenantState
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import maintenance
+from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
 from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
 from tenantry.tenancy.actors.pool import ActorPool
@@ -121,7 +121,7 @@ class Restorer:
                 )
                 await run_in_thread(partial(_check_owner, database, tenant, owner, call))
                 if owner is not None and owner != tenant.uid:
-                    await run_in_thread(partial(maintenance.give_to, database, tenant.uid))
+                    await run_in_thread(partial(maintenance.assign_to_tenant, database, tenant.uid))
             return await self._replace(call, tenant, database, is_migrated=True)
 
     async def undo(self, call: LifecycleCall) -> TenantRecord:
@@ -265,7 +265,7 @@ def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: 
         SnapshotCorruptError: It is another tenant's.
         DatabaseCorruptError: It is damaged.
     """
-    report = maintenance.check(database, is_thorough=True)
+    report = integrity.check(database, is_thorough=True)
     call.detail["sha256"] = report.sha256
     if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
         if report.tenant_uid is None:

@@ -20,7 +20,7 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_directory,
 )
-from tenantry.storage.sqlite import log_note, maintenance
+from tenantry.storage.sqlite import integrity, log_note, maintenance
 from tenantry.storage.sqlite.database_file import has_log, log_of
 from tenantry.storage.sqlite.immutable import ImmutableFile
 from tenantry.storage.sqlite.layout import TenantPaths
@@ -79,7 +79,7 @@ def copy_kept(kept: Path, database: Path) -> None:
     except OSError as error:
         raise SnapshotError(f"cannot copy {kept}: {error}") from error
     maintenance.checkpoint(database)
-    maintenance.check(database)
+    integrity.check(database)
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
