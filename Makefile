@@ -44,8 +44,10 @@ soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and
 	$(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
 # Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
-PART := tests/unit tests/conformance tests/cancellation \
-	$(addprefix tests/integration/test_,backend.py batch.py documentation.py registry.py transactions.py)
+PART := $(wildcard tests/test_*.py) $(addprefix tests/,files server storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
+	$(addprefix tests/,company/test_models.py company/test_timestamps.py tenancy/fleet/test_job.py tenancy/test_registry.py) \
+	$(addprefix tests/,system/test_cancellation.py system/test_documentation.py observability/test_logging.py observability/test_metrics.py) \
+	$(addprefix tests/cli/,test_output.py client/test_in_process.py)
 
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PART)

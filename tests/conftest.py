@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from buckets import s3_server
 from certificates import make_certificate
-from tenantry import RegistryConfig, TenantRegistry
-from tenants import HANG_SECONDS
+from stores import MakePack
+from tenantry import RegistryConfig, Schema, TenantRegistry
+from tenants import HANG_SECONDS, write_pack
 
 # No test asserts wall-clock time: on a busy machine neither an example nor making one is slow because of the code.
 settings.register_profile("tenantry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -62,3 +63,17 @@ async def registry(data_dir: Path) -> AsyncIterator[TenantRegistry]:
     )
     async with TenantRegistry(config) as opened:
         yield opened
+
+
+@pytest.fixture
+def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MakePack:
+    """Return what makes a schema pack of these migrations."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made: list[str] = []
+
+    def make(*migrations: str, name: str = "pack") -> Schema:
+        package = f"pack_{abs(hash(request.node.nodeid))}_{len(made)}"
+        made.append(write_pack(tmp_path, package, *migrations))
+        return Schema(name=name, package=package)
+
+    return make

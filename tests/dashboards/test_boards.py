@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dashboards.panels import to_json
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards import boards
+from dashboards.panels import to_json
 from grafana import FILES, board, board_exprs, fill, panels, rules, variable_exprs
 from monitoring import DASHBOARDS, Service, needs_prometheus, promtool
 from promql import named

@@ -6,7 +6,7 @@ own to start. And it crosses to a thread that all connections share, see `tenant
 connection must be opened with ``check_same_thread=False``; one job at a time uses it, which is what SQLite asks for.
 
 It rests on private parts of aiosqlite: the attributes that its constructor sets, and the queue ``_tx`` of futures and
-functions, through which all of its own calls go. `tests/unit/test_connection.py` pins them.
+functions, through which all of its own calls go. `tests/storage/sqlite/test_connection.py` pins them.
 """
 
 import asyncio

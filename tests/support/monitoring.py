@@ -23,9 +23,9 @@ import pytest
 import tenantry
 from tenants import HANG_SECONDS, read_line
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DASHBOARDS = ROOT / "dashboards"
-_BUSY_SERVICE = ROOT / "tests" / "dashboards" / "busy_service.py"
+_BUSY_SERVICE = Path(__file__).with_name("busy_service.py")
 _POLL_SECONDS = 0.1
 
 needs_prometheus = pytest.mark.skipif(

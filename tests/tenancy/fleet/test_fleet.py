@@ -1,7 +1,7 @@
 """Fleet jobs on real files: waves, failures, steering from anywhere, processes that die, and a catalog that fails.
 
 The test of a killed migration runs with 200 tenants, 8 of which fail. With more of them:
-``FLEET_TENANTS=5000 FLEET_FAILING=64 pytest -s tests/integration/test_fleet.py -k killed_migration``.
+``FLEET_TENANTS=5000 FLEET_FAILING=64 pytest -s tests/tenancy/fleet/test_fleet.py -k killed_migration``.
 """
 
 import asyncio
@@ -50,7 +50,6 @@ from tenantry.tenancy.fleet import table as fleet_table
 from tenantry.tenancy.fleet.job import FleetProgress, JobState
 from tenants import MovedClock, python, query, read_line, stored_contents, until
 
-TESTS = Path(__file__).parents[1]
 TENANTS = int(os.environ.get("FLEET_TENANTS", "200"))
 FAILING = int(os.environ.get("FLEET_FAILING", "8"))
 LOOKS_EACH_TIME = 1e-6
@@ -128,9 +127,9 @@ async def watched(registry: TenantRegistry, job_id: str) -> list[FleetProgress]:
 
 
 def environment() -> dict[str, str]:
-    """Return what lets another process import what this one can: the tests' helpers and packs."""
+    """Return what lets another process import what this one can: the tests' packs."""
     packs = [path for path in sys.path if path.endswith("packs")]
-    return {"PYTHONPATH": os.pathsep.join([str(TESTS), *packs, os.environ.get("PYTHONPATH", "")])}
+    return {"PYTHONPATH": os.pathsep.join(packs)}
 
 
 def run_job(

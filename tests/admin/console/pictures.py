@@ -1,4 +1,4 @@
-"""Take the pictures of the console that are in ``docs/console``: ``python tests/console/pictures.py``, in three minutes.
+"""Take the pictures of the console that are in ``docs/console``: ``python tests/admin/console/pictures.py``, in three minutes.
 
 It needs what the tests need. Run it when the console has changed, and look at what it took.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-PROJECT = Path(__file__).parents[2]
-sys.path.insert(0, str(PROJECT / "tests"))
+PROJECT = Path(__file__).parents[3]
+sys.path.insert(0, str(PROJECT / "tests" / "support"))
 
 from browsers import Browser, open_browser, serving  # noqa: E402  # found by the line above
 

@@ -528,8 +528,7 @@ async def test_beside_a_transaction(acme: TenantHandle, data_dir: Path):
 @pytest.mark.parametrize("acknowledged", random.Random(SEED).sample(range(1, 400), 3))
 async def test_kill_9_leaves_the_key_if_and_only_if_the_write(data_dir: Path, acknowledged: int):
     """After a kill at a random moment keys and messages are the same; all sent again, each message is there once."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    with python(WRITER, data_dir, env={"PYTHONPATH": path}) as process:
+    with python(WRITER, data_dir) as process:
         said = {int(read_line(process)) for _ in range(acknowledged)}
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

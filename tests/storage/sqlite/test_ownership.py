@@ -85,7 +85,7 @@ def other_owner(
     data_dir: Path, *args: object, script: str = _OWNER
 ) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a process that opens the tenant's database, writes to it, and keeps it until it gets a line."""
-    return python(script, data_dir, *args, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    return python(script, data_dir, *args)
 
 
 def owner_row(directory: Path) -> tuple[Any, ...]:

@@ -1,7 +1,6 @@
 """Migrations: which are pending, how a script is split, and that a step is all or nothing."""
 
 import asyncio
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -361,7 +360,7 @@ class TestRace:
         """Two processes connect and migrate at the same moment, round after round: both succeed, each step runs once."""
         steps = [f"CREATE TABLE t{number} (n);" for number in range(8)]
         pack, older = make_pack(*steps), make_pack(*steps[:3])
-        env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])}
+        env = {"PYTHONPATH": str(tmp_path)}
         with (
             python(_RACER, pack.package, journal, env=env) as one,
             python(_RACER, pack.package, journal, env=env) as other,
