@@ -1,10 +1,13 @@
 """The life of a tenant: every state and every event either leads somewhere or is refused, naming both."""
 
+import ast
 import runpy
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+import tenantry
 from tenantry.errors import (
     TenantDeletedError,
     TenantNotFoundError,
@@ -12,10 +15,23 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
 )
-from tenantry.lifecycle import TRANSITIONS, TenantEvent, TenantState, check_serves, diagram, next_state
+from tenantry.lifecycle import (
+    STATES,
+    TRANSITIONS,
+    Permission,
+    TenantEvent,
+    TenantState,
+    check_serves,
+    diagram,
+    has_happened,
+    next_state,
+    operator_choices,
+    states_that_allow,
+)
 
 S = TenantState
 E = TenantEvent
+P = Permission
 
 # What DESIGN says, once more and in its own order: state, event, where that leads.
 LIFE = [
@@ -118,6 +134,71 @@ def test_states_of_a_tenant_that_is_not_there(state: TenantState):
 def test_an_active_tenant_serves():
     """Only an active tenant serves calls."""
     check_serves(S.ACTIVE, tenant_id="acme")
+
+
+# What the design says of each state, once more.
+ALLOWED = {
+    S.PROVISIONING: {P.EXIST, P.STAY_OPEN},
+    S.ACTIVE: {*P},
+    S.SUSPENDED: {P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE},
+    S.ARCHIVED: {P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE},
+    S.QUARANTINED: {P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE},
+    S.DELETED: {P.EXIST, P.COPY, P.CHANGE},
+    S.PURGED: set(),
+}
+
+
+@pytest.mark.parametrize("state", S)
+def test_every_state_has_a_row(state: TenantState):
+    """What a state allows is one row of a table, and no state is without one."""
+    assert STATES[state].allows == ALLOWED[state]
+    assert {what for what in P if state.allows(what)} == ALLOWED[state]
+    assert {event for event in E if state.allows(event)} == {e for s, e in TRANSITIONS if s is state}
+
+
+@pytest.mark.parametrize("what", [*P, *E])
+def test_the_states_that_allow_something(what: Permission | TenantEvent):
+    """The table can be read by its columns too: every permission and event is allowed by some state."""
+    found = states_that_allow(what)
+    assert set(found) == {state for state in S if state.allows(what)} != set()
+
+
+def test_an_operator_is_offered_what_the_state_allows():
+    """What the API says of a state are permissions and events, without those that nobody can ask for."""
+    assert operator_choices(S.PROVISIONING) == operator_choices(S.PURGED) == ()
+    assert operator_choices(S.DELETED) == ("copy", "change", "undelete", "purge")
+    assert {"serve", "suspend", "migrate"} <= set(operator_choices(S.ACTIVE))
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(TenantState, TenantEvent)))
+def test_what_has_happened(state: TenantState, event: TenantEvent):
+    """An event has happened in the states that it leads to, and in no other."""
+    assert has_happened(state, event) is ((state, event) in REPEATED)
+
+
+# Where a state is named outside of the tables: the first state of a new record, and defaults that a caller can change.
+NAMED = {
+    ("admin/openapi/examples.py", "ACTIVE"),
+    ("admin/routes/jobs.py", "ACTIVE"),
+    ("admin/schemas.py", "SUSPENDED"),
+    ("tenancy/fleet/fleet.py", "ACTIVE"),
+    ("tenancy/fleet/options.py", "ACTIVE"),
+    ("tenancy/operations/lifecycle.py", "PROVISIONING"),
+}
+
+
+def test_no_other_module_decides_by_the_name_of_a_state():
+    """A new state is a matter of one module: everybody else asks the tables and names no state."""
+    source = Path(tenantry.__file__).parent
+    found = {
+        (str(path.relative_to(source)), node.attr)
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "TenantState"
+    }
+    assert found == NAMED
 
 
 def test_the_diagram_is_the_table(capsys: pytest.CaptureFixture[str]):

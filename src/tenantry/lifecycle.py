@@ -1,10 +1,14 @@
-"""The life of a tenant as a table: states, events, and where each event leads. No I/O.
+"""The life of a tenant as two tables: where each event leads, and what each state allows. No I/O.
 
-The diagram in ``docs/architecture.md`` is printed from this table: ``python -m tenantry.lifecycle``.
+No other module decides by comparing states: it asks `TenantState.allows`. A new state is a line in the enumeration, a row in
+`STATES`, and its rows in `TRANSITIONS`.
+
+The diagram in ``docs/architecture.md`` is printed from the table: ``python -m tenantry.lifecycle``.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.errors import (
     TenantDeletedError,
@@ -26,6 +30,12 @@ class TenantState(StrEnum):
     DELETED = "deleted"
     PURGED = "purged"
 
+    def allows(self, what: "Permission | TenantEvent") -> bool:
+        """Return whether a tenant in this state allows something, or whether an event can happen to it."""
+        if isinstance(what, TenantEvent):
+            return (self, what) in TRANSITIONS
+        return what in STATES[self].allows
+
 
 class TenantEvent(StrEnum):
     """What can happen to a tenant."""
@@ -43,8 +53,47 @@ class TenantEvent(StrEnum):
     PURGE = "purge"
 
 
+class Permission(StrEnum):
+    """What a state of a tenant may allow.
+
+    Attributes:
+        EXIST: It is found by its id, and the id is taken.
+        SERVE: Repository calls, reads and writes alike, and with them all that opens the tenant for its callers.
+        STAY_OPEN: It may stay open in a process.
+        MIGRATE: A fleet job may migrate it.
+        COPY: Its data can be copied: snapshots, clones and bundles; it has a database and may have snapshots.
+        CHECK: A fleet job may check its database; without `SERVE`, on the closed file.
+        RESTORE: Its database can be exchanged: restore, undo-restore and replace-file.
+        CHANGE: An operator may change its id, name, protection and limits.
+    """
+
+    EXIST = "exist"
+    SERVE = "serve"
+    STAY_OPEN = "stay_open"
+    MIGRATE = "migrate"
+    COPY = "copy"
+    CHECK = "check"
+    RESTORE = "restore"
+    CHANGE = "change"
+
+
+class StateRules(NamedTuple):
+    """What a state allows, and how it refuses repository calls.
+
+    Attributes:
+        allows: What it allows, beside the events of `TRANSITIONS`.
+        refusal: The error of what is refused; None for a state whose callers are told that the tenant does not exist.
+        advice: What a caller that is refused is to do.
+    """
+
+    allows: frozenset[Permission]
+    refusal: type[TenantStateError] | None = None
+    advice: str = ""
+
+
 S = TenantState
 E = TenantEvent
+P = Permission
 
 TRANSITIONS: Final[dict[tuple[TenantState, TenantEvent], TenantState]] = {
     (S.PROVISIONING, E.PROVISION): S.ACTIVE,
@@ -65,6 +114,45 @@ TRANSITIONS: Final[dict[tuple[TenantState, TenantEvent], TenantState]] = {
     (S.DELETED, E.PURGE): S.PURGED,
 }
 
+_WITH_DATA: Final = frozenset({P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE})
+
+STATES: Final[Mapping[TenantState, StateRules]] = {
+    S.PROVISIONING: StateRules(frozenset({P.EXIST, P.STAY_OPEN})),
+    S.ACTIVE: StateRules(_WITH_DATA | {P.SERVE, P.STAY_OPEN, P.MIGRATE}),
+    S.SUSPENDED: StateRules(_WITH_DATA, TenantSuspendedError, "resume it first; its data is kept"),
+    S.ARCHIVED: StateRules(_WITH_DATA, TenantStateError, "unarchive it first; its data is kept"),
+    S.QUARANTINED: StateRules(
+        _WITH_DATA, TenantQuarantinedError, "repair or restore it; its files were left as they are"
+    ),
+    S.DELETED: StateRules(
+        frozenset({P.EXIST, P.COPY, P.CHANGE}), TenantDeletedError, "undelete it within its grace period"
+    ),
+    S.PURGED: StateRules(frozenset()),
+}
+
+_INTERNAL: Final = frozenset({P.EXIST, P.STAY_OPEN, E.PROVISION, E.ABORT})
+"""What no operator asks for."""
+
+
+def states_that_allow(what: Permission | TenantEvent) -> tuple[TenantState, ...]:
+    """Return the states that allow something, or from which an event leads on, in the order of a tenant's life."""
+    return tuple(state for state in TenantState if state.allows(what))
+
+
+def operator_choices(state: TenantState) -> tuple[str, ...]:
+    """Return what an operator may ask of a tenant in this state: permissions, then events."""
+    return tuple(
+        what.value for what in (*Permission, *TenantEvent) if what not in _INTERNAL and state.allows(what)
+    )
+
+
+def has_happened(state: TenantState, event: TenantEvent) -> bool:
+    """Return whether the event leads to this state, so that a repeated request changes nothing."""
+    if any(leads_to is state for (_, e), leads_to in TRANSITIONS.items() if e is event):
+        return True
+    # Undelete leads back to one of the states that can be deleted; which of them, the table does not know.
+    return event is E.UNDELETE and state.allows(E.DELETE)
+
 
 def next_state(
     state: TenantState, event: TenantEvent, *, tenant_id: str, before_delete: TenantState | None = None
@@ -83,13 +171,10 @@ def next_state(
     target = TRANSITIONS.get((state, event))
     if target is not None:
         return before_delete or target if event is E.UNDELETE else target
-    if any(leads_to is state for (_, e), leads_to in TRANSITIONS.items() if e is event):
-        return state
-    # Undelete led back to one of the states that can be deleted: to which of them, no table knows.
-    if event is E.UNDELETE and (state, E.DELETE) in TRANSITIONS:
+    if has_happened(state, event):
         return state
     allowed = ", ".join(e for s, e in TRANSITIONS if s is state) or "nothing"
-    error_type = _REFUSALS[state][0] if state in _REFUSALS else TenantStateError
+    error_type = STATES[state].refusal or TenantStateError
     raise error_type(
         f"tenant {tenant_id!r} is {state}: {event} is not possible (possible: {allowed})",
         tenant_id=tenant_id,
@@ -105,28 +190,23 @@ def check_serves(state: TenantState, *, tenant_id: str, reason: str | None = Non
         TenantSuspendedError: Suspended.
         TenantDeletedError: Deleted, in its grace period.
         TenantQuarantinedError: Quarantined.
-        TenantNotFoundError: Not there yet, or purged.
+        TenantNotFoundError: Not created yet, or purged.
         TenantStateError: Archived.
     """
-    if state is S.ACTIVE:
+    if state.allows(P.SERVE):
         return
-    if state in {S.PROVISIONING, S.PURGED}:
+    rules = STATES[state]
+    if rules.refusal is None:
         raise TenantNotFoundError(
             f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
         )
-    error_type, advice = _REFUSALS[state]
     because = f" ({reason})" if reason else ""
-    raise error_type(
-        f"tenant {tenant_id!r} is {state}{because}: {advice}", tenant_id=tenant_id, state=state, reason=reason
+    raise rules.refusal(
+        f"tenant {tenant_id!r} is {state}{because}: {rules.advice}",
+        tenant_id=tenant_id,
+        state=state,
+        reason=reason,
     )
-
-
-_REFUSALS: Final[dict[TenantState, tuple[type[TenantStateError], str]]] = {
-    S.SUSPENDED: (TenantSuspendedError, "resume it first; its data is kept"),
-    S.DELETED: (TenantDeletedError, "undelete it within its grace period"),
-    S.QUARANTINED: (TenantQuarantinedError, "repair or restore it; its files were left as they are"),
-    S.ARCHIVED: (TenantStateError, "unarchive it first; its data is kept"),
-}
 
 
 def diagram() -> str:

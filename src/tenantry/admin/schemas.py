@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from tenantry import texts
 from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import TenantState, operator_choices
 from tenantry.limits import Number, TenantLimits
 from tenantry.tenancy.snapshots.drill import DrillResult
 from tenantry.tenancy.snapshots.snapshot import Snapshot
@@ -46,6 +46,10 @@ class TenantOut(BaseModel):
     uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable for life.")
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
+    allows: list[str] = Field(
+        description="What this state allows: `serve` for calls, other permissions, and the transitions that can be asked for.",
+        examples=[list(operator_choices(TenantState.SUSPENDED))],
+    )
     reason: str | None = Field(description="Why it is in that state, where someone said so.")
     busy_with: str | None = Field(description="The lifecycle call that is under way.")
     created_at: datetime
@@ -62,8 +66,14 @@ class TenantOut(BaseModel):
     @classmethod
     def of(cls, tenant: TenantRecord) -> Self:
         """Return what callers see of a tenant."""
-        values = {name: getattr(tenant, name) for name in cls.model_fields if name != "busy_with"}
-        return cls(busy_with=tenant.intent.action if tenant.intent is not None else None, **values)
+        values = {
+            name: getattr(tenant, name) for name in cls.model_fields if name not in {"allows", "busy_with"}
+        }
+        return cls(
+            allows=list(operator_choices(tenant.state)),
+            busy_with=tenant.intent.action if tenant.intent is not None else None,
+            **values,
+        )
 
 
 class TenantPage(BaseModel):
@@ -242,3 +252,11 @@ class VersionOut(BaseModel):
     sqlite: str
     backend: str
     limits: dict[str, Any]
+    states: dict[TenantState, list[str]] = Field(
+        description="Every state of a tenant, in the order of its life, and what it allows; see `allows` of a tenant."
+    )
+
+
+def states_out() -> dict[TenantState, list[str]]:
+    """Return every state of a tenant with what it allows."""
+    return {state: list(operator_choices(state)) for state in TenantState}

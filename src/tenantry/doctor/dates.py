@@ -6,7 +6,7 @@ from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
 from tenantry.tenancy.snapshots.location import default_location
 from tenantry.tenancy.snapshots.snapshot import is_snapshot_id, newest_first
@@ -53,7 +53,7 @@ def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: da
     ahead = {
         tenant.id
         for tenant in tenants
-        if tenant.state is not TenantState.PURGED
+        if tenant.state.allows(Permission.EXIST)
         and (
             max(tenant.created_at, tenant.state_changed_at) > latest
             or (

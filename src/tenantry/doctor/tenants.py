@@ -8,7 +8,7 @@ from tenantry.company import COMPANY
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission, TenantEvent
 from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.inspection import read_closed_owner
 from tenantry.storage.sqlite.layout import tenant_paths
@@ -61,12 +61,12 @@ _WHAT_TO_DO = {
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
-    living = [tenant for tenant in tenants if tenant.state is not TenantState.PURGED]
+    living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
     owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
     found = {Difference(ORPHAN, str(path)) for path in there - owned}
     for tenant in living:
-        if tenant.state is not TenantState.PROVISIONING and tenant.intent is None:
+        if not tenant.is_under_way:
             kind = _disagreement(data_dir, tenant)
             if kind is not None:
                 found.add(Difference(kind, tenant.id))
@@ -76,7 +76,7 @@ def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
 def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
     """Return those that may have files: a purge that was begun, and whose process died, is finished by the next."""
     return [
-        tenant for tenant in tenants if tenant.state is not TenantState.PURGED or tenant.intent is not None
+        tenant for tenant in tenants if tenant.state.allows(Permission.EXIST) or tenant.intent is not None
     ]
 
 
@@ -133,7 +133,7 @@ def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
 
 
 def _set_apart(tenants: Sequence[TenantRecord]) -> Finding:
-    found = {tenant.id for tenant in tenants if tenant.state is TenantState.QUARANTINED}
+    found = {tenant.id for tenant in tenants if tenant.state.allows(TenantEvent.REPAIR)}
     if found:
         return wrong(
             "quarantine",
@@ -149,8 +149,7 @@ def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     left = {
         tenant.id
         for tenant in tenants
-        if (tenant.intent is not None or tenant.state is TenantState.PROVISIONING)
-        and _inode(data_dir / "operations" / tenant.uid) not in held
+        if tenant.is_under_way and _inode(data_dir / "operations" / tenant.uid) not in held
     }
     if left:
         return note(
@@ -165,7 +164,7 @@ def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
 def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
     check = "migrations"
     known = len(COMPANY.migrations("sqlite"))
-    served = [t for t in tenants if t.state not in {TenantState.PURGED, TenantState.PROVISIONING}]
+    served = [t for t in tenants if t.state.allows(Permission.COPY)]
     newer = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) > known}
     pending = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) < known}
     if newer:

@@ -9,7 +9,7 @@ import anyio
 
 from tenantry.errors import DatabaseCorruptError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.audit import acting_as
@@ -169,11 +169,11 @@ class Housekeeping:
 
     def _is_served(self, tenant: TenantRecord) -> bool:
         """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
-        if tenant.state is TenantState.PROVISIONING:
+        if tenant.state.allows(TenantEvent.PROVISION):
             return True
         if tenant.intent is not None:
             return self._runner.is_own(tenant)
-        return tenant.state is TenantState.ACTIVE
+        return tenant.state.allows(Permission.STAY_OPEN)
 
     async def _fail(self, tenant: TenantRecord, error: TenantryError) -> None:
         self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)

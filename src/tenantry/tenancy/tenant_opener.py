@@ -15,7 +15,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantEvent, TenantState, check_serves
+from tenantry.lifecycle import Permission, TenantEvent, check_serves
 from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import second_look
@@ -89,13 +89,13 @@ class TenantOpener:
             check_opens(tenant)
         if is_for_call:
             # Only for a tenant that is being created is a missing database a new one.
-            actor = await self._opened_actor(tenant, is_new=tenant.state is TenantState.PROVISIONING)
+            actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
         else:
             actor = await self._open_or_judge(tenant)
         try:
             if not is_for_call:
                 await self._check_again(tenant)
-            if tenant.state is not TenantState.PROVISIONING:
+            if not tenant.state.allows(TenantEvent.PROVISION):
                 await self._note(tenant, actor.schema_versions, None)
         except BaseException:
             await actor.aclose(0.0)
@@ -145,12 +145,12 @@ class TenantOpener:
         """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
         reason = as_reason(str(error))
         with acting_as("tenantry"):
-            await self._set_apart(tenant, reason)
+            quarantined_tenant = await self._set_apart(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
         quarantined = TenantQuarantinedError(
             f"tenant {tenant.id!r} was quarantined: {reason}",
             tenant_id=tenant.id,
-            state=TenantState.QUARANTINED,
+            state=quarantined_tenant.state,
             reason=reason,
         )
         quarantined.__cause__ = error
@@ -182,10 +182,10 @@ class TenantOpener:
             await self._judge(tenant, failure)
             raise
 
-    async def _set_apart(self, tenant: TenantRecord, reason: str) -> None:
+    async def _set_apart(self, tenant: TenantRecord, reason: str) -> TenantRecord:
         while True:
             found = await self._catalog.find_by_uid(tenant.uid)
-            if found is None or found.state is TenantState.PURGED:
+            if found is None or not found.state.allows(Permission.EXIST):
                 raise not_found(tenant.id)
             record = append(
                 self._context.clock,
@@ -197,8 +197,7 @@ class TenantOpener:
                 is_conditional=True,
             )
             with suppress(StaleTenantError):
-                await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
-                return
+                return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
 
     async def _check_again(self, tenant: TenantRecord) -> None:
         """Look the tenant up once more, now that no other process can open it: its id may be another tenant's by now.

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.errors import TenantNotFoundError
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 
 OBJECTS_LEFT: Final = "objects_left"
@@ -78,6 +78,11 @@ class TenantRecord(BaseModel):
     restore_point: str | None = None
     snapshot_due_at: datetime | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an operation of the tenant was begun and has not ended, in this process or another."""
+        return self.intent is not None or self.state.allows(TenantEvent.PROVISION)
+
 
 def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:
     """Return the error of a call on a tenant that is not there.
@@ -95,7 +100,7 @@ def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantN
             "gone: tenantry tries again to delete them, at least once an hour",
             tenant_id=tenant_id,
         )
-    if found is not None and found.intent is not None and found.state is TenantState.PURGED:
+    if found is not None and found.intent is not None and not found.state.allows(Permission.EXIST):
         return TenantNotFoundError(
             f"tenant {tenant_id!r} is purged, but not all of its files are removed, and the id is free when they are: tenantry tries "
             "again and again, and the log says what is in the way",

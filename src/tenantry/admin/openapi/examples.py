@@ -33,9 +33,10 @@ from tenantry.admin.schemas import (
     TopTenantsOut,
     UpdateTenantRequest,
     VersionOut,
+    states_out,
 )
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import TenantState, operator_choices
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.catalog.api_keys import ApiKey, Scope
 from tenantry.tenancy.fleet.job import FleetJob, FleetProgress, FleetResult, JobState
@@ -59,6 +60,7 @@ _TENANT = TenantOut(
     uid=_UID,
     display_name="Acme Ltd.",
     state=TenantState.ACTIVE,
+    allows=list(operator_choices(TenantState.ACTIVE)),
     reason=None,
     busy_with=None,
     created_at=_NOON,
@@ -204,7 +206,13 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     _KEY,
     CreatedKey(**_KEY.model_dump(), token=f"tnt_{_KEY_ID}_{'0' * 64}"),
     KeyList(items=[_KEY], next_cursor=_LAST_PAGE),
-    VersionOut(tenantry="0.1.0", sqlite="3.51.3", backend="sqlite", limits={"open_tenants_max": 64}),
+    VersionOut(
+        tenantry="0.1.0",
+        sqlite="3.51.3",
+        backend="sqlite",
+        limits={"open_tenants_max": 64},
+        states=states_out(),
+    ),
     Readiness(is_ready=True, service="ok", catalog="ok", pool="ok", disk="ok"),
 )
 """An example of each model: new fields that have a default are in it by themselves."""

@@ -55,7 +55,9 @@ class StartJobRequest(Body):
             description="migrate, check, snapshot, or a function that the runtime has registered.",
         ),
     ]
-    states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=7)] = (TenantState.ACTIVE,)
+    states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=len(TenantState))] = (
+        TenantState.ACTIVE,
+    )
     tenant_ids: Annotated[tuple[TenantIdText, ...] | None, Field(max_length=10_000)] = None
     id_prefix: IdPrefix | None = None
     below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])

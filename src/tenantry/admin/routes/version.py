@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
-from tenantry.admin.schemas import VersionOut
+from tenantry.admin.schemas import VersionOut, states_out
 from tenantry.storage.sqlite.version import SQLITE_VERSION
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
@@ -16,4 +16,10 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 async def get_version(_: Reader, service: CurrentService) -> VersionOut:
     """Return what runs, and with which limits."""
     limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
-    return VersionOut(tenantry=version("tenantry"), sqlite=SQLITE_VERSION, backend="sqlite", limits=limits)
+    return VersionOut(
+        tenantry=version("tenantry"),
+        sqlite=SQLITE_VERSION,
+        backend="sqlite",
+        limits=limits,
+        states=states_out(),
+    )

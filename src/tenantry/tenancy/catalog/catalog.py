@@ -6,7 +6,7 @@ writer's connection, because only a connection that may write can recover a jour
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
-from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.lifecycle import Permission, TenantEvent, TenantState, next_state, states_that_allow
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Result, Row, Statement
@@ -40,6 +40,17 @@ CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
 LIST_ROWS_DEFAULT: Final = 100
 
 _TENANTS_PER_LOOKUP: Final = 500
+
+
+def _state_in(states: Collection[TenantState]) -> str:
+    names = ", ".join(f"'{state}'" for state in states)
+    return f"state IN ({names})"
+
+
+_SERVED: Final = _state_in(states_that_allow(Permission.SERVE))
+_BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
+_PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
+_GONE: Final = _state_in(set(TenantState) - set(states_that_allow(Permission.EXIST)))
 
 
 class Catalog:
@@ -117,7 +128,7 @@ class Catalog:
             changed_at = self._cache.changed_at()
             tenant = await self.find(tenant_id)
             self._cache.add(tenant, changed_at)
-        if tenant is None or tenant.state is TenantState.PURGED:
+        if tenant is None or not tenant.state.allows(Permission.EXIST):
             raise not_found(tenant_id, tenant)
         check_is_authorised(tenant)
         return tenant
@@ -141,7 +152,7 @@ class Catalog:
         prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
         # One lower bound: of two SQLite uses either, and may look through all that come before the prefix.
         conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
-        conditions.append("state <> 'purged'" if state is None else "state = ?")
+        conditions.append(f"NOT {_GONE}" if state is None else "state = ?")
         if state is not None:
             parameters.append(state)
         if prefix:
@@ -171,7 +182,7 @@ class Catalog:
 
     async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:
         """Return deleted tenants whose grace period ended by `past`, those first that have waited the longest."""
-        sql = f"{SELECT} WHERE purge_after <= ? AND state = 'deleted' ORDER BY purge_after, id LIMIT ?"
+        sql = f"{SELECT} WHERE purge_after <= ? AND {_PURGEABLE} ORDER BY purge_after, id LIMIT ?"
         parameters = (as_text(past), limit)
         return [
             from_row(row)
@@ -180,14 +191,14 @@ class Catalog:
 
     async def by_snapshot_due(self, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
-        sql = f"{SELECT} WHERE state = 'active' ORDER BY snapshot_due_at, id LIMIT ?"
+        sql = f"{SELECT} WHERE {_SERVED} ORDER BY snapshot_due_at, id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
         now = self._clock.now()
         return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
     async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due only after a moment."""
-        sql = f"{SELECT} WHERE state = 'active' AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
+        sql = f"{SELECT} WHERE {_SERVED} AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
         parameters = (as_text(latest), count)
         statement = Statement("catalog.by_snapshot_due_after", sql, parameters, Fetch.ALL)
         return [from_row(row) for row in await self._actor.read(statement)]
@@ -202,7 +213,7 @@ class Catalog:
 
     async def sample(self, count: int) -> Sequence[TenantRecord]:
         """Return so many active tenants, drawn at random."""
-        sql = f"{SELECT} WHERE state = 'active' ORDER BY random() LIMIT ?"
+        sql = f"{SELECT} WHERE {_SERVED} ORDER BY random() LIMIT ?"
         rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
         return [from_row(row) for row in rows]
 
@@ -249,7 +260,7 @@ class Catalog:
             changes = {
                 "state": target,
                 "reason": reason,
-                "state_before": tenant.state if target is TenantState.DELETED else None,
+                "state_before": tenant.state if target.allows(TenantEvent.UNDELETE) else None,
                 "state_changed_at": self._clock.now(),
                 "purge_after": None,
                 **changes,
@@ -293,7 +304,7 @@ class Catalog:
     async def under_way(self) -> Sequence[TenantRecord]:
         """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
         found = []
-        for where in ("intent IS NOT NULL", "state = 'provisioning' AND intent IS NULL"):
+        for where in ("intent IS NOT NULL", f"{_BEGINNING} AND intent IS NULL"):
             sql = f"{SELECT} WHERE {where} ORDER BY id"
             found += await self._actor.read(Statement("catalog.under_way", sql, (), Fetch.ALL))
         return [from_row(row) for row in found]
@@ -381,5 +392,5 @@ class StaleTenantError(Exception):
 
 def _make_way(operation: str, tenant_id: TenantId) -> Statement:
     """Return the statement that forgets a purged tenant, so that its id can be taken; not while it is being purged."""
-    sql = "DELETE FROM tenants WHERE id = ? AND state = 'purged' AND intent IS NULL"
+    sql = f"DELETE FROM tenants WHERE id = ? AND {_GONE} AND intent IS NULL"  # noqa: S608  # our names
     return Statement(operation, sql, (tenant_id,))

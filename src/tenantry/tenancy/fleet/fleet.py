@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tenantry.errors import JobError, QueryError, TenantNotFoundError
 from tenantry.eventlog import EventLog
 from tenantry.ids import parse_tenant_id
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import TenantEvent, TenantState, states_that_allow
 from tenantry.pages import Page
 from tenantry.tenancy.fleet.job import (
     LIVE_STATES,
@@ -31,12 +31,10 @@ from tenantry.tenancy.fleet.runner import FleetRunner
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import (
     BUILT_IN,
-    CHECK,
-    CLOSED_STATES,
-    SNAPSHOT,
     FleetFunction,
     FleetTools,
     FleetWork,
+    permission_for,
 )
 from tenantry.texts import check_reason
 
@@ -54,7 +52,7 @@ class Fleet:
     * ``check``: looks for damage in its database, beside its calls; one that serves calls and is damaged is quarantined.
       With the argument ``thorough`` indexes are compared with their tables too. Suspended, archived and quarantined tenants
       can be checked as well.
-    * ``snapshot``: takes a snapshot of it.
+    * ``snapshot``: takes a snapshot of it; also of a tenant that is suspended, archived, quarantined or deleted.
     * the name of a function of your own, see `register`.
 
     Each tenant gets one outcome, and a tenant with an outcome is never worked on again. One whose work was under way when the
@@ -293,7 +291,7 @@ class Fleet:
         """
         self._check_open()
         tenant = await self._tools.catalog.get(parse_tenant_id(tenant_id))
-        is_set_apart = tenant.state is TenantState.QUARANTINED
+        is_quarantined = tenant.state.allows(TenantEvent.REPAIR)
         pending = (
             migration
             for schema in self._tools.schemas
@@ -304,7 +302,7 @@ class Fleet:
             state=tenant.state,
             schema_versions=tenant.schema_versions,
             pending=tuple(map(str, pending)),
-            last_error=tenant.reason if is_set_apart else tenant.last_error,
+            last_error=tenant.reason if is_quarantined else tenant.last_error,
         )
 
     async def adopt(self) -> None:
@@ -356,7 +354,7 @@ def _options(**values: Any) -> FleetOptions:
 
 
 def _check_states(kind: str, states: Sequence[TenantState]) -> None:
-    allowed = (TenantState.ACTIVE, *CLOSED_STATES) if kind in {CHECK, SNAPSHOT} else (TenantState.ACTIVE,)
+    allowed = states_that_allow(permission_for(kind))
     for state in states:
         if state not in allowed:
             raise JobError(f"{kind} is not for {state} tenants (possible: {', '.join(allowed)})")

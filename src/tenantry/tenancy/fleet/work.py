@@ -13,7 +13,7 @@ from tenantry.errors import (
     TenantOwnedElsewhereError,
     TenantryError,
 )
-from tenantry.lifecycle import TenantState, check_serves
+from tenantry.lifecycle import Permission, TenantEvent, check_serves
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import integrity
 from tenantry.storage.sqlite.layout import tenant_paths
@@ -35,10 +35,8 @@ MIGRATE: Final = "migrate"
 CHECK: Final = "check"
 SNAPSHOT: Final = "snapshot"
 BUILT_IN: Final = (MIGRATE, CHECK, SNAPSHOT)
+_PERMISSIONS: Final = {MIGRATE: Permission.MIGRATE, CHECK: Permission.CHECK, SNAPSHOT: Permission.COPY}
 SNAPSHOT_TRIGGER: Final = "fleet"
-
-CLOSED_STATES: Final = (TenantState.SUSPENDED, TenantState.ARCHIVED, TenantState.QUARANTINED)
-"""The states in which a tenant has files and serves nobody."""
 
 RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
 """How long to wait before each further attempt on a tenant whose error may pass: it is busy, full, or open elsewhere."""
@@ -210,7 +208,7 @@ class FleetWork:
 
     async def _check(self, tenant: TenantRecord, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
         is_thorough = bool(arguments.get("thorough"))
-        if tenant.state in CLOSED_STATES:
+        if not tenant.state.allows(Permission.SERVE):
             check = partial(self._check_closed, is_thorough=is_thorough)
             await self._tools.runner.run(tenant.id, CHECK, check)
             return Outcome(OK)
@@ -224,7 +222,7 @@ class FleetWork:
     async def _check_closed(self, call: LifecycleCall, *, is_thorough: bool) -> None:
         """Check the file of a tenant that serves nobody; no lifecycle call begins meanwhile."""
         tenant = await call.get()
-        if tenant.state not in CLOSED_STATES:
+        if tenant.state.allows(Permission.SERVE) or not tenant.state.allows(Permission.CHECK):
             raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])  # its state changed meanwhile: look again
         async with owned_files(tenant, self._tools.context, is_waited_for=False) as paths:
             await run_in_thread(partial(integrity.check_closed, paths.database, is_thorough=is_thorough))
@@ -249,13 +247,18 @@ class FleetWork:
         return Outcome(OK)
 
 
+def permission_for(kind: str) -> Permission:
+    """Return what a tenant's state has to allow so that a job of this kind can work on it."""
+    return _PERMISSIONS.get(kind, Permission.SERVE)
+
+
 def _out_of_reach(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
     """Return the outcome of a tenant that the job is not for any more: somebody decided so; but for one that was set apart.
 
     Raises:
         TenantQuarantinedError: It was, since the job was made.
     """
-    if tenant is not None and tenant.state is TenantState.QUARANTINED:
+    if tenant is not None and tenant.state.allows(TenantEvent.REPAIR):
         check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
     item.detail["skipped"] = "gone" if tenant is None else tenant.state
     return Outcome(SKIPPED)

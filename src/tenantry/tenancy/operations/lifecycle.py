@@ -21,7 +21,7 @@ from tenantry.errors import (
 )
 from tenantry.files.durable_files import remove_tree
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantEvent, TenantState, next_state
+from tenantry.lifecycle import Permission, TenantEvent, TenantState, has_happened, next_state
 from tenantry.storage.sqlite import log_note, maintenance
 from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
 from tenantry.tenancy.actors.lease import Lease
@@ -143,7 +143,7 @@ class LifecycleCalls:
             DataDirectoryError: Where its directory would be lies something that no tenant of the catalog owns.
         """
         found = await self._catalog.find(tenant_id)
-        if found is not None and found.state is not TenantState.PURGED:
+        if found is not None and found.state.allows(Permission.EXIST):
             until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
             raise TenantExistsError(
                 f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
@@ -209,14 +209,14 @@ class LifecycleCalls:
 
     async def _apply(self, event: TenantEvent, reason: str | None, call: LifecycleCall) -> TenantRecord:
         tenant = await call.apply(await call.get(), event, reason=reason)
-        if tenant.state is not TenantState.ACTIVE:
+        if not tenant.state.allows(Permission.STAY_OPEN):
             await self._close(tenant)
             call.step("closed")
         return tenant
 
     async def _archive(self, reason: str | None, call: LifecycleCall) -> TenantRecord:
         tenant = await call.get()
-        if tenant.state is TenantState.ARCHIVED:
+        if has_happened(tenant.state, TenantEvent.ARCHIVE):
             return tenant
         async with call.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
             return await self._compact(call, archived)
@@ -247,7 +247,7 @@ class LifecycleCalls:
                 event=TenantEvent.DELETE,
             )
         purge_after = tenant.purge_after
-        if tenant.state is not TenantState.DELETED:
+        if not has_happened(tenant.state, TenantEvent.DELETE):
             grace = timedelta(seconds=self._context.config.delete_grace_seconds)
             purge_after = self._context.clock.now() + grace
         tenant = await call.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
@@ -259,7 +259,7 @@ class LifecycleCalls:
         tenant = await call.find()
         if tenant is None:
             raise not_found(call.tenant_id)
-        if tenant.state is TenantState.PURGED:
+        if has_happened(tenant.state, TenantEvent.PURGE):
             return tenant
         if not is_forced:
             self._check_grace_is_over(tenant)
@@ -322,11 +322,11 @@ class LifecycleCalls:
 
     async def _rename(self, new_id: TenantId, call: LifecycleCall) -> TenantRecord:
         tenant = await call.find()
-        if tenant is None or tenant.state is TenantState.PURGED:
+        if tenant is None or not tenant.state.allows(Permission.CHANGE):
             renamed = await self._catalog.find(new_id)
             if (
                 renamed is None
-                or renamed.state is TenantState.PURGED
+                or not renamed.state.allows(Permission.EXIST)
                 or renamed.previous_id != call.tenant_id
             ):
                 raise not_found(call.tenant_id)
@@ -334,7 +334,7 @@ class LifecycleCalls:
         if new_id == tenant.id:
             return tenant
         taken = await self._catalog.find(new_id)
-        if taken is not None and taken.state is not TenantState.PURGED:
+        if taken is not None and taken.state.allows(Permission.EXIST):
             raise TenantExistsError(f"tenant {new_id!r} exists already", tenant_id=new_id)
         async with self._pool.held(tenant.id, "rename"), call.begun(tenant) as under_way:
             # A process that had it open under the old id would serve it to whoever takes that id next.

@@ -12,7 +12,7 @@ from tenantry.clock import as_text
 from tenantry.errors import PersistenceConnectionError, RevisionError, TenantryError
 from tenantry.events import LifecycleStepped
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.statements import Statement
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import audit
@@ -116,7 +116,7 @@ class LifecycleCall:
             TenantBusyError: Somebody is at a call of it.
         """
         tenant = await self._catalog.find(self.tenant_id)
-        if tenant is not None and is_under_way(tenant):
+        if tenant is not None and tenant.is_under_way:
             await self._runner.finish_leftover(tenant)
             tenant = await self._catalog.find(self.tenant_id)
         if tenant is not None:
@@ -141,7 +141,7 @@ class LifecycleCall:
             TenantNotFoundError: There is none.
         """
         tenant = await self.find()
-        if tenant is None or tenant.state is TenantState.PURGED:
+        if tenant is None or not tenant.state.allows(Permission.EXIST):
             raise not_found(self.tenant_id)
         return tenant
 
@@ -278,11 +278,6 @@ class LifecycleCall:
                 return settled
 
 
-def is_under_way(tenant: TenantRecord) -> bool:
-    """Return whether a call of the tenant was begun and has not ended, here or anywhere."""
-    return tenant.intent is not None or tenant.state is TenantState.PROVISIONING
-
-
 def _before(tenant: TenantRecord) -> dict[str, str | None]:
     return {
         "state": tenant.state,
@@ -293,7 +288,7 @@ def _before(tenant: TenantRecord) -> dict[str, str | None]:
 
 def _as_before(tenant: TenantRecord, intent: Intent) -> dict[str, Any]:
     """Return what to change so that the tenant is as it was before the call began."""
-    if tenant.state is TenantState.QUARANTINED:
+    if tenant.state.allows(TenantEvent.REPAIR):
         return {}  # It was before, or damage was noted meanwhile, and stays noted.
     before = intent.arguments
     assert before["state"] is not None

@@ -35,7 +35,7 @@ from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.operations.operation import LifecycleCall, is_under_way
+from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
@@ -187,7 +187,7 @@ class CallRunner:
         async with self.operation(tenant, _action(tenant)):
             # Once more, under the lock: somebody else may have finished it, and even begun another.
             found = await self.catalog.find_by_uid(tenant.uid)
-            if found is None or not is_under_way(found):
+            if found is None or not found.is_under_way:
                 return
             begun_by = found.intent.arguments.get("begun_by") if found.intent is not None else None
             detail = {"is_reconciled": True, "begun_by": begun_by}
@@ -230,7 +230,7 @@ class CallRunner:
         """Return whether it still looks like one, so that no lock is held against a call that has begun meanwhile."""
         found = await self.catalog.find_by_uid(tenant.uid)
         # Renamed, it has calls that do not wait for this one.
-        return found is not None and found.id == tenant.id and is_under_way(found) and not self.is_own(found)
+        return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
     async def _finish(self, tenant: TenantRecord, call: LifecycleCall) -> None:
         finisher = self.finishers.get(call.action)
@@ -243,7 +243,7 @@ class CallRunner:
         try:
             await run_in_thread(lock.acquire)
         except LockHeldError as error:
-            under_way = _action(tenant) if is_under_way(tenant) else action
+            under_way = _action(tenant) if tenant.is_under_way else action
             raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
         except OSError as error:
             raise lock_error(lock.path, error) from error

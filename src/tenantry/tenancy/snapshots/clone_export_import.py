@@ -14,7 +14,7 @@ from tenantry.errors import SnapshotError, TenantryError
 from tenantry.files.disk_space import room_bytes
 from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
 from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission
 from tenantry.schema import Schema
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import Manifest
@@ -138,7 +138,7 @@ class Transfers:
 
     async def _find(self, tenant_id: TenantId) -> TenantRecord:
         tenant = await self._catalog.find(tenant_id)
-        if tenant is None or tenant.state is TenantState.PURGED:
+        if tenant is None or not tenant.state.allows(Permission.EXIST):
             raise not_found(tenant_id, tenant)
         return tenant
 

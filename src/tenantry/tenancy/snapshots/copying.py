@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, SnapshotError
 from tenantry.files.disk_space import room_bytes
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission
 from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
 from tenantry.storage.sqlite import integrity, maintenance
@@ -63,7 +63,7 @@ class Copies:
             SnapshotError: The tenant has no files, or was closed meanwhile; or only the copy is damaged.
             TenantError, PersistenceError: It cannot be opened or read.
         """
-        is_served = tenant.state is TenantState.ACTIVE and tenant.intent is None
+        is_served = tenant.state.allows(Permission.SERVE) and tenant.intent is None
         if is_served and self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
             async with self._pool.held(tenant.id, "snapshot"):
                 try:
@@ -84,7 +84,7 @@ class Copies:
                 return await _copied(tenant, lease.actor, path)
             finally:
                 self._pool.release(lease)
-        if tenant.state in {TenantState.PROVISIONING, TenantState.PURGED}:
+        if not tenant.state.allows(Permission.COPY):
             raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
         return await self._copy_closed(tenant, path)
 

@@ -34,7 +34,7 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_file,
 )
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission, TenantEvent, next_state
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import integrity, maintenance
 from tenantry.storage.sqlite.foreign import check_foreign
@@ -64,9 +64,6 @@ from tenantry.tenancy.snapshots.snapshot import check_snapshot_id, new_snapshot_
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
-_RESTORABLE: Final = frozenset(
-    [TenantState.ACTIVE, TenantState.SUSPENDED, TenantState.ARCHIVED, TenantState.QUARANTINED]
-)
 _UNDONE: Final = "undone:"
 REPLACE_FILE: Final = "replace_file"
 
@@ -238,10 +235,10 @@ class Restorer:
         """
         assert tenant.intent is not None
         is_migrated = tenant.intent.arguments["is_migrated"] is not None
-        if tenant.state is not TenantState.QUARANTINED or not is_migrated:
+        if not tenant.state.allows(TenantEvent.REPAIR) or not is_migrated:
             return {}
-        now = self._context.clock.now()
-        return {"state": TenantState.ACTIVE, "reason": None, "state_changed_at": now}
+        repaired = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
+        return {"state": repaired, "reason": None, "state_changed_at": self._context.clock.now()}
 
     async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         assert tenant.intent is not None
@@ -279,7 +276,7 @@ def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: 
 
 
 def _check_restorable(tenant: TenantRecord, action: str) -> None:
-    if tenant.state not in _RESTORABLE:
+    if not tenant.state.allows(Permission.RESTORE):
         raise TenantStateError(
             f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",
             tenant_id=tenant.id,

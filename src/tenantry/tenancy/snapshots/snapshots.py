@@ -9,7 +9,7 @@ from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, Tenantr
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import Permission
 from tenantry.statements import Statement
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
@@ -307,7 +307,7 @@ class Snapshots:
                 snapshot = await self._archive.keep(manifest, database)
         call.detail["snapshot_id"] = snapshot.id
         latest = await self._catalog.find_by_uid(tenant.uid)
-        if latest is None or latest.state is TenantState.PURGED:
+        if latest is None or not latest.state.allows(Permission.EXIST):
             # Purged meanwhile, here or elsewhere: then nothing of it may be kept.
             await self._archive.delete(tenant.uid, snapshot.id)
             raise not_found(call.tenant_id)
@@ -348,6 +348,6 @@ class Snapshots:
 
     async def _get(self, tenant_id: TenantId) -> TenantRecord:
         tenant = await self._catalog.find(tenant_id)
-        if tenant is None or tenant.state in {TenantState.PURGED, TenantState.PROVISIONING}:
+        if tenant is None or not tenant.state.allows(Permission.COPY):
             raise not_found(tenant_id, tenant)
         return tenant
