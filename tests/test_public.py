@@ -26,6 +26,7 @@ LAYERS = [
         "schema",
         "statements",
         "texts",
+        "values",
     },  # facts
     {"files"},
     {"company"},
@@ -161,6 +162,15 @@ def test_the_back_ends_do_not_know_each_other():
     for one, other in (("sqlite", "postgres"), ("postgres", "sqlite")):
         for path in (SOURCE / "storage" / one).rglob("*.py"):
             assert [name for name in imports(path) if name.startswith(f"tenantry.storage.{other}")] == []
+
+
+@pytest.mark.parametrize("room", ["files", "storage/archive", "storage/objects"])
+def test_rooms_that_know_neither_sqlite_nor_the_company_pack(room: str):
+    """Archives, object stores and files serve every back end and every schema."""
+    for path in (SOURCE / room).rglob("*.py"):
+        assert [
+            name for name in imports(path) if name.startswith(("tenantry.storage.sqlite", "tenantry.company"))
+        ] == []
 
 
 @pytest.mark.parametrize("library", DRIVERS)

@@ -26,16 +26,8 @@ from tenantry.company.transitions import (
     STATUSES_WITHOUT_ASSIGNEE,
     check_transition,
 )
-from tenantry.company.types import (
-    Amount,
-    Count,
-    Iso8601Str,
-    NotBlankStr,
-    Sha256Str,
-    Text,
-    Timestamp,
-    UniqueTuple,
-)
+from tenantry.company.types import Amount, Iso8601Str, NotBlankStr, Text, UniqueTuple
+from tenantry.values import Count, Sha256Str, Timestamp
 
 
 class _Record(BaseModel):

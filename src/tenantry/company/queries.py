@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from tenantry.company.types import INT64_MAX, format_timestamp
+from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import decode_cursor, page_rows
 from tenantry.repository import placeholders
 from tenantry.statements import Fetch, Statement
+from tenantry.values import INT64_MAX
 
 Key: TypeAlias = tuple[str | int, ...]
 Filters: TypeAlias = Mapping[str, str | None]

@@ -5,14 +5,14 @@ string, no integer beyond 64 bits, no NaN, no instant outside of the years 1 to 
 """
 
 from collections.abc import Hashable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
+
+from tenantry.values import to_utc
 
 T = TypeVar("T", bound=Hashable)
-
-INT64_MAX = 2**63 - 1
 
 
 def _check_not_blank(text: str) -> str:
@@ -21,22 +21,6 @@ def _check_not_blank(text: str) -> str:
     if "\0" in text or text.isspace():
         raise ValueError("must hold something other than white space, and no NUL")
     return text
-
-
-def _to_utc(value: datetime) -> datetime:
-    """Return the same instant in UTC.
-
-    Kept in UTC because an instant in a zone's repeated hour equals nothing but itself (PEP 495), and because ISO 8601
-    has no offsets with seconds: neither would survive a round trip.
-    """
-    if value.tzinfo is UTC:
-        return value
-    if value.utcoffset() is None:
-        raise ValueError("must have a time zone")
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must lie in the years 1 to 9999 in UTC") from None
 
 
 def _check_unique(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -63,17 +47,8 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Iso8601Str = Annotated[NotBlankStr, AfterValidator(_check_iso8601)]
 """A date or a time in ISO 8601, kept as it was written."""
 
-Sha256Str = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 in 64 lower-case hexadecimal digits."""
-
-Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
-"""A whole number from 0 that a signed 64-bit column holds."""
-
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number from 0."""
-
-Timestamp = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-"""An instant: given with any offset, kept in UTC."""
 
 UniqueTuple = Annotated[tuple[T, ...], AfterValidator(_check_unique)]
 """A tuple that holds no value twice."""
@@ -85,4 +60,4 @@ def format_timestamp(value: datetime) -> str:
     Raises:
         ValueError: It has no time zone, or lies outside of the years 1 to 9999 in UTC.
     """
-    return _to_utc(value).isoformat("T", "microseconds")[:26] + "Z"
+    return to_utc(value).isoformat("T", "microseconds")[:26] + "Z"

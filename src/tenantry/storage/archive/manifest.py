@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from tenantry.company.types import Count, Sha256Str, Timestamp
 from tenantry.errors import SnapshotCorruptError, SnapshotError
 from tenantry.ids import parse_tenant_id
 from tenantry.texts import (
@@ -30,6 +29,7 @@ from tenantry.texts import (
     Trigger,
     VersionText,
 )
+from tenantry.values import Count, Sha256Str, Timestamp
 
 FORMAT: Final = 1
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
