@@ -72,8 +72,8 @@ class EventLog:
         """Write a failed call: refused input and refused calls as warnings, a failing driver as an error."""
         is_driver = getattr(error, "code", None) is not None
         level = "error" if is_driver and error.outcome != "duplicate" else "warning"
-        told = {"error": str(error), "error_type": type(error).__name__}
-        self._emit(level, event, {**_renamed(data, _OF_FAILURES), **told})
+        fields = {"error": str(error), "error_type": type(error).__name__}
+        self._emit(level, event, {**_renamed(data, _OF_FAILURES), **fields})
 
     def _emit(self, level: str, event: str, data: Mapping[str, object]) -> None:
         """Write the event; a log that cannot be written (a closed pipe, text it cannot encode) must not stop the work."""

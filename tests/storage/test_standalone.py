@@ -119,9 +119,9 @@ class TestCreate:
         options = SQLiteOptions(path=path, is_wal=False, is_read_by_writer=True, durability="normal")
         async with open_store(options) as store:
             assert (await store._connections.writer.run(read_pragmas))[2] == 2
-            await store.limit(database_bytes_max=None, durability="full")
+            await store.apply_limits(database_bytes_max=None, durability="full")
             assert (await store._connections.writer.run(read_pragmas))[2] == 3
-            await store.limit(database_bytes_max=None, durability="normal")
+            await store.apply_limits(database_bytes_max=None, durability="normal")
             assert (await store._connections.writer.run(read_pragmas))[2] == 2
 
     async def test_path_is_where_it_was_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -40,12 +40,12 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
 
 
 def log_libraries(level: str = "warning") -> None:
-    """Have what libraries log through `logging` written as events of ours.
+    """Write what libraries log through `logging` as events of ours.
 
-    Of an exception its type and the line that raised it: its words and its trace may hold what a request held.
+    For an exception, its type and the line that raised it: its message and its trace may contain data of a request.
 
     Args:
-        level: From which level on.
+        level: The lowest level that is logged.
     """
     logging.basicConfig(handlers=[_LibraryLog()], level=level.upper(), force=True)
 
@@ -55,12 +55,12 @@ class _LibraryLog(logging.Handler):
         log = structlog.get_logger("tenantry")
         known = {"logger": record.name, "level_name": record.levelname.lower()}
         if record.exc_info and record.exc_info[1] is not None:
-            log.error(LIBRARY_LOG, **known, **_told(record.exc_info[1]))
+            log.error(LIBRARY_LOG, **known, **_error_fields(record.exc_info[1]))
         else:
             log.log(record.levelno, LIBRARY_LOG, **known, said=record.getMessage())
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _error_fields(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)
     raised_at = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
     return {"error_type": type(error).__name__, "raised_at": raised_at}

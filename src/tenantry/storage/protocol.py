@@ -172,16 +172,16 @@ class Store(Protocol):
         """
         ...
 
-    async def limit(self, *, database_bytes_max: int | None, durability: Durability) -> None:
-        """Change what it may use, for every write that begins afterwards; waits for a transaction that is open.
+    async def apply_limits(self, *, database_bytes_max: int | None, durability: Durability) -> None:
+        """Apply limits to every write that begins afterwards; waits for an open transaction.
 
         Args:
-            database_bytes_max: How large it may grow; a write that needs more fails with `StorageFullError`. One that is
-                larger already can be read, and written as far as that needs no more space.
+            database_bytes_max: How large the database may grow; a write that needs more fails with `StorageFullError`. A database
+                that is already larger can be read, and written if that needs no more space.
             durability: When a commit counts as done.
 
         Raises:
-            PersistenceError: It could not be changed; call again.
+            PersistenceError: They could not be applied; call again.
         """
         ...
 

@@ -162,7 +162,7 @@ class Housekeeping:
 
     async def _limit(self, tenant: TenantRecord) -> None:
         try:
-            await self._calls.limit(tenant)
+            await self._calls.apply_limits(tenant)
         except TenantryError as error:
             # Closed, and opened with them.
             await self._fail(tenant, error)

@@ -1,7 +1,7 @@
-"""How large a database may grow: SQLite's own limit of pages, and what the writer that meets it is told.
+"""How large a database may grow: SQLite's own limit of pages, and the error of a write that exceeds it.
 
-https://www.sqlite.org/pragma.html#pragma_max_page_count. SQLite lowers it no further than to the size that the database
-has, so nothing that was stored is lost; and pages that a delete freed are used again before a new one is asked for.
+https://www.sqlite.org/pragma.html#pragma_max_page_count. SQLite does not lower it below the size of the
+database, so no stored data is lost. Pages that a delete freed are used again before the database grows.
 """
 
 import os
@@ -18,7 +18,7 @@ _DISK_FREE_BYTES_MIN: Final = 1024 * 1024
 
 
 def set_page_limit(database_bytes_max: int | None, connection: sqlite3.Connection) -> None:
-    """Let the database grow to so many whole pages; None: as far as SQLite can."""
+    """Set how many bytes the database may grow to, in whole pages; None: as far as SQLite can."""
     pages = _PAGES_MAX
     if database_bytes_max is not None:
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -26,8 +26,8 @@ def set_page_limit(database_bytes_max: int | None, connection: sqlite3.Connectio
     connection.execute(f"PRAGMA max_page_count = {pages:d}").close()
 
 
-def explained(outcome: T, doing: str, database_bytes_max: int | None, path: Path | None) -> T:
-    """Return what came of a write; an error at the limit is one that names it.
+def with_limit_named(outcome: T, doing: str, database_bytes_max: int | None, path: Path | None) -> T:
+    """Return the outcome of a write; if it is an error because of the limit, return one that names the limit.
 
     Args:
         outcome: A result, or an error.
@@ -43,23 +43,23 @@ def explained(outcome: T, doing: str, database_bytes_max: int | None, path: Path
         return outcome
     if path is not None and _is_disk_full(path):
         return outcome
-    told = outcome.for_another_caller()
+    error = outcome.for_another_caller()
     limit = f"database_bytes_max ({database_bytes_max} bytes)"
-    told.args = (
+    error.args = (
         f"{doing}: {limit} has no room for this: delete something, or raise the limit ({outcome.code})",
     )
-    if isinstance(told, StorageFullError):
-        told.limit, told.limit_value = "database_bytes_max", database_bytes_max
-    return told
+    if isinstance(error, StorageFullError):
+        error.limit, error.limit_value = "database_bytes_max", database_bytes_max
+    return error
 
 
 def _is_disk_full(path: Path) -> bool:
-    """Return whether SQLite met the end of the disk: it has one code for that and for the limit.
+    """Return whether the disk is full: SQLite has one code for that and for its limit of pages.
 
     A full disk stays full when the write is undone, for the write-ahead log keeps its size.
     """
     try:
         found = os.statvfs(path.parent)
-    except OSError:  # whatever it is: the others of the batch have their answers
+    except OSError:  # the other requests of the batch must still get their outcomes
         return True
     return found.f_bavail * found.f_frsize < _DISK_FREE_BYTES_MIN

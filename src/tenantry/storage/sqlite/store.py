@@ -28,7 +28,7 @@ from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.log_limit import LogLimit
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
-from tenantry.storage.sqlite.page_limit import explained
+from tenantry.storage.sqlite.page_limit import with_limit_named
 from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenantry.storage.sqlite.transaction import SQLiteTransaction
 from tenantry.threads import run_in_thread
@@ -171,7 +171,7 @@ class SQLiteStore:
                 return await writer.submit(partial(self._migrate, plan))
         except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
-            mapped = self._explained(mapped, str(mapped))
+            mapped = self._with_limit_named(mapped, str(mapped))
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
@@ -206,8 +206,8 @@ class SQLiteStore:
             return asyncio.ensure_future(self._submit_to_new_reader(job))
         return self._submit(reader, job)
 
-    async def limit(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
-        """Change what it may use; see `Store.limit`."""
+    async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
+        """Apply limits to the writes; see `Store.apply_limits`."""
         # In its turn: inside a transaction SQLite does not change `synchronous`, and takes for the database's size what the
         # transaction may yet undo.
         async with self._writer_lock:
@@ -243,7 +243,7 @@ class SQLiteStore:
                     writer,
                     self._guard,
                     self._release_writer,
-                    explain=self._explained,
+                    with_limit_named=self._with_limit_named,
                     on_commit=self._connections.make_log_durable,
                 )
         except BaseException:
@@ -269,13 +269,13 @@ class SQLiteStore:
         if self._database_bytes_max is None:
             return outcomes
         return [
-            self._explained(outcome, request[0].operation)
+            self._with_limit_named(outcome, request[0].operation)
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
 
-    def _explained(self, outcome: T, doing: str) -> T:
-        """Return what came of a write; if it met the database's limit it says so."""
-        return explained(outcome, doing, self._database_bytes_max, self._options.path)
+    def _with_limit_named(self, outcome: T, doing: str) -> T:
+        """Return the outcome of a write; an error because of the database's limit names the limit."""
+        return with_limit_named(outcome, doing, self._database_bytes_max, self._options.path)
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file, beside the writer; see `Store.copy_to`."""
@@ -407,20 +407,20 @@ class SQLiteStore:
         is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
         if is_late and not isinstance(error, UnicodeDecodeError):
             return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
-        return self._told_if_full(map_error(error, doing))
+        return self._with_full_disk_named(map_error(error, doing))
 
-    def _told_if_full(self, error: TenantryError) -> TenantryError:
-        """Return an error that says that the disk is full, where SQLite says only that it cannot make a file."""
+    def _with_full_disk_named(self, error: TenantryError) -> TenantryError:
+        """Return an error that names the full disk, where SQLite only says that it cannot create a file."""
         path = self._options.path
         code = error.code if isinstance(error, PersistenceConnectionError) else None
         if code != "SQLITE_CANTOPEN" or path is None or not is_exhausted(path.parent):
             return error
-        told = StorageFullError(f"{error}: free space, or inodes, on the disk", code=code)
-        told.__cause__ = error.__cause__
-        return told
+        full = StorageFullError(f"{error}: free space, or inodes, on the disk", code=code)
+        full.__cause__ = error.__cause__
+        return full
 
     def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
-        mapped = self._told_if_full(map_connection_error(error, f"cannot {doing} {self._options}"))
+        mapped = self._with_full_disk_named(map_connection_error(error, f"cannot {doing} {self._options}"))
         self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
 

@@ -18,8 +18,8 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
 
 T = TypeVar("T")
 
-Explain = Callable[[WriteOutcome, str], WriteOutcome]
-"""Says more of an operation's outcome than its own code could."""
+WithLimitNamed = Callable[[WriteOutcome, str], WriteOutcome]
+"""Returns the outcome of a named write; an error because of a limit names the limit."""
 
 OnCommit = Callable[[sqlite3.Connection], None]
 """Runs on the writer's thread after COMMIT."""
@@ -29,10 +29,14 @@ class SQLiteTransaction:
     """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
 
     def __init__(
-        self, connection: JobConnection, release: Callable[[], None], explain: Explain, on_commit: OnCommit
+        self,
+        connection: JobConnection,
+        release: Callable[[], None],
+        with_limit_named: WithLimitNamed,
+        on_commit: OnCommit,
     ) -> None:
         self._connection = connection
-        self._explain = explain
+        self._with_limit_named = with_limit_named
         self._on_commit = on_commit
         self._release: Callable[[], None] | None = release
 
@@ -43,17 +47,17 @@ class SQLiteTransaction:
         guard: Guard,
         release: Callable[[], None],
         *,
-        explain: Explain,
+        with_limit_named: WithLimitNamed,
         on_commit: OnCommit,
     ) -> "SQLiteTransaction":
-        """Begin it.
+        """Begin a transaction.
 
         Args:
-            connection: The writer's connection, which nobody else uses until `release` was called.
+            connection: The writer's connection, used by nothing else until `release` is called.
             guard: Refuses an owner that was replaced.
             release: Called once, when the transaction has ended.
-            explain: Given each unit's outcome.
-            on_commit: Called when it was committed, before `commit` returns; what it raises, `commit` raises.
+            with_limit_named: Called with each unit's outcome.
+            on_commit: Called after COMMIT, before `commit` returns; `commit` raises its errors.
 
         A caller that is cancelled leaves no transaction open.
         """
@@ -65,7 +69,7 @@ class SQLiteTransaction:
             if isinstance(error, DRIVER_ERRORS):
                 raise map_error(error, "begin") from error
             raise
-        return cls(connection, release, explain, on_commit)
+        return cls(connection, release, with_limit_named, on_commit)
 
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
@@ -73,7 +77,7 @@ class SQLiteTransaction:
         Cancellation interrupts the statement that is running, and with it the transaction: it is rolled back.
         """
         outcome = await self._run(partial(run_unit, request), self._interruptibly)
-        return self._explain(outcome, request[0].operation)
+        return self._with_limit_named(outcome, request[0].operation)
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""

@@ -194,16 +194,16 @@ class TenantActor:
         )
         return session
 
-    async def limit(self, entry: TenantRecord) -> None:
-        """Give the tenant the limits that it has in the catalog; what was taken in before is finished.
+    async def apply_limits(self, entry: TenantRecord) -> None:
+        """Apply the limits of the tenant's record; calls that were accepted before are finished.
 
-        Calls are limited at once. The database is when a transaction that is open has ended.
+        Limits of calls apply at once, limits of the database after an open transaction has ended.
 
         Args:
-            entry: As it was read. Entries may come in any order: one that is older than the last changes nothing.
+            entry: The record as it was read. Records may arrive in any order: an older one than the last has no effect.
 
         Raises:
-            PersistenceError: The database's own limits could not be changed; call again.
+            PersistenceError: The limits of the database could not be applied; call again.
         """
         known = self._entry
         if known is None or known.uid != entry.uid or known.revision > entry.revision:
@@ -211,7 +211,7 @@ class TenantActor:
         self._entry = entry
         self._limit_calls(entry)
         limits = entry.limits
-        await self._store.limit(
+        await self._store.apply_limits(
             database_bytes_max=limits.database_bytes_max,
             durability=limits.durability or self._context.config.durability,
         )

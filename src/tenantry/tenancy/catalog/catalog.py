@@ -365,21 +365,21 @@ class Catalog:
 
 
 class _CatalogActor(TenantActor):
-    """The catalog's actor is never opened again: whoever comes after its end is told so."""
+    """The catalog's actor. It is not reopened: after it closed, calls raise `RegistryClosedError`."""
 
     async def write(self, request: Request) -> list[Result]:
         """Run one unit."""
-        with _told_if_closed():
+        with _reraise_as_closed():
             return await super().write(request)
 
     async def read(self, statement: Statement) -> Result:
         """Run one reading statement."""
-        with _told_if_closed():
+        with _reraise_as_closed():
             return await super().read(statement)
 
 
 @contextmanager
-def _told_if_closed() -> Iterator[None]:
+def _reraise_as_closed() -> Iterator[None]:
     try:
         yield
     except ChannelClosedError as error:

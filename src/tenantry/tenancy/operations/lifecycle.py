@@ -124,16 +124,16 @@ class LifecycleCalls:
                 tenant_id, "update", partial(self._update, changes), **_as_detail(changes)
             )
 
-    async def limit(self, tenant: TenantRecord) -> None:
-        """Give the tenant the limits of this entry, if it is open here or about to be.
+    async def apply_limits(self, tenant: TenantRecord) -> None:
+        """Apply the limits of this record to the tenant, if it is open here or about to be.
 
         Raises:
-            PersistenceError: Its database's own limits could not be changed; call again.
+            PersistenceError: The limits of its database could not be applied; call again.
         """
-        # An opening that is under way may have read the entry before.
+        # An opening that is in progress may have read the old record.
         actor = await self._pool.opened(tenant.id)
         if actor is not None:
-            await actor.limit(tenant)
+            await actor.apply_limits(tenant)
 
     async def new_tenant(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
         """Return the entry of a tenant to be, not yet in the catalog.
@@ -362,7 +362,7 @@ class LifecycleCalls:
         tenant = await call.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
             # Also if the catalog has them already: an earlier call may have come no further.
-            await self.limit(tenant)
+            await self.apply_limits(tenant)
         return tenant
 
     async def _take_back(self, call: LifecycleCall, tenant: TenantRecord) -> None:

@@ -468,12 +468,12 @@ async def check_limits_change_while_it_is_used(make_store: MakeStore) -> None:
     async with _connected(make_store) as store:
         await store.write([(_run("CREATE TABLE conformance_text (t TEXT NOT NULL)"),)])
         insert = _run("INSERT INTO conformance_text (t) VALUES (?)", "x" * 100_000)
-        await store.limit(database_bytes_max=1_000_000, durability="normal")
+        await store.apply_limits(database_bytes_max=1_000_000, durability="normal")
         outcomes = [(await store.write([(insert,)]))[0] for _ in range(20)]
         expect_error(outcomes[-1], StorageFullError)
         await store.write([(_insert(1),)])
         expect(await _ids(store), [1])
-        await store.limit(database_bytes_max=None, durability="full")
+        await store.apply_limits(database_bytes_max=None, durability="full")
         expect(await store.write([(insert,)]), [[None]])
         count = _run("SELECT COUNT(*) FROM conformance_text", fetch=Fetch.ONE)
         expect(await store.read([count]), [(outcomes.count([None]) + 1,)])
