@@ -35,7 +35,8 @@ LAYERS = [
     {"observability"},
     {"admin", "integrations", "testing"},
     {"demo", "doctor"},
-    {"cli", "server"},
+    {"server"},
+    {"cli"},
     {"__init__", "__main__"},
 ]
 # Who may speak to which library: a driver behind its store, Prometheus in one module.

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from certificates import make_certificate
 from http_servers import GET, Running, answer_ok, running
-from tenantry.cli.exits import CommandError
 from tenantry.server.certificate import CERTIFICATE_LOAD_FAILED, Certificate
+from tenantry.server.errors import ServeSettingsError
 from tenantry.server.settings import Tls
 
 SOON, LATER, CENTURY = (
@@ -76,5 +76,5 @@ async def test_files_that_cannot_be_used(tmp_path: Path, damaged: str, content: 
         assert events[0]["log_level"] == "error"
         assert await shown(server) == before
         assert certificate.expires_at_seconds == SOON.timestamp()
-    with pytest.raises(CommandError, match="--tls-cert and --tls-key cannot be used"):
+    with pytest.raises(ServeSettingsError, match="--tls-cert and --tls-key cannot be used"):
         Certificate(tls)

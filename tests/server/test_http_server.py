@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
 from tenantry.server import http_connection, http_server
-from tenantry.server.http_server import UNSENT_BYTES_MAX, HttpServer, bound
+from tenantry.server.http_server import SOCKET_UNSENT_BYTES_MAX, HttpServer, bound
 from tenantry.server.settings import Endpoint, Tls
 from tenants import HANG_SECONDS, until
 
@@ -292,7 +292,9 @@ def test_the_kernel_takes_little_ahead():
     with bound(Endpoint("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX
+            assert (
+                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == SOCKET_UNSENT_BYTES_MAX
+            )
 
 
 @pytest.mark.parametrize(("closing_seconds", "given"), [(0.0, 0), (0.2, 1), (30.0, 30)])

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from tenantry.cli.exits import CommandError, Exit
 from tenantry.eventlog import EventLog
+from tenantry.server.errors import ServeSettingsError
 from tenantry.server.settings import Tls
 
 CERTIFICATE_LOADED: Final = "tenantry.certificate.loaded"
@@ -32,7 +32,7 @@ class Certificate:
         expires_at_seconds: When the certificate ends, in Unix time; None if its file does not tell.
 
     Raises:
-        CommandError: The files cannot be used.
+        ServeSettingsError: The files cannot be used.
     """
 
     def __init__(self, tls: Tls) -> None:
@@ -47,7 +47,7 @@ class Certificate:
         """
         try:
             self._load()
-        except CommandError as error:
+        except ServeSettingsError as error:
             self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
 
     def _load(self) -> None:
@@ -66,19 +66,17 @@ class Certificate:
 def _context(tls: Tls) -> ssl.SSLContext:
     def refuse() -> str:
         # Without this OpenSSL asks for the password at the terminal, and a service without a user waits forever.
-        raise CommandError(
-            Exit.USAGE,
-            f"--tls-key {tls.key} is encrypted: give a key without a password, that nobody else can read (openssl pkey -in "
-            f"{tls.key} -out key.pem)",
+        raise ServeSettingsError(
+            f"--tls-key {tls.key} is encrypted: give a key without a password, in a file that only the service's user can "
+            f"read (openssl pkey -in {tls.key} -out key.pem)"
         )
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(tls.cert, tls.key, refuse)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise CommandError(
-            Exit.USAGE,
-            f"--tls-cert and --tls-key cannot be used ({error}): give a PEM certificate and its key",
+        raise ServeSettingsError(
+            f"--tls-cert and --tls-key cannot be used ({error}): give a PEM certificate and its key"
         ) from error
     return context
 

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tenantry.admin.http.headers import SafeHeaders
 from tenantry.admin.http.problems import ProblemError, answer_problem, later
 from tenantry.admin.http.unexpected_errors import AnswerSend
-from tenantry.cli.exits import CommandError, Exit
 from tenantry.server.certificate import Certificate
+from tenantry.server.errors import ServeSettingsError
 from tenantry.server.http_connection import IDLE_SECONDS_MAX, TimeoutConnection
 from tenantry.server.settings import Endpoint
 from tenantry.server.tls_handshake import Handshakes
@@ -27,7 +27,7 @@ REQUESTS_MAX: Final = 256
 
 RETRY_AFTER_SECONDS: Final = 5
 
-UNSENT_BYTES_MAX: Final = 128 * 2**10
+SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
 """The kernel takes more of an answer when it has less than this to send."""
 
 _BACKLOG: Final = 128
@@ -58,7 +58,7 @@ class HttpServer(uvicorn.Server):
         self._handshakes = None if certificate is None else Handshakes(make, certificate)
         super().__init__(
             uvicorn.Config(
-                SafeHeaders(Admission(app)),
+                SafeHeaders(RequestLimit(app)),
                 http=self._handshakes or make,  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
@@ -97,7 +97,7 @@ class HttpServer(uvicorn.Server):
         self.force_exit = is_urgent
 
 
-class Admission:
+class RequestLimit:
     """Takes a limited number of requests at once, and answers those that the end of the server cuts off.
 
     Args:
@@ -159,7 +159,7 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
     """Give a socket that listens at the address and does not accept yet; nobody else can take it meanwhile.
 
     Raises:
-        CommandError: It cannot be had.
+        ServeSettingsError: Nothing can listen at the address.
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     # By the protocol's name: only then asyncio sends small answers at once, and not after 40 ms (TCP_NODELAY).
@@ -167,14 +167,13 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # For connections too. The kernel would take some MB, and then nothing until a third of it has gone: a client that
         # is slow but steady would look as if it took nothing.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
             made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
         except OSError as error:
-            raise CommandError(
-                Exit.USAGE,
+            raise ServeSettingsError(
                 f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): give another "
-                "address, or end what listens there",
+                "address, or stop the program that listens there"
             ) from error
         yield made

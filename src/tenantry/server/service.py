@@ -22,14 +22,12 @@ from tenantry.admin.app import is_draining
 from tenantry.admin.http.request_checks import RequestChecks
 from tenantry.admin.http.strangers import Strangers
 from tenantry.admin.routes.probes import Probes, make_probes
-from tenantry.cli.client.target import note_other_owner
-from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.output import print_note
 from tenantry.errors import TenantryError
 from tenantry.observability import export_metrics
 from tenantry.observability.certificate import export_certificate
 from tenantry.observability.logging import log_libraries
 from tenantry.server.certificate import Certificate
+from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
 from tenantry.server.forwarded_client import ForwardedClient
 from tenantry.server.http_server import HttpServer, bound
 from tenantry.server.settings import Endpoint, ServeSettings
@@ -37,15 +35,19 @@ from tenantry.server.stopping import Stopping
 from tenantry.tenancy.registry import TenantRegistry
 
 
-async def run_service(settings: ServeSettings, announce: Callable[[str], None]) -> None:
+async def run_service(
+    settings: ServeSettings, announce: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
     """Serve until a signal comes.
 
     Args:
-        settings: What, and where.
-        announce: Called with a line that has the URL, when it answers.
+        settings: The service's settings.
+        announce: Called with a line that has the URL when the service answers.
+        warn: Called with a text for the operator when the service starts, but something is missing.
 
     Raises:
-        CommandError: It may not, or cannot, listen there, or the data directory cannot be opened.
+        ServeSettingsError: The address or the certificate cannot be used, or the address needs an API key that does not exist.
+        DataDirectoryUnavailableError: The data directory cannot be opened.
     """
     log_libraries()
     certificate = None if settings.tls is None else Certificate(settings.tls)
@@ -55,7 +57,7 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
         stopping = Stopping(settings.drain_seconds, None if certificate is None else certificate.reload)
         stack.enter_context(stopping.at_signals())
         registry = await stack.enter_async_context(_opened(settings))
-        await _check_keys(settings, registry)
+        await _check_keys(settings, registry, warn)
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         ends_at = export_certificate(
             lambda: None if certificate is None else certificate.expires_at_seconds, REGISTRY
@@ -84,25 +86,22 @@ async def run_service(settings: ServeSettings, announce: Callable[[str], None]) 
 
 @asynccontextmanager
 async def _opened(settings: ServeSettings) -> AsyncIterator[TenantRegistry]:
-    note_other_owner(settings.config.data_dir)
     registry = TenantRegistry(settings.config, snapshot_storage=settings.snapshot_storage)
     try:
         await registry.open()
     except TenantryError as error:
-        raise CommandError(Exit.UNREACHABLE, str(error)) from error
+        raise DataDirectoryUnavailableError(str(error)) from error
     async with registry:
         yield registry
 
 
-async def _check_keys(settings: ServeSettings, registry: TenantRegistry) -> None:
+async def _check_keys(settings: ServeSettings, registry: TenantRegistry, warn: Callable[[str], None]) -> None:
     if await registry.keys.has_any():
         return
     how = f"tenantry key create --data-dir {settings.config.data_dir} --scope admin"
     if settings.is_exposed:
-        raise CommandError(
-            Exit.USAGE, f"will not listen beyond this machine without a key: make one first, {how}"
-        )
-    print_note(f"there is no key yet, so nobody can call: {how}")
+        raise ServeSettingsError(f"will not listen beyond this machine without a key: make one first, {how}")
+    warn(f"there is no key yet, so nobody can call: {how}")
 
 
 def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> Iterator[ASGIApp]:

@@ -14,7 +14,7 @@ CLOSED_SECONDS_MAX: Final = 60.0
 """How long a connection that was closed may take to send what is left. It ends sooner by itself if its client takes nothing, or
 when all was taken; asyncio does not tell these apart, and cuts off what is left."""
 
-UNSENT_BYTES_MAX: Final = 64 * 2**10
+TLS_UNSENT_BYTES_MAX: Final = 64 * 2**10
 """What waits to be encrypted and sent before an answer is told to wait: as much as without encryption. With asyncio's 512 KiB a
 slow but steady client would look as if it took nothing."""
 
@@ -105,7 +105,7 @@ class Handshake(asyncio.Protocol):
             self._handshakes.under_way.discard(self)
         if encrypted is None or self._is_lost:
             return
-        encrypted.set_write_buffer_limits(UNSENT_BYTES_MAX)
+        encrypted.set_write_buffer_limits(TLS_UNSENT_BYTES_MAX)
         encrypted.set_protocol(self._connection)
         self._connection.carrier = transport
         self._connection.connection_made(encrypted)

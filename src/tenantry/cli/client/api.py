@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import anyio
 
-from tenantry.cli.client.proxies import strange_answer
+from tenantry.cli.client.foreign_responses import foreign_response_error
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import steps, transfer
 from tenantry.errors import SnapshotError, StorageFullError
@@ -117,7 +117,7 @@ class Api:
                 await response.aread()
                 self._checked(response)
             if response.headers.get("content-type") != BUNDLE_MEDIA_TYPE:
-                raise strange_answer(response)
+                raise foreign_response_error(response)
             bytes_max = int(response.headers["content-length"])
             with _file_errors(f"write {target}"), DraftFile(target) as draft:
                 bytes_done = 0
@@ -164,7 +164,7 @@ class Api:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise strange_answer(response)
+            raise foreign_response_error(response)
         if not response.is_success:
             raise self._refused({"status": response.status_code} | found)
         return found

@@ -9,10 +9,11 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
+from tenantry.cli.client.target import choose_data_dir, choose_storage, note_other_owner, registry_config
 from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note, print_text
+from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
 from tenantry.server.settings import Endpoint, ServeSettings, Tls
 from tenantry.server.signals import user_signals_ignored
 
@@ -122,7 +123,13 @@ def serve(
         _check_may_listen(settings)
         with needs_extra():
             from tenantry.server.service import run_service  # noqa: PLC0415  # an extra, and slow to import
-        asyncio.run(run_service(settings, _announce))
+        note_other_owner(config.data_dir)
+        try:
+            asyncio.run(run_service(settings, announce=_announce, warn=print_note))
+        except ServeSettingsError as error:
+            raise CommandError(Exit.USAGE, str(error)) from error
+        except DataDirectoryUnavailableError as error:
+            raise CommandError(Exit.UNREACHABLE, str(error)) from error
 
 
 def _announce(line: str) -> None:

@@ -33,7 +33,7 @@ _MEANINGS: Final[dict[int, str]] = {
 }
 
 
-def strange_answer(response: "httpx.Response") -> CommandError:
+def foreign_response_error(response: "httpx.Response") -> CommandError:
     """Return the error of an answer that is not in tenantry's form."""
     status, server = response.status_code, response.headers.get("server")
     said = f"status {status} from {server[:_SERVER_CHARACTERS_MAX]}" if server else f"status {status}"
