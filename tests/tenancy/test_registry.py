@@ -1026,7 +1026,7 @@ class TestTransactions:
         assert stored_contents(data_dir, "acme") == ["inside"]
 
     async def test_cancelled_while_its_commit_waits_for_its_turn(self, data_dir: Path):
-        """With every write job taken by others, a commit waits at the gate; cancelled there, it is rolled back."""
+        """With every write job taken by others, a commit waits for a permit; cancelled there, it is rolled back."""
         async with TenantRegistry(config(data_dir, write_jobs_max=1)) as registry:
             for tenant_id in ("acme", "busy"):
                 await registry.create(tenant_id)

@@ -27,8 +27,9 @@ from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.storage.sqlite.version import log_sqlite_version
-from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics, Gates
+from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
+from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.background import Housekeeping
 from tenantry.tenancy.catalog.api_keys import ApiKeys
@@ -99,10 +100,10 @@ class TenantRegistry(TenantCalls):
         self._log = EventLog()
         clock = clock or SystemClock()
         self._watch = ClockWatch(clock, config.clock_hold_seconds, self._report, self._log)
-        context = ActorContext(config, Gates.of(config), clock, self._report, self._watch)
-        # Gates of its own: no load of any tenant delays the catalog.
+        context = ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
+        # Limiters of its own: no load of any tenant delays the catalog.
         catalog = Catalog(
-            config.data_dir, ActorContext(config, Gates.of(config), clock, self._report, self._watch)
+            config.data_dir, ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
         )
         self._opener = TenantOpener(
             catalog,

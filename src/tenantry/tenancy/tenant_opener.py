@@ -26,10 +26,10 @@ from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
-from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.catalog.audit import acting_as, append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.files import owned_files
+from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
 from tenantry.threads import run_in_thread

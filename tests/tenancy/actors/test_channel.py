@@ -30,7 +30,7 @@ from tenantry.tenancy.actors.channel import (
     ChannelLimits,
     ChannelStatistics,
 )
-from tenantry.tenancy.actors.limiter import ALONE_SECONDS, TURN_SECONDS, Gate
+from tenantry.tenancy.actors.limiter import ALONE_SECONDS, PERMIT_SECONDS, FairLimiter
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 CALL_TIMEOUT_SECONDS = 30.0
@@ -83,7 +83,7 @@ class Bench:
         batch_requests_max: int = 10,
         workers: int = 1,
         is_interrupted_early: bool = False,
-        gate: Gate | None = None,
+        limiter: FairLimiter | None = None,
         name: str = "write",
         tenant_id: str = "acme",
     ) -> None:
@@ -102,7 +102,7 @@ class Bench:
                 workers,
                 is_interrupted_early=is_interrupted_early,
             ),
-            gate=gate or Gate(8),
+            limiter=limiter or FairLimiter(8),
             clock=LoopClock(),
             report=self.hook,
             on_error=self.errors.append,
@@ -193,9 +193,9 @@ async def test_those_who_call_again_share_the_next_batch_too():
 
 @in_virtual_time
 async def test_what_comes_while_waiting_at_the_gate_shares_the_batch():
-    """A tenant that waits for its turn uses the time: its batch is taken from the mailbox only at the gate."""
-    gate = Gate(1)
-    busy, waiting = Bench(gate=gate), Bench(gate=gate)
+    """A tenant that waits for a permit uses the time: its batch is taken from the mailbox only with the permit."""
+    limiter = FairLimiter(1)
+    busy, waiting = Bench(limiter=limiter), Bench(limiter=limiter)
     first = await busy.call("x")
     tasks = await waiting.call("a")
     tasks += await waiting.call("b")
@@ -210,8 +210,8 @@ async def test_what_comes_while_waiting_at_the_gate_shares_the_batch():
 @in_virtual_time
 async def test_tenants_take_turns_at_the_gate():
     """A tenant with much to do goes to the end of the line after each batch; a quiet one waits for one batch."""
-    gate = Gate(1)
-    noisy, quiet = Bench(gate=gate, batch_requests_max=1), Bench(gate=gate)
+    limiter = FairLimiter(1)
+    noisy, quiet = Bench(limiter=limiter, batch_requests_max=1), Bench(limiter=limiter)
     tasks = await noisy.call(1, 2, 3)
     tasks += await quiet.call("q")
     await noisy.run.finish()
@@ -225,9 +225,11 @@ async def test_tenants_take_turns_at_the_gate():
 
 @in_virtual_time
 async def test_batches_are_smaller_beside_other_tenants():
-    """A tenant that has the gate to itself fills its batches; while another is at work too it takes smaller ones."""
-    gate = Gate(2)
-    flood, quiet = (Bench(gate=gate, batch_requests_max=64, tenant_id=name) for name in ("flood", "quiet"))
+    """A tenant that is alone fills its batches; while another is at work too it takes smaller ones."""
+    limiter = FairLimiter(2)
+    flood, quiet = (
+        Bench(limiter=limiter, batch_requests_max=64, tenant_id=name) for name in ("flood", "quiet")
+    )
 
     async def batch_size() -> int:
         tasks = await flood.share(*range(100))
@@ -248,16 +250,16 @@ async def test_batches_are_smaller_beside_other_tenants():
 
 @in_virtual_time
 async def test_a_turn_at_the_gate_whose_callers_left_is_given_back():
-    """Callers may all leave while their channel waits at the gate: no empty batch runs, and the gate is free again."""
-    gate = Gate(1)
-    busy, left = Bench(gate=gate), Bench(gate=gate)
+    """Callers may all leave while their channel waits for a permit: no empty batch runs, and the permit is free again."""
+    limiter = FairLimiter(1)
+    busy, left = Bench(limiter=limiter), Bench(limiter=limiter)
     await busy.call("x")
     [gone] = await left.call("a")
     gone.cancel()
     await settle()
     await busy.run.finish()
     assert left.run.batches == []
-    assert not gate.is_full
+    assert not limiter.is_full
     [task] = await left.call("b")
     await left.run.finish()
     assert await task == "did b"
@@ -448,32 +450,32 @@ async def test_a_write_whose_callers_were_cancelled_has_until_its_deadline():
 
 @in_virtual_time
 async def test_a_batch_that_takes_longer_than_a_turn_gives_its_place_back():
-    """Other tenants wait for one turn and not for a slow batch; the place comes free once, however the batch ends."""
-    gate = Gate(1)
-    slow, quick = Bench(gate=gate), Bench(gate=gate)
+    """Other tenants wait for one permit and not for a slow batch; the permit is released once, however the batch ends."""
+    limiter = FairLimiter(1)
+    slow, quick = Bench(limiter=limiter), Bench(limiter=limiter)
     slow_tasks = await slow.call("slow")
     quick_tasks = await quick.call("quick")
     assert quick.run.batches == []
-    await asyncio.sleep(TURN_SECONDS)
+    await asyncio.sleep(PERMIT_SECONDS)
     await settle()
     assert (slow.run.running, quick.run.batches) == (1, [["quick"]])
     await quick.run.finish()
     await slow.run.finish()
     assert await results(slow_tasks + quick_tasks) == ["did slow", "did quick"]
-    assert not gate.is_full
-    gate.ask("acme", lambda _: None)
-    assert gate.is_full
+    assert not limiter.is_full
+    limiter.acquire("acme", lambda _: None)
+    assert limiter.is_full
 
 
 @in_virtual_time
 async def test_one_timer_looks_after_all_turns():
-    """However many turns run out while others wait, the event loop has one timer of the gate's and not more and more."""
-    gate = Gate(4)
+    """However many permits expire while others wait, the event loop has one timer of the limiter and not more and more."""
+    limiter = FairLimiter(4)
     for n in range(100):
-        gate.ask(f"tenant {n}", lambda _: None)
+        limiter.acquire(f"tenant {n}", lambda _: None)
     loop = asyncio.get_running_loop()
     for _ in range(10):
-        await asyncio.sleep(TURN_SECONDS)
+        await asyncio.sleep(PERMIT_SECONDS)
         await settle()
         timers = [timer for timer in loop._scheduled if not timer.cancelled() and "_expire" in repr(timer)]
         assert len(timers) == 1
@@ -481,14 +483,14 @@ async def test_one_timer_looks_after_all_turns():
 
 @in_virtual_time
 async def test_a_batch_within_its_turn_gives_its_place_back_at_once():
-    """The timer of a turn that is over does not free a place that somebody else has by then."""
-    gate = Gate(1)
-    first, second, third = (Bench(gate=gate) for _ in range(3))
+    """The timer of a released permit does not release one that another tenant holds by then."""
+    limiter = FairLimiter(1)
+    first, second, third = (Bench(limiter=limiter) for _ in range(3))
     for bench in (first, second, third):
         await bench.call("x")
-    await asyncio.sleep(TURN_SECONDS / 2)
+    await asyncio.sleep(PERMIT_SECONDS / 2)
     await first.run.finish()
-    await asyncio.sleep(TURN_SECONDS / 2)
+    await asyncio.sleep(PERMIT_SECONDS / 2)
     assert (second.run.running, third.run.batches) == (1, [])
     await second.run.finish()
     await third.run.finish()

@@ -23,7 +23,7 @@ from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
 from tenantry.tenancy.actors.channel import Call, Channel, ChannelLimits, ChannelStatistics
-from tenantry.tenancy.actors.limiter import Gate
+from tenantry.tenancy.actors.limiter import FairLimiter, Limiters
 from tenantry.tenancy.actors.transaction import TransactionSession
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -42,24 +42,11 @@ _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 
 
 @dataclass(frozen=True, slots=True)
-class Gates:
-    """How many batches of all tenants run at once; waiting tenants take turns in the order they asked."""
-
-    write: Gate
-    read: Gate
-
-    @classmethod
-    def of(cls, config: RegistryConfig) -> "Gates":
-        """Return the gates that the settings ask for."""
-        return cls(Gate(config.write_jobs_max), Gate(config.read_jobs_max))
-
-
-@dataclass(frozen=True, slots=True)
 class ActorContext:
     """What all actors of a registry share."""
 
     config: RegistryConfig
-    gates: Gates
+    limiters: Limiters
     clock: Clock
     report: Hook
     watch: ClockWatch
@@ -104,9 +91,9 @@ class TenantActor:
         self._has_failed = False
         self._schema_versions: dict[str, int] = {}
         self._transaction: TransactionSession | None = None
-        self._writes = self._channel("write", store.write, context.gates.write, workers=1)
+        self._writes = self._channel("write", store.write, context.limiters.write, workers=1)
         self._reads = self._channel(
-            "read", store.read, context.gates.read, workers=context.config.readers_per_tenant
+            "read", store.read, context.limiters.read, workers=context.config.readers_per_tenant
         )
         self._entry = entry
         if entry is not None:
@@ -287,7 +274,7 @@ class TenantActor:
         has_ended = self._transaction is not None and self._transaction.has_ended
         return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
 
-    def _channel(self, name: str, run: Any, gate: Gate, *, workers: int) -> Channel:
+    def _channel(self, name: str, run: Any, limiter: FairLimiter, *, workers: int) -> Channel:
         config = self._context.config
         return Channel(
             name,
@@ -301,7 +288,7 @@ class TenantActor:
                 workers=workers,
                 is_interrupted_early=name == "read",
             ),
-            gate=gate,
+            limiter=limiter,
             clock=self._context.clock,
             report=self._context.report,
             on_error=self._judge,
@@ -317,12 +304,12 @@ class TenantActor:
 
     async def _hold(self, call: Call) -> None:
         """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
-        async with self._context.gates.write.turn(self._tenant_id):
+        async with self._context.limiters.write.permit(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(
             transaction,
             timeout_seconds=self._context.config.transaction_timeout_seconds,
-            gate=self._context.gates.write,
+            limiter=self._context.limiters.write,
             tenant_id=self._tenant_id,
             backend=self._store.backend,
             clock=self._context.clock,

@@ -1,29 +1,28 @@
-"""One direction of one tenant's traffic: a bounded mailbox, and the batches that empty it one after the other.
+"""One direction of one tenant's calls: a bounded mailbox, and the batches that empty it one after the other.
 
-Theory of operation. A caller puts a call into the mailbox and waits for its future; it owns only the reply. A channel
-with nothing to do asks for a turn at the gate that all tenants share (`tenantry.tenancy.actors.limiter`), takes what waits by then
-(bounded), hands it to the store as one batch, and answers when that is done. While a batch runs the next one gathers: the
-slower the disk, the larger the batches, with no timer to tune.
+Theory of operation. A caller puts a call into the mailbox and waits for its future; it owns only the reply. An idle channel
+acquires a permit of the limiter that all tenants share (`tenantry.tenancy.actors.limiter`), takes the calls that wait by then
+(bounded), gives them to the store as one batch, and sets their results when the batch is done. Meanwhile the next batch
+gathers in the mailbox: the slower the disk, the larger the batches, with no timer to tune.
 
-A call is in one of three places, and leaves it in one way:
+A call is in one of three places:
 
-    mailbox   cancelled or past its deadline: taken out, without effect
-    batch     cancelled or past its deadline: the caller has gone, the batch goes on for the others
+    mailbox   cancelled or past its deadline: it is removed and has no effect
+    batch     cancelled or past its deadline: the caller has gone, the batch continues for the others
     answered  its future is done
 
-No task of the channel's own stands between the caller and the store. A caller who comes alone begins its batch in its own
-step of the event loop. After a batch of several, or while others wait, the next one begins a step later than the answers:
-whoever calls again at once shares it. It does not begin before the answers, though the disk would be busier: a connection's
-thread that runs statements and an event loop that wakes callers take the interpreter's lock from each other at every
-statement, and together are slower than one after the other (measured: 23,000 against 39,000 saves/s).
+No task stands between the caller and the store. A caller that comes alone begins its batch in its own step of the event loop.
+After a batch of several calls, or while others wait, the next batch begins one step after the results are set, so that callers
+that call again at once share it. It does not begin before that, although the disk would be busier: a connection's thread that
+runs statements and an event loop that wakes callers compete for the interpreter lock at every statement, and together are
+slower than one after the other (measured: 23,000 against 39,000 saves/s).
 
-A batch whose callers have all gone is interrupted: a read at once, since it is only work; a write, which is better
-committed than half known, only when the last of its callers' deadlines has passed. A batch that takes longer than a turn
-goes on without its place at the gate. Both together keep a statement that runs away from holding up anybody but its own
-tenant, and that one not for longer than a call may take.
+A batch whose callers have all gone is interrupted: a read at once; a write only when the last of its callers' deadlines has
+passed, because a committed write is better than one with an unknown effect. A batch that takes longer than a permit lasts
+continues without it. A runaway statement therefore delays only its own tenant, and at most for one call timeout.
 
-anyio's memory object streams carry no such thing as "take this item out again", and a timer for every call costs more
-than the call's own work: so the mailbox is a deque, and one timer for the earliest deadline serves them all.
+anyio's memory object streams cannot remove an item from the middle, and a timer for every call costs more than the call's own
+work: so the mailbox is a deque, and one timer for the earliest deadline serves all calls.
 """
 
 import asyncio
@@ -47,7 +46,8 @@ from tenantry.errors import (
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
-from tenantry.tenancy.actors.limiter import Gate, Turn, another_loop_error
+from tenantry.tenancy.actors.limiter import FairLimiter, Permit
+from tenantry.tenancy.refusals import another_loop_error
 
 Runner: TypeAlias = Callable[[Sequence[Any]], Awaitable[list[Any]]]
 """Runs a batch of requests and returns one outcome for each: a result, or a `TenantryError`. It begins at once if it gives
@@ -56,16 +56,16 @@ a future; cancelling what it gives interrupts the batch."""
 # How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
 _SMOOTHING: Final = 0.2
 SHARED_BATCH_REQUESTS_MAX: Final = 16
-"""How many calls run together while other tenants are at work too.
+"""How many calls run together while other tenants are active.
 
-A neighbour waits while the event loop answers a batch. Measured with 256 callers flooding one tenant beside 50 quiet ones:
+A neighbour waits while the event loop sets the results of a batch. Measured with 256 callers flooding one tenant beside 50 quiet ones:
 the quiet p99 was 3 times what it is without the flood with batches of 64, 2 to 3 times with 32, and 1.5 to 1.9 times with 16.
-That takes an eighth of the writes of four busy tenants together, and comes before them in the order of goals.
+This costs an eighth of the writes of four busy tenants together; a quiet neighbour is the more important goal.
 """
 
 
 class ChannelClosedError(Exception):
-    """The channel takes no more calls; whoever holds a lease asks the pool again."""
+    """The channel accepts no more calls; the holder of a lease asks the pool for a new one."""
 
 
 class Call:
@@ -85,18 +85,18 @@ class Call:
         self.request = request
         self.submitted_seconds = submitted_seconds
         self.future = future
-        # A call that must have the channel to itself, in its place in the order: what to await instead of a batch.
+        # For a call that must run alone, in its place in the order: the function to await instead of a batch.
         self.alone = alone
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelLimits:
-    """What one channel may hold and take.
+    """The limits of one channel.
 
     Attributes:
         requests_max: How many calls may wait.
         batch_requests_max: How many calls run together.
-        call_timeout_seconds: The deadline of each, from the moment it was taken in.
+        call_timeout_seconds: The deadline of each call, from the moment it was accepted.
         workers: How many batches run at once.
         is_interrupted_early: Whether a batch is interrupted as soon as its callers have all gone, before their deadlines.
     """
@@ -124,21 +124,21 @@ class _Batch:
     """The calls that run together, and how to interrupt them when all their callers have gone.
 
     Attributes:
-        calls: In the order in which they were taken in.
-        running: The outcomes to be; a call alone looks after its own end.
-        turn: Its place at the gate; a call alone has none, or takes its own.
+        calls: In the order in which they were accepted.
+        running: The future of the outcomes; a call alone sets its own result.
+        permit: Its permit; a call alone has none, or acquires its own.
     """
 
-    __slots__ = ("calls", "running", "started_seconds", "turn")
+    __slots__ = ("calls", "permit", "running", "started_seconds")
 
-    def __init__(self, calls: list[Call], started_seconds: float, turn: Turn | None = None) -> None:
+    def __init__(self, calls: list[Call], started_seconds: float, permit: Permit | None = None) -> None:
         self.calls = calls
         self.started_seconds = started_seconds
-        self.turn = turn
+        self.permit = permit
         self.running: asyncio.Future[Any]
 
     def outcomes(self) -> list[Any]:
-        """Return what became of the calls, once it has ended: nothing, if it was interrupted because everyone had gone."""
+        """Return the outcome of each call, once the batch has ended; none if it was interrupted because all callers had gone."""
         if self.running.cancelled():
             return []
         error = self.running.exception()
@@ -149,7 +149,7 @@ class _Batch:
         return [_as_tenantry_error(error, call.operation) for call in self.calls]
 
     def interrupt_if_abandoned(self) -> None:
-        if self.turn is not None and all(call.future.done() for call in self.calls):
+        if self.permit is not None and all(call.future.done() for call in self.calls):
             self.running.cancel()
 
 
@@ -162,10 +162,10 @@ class Channel:
         backend: Named in events.
         run: Runs one batch on the store.
         limits: See `ChannelLimits`.
-        gate: Shared by the channels of all tenants: how many batches of this kind run at once, first come first served.
+        limiter: Shared by the channels of all tenants: how many batches of this kind run at once.
         clock: Stamps calls and batches.
         report: Takes the events.
-        on_error: Called with the errors that concern the whole tenant, for the actor to judge.
+        on_error: Called with the error of each call; the actor decides whether the tenant can continue.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Channel:
         backend: str,
         run: Runner,
         limits: ChannelLimits,
-        gate: Gate,
+        limiter: FairLimiter,
         clock: Clock,
         report: Hook,
         on_error: Callable[[TenantryError], None],
@@ -186,32 +186,32 @@ class Channel:
         self._backend = backend
         self._run = run
         self._limits = limits
-        self._gate = gate
+        self._limiter = limiter
         self._now = clock.monotonic_seconds
         self._report = report
         self._on_error = on_error
         self._mailbox: deque[Call] = deque()
         self._batches: list[_Batch] = []
-        self._busy = 0  # of its workers: at the gate, or with a batch
-        self._drained: asyncio.Event | None = None  # made by who waits for it
-        # What begins batches outlives the caller whose call happened to begin one.
+        self._busy = 0  # how many workers wait for a permit or run a batch
+        self._drained: asyncio.Event | None = None  # created when `aclose` waits for it
+        # Batches outlive the caller whose call happened to begin one, and must not run in its context.
         self._context = contextvars.Context()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one it is first used on
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop that it is first used on
         self._is_closing = False
         self._seconds_per_call = 0.0
         self._calls = self._batch_count = self._refused = self._timed_out = 0
         self.admission: Admission | None = None
-        """Who else must agree to a call: the tenant's limits, if it has such."""
+        """Checks the tenant's own limits before a call is accepted; None if it has none."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no call waits or runs."""
         return not self._mailbox and not self._batches
 
     def load(self) -> Load:
         """Return the calls that wait or run."""
-        # A batch that has ended is taken out a step of the event loop later.
+        # A batch that has ended is removed one step of the event loop later.
         running = sum(len(batch.calls) for batch in self._batches if not batch.running.done())
         calls = len(self._mailbox) + running
         return Load(calls, calls * self._seconds_per_call)
@@ -243,7 +243,7 @@ class Channel:
             alone: See `Call`.
             on_lost: Takes a result that was ready when its caller was cancelled.
 
-        A caller that is cancelled takes the request out again while it still waits; later it loses only the reply.
+        Cancellation removes a request that still waits; later it only loses the reply.
 
         Raises:
             ChannelClosedError: The channel is closing.
@@ -265,13 +265,13 @@ class Channel:
             raise
 
     async def aclose(self, timeout_seconds: float) -> bool:
-        """Take no more calls and finish those that were taken in; idempotent.
+        """Accept no more calls and finish those that were accepted; idempotent.
 
         Args:
-            timeout_seconds: After this, what still waits is refused. A batch that is running is interrupted, and not waited for.
+            timeout_seconds: After this, calls that still wait are refused. A running batch is interrupted, without waiting for it.
 
         Returns:
-            Whether everything ended in time. False: a batch still runs on its thread.
+            Whether all calls ended in time. False: a batch still runs on its thread.
         """
         self._is_closing = True
         if self._busy:
@@ -284,7 +284,7 @@ class Channel:
         for batch in self._batches:
             for call in batch.calls:
                 self._fail_closed(call, "it may or may not have been done")
-            # Its callers have their answer, and nobody would be there to end a statement that runs away.
+            # Its callers have an answer, so nothing else would ever end a runaway statement.
             batch.running.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -300,7 +300,7 @@ class Channel:
         if len(self._mailbox) >= self._limits.requests_max:
             raise self._overloaded(operation)
         if self.admission is not None:
-            # Last: whoever is refused for another reason keeps his token.
+            # Last, so that a call that is refused for another reason takes no token.
             self._admit(operation, self.admission.admit)
         call = Call(operation, request, self._now(), loop.create_future(), alone)
         self._mailbox.append(call)
@@ -312,7 +312,7 @@ class Channel:
         return call
 
     def admit_inside(self, operation: str) -> None:
-        """Let in a call inside the open transaction, which does not go through the mailbox.
+        """Admit a call inside the open transaction, which does not go through the mailbox.
 
         Raises:
             TenantRateLimitedError: The tenant's calls per second are used up.
@@ -342,22 +342,22 @@ class Channel:
                     batch.interrupt_if_abandoned()
 
     def _advance(self) -> None:
-        """Ask for a turn for every worker that is free and has calls to run; a call alone takes its own."""
+        """Acquire a permit for each free worker while calls wait; a call alone acquires its own."""
         while self._mailbox and self._busy < self._limits.workers:
             self._busy += 1
             if self._mailbox[0].alone is not None:
                 self._run_alone(self._mailbox.popleft())
             else:
-                self._gate.ask(self._tenant_id, self._begin_batch)
+                self._limiter.acquire(self._tenant_id, self._begin_batch)
 
-    def _begin_batch(self, turn: Turn) -> None:
-        # Taken only now: what arrived while waiting for the gate shares the batch.
-        calls = self._take(SHARED_BATCH_REQUESTS_MAX if turn.is_shared else self._limits.batch_requests_max)
+    def _begin_batch(self, permit: Permit) -> None:
+        # Taken only now: calls that arrived while it waited for the permit share the batch.
+        calls = self._take(SHARED_BATCH_REQUESTS_MAX if permit.is_shared else self._limits.batch_requests_max)
         if not calls:
-            turn.end()
+            permit.release()
             self._leave()
             return
-        batch = _Batch(calls, self._now(), turn)
+        batch = _Batch(calls, self._now(), permit)
         self._batches.append(batch)
         batch.running = self._begun([call.request for call in calls])
         batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
@@ -377,11 +377,11 @@ class Channel:
     def _finish_batch(self, batch: _Batch, _: object) -> None:
         self._batches.remove(batch)
         finished_seconds = self._now()
-        if batch.turn is not None:
-            batch.turn.end()
+        if batch.permit is not None:
+            batch.permit.release()
             self._answer(batch, finished_seconds)
         if self._mailbox or len(batch.calls) > 1:
-            # Behind the steps of those who were just answered.
+            # After the steps of the callers that just got their results.
             asyncio.get_running_loop().call_soon(self._leave, context=self._context)
         else:
             self._leave()
@@ -432,7 +432,7 @@ class Channel:
                 self._on_error(outcome)
             elif not call.future.done():
                 call.future.set_result(outcome)
-            if not has_timed_out:  # that was reported when it did
+            if not has_timed_out:  # its timeout was reported already
                 samples.append(CallSample(call.operation, label, call.submitted_seconds))
         self._batch_count += 1
         seconds_per_call = (finished_seconds - batch.started_seconds) / len(calls)
@@ -442,7 +442,7 @@ class Channel:
             self._report(BatchFinished(*named, samples, batch.started_seconds, finished_seconds))
 
     def _expire(self) -> None:
-        """Fail the calls whose deadline has passed, interrupt the batches of which that was the last; set the timer."""
+        """Fail the calls whose deadline has passed, interrupt batches in which all deadlines have passed; set the timer."""
         self._timer = None
         timeout = self._limits.call_timeout_seconds
         now = self._now()
@@ -450,7 +450,7 @@ class Channel:
         left_seconds = timeout
         for call in (*running, *self._mailbox.copy()):
             remaining = call.submitted_seconds + timeout - now
-            # The deadline of a caller that was cancelled counts too: its batch may run away all the same.
+            # The deadline of a cancelled caller counts too: its batch may be a runaway.
             if remaining > 0:
                 left_seconds = min(left_seconds, remaining)
             elif not call.future.done():
@@ -515,7 +515,7 @@ class Channel:
 
 
 def _as_tenantry_error(error: BaseException, operation: str) -> TenantryError:
-    """Return an error for one caller: an instance belongs to the one that raises it."""
+    """Return an error for one caller: two callers must not raise the same instance."""
     if isinstance(error, TenantryError):
         return error.for_another_caller()
     unexpected = QueryError(f"{operation}: {error!r}", code=type(error).__name__)

@@ -5,7 +5,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tenantry.errors import TenantBusyError, TenantError, TenantryError
+from tenantry.errors import TenantryError
 from tenantry.ids import TenantId
 
 if TYPE_CHECKING:
@@ -91,20 +91,3 @@ class Held(NamedTuple):
     action: str
     waiters: deque[Waiter]
     released: asyncio.Event
-
-
-def busy_error(tenant_id: TenantId, action: str, retry_after_seconds: float) -> TenantBusyError:
-    """Return the error of whoever comes while a lifecycle call works on the tenant."""
-    return TenantBusyError(
-        f"tenant {tenant_id!r} is busy with {action!r}: try again in {retry_after_seconds:.2f} s",
-        tenant_id=tenant_id,
-        action=action,
-        retry_after_seconds=retry_after_seconds,
-    )
-
-
-def unexpected(tenant_id: TenantId, error: Exception) -> TenantError:
-    """Return our error for one that nobody expected, so that callers see only one tree."""
-    failure = TenantError(f"tenant {tenant_id!r}: {error!r}", tenant_id=tenant_id)
-    failure.__cause__ = error
-    return failure

@@ -1,19 +1,22 @@
-"""A tenant's turn at a gate that all tenants share: how many of them use the disk at once, first come first served.
+"""Limits how many tenants use the disk at once, fairly: first come, first served.
 
-Theory of operation. Who has a place at the gate keeps it while it works, but no longer than a turn; what takes longer goes
-on without, and the next in line comes in. So a slow query, or a statement that runs away, costs the other tenants one
-turn and not its whole length.
+`FairLimiter` is a relative of ``anyio.CapacityLimiter``. It differs in three points: a permit expires, it is handed over by a
+callback instead of by waking a task, and the limiter tells whether a tenant is alone.
 
-That is safe because the gate only keeps short work from crowding the disk. What is bounded for safety is bounded elsewhere:
+Theory of operation. A batch of a tenant holds a permit while it runs, for `PERMIT_SECONDS` at most. A batch that takes longer
+continues without its permit, and the next tenant in the queue gets one. So a slow query, or a runaway statement, delays the other
+tenants by the life of one permit and not by its own length.
+
+That is safe because the limiter only keeps short work from crowding the disk. The limits that safety depends on are elsewhere:
 a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time, and at most ``open_tenants_max``
-tenants are open. So what runs without a place is never more than their connections, each such job has a thread of its own
-while it lasts (`tenantry.storage.sqlite.thread_pool`), and ends at its deadline at the latest, when it is interrupted.
+tenants are open. So there are never more batches without a permit than connections of these tenants. Each such batch has an extra
+thread while it lasts (`tenantry.storage.sqlite.thread_pool`), and is interrupted at its deadline at the latest.
 
-A turn is given by a call and not by waking a task: a batch that finds a place free is on its way to the disk before its
-caller has stopped to wait for it. One timer looks after the turn that began first.
+A batch that finds a permit free is handed to the disk in its caller's own step of the event loop. One timer serves the permits: it
+is set for the oldest.
 
-The gate also knows whether a tenant has it to itself: one that has not should take smaller batches, for what its
-neighbours notice of it is how long the event loop is busy with the callers of one batch.
+The limiter also tells whether a tenant is alone. One that is not should run smaller batches, because its neighbours are delayed
+by the time that the event loop needs to answer the callers of one batch.
 """
 
 import asyncio
@@ -21,132 +24,141 @@ import contextvars
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from tenantry.errors import TenantError
+from tenantry.config import RegistryConfig
 
-TURN_SECONDS: Final = 0.1
+PERMIT_SECONDS: Final = 0.1
 ALONE_SECONDS: Final = 0.1
-"""After so long without a turn of anybody else's a tenant has the gate to itself."""
+"""A tenant is alone when no other tenant got a permit for this long."""
 
 
-class Turn:
-    """A place at the gate, held until `end` is called and for `TURN_SECONDS` at most.
+class Permit:
+    """The right to use the disk, held until `release` is called and for `PERMIT_SECONDS` at most.
 
     Attributes:
-        ends_at: By the loop's clock.
-        is_shared: Whether turns of more than one tenant began lately.
+        expires_at: By the loop's clock.
+        is_shared: Whether more than one tenant got permits lately.
     """
 
-    __slots__ = ("_gate", "ends_at", "is_shared")
+    __slots__ = ("_limiter", "expires_at", "is_shared")
 
-    def __init__(self, gate: "Gate", ends_at: float, *, is_shared: bool) -> None:
-        self._gate = gate
-        self.ends_at = ends_at
+    def __init__(self, limiter: "FairLimiter", expires_at: float, *, is_shared: bool) -> None:
+        self._limiter = limiter
+        self.expires_at = expires_at
         self.is_shared = is_shared
 
-    def end(self) -> None:
-        """Give the place back; a no-op when it was given back."""
-        self._gate.end(self)
+    def release(self) -> None:
+        """Release the permit; a no-op if it was released or has expired."""
+        self._limiter.release(self)
 
 
-Begin: TypeAlias = Callable[[Turn], None]
-"""What to do with the turn; it may end it at once, because whoever asked has gone meanwhile."""
+OnAcquired: TypeAlias = Callable[[Permit], None]
+"""Takes a permit; may release it at once, because the caller that asked for it has gone."""
 
 
-class Gate:
-    """So many places, and who waits for one.
+class FairLimiter:
+    """A number of permits, and a queue of the borrowers that wait for one.
 
     Args:
-        places: How many turns there are at once.
+        permits_max: How many permits are held at once.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._turns: dict[Turn, None] = {}  # in the order in which they began
-        self._waiting: deque[tuple[object, Begin]] = deque()
-        self._latest: object = None  # whose turn was the latest to begin
+    def __init__(self, permits_max: int) -> None:
+        self._free = permits_max
+        self._permits: dict[Permit, None] = {}  # those that are held, oldest first
+        self._waiting: deque[tuple[object, OnAcquired]] = deque()
+        self._latest: object = None  # the borrower of the newest permit
         self._latest_since = -ALONE_SECONDS
         self._is_serving = False
         self._timer: asyncio.TimerHandle | None = None
-        self._context = contextvars.Context()  # not that of whoever happened to set the timer
+        self._context = contextvars.Context()  # not the context of the caller that happened to set the timer
 
     @property
     def is_full(self) -> bool:
-        """Whether every place is taken."""
+        """Whether every permit is held."""
         return not self._free
 
-    def ask(self, who: object, begin: Begin) -> None:
-        """Have `begin` called with a turn: now if a place is free, or else when this one is the first in line.
+    def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
+        """Call `on_acquired` with a permit: now if one is free, else when this borrower is the first in the queue.
 
         Args:
-            who: Whose turn it is; the same object each time.
-            begin: Takes the turn.
+            borrower: The tenant; the same object each time.
+            on_acquired: Takes the permit.
         """
-        self._waiting.append((who, begin))
+        self._waiting.append((borrower, on_acquired))
         self._serve()
 
     @asynccontextmanager
-    async def turn(self, who: object) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block. Cancelled while it waits it holds nothing.
+    async def permit(self, borrower: object) -> AsyncIterator[None]:
+        """Wait for a permit and hold it for the block. A caller that is cancelled while it waits holds nothing.
 
         Args:
-            who: Whose turn it is.
+            borrower: The tenant.
         """
-        came: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        self.ask(who, lambda turn: turn.end() if came.done() else came.set_result(turn))
+        acquired: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+        self.acquire(
+            borrower, lambda permit: permit.release() if acquired.done() else acquired.set_result(permit)
+        )
         try:
-            await came
+            await acquired
             yield
         finally:
-            if came.done() and not came.cancelled():
-                came.result().end()
+            if acquired.done() and not acquired.cancelled():
+                acquired.result().release()
 
-    def end(self, turn: Turn) -> None:
-        """See `Turn.end`."""
-        if turn in self._turns:
-            del self._turns[turn]
+    def release(self, permit: Permit) -> None:
+        """See `Permit.release`."""
+        if permit in self._permits:
+            del self._permits[permit]
             self._free += 1
             self._serve()
 
     def _serve(self) -> None:
-        """Let in who waits; not from within itself, or a long line would become as deep a recursion."""
+        """Give the free permits to the queue; not from within itself, or a long queue would become a deep recursion."""
         if self._is_serving:
             return
         self._is_serving = True
         try:
             while self._free and self._waiting:
-                who, begin = self._waiting.popleft()
+                borrower, on_acquired = self._waiting.popleft()
                 loop = asyncio.get_running_loop()
                 now = loop.time()
-                if who is not self._latest:
+                if borrower is not self._latest:
                     if self._latest is not None:
                         self._latest_since = now
-                    self._latest = who
-                turn = Turn(self, now + TURN_SECONDS, is_shared=now < self._latest_since + ALONE_SECONDS)
+                    self._latest = borrower
+                permit = Permit(
+                    self, now + PERMIT_SECONDS, is_shared=now < self._latest_since + ALONE_SECONDS
+                )
                 self._free -= 1
-                self._turns[turn] = None
+                self._permits[permit] = None
                 if self._timer is None:
-                    self._timer = loop.call_at(turn.ends_at, self._expire, context=self._context)
-                begin(turn)
+                    self._timer = loop.call_at(permit.expires_at, self._expire, context=self._context)
+                on_acquired(permit)
         finally:
             self._is_serving = False
 
     def _expire(self) -> None:
-        # `_timer` stays set until the end, so that a turn that begins meanwhile sets no second one.
+        # `_timer` stays set until the end, so that a permit that is given meanwhile sets no second one.
         loop = asyncio.get_running_loop()
-        while (oldest := next(iter(self._turns), None)) is not None:
-            if oldest.ends_at > loop.time():
-                self._timer = loop.call_at(oldest.ends_at, self._expire, context=self._context)
+        while (oldest := next(iter(self._permits), None)) is not None:
+            if oldest.expires_at > loop.time():
+                self._timer = loop.call_at(oldest.expires_at, self._expire, context=self._context)
                 return
-            self.end(oldest)
+            self.release(oldest)
         self._timer = None
 
 
-def another_loop_error(tenant_id: str) -> TenantError:
-    """Return the error for a call from another event loop: futures cannot be awaited across loops, it would hang."""
-    return TenantError(
-        "the registry belongs to another event loop: call it on the loop, and in the thread, that opened it "
-        "(asyncio.run_coroutine_threadsafe)",
-        tenant_id=tenant_id,
-    )
+@dataclass(frozen=True, slots=True)
+class Limiters:
+    """How many batches of all tenants run at once, those that write and those that read."""
+
+    write: FairLimiter
+    read: FairLimiter
+
+    @classmethod
+    def of(cls, config: RegistryConfig) -> "Limiters":
+        """Return the limiters that the settings ask for."""
+        return cls(FairLimiter(config.write_jobs_max), FairLimiter(config.read_jobs_max))

@@ -39,9 +39,9 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import TenantActor
-from tenantry.tenancy.actors.lease import HAS_ACTOR, Held, Lease, LeaseState, Waiter, busy_error, unexpected
-from tenantry.tenancy.actors.limiter import another_loop_error
+from tenantry.tenancy.actors.lease import HAS_ACTOR, Held, Lease, LeaseState, Waiter
 from tenantry.tenancy.actors.segmented_lru import IdleTenants
+from tenantry.tenancy.refusals import another_loop_error, busy_error, unexpected_error
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
 """Opens the tenant's actor, or raises why it cannot be."""
@@ -453,7 +453,9 @@ class ActorPool:
                     "the registry was closed while the tenant was opened", tenant_id=lease.tenant_id
                 )
             else:
-                failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
+                failure = (
+                    error if isinstance(error, TenantryError) else unexpected_error(lease.tenant_id, error)
+                )
             outcome = failure.outcome
             del self._entries[lease.tenant_id]
             for waiter in lease.waiters:
@@ -482,7 +484,7 @@ class ActorPool:
         try:
             await lease.actor.aclose(self._close_timeout_seconds)
         except Exception as error:  # noqa: BLE001  # its place must come free; the lock keeps others off its file
-            failure = error if isinstance(error, TenantryError) else unexpected(lease.tenant_id, error)
+            failure = error if isinstance(error, TenantryError) else unexpected_error(lease.tenant_id, error)
             self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=lease.tenant_id, reason=reason)
         else:
             self._log.debug(TENANT_CLOSED, tenant_id=lease.tenant_id, reason=reason)

@@ -14,7 +14,8 @@ from tenantry.eventlog import EventLog
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import StoreTransaction
-from tenantry.tenancy.actors.limiter import Gate, another_loop_error
+from tenantry.tenancy.actors.limiter import FairLimiter
+from tenantry.tenancy.refusals import another_loop_error
 
 TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
@@ -30,13 +31,13 @@ class TransactionSession:
     """Runs repository calls inside one open transaction; see `tenantry.statements.Session`.
 
     It holds its tenant's writer until it ends, at the latest at its deadline; then a statement that is running is
-    interrupted, it is rolled back, and every later use raises. It never turns into autocommit. Its statements wait for their
-    turn at the gate like any batch, so an open transaction that does nothing costs other tenants nothing.
+    interrupted, it is rolled back, and every later use raises. It never turns into autocommit. Each of its statements
+    needs a permit like any batch, so an open transaction that does nothing costs other tenants nothing.
 
     Args:
         transaction: The store's open transaction.
         timeout_seconds: From now; what the deadline was, for the error.
-        gate: Shared by all tenants' write batches.
+        limiter: Shared by all tenants' write batches.
         tenant_id: Named in errors and events.
         backend: Named in events.
         clock: Stamps the calls.
@@ -51,7 +52,7 @@ class TransactionSession:
         transaction: StoreTransaction,
         *,
         timeout_seconds: float,
-        gate: Gate,
+        limiter: FairLimiter,
         tenant_id: str,
         backend: str,
         clock: Clock,
@@ -62,7 +63,7 @@ class TransactionSession:
     ) -> None:
         self._transaction = transaction
         self._timeout_seconds = timeout_seconds
-        self._gate = gate
+        self._limiter = limiter
         self._tenant_id = tenant_id
         self._backend = backend
         self._now = clock.monotonic_seconds
@@ -71,7 +72,7 @@ class TransactionSession:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()  # one statement at a time, and none while it ends
         self._settled = asyncio.Event()  # it has ended, or its caller has gone
-        self._statement: anyio.CancelScope | None = None  # of the one that waits at the gate or runs
+        self._statement: anyio.CancelScope | None = None  # of the statement that waits for a permit or runs
         self._refusal: str | None = None  # why it takes no more statements
         self._has_ended = False
         self._admit = admit
@@ -140,13 +141,13 @@ class TransactionSession:
         async with self._lock:
             self._check_open()
             try:
-                async with self._gate.turn(self._tenant_id):
+                async with self._limiter.permit(self._tenant_id):
                     await self._transaction.commit()
             except TenantryError as error:
                 self._on_error(error)
                 raise
             finally:
-                # A no-op but for a caller that was cancelled at the gate, before the store heard of the commit.
+                # A no-op but for a caller that was cancelled while it waited for the permit, before the store began the commit.
                 with anyio.CancelScope(shield=True):
                     await self._roll_back()
 
@@ -184,7 +185,7 @@ class TransactionSession:
             with anyio.CancelScope() as scope:
                 self._statement = scope
                 try:
-                    async with self._gate.turn(self._tenant_id):
+                    async with self._limiter.permit(self._tenant_id):
                         started_seconds = self._now()
                         outcome = await run()
                 finally:

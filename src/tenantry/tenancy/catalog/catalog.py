@@ -58,7 +58,7 @@ class Catalog:
 
     Args:
         data_dir: Where ``catalog.db`` lies.
-        context: Clock, settings and event hook; the gates should be the catalog's own, so that no tenant's load delays it.
+        context: Clock, settings and event hook; the limiters should be the catalog's own, so that no tenant's load delays it.
     """
 
     def __init__(self, data_dir: Path, context: ActorContext) -> None:

@@ -18,7 +18,6 @@ from tenantry.schema import Schema
 from tenantry.storage.sqlite import integrity
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.files import owned_files
@@ -28,6 +27,7 @@ from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
 from tenantry.tenancy.handle import LeaseSource, TenantHandle
 from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 

@@ -32,11 +32,11 @@ from tenantry.events import LifecycleCalled
 from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.actors.lease import busy_error
 from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.retries import Retries
+from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 

@@ -11,7 +11,8 @@ from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.tenancy.actors.actor import ActorContext, Gates
+from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.clock_watch import ClockWatch
@@ -45,7 +46,7 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
-    catalog = Catalog(data_dir, ActorContext(config, Gates.of(config), clock, _ignore, watch))
+    catalog = Catalog(data_dir, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
     await catalog.open()
     try:
         await run_in_thread(partial(change_location, data_dir, storage.location))
