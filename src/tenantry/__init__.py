@@ -7,7 +7,7 @@ from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Statement
+from tenantry.statements import Fetch, Sql, Statement
 from tenantry.tenancy.fleet.job import (
     FleetJob,
     FleetProgress,
@@ -32,6 +32,7 @@ __all__ = [
     "RegistryStatistics",
     "Repository",
     "Schema",
+    "Sql",
     "Statement",
     "TenantHandle",
     "TenantId",

@@ -4,10 +4,12 @@ A repository builds statements and hands them to a session. Which connection run
 whose transaction, is the session's matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
 
 Row: TypeAlias = tuple[Any, ...]
@@ -31,21 +33,73 @@ class Fetch(Enum):
     ALL = "all"
 
 
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """SQL that differs between dialects: one text for each of them.
+
+    Most SQL is common to all dialects and is a plain `str`. An `Sql` can be joined to other SQL with ``+``, so that only the part
+    that differs is written more than once::
+
+        total = Sql({"sqlite": "exact_sum(cost_usd)", "postgres": "sum(cost_usd::numeric)"})
+        Statement("costs.total", "SELECT " + total + " FROM costs WHERE agent_id = ?", (agent_id,), Fetch.ONE)
+
+    Attributes:
+        texts: The text for each dialect, by the name that `Store.backend` gives. Every text takes the same parameters.
+    """
+
+    texts: Mapping[str, str]
+
+    def text(self, dialect: str) -> str:
+        """Return the text for a dialect.
+
+        Raises:
+            QueryError: There is no text for the dialect.
+        """
+        text = self.texts.get(dialect)
+        if text is None:
+            raise QueryError(
+                f"the statement has SQL for {', '.join(self.texts)}, and this database needs {dialect}: add a text for {dialect}"
+            )
+        return text
+
+    def __add__(self, other: "str | Sql") -> "Sql":
+        """Return this SQL with more behind it; if that is an `Sql` too, for the dialects that both have."""
+        if isinstance(other, Sql):
+            return Sql(
+                {name: text + other.texts[name] for name, text in self.texts.items() if name in other.texts}
+            )
+        return Sql({name: text + other for name, text in self.texts.items()})
+
+    def __radd__(self, other: str) -> "Sql":
+        """Return this SQL with a text before it."""
+        return Sql({name: other + text for name, text in self.texts.items()})
+
+
 class Statement(NamedTuple):
     """One SQL statement and what is expected back from it.
 
     Attributes:
         operation: Its bounded name in metrics, ``<repository>.<method>``: ``messages.save``.
-        sql: One statement with placeholders, plain (``?``) or numbered (``?1``). It may not end or nest the transaction, attach
-            a database, set a pragma, or make a temporary table, index, view or trigger.
+        sql: One statement with placeholders, ``?`` for each value; SQLite takes numbered ones (``?1``) too. An `Sql` where the
+            dialects need different texts. The statement may not end or nest the transaction, attach a database, set a pragma, or
+            make a temporary table, index, view or trigger.
         parameters: One value for each placeholder.
         fetch: What the session returns for it.
     """
 
     operation: str
-    sql: str
+    sql: str | Sql
     parameters: Sequence[object] = ()
     fetch: Fetch = Fetch.NONE
+
+    def text(self, dialect: str) -> str:
+        """Return the statement's SQL for a dialect.
+
+        Raises:
+            QueryError: The statement has no SQL for the dialect.
+        """
+        sql = self.sql
+        return sql if isinstance(sql, str) else sql.text(dialect)
 
 
 class ReadSession(Protocol):

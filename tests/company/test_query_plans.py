@@ -70,7 +70,9 @@ class RecordingSession(StoreSession):
         """Return how SQLite runs each of them, a line for each step, and forget them."""
         lines = []
         for statement in self.statements:
-            explained = statement._replace(sql=f"EXPLAIN QUERY PLAN {statement.sql}", fetch=Fetch.ALL)
+            explained = statement._replace(
+                sql=f"EXPLAIN QUERY PLAN {statement.text('sqlite')}", fetch=Fetch.ALL
+            )
             lines += [row[3] for row in await super().read(explained)]
         self.statements.clear()
         return lines

@@ -12,6 +12,7 @@ from tenantry.company.records import RecordRepository, RecordType
 from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import Page
+from tenantry.statements import Sql
 
 if TYPE_CHECKING:
     from tenantry.statements import Row
@@ -37,7 +38,7 @@ _COST_RECORD = RecordType(
 )
 _INSERT = _COST_RECORD.insert
 # Over no rows an aggregate is NULL, and CPython's sqlite3 never even makes its object.
-_SUM = "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"
+_SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
 _QUERY = Listing(
     "cost_records.query",
     _COST_RECORD.select,

@@ -20,13 +20,14 @@ from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import decode_cursor, page_rows
 from tenantry.repository import placeholders
-from tenantry.statements import Fetch, Statement
+from tenantry.statements import Fetch, Sql, Statement
 from tenantry.values import INT64_MAX
 
 Key: TypeAlias = tuple[str | int, ...]
 Filters: TypeAlias = Mapping[str, str | None]
 """Column names and the values they must have, the most selective first; None is no filter."""
 
+_FIRST_TIMESTAMP = "0001-01-01T00:00:00.000000Z"
 _LAST_TIMESTAMP = "9999-12-31T23:59:59.999999Z"
 
 
@@ -79,7 +80,7 @@ class Order:
 
 
 BY_ID = Order(("id",), ("",))
-OLDEST_FIRST = Order(("timestamp", "seq"), ("", 0))
+OLDEST_FIRST = Order(("timestamp", "seq"), (_FIRST_TIMESTAMP, 0))
 NEWEST_FIRST = Order(("timestamp", "seq"), (_LAST_TIMESTAMP, INT64_MAX), is_newest_first=True)
 
 
@@ -124,7 +125,7 @@ class Listing:
         return Statement(self.operation, sql, (*values, rows + 1), Fetch.ALL), rows
 
 
-def aggregate(operation: str, select: str, filters: Filters, window: Window) -> Statement:
+def aggregate(operation: str, select: Sql, filters: Filters, window: Window) -> Statement:
     """Return the statement that gives one row for all that lies in the window and passes the filters.
 
     Raises:
@@ -132,11 +133,11 @@ def aggregate(operation: str, select: str, filters: Filters, window: Window) -> 
     """
     since, until = _bounds(window)
     # The lower bound is always there, so that the time index, which covers the sum, is used without filters too.
-    conditions = [*_equals(filters), _Condition("timestamp >= ?", (since or "",))]
+    conditions = [*_equals(filters), _Condition("timestamp >= ?", (since or _FIRST_TIMESTAMP,))]
     if until is not None:
         conditions.append(_Condition("timestamp <= ?", (until,)))
     where, values = _where(conditions)
-    return Statement(operation, f"{select} WHERE {where}", values, Fetch.ONE)
+    return Statement(operation, select + f" WHERE {where}", values, Fetch.ONE)
 
 
 def _equals(filters: Filters) -> list[_Condition]:

@@ -23,7 +23,7 @@ from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import idempotency
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
-from tenantry.storage.sqlite.execution import run_statement
+from tenantry.storage.sqlite.execution import DIALECT, run_statement
 
 Guard = Callable[[sqlite3.Connection], None]
 """Runs first in every write transaction; raises if this process may not write."""
@@ -103,7 +103,7 @@ def _read_batch_beside_writes(
     statements: Sequence[Statement], connection: sqlite3.Connection
 ) -> list[ReadOutcome]:
     if len(statements) == 1:
-        if _is_select(statements[0].sql):
+        if _is_select(statements[0].text(DIALECT)):
             return [read_one(statements[0], connection)]
         # What undoes the transaction undoes the statement: no savepoint is needed.
         return _read_together(statements, _read_unless_it_writes, connection)

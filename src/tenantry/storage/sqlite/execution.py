@@ -9,6 +9,8 @@ from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_stateme
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_undecodable
 from tenantry.storage.sqlite.placeholders import NumberedStatement, find_numbered
 
+DIALECT: Final = "sqlite"
+
 _DISTINCT_STATEMENTS_MAX: Final = 4096
 _UNKNOWN: Final = NumberedStatement("", 0)
 _known: Final[dict[str, NumberedStatement | None]] = {}
@@ -26,11 +28,12 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
         QueryError: The statement would change the connection or the transaction; it had no effect.
         Exception: Whatever the driver raises for the statement and its parameters.
     """
-    numbered = _known.get(statement.sql, _UNKNOWN)
+    sql = statement.text(DIALECT)
+    numbered = _known.get(sql, _UNKNOWN)
     try:
         if numbered is not _UNKNOWN:
-            return _execute(statement, numbered, connection)
-        return _run_judged(statement, connection)
+            return _execute(sql, statement, numbered, connection)
+        return _run_judged(sql, statement, connection)
     except (UnicodeDecodeError, sqlite3.OperationalError) as error:
         if not is_undecodable(error) or _is_schema_damaged(connection):
             raise
@@ -38,12 +41,12 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
         raise QueryError(f"{statement.operation}: {error_text(error)}", code=type(error).__name__) from error
 
 
-def _run_judged(statement: Statement, connection: sqlite3.Connection) -> Result:
+def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) -> Result:
     """Run a statement that has not run before, under the authorizer."""
-    numbered = find_numbered(statement.sql)
+    numbered = find_numbered(sql)
     try:
         with judged(judge_statement, connection):
-            result = _execute(statement, numbered, connection)
+            result = _execute(sql, statement, numbered, connection)
     except RefusedActionError as error:
         raise QueryError(
             f"{statement.operation}: a statement may not use {error.action}, because all callers of this database share the "
@@ -51,9 +54,9 @@ def _run_judged(statement: Statement, connection: sqlite3.Connection) -> Result:
         ) from error
     except sqlite3.IntegrityError:
         # A row was refused, so the statement was not: a text that mostly meets duplicates is not judged each time.
-        _remember(statement.sql, numbered)
+        _remember(sql, numbered)
         raise
-    _remember(statement.sql, numbered)
+    _remember(sql, numbered)
     return result
 
 
@@ -64,11 +67,11 @@ def _remember(sql: str, numbered: NumberedStatement | None) -> None:
 
 
 def _execute(
-    statement: Statement, numbered: NumberedStatement | None, connection: sqlite3.Connection
+    sql: str, statement: Statement, numbered: NumberedStatement | None, connection: sqlite3.Connection
 ) -> Result:
     changes = connection.total_changes
     if numbered is None:
-        cursor = connection.execute(statement.sql, statement.parameters)
+        cursor = connection.execute(sql, statement.parameters)
     else:
         cursor = connection.execute(numbered.sql, numbered.names(statement.parameters))
     fetch = statement.fetch

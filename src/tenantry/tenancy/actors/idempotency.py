@@ -91,7 +91,7 @@ def hash_payload(statements: Request) -> bytes:
     for statement in statements:
         if not isinstance(statement.parameters, Sequence):
             raise _refused(statement.operation, "its parameters", statement.parameters)
-        parts = [statement.sql, statement.fetch.value, *statement.parameters]
+        parts = [str(statement.sql), statement.fetch.value, *statement.parameters]
         # Numbers before lists and lengths before parts: no two units give the same bytes.
         digest.update(b"%d;" % len(parts))
         for part in parts:

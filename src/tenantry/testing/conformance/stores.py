@@ -15,7 +15,7 @@ from tenantry.errors import (
     StorageFullError,
     TransactionClosedError,
 )
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Row, Sql, Statement
 from tenantry.storage import Store
 from tenantry.storage.protocol import KeyedRequest, Request
 from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
@@ -62,7 +62,7 @@ def _insert(row_id: object, n: object = 0, fetch: Fetch = Fetch.NONE) -> Stateme
     )
 
 
-def _run(sql: str, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
+def _run(sql: str | Sql, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
     return Statement("conformance.run", sql, parameters, fetch)
 
 
@@ -207,6 +207,22 @@ async def check_results_follow_fetch(make_store: MakeStore) -> None:
             await store.read([_select(), _select(Fetch.ONE), no_row, no_rows]),
             [[(1, 11), (2, 21)], (1, 11), None, []],
         )
+
+
+@_store_check
+async def check_runs_the_sql_of_its_dialect(make_store: MakeStore) -> None:
+    """Of SQL that differs between dialects a store runs its own; SQL that has none is the failure of its request alone."""
+    async with _connected(make_store) as store:
+        own = _run(Sql({"other": "no SQL", store.backend: _SELECT}), fetch=Fetch.ALL)
+        other = _run(Sql({"other": _SELECT}), fetch=Fetch.ALL)
+        written, refused, also_written = await store.write(
+            [(_insert(1), own), (_insert(2), other), (_insert(3),)]
+        )
+        expect((written, also_written), ([None, [(1, 0)]], [None]))
+        expect_error(refused, QueryError)
+        found, refused = await store.read([own, other])
+        expect(found, [(1, 0), (3, 0)])
+        expect_error(refused, QueryError)
 
 
 @_store_check
