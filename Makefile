@@ -41,7 +41,7 @@ test: $(VENV)/.dev ## the whole suite with branch coverage
 	$(BIN)/coverage report
 
 soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and figures
-	$(BIN)/python -m pytest -m soak --capture=no $(SOAK)
+	$(BIN)/python -m pytest -m soak --capture=no -o faulthandler_timeout=0 $(SOAK)
 
 # Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
 PART := $(wildcard tests/test_*.py) $(addprefix tests/,files server storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \

@@ -1,5 +1,6 @@
 """What every test has: asyncio underneath, a quiet structlog, and a registry on a fresh directory."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tenants import HANG_SECONDS, write_pack
 # No test asserts wall-clock time: on a busy machine neither an example nor making one is slow because of the code.
 settings.register_profile("tenantry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tenantry")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what runs in the background so; the processes that tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dashboards import boards
 from dashboards.panels import to_json
 from grafana import FILES, board, board_exprs, fill, panels, rules, variable_exprs
-from monitoring import DASHBOARDS, Service, needs_prometheus, promtool
+from monitoring import DASHBOARDS, Service, promtool
 from promql import named
 from tenantry.errors import TenantryError
 
@@ -121,7 +121,6 @@ def test_panels_do_not_cover_each_other(path: Path):
     assert len({panel["title"] for panel in panels(content)}) == len(panels(content))
 
 
-@needs_prometheus
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_expression_parses(path: Path, tmp_path: Path):
     """Prometheus takes each expression of the panels and of the variables."""
@@ -144,7 +143,6 @@ CALLS = 'tenantry_call_duration_seconds_count{job="tenantry",instance="a",outcom
 SNAPSHOTS = 'tenantry_lifecycle_last_success_timestamp_seconds{job="tenantry",instance="a",action="snapshot"}'
 
 
-@needs_prometheus
 @pytest.mark.parametrize(
     ("title", "series", "expected"),
     [

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from grafana import FILES, RULES, board, rules
-from monitoring import DASHBOARDS, ROOT, needs_prometheus, promtool
+from monitoring import DASHBOARDS, ROOT, promtool
 
 RULE_TESTS = sorted((DASHBOARDS / "rule_tests").glob("*.yml"))
 ALERTS = [rule for rule in rules() if "alert" in rule]
@@ -23,20 +23,17 @@ def anchors(page: str) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-@needs_prometheus
 def test_prometheus_takes_the_configuration():
     """The scrape configuration and the rules that it names are valid."""
     assert "2 rule files found" in promtool("check", "config", DASHBOARDS / "prometheus.yml")
 
 
-@needs_prometheus
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
 def test_rules_are_valid(path: Path):
     """Promtool finds nothing in the rules, duplicates included."""
     assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", path)
 
 
-@needs_prometheus
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_rules_do_what_they_should(path: Path):
     """Promtool's unit tests: each alert fires for what is wrong, and is silent for what is not."""

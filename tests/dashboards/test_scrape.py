@@ -9,9 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from grafana import FILES, board, board_exprs, fill, panels, rules
-from monitoring import DASHBOARDS, Prometheus, Service, eventually, needs_prometheus, promtool
-
-pytestmark = needs_prometheus
+from monitoring import DASHBOARDS, Prometheus, Service, eventually, promtool
 
 TENANT = DASHBOARDS / "grafana" / "tenantry-tenant.json"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

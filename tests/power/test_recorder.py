@@ -8,7 +8,6 @@ import pytest
 from power.choices import MAXIMAL
 from power.disk import Disk
 from power.faults import Fault
-from power.preload import build
 from power.tracing import Kind, Operation, read_trace
 from power.trees import read_tree, write_tree
 from power.workers import Workers
@@ -46,14 +45,3 @@ def test_a_short_write_goes_on(power_workers: Workers, tmp_path: Path):
     ((_, outcome),) = power_workers.do([{"do": "change-files", "root": tmp_path, "fail": fail}])
     assert outcome is None
     assert (tmp_path / "kept" / "written").read_bytes() == b"a" * 10_000
-
-
-@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
-def test_without_a_compiler(
-    ci: str, outcome: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The tests fail where everything has to run, and are skipped elsewhere."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="needs a C compiler"):
-        build(tmp_path)

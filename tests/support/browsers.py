@@ -5,7 +5,6 @@ Import it by name (``tests`` is on pytest's path): ``from browsers import Browse
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 import tenantry
+from needs import needed_program
 from tenants import HANG_SECONDS, python, read_json
 
-CHROMIUM = shutil.which("chromium")
-CHROMEDRIVER = shutil.which("chromedriver")
 TABS_MAX = 80
 
 # For people the console looks every two seconds, and nothing that a test waits for needs to be looked for less often.
@@ -286,7 +284,8 @@ def open_browser(profile: Path, *, is_hasty: bool = False) -> Iterator[Browser]:
         is_hasty: Whether a page's timers of up to two seconds take a tenth of that.
     """
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = needed_program("chromium", package="chromium")
+    driver_path = needed_program("chromedriver", package="chromium-driver")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     for argument in (
         *(
@@ -301,7 +300,7 @@ def open_browser(profile: Path, *, is_hasty: bool = False) -> Iterator[Browser]:
         *("--disable-dev-shm-usage", "--disable-lcd-text", f"--user-data-dir={profile}"),
     ):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
     try:
         driver.set_script_timeout(HANG_SECONDS)
         if is_hasty:

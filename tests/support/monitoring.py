@@ -18,20 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import tenantry
+from needs import needed_program
 from tenants import HANG_SECONDS, read_line
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = ROOT / "dashboards"
 _BUSY_SERVICE = Path(__file__).with_name("busy_service.py")
 _POLL_SECONDS = 0.1
-
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("promtool") is None or shutil.which("prometheus") is None,
-    reason="Prometheus is not installed (Debian: apt-get install prometheus)",
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
     (directory / "prometheus.yml").write_text(settings.replace("_interval: 15s", "_interval: 1s"))
     port = _free_port()
     command = [
-        "prometheus",
+        needed_program("prometheus", package="prometheus"),
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -119,7 +113,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
 def promtool(*arguments: str | Path, stdin: str | None = None) -> str:
     """Run promtool and return what it says; it must be content."""
     done = subprocess.run(
-        ["promtool", *map(str, arguments)],
+        [needed_program("promtool", package="prometheus"), *map(str, arguments)],
         input=stdin,
         capture_output=True,
         text=True,

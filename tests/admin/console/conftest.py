@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from browsers import CHROMEDRIVER, CHROMIUM, Browser, RunningService, open_browser, serving
+from browsers import Browser, RunningService, open_browser, serving
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.tenancy.catalog.api_keys import Scope
@@ -40,8 +40,6 @@ def api(service: RunningService) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One process of Chromium for all tests: what it keeps belongs to an origin, and each service is one of its own."""
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        pytest.skip("needs Chromium and its driver: Debian's chromium and chromium-driver")
     with open_browser(tmp_path_factory.mktemp("profile"), is_hasty=True) as opened:
         yield opened
 

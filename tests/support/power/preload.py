@@ -2,18 +2,14 @@
 
 import ctypes
 import errno
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
-
+from needs import needed_program
 from power.tracing import Kind
 
 SOURCE: Final = Path(__file__).with_name("recorder.c")
-_COMPILERS: Final = ("cc", "gcc", "clang")
 
 
 def build(directory: Path) -> Path:
@@ -21,12 +17,7 @@ def build(directory: Path) -> Path:
 
     Without a compiler the test is skipped; where ``CI`` is set in the environment it fails.
     """
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        message = f"needs a C compiler ({', '.join(_COMPILERS)}) to build {SOURCE.name}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+    compiler = needed_program("cc", "gcc", "clang", package="gcc")
     library = directory / "recorder.so"
     options = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
     subprocess.run([compiler, *options, "-o", library, SOURCE], check=True)
