@@ -158,6 +158,7 @@ OF_SNAPSHOTS: Final = {"restore", "replace_file", "undo_restore"}
 CREATING: Final = {"create", "clone", "import_bundle"}
 NO_LIFECYCLE_CALLS: Final = {
     *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),
+    "backend_report",
 }
 REFUSALS: Final = {
     TenantState.SUSPENDED: TenantSuspendedError,

@@ -7,7 +7,7 @@ import pytest
 from directory_entries import EntryRecorder
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import TenantryError
-from tenantry.tenancy.snapshots import restore
+from tenantry.storage.sqlite import replacement
 from tenants import database_path, make_message, stored_contents, write_pack
 
 
@@ -72,7 +72,7 @@ async def test_a_staged_file_that_came_back(data_dir: Path, monkeypatch: pytest.
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
     await registry.open()
     with monkeypatch.context() as patched:
-        patched.setattr(restore, "place", die)
+        patched.setattr(replacement, "place", die)
         with pytest.raises(DiedError):
             await registry.snapshots.restore("acme", snapshot.id)
     await registry.aclose()

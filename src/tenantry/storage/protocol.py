@@ -1,14 +1,24 @@
-"""What a store is: one tenant's database behind a few calls that take whole batches."""
+"""The seam between tenancy and a database: what a `Backend`, a `Store` and a `ClosedDatabase` are.
 
-from collections.abc import Awaitable, Iterable, Sequence
+A `Backend` keeps the databases of all tenants of a registry, and the catalog. An open tenant has a `Store`: its database
+behind a few calls that take whole batches. A `ClosedDatabase` is what may be done to a tenant's database while nobody has it open.
+Whatever the back end is, a copy of a tenant's database is one SQLite file (`tenantry.storage.artifacts`).
+"""
+
+from collections.abc import Awaitable, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.config import Durability
 from tenantry.errors import TenantryError
-from tenantry.schema import Migration
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId
+from tenantry.limits import TenantLimits
+from tenantry.schema import Migration, Schema
 from tenantry.statements import Result, Statement
 
 Request: TypeAlias = tuple[Statement, ...]
@@ -216,4 +226,310 @@ class Store(Protocol):
             SnapshotError: The database was disconnected meanwhile; no file is left.
             PersistenceError: It cannot be read, or the file cannot be written; no file is left.
         """
+        ...
+
+
+class Capability(StrEnum):
+    """What a back end can do beyond the contract."""
+
+    BYTE_LIMIT = "byte_limit"
+    """A tenant's database has a size limit, see `TenantLimits.database_bytes_max`."""
+    COMPACT = "compact"
+    """An archived tenant's unused space is given back."""
+    REPAIR = "repair"
+    """Damaged indexes are built anew."""
+    ATOMIC_MIGRATIONS = "atomic_migrations"
+    """A migration that fails leaves nothing behind."""
+    SHARED = "shared"
+    """Several processes may have a tenant open."""
+
+
+class Place(NamedTuple):
+    """Where a tenant's database is.
+
+    Attributes:
+        tenant_id: The tenant's present id, for messages.
+        uid: Its stable key, which the database carries too.
+        location: The back end's own name for the place: a directory, or a schema. It never changes.
+    """
+
+    tenant_id: TenantId
+    uid: str
+    location: str
+
+
+class LockTakenError(Exception):
+    """Somebody else holds the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """What a back end runs on, for people and for the version route.
+
+    Attributes:
+        backend: Its name.
+        version: The version of the database software.
+    """
+
+    backend: str
+    version: str
+
+
+class ClosedDatabase(Protocol):
+    """A tenant's database while nobody has it open. Every method can be repeated after a crash."""
+
+    async def exists(self) -> bool:
+        """Return whether there is a database. What this says holds after a power failure too."""
+        ...
+
+    async def check(self, *, is_thorough: bool) -> None:
+        """Look for damage and change nothing.
+
+        Args:
+            is_thorough: Whether indexes are compared with their tables too.
+
+        Raises:
+            DatabaseCorruptError: It is damaged or missing.
+        """
+        ...
+
+    async def is_damaged(self) -> bool:
+        """Look once more, past every cache, whether the database is damaged: a disk that failed for a moment looks like damage too.
+
+        Raises:
+            PersistenceError: The disk cannot read it, or the check took too long.
+        """
+        ...
+
+    async def compact(self) -> None:
+        """Give back the space of deleted rows, where the back end can.
+
+        Raises:
+            StorageFullError: It would leave too little space to those who write; the database is as it was.
+            PersistenceError: The database is as it was.
+        """
+        ...
+
+    async def repair(self) -> None:
+        """Check the database thoroughly, and build its indexes anew if that is all that is wrong with it.
+
+        Raises:
+            DatabaseCorruptError: It is damaged beyond that.
+            PersistenceError: It cannot be repaired for another reason.
+        """
+        ...
+
+    async def check_repairable(self) -> None:
+        """Raise if the database seems to be put together from parts of two, which a repair would mix for good.
+
+        Raises:
+            DatabaseCorruptError: It seems so; nothing was changed.
+        """
+        ...
+
+    async def keep(self, point: str, *, is_as_found: bool) -> None:
+        """Keep the database as the restore point, before `exchange`; a no-op after it.
+
+        Args:
+            point: The restore point's name.
+            is_as_found: Whether it is kept exactly as it is, though it may be damaged, rather than put in order first.
+
+        Raises:
+            SnapshotError, PersistenceError: It cannot be kept; nothing was exchanged.
+        """
+        ...
+
+    async def exchange(self, point: str) -> None:
+        """Put the database that was staged for the restore point in this one's place, in one step; a no-op when it is there."""
+        ...
+
+    async def remove(self) -> None:
+        """Remove the database and its restore points, durably; a missing one is not an error.
+
+        Raises:
+            DataDirectoryError: It cannot be removed.
+        """
+        ...
+
+
+class RestorePoints(Protocol):
+    """The databases that restores of one tenant have replaced, and the one that is about to replace it.
+
+    A restore stages a database, writes its intent, and then exchanges the two (`ClosedDatabase.keep`, `ClosedDatabase.exchange`).
+    """
+
+    async def names(self) -> Sequence[str]:
+        """Return the names of the restore points, oldest first."""
+        ...
+
+    async def exists(self, point: str) -> bool:
+        """Return whether this one is there."""
+        ...
+
+    async def copy_to(self, point: str, path: Path) -> None:
+        """Write what is kept into a new file, and check the copy.
+
+        Raises:
+            DatabaseCorruptError: It is damaged; it stays as it is.
+            SnapshotError: It cannot be copied.
+        """
+        ...
+
+    async def remove(self, point: str) -> None:
+        """Remove one; a missing one is not an error.
+
+        Raises:
+            SnapshotError: It cannot be removed.
+        """
+        ...
+
+    async def forget_old(self, newest: str, *, latest: str, kept_max: int) -> None:
+        """Remove the oldest ones.
+
+        Args:
+            newest: The one that was just made, which stays.
+            latest: Points whose names sort after this are dated in the future: they neither count nor go.
+            kept_max: How many stay.
+        """
+        ...
+
+    async def stage(self, point: str, path: Path) -> None:
+        """Put a durable file that `Backend.prepare` made ready beside the tenant's database; it replaces what was staged before.
+
+        Raises:
+            SnapshotError, StorageFullError: It cannot be put there.
+        """
+        ...
+
+    async def unstage(self, point: str) -> bool:
+        """Take back what was done for a restore that has not exchanged the databases; return False if it has."""
+        ...
+
+    async def has_begun(self, point: str) -> bool:
+        """Return whether anything was staged or kept for a restore."""
+        ...
+
+
+class Backend(Protocol):
+    """Keeps the databases of all tenants of a registry, and its catalog."""
+
+    @property
+    def dialect(self) -> str:
+        """The name of its SQL and of the directories of migrations: ``sqlite``, ``postgres``."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do beyond the contract."""
+        ...
+
+    async def open(self) -> None:
+        """Check that it can be used, and take what all tenants share, such as threads or connections.
+
+        Raises:
+            DataDirectoryError: Its place cannot be used; the message says what to change.
+            PersistenceConnectionError: It cannot be reached, or the process may not open as many files as it needs.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give back what `open` took; idempotent. Every store is disconnected before."""
+        ...
+
+    def abandon(self) -> None:
+        """Give back what `open` took, of a registry that was lost without being closed; from any thread, without waiting."""
+        ...
+
+    def catalog(self, schema: Schema, *, log: EventLog) -> Store:
+        """Return the store of the catalog, not connected."""
+        ...
+
+    def store(self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False) -> Store:
+        """Return the store of a tenant, not connected.
+
+        Args:
+            place: Where its database is.
+            limits: What it may use.
+            log: Bound to the tenant.
+            is_new: Whether a missing database is made, rather than an error.
+        """
+        ...
+
+    async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
+        """Return a location for a new tenant.
+
+        Args:
+            tenant_id: The new tenant's id.
+            taken: The locations of this id, or of this id with a suffix, that the catalog knows.
+
+        Raises:
+            DataDirectoryError: Something that no tenant of the catalog owns is there.
+        """
+        ...
+
+    def exclusive(
+        self, place: Place, *, is_waited_for: bool = True
+    ) -> AbstractAsyncContextManager[ClosedDatabase]:
+        """Keep everybody else out of a tenant's database that is closed here, for the block.
+
+        Another process that has it open closes it when it sees the change in the catalog that the operation made first.
+
+        Args:
+            place: Where the database is.
+            is_waited_for: Whether that is waited for, ``call_timeout_seconds`` at most.
+
+        Raises:
+            TenantOwnedElsewhereError: The other process has it open.
+            PersistenceConnectionError: It cannot be locked.
+        """
+        ...
+
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Hold a lock of this name among all processes, until the block or the process ends.
+
+        Raises:
+            LockTakenError: Somebody else holds it.
+            PersistenceConnectionError, StorageFullError: It cannot be taken.
+        """
+        ...
+
+    async def closed_versions(self, place: Place) -> dict[str, int] | None:
+        """Return the version of each schema in a database that nobody has open, in passing; None if that cannot be told so."""
+        ...
+
+    async def size_bytes(self, place: Place) -> int:
+        """Return how large the tenant's database is."""
+        ...
+
+    def may_be_transient(self, error: BaseException) -> bool:
+        """Return whether an error that says damage may come from a disk that failed for a moment; see `ClosedDatabase.is_damaged`."""
+        ...
+
+    async def prepare(self, path: Path) -> dict[str, int]:
+        """Migrate a copy of a tenant's database to what the code knows, check it, and return the version of each schema.
+
+        Args:
+            path: The copy, which is changed. It may come from a storage that others can write.
+
+        Raises:
+            MigrationError: It is newer than the code, or a migration fails.
+            DatabaseCorruptError: It is no database, or damaged.
+            SnapshotError: It took too long.
+        """
+        ...
+
+    async def adopt(self, place: Place, path: Path) -> None:
+        """Make a prepared copy the database of a tenant that has none yet, durably.
+
+        Raises:
+            SnapshotError: It cannot be put there.
+        """
+        ...
+
+    def points(self, place: Place) -> RestorePoints:
+        """Return the restore points of a tenant."""
+        ...
+
+    async def report(self) -> BackendReport:
+        """Return what it runs on."""
         ...

@@ -24,9 +24,9 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.schema import Schema
+from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
-from tenantry.storage.sqlite.layout import tenant_paths
-from tenantry.storage.sqlite.version import log_sqlite_version
+from tenantry.storage.protocol import BackendReport
 from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.limiter import Limiters
@@ -56,7 +56,7 @@ from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshots import Snapshots
 from tenantry.tenancy.snapshots.storage_owner import StorageOwner
-from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, size_bytes
+from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
 from tenantry.tenancy.tenant_opener import TenantOpener, check_opens
 from tenantry.texts import SCHEMAS_MAX
 from tenantry.threads import run_in_thread, running_loop
@@ -100,6 +100,7 @@ class TenantRegistry(TenantCalls):
         self._log = EventLog()
         clock = clock or SystemClock()
         self._watch = ClockWatch(clock, config.clock_hold_seconds, self._report, self._log)
+        self._backend = make_backend(config, self._schemas, clock=clock, log=self._log)
         context = ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
         # Limiters of its own: no load of any tenant delays the catalog.
         catalog = Catalog(
@@ -109,6 +110,7 @@ class TenantRegistry(TenantCalls):
             catalog,
             self._schemas,
             context,
+            self._backend,
             log=self._log,
             on_failure=lambda tenant, error: self._housekeeping.close_failed(tenant, error),  # noqa: PLW0108  # made below
         )
@@ -136,10 +138,17 @@ class TenantRegistry(TenantCalls):
         self._keep_location = partial(keep_location, config.data_dir, storage.location)
         self._storage_owner = StorageOwner(storage, config.data_dir, clock)
         archive = SnapshotArchive(storage, self._storage_owner)
-        copies = Copies(self._pool, self._opener)
-        restorer = Restorer(self._runner, self._pool, archive, copies, self._scratch, self._schemas)
+        copies = Copies(self._pool, self._opener, self._backend)
+        restorer = Restorer(self._runner, self._pool, archive, self._backend, self._scratch, self._schemas)
         self.snapshots = Snapshots(
-            self._runner, catalog, archive, copies, restorer, self._scratch, self._storage_owner
+            self._runner,
+            catalog,
+            archive,
+            copies,
+            self._backend,
+            restorer,
+            self._scratch,
+            self._storage_owner,
         )
         """The tenants' snapshots."""
         self.fleet = Fleet(
@@ -150,6 +159,7 @@ class TenantRegistry(TenantCalls):
                 context=context,
                 host=self,
                 schemas=self._schemas,
+                backend=self._backend,
                 snapshots=self.snapshots,
             ),
             check_open=self._check_open,
@@ -162,7 +172,9 @@ class TenantRegistry(TenantCalls):
         super().__init__(
             catalog,
             calls,
-            Transfers(self._runner, catalog, calls, archive, copies, self._scratch, self._schemas),
+            Transfers(
+                self._runner, catalog, calls, archive, copies, self._backend, self._scratch, self._schemas
+            ),
         )
         self._housekeeping = Housekeeping(
             catalog,
@@ -191,7 +203,7 @@ class TenantRegistry(TenantCalls):
         # Not all attributes are there if it could not be made.
         if not getattr(self, "_is_open", False) or sys.is_finalizing():
             return
-        self._opener.thread_pools.unregister()
+        self._backend.abandon()
         self._scratch.abandon()
         warnings.warn(
             f"the registry of {self._config.data_dir} was not closed: use 'async with TenantRegistry(…)', or call aclose()",
@@ -228,14 +240,13 @@ class TenantRegistry(TenantCalls):
             if self._is_open:
                 return
             for schema in self._schemas:
-                schema.migrations("sqlite")
+                schema.migrations(self._backend.dialect)
             check_open_files(self._config)
             await run_in_thread(partial(prepare_data_directory, self._config))
             await run_in_thread(self._keep_location)
             await self._scratch.sweep()
-            await self._runner.sweep()
             await self._catalog.open()
-            self._opener.thread_pools.retain()
+            await self._backend.open()
             try:
                 await self._watch.open(self._catalog)
                 self._is_open = True
@@ -252,7 +263,6 @@ class TenantRegistry(TenantCalls):
             self._start(self._storage_owner.announce(), "tenantry snapshot storage")
             if self._config.snapshot_interval_seconds is not None:
                 self._start(self._schedule.run(), "tenantry snapshots")
-            log_sqlite_version(self._log)
             self._log.info(
                 REGISTRY_OPENED,
                 data_dir=str(self._config.data_dir),
@@ -311,9 +321,17 @@ class TenantRegistry(TenantCalls):
             TenantNotFoundError: There is none.
         """
         tenant = await self.get(tenant_id)
-        database = tenant_paths(self._config.data_dir, tenant.location).database
-        size = await run_in_thread(partial(size_bytes, database))
+        size = await self._backend.size_bytes(tenant.place)
         return TenantStatistics(size, self.actor_statistics(tenant.id))
+
+    async def backend_report(self) -> BackendReport:
+        """Return what the tenants' databases run on.
+
+        Raises:
+            RegistryClosedError: The registry is not open.
+        """
+        self._check_open()
+        return await self._backend.report()
 
     def scratch_directory(self) -> AbstractAsyncContextManager[Path]:
         """Give a private directory on the data directory's file system, removed at the end of the block."""
@@ -406,7 +424,7 @@ class TenantRegistry(TenantCalls):
             AsyncExitStack() as steps
         ):  # from the last to the first; one that fails does not skip the others
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
-            steps.callback(self._opener.thread_pools.unregister)
+            steps.push_async_callback(self._backend.aclose)
             steps.push_async_callback(self._housekeeping.wait_background)
             steps.push_async_callback(self._scratch.aclose)
             steps.push_async_callback(self._runner.wait_ended, self._config.shutdown_timeout_seconds)

@@ -1,8 +1,6 @@
 """What the registry tells of itself and of a tenant, at one moment."""
 
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from tenantry.lifecycle import TenantState
 from tenantry.tenancy.actors.actor import ActorStatistics
@@ -48,12 +46,3 @@ class TenantStatistics:
 
     database_bytes: int
     actor: ActorStatistics | None
-
-
-def size_bytes(database: Path) -> int:
-    """Return the size of a database with its write-ahead log."""
-    size = 0
-    for path in (database, Path(f"{database}-wal")):
-        with suppress(FileNotFoundError):  # it comes and goes with its writer
-            size += path.stat().st_size
-    return size

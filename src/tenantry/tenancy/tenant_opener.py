@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
 from typing import Final
 
 from tenantry.errors import (
@@ -16,23 +14,14 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, check_serves
-from tenantry.limits import TenantLimits
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import second_look
-from tenantry.storage.sqlite.database_file import is_missing
-from tenantry.storage.sqlite.layout import tenant_paths
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.audit import acting_as, append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
-from tenantry.threads import run_in_thread
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384
@@ -50,6 +39,7 @@ class TenantOpener:
         catalog: The list of tenants.
         schemas: What every tenant is migrated to.
         context: What all actors share.
+        backend: Where the tenants' databases are.
         log: Bound to each tenant in turn.
         on_failure: Called when an open tenant cannot go on.
     """
@@ -59,6 +49,7 @@ class TenantOpener:
         catalog: Catalog,
         schemas: Sequence[Schema],
         context: ActorContext,
+        backend: Backend,
         *,
         log: EventLog,
         on_failure: Callable[[TenantRecord, TenantryError], None],
@@ -66,12 +57,9 @@ class TenantOpener:
         self._catalog = catalog
         self._schemas = schemas
         self._context = context
+        self._backend = backend
         self._log = log
         self._on_failure = on_failure
-        config = context.config
-        self.thread_pools = ThreadPools.of(
-            write_threads=config.write_threads, read_threads=config.read_threads
-        )
         self._opened: set[TenantId] = set()
         self._for_calls: set[str] = set()  # uids of tenants whose lifecycle call opens them
 
@@ -112,11 +100,8 @@ class TenantOpener:
             TenantOwnedElsewhereError: Another process has it open.
             PersistenceError: The disk cannot read it, or the check took too long.
         """
-        path = tenant_paths(self._context.config.data_dir, tenant.location).database
-        if await run_in_thread(partial(is_missing, path)):
-            return True
-        async with owned_files(tenant, self._context, is_waited_for=False):
-            is_damaged = await run_in_thread(partial(second_look.is_damaged, path))
+        async with self._backend.exclusive(tenant.place, is_waited_for=False) as closed:
+            is_damaged = await closed.is_damaged()
         if not is_damaged:
             self._log.warning(TENANT_FOUND_SOUND, tenant_id=tenant.id)
         return is_damaged
@@ -161,7 +146,7 @@ class TenantOpener:
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
-            if not second_look.is_doubtful(error) or await self._is_damaged_or_judged(tenant):
+            if not self._backend.may_be_transient(error) or await self._is_damaged_or_judged(tenant):
                 await self._judge(tenant, error)
                 raise
         try:
@@ -229,57 +214,17 @@ class TenantOpener:
     def is_behind(self, tenant: TenantRecord) -> bool:
         """Return whether the tenant lacks migrations, as far as the catalog knows."""
         return any(
-            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations("sqlite"))
+            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations(self._backend.dialect))
             for schema in self._schemas
         )
 
-    def tenant_store(self, tenant: TenantRecord, *, is_new: bool = False) -> SQLiteStore:
-        """Return the tenant's store, not connected; it takes the tenant's lock when it is."""
-        paths = tenant_paths(self._context.config.data_dir, tenant.location)
-        return self.store(
-            paths.database,
-            must_exist=not is_new,
-            limits=tenant.limits,
-            ownership=FileOwnership(paths.lock, tenant.uid, tenant.id),
-            log=self._log.bind(tenant_id=tenant.id),
-        )
-
-    def store(
-        self,
-        path: Path,
-        *,
-        must_exist: bool = True,
-        limits: TenantLimits | None = None,
-        ownership: FileOwnership | None = None,
-        log: EventLog | None = None,
-    ) -> SQLiteStore:
-        """Return the store of a database below the data directory, not connected."""
-        config = self._context.config
-        limits = limits or TenantLimits()
-        options = SQLiteOptions(
-            path=path,
-            root=config.data_dir,
-            must_exist=must_exist,
-            durability=limits.durability or config.durability,
-            database_bytes_max=limits.database_bytes_max,
-            readers_max=config.readers_per_tenant,
-            wal_bytes_max=config.wal_bytes_max,
-        )
-        return SQLiteStore(
-            options,
-            self._schemas,
-            clock=self._context.clock,
-            log=log or self._log,
-            thread_pools=self.thread_pools,
-            ownership=ownership,
-        )
-
     def _actor(self, tenant: TenantRecord, *, is_new: bool) -> TenantActor:
+        log = self._log.bind(tenant_id=tenant.id)
         return TenantActor(
             tenant.id,
-            self.tenant_store(tenant, is_new=is_new),
+            self._backend.store(tenant.place, limits=tenant.limits, log=log, is_new=is_new),
             self._context,
-            log=self._log.bind(tenant_id=tenant.id),
+            log=log,
             on_failure=lambda error: self._on_failure(tenant, error),
             entry=tenant,
         )

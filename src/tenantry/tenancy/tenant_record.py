@@ -9,6 +9,7 @@ from tenantry.errors import TenantNotFoundError
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.limits import TenantLimits
+from tenantry.storage.protocol import Place
 
 OBJECTS_LEFT: Final = "objects_left"
 """The argument of a purge's intent that says how many objects of snapshots could not be deleted; empty if nobody knows."""
@@ -82,6 +83,11 @@ class TenantRecord(BaseModel):
     def is_under_way(self) -> bool:
         """Whether an operation of the tenant was begun and has not ended, in this process or another."""
         return self.intent is not None or self.state.allows(TenantEvent.PROVISION)
+
+    @property
+    def place(self) -> Place:
+        """Where its database is, for the back end."""
+        return Place(self.id, self.uid, self.location)
 
 
 def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:

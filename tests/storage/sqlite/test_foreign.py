@@ -26,9 +26,9 @@ from tenantry.errors import (
 )
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.archive import bundle as bundles
+from tenantry.storage.sqlite import backend as sqlite_backend
 from tenantry.storage.sqlite import foreign, hardening, integrity, schema_pages
 from tenantry.storage.sqlite.foreign import check_foreign
-from tenantry.tenancy.snapshots import copying as copies
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -381,7 +381,7 @@ class TestSnapshots:
             snapshot = await registry.snapshots.create("acme")
         second = Schema("pack", write_pack(tmp_path, f"second_{how}", tables, "INSERT INTO t VALUES (1);"))
         monkeypatch.setattr(hardening, "CHECK_SECONDS_MIN", 0.5 if how == "endless" else HANG_SECONDS)
-        monkeypatch.setattr(copies, "room_bytes", lambda _: 20 * 2**20)
+        monkeypatch.setattr(sqlite_backend, "room_bytes", lambda _: 20 * 2**20)
         async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[second]) as registry:
             expected = SnapshotError if how == "endless" else MigrationError
             with pytest.raises(expected, match="triggers of its own" if how == "endless" else "full"):

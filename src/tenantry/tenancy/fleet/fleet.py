@@ -71,7 +71,7 @@ class Fleet:
         self._poll_seconds = tools.context.config.catalog_poll_interval_seconds
         self._table = FleetTable(tools.catalog, tools.context.clock)
         self._work = FleetWork(tools, self._table)
-        self._runner = FleetRunner(self._table, self._work, tools.context, log)
+        self._runner = FleetRunner(self._table, self._work, tools.backend, tools.context, log)
 
     def register(self, name: str, function: FleetFunction) -> None:
         """Let jobs of this kind call ``await function(tenant, arguments)`` for each of their tenants.
@@ -295,7 +295,9 @@ class Fleet:
         pending = (
             migration
             for schema in self._tools.schemas
-            for migration in schema.migrations("sqlite")[tenant.schema_versions.get(schema.name, 0) :]
+            for migration in schema.migrations(self._tools.backend.dialect)[
+                tenant.schema_versions.get(schema.name, 0) :
+            ]
         )
         return TenantMigrationStatus(
             tenant_id=tenant.id,

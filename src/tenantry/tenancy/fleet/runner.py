@@ -3,13 +3,13 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
 from tenantry.errors import JobError
 from tenantry.eventlog import EventLog
-from tenantry.files.lock_file import LockFile, LockHeldError, lock_error
+from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.fleet.job import LIVE_STATES, JobEvent
@@ -17,7 +17,6 @@ from tenantry.tenancy.fleet.job_run import FleetRun
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import FleetWork
 from tenantry.texts import as_reason
-from tenantry.threads import run_in_thread
 
 FLEET_JOB_BEGUN: Final = "tenantry.fleet.begun"
 FLEET_JOB_PAUSED: Final = "tenantry.fleet.paused"
@@ -35,13 +34,17 @@ class FleetRunner:
     Args:
         table: Where jobs are written down.
         work: Does their work on single tenants.
+        backend: Has the jobs' locks.
         context: Settings, clock and event hook.
         log: Of the registry.
     """
 
-    def __init__(self, table: FleetTable, work: FleetWork, context: ActorContext, log: EventLog) -> None:
+    def __init__(
+        self, table: FleetTable, work: FleetWork, backend: Backend, context: ActorContext, log: EventLog
+    ) -> None:
         self._table = table
         self._work = work
+        self._backend = backend
         self._context = context
         self._log = log
         self._places = asyncio.Semaphore(max(1, int(context.config.open_tenants_max * PLACES_SHARE)))
@@ -65,13 +68,11 @@ class FleetRunner:
         Raises:
             PersistenceConnectionError: The lock file cannot be opened.
         """
-        lock = await self._lock(job_id)
-        try:
+        async with AsyncExitStack() as lock:
+            has_lock = await self._take_lock(job_id, lock)
             yield
-        except BaseException:
-            lock.remove()
-            raise
-        self._spawn(job_id, lock)
+            if not self._is_closed:
+                self._spawn(job_id, lock.pop_all() if has_lock else None)
 
     def halt(self, job_id: str) -> None:
         """Begin no further tenant of the job, if it runs here."""
@@ -82,6 +83,8 @@ class FleetRunner:
         """Run the jobs that nobody runs."""
         now = self._context.clock.monotonic_seconds()
         for job_id in await self._table.live():
+            if self._is_closed:
+                return
             if job_id not in self._tasks and self._not_before.get(job_id, now) <= now:
                 self._spawn(job_id)
 
@@ -98,11 +101,8 @@ class FleetRunner:
         if late:
             await asyncio.wait(late)
 
-    def _spawn(self, job_id: str, lock: LockFile | None = None) -> None:
-        if self._is_closed:
-            if lock is not None:
-                lock.remove()
-            return
+    def _spawn(self, job_id: str, lock: AsyncExitStack | None = None) -> None:
+        """Run the job in a task, which takes the lock over that it is given; without one it takes the lock itself."""
         # After the one before it, if that is just about to end: it may not have seen that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
         # A context of its own: the limits of the call that started the job do not apply to the job, which may run for hours.
@@ -113,41 +113,33 @@ class FleetRunner:
         self._alive.add(task)
         task.add_done_callback(partial(self._ended, job_id))
 
-    async def _lock(self, job_id: str) -> LockFile:
-        """Return the job's lock, held if nobody else has it."""
-        lock = LockFile(self._context.config.data_dir / "operations" / f"fleet-{job_id}")
+    async def _take_lock(self, job_id: str, lock: AsyncExitStack) -> bool:
+        """Let the stack hold the job's lock; return False if somebody else holds it."""
         try:
-            await run_in_thread(lock.acquire)
-        except LockHeldError:
-            pass
-        except OSError as error:
-            raise lock_error(lock.path, error) from error
-        except BaseException:
-            lock.remove()
-            raise
-        return lock
+            await lock.enter_async_context(self._backend.lock(f"fleet-{job_id}"))
+        except LockTakenError:
+            return False
+        return True
 
     def _ended(self, job_id: str, task: "asyncio.Task[None]") -> None:
         self._alive.discard(task)
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
 
-    async def _run(self, job_id: str, before: "asyncio.Task[None] | None", lock: LockFile | None) -> None:
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            if lock is None or not lock.is_held:
-                lock = await self._lock(job_id)
-            if lock.is_held:
-                await self._run_locked(job_id)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the job stays to be run and is tried again
-            self._not_before[job_id] = self._context.clock.monotonic_seconds() + FAILED_RETRY_SECONDS
-            self._log.error(
-                FLEET_JOB_FAILED, job_id=job_id, error=str(error), error_type=type(error).__name__
-            )
-        finally:
-            if lock is not None:
-                lock.remove()
+    async def _run(
+        self, job_id: str, before: "asyncio.Task[None] | None", given: AsyncExitStack | None
+    ) -> None:
+        async with given or AsyncExitStack() as lock:
+            try:
+                if before is not None:
+                    await asyncio.wait([before])
+                if given is not None or await self._take_lock(job_id, lock):
+                    await self._run_locked(job_id)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the job stays to be run and is tried again
+                self._not_before[job_id] = self._context.clock.monotonic_seconds() + FAILED_RETRY_SECONDS
+                self._log.error(
+                    FLEET_JOB_FAILED, job_id=job_id, error=str(error), error_type=type(error).__name__
+                )
 
     async def _run_locked(self, job_id: str) -> None:
         job = await self._table.get(job_id)

@@ -15,12 +15,10 @@ from tenantry.errors import (
 )
 from tenantry.lifecycle import Permission, TenantEvent, check_serves
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import integrity
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
@@ -29,7 +27,6 @@ from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.runner import CallRunner
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
-from tenantry.threads import run_in_thread
 
 MIGRATE: Final = "migrate"
 CHECK: Final = "check"
@@ -92,6 +89,7 @@ class FleetTools:
     context: ActorContext
     host: FleetHost
     schemas: Sequence[Schema]
+    backend: Backend
     snapshots: Snapshotter
 
 
@@ -197,13 +195,13 @@ class FleetWork:
         actor = self._tools.pool.actor(tenant.id)
         if actor is not None:
             return self._are_current(actor.schema_versions)
-        path = tenant_paths(self._tools.context.config.data_dir, tenant.location).database
-        versions = await run_in_thread(partial(integrity.read_closed_versions, path))
+        versions = await self._tools.backend.closed_versions(tenant.place)
         return versions is not None and self._are_current(versions)
 
     def _are_current(self, versions: dict[str, int]) -> bool:
         return all(
-            versions.get(schema.name) == len(schema.migrations("sqlite")) for schema in self._tools.schemas
+            versions.get(schema.name) == len(schema.migrations(self._tools.backend.dialect))
+            for schema in self._tools.schemas
         )
 
     async def _check(self, tenant: TenantRecord, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
@@ -224,8 +222,8 @@ class FleetWork:
         tenant = await call.get()
         if tenant.state.allows(Permission.SERVE) or not tenant.state.allows(Permission.CHECK):
             raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])  # its state changed meanwhile: look again
-        async with owned_files(tenant, self._tools.context, is_waited_for=False) as paths:
-            await run_in_thread(partial(integrity.check_closed, paths.database, is_thorough=is_thorough))
+        async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+            await closed.check(is_thorough=is_thorough)
 
     async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
         item.detail["snapshot_id"] = await self._snapshot(tenant)

@@ -29,7 +29,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import LifecycleCalled
-from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
+from tenantry.files.lock_file import LockFile, LockHeldError, lock_error
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.authority import check_authority
@@ -202,13 +202,6 @@ class CallRunner:
                 raise
             self._unfinished.succeeded(found.uid)
         self._log.info(RECONCILED, tenant_id=found.id, action=call.action)
-
-    async def sweep(self) -> None:
-        """Remove the locks of processes that died; before calls begin, which would find them held for a moment."""
-        try:
-            await run_in_thread(partial(remove_abandoned, self._operations_directory()))
-        except OSError as error:
-            self._log.warning(LIFECYCLE_FAILED, error=str(error), action="sweep")
 
     async def reconcile(self) -> None:
         """Finish what crashed processes began; what cannot be finished is logged and tried again later, see `Retries`."""

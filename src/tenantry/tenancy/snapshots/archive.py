@@ -16,13 +16,13 @@ from typing import Final
 import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
-from tenantry.files import digests
+from tenantry.files.digests import file_sha256
 from tenantry.files.disk_space import check_copy_fits
+from tenantry.storage import artifacts
 from tenantry.storage.archive.manifest import Manifest, seal, unseal
 from tenantry.storage.archive.sealed_gzip import compress, decompress
+from tenantry.storage.artifacts import DatabaseReport
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.storage.sqlite import integrity
-from tenantry.storage.sqlite.integrity import DatabaseReport
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.snapshots.snapshot import (
     Snapshot,
@@ -133,7 +133,8 @@ class SnapshotArchive:
         await run_in_thread(partial(fits, manifest.stored_bytes + manifest.database_bytes))
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
-            return await run_in_thread(partial(_unpack, manifest, compressed, path))
+            await run_in_thread(partial(_unpack, manifest, compressed, path))
+            return await checked(manifest, path)
         finally:
             compressed.unlink(missing_ok=True)
 
@@ -224,24 +225,23 @@ def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
     return f"{tenant_uid}/{snapshot_id}{suffix}"
 
 
-def _unpack(manifest: Manifest, compressed: Path, path: Path) -> DatabaseReport:
-    if digests.file_sha256(compressed) != manifest.stored_sha256:
+def _unpack(manifest: Manifest, compressed: Path, path: Path) -> None:
+    if file_sha256(compressed) != manifest.stored_sha256:
         raise SnapshotCorruptError(
             f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
         )
     check_copy_fits(path.parent, manifest.database_bytes, manifest.database_bytes)
     decompress(compressed, path, bytes_max=manifest.database_bytes, sha256=manifest.database_sha256)
-    return checked(manifest, path)
 
 
-def checked(manifest: Manifest, path: Path) -> DatabaseReport:
+async def checked(manifest: Manifest, path: Path) -> DatabaseReport:
     """Check a database that came out of a snapshot or a bundle, and that it holds what the manifest says.
 
     Raises:
         SnapshotCorruptError: It does not.
         DatabaseCorruptError: It is damaged, which it was when it was copied.
     """
-    report = integrity.check(path)
+    report = await artifacts.check(path)
     said = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
     if (report.size_bytes, report.schema_versions, report.row_counts) != said:
         raise SnapshotCorruptError(

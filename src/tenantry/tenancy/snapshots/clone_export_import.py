@@ -12,15 +12,13 @@ from typing import Any
 
 from tenantry.errors import SnapshotError, TenantryError
 from tenantry.files.disk_space import room_bytes
-from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission
 from tenantry.schema import Schema
+from tenantry.storage import artifacts
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import Manifest
-from tenantry.storage.sqlite import integrity, maintenance
-from tenantry.storage.sqlite.foreign import check_foreign
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
@@ -43,6 +41,7 @@ class Transfers:
         calls: LifecycleCalls,
         archive: SnapshotArchive,
         copies: Copies,
+        backend: Backend,
         scratch: Scratch,
         schemas: Sequence[Schema],
     ) -> None:
@@ -53,6 +52,7 @@ class Transfers:
         self._calls = calls
         self._archive = archive
         self._copies = copies
+        self._backend = backend
         self._scratch = scratch
         runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
 
@@ -113,8 +113,8 @@ class Transfers:
         now = self._context.clock.now()
         await self._copies.copy(tenant, database)
         # One plain file, which a reader of another program need not be able to write beside.
-        await run_in_thread(partial(maintenance.use_rollback_journal, database))
-        report = await run_in_thread(partial(integrity.check, database))
+        await artifacts.leave_one_file(database)
+        report = await artifacts.check(database)
         manifest = manifest_of(tenant, report, now, "export")
         await run_in_thread(partial(write_bundle, path, database, manifest))
         return manifest
@@ -128,10 +128,8 @@ class Transfers:
             with self._runner.preparing():
                 manifest, database = await run_in_thread(partial(_unpack, path, directory))
                 # Before any other statement: whatever is in the schema of a foreign database would run as code.
-                await run_in_thread(
-                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
-                )
-                await run_in_thread(partial(checked, manifest, database))
+                await artifacts.check_schema(database, self._schemas, accepted_tables)
+                await checked(manifest, database)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
                 await self._prepare(new, database)
             return await self._settle(call, new, database)
@@ -144,8 +142,8 @@ class Transfers:
 
     async def _prepare(self, new: TenantRecord, database: Path) -> None:
         """Make the database ready and the new tenant's."""
-        await self._copies.make_ready(database)
-        await run_in_thread(partial(maintenance.assign_to_tenant, database, new.uid))
+        await self._backend.prepare(database)
+        await artifacts.assign_to(database, new.uid)
 
     async def _settle(self, call: LifecycleCall, new: TenantRecord, database: Path) -> TenantRecord:
         """Create the tenant with the database, which is ready and its own."""
@@ -156,30 +154,18 @@ class Transfers:
             await self._catalog.insert(new)
             call.step("begun")
             try:
-                await run_in_thread(partial(self._place, database, new))
+                await self._backend.adopt(new.place, database)
                 call.step("placed")
                 return await self._calls.provision(call, new)
             except TenantryError:
                 await self._calls.abort(new)
                 raise
 
-    def _place(self, database: Path, tenant: TenantRecord) -> None:
-        data_dir = self._context.config.data_dir
-        target = tenant_paths(data_dir, tenant.location).database
-        try:
-            make_directories(data_dir, target.parent)
-            database.chmod(FILE_MODE)
-            sync_file(database)
-            move(database, target)
-        except OSError as error:
-            raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
-
     async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
-        target = tenant_paths(self._context.config.data_dir, tenant.location).database
-        if await run_in_thread(target.exists):
-            # The process that placed it may have died between the rename and the sync.
-            await run_in_thread(partial(sync_file, target))
+        async with self._backend.exclusive(tenant.place) as closed:
+            is_placed = await closed.exists()
+        if is_placed:
             await self._calls.provision(call, tenant)
         else:
             await self._calls.abort(tenant)

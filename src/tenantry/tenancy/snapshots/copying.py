@@ -1,8 +1,6 @@
-"""Copies of a tenant's database: made while it is used or closed, checked, described, and made ready to be one again."""
+"""Copies of a tenant's database: made while it is used or closed, checked and described."""
 
-import asyncio
 from datetime import datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,17 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import ValidationError
 
 from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, SnapshotError
-from tenantry.files.disk_space import room_bytes
+from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
-from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
+from tenantry.storage import artifacts
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
-from tenantry.storage.sqlite import integrity, maintenance
-from tenantry.storage.sqlite.hardening import check_seconds_max
-from tenantry.storage.sqlite.integrity import DatabaseReport
-from tenantry.storage.sqlite.version import SQLITE_VERSION
+from tenantry.storage.artifacts import SQLITE_VERSION, DatabaseReport
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.tenant_opener import TenantOpener
-from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
     from tenantry.tenancy.tenant_record import TenantRecord
@@ -43,12 +38,15 @@ class Copies:
 
     Args:
         pool: A tenant that serves calls is copied through its actor, beside its writer.
-        opener: Opens one that does not, without migrating it.
+        opener: Tells which tenants lack migrations, and quarantines damaged ones.
+        backend: Opens a tenant that does not serve calls, without migrating it.
     """
 
-    def __init__(self, pool: ActorPool, opener: TenantOpener) -> None:
+    def __init__(self, pool: ActorPool, opener: TenantOpener, backend: Backend) -> None:
         self._pool = pool
         self._opener = opener
+        self._backend = backend
+        self._log = EventLog()
 
     async def copy(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
         """Write a consistent copy of the tenant's present state into a new file, check it, and say what is in it.
@@ -88,49 +86,16 @@ class Copies:
             raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
         return await self._copy_closed(tenant, path)
 
-    async def make_ready(self, path: Path) -> dict[str, int]:
-        """Migrate a copy to what the code knows and leave one file; return the version of each schema.
-
-        The copy may come from a storage that others can write, with triggers that run without an end. So it may take only as long
-        as a check of it, and grow by half of the space that copies may take.
-
-        Raises:
-            MigrationError: It is newer than the code, or a migration fails.
-            DatabaseCorruptError: It is no database.
-            SnapshotError: It took too long.
-        """
-        seconds_max = await run_in_thread(partial(check_seconds_max, path))
-        store = self._opener.store(path, limits=await run_in_thread(partial(_limits_of, path)))
-        await store.connect()
-        try:
-            async with asyncio.timeout(seconds_max):
-                versions = (await store.migrate()).versions
-        except TimeoutError as error:
-            raise SnapshotError(
-                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
-                "for triggers of its own"
-            ) from error
-        finally:
-            await store.disconnect()
-        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
-        await run_in_thread(partial(maintenance.checkpoint, path))
-        await run_in_thread(partial(integrity.check, path))
-        return versions
-
     async def _copy_closed(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
         """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""
-        store = self._opener.tenant_store(tenant)
+        store = self._backend.store(
+            tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
+        )
         await store.connect()
         try:
             return await _copied(tenant, store, path)
         finally:
             await store.disconnect()
-
-
-def _limits_of(path: Path) -> TenantLimits:
-    """Return how large a copy may become. The other half of the space is for the write-ahead log."""
-    bytes_max = path.stat().st_size + room_bytes(path.parent) // 2
-    return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))
 
 
 async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> DatabaseReport:
@@ -142,7 +107,7 @@ async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> Databa
     """
     try:
         await source.copy_to(path)
-        return await run_in_thread(partial(integrity.check, path))
+        return await artifacts.check(path)
     except DatabaseCorruptError as error:
         await source.check_integrity()
         raise SnapshotError(

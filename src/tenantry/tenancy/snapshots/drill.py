@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from tenantry.errors import SnapshotNotFoundError, TenantryError
 from tenantry.ids import TenantId
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
-from tenantry.tenancy.snapshots.copying import Copies
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshot import newest_first
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -47,7 +47,12 @@ class DrillReport:
 
 
 async def try_newest(
-    tenant: TenantRecord, *, archive: SnapshotArchive, copies: Copies, scratch: Scratch, context: ActorContext
+    tenant: TenantRecord,
+    *,
+    archive: SnapshotArchive,
+    backend: Backend,
+    scratch: Scratch,
+    context: ActorContext,
 ) -> DrillResult:
     """Bring the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
     started = time.monotonic()
@@ -63,7 +68,7 @@ async def try_newest(
         async with scratch.directory() as directory:
             database = directory / "tenant.db"
             await archive.fetch(manifest, database)
-            await copies.make_ready(database)
+            await backend.prepare(database)
     except TenantryError as failure:
         outcome, error = failure.outcome, str(failure)
     return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)

@@ -3,21 +3,17 @@
 Theory of operation. The new database is made ready in a scratch directory, checked and migrated, before anything is
 decided. Then the tenant is closed here and its callers wait, and after the intent is written:
 
-    placed    it is moved to ``restore-<name>.db`` in the tenant's directory
+    placed    the new database is staged beside the tenant's
     closed    the tenant is closed elsewhere too, and its lock is taken
-    kept      what its write-ahead log holds is in the database, and that file has a second name, ``points/<name>/tenant.db``
-    exchanged the logs are gone, and ``restore-<name>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+    kept      the old database is kept as a restore point
+    exchanged the new one is in its place
     finished  the intent is gone and callers go on
 
-``<name>`` is this restore's own, and the intent contains it. A file that an earlier restore gave up, and that a power failure brings
-back, therefore has another name and is never put in place; the next restore removes it.
-
-After a crash the intent says how far the restore can have come: with ``restore-<name>.db`` there, the rest is done again; without it
-and without the kept file, nothing was done.
+The intent contains the name of the restore point, which is this restore's own. The back end does the steps on the database
+(`RestorePoints`, `ClosedDatabase`), and tells after a crash whether any of them was done: then the rest is done again.
 """
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,44 +22,25 @@ import anyio
 from tenantry.errors import (
     DatabaseCorruptError,
     SnapshotCorruptError,
-    SnapshotError,
     SnapshotNotFoundError,
     TenantStateError,
 )
-from tenantry.files.durable_files import (
-    remove_tree,
-    sync_file,
-)
 from tenantry.lifecycle import Permission, TenantEvent, next_state
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import integrity, maintenance
-from tenantry.storage.sqlite.foreign import check_foreign
-from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
+from tenantry.storage import artifacts
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.files import owned_files
 from tenantry.tenancy.operations.operation import LifecycleCall
 from tenantry.tenancy.operations.runner import CallRunner
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
-from tenantry.tenancy.snapshots.copying import Copies
-from tenantry.tenancy.snapshots.restore_files import (
-    POINT_PREFIX,
-    POINTS_KEPT_MAX,
-    copy_kept,
-    copy_plain_file,
-    exchange,
-    forget_points,
-    give_up,
-    keep,
-    kept_database,
-    list_points,
-    place,
-    placed_database,
-)
 from tenantry.tenancy.snapshots.scratch import Scratch, named
-from tenantry.tenancy.snapshots.snapshot import check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
 from tenantry.tenancy.tenant_record import TenantRecord
-from tenantry.threads import run_in_thread
 
+POINTS_KEPT_MAX: Final = 3
+"""How many replaced databases are kept of a tenant; the oldest goes first."""
+
+POINT_PREFIX: Final = "before-"
 _UNDONE: Final = "undone:"
 REPLACE_FILE: Final = "replace_file"
 
@@ -76,7 +53,7 @@ class Restorer:
         runner: CallRunner,
         pool: ActorPool,
         archive: SnapshotArchive,
-        copies: Copies,
+        backend: Backend,
         scratch: Scratch,
         schemas: Sequence[Schema],
     ) -> None:
@@ -84,7 +61,7 @@ class Restorer:
         self._context = runner.context
         self._pool = pool
         self._archive = archive
-        self._copies = copies
+        self._backend = backend
         self._scratch = scratch
         self._schemas = schemas
         actions = ("restore", "undo_restore", REPLACE_FILE)
@@ -112,13 +89,11 @@ class Restorer:
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             with self._runner.preparing(), named(database, str(path)):
-                await run_in_thread(partial(copy_plain_file, path, database))
-                await run_in_thread(
-                    partial(check_foreign, database, self._schemas, accepted_tables=accepted_tables)
-                )
-                await run_in_thread(partial(_check_owner, database, tenant, owner, call))
+                await artifacts.copy_file(path, database)
+                await artifacts.check_schema(database, self._schemas, accepted_tables)
+                await _check_owner(database, tenant, owner, call)
                 if owner is not None and owner != tenant.uid:
-                    await run_in_thread(partial(maintenance.assign_to_tenant, database, tenant.uid))
+                    await artifacts.assign_to(database, tenant.uid)
             return await self._replace(call, tenant, database, is_migrated=True)
 
     async def undo(self, call: LifecycleCall) -> TenantRecord:
@@ -139,19 +114,15 @@ class Restorer:
 
     async def points(self, tenant: TenantRecord) -> Sequence[str]:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
-        directory = self._paths(tenant).directory / "points"
-        return await run_in_thread(partial(list_points, directory))
+        return await self._backend.points(tenant.place).names()
 
     async def drop_point(self, point: str, call: LifecycleCall) -> None:
         """See `Snapshots.drop_point`."""
         tenant = await call.get()
-        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
+        check_snapshot_id(point, prefix=POINT_PREFIX)
         if tenant.restore_point in {point, f"{_UNDONE}{point}"}:
             await call.change(tenant, restore_point=None)
-        try:
-            await run_in_thread(partial(remove_tree, kept.parent))
-        except OSError as error:
-            raise SnapshotError(f"cannot remove {kept.parent}: {error}") from error
+        await self._backend.points(tenant.place).remove(point)
 
     async def _bring_snapshot(self, tenant: TenantRecord, snapshot_id: str, database: Path) -> None:
         manifest = await self._archive.manifest(tenant.uid, snapshot_id)
@@ -160,29 +131,27 @@ class Restorer:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} is the database of another tenant")
 
     async def _bring_point(self, tenant: TenantRecord, point: str, database: Path) -> None:
-        kept = kept_database(self._paths(tenant), check_snapshot_id(point, prefix=POINT_PREFIX))
-        if not await run_in_thread(kept.exists):
+        points = self._backend.points(tenant.place)
+        if not await points.exists(check_snapshot_id(point, prefix=POINT_PREFIX)):
             raise SnapshotNotFoundError(
                 f"there is no {point!r} of tenant {tenant.id!r} any more: the last {POINTS_KEPT_MAX} are kept",
                 snapshot_id=point,
             )
         try:
-            await run_in_thread(partial(copy_kept, kept, database))
+            await points.copy_to(point, database)
         except DatabaseCorruptError as error:
-            raise SnapshotCorruptError(
-                f"what was replaced is damaged; it stays as it is, at {kept}"
-            ) from error
+            raise SnapshotCorruptError(str(error)) from error
 
     async def _replace(
         self, call: LifecycleCall, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
         """Make a database ready and put it in the place of the tenant's."""
         with self._runner.preparing():
-            versions = await self._copies.make_ready(database) if is_migrated else None
-        await run_in_thread(partial(sync_file, database))
+            versions = await self._backend.prepare(database) if is_migrated else None
+        await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(self._context.clock.now())}"
         call.detail["point"] = point
-        paths = self._paths(tenant)
+        points = self._backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         # Held from before the intent on: a caller that finds the intent in the catalog is refused, and one that is held waits.
         async with (
@@ -190,12 +159,12 @@ class Restorer:
             call.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
         ):
             try:
-                await run_in_thread(partial(place, database, paths, point, self._context.config.data_dir))
+                await points.stage(point, database)
                 call.step("placed")
                 return await self._exchange(call, restoring, versions)
             except Exception:
                 with anyio.CancelScope(shield=True):
-                    if await run_in_thread(partial(give_up, paths, point)):
+                    if await points.unstage(point):
                         await call.take_back(restoring)
                 raise
 
@@ -207,16 +176,16 @@ class Restorer:
         point = tenant.intent.arguments["point"]
         assert point is not None
         call.step("closed")
-        async with owned_files(tenant, self._context) as paths:
-            is_merged = call.action != REPLACE_FILE
-            await run_in_thread(partial(keep, paths, point, is_merged=is_merged))
+        async with self._backend.exclusive(tenant.place) as closed:
+            await closed.keep(point, is_as_found=call.action == REPLACE_FILE)
             call.step("kept")
-            await run_in_thread(partial(exchange, paths, point))
+            await closed.exchange(point)
             call.step("exchanged")
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the database that is gone may have been noted meanwhile.
         latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
-        is_kept = await run_in_thread(kept_database(paths, point).exists)
+        points = self._backend.points(tenant.place)
+        is_kept = await points.exists(point)
         undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
         restored = await call.finish(
             latest,
@@ -224,8 +193,8 @@ class Restorer:
             **self._as_active(latest),
             **known,
         )
-        latest_plausible = self._context.watch.latest_plausible()
-        await run_in_thread(partial(forget_points, paths, point, latest_plausible))
+        latest_plausible = f"{POINT_PREFIX}{begin_of_ids(self._context.watch.latest_plausible())}"
+        await points.forget_old(point, latest=latest_plausible, kept_max=POINTS_KEPT_MAX)
         return restored
 
     def _as_active(self, tenant: TenantRecord) -> dict[str, object]:
@@ -242,27 +211,23 @@ class Restorer:
 
     async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
         assert tenant.intent is not None
-        paths = self._paths(tenant)
         point = tenant.intent.arguments["point"]
         assert point is not None
-        if placed_database(paths, point).exists() or kept_database(paths, point).parent.exists():
+        if await self._backend.points(tenant.place).has_begun(point):
             async with self._pool.held(tenant.id, call.action):
                 await self._exchange(call, tenant, None)
         else:
             await call.take_back(tenant)
 
-    def _paths(self, tenant: TenantRecord) -> TenantPaths:
-        return tenant_paths(self._context.config.data_dir, tenant.location)
 
-
-def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: LifecycleCall) -> None:
+async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: LifecycleCall) -> None:
     """Check a database thoroughly, and that it is the tenant's, or the one whose key was given.
 
     Raises:
         SnapshotCorruptError: It is another tenant's.
         DatabaseCorruptError: It is damaged.
     """
-    report = integrity.check(database, is_thorough=True)
+    report = await artifacts.check(database, is_thorough=True)
     call.detail["sha256"] = report.sha256
     if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
         if report.tenant_uid is None:

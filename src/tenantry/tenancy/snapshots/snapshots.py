@@ -11,6 +11,7 @@ from tenantry.events import LifecycleCalled
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import Permission
 from tenantry.statements import Statement
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.operation import LifecycleCall
@@ -52,6 +53,7 @@ class Snapshots:
         catalog: The list of tenants.
         archive: Where they are kept.
         copies: Makes and checks copies.
+        backend: Tries out a copy.
         restorer: Puts one in the place of a tenant's database.
         scratch: Where copies are made.
         owner: Which directory the storage belongs to.
@@ -63,6 +65,7 @@ class Snapshots:
         catalog: Catalog,
         archive: SnapshotArchive,
         copies: Copies,
+        backend: Backend,
         restorer: Restorer,
         scratch: Scratch,
         owner: StorageOwner,
@@ -72,6 +75,7 @@ class Snapshots:
         self._catalog = catalog
         self._archive = archive
         self._copies = copies
+        self._backend = backend
         self._restorer = restorer
         self._scratch = scratch
         self._owner = owner
@@ -257,7 +261,7 @@ class Snapshots:
         try_out = partial(
             try_newest,
             archive=self._archive,
-            copies=self._copies,
+            backend=self._backend,
             scratch=self._scratch,
             context=self._context,
         )

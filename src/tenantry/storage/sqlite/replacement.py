@@ -1,10 +1,17 @@
 """The files of a restore: the new database, and the replaced ones, which are kept as restore points.
 
-The steps and their order are `tenantry.tenancy.snapshots.restore`. These functions block; each step can be repeated after a crash.
+    placed    the new database is ``restore-<point>.db`` in the tenant's directory
+    kept      the old one has a second name, ``points/<point>/tenant.db``
+    exchanged ``restore-<point>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+
+The name of the point is this restore's own. A file that an earlier restore gave up, and that a power failure brings back,
+therefore has another name and is never put in place; the next restore removes it. With ``restore-<point>.db`` there, nothing was
+exchanged; without it and without the directory of the kept file, nothing was done.
+
+These functions block; each can be repeated after a crash.
 """
 
 import shutil
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +31,7 @@ from tenantry.storage.sqlite import integrity, log_note, maintenance
 from tenantry.storage.sqlite.database_file import has_log, log_of
 from tenantry.storage.sqlite.immutable import ImmutableFile
 from tenantry.storage.sqlite.layout import TenantPaths
-from tenantry.tenancy.snapshots.snapshot import begin_of_ids
 
-POINTS_KEPT_MAX: Final = 3
-"""How many replaced databases are kept of a tenant; the oldest goes first."""
-
-POINT_PREFIX: Final = "before-"
 _PLACED: Final = "restore-{}.db"
 _ANY_PLACED: Final = "restore*.db*"
 """Matches also the part that a crash left of a copy, see `move`."""
@@ -60,11 +62,12 @@ def copy_plain_file(source: Path, database: Path) -> None:
 
 def kept_database(paths: TenantPaths, point: str) -> Path:
     """Return where what a restore replaced is kept."""
-    return paths.directory / "points" / point / paths.database.name
+    return _points_directory(paths) / point / paths.database.name
 
 
-def list_points(directory: Path) -> list[str]:
-    """Return the names of the points in a directory, oldest first."""
+def list_points(paths: TenantPaths) -> list[str]:
+    """Return the names of the restore points, oldest first."""
+    directory = _points_directory(paths)
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
@@ -78,8 +81,11 @@ def copy_kept(kept: Path, database: Path) -> None:
             shutil.copyfile(log_of(kept), log_of(database))
     except OSError as error:
         raise SnapshotError(f"cannot copy {kept}: {error}") from error
-    maintenance.checkpoint(database)
-    integrity.check(database)
+    try:
+        maintenance.checkpoint(database)
+        integrity.check(database)
+    except DatabaseCorruptError as error:
+        raise DatabaseCorruptError(f"what was replaced is damaged; it stays as it is, at {kept}") from error
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
@@ -165,10 +171,17 @@ def exchange(paths: TenantPaths, point: str) -> None:
     move(placed, paths.database)
 
 
-def forget_points(paths: TenantPaths, newest: str, latest_plausible: datetime) -> None:
-    """Forget the oldest; never the one that was just made, nor those dated in the future, which do not count."""
-    directory = paths.directory / "points"
-    future_begin = f"{POINT_PREFIX}{begin_of_ids(latest_plausible)}"
-    others = [point for point in list_points(directory) if point != newest and point <= future_begin]
-    for old in others[: max(0, len(others) + 1 - POINTS_KEPT_MAX)]:
-        shutil.rmtree(directory / old, ignore_errors=True)
+def has_begun(paths: TenantPaths, point: str) -> bool:
+    """Return whether anything was placed or kept."""
+    return placed_database(paths, point).exists() or kept_database(paths, point).parent.exists()
+
+
+def forget_points(paths: TenantPaths, newest: str, *, latest: str, kept_max: int) -> None:
+    """Remove the oldest; never the one that was just made, nor those named after `latest`, which do not count."""
+    others = [point for point in list_points(paths) if point != newest and point <= latest]
+    for old in others[: max(0, len(others) + 1 - kept_max)]:
+        shutil.rmtree(_points_directory(paths) / old, ignore_errors=True)
+
+
+def _points_directory(paths: TenantPaths) -> Path:
+    return paths.directory / "points"

@@ -1,0 +1,24 @@
+"""Which back end a registry keeps its tenants in."""
+
+from collections.abc import Sequence
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.eventlog import EventLog
+from tenantry.schema import Schema
+from tenantry.storage.protocol import Backend
+from tenantry.storage.sqlite.backend import SQLiteBackend
+
+
+def make_backend(
+    config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
+) -> Backend:
+    """Return the back end that the settings ask for, not open.
+
+    Args:
+        config: The settings.
+        schemas: The packs that every tenant is migrated to.
+        clock: For times that are written down, and for waiting.
+        log: Of the registry.
+    """
+    return SQLiteBackend(config, schemas, clock=clock, log=log)

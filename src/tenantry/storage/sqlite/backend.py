@@ -1,0 +1,265 @@
+"""Tenants as SQLite files in a data directory: the `Backend` that needs nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.errors import DataDirectoryError, SnapshotError
+from tenantry.eventlog import EventLog
+from tenantry.files.disk_space import room_bytes
+from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
+from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
+from tenantry.ids import TenantId
+from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
+from tenantry.schema import Schema
+from tenantry.storage.protocol import (
+    BackendReport,
+    Capability,
+    ClosedDatabase,
+    LockTakenError,
+    Place,
+    RestorePoints,
+)
+from tenantry.storage.sqlite import integrity, maintenance, second_look
+from tenantry.storage.sqlite.closed_database import closed_database
+from tenantry.storage.sqlite.database_file import log_of
+from tenantry.storage.sqlite.hardening import check_seconds_max
+from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.restore_points import SQLiteRestorePoints
+from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.storage.sqlite.thread_pool import ThreadPools
+from tenantry.storage.sqlite.version import SQLITE_VERSION, log_sqlite_version
+from tenantry.threads import run_in_thread
+
+LOCKS_NOT_SWEPT: Final = "tenantry.locks.not_swept"
+
+
+class SQLiteBackend:
+    """See `Backend`.
+
+    Args:
+        config: The data directory, and what each database may use.
+        schemas: The packs that every tenant is migrated to.
+        clock: For the times in ``schema_migrations``, and of waiting.
+        log: Of the registry.
+    """
+
+    dialect = "sqlite"
+    capabilities = frozenset(
+        [Capability.BYTE_LIMIT, Capability.COMPACT, Capability.REPAIR, Capability.ATOMIC_MIGRATIONS]
+    )
+
+    def __init__(
+        self, config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
+    ) -> None:
+        self._config = config
+        self._schemas = tuple(schemas)
+        self._clock = clock
+        self._log = log
+        self._thread_pools = ThreadPools.of(
+            write_threads=config.write_threads, read_threads=config.read_threads
+        )
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Remove the locks of processes that died, and keep the threads; see `Backend.open`."""
+        try:
+            await run_in_thread(partial(remove_abandoned, self._locks_directory))
+        except OSError as error:
+            self._log.warning(LOCKS_NOT_SWEPT, error=str(error))
+        if not self._is_open:
+            self._is_open = True
+            log_sqlite_version(self._log)
+            self._thread_pools.retain()
+
+    async def aclose(self) -> None:
+        """End the threads; see `Backend.aclose`."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the threads when the last store is closed; see `Backend.abandon`."""
+        if self._is_open:
+            self._is_open = False
+            self._thread_pools.unregister()
+
+    def catalog(self, schema: Schema, *, log: EventLog) -> SQLiteStore:
+        """Return the store of ``catalog.db``; see `Backend.catalog`."""
+        options = SQLiteOptions(
+            path=self._config.data_dir / "catalog.db",
+            root=self._config.data_dir,
+            # Several processes write it, so no write-ahead log; and its writer's connection is its only one.
+            is_wal=False,
+            is_read_by_writer=True,
+        )
+        # Threads of its own: no load of any tenant delays the catalog.
+        thread_pools = ThreadPools.of(write_threads=1, read_threads=1)
+        return SQLiteStore(options, [schema], clock=self._clock, log=log, thread_pools=thread_pools)
+
+    def store(
+        self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False
+    ) -> SQLiteStore:
+        """Return the store of a tenant's file, which takes the tenant's lock when it connects; see `Backend.store`."""
+        paths = self._paths(place)
+        return self._store(
+            paths.database,
+            limits=limits,
+            log=log,
+            is_new=is_new,
+            ownership=FileOwnership(paths.lock, place.uid, place.tenant_id),
+        )
+
+    async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
+        """Return the id, or the id with a counter if a tenant before it had that; see `Backend.new_location`."""
+        names = (tenant_id, *(f"{tenant_id}.{number}" for number in range(1, len(taken) + 1)))
+        name = next(name for name in names if name not in taken)
+        directory = tenant_paths(self._config.data_dir, name).directory
+        if await run_in_thread(directory.exists):
+            # This catalog does not know what is there: it is never taken over, or removed when creating fails.
+            raise DataDirectoryError(
+                f"{directory} exists and belongs to no tenant in the catalog: restore the catalog that knows it, or move "
+                "the directory away",
+                path=str(directory),
+            )
+        return name
+
+    def exclusive(
+        self, place: Place, *, is_waited_for: bool = True
+    ) -> AbstractAsyncContextManager[ClosedDatabase]:
+        """Hold the tenant's lock; see `Backend.exclusive`."""
+        return closed_database(
+            place,
+            self._paths(place),
+            data_dir=self._config.data_dir,
+            wait_seconds=self._config.call_timeout_seconds if is_waited_for else 0.0,
+            monotonic_seconds=self._clock.monotonic_seconds,
+        )
+
+    @asynccontextmanager
+    async def lock(self, name: str) -> AsyncIterator[None]:
+        """Hold a lock file in ``operations``; see `Backend.lock`."""
+        lock = LockFile(self._locks_directory / name)
+        try:
+            try:
+                await run_in_thread(lock.acquire)
+            except LockHeldError as error:
+                raise LockTakenError from error
+            except OSError as error:
+                raise lock_error(lock.path, error) from error
+            yield
+        finally:
+            # Also when cancelled: the thread that was to take it has taken it by then.
+            lock.remove()
+
+    async def closed_versions(self, place: Place) -> dict[str, int] | None:
+        """Read the file as one that does not change; see `Backend.closed_versions`."""
+        return await run_in_thread(partial(integrity.read_closed_versions, self._paths(place).database))
+
+    async def size_bytes(self, place: Place) -> int:
+        """Return the size of the file with its write-ahead log."""
+        return await run_in_thread(partial(_size_bytes, self._paths(place).database))
+
+    def may_be_transient(self, error: BaseException) -> bool:
+        """Return whether SQLite, which says damage where a read fails, may have met a read that failed once."""
+        return second_look.is_doubtful(error)
+
+    async def prepare(self, path: Path) -> dict[str, int]:
+        """Migrate and check a file; see `Backend.prepare`.
+
+        It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
+        that copies may take.
+        """
+        seconds_max = await run_in_thread(partial(check_seconds_max, path))
+        limits = await run_in_thread(partial(_limits_of_copy, path))
+        store = self._store(path, limits=limits, log=self._log)
+        await store.connect()
+        try:
+            async with asyncio.timeout(seconds_max):
+                versions = (await store.migrate()).versions
+        except TimeoutError as error:
+            raise SnapshotError(
+                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
+                "for triggers of its own"
+            ) from error
+        finally:
+            await store.disconnect()
+        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
+        await run_in_thread(partial(maintenance.checkpoint, path))
+        await run_in_thread(partial(integrity.check, path))
+        return versions
+
+    async def adopt(self, place: Place, path: Path) -> None:
+        """Move a ready file to where the tenant's is; see `Backend.adopt`."""
+        await run_in_thread(partial(self._adopt, self._paths(place).database, path))
+
+    def points(self, place: Place) -> RestorePoints:
+        """Return the files that restores replaced."""
+        return SQLiteRestorePoints(self._paths(place), self._config.data_dir)
+
+    async def report(self) -> BackendReport:
+        """Return SQLite's version."""
+        return BackendReport(self.dialect, SQLITE_VERSION)
+
+    @property
+    def _locks_directory(self) -> Path:
+        return self._config.data_dir / "operations"
+
+    def _paths(self, place: Place) -> TenantPaths:
+        return tenant_paths(self._config.data_dir, place.location)
+
+    def _store(
+        self,
+        path: Path,
+        *,
+        limits: TenantLimits,
+        log: EventLog,
+        is_new: bool = False,
+        ownership: FileOwnership | None = None,
+    ) -> SQLiteStore:
+        config = self._config
+        options = SQLiteOptions(
+            path=path,
+            root=config.data_dir,
+            must_exist=not is_new,
+            durability=limits.durability or config.durability,
+            database_bytes_max=limits.database_bytes_max,
+            readers_max=config.readers_per_tenant,
+            wal_bytes_max=config.wal_bytes_max,
+        )
+        return SQLiteStore(
+            options,
+            self._schemas,
+            clock=self._clock,
+            log=log,
+            thread_pools=self._thread_pools,
+            ownership=ownership,
+        )
+
+    def _adopt(self, target: Path, path: Path) -> None:
+        try:
+            make_directories(self._config.data_dir, target.parent)
+            path.chmod(FILE_MODE)
+            sync_file(path)
+            move(path, target)
+        except OSError as error:
+            raise SnapshotError(f"cannot put the database into {target.parent}: {error}") from error
+
+
+def _size_bytes(database: Path) -> int:
+    size = 0
+    for path in (database, log_of(database)):
+        with suppress(FileNotFoundError):  # the log comes and goes with its writer
+            size += path.stat().st_size
+    return size
+
+
+def _limits_of_copy(path: Path) -> TenantLimits:
+    """Return how large a copy may become. The other half of the space is for the write-ahead log."""
+    bytes_max = path.stat().st_size + room_bytes(path.parent) // 2
+    return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))
