@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tenantry.tenancy.actors.segmented_lru import PROVEN_SHARE, IdleTenants
+from tenantry.tenancy.actors.segmented_lru import PROTECTED_SHARE, SegmentedLRU
 
 PLACES = 5
 
@@ -16,17 +16,17 @@ class Entry:
     """An open tenant."""
 
     name: str
-    is_proven: bool = False
+    is_protected: bool = False
 
 
-def names(idle: IdleTenants[Entry]) -> str:
+def names(idle: SegmentedLRU[Entry]) -> str:
     """Return their names in the order in which they make room."""
     return "".join(entry.name for entry in idle)
 
 
 def test_those_used_once_make_room_first():
     """One that was used again stays, though it has been idle for longer than those that came once."""
-    idle: IdleTenants[Entry] = IdleTenants(PLACES)
+    idle: SegmentedLRU[Entry] = SegmentedLRU(PLACES)
     a, b, c = map(Entry, "abc")
     for entry in (a, b):
         idle.add(entry)
@@ -34,34 +34,34 @@ def test_those_used_once_make_room_first():
     idle.add(a)
     idle.add(c)
     assert (names(idle), idle.first(), len(idle)) == ("bca", b, 3)
-    idle.forget(b)
-    idle.forget(c)
+    idle.remove(b)
+    idle.remove(c)
     assert idle.first() is a
-    idle.forget(a)
+    idle.remove(a)
     assert idle.first() is None
-    assert not a.is_proven
+    assert not a.is_protected
 
 
-def test_the_proven_leave_room_for_newcomers():
-    """At most a part of the places is for the proven: the one idle for the longest has to prove itself again."""
-    idle: IdleTenants[Entry] = IdleTenants(PLACES)
+def test_the_protected_leave_room_for_newcomers():
+    """At most a part of the places is protected: the entry that was idle the longest goes back to probation."""
+    idle: SegmentedLRU[Entry] = SegmentedLRU(PLACES)
     entries = list(map(Entry, "abcde"))
     for entry in entries:
         idle.add(entry)
         idle.use(entry)
         idle.add(entry)
-    assert [entry.is_proven for entry in entries] == [False, True, True, True, True]
+    assert [entry.is_protected for entry in entries] == [False, True, True, True, True]
     assert names(idle) == "abcde"
 
 
 def test_one_place_is_a_plain_list():
-    """With a single place nobody can be proven, and nothing breaks."""
-    idle: IdleTenants[Entry] = IdleTenants(1)
+    """With a single place no entry can be protected, and nothing breaks."""
+    idle: SegmentedLRU[Entry] = SegmentedLRU(1)
     a = Entry("a")
     idle.add(a)
     idle.use(a)
     idle.add(a)
-    assert (idle.first(), a.is_proven) == (a, False)
+    assert (idle.first(), a.is_protected) == (a, False)
 
 
 class Idling(RuleBasedStateMachine):
@@ -69,7 +69,7 @@ class Idling(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.idle: IdleTenants[Entry] = IdleTenants(PLACES)
+        self.idle: SegmentedLRU[Entry] = SegmentedLRU(PLACES)
         self.idle_entries: list[Entry] = []
         self.busy: list[Entry] = []
         self.closed: list[Entry] = []
@@ -99,7 +99,7 @@ class Idling(RuleBasedStateMachine):
         """An idle tenant is used again."""
         entry = self.idle_entries.pop(data.draw(st.integers(0, len(self.idle_entries) - 1)))
         self.idle.use(entry)
-        assert entry.is_proven
+        assert entry.is_protected
         self.busy.append(entry)
 
     @precondition(lambda self: self.open_count)
@@ -108,25 +108,25 @@ class Idling(RuleBasedStateMachine):
         """A tenant closes, idle or not."""
         entry = data.draw(st.sampled_from([*self.idle_entries, *self.busy]))
         (self.idle_entries if entry in self.idle_entries else self.busy).remove(entry)
-        self.idle.forget(entry)
-        assert not entry.is_proven
+        self.idle.remove(entry)
+        assert not entry.is_protected
         self.closed.append(entry)
 
     @invariant()
     def is_a_permutation(self) -> None:
-        """Every idle tenant is in it once, the unproven first."""
+        """Every idle tenant is in it once, those on probation first."""
         listed = list(self.idle)
         assert len(self.idle) == len(listed)
         assert {*map(id, listed)} == {*map(id, self.idle_entries)}
-        proven = [entry.is_proven for entry in listed]
-        assert proven == sorted(proven)
+        protected = [entry.is_protected for entry in listed]
+        assert protected == sorted(protected)
 
     @invariant()
     def leaves_room(self) -> None:
-        """No more are proven and idle than their share; those in use may be more for a while."""
-        proven = [entry for entry in [*self.idle_entries, *self.busy] if entry.is_proven]
-        over = len(proven) - int(PLACES * PROVEN_SHARE)
-        assert over <= 0 or not any(entry.is_proven for entry in self.idle_entries)
+        """No more idle entries are protected than their share; with those in use there may be more for a while."""
+        protected = [entry for entry in [*self.idle_entries, *self.busy] if entry.is_protected]
+        over = len(protected) - int(PLACES * PROTECTED_SHARE)
+        assert over <= 0 or not any(entry.is_protected for entry in self.idle_entries)
 
 
 TestIdling = Idling.TestCase

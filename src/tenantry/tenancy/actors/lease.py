@@ -63,7 +63,7 @@ class Lease:
         "actor",
         "closed",
         "idle_since_seconds",
-        "is_proven",
+        "is_protected",
         "leases",
         "opened",
         "state",
@@ -79,7 +79,7 @@ class Lease:
         self.leases = 0
         self.transactions: set[TransactionSession] = set()
         self.idle_since_seconds = 0.0
-        self.is_proven = False  # see tenantry.tenancy.actors.segmented_lru
+        self.is_protected = False  # see tenantry.tenancy.actors.segmented_lru
         self.waiters = waiters
         self.opened = asyncio.Event()  # opening ended, well or not
         self.closed = asyncio.Event()

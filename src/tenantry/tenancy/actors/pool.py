@@ -40,7 +40,7 @@ from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.actors.lease import HAS_ACTOR, Held, Lease, LeaseState, Waiter
-from tenantry.tenancy.actors.segmented_lru import IdleTenants
+from tenantry.tenancy.actors.segmented_lru import SegmentedLRU
 from tenantry.tenancy.refusals import another_loop_error, busy_error, unexpected_error
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
@@ -128,7 +128,7 @@ class ActorPool:
         self._report = report
         self._log = log
         self._entries: dict[TenantId, Lease] = {}
-        self._idle: IdleTenants[Lease] = IdleTenants(open_tenants_max)
+        self._idle: SegmentedLRU[Lease] = SegmentedLRU(open_tenants_max)
         self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
         self._held: dict[TenantId, Held] = {}
         self._queue: OrderedDict[TenantId, deque[Waiter]] = OrderedDict()  # tenants without a place
@@ -421,7 +421,7 @@ class ActorPool:
 
     def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
         lease.state = LeaseState.CLOSING
-        self._idle.forget(lease)
+        self._idle.remove(lease)
         self._yielding.pop(lease.tenant_id, None)
         self._closing += 1
         self._take_places_back()

@@ -1,32 +1,32 @@
-"""The open tenants that nobody uses at the moment, in the order in which they make room for others.
+"""The idle tenants of the pool, in the order in which they are evicted.
 
 Theory of operation. A segmented least-recently-used list (Karedla, Love and Wherry, "Caching strategies to improve disk
-system performance", Computer 27(3), 1994). A tenant that was used again after it had been idle is *proven*, and makes room
-only when no unproven one is left: so the many that are asked for once do not push out the few that everyone works with.
-Proven are at most `PROVEN_SHARE` of the places; beyond that the one that was used the longest ago has to prove itself again,
-and so the list follows when others become the busy ones.
+system performance", Computer 27(3), 1994). An entry begins on *probation*. One that is used again after it was idle is
+*protected*, and is evicted only when no entry on probation is left: so many tenants that are used once do not evict the few
+that are used often. At most `PROTECTED_SHARE` of the places are protected. Beyond that, the protected entry that was used the
+longest ago goes back to probation, so the list follows when other tenants become the busy ones.
 
-With tenants asked for by Zipf's law (1.1; 5,000 of them, 128 places) 33 of 100 calls have to open theirs, with a plain
-least-recently-used list 41 (simulated, 30,000 calls).
+With tenants requested by Zipf's law (1.1; 5,000 tenants, 128 places) 33 of 100 calls have to open theirs; with a plain
+least-recently-used list it is 41 (simulated, 30,000 calls).
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-PROVEN_SHARE: Final = 0.8
+PROTECTED_SHARE: Final = 0.8
 
 
-class Idler(Protocol):
-    """What the list keeps: an open tenant's entry, which the list alone calls proven or not."""
+class Entry(Protocol):
+    """An entry of the list. Only the list changes whether it is protected."""
 
-    is_proven: bool
-
-
-T = TypeVar("T", bound=Idler)
+    is_protected: bool
 
 
-class IdleTenants(Generic[T]):
+T = TypeVar("T", bound=Entry)
+
+
+class SegmentedLRU(Generic[T]):
     """See the module.
 
     Args:
@@ -34,54 +34,54 @@ class IdleTenants(Generic[T]):
     """
 
     def __init__(self, places: int) -> None:
-        self._proven_max = int(places * PROVEN_SHARE)
-        self._proven_count = 0  # idle or not
-        self._unproven: OrderedDict[T, None] = OrderedDict()  # least recently used first
-        self._proven: OrderedDict[T, None] = OrderedDict()
+        self._protected_max = int(places * PROTECTED_SHARE)
+        self._protected_count = 0  # idle or in use
+        self._probation: OrderedDict[T, None] = OrderedDict()  # least recently used first
+        self._protected: OrderedDict[T, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._unproven) + len(self._proven)
+        return len(self._probation) + len(self._protected)
 
     def __iter__(self) -> Iterator[T]:
-        """Yield them in the order in which they make room."""
-        yield from self._unproven
-        yield from self._proven
+        """Yield the idle entries in the order in which they are evicted."""
+        yield from self._probation
+        yield from self._protected
 
     def first(self) -> T | None:
-        """Return the one that makes room next."""
+        """Return the entry that is evicted next."""
         return next(iter(self), None)
 
-    def add(self, idler: T) -> None:
-        """Take in one that became idle."""
-        (self._proven if idler.is_proven else self._unproven)[idler] = None
-        if self._proven_count > self._proven_max:
-            self._leave_room()
+    def add(self, entry: T) -> None:
+        """Add an entry that became idle."""
+        (self._protected if entry.is_protected else self._probation)[entry] = None
+        if self._protected_count > self._protected_max:
+            self._demote_excess()
 
-    def use(self, idler: T) -> None:
-        """Let one go that is used again, and is proven from now on."""
-        if idler.is_proven:
-            del self._proven[idler]
+    def use(self, entry: T) -> None:
+        """Remove an idle entry that is used again; it is protected from now on."""
+        if entry.is_protected:
+            del self._protected[entry]
             return
-        del self._unproven[idler]
-        if not self._proven_max:
+        del self._probation[entry]
+        if not self._protected_max:
             return
-        idler.is_proven = True
-        self._proven_count += 1
-        self._leave_room()
+        entry.is_protected = True
+        self._protected_count += 1
+        self._demote_excess()
 
-    def forget(self, idler: T) -> None:
-        """Let one go, idle or not, that closes."""
-        self._unproven.pop(idler, None)
-        self._proven.pop(idler, None)
-        if idler.is_proven:
-            self._disprove(idler)
+    def remove(self, entry: T) -> None:
+        """Remove an entry, idle or in use, that closes."""
+        self._probation.pop(entry, None)
+        self._protected.pop(entry, None)
+        if entry.is_protected:
+            self._unprotect(entry)
 
-    def _leave_room(self) -> None:
-        while self._proven_count > self._proven_max and self._proven:
-            oldest, _ = self._proven.popitem(last=False)
-            self._disprove(oldest)
-            self._unproven[oldest] = None
+    def _demote_excess(self) -> None:
+        while self._protected_count > self._protected_max and self._protected:
+            oldest, _ = self._protected.popitem(last=False)
+            self._unprotect(oldest)
+            self._probation[oldest] = None
 
-    def _disprove(self, idler: T) -> None:
-        idler.is_proven = False
-        self._proven_count -= 1
+    def _unprotect(self, entry: T) -> None:
+        entry.is_protected = False
+        self._protected_count -= 1
