@@ -8,7 +8,7 @@ from tenantry.admin.schemas import TenantLoad
 from tenantry.events import BatchFinished, Event
 
 WINDOW_SECONDS: Final = 60.0
-TENANTS_MAX: Final = 10_000
+COUNTED_TENANTS_MAX: Final = 10_000
 _CATALOG: Final = "("
 
 
@@ -25,7 +25,7 @@ class TopTenants:
         if not isinstance(event, BatchFinished) or event.tenant_id.startswith(_CATALOG):
             return
         self._turn()
-        if event.tenant_id in self._now or len(self._now) < TENANTS_MAX:
+        if event.tenant_id in self._now or len(self._now) < COUNTED_TENANTS_MAX:
             self._now[event.tenant_id] += len(event.calls)
 
     def top(self, count: int) -> list[TenantLoad]:

@@ -11,7 +11,7 @@ from tenantry.errors import SnapshotStorageOwnedError, TenantryError
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 
-LOOK_SECONDS_MAX: Final = 10.0
+STORAGE_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"
 _TO_DO: Final = (
     "if this directory is a copy, 'tenantry snapshot switch-storage' gives it a storage of its own; if it was moved or restored, "
@@ -23,7 +23,7 @@ async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Findi
     """Compare the storage's mark with the directory; neither is changed."""
     owner = StorageOwner(storage, config.data_dir, SystemClock())
     try:
-        with anyio.fail_after(LOOK_SECONDS_MAX):
+        with anyio.fail_after(STORAGE_SECONDS_MAX):
             return await _compare(owner)
     except SnapshotStorageOwnedError as error:
         return wrong(_CHECK, str(error), _TO_DO)
@@ -34,7 +34,7 @@ async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Findi
     except TimeoutError:
         return wrong(
             _CHECK,
-            f"{storage.location} did not answer within {LOOK_SECONDS_MAX:g} s",
+            f"{storage.location} did not answer within {STORAGE_SECONDS_MAX:g} s",
             "see that it can be reached",
         )
 

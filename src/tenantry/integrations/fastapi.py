@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
 from tenantry.admin.http.problems import public_answer
+from tenantry.admin.http.unexpected_errors import REQUEST_FAILED
 from tenantry.config import RegistryConfig
 from tenantry.errors import RegistryClosedError, TenantRequiredError, TenantryError
 from tenantry.eventlog import EventLog
@@ -48,7 +49,6 @@ __all__ = [
     "registry_lifespan",
 ]
 
-REQUEST_FAILED: Final = "tenantry.request.failed"
 _STATE_NAME: Final = "tenant_registry"
 _STATUS_SERVER_ERROR: Final = 500
 # RFC 6455, section 7.4.1, and the registry of codes that it founded.

@@ -1,7 +1,12 @@
 """Errors that several parts of tenancy raise for a call that they refuse."""
 
+from typing import Final
+
 from tenantry.errors import TenantBusyError, TenantError
 from tenantry.ids import TenantId
+
+BUSY_RETRY_AFTER_SECONDS: Final = 1.0
+"""When a caller may try again if nobody knows how long the operation takes."""
 
 
 def another_loop_error(tenant_id: str) -> TenantError:
@@ -13,7 +18,9 @@ def another_loop_error(tenant_id: str) -> TenantError:
     )
 
 
-def busy_error(tenant_id: TenantId, action: str, retry_after_seconds: float) -> TenantBusyError:
+def busy_error(
+    tenant_id: TenantId, action: str, retry_after_seconds: float = BUSY_RETRY_AFTER_SECONDS
+) -> TenantBusyError:
     """Return the error of a call that arrives while an operation works on the tenant."""
     return TenantBusyError(
         f"tenant {tenant_id!r} is busy with {action!r}: try again in {retry_after_seconds:.2f} s",

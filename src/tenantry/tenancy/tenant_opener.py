@@ -23,7 +23,6 @@ from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
 
-BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 OPENED_MAX: Final = 16_384
 """How many tenants are remembered to have opened."""
 
@@ -192,7 +191,7 @@ class TenantOpener:
         latest = await self._catalog.get(tenant.id)
         check_opens(latest)
         if latest.uid != tenant.uid:
-            raise busy_error(tenant.id, "rename", BUSY_RETRY_AFTER_SECONDS)
+            raise busy_error(tenant.id, "rename")
 
     async def _judge(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
@@ -239,4 +238,4 @@ def check_opens(tenant: TenantRecord) -> None:
     """
     check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
     if tenant.intent is not None:
-        raise busy_error(tenant.id, tenant.intent.action, BUSY_RETRY_AFTER_SECONDS)
+        raise busy_error(tenant.id, tenant.intent.action)

@@ -10,7 +10,7 @@ import pytest
 
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry, errors
-from tenantry.admin.http.auth import FAILURE_SECONDS, FAILURES_MAX, KeyAuthenticator
+from tenantry.admin.http.auth import WRONG_KEY_SECONDS, WRONG_KEYS_MAX, KeyAuthenticator
 from tenants import HandClock, query
 
 ADMIN_ONLY = {
@@ -389,24 +389,24 @@ async def test_too_many_wrong_keys(registry: TenantRegistry):
     """After ten an address has to wait before it tries another, and is told how long; other addresses do not notice."""
     clock = HandClock()
     async with limited(registry, clock) as service:
-        await fail(service, "10.0.0.1", FAILURES_MAX)
+        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
         for _ in range(3):  # what is refused does not count
-            assert await refused(service, "10.0.0.1") == FAILURE_SECONDS
+            assert await refused(service, "10.0.0.1") == WRONG_KEY_SECONDS
         await fail(service, "10.0.0.2", 1)
-        clock.seconds = FAILURE_SECONDS - 0.5
+        clock.seconds = WRONG_KEY_SECONDS - 0.5
         assert await refused(service, "10.0.0.1") == 1
-        clock.seconds = FAILURE_SECONDS
+        clock.seconds = WRONG_KEY_SECONDS
         await fail(service, "10.0.0.1", 1)
         await refused(service, "10.0.0.1")
-        clock.seconds += FAILURE_SECONDS * FAILURES_MAX
-        await fail(service, "10.0.0.1", FAILURES_MAX)
+        clock.seconds += WRONG_KEY_SECONDS * WRONG_KEYS_MAX
+        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
 
 
 async def test_wrong_keys_lock_out_no_good_one(registry: TenantRegistry):
     """Whoever shares an address with somebody who tries wrong keys is let in."""
     async with limited(registry, HandClock()) as service:
         good = await service.client(await service.token("read"), address="10.0.0.1")
-        await fail(service, "10.0.0.1", FAILURES_MAX)
+        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
         await refused(service, "10.0.0.1")
         assert (await good.get("/v1/tenants")).status_code == 200
         await refused(service, "10.0.0.1")
@@ -415,13 +415,13 @@ async def test_wrong_keys_lock_out_no_good_one(registry: TenantRegistry):
 async def test_an_address_is_a_network_in_ipv6(registry: TenantRegistry):
     """Whoever has one has the 64 bits of it; a mapped IPv4 address is that address, not everybody's network."""
     async with limited(registry, HandClock()) as service:
-        await fail(service, "2001:db8::1", FAILURES_MAX)
+        await fail(service, "2001:db8::1", WRONG_KEYS_MAX)
         await refused(service, "2001:db8::2")
         await fail(service, "2001:db8:0:1::1", 1)
-        await fail(service, "::ffff:10.0.0.1", FAILURES_MAX)
+        await fail(service, "::ffff:10.0.0.1", WRONG_KEYS_MAX)
         await refused(service, "10.0.0.1")
         await fail(service, "::ffff:10.0.0.2", 1)
-        await fail(service, "::1", FAILURES_MAX)
+        await fail(service, "::1", WRONG_KEYS_MAX)
         await refused(service, "::1")
 
 
@@ -429,7 +429,7 @@ async def test_requests_without_a_key_are_no_failures(registry: TenantRegistry):
     """A browser that asks without a key does not lock its user out."""
     async with limited(registry, HandClock()) as service:
         client = await service.client()
-        for _ in range(FAILURES_MAX * 2):
+        for _ in range(WRONG_KEYS_MAX * 2):
             check_problem(await client.get("/v1/tenants"), 401, "unauthorized")
         caller = await service.caller("read")
         assert (await caller.get("/v1/tenants")).status_code == 200

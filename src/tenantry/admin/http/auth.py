@@ -16,11 +16,11 @@ from tenantry.clock import Clock
 from tenantry.ids import TenantId
 from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys, Scope
 
-FAILURES_MAX: Final = 10
-"""How many wrong keys one client may try in a row; then one every `FAILURE_SECONDS`. A good key is let in all the same: many
+WRONG_KEYS_MAX: Final = 10
+"""How many wrong keys one client may try in a row; then one every `WRONG_KEY_SECONDS`. A good key is let in all the same: many
 clients may come from one address, and nobody guesses one of 2^256."""
 
-FAILURE_SECONDS: Final = 6.0
+WRONG_KEY_SECONDS: Final = 6.0
 _CLIENTS_MAX: Final = 4096
 _TOKEN_CHARACTERS_MAX: Final = 512
 
@@ -103,7 +103,7 @@ class KeyAuthenticator:
 
     def __init__(self, keys: ApiKeys, clock: Clock) -> None:
         self._keys = keys
-        self._failures = FailureLimiter(clock)
+        self._failures = WrongKeyLimiter(clock)
 
     async def __call__(self, request: Request) -> Principal:
         """Return who makes the request.
@@ -123,7 +123,7 @@ class KeyAuthenticator:
         return Principal(f"key:{key.id}", key)
 
 
-class FailureLimiter:
+class WrongKeyLimiter:
     """How often a client may fail: a bucket for each of the last ones.
 
     Args:
@@ -141,7 +141,7 @@ class FailureLimiter:
         Raises:
             ProblemError: 429, with when to try again.
         """
-        over = self._empty_at.get(client, 0.0) - self._now() - FAILURE_SECONDS * (FAILURES_MAX - 1)
+        over = self._empty_at.get(client, 0.0) - self._now() - WRONG_KEY_SECONDS * (WRONG_KEYS_MAX - 1)
         if over > 0:
             seconds = math.ceil(over)
             raise later(
@@ -154,7 +154,7 @@ class FailureLimiter:
 
     def note(self, client: str) -> None:
         """Note that the client has failed."""
-        self._empty_at[client] = max(self._empty_at.get(client, 0.0), self._now()) + FAILURE_SECONDS
+        self._empty_at[client] = max(self._empty_at.get(client, 0.0), self._now()) + WRONG_KEY_SECONDS
         self._empty_at.move_to_end(client)
         while len(self._empty_at) > _CLIENTS_MAX:
             self._empty_at.popitem(last=False)

@@ -15,12 +15,12 @@ from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
 from tenantry.tenancy.fleet.job import LIVE_STATES, FleetJob, FleetProgress, FleetResult, JobState
-from tenantry.tenancy.fleet.options import CONCURRENCY, FAILURES_MAX, Arguments
+from tenantry.tenancy.fleet.options import CONCURRENCY, JOB_FAILURES_MAX, Arguments
 from tenantry.texts import SCHEMAS_MAX, SchemaName
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
 
-TENANTS_MAX: Final = 10_000_000
+JOB_TENANTS_MAX: Final = 10_000_000
 """More than a job can have: a number of tenants above it means nothing."""
 
 SCHEMA_VERSION_MAX: Final = 10_000
@@ -28,7 +28,9 @@ SCHEMA_VERSION_MAX: Final = 10_000
 
 JobPath = Annotated[str, Path(max_length=80, examples=["20261123-120000-000000-00ff00ff"])]
 FailuresMax = (
-    Annotated[int, Field(ge=0, le=TENANTS_MAX), Number] | Annotated[float, Field(gt=0, lt=1), Number] | None
+    Annotated[int, Field(ge=0, le=JOB_TENANTS_MAX), Number]
+    | Annotated[float, Field(gt=0, lt=1), Number]
+    | None
 )
 SchemaVersions = Annotated[
     dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
@@ -61,11 +63,11 @@ class StartJobRequest(Body):
     tenant_ids: Annotated[tuple[TenantIdText, ...] | None, Field(max_length=10_000)] = None
     id_prefix: IdPrefix | None = None
     below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
-    canary: Annotated[int, Field(ge=1, le=TENANTS_MAX), Number] | Share | None = Field(
+    canary: Annotated[int, Field(ge=1, le=JOB_TENANTS_MAX), Number] | Share | None = Field(
         default=None, examples=["5%"], description="How many go first: a number, or a share."
     )
     concurrency: Annotated[int, Field(ge=1, le=1024), Number] = CONCURRENCY
-    failures_max: FailuresMax = Field(default=FAILURES_MAX, description="More failures stop the job.")
+    failures_max: FailuresMax = Field(default=JOB_FAILURES_MAX, description="More failures stop the job.")
     canary_failures_max: FailuresMax = 0
     snapshot_before: StrictBool = False
     return_on_failure: StrictBool = False

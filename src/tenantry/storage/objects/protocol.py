@@ -15,7 +15,7 @@ from tenantry.files.atomic_file import DRAFT_SUFFIX, DraftFile, storage_errors
 from tenantry.files.durable_files import make_directories, make_root, sync_directory
 from tenantry.threads import run_in_thread
 
-KEY_CHARACTERS_MAX: Final = 512
+OBJECT_KEY_CHARACTERS_MAX: Final = 512
 KEY_PART_CHARACTERS_MAX: Final = 200
 """With a draft's suffix it is still a file's name."""
 
@@ -105,7 +105,7 @@ class ObjectStorage(Protocol):
 
 def is_key(text: str) -> bool:
     """Return whether the text can be an object's key."""
-    if len(text) > KEY_CHARACTERS_MAX or not _KEY.fullmatch(text):
+    if len(text) > OBJECT_KEY_CHARACTERS_MAX or not _KEY.fullmatch(text):
         return False
     return all(part not in {".", ".."} and len(part) <= KEY_PART_CHARACTERS_MAX for part in text.split("/"))
 
@@ -118,7 +118,7 @@ def check_key(key: str) -> str:
     """
     if not is_key(key):
         raise SnapshotError(
-            f"{key[:_SHOWN_CHARACTERS_MAX]!r} is no key of an object: use at most {KEY_CHARACTERS_MAX} characters, in parts "
+            f"{key[:_SHOWN_CHARACTERS_MAX]!r} is no key of an object: use at most {OBJECT_KEY_CHARACTERS_MAX} characters, in parts "
             f"of at most {KEY_PART_CHARACTERS_MAX} of a-z, 0-9, '.', '_' and '-' with '/' between them"
         )
     return key

@@ -11,8 +11,8 @@ from tenantry.eventlog import EventLog
 from tenantry.statements import ReadSession, Result, Statement
 from tenantry.storage.protocol import Request
 
-KEY_CHARACTERS_MAX: Final = 255
-_KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{KEY_CHARACTERS_MAX}}}")
+IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
+_KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}")
 
 
 class OnceSession(ReadSession, Protocol):
@@ -75,7 +75,9 @@ def check_key(key: object) -> str:
         QueryError: It is none.
     """
     if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise QueryError(f"an idempotency key is 1 to {KEY_CHARACTERS_MAX} printable ASCII characters")
+        raise QueryError(
+            f"an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable ASCII characters"
+        )
     return key
 
 

@@ -24,7 +24,7 @@ from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.tenancy.catalog.audit import append, current_principal
 from tenantry.texts import check_key_name
 
-LIST_ROWS_DEFAULT: Final = 1_000
+KEY_ROWS_DEFAULT: Final = 1_000
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
 _COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
 # Checks the mutable part of the caller's key. Takes the key's id twice, None if no key is to be checked.
@@ -175,7 +175,7 @@ class ApiKeys:
         Raises:
             QueryError: `limit` or `cursor` is not one.
         """
-        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        rows_max = page_rows(KEY_ROWS_DEFAULT if limit is None else limit)
         after = ("", "") if cursor is None else decode_cursor("keys", cursor, str, str)
         sql = (
             f"SELECT {_COLUMNS} FROM api_keys WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"  # noqa: S608  # our names

@@ -37,7 +37,7 @@ from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
-LIST_ROWS_DEFAULT: Final = 100
+TENANT_ROWS_DEFAULT: Final = 100
 
 _TENANTS_PER_LOOKUP: Final = 500
 
@@ -147,7 +147,7 @@ class Catalog:
         Raises:
             QueryError: `id_prefix`, `limit` or `cursor` is not one.
         """
-        rows_max = page_rows(LIST_ROWS_DEFAULT if limit is None else limit)
+        rows_max = page_rows(TENANT_ROWS_DEFAULT if limit is None else limit)
         after = "" if cursor is None else str(decode_cursor(CATALOG_NAME, cursor, str)[0])
         prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
         # One lower bound: of two SQLite uses either, and may look through all that come before the prefix.

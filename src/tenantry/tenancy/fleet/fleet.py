@@ -26,7 +26,7 @@ from tenantry.tenancy.fleet.job import (
     JobState,
     TenantMigrationStatus,
 )
-from tenantry.tenancy.fleet.options import CONCURRENCY, FAILURES_MAX, FleetOptions
+from tenantry.tenancy.fleet.options import CONCURRENCY, JOB_FAILURES_MAX, FleetOptions
 from tenantry.tenancy.fleet.runner import FleetRunner
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import (
@@ -99,7 +99,7 @@ class Fleet:
         below: dict[str, int] | None = None,
         canary: int | str | None = None,
         concurrency: int = CONCURRENCY,
-        failures_max: float | None = FAILURES_MAX,
+        failures_max: float | None = JOB_FAILURES_MAX,
         canary_failures_max: float | None = 0,
         snapshot_before: bool = False,
         return_on_failure: bool = False,

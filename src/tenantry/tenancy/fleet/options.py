@@ -13,7 +13,7 @@ from tenantry.lifecycle import TenantState
 from tenantry.texts import SCHEMAS_MAX, SchemaName
 
 CONCURRENCY: Final = 8
-FAILURES_MAX: Final = 10
+JOB_FAILURES_MAX: Final = 10
 ARGUMENTS_CHARACTERS_MAX: Final = 65_536
 NESTED_MAX: Final = 32
 """How deep JSON may be nested: whoever gives it to others puts it into more, and all who read it have a limit."""
@@ -57,7 +57,7 @@ class FleetOptions(BaseModel):
     below: Annotated[dict[SchemaName, int], Field(min_length=1, max_length=SCHEMAS_MAX)] | None = None
     canary: Annotated[int, Field(ge=1, strict=True)] | str | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] = CONCURRENCY
-    failures_max: FailuresMax = FAILURES_MAX
+    failures_max: FailuresMax = JOB_FAILURES_MAX
     canary_failures_max: FailuresMax = 0
     snapshot_before: bool = False
     return_on_failure: bool = False

@@ -46,7 +46,6 @@ LIFECYCLE_CALLED: Final = "tenantry.lifecycle.called"
 LIFECYCLE_FAILED: Final = "tenantry.lifecycle.failed"
 AUDIT_FAILED: Final = "tenantry.lifecycle.audit_failed"
 RECONCILED: Final = "tenantry.lifecycle.reconciled"
-BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 
 
 Work: TypeAlias = Callable[[LifecycleCall], Awaitable[T]]
@@ -229,7 +228,7 @@ class CallRunner:
         finisher = self.finishers.get(call.action)
         if finisher is None:
             # A newer tenantry's call. What it did to the files only that one knows.
-            raise busy_error(tenant.id, call.action, BUSY_RETRY_AFTER_SECONDS)
+            raise busy_error(tenant.id, call.action)
         await finisher(call, tenant)
 
     async def _take(self, lock: LockFile, tenant: TenantRecord, action: str) -> None:
@@ -237,7 +236,7 @@ class CallRunner:
             await run_in_thread(lock.acquire)
         except LockHeldError as error:
             under_way = _action(tenant) if tenant.is_under_way else action
-            raise busy_error(tenant.id, under_way, BUSY_RETRY_AFTER_SECONDS) from error
+            raise busy_error(tenant.id, under_way) from error
         except OSError as error:
             raise lock_error(lock.path, error) from error
 

@@ -19,7 +19,7 @@ from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoun
 from tenantry.files.digests import file_sha256
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.storage import artifacts
-from tenantry.storage.archive.manifest import Manifest, seal, unseal
+from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
 from tenantry.storage.archive.sealed_gzip import compress, decompress
 from tenantry.storage.artifacts import DatabaseReport
 from tenantry.storage.objects.protocol import ObjectStorage
@@ -34,7 +34,6 @@ from tenantry.tenancy.snapshots.snapshot import (
 from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.threads import run_in_thread
 
-MANIFEST_BYTES_MAX: Final = 1024 * 1024
 UNFINISHED_SECONDS: Final = 86_400.0
 """What has had no manifest for so long will never get one: its process died."""
 _MANIFEST: Final = ".json"

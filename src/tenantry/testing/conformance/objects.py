@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError
 from tenantry.storage.objects.protocol import (
-    KEY_CHARACTERS_MAX,
     KEY_PART_CHARACTERS_MAX,
+    OBJECT_KEY_CHARACTERS_MAX,
     ObjectStorage,
     StoredObject,
 )
@@ -42,7 +42,7 @@ _NO_KEYS: Final = (
     "a?b",
     "%2e%2e",
     "a" * (KEY_PART_CHARACTERS_MAX + 1),
-    "a/" * (KEY_CHARACTERS_MAX // 2) + "ab",
+    "a/" * (OBJECT_KEY_CHARACTERS_MAX // 2) + "ab",
 )
 _NO_PREFIXES: Final = ("/", "a//", "../a", "a/../", "./", "A", "a b", "a\n")
 _SEVERAL_PARTS_BYTES: Final = 20 * 1024 * 1024
