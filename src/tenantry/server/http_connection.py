@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenantry.admin.http.address import network_of
 from tenantry.admin.http.headers import SAFE_HEADERS
-from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError, later
+from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError, too_many
 
 HEAD_SECONDS_MAX: Final = 20.0
 """How long a client may take to send the head of a request."""
@@ -51,8 +51,6 @@ CONNECTIONS_MAX: Final = 256
 
 CONNECTIONS_PER_CLIENT_MAX: Final = 128
 """Further ones of the same address are refused, so that one client does not take them all."""
-
-RETRY_AFTER_SECONDS: Final = 5
 
 
 class _Wait(Enum):
@@ -98,7 +96,12 @@ class TimeoutConnection(H11Protocol):
             self.connections.discard(self)
             # Also where the client does not let TLS end: nobody counts it any more.
             self._watch = self.loop.call_later(END_SECONDS_MAX, transport.abort)
-            self._end_with(_too_many())
+            self._end_with(
+                too_many(
+                    "connections",
+                    "there are too many connections, or too many from this address: close some, or try again later",
+                )
+            )
         else:
             self._look()
             self._mind_client()
@@ -228,13 +231,3 @@ def is_over(network: str | None, networks: Sequence[str | None]) -> bool:
     """Return whether there are too many connections, or too many from this network."""
     is_over_share = network is not None and networks.count(network) > CONNECTIONS_PER_CLIENT_MAX
     return len(networks) > CONNECTIONS_MAX or is_over_share
-
-
-def _too_many() -> ProblemError:
-    return later(
-        503,
-        "too-many-connections",
-        "Too many connections",
-        "there are too many connections, or too many from this address: close some, or try again later",
-        RETRY_AFTER_SECONDS,
-    )

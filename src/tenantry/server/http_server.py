@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.http.headers import SafeHeaders
-from tenantry.admin.http.problems import ProblemError, answer_problem, later
+from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, later, too_many
 from tenantry.admin.http.unexpected_errors import AnswerSend
 from tenantry.server.certificate import Certificate
 from tenantry.server.errors import ServeSettingsError
@@ -24,8 +24,6 @@ from tenantry.server.tls_handshake import Handshakes
 
 REQUESTS_MAX: Final = 256
 """Further ones get 503: also a request whose client has gone away may still be worked on."""
-
-RETRY_AFTER_SECONDS: Final = 5
 
 SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
 """The kernel takes more of an answer when it has less than this to send."""
@@ -111,7 +109,8 @@ class RequestLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or refuse it."""
         if scope["type"] == "http" and self._running >= REQUESTS_MAX:
-            refusal = await answer_problem(Request(scope), _too_many())
+            problem = too_many("requests", f"{REQUESTS_MAX} requests are handled already: try again later")
+            refusal = await answer_problem(Request(scope), problem)
             await refusal(scope, receive, send)
             return
         if scope["type"] == "lifespan":  # which lasts as long as the server
@@ -134,23 +133,13 @@ class RequestLimit:
                 await refusal(scope, receive, send)
 
 
-def _too_many() -> ProblemError:
-    return later(
-        503,
-        "too-many-requests",
-        "Too many requests",
-        f"{REQUESTS_MAX} requests are worked on already: try again later",
-        RETRY_AFTER_SECONDS,
-    )
-
-
 def _stopping() -> ProblemError:
     return later(
         503,
         "stopping",
-        "The service stops",
-        "the service stops, and this had not ended: look what came of it, and try again",
-        RETRY_AFTER_SECONDS,
+        "The service is shutting down",
+        "the service is shutting down and the request was interrupted: check whether it took effect before you try again",
+        OVERLOAD_SECONDS,
     )
 
 

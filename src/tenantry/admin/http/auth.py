@@ -11,7 +11,7 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
 from tenantry.admin.http.address import network_of
-from tenantry.admin.http.problems import ProblemError, later
+from tenantry.admin.http.problems import ProblemError, too_many
 from tenantry.clock import Clock
 from tenantry.ids import TenantId
 from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys, Scope
@@ -144,12 +144,11 @@ class WrongKeyLimiter:
         over = self._empty_at.get(client, 0.0) - self._now() - WRONG_KEY_SECONDS * (WRONG_KEYS_MAX - 1)
         if over > 0:
             seconds = math.ceil(over)
-            raise later(
-                429,
-                "too-many-failures",
-                "Too many failures",
+            raise too_many(
+                "failures",
                 f"too many wrong keys came from this address: try again in {seconds} s",
-                seconds,
+                status=429,
+                seconds=seconds,
             )
 
     def note(self, client: str) -> None:

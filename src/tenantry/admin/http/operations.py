@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry.admin.http.problems import Problem, ProblemError, later, problem_of, unexpected
+from tenantry.admin.http.problems import Problem, ProblemError, problem_of, too_many, unexpected
 from tenantry.admin.http.unexpected_errors import log_failure
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
@@ -33,7 +33,8 @@ RUNNING_MAX: Final = 64
 RUNNING_PER_TENANT_MAX: Final = 4
 """How many of them may be of one tenant: no tenant keeps the others waiting."""
 
-RETRY_AFTER_SECONDS: Final = 1
+POLL_SECONDS: Final = 1
+"""How long clients should wait before they look at an operation again, or try to begin another one."""
 
 PATH: Final = "/v1/operations/"
 """Where each can be looked at, by its id."""
@@ -172,10 +173,19 @@ class Operations:
 
     def _check_room(self, tenant: TenantRecord | None) -> None:
         if len(self._tasks) >= RUNNING_MAX:
-            raise _too_many(503, f"{RUNNING_MAX} operations run already")
+            raise too_many(
+                "operations",
+                f"{RUNNING_MAX} operations run already: try again when one has ended",
+                seconds=POLL_SECONDS,
+            )
         same = [one for one in self._tasks if tenant and self._known[one].tenant_uid == tenant.uid]
         if len(same) >= RUNNING_PER_TENANT_MAX:
-            raise _too_many(429, f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already")
+            raise too_many(
+                "operations",
+                f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already: try again when one has ended",
+                status=429,
+                seconds=POLL_SECONDS,
+            )
 
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
         changes: dict[str, Any]
@@ -210,13 +220,3 @@ class Operations:
                 return
             if self._known[operation_id].state is not OperationState.RUNNING:
                 del self._known[operation_id]
-
-
-def _too_many(status: int, detail: str) -> ProblemError:
-    return later(
-        status,
-        "too-many-operations",
-        "Too many operations",
-        f"{detail}: try again when one has ended",
-        RETRY_AFTER_SECONDS,
-    )

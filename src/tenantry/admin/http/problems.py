@@ -73,8 +73,11 @@ _TITLES: Final = {
 }
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _ERRORS_MAX: Final = 20
+OVERLOAD_SECONDS: Final = 5
+"""When a client may try again after too many requests, connections or transfers."""
+
 _RETRY_AFTER_SECONDS: Final = 1.0
-"""Where waiting helps and nobody knows how long it takes."""
+"""When a client may try again if nobody knows how long it takes."""
 
 
 class Problem(BaseModel):
@@ -207,6 +210,21 @@ def later(status: int, slug: str, title: str, detail: str, seconds: float) -> Pr
     return ProblemError(
         status, slug, title, detail, headers=_retry_header(seconds), retry_after_seconds=seconds
     )
+
+
+def too_many(
+    things: str, detail: str, *, status: int = 503, seconds: float = OVERLOAD_SECONDS
+) -> ProblemError:
+    """Return the refusal of a request beyond a limit.
+
+    Args:
+        things: What there are too many of, such as ``requests``.
+        detail: Which limit, and what to do.
+        status: 503 if the service has too many of them, 429 if this client or tenant has.
+        seconds: When to try again.
+    """
+    kind = f"too-many-{things}"
+    return later(status, kind, kind.replace("-", " ").capitalize(), detail, seconds)
 
 
 def unexpected() -> ProblemError:

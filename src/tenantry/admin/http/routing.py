@@ -16,7 +16,7 @@ from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits, check_media_type
 from tenantry.admin.http.cursors import CursorSigner
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
-from tenantry.admin.http.operations import PATH, Operation, Operations
+from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
 from tenantry.admin.http.stream_authorization import WatchedResponse, watching
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
@@ -160,5 +160,5 @@ def accepted(operation: Operation, response: Response) -> Operation:
     """Answer with an operation that has begun: 202, and where to follow it."""
     response.status_code = 202
     response.headers["Location"] = f"{PATH}{operation.id}"
-    response.headers["Retry-After"] = "1"
+    response.headers["Retry-After"] = str(POLL_SECONDS)
     return operation

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantry.admin.http.address import network_of
-from tenantry.admin.http.problems import answer_problem, later
+from tenantry.admin.http.problems import answer_problem, too_many
 from tenantry.clock import Clock, SystemClock
 
 _CLIENTS_MAX: Final = 4096
@@ -119,11 +119,10 @@ class Strangers:
 
     def _too_often(self) -> Exception:
         seconds = math.ceil(self._rate.wait_seconds_max)
-        return later(
-            429,
-            "too-many-requests",
-            "Too many requests",
-            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a good key: try again "
-            f"in {seconds} s",
-            seconds,
+        return too_many(
+            "requests",
+            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a valid key: try "
+            f"again in {seconds} s",
+            status=429,
+            seconds=seconds,
         )

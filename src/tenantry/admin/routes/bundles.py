@@ -17,7 +17,7 @@ from starlette.types import Scope as AsgiScope
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.bodies import Pace, bundle_pace, declared_bytes
 from tenantry.admin.http.if_match import CurrentIfMatch
-from tenantry.admin.http.problems import ProblemError, documented, later
+from tenantry.admin.http.problems import documented, too_many
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.routes.tenants import TenantPath, tagged
 from tenantry.admin.schemas import DisplayName, TenantOut
@@ -44,7 +44,6 @@ ACCEPTED_CHARACTERS_MAX: Final = 2000
 _ACCEPT_TABLES: Final = "Names of tables that no schema pack makes and that the tenant may have, with commas between them. Needs the scope 'admin'."
 _OWNER: Final = "The uid that the file may be marked with instead of the tenant's: it becomes the tenant's."
 _UID: Final = "^[0-9a-f]{32}$"
-_RETRY_AFTER_SECONDS: Final = 5
 _MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
 
@@ -257,9 +256,14 @@ async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
 def _counted(service: Service, principal: Principal) -> Iterator[None]:
     transfers, caller = service.transfers, principal.id
     if transfers.total() >= TRANSFERS_MAX:
-        raise _too_many(f"{TRANSFERS_MAX} bundles are sent or received already")
+        raise too_many(
+            "transfers", f"{TRANSFERS_MAX} bundles are sent or received already: try again when one has ended"
+        )
     if transfers[caller] >= TRANSFERS_PER_CALLER_MAX:
-        raise _too_many(f"{TRANSFERS_PER_CALLER_MAX} bundles are sent or received for this caller already")
+        raise too_many(
+            "transfers",
+            f"{TRANSFERS_PER_CALLER_MAX} bundles are sent or received for this caller already: try again when one has ended",
+        )
     transfers[caller] += 1
     try:
         yield
@@ -267,13 +271,3 @@ def _counted(service: Service, principal: Principal) -> Iterator[None]:
         transfers[caller] -= 1
         if not transfers[caller]:
             del transfers[caller]
-
-
-def _too_many(detail: str) -> ProblemError:
-    return later(
-        503,
-        "too-many-transfers",
-        "Too many transfers",
-        f"{detail}: try again when one is through",
-        _RETRY_AFTER_SECONDS,
-    )

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field, StrictBool
 
+from tenantry.admin.http.operations import POLL_SECONDS
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, ReasonRequest, TenantIdText
@@ -105,7 +106,7 @@ async def start_job(
     principal.check_fleet()
     job = await service.registry.fleet.start(**body.model_dump())
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    response.headers["Retry-After"] = "1"
+    response.headers["Retry-After"] = str(POLL_SECONDS)
     return job
 
 

@@ -8,7 +8,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from tenantry.admin.http.auth import Principal, another_tenant
 from tenantry.admin.http.hidden_paths import values_without_paths
-from tenantry.admin.http.operations import Operation, OperationState
+from tenantry.admin.http.operations import POLL_SECONDS, Operation, OperationState
 from tenantry.admin.http.problems import Problem, documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader, Service
 from tenantry.admin.schemas import LIST_ITEMS_MAX
@@ -32,7 +32,7 @@ FoundOperation = Annotated[Operation, Depends(_operation)]
 async def get_operation(operation: FoundOperation, response: Response) -> Operation:
     """Return long work that a request began, as it is now."""
     if operation.state is OperationState.RUNNING:
-        response.headers["Retry-After"] = "1"
+        response.headers["Retry-After"] = str(POLL_SECONDS)
     return operation
 
 

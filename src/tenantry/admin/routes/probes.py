@@ -31,7 +31,7 @@ PROBE_TIMEOUT_SECONDS: Final = 2.0
 KEPT_SECONDS: Final = 1.0
 """For how long what was found is said again: anybody may ask, as often as they like."""
 
-RETRY_AFTER_SECONDS: Final = 5
+NOT_READY_RETRY_AFTER_SECONDS: Final = 5
 
 _WRITTEN_BYTES: Final = 4096
 _OPENMETRICS_END: Final = b"# EOF\n"
@@ -148,7 +148,7 @@ def make_probes(
         found = await probes.look()
         if found.is_ready:
             return found
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        headers = {"Retry-After": str(NOT_READY_RETRY_AFTER_SECONDS)}
         return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
     # Balancers ask without wanting a body. Not in the document: there a name is one operation's.
