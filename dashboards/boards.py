@@ -100,7 +100,7 @@ OVERVIEW: Final = Board(
         ),
         number(
             "Quarantined",
-            "Tenants that were set apart, because of damage or a migration that failed.",
+            "Tenants that were quarantined, because of damage or a migration that failed.",
             "none",
             Query('max(tenantry_tenants{$service,state="quarantined"})'),
             warn=1,
@@ -158,13 +158,13 @@ OVERVIEW: Final = Board(
             Query("max by (state) (tenantry_tenants{$service})", "{{state}}"),
         ),
         chart(
-            "Lifecycle calls",
+            "Lifecycle operations",
             "Create, suspend, snapshot and so on, in a minute.",
             "opm",
             Query(_per_minute("tenantry_lifecycle_duration_seconds_count", "action"), "{{action}}"),
         ),
         chart(
-            "Lifecycle calls that failed",
+            "Lifecycle operations that failed",
             "In the last fifteen minutes, by outcome: not_found, state or busy are the caller's; others want a look.",
             "none",
             Query(
@@ -312,7 +312,7 @@ POOL: Final = Board(
         ),
         chart(
             "Tenants closed",
-            "To make room (capacity), because nobody used them (idle), by a lifecycle call (state), because they could not "
+            "To make room (capacity), because nobody used them (idle), by a lifecycle operation (state), because they could not "
             "go on (failed), or at the end (shutdown).",
             "ops",
             Query(rate("tenantry_pool_evictions_total", "reason"), "{{reason}}"),
@@ -412,7 +412,7 @@ POOL: Final = Board(
 FLEET: Final = Board(
     "tenantry-fleet",
     "tenantry / Migrations and fleet",
-    "Work over many tenants: migrations, fleet jobs, snapshots and lifecycle calls.",
+    "Work over many tenants: migrations, fleet jobs, snapshots and lifecycle operations.",
     [
         row("Migrations"),
         chart(
@@ -499,7 +499,7 @@ FLEET: Final = Board(
         ),
         row("Lifecycle"),
         chart(
-            "Lifecycle calls",
+            "Lifecycle operations",
             "In a minute, by action and outcome.",
             "opm",
             Query(
@@ -515,7 +515,7 @@ FLEET: Final = Board(
             has_exemplars=True,
         ),
         chart(
-            "Tenants set apart or on their way out",
+            "Tenants quarantined or on their way out",
             "Quarantined tenants want a repair or a restore; deleted ones can be brought back in their grace period.",
             "none",
             Query(

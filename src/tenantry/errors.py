@@ -32,7 +32,7 @@
         │   ├── DeletionProtectedError
         │   └── GracePeriodError         deleted, and not to be purged yet
         ├── RevisionError                the tenant was changed meanwhile
-        ├── TenantBusyError              a lifecycle call of it is under way
+        ├── TenantBusyError              a lifecycle operation of it is under way
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
         ├── LimitError                   at a limit; carries retry_after_seconds
         │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are under way
@@ -426,7 +426,7 @@ class TenantDeletedError(TenantStateError):
 
 
 class TenantQuarantinedError(TenantStateError):
-    """The tenant was set apart after corruption or a failed migration; see `reason`."""
+    """The tenant was quarantined after corruption or a failed migration; see `reason`."""
 
     outcome = "quarantined"
 
@@ -471,7 +471,7 @@ class RevisionError(TenantError):
 
 
 class TenantBusyError(TenantError):
-    """A lifecycle call of the tenant is under way, here or in another process.
+    """A lifecycle operation of the tenant is under way, here or in another process.
 
     Attributes:
         action: That call.

@@ -94,16 +94,16 @@ class PoolWaited(NamedTuple):
     duration_seconds: float
 
 
-class LifecycleStepped(NamedTuple):
-    """A lifecycle call has come to the end of one of its steps; all that is to survive a crash here is on the disk."""
+class OperationStepped(NamedTuple):
+    """A lifecycle operation has come to the end of one of its steps; all that is to survive a crash here is on the disk."""
 
     tenant_id: str
     action: str
     step: str
 
 
-class LifecycleCalled(NamedTuple):
-    """A lifecycle call (``create``, ``suspend``, …) ended."""
+class OperationEnded(NamedTuple):
+    """A lifecycle operation (``create``, ``suspend``, …) ended."""
 
     tenant_id: str
     action: str
@@ -146,8 +146,8 @@ Event: TypeAlias = (
     | BatchFinished
     | CallRefused
     | PoolWaited
-    | LifecycleStepped
-    | LifecycleCalled
+    | OperationStepped
+    | OperationEnded
     | FleetTenantFinished
     | ClockLeapt
 )

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.events import LifecycleStepped
+from tenantry.events import OperationStepped
 from tenants import HANG_SECONDS, Recorder, python, read_line, until
 
 
@@ -72,7 +72,7 @@ async def test_its_lifespan_may_be_left_out(data_dir: Path):
         ) as client:
             await client.post("/v1/tenants", json={"id": "acme"})
             assert (await client.post("/v1/tenants/acme/archive")).status_code == 202
-            await recorder.wait_for(LifecycleStepped, action="archive")
+            await recorder.wait_for(OperationStepped, action="archive")
     await until(lambda: asyncio.all_tasks() == before)
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
         assert (await registry.get("acme")).state == "archived"

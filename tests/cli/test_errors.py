@@ -291,7 +291,7 @@ def test_progress_is_for_terminals(running: Service, tmp_path: Path):
 
 @contextmanager
 def begun(data_dir: Path, *arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command that has begun a lifecycle call when the block is entered."""
+    """Start a command that has begun a lifecycle operation when the block is entered."""
     command = [sys.executable, "-m", "tenantry", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(**env)) as process:
         try:

@@ -239,7 +239,7 @@ def test_each_outcome_is_somebody_s_fault():
 def test_rules_and_dashboards_agree_on_faults():
     """Wherever a rule lists outcomes that are the service's fault, it lists those.
 
-    For lifecycle calls a full disk is one too; that a quarantined tenant refuses them is not, as with any other state.
+    For lifecycle operations a full disk is one too; that a quarantined tenant refuses them is not, as with any other state.
     """
     lists = {
         frozenset(text.split("|"))

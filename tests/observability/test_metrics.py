@@ -141,7 +141,7 @@ async def test_failed_openings_are_counted(measured: TenantRegistry, collectors:
 async def test_calls_on_a_quarantined_tenant_are_counted(
     measured: TenantRegistry, collectors: CollectorRegistry
 ):
-    """Each call that a tenant set apart does not serve is one of the tenants' calls: its outcome counts as a fault."""
+    """Each call that a tenant quarantined does not serve is one of the tenants' calls: its outcome counts as a fault."""
     await measured.create("acme")
     await measured.quarantine("acme", reason="for a look")
     for _ in range(2):

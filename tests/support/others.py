@@ -69,7 +69,7 @@ class Other:
     def do(self, action: str, *arguments: str, **keywords: Any) -> Any:
         """Have it do something; return ``ok`` or which error it got.
 
-        With ``stop_at`` it stops at that step of a lifecycle call, and ``stopped`` is returned.
+        With ``stop_at`` it stops at that step of a lifecycle operation, and ``stopped`` is returned.
         """
         self.begin(action, *arguments, **keywords)
         return self.answer()

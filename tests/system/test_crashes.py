@@ -1,4 +1,4 @@
-"""Every lifecycle call, its process killed at each of its steps: old or new state afterwards, and the call can be repeated.
+"""Every lifecycle operation, its process killed at each of its steps: old or new state afterwards, and the call can be repeated.
 
 `CALLS` is the table. One entry is one call: what to do before it, and the call. What is right afterwards follows from that:
 the data directory is as it was before the call, or as the call leaves it when nobody kills it. A step is every event that
@@ -31,7 +31,7 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
 )
-from tenantry.events import BatchFinished, Event, LifecycleStepped
+from tenantry.events import BatchFinished, Event, OperationStepped
 from tenants import damage_index, database_path, make_message, python, query, read_json, tenant_files
 
 # A process that forks itself for each line it is given and does there what the line says, two at a time; an empty line
@@ -189,7 +189,7 @@ class FaultPoints:
     def __call__(self, event: Event) -> None:
         """Name the event: by its kind, what it is about, and how many of these there were."""
         about = [str(event.tenant_id)]
-        if isinstance(event, LifecycleStepped):
+        if isinstance(event, OperationStepped):
             about = [event.step]
         elif isinstance(event, BatchFinished):
             about = [call.operation for call in event.calls if call.operation not in BACKGROUND]
@@ -319,7 +319,7 @@ async def test_killed_at_every_step(name: str, tmp_path: Path, forking: Popen[st
     fault_points: list[str] = []
     await make_call(done, name, fault_points.append)
     old, new = snapshot(before), snapshot(done)
-    assert any("LifecycleStepped" in point for point in fault_points)
+    assert any("OperationStepped" in point for point in fault_points)
     for data_dir, fault_point in kill_at_each(fault_points, name, before, forking):
         found = await reopen(data_dir)
         assert found in (old, new), fault_point
@@ -328,7 +328,7 @@ async def test_killed_at_every_step(name: str, tmp_path: Path, forking: Popen[st
 
 
 def test_the_table_has_every_call():
-    """A lifecycle call that is new is missed here until it has its line in the table."""
+    """A lifecycle operation that is new is missed here until it has its line in the table."""
     public = {
         name
         for name, member in inspect.getmembers(TenantRegistry, inspect.iscoroutinefunction)

@@ -1,4 +1,4 @@
-"""Random lifecycle calls and writes on a real registry, against a model of what a tenant is: no difference, ever.
+"""Random lifecycle operations and writes on a real registry, against a model of what a tenant is: no difference, ever.
 
 The model knows the states, the messages and the refusals, and nothing of files, catalogs or pools. A few ids, so that they
 are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 25
@@ -78,7 +78,7 @@ class Life:
     is_undone: bool = False
 
     def replace_messages(self, messages: list[str]) -> None:
-        """Have other messages, as after a restore; what was set apart serves again."""
+        """Have other messages, as after a restore; what was quarantined serves again."""
         self.messages = list(messages)
         if self.state is S.QUARANTINED:
             self.state = S.ACTIVE
@@ -351,7 +351,7 @@ class LivesMachine(RuleBasedStateMachine):
         assert (tenant.purge_after is not None) == (life.state is S.DELETED)
 
     def call(self, action: str, refusal: Error | None, *arguments: Any, **keywords: Any) -> Any:
-        """Make a lifecycle call; return what it returned, None if it was refused as it should be."""
+        """Make a lifecycle operation; return what it returned, None if it was refused as it should be."""
         self.calls[action] += 1
         snapshots = self.registry.snapshots
         own = {

@@ -11,7 +11,7 @@ from samples import a_task
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.doctor import Finding, Level, examine
 from tenantry.errors import GracePeriodError
-from tenantry.events import ClockLeapt, LifecycleCalled, TenantClosed
+from tenantry.events import ClockLeapt, OperationEnded, TenantClosed
 from tenantry.observability import export_metrics
 from tenantry.tenancy.catalog.recorded_responses import RecordedResponse
 from tenants import MovedClock, Recorder, chores_done, query, until
@@ -49,9 +49,9 @@ async def test_a_leap_purges_nobody(data_dir: Path):
             await registry.purge("acme")
         assert 3500 < caught.value.retry_after_seconds <= 3600
         assert (await registry.undelete("acme")).state is TenantState.ACTIVE
-        assert hook.of(LifecycleCalled, action="purge", outcome="ok") == []
+        assert hook.of(OperationEnded, action="purge", outcome="ok") == []
         clock.wait(timedelta(hours=1))
-        await hook.wait_for(LifecycleCalled, tenant_id="globex", action="purge", outcome="ok")
+        await hook.wait_for(OperationEnded, tenant_id="globex", action="purge", outcome="ok")
 
 
 async def test_a_leap_while_no_process_runs(data_dir: Path):
@@ -102,7 +102,7 @@ async def test_a_directory_that_is_opened_once_a_day(data_dir: Path):
                 await registry.purge("acme")
     clock.moved, hook = timedelta(days=9), Recorder()
     async with TenantRegistry(config(data_dir), clock=clock, hooks=[hook]):
-        await hook.wait_for(LifecycleCalled, tenant_id="acme", action="purge", outcome="ok")
+        await hook.wait_for(OperationEnded, tenant_id="acme", action="purge", outcome="ok")
 
 
 async def test_a_clock_that_comes_back_confirms_nothing(data_dir: Path):
@@ -163,7 +163,7 @@ async def test_the_schedule_comes_back_from_the_future(data_dir: Path):
     [finding] = await findings(data_dir, "dates of tenants", snapshot_interval_seconds=86_400)
     assert (finding.level, finding.subjects) == (Level.NOTE, ("acme",))
     async with TenantRegistry(settings, clock=clock, hooks=[hook]):
-        await hook.wait_for(LifecycleCalled, action="snapshot", outcome="ok")
+        await hook.wait_for(OperationEnded, action="snapshot", outcome="ok")
 
 
 async def test_a_leap_forgets_no_idempotency_key(data_dir: Path):

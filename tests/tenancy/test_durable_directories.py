@@ -1,4 +1,4 @@
-"""What lifecycle calls make and remove is durable when they return, so that a power failure does not undo it."""
+"""What lifecycle operations make and remove is durable when they return, so that a power failure does not undo it."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def spoil(path: Path) -> int:
 
 @pytest.mark.parametrize("way", ["read", "write", "transaction"])
 async def test_a_file_that_is_damaged_while_open(data_dir: Path, way: str):
-    """The tenant is set apart with the reason and closed; nobody else notices, and later calls say what happened."""
+    """The tenant is quarantined with the reason and closed; nobody else notices, and later calls say what happened."""
     hook = Recorder()
     async with TenantRegistry(config(data_dir)) as registry:
         for tenant_id in ("acme", "globex"):

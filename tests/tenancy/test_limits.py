@@ -428,7 +428,7 @@ class TestDatabaseBytes:
     async def test_a_migration_that_does_not_fit(
         self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """The tenant is not set apart for it: it serves again as soon as there is room."""
+        """The tenant is not quarantined for it: it serves again as soon as there is room."""
         monkeypatch.syspath_prepend(str(tmp_path))
         big = "CREATE TABLE big (b); INSERT INTO big VALUES (zeroblob(1000000));"
         pack = write_pack(tmp_path, "bigpack", "CREATE TABLE small (b);", big)

@@ -44,7 +44,7 @@ from tenantry.errors import (
 )
 from tenantry.events import (
     BatchFinished,
-    LifecycleCalled,
+    OperationEnded,
     StoreConnected,
     StoreMigrated,
     TenantClosed,
@@ -299,7 +299,7 @@ class TestLifecycle:
             task = asyncio.ensure_future(registry.create("acme"))
             await asyncio.sleep(0)
             task.cancel()
-            await hook.wait_for(LifecycleCalled, action="create", outcome="ok")
+            await hook.wait_for(OperationEnded, action="create", outcome="ok")
             assert task.cancelled()
             assert (await registry.get("acme")).state is TenantState.ACTIVE
 
@@ -312,7 +312,7 @@ class TestLifecycle:
             task = asyncio.ensure_future(registry.create("acme"))
             await asyncio.sleep(0)
             task.cancel()
-            await hook.wait_for(LifecycleCalled, action="create", outcome="migration")
+            await hook.wait_for(OperationEnded, action="create", outcome="migration")
             assert await registry.list() == ()
 
     async def test_a_failed_create_leaves_nothing(self, data_dir: Path, pack: Any):
@@ -365,7 +365,7 @@ class TestLifecycle:
             await here.tenant("acme").messages.save(make_message("of the first"))
             await elsewhere.rename("acme", "globex")
             await elsewhere.create("acme")
-            await here._housekeeping.refresh()
+            await here._periodic_tasks.refresh()
             await until(lambda: not here._pool.has("acme"))
             await elsewhere._pool.close_tenant("acme", "state")
             assert await here.tenant("acme").messages.get_history("general") == ()
@@ -377,7 +377,7 @@ class TestLifecycle:
             await registry.create(tenant_id)
         await registry.suspend("b")
         await registry.delete("c")
-        await registry._housekeeping.refresh()
+        await registry._periodic_tasks.refresh()
         counts = registry.statistics().tenants
         assert {state: n for state, n in counts.items() if n} == {
             TenantState.ACTIVE: 2,
@@ -650,7 +650,7 @@ class TestOpeningATenant:
                 await registry.tenant("acme").messages.save(make_message())
 
     async def test_a_file_that_is_no_database(self, data_dir: Path):
-        """It is set apart with the reason, and left as it is."""
+        """It is quarantined with the reason, and left as it is."""
         await make_tenant(data_dir)
         path = database_path(data_dir, "acme")
         path.write_bytes(b"this is no database\n" * 500)
@@ -658,12 +658,12 @@ class TestOpeningATenant:
             with pytest.raises(TenantQuarantinedError, match="NOTADB"):
                 await registry.tenant("acme").messages.get_history("general")
             assert (await registry.get("acme")).state is TenantState.QUARANTINED
-            await registry._housekeeping.refresh()
+            await registry._periodic_tasks.refresh()
             assert registry.statistics().tenants[TenantState.QUARANTINED] == 1
         assert path.read_bytes() == b"this is no database\n" * 500
 
     async def test_a_newer_file_is_not_the_tenants_fault(self, data_dir: Path):
-        """A file of a later version is refused and left as it is; the tenant is not set apart: newer code will serve it."""
+        """A file of a later version is refused and left as it is; the tenant is not quarantined: newer code will serve it."""
         await make_tenant(data_dir)
         path = database_path(data_dir, "acme")
         query(path, "PRAGMA user_version = 99")
@@ -1135,7 +1135,7 @@ class TestStatistics:
         assert early.of(TenantOpened)[0][:3] == ("acme", "sqlite", "ok")
         assert [event.outcome for event in early.of(StoreConnected, tenant_id="acme")] == ["ok"]
         assert [event.applied for event in early.of(StoreMigrated, tenant_id="acme")] == [1]
-        assert [event.action for event in early.of(LifecycleCalled)] == ["create"]
+        assert [event.action for event in early.of(OperationEnded)] == ["create"]
         assert early.of(TenantClosed)[0][:3] == ("acme", "sqlite", "shutdown")
         [batch] = late.of(BatchFinished, tenant_id="acme")
         assert (batch.channel, [call[:2] for call in batch.calls]) == ("write", [("messages.save", "ok")])

@@ -51,7 +51,7 @@ class TenantOut(BaseModel):
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
     reason: str | None = Field(description="Why it is in that state, where someone said so.")
-    busy_with: str | None = Field(description="The lifecycle call that is under way.")
+    busy_with: str | None = Field(description="The lifecycle operation that is under way.")
     created_at: datetime
     state_changed_at: datetime
     purge_after: datetime | None

@@ -93,7 +93,7 @@ def report_differences(differences: set[Difference], tenants: Sequence[TenantRec
 
 def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
     """Yield what is to be said of the tenants' states."""
-    yield _set_apart(tenants)
+    yield _quarantined(tenants)
     yield _under_way(data_dir, tenants)
     yield _migrations(tenants)
 
@@ -132,7 +132,7 @@ def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
     return FOREIGN if uid is not None and uid != tenant.uid else None
 
 
-def _set_apart(tenants: Sequence[TenantRecord]) -> Finding:
+def _quarantined(tenants: Sequence[TenantRecord]) -> Finding:
     found = {tenant.id for tenant in tenants if tenant.state.allows(TenantEvent.REPAIR)}
     if found:
         return wrong(
@@ -153,12 +153,12 @@ def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     }
     if left:
         return note(
-            "lifecycle calls",
+            "lifecycle operations",
             f"{len(left)} tenants have one under way whose process is gone",
             "nothing, while a service runs or when the next one starts: it is finished or taken back",
             left,
         )
-    return ok("lifecycle calls", "none was left in the middle")
+    return ok("lifecycle operations", "none was left in the middle")
 
 
 def _migrations(tenants: Sequence[TenantRecord]) -> Finding:

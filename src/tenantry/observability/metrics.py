@@ -21,7 +21,7 @@ from tenantry.events import (
     Event,
     FleetTenantFinished,
     Hook,
-    LifecycleCalled,
+    OperationEnded,
     PoolWaited,
     StoreConnected,
     StoreMigrated,
@@ -141,7 +141,7 @@ _HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
     "batch_duration_seconds": ("One batch on the store.", ("backend", "channel")),
     "batch_requests": ("Calls that shared one batch.", ("backend", "channel")),
     "pool_wait_duration_seconds": ("A caller's wait for a tenant that was not open.", ("outcome",)),
-    "lifecycle_duration_seconds": ("Lifecycle calls: create, suspend and so on.", ("action", "outcome")),
+    "lifecycle_duration_seconds": ("Lifecycle operations: create, suspend and so on.", ("action", "outcome")),
     "fleet_duration_seconds": ("A fleet job's work on one tenant.", ("kind", "outcome")),
 }
 
@@ -182,7 +182,7 @@ class RegistryMetrics(Collector):
                 self._timed("open_duration_seconds", (event.backend, event.outcome), event)
             case PoolWaited():
                 self._timed("pool_wait_duration_seconds", (event.outcome,), event)
-            case LifecycleCalled():
+            case OperationEnded():
                 self._timed("lifecycle_duration_seconds", (event.action, event.outcome), event)
                 if event.outcome == "ok":
                     self._succeeded_seconds[event.action] = time.time()
@@ -209,7 +209,7 @@ class RegistryMetrics(Collector):
         yield refused
         succeeded = GaugeMetricFamily(
             "tenantry_lifecycle_last_success_timestamp_seconds",
-            "When a lifecycle call of this process last went well.",
+            "When a lifecycle operation of this process last went well.",
             labels=("action",),
         )
         for action, at_seconds in list(self._succeeded_seconds.items()):
@@ -290,10 +290,10 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
     yield _labelled(
         GaugeMetricFamily(
             "tenantry_lifecycle_unfinished_calls",
-            "Tenants with a lifecycle call that was begun and cannot be finished for now.",
+            "Tenants with a lifecycle operation that was begun and cannot be finished for now.",
             labels=("action",),
         ),
-        statistics.unfinished_calls,
+        statistics.unfinished_operations,
     )
     yield GaugeMetricFamily(
         "tenantry_clock_held_seconds",

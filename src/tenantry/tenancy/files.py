@@ -1,4 +1,4 @@
-"""A closed tenant's files, held by a lifecycle call: nobody opens the database while it works on them."""
+"""A closed tenant's files, held by a lifecycle operation: nobody opens the database while it works on them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

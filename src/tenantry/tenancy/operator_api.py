@@ -17,7 +17,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.texts import check_display_name, check_reason
 
 
-class TenantCalls(ABC):
+class OperatorAPI(ABC):
     """What `TenantRegistry` offers to operators.
 
     Args:

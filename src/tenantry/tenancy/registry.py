@@ -31,7 +31,6 @@ from tenantry.tenancy.actors.actor import ActorContext, ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.background import Housekeeping
 from tenantry.tenancy.catalog.api_keys import ApiKeys
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.catalog import Catalog
@@ -45,8 +44,9 @@ from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
-from tenantry.tenancy.operations.runner import CallRunner
-from tenantry.tenancy.operator_api import TenantCalls
+from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.operator_api import OperatorAPI
+from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.clone_export_import import Transfers
 from tenantry.tenancy.snapshots.copying import Copies
@@ -66,7 +66,7 @@ REGISTRY_CLOSED: Final = "tenantry.registry.closed"
 HOOK_FAILED: Final = "tenantry.hook.failed"
 
 
-class TenantRegistry(TenantCalls):
+class TenantRegistry(OperatorAPI):
     """Keeps many companies' data apart: one SQLite file and one serialized writer for each, behind a bounded pool.
 
     Use it as an async context manager, on asyncio::
@@ -112,7 +112,7 @@ class TenantRegistry(TenantCalls):
             context,
             self._backend,
             log=self._log,
-            on_failure=lambda tenant, error: self._housekeeping.close_failed(tenant, error),  # noqa: PLW0108  # made below
+            on_failure=lambda tenant, error: self._periodic_tasks.close_failed(tenant, error),  # noqa: PLW0108  # made below
         )
         self._pool = ActorPool(
             self._opener.open,
@@ -124,7 +124,7 @@ class TenantRegistry(TenantCalls):
             report=self._report,
             log=self._log,
         )
-        self._runner = CallRunner(catalog, context, self._log)
+        self._runner = OperationRunner(catalog, context, self._log)
         self._runner.check_open = self._check_open
         calls = LifecycleCalls(self._runner, catalog, self._pool, self._opener)
         self.audit = AdminAudit(catalog)
@@ -176,7 +176,7 @@ class TenantRegistry(TenantCalls):
                 self._runner, catalog, calls, archive, copies, self._backend, self._scratch, self._schemas
             ),
         )
-        self._housekeeping = Housekeeping(
+        self._periodic_tasks = PeriodicTasks(
             catalog,
             self._pool,
             self._opener,
@@ -252,14 +252,14 @@ class TenantRegistry(TenantCalls):
                 self._is_open = True
                 self._loop = running_loop()
                 await self._runner.reconcile()
-                await self._housekeeping.refresh()
+                await self._periodic_tasks.refresh()
                 await self.fleet.adopt()
             except BaseException:
                 self._is_open = False
                 with anyio.CancelScope(shield=True):
                     await self._close_all()
                 raise
-            self._start(self._housekeeping.run(), "tenantry maintenance")
+            self._start(self._periodic_tasks.run(), "tenantry maintenance")
             self._start(self._storage_owner.announce(), "tenantry snapshot storage")
             if self._config.snapshot_interval_seconds is not None:
                 self._start(self._schedule.run(), "tenantry snapshots")
@@ -277,7 +277,7 @@ class TenantRegistry(TenantCalls):
         2. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
         3. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
         4. every tenant is checkpointed and closed, its writer last, and its lock released;
-        5. lifecycle calls that were under way end; those that still make or check a copy after ``shutdown_timeout_seconds``
+        5. lifecycle operations that were under way end; those that still make or check a copy after ``shutdown_timeout_seconds``
            are stopped, with `RegistryClosedError`; the catalog is closed.
 
         Afterwards there is no thread, no lock and no open file.
@@ -349,13 +349,13 @@ class TenantRegistry(TenantCalls):
                     peaks[name] = max(peaks[name], channel.mailbox_requests)
         return RegistryStatistics(
             pool=self._pool.statistics(),
-            tenants=dict(self._housekeeping.states),
+            tenants=dict(self._periodic_tasks.states),
             mailbox_requests=totals,
             mailbox_requests_peak=peaks,
             threads_max=self._config.threads_max,
-            disk=self._housekeeping.disk,
+            disk=self._periodic_tasks.disk,
             snapshot_interval_seconds=self._config.snapshot_interval_seconds,
-            unfinished_calls=self._runner.unfinished(),
+            unfinished_operations=self._runner.unfinished(),
             clock_held_seconds=self._watch.held_seconds,
         )
 
@@ -425,7 +425,7 @@ class TenantRegistry(TenantCalls):
         ):  # from the last to the first; one that fails does not skip the others
             steps.push_async_callback(self._catalog.aclose, self._config.shutdown_timeout_seconds)
             steps.push_async_callback(self._backend.aclose)
-            steps.push_async_callback(self._housekeeping.wait_background)
+            steps.push_async_callback(self._periodic_tasks.wait_background)
             steps.push_async_callback(self._scratch.aclose)
             steps.push_async_callback(self._runner.wait_ended, self._config.shutdown_timeout_seconds)
             steps.push_async_callback(self._pool.aclose)

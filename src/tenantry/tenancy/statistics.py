@@ -20,7 +20,7 @@ class RegistryStatistics:
         threads_max: How many threads there are, but for one more for each job that takes too long.
         disk: The space under the data directory, at most `CHORES_INTERVAL_SECONDS` old; None before the first look.
         snapshot_interval_seconds: How often each active tenant's snapshot is taken; None if never by itself.
-        unfinished_calls: How many tenants have a lifecycle call that was begun and cannot be finished for now, by its action.
+        unfinished_operations: How many tenants have a lifecycle operation that was begun and cannot be finished for now, by its action.
         clock_held_seconds: How much longer nothing is deleted because of its age, after the clock leapt; 0 if it did not.
     """
 
@@ -31,7 +31,7 @@ class RegistryStatistics:
     threads_max: int
     disk: DiskSpace | None
     snapshot_interval_seconds: float | None
-    unfinished_calls: dict[str, int]
+    unfinished_operations: dict[str, int]
     clock_held_seconds: float
 
 

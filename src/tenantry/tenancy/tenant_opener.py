@@ -32,7 +32,7 @@ TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
 class TenantOpener:
-    """Opens tenants, and sets apart those whose file is damaged or whose migration fails.
+    """Opens tenants, and quarantines those whose file is damaged or whose migration fails.
 
     Args:
         catalog: The list of tenants.
@@ -60,27 +60,27 @@ class TenantOpener:
         self._log = log
         self._on_failure = on_failure
         self._opened: set[TenantId] = set()
-        self._for_calls: set[str] = set()  # uids of tenants whose lifecycle call opens them
+        self._for_operations: set[str] = set()  # uids of tenants whose lifecycle operation opens them
 
     async def open(self, tenant_id: TenantId) -> TenantActor:
         """Return the tenant's actor, open and migrated.
 
         Raises:
             TenantError: The tenant does not exist, does not serve calls, or is open elsewhere.
-            TenantQuarantinedError: Its file is damaged or its migration failed: it was set apart just now.
+            TenantQuarantinedError: Its file is damaged or its migration failed: it was quarantined just now.
             PersistenceError: It cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
-        is_for_call = tenant.uid in self._for_calls
-        if not is_for_call:
+        is_for_operation = tenant.uid in self._for_operations
+        if not is_for_operation:
             check_opens(tenant)
-        if is_for_call:
+        if is_for_operation:
             # Only for a tenant that is being created is a missing database a new one.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
         else:
-            actor = await self._open_or_judge(tenant)
+            actor = await self._open_or_quarantine(tenant)
         try:
-            if not is_for_call:
+            if not is_for_operation:
                 await self._check_again(tenant)
             if not tenant.state.allows(TenantEvent.PROVISION):
                 await self._note(tenant, actor.schema_versions, None)
@@ -106,13 +106,13 @@ class TenantOpener:
         return is_damaged
 
     @contextmanager
-    def opening_for_call(self, tenant: TenantRecord) -> Iterator[None]:
-        """Let the tenant be opened though it serves nobody: its own lifecycle call does it."""
-        self._for_calls.add(tenant.uid)
+    def opening_for_operation(self, tenant: TenantRecord) -> Iterator[None]:
+        """Let the tenant be opened though it serves nobody: its own lifecycle operation does it."""
+        self._for_operations.add(tenant.uid)
         try:
             yield
         finally:
-            self._for_calls.discard(tenant.uid)
+            self._for_operations.discard(tenant.uid)
 
     def forget_opened(self, tenant_id: TenantId | None = None) -> None:
         """Forget that the tenant, or any, could be opened: its state has changed, or may have."""
@@ -129,7 +129,7 @@ class TenantOpener:
         """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
         reason = as_reason(str(error))
         with acting_as("tenantry"):
-            quarantined_tenant = await self._set_apart(tenant, reason)
+            quarantined_tenant = await self._note_quarantine(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
         quarantined = TenantQuarantinedError(
             f"tenant {tenant.id!r} was quarantined: {reason}",
@@ -140,18 +140,18 @@ class TenantOpener:
         quarantined.__cause__ = error
         return quarantined
 
-    async def _open_or_judge(self, tenant: TenantRecord) -> TenantActor:
+    async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
         """Open the tenant for its callers. What looks damaged is looked at once more, and opened again if it is sound."""
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
-            if not self._backend.may_be_transient(error) or await self._is_damaged_or_judged(tenant):
-                await self._judge(tenant, error)
+            if not self._backend.may_be_transient(error) or await self._is_damaged_or_quarantined(tenant):
+                await self._quarantine_if_damaged(tenant, error)
                 raise
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
-            await self._judge(tenant, error)
+            await self._quarantine_if_damaged(tenant, error)
             raise
 
     async def _opened_actor(self, tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
@@ -159,14 +159,14 @@ class TenantOpener:
         await actor.open()
         return actor
 
-    async def _is_damaged_or_judged(self, tenant: TenantRecord) -> bool:
+    async def _is_damaged_or_quarantined(self, tenant: TenantRecord) -> bool:
         try:
             return await self.is_damaged(tenant)
         except TenantryError as failure:
-            await self._judge(tenant, failure)
+            await self._quarantine_if_damaged(tenant, failure)
             raise
 
-    async def _set_apart(self, tenant: TenantRecord, reason: str) -> TenantRecord:
+    async def _note_quarantine(self, tenant: TenantRecord, reason: str) -> TenantRecord:
         while True:
             found = await self._catalog.find_by_uid(tenant.uid)
             if found is None or not found.state.allows(Permission.EXIST):
@@ -193,7 +193,7 @@ class TenantOpener:
         if latest.uid != tenant.uid:
             raise busy_error(tenant.id, "rename")
 
-    async def _judge(self, tenant: TenantRecord, error: TenantryError) -> None:
+    async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
         is_its_own = isinstance(error, DatabaseCorruptError) or (
             isinstance(error, MigrationError) and error.is_step_failure
@@ -234,7 +234,7 @@ def check_opens(tenant: TenantRecord) -> None:
 
     Raises:
         TenantError: It does not exist or does not serve calls.
-        TenantBusyError: A lifecycle call works on its files, or its process died and nobody has finished it yet.
+        TenantBusyError: A lifecycle operation works on its files, or its process died and nobody has finished it yet.
     """
     check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
     if tenant.intent is not None:

@@ -16,7 +16,7 @@ OBJECTS_LEFT: Final = "objects_left"
 
 
 class Intent(BaseModel):
-    """A lifecycle call that was begun and has not ended: what is needed to finish it, or to take it back.
+    """A lifecycle operation that was begun and has not ended: what is needed to finish it, or to take it back.
 
     Attributes:
         action: The call's name.
@@ -48,7 +48,7 @@ class TenantRecord(BaseModel):
         schema_versions: The version that each schema was at when the tenant was last opened.
         last_error: What went wrong when it was last opened, None after it went well.
         revision: Raised by every change of what an operator decides on: state, id, limits and the like.
-        intent: The lifecycle call that is under way, None in between.
+        intent: The lifecycle operation that is under way, None in between.
         previous_id: The id before the last rename.
         deletion_protected: Whether `delete` is refused.
         limits: What it may use.

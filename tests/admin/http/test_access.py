@@ -24,7 +24,7 @@ from tenantry.admin import BodyLimits
 from tenantry.admin.http.auth import KeyAuthenticator, Principal
 from tenantry.clock import SystemClock
 from tenantry.errors import KeyRefusedError
-from tenantry.events import Event, LifecycleStepped
+from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS, HandClock, as_another, make_message, query, until
 
@@ -232,7 +232,7 @@ async def test_an_operation_whose_key_is_revoked_before_its_turn(service: Servic
     async with registry.tenant("acme").transaction():
         first = await client.post("/v1/tenants/acme/archive")
         second = await client.post("/v1/tenants/acme/repair")
-        await until(lambda: any(isinstance(event, LifecycleStepped) for event in seen))
+        await until(lambda: any(isinstance(event, OperationStepped) for event in seen))
         await registry.keys.revoke(made.key.id)
     assert (await ended(admin, first))["state"] == "succeeded"
     operation = await ended(admin, second)

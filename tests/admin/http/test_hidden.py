@@ -50,7 +50,7 @@ async def test_an_import_over_a_directory_that_is_in_the_way(
 
 
 async def test_a_tenant_that_is_damaged(service: Service, admin: httpx.AsyncClient, data_dir: Path):
-    """Why it was set apart, in its entry, its audit and its operations, names no directory to a key for some tenants."""
+    """Why it was quarantined, in its entry, its audit and its operations, names no directory to a key for some tenants."""
     await admin.post("/v1/tenants", json={"id": "acme"})
     await admin.post("/v1/tenants/acme/suspend")
     [database] = (data_dir / "tenants").glob("*/acme/tenant.db")

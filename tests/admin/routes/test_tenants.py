@@ -146,7 +146,7 @@ async def test_a_whole_life(service: Service, admin: httpx.AsyncClient):
     assert (await post("resume"))["state"] == "active"
     assert (await post("archive", {"reason": "old"}))["reason"] == "old"
     assert (await post("unarchive"))["state"] == "active"
-    assert (await post("quarantine"))["reason"] == "set apart by an operator"
+    assert (await post("quarantine"))["reason"] == "quarantined by an operator"
     assert (await post("repair"))["state"] == "active"
     assert len(await service.registry.tenant("acme").messages.get_history("general")) == 1
     deleted = await admin.delete("/v1/tenants/acme")

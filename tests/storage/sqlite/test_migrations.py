@@ -273,7 +273,7 @@ class TestApply:
         assert query(path, "PRAGMA user_version") == [(0,)]
 
     async def test_a_machines_failure_is_not_the_steps(self, make_pack: MakePack, tmp_path: Path):
-        """A lock or a full disk may pass: the tenant is not to blame, and would not be set apart."""
+        """A lock or a full disk may pass: the tenant is not to blame, and would not be quarantined."""
         path = tmp_path / "a.db"
         await migrate(path, make_pack(FIRST))
         store = make_store(
@@ -308,7 +308,7 @@ class TestApply:
         await store.disconnect()
 
     async def test_file_that_may_not_be_written_is_not_the_steps(self, make_pack: MakePack, tmp_path: Path):
-        """A read-only mount or a changed owner is for an operator; the tenant would be set apart for nothing."""
+        """A read-only mount or a changed owner is for an operator; the tenant would be quarantined for nothing."""
         store = make_store(SQLiteOptions(path=tmp_path / "a.db"), [make_pack(FIRST)])
         await store.connect()
         await store._connections.writer.run(

@@ -80,7 +80,7 @@ async def test_while_it_opens(data_dir: Path):
 
 
 async def test_while_it_is_used(data_dir: Path):
-    """The call fails, and the tenant goes on; when it fails again within a minute it is set apart."""
+    """The call fails, and the tenant goes on; when it fails again within a minute it is quarantined."""
     disk = BadDisk(await filled(data_dir), BatchFinished)
     hook = Recorder()
     async with TenantRegistry(RegistryConfig(data_dir=data_dir), hooks=[disk, hook]) as registry:

@@ -52,7 +52,7 @@ CALLS: dict[str, Callable[[TenantRegistry], Awaitable[object]]] = {
 async def test_a_damaged_tenant_is_quarantined(
     registry: TenantRegistry, call: Callable[[TenantRegistry], Awaitable[object]]
 ):
-    """Whatever call meets the damage first, it is told what it is, and the tenant is set apart with the reason."""
+    """Whatever call meets the damage first, it is told what it is, and the tenant is quarantined with the reason."""
     with pytest.raises((TenantQuarantinedError, DatabaseCorruptError), match="malformed database schema"):
         await call(registry)
     tenant = await registry.get("acme")
@@ -63,7 +63,7 @@ async def test_a_damaged_tenant_is_quarantined(
 
 
 async def test_damage_under_an_open_tenant(data_dir: Path):
-    """A tenant that is open for reading while its file is damaged by hand is set apart by its next call."""
+    """A tenant that is open for reading while its file is damaged by hand is quarantined by its next call."""
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as first:
         await first.create("acme")
         await first.tenant("acme").messages.save(make_message())
@@ -97,7 +97,7 @@ def test_work_on_a_closed_database(tmp_path: Path, work: Callable[[Path], Any]):
     assert integrity.read_closed_versions(path) is None
 
 
-async def test_a_caller_cannot_have_its_tenant_set_apart(tmp_path: Path):
+async def test_a_caller_cannot_have_its_tenant_quarantined(tmp_path: Path):
     """A message of SQLite that quotes a caller's bytes is that caller's error, in every kind of call, and nobody else's."""
     insert = run("INSERT INTO found VALUES ('kept')")
     bad = rows("SELECT * FROM found WHERE found MATCH CAST(? AS TEXT)", b"\xff: a")

@@ -729,7 +729,7 @@ async def test_a_yielding_tenant_is_closed_for_another_reason():
 
 
 class Holding:
-    """A lifecycle call that holds a tenant closed, until it is told to end."""
+    """A lifecycle operation that holds a tenant closed, until it is told to end."""
 
     def __init__(self, bench: Bench, tenant_id: TenantId) -> None:
         self.has_it = False
@@ -1090,7 +1090,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.holding)
     @rule(number=numbers)
     def let_go(self, number: int) -> None:
-        """End a lifecycle call, unless it waits for the tenant still."""
+        """End a lifecycle operation, unless it waits for the tenant still."""
         tenant_id = sorted(self.holding)[number % len(self.holding)]
         if self.holding[tenant_id].has_it:
             self.run(self.holding.pop(tenant_id).end())

@@ -148,7 +148,7 @@ class TestKilled:
     async def test_a_killed_migration_is_finished(self, data_dir: Path, package: str, invoices: Schema):
         """Killed twice, a job ends as if nothing had happened, and no tenant that had an outcome got another.
 
-        The failing tenants are set apart, with the reason; all others are migrated.
+        The failing tenants are quarantined, with the reason; all others are migrated.
         """
         step = TENANTS // FAILING
         failing = [f"t-{number:05}" for number in range(1, TENANTS, step)][:FAILING]

@@ -55,7 +55,7 @@ class TestMigrate:
         assert Counter(event.tenant_id for event in hook.of(StoreMigrated, applied=1)) == Counter(ids)
 
     async def test_a_caller_that_comes_first_and_fails(self, data_dir: Path, invoices: Schema):
-        """A tenant that was set apart by somebody's call counts as failed, with the reason."""
+        """A tenant that was quarantined by somebody's call counts as failed, with the reason."""
         await make_fleet(data_dir, 2, failing=["t-00001"])
         async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
             job = await paused_job(registry, "migrate")
@@ -189,7 +189,7 @@ class TestCheck:
     """The look for damage in all."""
 
     async def test_damaged_tenants_are_found(self, data_dir: Path):
-        """One that serves calls is set apart, with the reason; one that does not is told of; the sound are as they were."""
+        """One that serves calls is quarantined, with the reason; one that does not is told of; the sound are as they were."""
         await make_fleet(data_dir, 6)
         hook = Recorder()
         async with TenantRegistry(fleet_config(data_dir), hooks=[hook]) as registry:
@@ -299,7 +299,7 @@ class TestSnapshots:
     async def test_half_of_the_migrations(
         self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """A tenant whose second migration fails is as before the first one, set apart with the reason, and can be repaired."""
+        """A tenant whose second migration fails is as before the first one, quarantined with the reason, and can be repaired."""
         monkeypatch.syspath_prepend(tmp_path)
         name = write_pack(tmp_path, "two_steps", "CREATE TABLE first (x)", "CREATE TABLE second (x)")
         async with TenantRegistry(fleet_config(data_dir)) as registry:

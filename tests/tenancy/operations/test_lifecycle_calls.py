@@ -53,8 +53,8 @@ from tenantry.errors import (
 )
 from tenantry.events import (
     BatchFinished,
-    LifecycleCalled,
-    LifecycleStepped,
+    OperationEnded,
+    OperationStepped,
     StoreConnected,
 )
 from tenantry.files import lock_file
@@ -220,7 +220,7 @@ class TestArchive:
 
     @pytest.mark.parametrize("linked", ["tenant.db", "acme", "82"])
     async def test_a_link_is_not_followed(self, data_dir: Path, tmp_path: Path, linked: str):
-        """No lifecycle call works on files outside of the data directory, whatever leads there."""
+        """No lifecycle operation works on files outside of the data directory, whatever leads there."""
         async with TenantRegistry(config(data_dir)) as registry:
             await bring_to(registry, TenantState.SUSPENDED)
             [path] = list((data_dir / "tenants").rglob(linked))
@@ -376,7 +376,7 @@ class TestDelete:
             await bring_to(registry, TenantState.DELETED, "late")
             clock.waited_seconds += 60
             for tenant_id in ("acme", "initech"):
-                await hook.wait_for(LifecycleCalled, tenant_id=tenant_id, action="purge", outcome="ok")
+                await hook.wait_for(OperationEnded, tenant_id=tenant_id, action="purge", outcome="ok")
             assert {path.parent.name for path in tenant_files(data_dir)} == {"globex", "late"}
             [entry] = [e for e in await registry.audit.list(tenant_id="acme") if e.action == "purge"]
             assert (entry.principal, entry.outcome) == ("tenantry", "ok")
@@ -386,8 +386,8 @@ class TestDelete:
             await until(lambda: len(hook.of(BatchFinished, tenant_id="(catalog)")) > looks + 3)
             assert stored_contents(data_dir, "late") == ["of late"]
             clock.waited_seconds += 60
-            await hook.wait_for(LifecycleCalled, tenant_id="late", action="purge", outcome="ok")
-            assert hook.of(LifecycleCalled, tenant_id="globex", action="purge") == []
+            await hook.wait_for(OperationEnded, tenant_id="late", action="purge", outcome="ok")
+            assert hook.of(OperationEnded, tenant_id="globex", action="purge") == []
 
     async def test_closing_does_not_wait_for_all_that_is_to_be_purged(self, data_dir: Path):
         """A registry that closes finishes the purge that it is at and leaves the others to the next."""
@@ -398,10 +398,10 @@ class TestDelete:
         clock.moved = timedelta(days=30)
         settings = config(data_dir, clock_hold_seconds=0)
         async with TenantRegistry(settings, clock=clock, hooks=[hook]):
-            await hook.wait_for(LifecycleStepped, action="purge", step="begun")
+            await hook.wait_for(OperationStepped, action="purge", step="begun")
         assert open_files(data_dir) == []
-        assert len(hook.of(LifecycleCalled, action="purge")) < 5
-        assert {event.outcome for event in hook.of(LifecycleCalled, action="purge")} == {"ok"}
+        assert len(hook.of(OperationEnded, action="purge")) < 5
+        assert {event.outcome for event in hook.of(OperationEnded, action="purge")} == {"ok"}
         states = query(data_dir / "catalog.db", "SELECT state FROM tenants WHERE intent IS NULL")
         assert len(states) == 5
 
@@ -424,11 +424,11 @@ class TestDelete:
             with held_file(data_dir / "operations" / (await registry.get("acme")).uid):
                 clock.waited_seconds += 60
                 for tenant_id in ("globex", "initech"):
-                    await hook.wait_for(LifecycleCalled, tenant_id=tenant_id, action="purge", outcome="ok")
+                    await hook.wait_for(OperationEnded, tenant_id=tenant_id, action="purge", outcome="ok")
                 assert (await registry.get("acme")).state is TenantState.DELETED
-                assert hook.of(LifecycleCalled, tenant_id="acme", action="purge", outcome="busy") != []
+                assert hook.of(OperationEnded, tenant_id="acme", action="purge", outcome="busy") != []
             clock.waited_seconds += 60
-            await hook.wait_for(LifecycleCalled, tenant_id="acme", action="purge", outcome="ok")
+            await hook.wait_for(OperationEnded, tenant_id="acme", action="purge", outcome="ok")
             assert tenant_files(data_dir) == []
 
     async def test_a_crashed_call_of_another_process_is_finished_while_open(self, data_dir: Path):
@@ -442,10 +442,10 @@ class TestDelete:
                 clock.waited_seconds += 60  # somebody is at it: left alone
                 with pytest.raises(TenantBusyError):
                     await registry.resume("acme")
-                assert hook.of(LifecycleStepped, action="archive") == []
+                assert hook.of(OperationStepped, action="archive") == []
                 other.kill()
             clock.waited_seconds += 60
-            await hook.wait_for(LifecycleStepped, action="archive", step="finished")
+            await hook.wait_for(OperationStepped, action="archive", step="finished")
             assert (await registry.get("acme")).state is TenantState.ARCHIVED
 
 
@@ -500,7 +500,7 @@ class TestRename:
         before = await registry.get("acme")
 
         def take(event: object) -> None:
-            if isinstance(event, LifecycleStepped) and event.step == "begun":
+            if isinstance(event, OperationStepped) and event.step == "begun":
                 query(data_dir / "catalog.db", "UPDATE tenants SET id = 'umbrella' WHERE id = 'globex'")
 
         registry.add_hook(take)
@@ -580,7 +580,7 @@ class TestRename:
         calls: list[asyncio.Future[list[str]]] = []
 
         def call(event: object) -> None:
-            if isinstance(event, LifecycleStepped) and event.step == "begun":
+            if isinstance(event, OperationStepped) and event.step == "begun":
                 calls.append(asyncio.ensure_future(contents(registry.tenant("acme"))))
 
         registry.add_hook(call)
@@ -589,7 +589,7 @@ class TestRename:
             await calls[0]
 
     async def test_damage_is_noted_of_the_tenant_that_has_it(self, data_dir: Path):
-        """A tenant whose file turns out damaged after its id went to another: that other is not set apart for it."""
+        """A tenant whose file turns out damaged after its id went to another: that other is not quarantined for it."""
         async with TenantRegistry(config(data_dir)) as registry:
             for tenant_id in ("acme", "globex"):
                 await bring_to(registry, TenantState.ACTIVE, tenant_id)
@@ -599,15 +599,15 @@ class TestRename:
             await registry.rename("acme", "damaged")
             await registry.rename("globex", "acme")
             # What an actor reports that was open until then.
-            registry._housekeeping.close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._housekeeping.wait_background()
+            registry._periodic_tasks.close_failed(tenant, DatabaseCorruptError("damaged"))
+            await registry._periodic_tasks.wait_background()
             assert (await registry.get("damaged")).state is TenantState.QUARANTINED
             assert (await registry.get("acme")).state is TenantState.ACTIVE
             assert await contents(registry.tenant("acme")) == ["of globex"]
             await registry.delete("damaged")
             await registry.purge("damaged", force=True)
-            registry._housekeeping.close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._housekeeping.wait_background()
+            registry._periodic_tasks.close_failed(tenant, DatabaseCorruptError("damaged"))
+            await registry._periodic_tasks.wait_background()
             states = query(data_dir / "catalog.db", "SELECT id, state FROM tenants ORDER BY id")
             assert states == [("acme", "active"), ("damaged", "purged")]
 
@@ -778,7 +778,7 @@ class TestUpdate:
 
 
 class TestOpeningForACall:
-    """A tenant that its own lifecycle call opens, before the catalog says that it serves anybody."""
+    """A tenant that its own lifecycle operation opens, before the catalog says that it serves anybody."""
 
     async def test_a_create_that_cannot_be_written_down(self, data_dir: Path):
         """The catalog fails after the tenant was opened, and somebody used it meanwhile: what was acknowledged stays."""
@@ -847,7 +847,7 @@ class TestOpeningForACall:
 
 
 class TestProcesses:
-    """Lifecycle calls beside another process on the same data directory."""
+    """Lifecycle operations beside another process on the same data directory."""
 
     @pytest.mark.parametrize("step", ["begun", "closed", "compacted", "finished"])
     async def test_busy_while_another_is_at_it(self, registry: TenantRegistry, data_dir: Path, step: str):
@@ -922,7 +922,9 @@ class TestProcesses:
             await bring_to(registry, TenantState.SUSPENDED)
             # It is not to finish anything by itself here: the next time that it would is in a minute.
             await until(
-                lambda: registry._housekeeping._chores is not None and registry._housekeeping._chores.done()
+                lambda: (
+                    registry._periodic_tasks._chores is not None and registry._periodic_tasks._chores.done()
+                )
             )
             with other_process(data_dir) as other:
                 assert other.do("archive", "acme", stop_at="begun") == "stopped"
@@ -1012,7 +1014,7 @@ class TestProcesses:
             await bring_to(registry, TenantState.ACTIVE)
 
             def note(event: object) -> None:
-                if isinstance(event, LifecycleStepped) and event.step == "begun":
+                if isinstance(event, OperationStepped) and event.step == "begun":
                     changes = "state = 'quarantined', reason = 'damaged', revision = revision + 1"
                     query(data_dir / "catalog.db", f"UPDATE tenants SET {changes}")
 
@@ -1094,7 +1096,7 @@ class TestWhatTheSystemRefuses:
         assert (await registry.archive("acme")).state is TenantState.ARCHIVED
 
     async def test_something_else_fails(self, registry: TenantRegistry, monkeypatch: pytest.MonkeyPatch):
-        """No error of the system's leaves a lifecycle call as it is, and the audit has its row."""
+        """No error of the system's leaves a lifecycle operation as it is, and the audit has its row."""
         await bring_to(registry, TenantState.ACTIVE)
 
         def fail(*_: object) -> None:
@@ -1123,7 +1125,7 @@ class TestWhatTheSystemRefuses:
 
 
 class TestCancellation:
-    """Callers that leave, and a registry that closes, while lifecycle calls are under way."""
+    """Callers that leave, and a registry that closes, while lifecycle operations are under way."""
 
     @pytest.mark.parametrize("action", ["archive", "rename"])
     async def test_a_cancelled_call_is_finished(self, registry: TenantRegistry, action: str):
@@ -1133,14 +1135,14 @@ class TestCancellation:
         registry.add_hook(hook)
         call = {"archive": partial(registry.archive, "acme"), "rename": partial(registry.rename, "acme", "b")}
         calling = asyncio.ensure_future(call[action]())
-        await hook.wait_for(LifecycleStepped, step="begun")
+        await hook.wait_for(OperationStepped, step="begun")
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
-        await hook.wait_for(LifecycleCalled, action=action, outcome="ok")
+        await hook.wait_for(OperationEnded, action=action, outcome="ok")
         assert {tenant.intent for tenant in await registry.list()} == {None}
 
-    async def test_closing_waits_for_calls(self, data_dir: Path):
+    async def test_closing_waits_for_operations(self, data_dir: Path):
         """A registry that closes while a tenant is archived and another renamed leaves both done, and nothing locked."""
         hook = Recorder()
         registry = TenantRegistry(config(data_dir), hooks=[hook])
@@ -1151,7 +1153,7 @@ class TestCancellation:
                 asyncio.ensure_future(call)
                 for call in (registry.archive("acme"), registry.rename("globex", "umbrella"))
             ]
-            await hook.wait_for(LifecycleStepped, step="begun")
+            await hook.wait_for(OperationStepped, step="begun")
         assert [(await call).intent for call in calls] == [None, None]
         assert open_files(data_dir) == []
         assert list((data_dir / "operations").iterdir()) == []

@@ -75,7 +75,7 @@ class TestAForeignLog:
     async def test_a_file_beside_the_log_of_another(
         self, data_dir: Path, killed: Path, older: Path, put: Put
     ):
-        """The two are not mixed: the tenant is set apart, repair says why, and what is there stays as it is."""
+        """The two are not mixed: the tenant is quarantined, repair says why, and what is there stays as it is."""
         put(older, killed)
         before = contents(killed)
         async with opened(data_dir) as registry:

@@ -1,4 +1,4 @@
-"""Lifecycle calls that cannot be finished for now, because the storage of snapshots refuses: tried again, told of, and finished later."""
+"""Lifecycle operations that cannot be finished for now, because the storage of snapshots refuses: tried again, told of, and finished later."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import DataDirectoryError, PersistenceConnectionError, SnapshotError, TenantNotFoundError
-from tenantry.events import LifecycleCalled
+from tenantry.events import OperationEnded
 from tenantry.observability import export_metrics
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.tenancy.operations.retries import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Retries
@@ -44,7 +44,7 @@ class Purged:
 
     def tries(self) -> int:
         """Return how often the purge was tried."""
-        return len(self.hook.of(LifecycleCalled, tenant_id="acme", action="purge"))
+        return len(self.hook.of(OperationEnded, tenant_id="acme", action="purge"))
 
     async def chores_done(self, seconds: float) -> None:
         """Let time pass, and wait until the registry has done its chores once more."""
@@ -160,7 +160,7 @@ async def test_a_retention_that_fails_is_counted(data_dir: Path):
         await registry.create("acme")
         for _ in range(2):
             await registry.snapshots.create("acme")
-    outcomes = [event.outcome for event in made.hook.of(LifecycleCalled, action="retention")]
+    outcomes = [event.outcome for event in made.hook.of(OperationEnded, action="retention")]
     assert outcomes == ["ok", "snapshot"]
 
 

@@ -35,7 +35,7 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
 )
-from tenantry.events import LifecycleStepped
+from tenantry.events import OperationStepped
 from tenantry.storage import LocalStorage, ObstoreStorage
 from tenantry.storage.sqlite import online_backup
 from tenants import (
@@ -78,7 +78,7 @@ async def make_damaged(data_dir: Path) -> None:
 
 
 async def until_quarantined(registry: TenantRegistry) -> None:
-    """Wait until the tenant has been set apart, which whoever found the damage does not wait for."""
+    """Wait until the tenant has been quarantined, which whoever found the damage does not wait for."""
     async with asyncio.timeout(HANG_SECONDS):
         while (await registry.get("acme")).state is not TenantState.QUARANTINED:  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0)
@@ -201,7 +201,7 @@ class TestSnapshots:
 
     @pytest.mark.parametrize("of_it", ["snapshot", "export", "clone"])
     async def test_a_damaged_tenant(self, data_dir: Path, tmp_path: Path, of_it: str):
-        """No copy says of damage that it is sound; the tenant is set apart, and what is told names its own file in a line."""
+        """No copy says of damage that it is sound; the tenant is quarantined, and what is told names its own file in a line."""
         await make_damaged(data_dir)
         async with TenantRegistry(config(data_dir)) as registry:
             copies: dict[str, Callable[[], Awaitable[object]]] = {
@@ -224,7 +224,7 @@ class TestSnapshots:
     async def test_a_damaged_tenant_that_lacks_migrations(
         self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """It is copied without being opened for that, and set apart too."""
+        """It is copied without being opened for that, and quarantined too."""
         await make_damaged(data_dir)
         monkeypatch.syspath_prepend(tmp_path)
         later = Schema("later", package=write_pack(tmp_path, "pack_damaged", "CREATE TABLE t (a);"))
@@ -460,7 +460,7 @@ class TestRestore:
             assert before <= replaced
             # Each acknowledged write is in the database that it was written to: in one of the two.
             assert everything <= restored | replaced
-            assert hook.of(LifecycleStepped, action="restore", step="exchanged")
+            assert hook.of(OperationStepped, action="restore", step="exchanged")
 
     async def test_a_caller_that_waits_too_long(self, data_dir: Path):
         """A call that comes while the file is replaced waits, and is told when to come again if that takes too long."""
@@ -781,7 +781,7 @@ async def test_a_restore_of_a_tenant_that_is_closed(data_dir: Path):
     called: list[asyncio.Task[Any]] = []
 
     def call(event: object) -> None:
-        if isinstance(event, LifecycleStepped) and event.action == "restore" and event.step != "finished":
+        if isinstance(event, OperationStepped) and event.action == "restore" and event.step != "finished":
             called.append(asyncio.ensure_future(registry.tenant("acme").messages.get_history("general")))
 
     async with TenantRegistry(config(data_dir)) as registry:

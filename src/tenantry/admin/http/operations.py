@@ -20,7 +20,7 @@ from tenantry.admin.http.unexpected_errors import log_failure
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.events import Event, LifecycleStepped
+from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -158,9 +158,9 @@ class Operations:
         task.add_done_callback(self._followers.discard)
 
     def observe(self, event: Event) -> None:
-        """Note the steps of lifecycle calls that operations made; the hook that a registry calls."""
+        """Note the steps of lifecycle operations that operations made; the hook that a registry calls."""
         operation_id = _current.get()
-        if not isinstance(event, LifecycleStepped) or operation_id is None:
+        if not isinstance(event, OperationStepped) or operation_id is None:
             return
         operation = self._known.get(operation_id)
         if operation is not None and operation.state is OperationState.RUNNING:

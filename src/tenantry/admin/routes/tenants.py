@@ -182,7 +182,7 @@ async def quarantine_tenant(
     body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Set an active tenant apart: its calls are refused until it is repaired or restored."""
-    reason = _reason(body) or "set apart by an operator"
+    reason = _reason(body) or "quarantined by an operator"
     async with if_match.applied():
         return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
 

@@ -17,7 +17,7 @@ from tenantry.cli.output import print_note
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 300.0
-"""How long to wait for an answer: a lifecycle call waits for the calls that its tenant has begun."""
+"""How long to wait for an answer: a lifecycle operation waits for the calls that its tenant has begun."""
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Tells a damaged database from a disk that failed for a moment.
 
 Where a read fails (EIO) inside a statement, SQLite says SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
-machine turns into that). So one error is not yet damage: before a tenant is set apart for it, its files are read again, byte by byte
+machine turns into that). So one error is not yet damage: before a tenant is quarantined for it, its files are read again, byte by byte
 and without SQLite, and then checked on a new connection.
 """
 

@@ -204,7 +204,7 @@ class TenantActor:
         )
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Look for damage in the tenant's database, beside its calls; one that is damaged is set apart.
+        """Look for damage in the tenant's database, beside its calls; one that is damaged is quarantined.
 
         Raises:
             DatabaseCorruptError: It is damaged.

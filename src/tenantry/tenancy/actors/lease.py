@@ -86,7 +86,7 @@ class Lease:
 
 
 class Held(NamedTuple):
-    """A tenant that is kept closed: by which lifecycle call, and who waits for the end of it."""
+    """A tenant that is kept closed: by which lifecycle operation, and who waits for the end of it."""
 
     action: str
     waiters: deque[Waiter]

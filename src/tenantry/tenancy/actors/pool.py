@@ -291,7 +291,7 @@ class ActorPool:
 
         Args:
             tenant_id: The tenant.
-            action: The lifecycle call that works on its files, for the error.
+            action: The lifecycle operation that works on its files, for the error.
             reason: Why it is closed: one of `CLOSE_REASONS`.
         """
         while tenant_id in self._held:

@@ -302,7 +302,7 @@ class Catalog:
         return changed
 
     async def under_way(self) -> Sequence[TenantRecord]:
-        """Return the tenants with a lifecycle call that was begun and has not ended, here or anywhere."""
+        """Return the tenants with a lifecycle operation that was begun and has not ended, here or anywhere."""
         found = []
         for where in ("intent IS NOT NULL", f"{_BEGINNING} AND intent IS NULL"):
             sql = f"{SELECT} WHERE {where} ORDER BY id"

@@ -233,7 +233,7 @@ class TenantMigrationStatus(BaseModel):
         state: Where it is in its life.
         schema_versions: The version that each schema was at when it was last opened.
         pending: The migrations that it lacks, in the order in which they will be applied.
-        last_error: Why it could not be opened the last time, or why it was set apart.
+        last_error: Why it could not be opened the last time, or why it was quarantined.
     """
 
     model_config = ConfigDict(frozen=True)

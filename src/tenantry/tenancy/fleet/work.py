@@ -23,8 +23,8 @@ from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
 from tenantry.tenancy.handle import LeaseSource, TenantHandle
-from tenantry.tenancy.operations.operation import LifecycleCall
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -85,7 +85,7 @@ class FleetTools:
 
     catalog: Catalog
     pool: ActorPool
-    runner: CallRunner
+    runner: OperationRunner
     context: ActorContext
     host: FleetHost
     schemas: Sequence[Schema]
@@ -217,9 +217,9 @@ class FleetWork:
             self._tools.host.release(lease)
         return Outcome(OK)
 
-    async def _check_closed(self, call: LifecycleCall, *, is_thorough: bool) -> None:
-        """Check the file of a tenant that serves nobody; no lifecycle call begins meanwhile."""
-        tenant = await call.get()
+    async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
+        """Check the file of a tenant that serves nobody; no lifecycle operation begins meanwhile."""
+        tenant = await operation.get()
         if tenant.state.allows(Permission.SERVE) or not tenant.state.allows(Permission.CHECK):
             raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])  # its state changed meanwhile: look again
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
@@ -251,7 +251,7 @@ def permission_for(kind: str) -> Permission:
 
 
 def _out_of_reach(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
-    """Return the outcome of a tenant that the job is not for any more: somebody decided so; but for one that was set apart.
+    """Return the outcome of a tenant that the job is not for any more: somebody decided so; but for one that was quarantined.
 
     Raises:
         TenantQuarantinedError: It was, since the job was made.

@@ -28,9 +28,9 @@ from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.files import owned_files
-from tenantry.tenancy.operations.operation import LifecycleCall, expecting
+from tenantry.tenancy.operations.operation import Operation, expecting
 from tenantry.tenancy.operations.retries import Retries
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.snapshots.archive import ObjectsLeftError
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_record import OBJECTS_LEFT, TenantRecord, not_found
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 
 
 class LifecycleCalls:
-    """Carries out lifecycle calls on the catalog, the pool and the files."""
+    """Carries out lifecycle operations on the catalog, the pool and the files."""
 
-    def __init__(self, runner: CallRunner, catalog: Catalog, pool: ActorPool, opener: TenantOpener) -> None:
+    def __init__(
+        self, runner: OperationRunner, catalog: Catalog, pool: ActorPool, opener: TenantOpener
+    ) -> None:
         self._runner = runner
         self._catalog = catalog
         self._pool = pool
@@ -159,12 +161,14 @@ class LifecycleCalls:
             state_changed_at=now,
         )
 
-    async def provision(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
+    async def provision(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         """Open the new tenant through the pool, so that it counts among the open tenants, and call it active.
 
         What is missing of its database is made.
         """
-        return await self._activate(call, tenant, TenantEvent.PROVISION, await self._open(call, tenant))
+        return await self._activate(
+            operation, tenant, TenantEvent.PROVISION, await self._open(operation, tenant)
+        )
 
     async def abort(self, tenant: TenantRecord) -> None:
         """Take back what was made of a tenant that never came to life, and that nobody could use."""
@@ -190,55 +194,55 @@ class LifecycleCalls:
         await run_in_thread(partial(_remove_directory, directory))
         await self._catalog.remove(tenant)
 
-    async def _create(self, display_name: str, call: LifecycleCall) -> TenantRecord:
-        await call.settle()
-        tenant = await self.new_tenant(call.tenant_id, display_name)
-        call.tenant_uid = tenant.uid
-        async with self._runner.operation(tenant, "create"):
+    async def _create(self, display_name: str, operation: Operation) -> TenantRecord:
+        await operation.recover()
+        tenant = await self.new_tenant(operation.tenant_id, display_name)
+        operation.tenant_uid = tenant.uid
+        async with self._runner.lock(tenant, "create"):
             await self._catalog.insert(tenant)
-            call.step("begun")
+            operation.step("begun")
             try:
-                lease = await self._open(call, tenant)
+                lease = await self._open(operation, tenant)
             except TenantryError:
                 await self.abort(tenant)
                 raise
-            return await self._activate(call, tenant, TenantEvent.PROVISION, lease)
+            return await self._activate(operation, tenant, TenantEvent.PROVISION, lease)
 
-    async def _finish_create(self, call: LifecycleCall, tenant: TenantRecord) -> None:
-        await self.provision(call, tenant)
+    async def _finish_create(self, operation: Operation, tenant: TenantRecord) -> None:
+        await self.provision(operation, tenant)
 
-    async def _apply(self, event: TenantEvent, reason: str | None, call: LifecycleCall) -> TenantRecord:
-        tenant = await call.apply(await call.get(), event, reason=reason)
+    async def _apply(self, event: TenantEvent, reason: str | None, operation: Operation) -> TenantRecord:
+        tenant = await operation.apply(await operation.get(), event, reason=reason)
         if not tenant.state.allows(Permission.STAY_OPEN):
             await self._close(tenant)
-            call.step("closed")
+            operation.step("closed")
         return tenant
 
-    async def _archive(self, reason: str | None, call: LifecycleCall) -> TenantRecord:
-        tenant = await call.get()
+    async def _archive(self, reason: str | None, operation: Operation) -> TenantRecord:
+        tenant = await operation.get()
         if has_happened(tenant.state, TenantEvent.ARCHIVE):
             return tenant
-        async with call.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
-            return await self._compact(call, archived)
+        async with operation.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
+            return await self._compact(operation, archived)
 
-    async def _finish_archive(self, call: LifecycleCall, tenant: TenantRecord) -> None:
+    async def _finish_archive(self, operation: Operation, tenant: TenantRecord) -> None:
         try:
-            await self._compact(call, tenant)
+            await self._compact(operation, tenant)
         except TenantryError:
-            await call.take_back(tenant)
+            await operation.take_back(tenant)
             raise
 
-    async def _compact(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
+    async def _compact(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._close(tenant)
-        call.step("closed")
+        operation.step("closed")
         async with owned_files(tenant, self._context) as paths:
             await run_in_thread(partial(log_note.check_fits, paths.lock, paths.database))
             await run_in_thread(partial(maintenance.compact, paths.database))
-        call.step("compacted")
-        return await call.finish(tenant)
+        operation.step("compacted")
+        return await operation.finish(tenant)
 
-    async def _delete(self, reason: str | None, call: LifecycleCall) -> TenantRecord:
-        tenant = await call.get()
+    async def _delete(self, reason: str | None, operation: Operation) -> TenantRecord:
+        tenant = await operation.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
                 f"tenant {tenant.id!r} is protected from deletion: set deletion_protected to False first",
@@ -250,23 +254,23 @@ class LifecycleCalls:
         if not has_happened(tenant.state, TenantEvent.DELETE):
             grace = timedelta(seconds=self._context.config.delete_grace_seconds)
             purge_after = self._context.clock.now() + grace
-        tenant = await call.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
+        tenant = await operation.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
         await self._close(tenant)
-        call.step("closed")
+        operation.step("closed")
         return tenant
 
-    async def _purge(self, call: LifecycleCall, *, is_forced: bool) -> TenantRecord:
-        tenant = await call.find()
+    async def _purge(self, operation: Operation, *, is_forced: bool) -> TenantRecord:
+        tenant = await operation.find()
         if tenant is None:
-            raise not_found(call.tenant_id)
+            raise not_found(operation.tenant_id)
         if has_happened(tenant.state, TenantEvent.PURGE):
             return tenant
         if not is_forced:
             self._check_grace_is_over(tenant)
         if self.check_storage is not None:
             await self.check_storage()
-        async with call.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
-            return await self._remove(call, purged)
+        async with operation.begun(tenant, TenantEvent.PURGE, is_reversible=False) as purged:
+            return await self._remove(operation, purged)
 
     def _check_grace_is_over(self, tenant: TenantRecord) -> None:
         if tenant.purge_after is None:
@@ -290,10 +294,10 @@ class LifecycleCalls:
             retry_after_seconds=left_seconds,
         )
 
-    async def _finish_purge(self, call: LifecycleCall, tenant: TenantRecord) -> None:
-        await self._remove(call, tenant)
+    async def _finish_purge(self, operation: Operation, tenant: TenantRecord) -> None:
+        await self._remove(operation, tenant)
 
-    async def _remove(self, call: LifecycleCall, tenant: TenantRecord) -> TenantRecord:
+    async def _remove(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._close(tenant)
         directory = self._paths(tenant).directory
         if await run_in_thread(directory.exists):
@@ -302,88 +306,90 @@ class LifecycleCalls:
         else:
             # A process that removed it may have died before its sync.
             await run_in_thread(partial(_remove_directory, directory))
-        call.step("removed")
-        await self._forget_snapshots(call, tenant)
-        return await call.finish(tenant)
+        operation.step("removed")
+        await self._forget_snapshots(operation, tenant)
+        return await operation.finish(tenant)
 
-    async def _forget_snapshots(self, call: LifecycleCall, tenant: TenantRecord) -> None:
+    async def _forget_snapshots(self, operation: Operation, tenant: TenantRecord) -> None:
         if self.forget_snapshots is None:
             return
         try:
             await self.forget_snapshots(tenant)
         except SnapshotError as error:
             count = error.objects if isinstance(error, ObjectsLeftError) else None
-            await call.note(tenant, **{OBJECTS_LEFT: "" if count is None else str(count)})
+            await operation.note(tenant, **{OBJECTS_LEFT: "" if count is None else str(count)})
             raise SnapshotError(
                 f"tenant {tenant.id!r} is purged, but not its snapshots, and the id is not free before they are: {error}",
                 is_retryable=error.is_retryable,
             ) from error
-        call.step("forgotten")
+        operation.step("forgotten")
 
-    async def _rename(self, new_id: TenantId, call: LifecycleCall) -> TenantRecord:
-        tenant = await call.find()
+    async def _rename(self, new_id: TenantId, operation: Operation) -> TenantRecord:
+        tenant = await operation.find()
         if tenant is None or not tenant.state.allows(Permission.CHANGE):
             renamed = await self._catalog.find(new_id)
             if (
                 renamed is None
                 or not renamed.state.allows(Permission.EXIST)
-                or renamed.previous_id != call.tenant_id
+                or renamed.previous_id != operation.tenant_id
             ):
-                raise not_found(call.tenant_id)
+                raise not_found(operation.tenant_id)
             return renamed
         if new_id == tenant.id:
             return tenant
         taken = await self._catalog.find(new_id)
         if taken is not None and taken.state.allows(Permission.EXIST):
             raise TenantExistsError(f"tenant {new_id!r} exists already", tenant_id=new_id)
-        async with self._pool.held(tenant.id, "rename"), call.begun(tenant) as under_way:
+        async with self._pool.held(tenant.id, "rename"), operation.begun(tenant) as under_way:
             # A process that had it open under the old id would serve it to whoever takes that id next.
             if await run_in_thread(self._paths(tenant).directory.exists):
                 async with owned_files(under_way, self._context):
-                    call.step("closed")
+                    operation.step("closed")
             self._opener.forget_opened(tenant.id)
-            return await call.finish(under_way, id=new_id, previous_id=tenant.id)
+            return await operation.finish(under_way, id=new_id, previous_id=tenant.id)
 
-    async def _repair(self, call: LifecycleCall) -> TenantRecord:
-        tenant = await call.get()
+    async def _repair(self, operation: Operation) -> TenantRecord:
+        tenant = await operation.get()
         if next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id) is tenant.state:
             return tenant
-        async with call.begun(tenant) as damaged:
+        async with operation.begun(tenant) as damaged:
             async with owned_files(damaged, self._context) as paths:
                 await run_in_thread(partial(log_note.check_fits, paths.lock, paths.database, is_strict=True))
                 with self._runner.preparing():
                     await run_in_thread(partial(maintenance.repair, paths.database))
-            call.step("checked")
-            return await self._activate(call, damaged, TenantEvent.REPAIR, await self._open(call, damaged))
+            operation.step("checked")
+            return await self._activate(
+                operation, damaged, TenantEvent.REPAIR, await self._open(operation, damaged)
+            )
 
-    async def _update(self, changes: dict[str, Any], call: LifecycleCall) -> TenantRecord:
-        tenant = await call.get()
+    async def _update(self, changes: dict[str, Any], operation: Operation) -> TenantRecord:
+        tenant = await operation.get()
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
-        tenant = await call.change(tenant, **changed) if changed else tenant
+        tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
             # Also if the catalog has them already: an earlier call may have come no further.
             await self.apply_limits(tenant)
         return tenant
 
-    async def _take_back(self, call: LifecycleCall, tenant: TenantRecord) -> None:
-        await call.take_back(tenant)
+    async def _take_back(self, operation: Operation, tenant: TenantRecord) -> None:
+        await operation.take_back(tenant)
 
-    async def _open(self, call: LifecycleCall, tenant: TenantRecord) -> Lease:
+    async def _open(self, operation: Operation, tenant: TenantRecord) -> Lease:
         """Open a tenant that does not serve its callers yet."""
-        with self._opener.opening_for_call(tenant):
+        with self._opener.opening_for_operation(tenant):
             lease = await self._pool.lease(tenant.id)
-        call.step("opened")
+        operation.step("opened")
         return lease
 
     async def _activate(
-        self, call: LifecycleCall, tenant: TenantRecord, event: TenantEvent, lease: Lease
+        self, operation: Operation, tenant: TenantRecord, event: TenantEvent, lease: Lease
     ) -> TenantRecord:
         """Let the event make an open tenant active, and give the lease back.
 
         Callers may use it already: they asked for it while it opened. So if this fails it is closed, and nothing of it removed.
         """
         try:
-            return await call.finish(
+            return await operation.finish(
                 tenant,
                 state=next_state(tenant.state, event, tenant_id=tenant.id),
                 reason=None,

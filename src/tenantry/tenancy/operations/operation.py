@@ -1,4 +1,4 @@
-"""One lifecycle call of a tenant: what it may ask and do, see `tenantry.tenancy.operations.runner`."""
+"""One lifecycle operation of a tenant: what it may ask and do, see `tenantry.tenancy.operations.runner`."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
@@ -10,7 +10,7 @@ import anyio
 
 from tenantry.clock import as_text
 from tenantry.errors import PersistenceConnectionError, RevisionError, TenantryError
-from tenantry.events import LifecycleStepped
+from tenantry.events import OperationStepped
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.statements import Statement
@@ -24,7 +24,7 @@ _expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revis
 
 @contextmanager
 def expecting(revision: int | None) -> Iterator[None]:
-    """Let lifecycle calls in the block happen only to a tenant that still has this revision; None changes nothing.
+    """Let lifecycle operations in the block happen only to a tenant that still has this revision; None changes nothing.
 
     Compared in one with the change: of two calls that were decided on the same revision, one happens. Of `clone` it is the
     source's revision; other calls that make a tenant expect none.
@@ -55,8 +55,8 @@ def check_revision(tenant: TenantRecord) -> None:
         )
 
 
-class CallHost(Protocol):
-    """What runs a call: `tenantry.tenancy.operations.runner.CallRunner`.
+class OperationHost(Protocol):
+    """What runs a call: `tenantry.tenancy.operations.runner.OperationRunner`.
 
     Attributes:
         catalog: Where intents and the audit are.
@@ -66,7 +66,7 @@ class CallHost(Protocol):
     catalog: Catalog
     context: ActorContext
 
-    def operation(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
+    def lock(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
         """Hold the lock that says that somebody is at a call of the tenant."""
         ...
 
@@ -79,7 +79,7 @@ class CallHost(Protocol):
         ...
 
 
-class LifecycleCall:
+class Operation:
     """One call that is under way.
 
     Args:
@@ -92,7 +92,7 @@ class LifecycleCall:
 
     def __init__(
         self,
-        runner: CallHost,
+        runner: OperationHost,
         tenant_id: TenantId,
         action: str,
         detail: dict[str, Any],
@@ -109,7 +109,7 @@ class LifecycleCall:
         self.outcome = "ok"
         self.is_audited = False
 
-    async def settle(self) -> TenantRecord | None:
+    async def recover(self) -> TenantRecord | None:
         """Finish what a process that died had begun with the tenant of this id; return the tenant, in whatever state, or None.
 
         Raises:
@@ -124,12 +124,12 @@ class LifecycleCall:
         return tenant
 
     async def find(self) -> TenantRecord | None:
-        """Return the tenant that the call is about, in whatever state, or None; raises like `settle`.
+        """Return the tenant that the call is about, in whatever state, or None; raises like `recover`.
 
         Raises:
             RevisionError: It has another revision than the call expects, see `expecting`.
         """
-        tenant = await self.settle()
+        tenant = await self.recover()
         if tenant is not None:
             check_revision(tenant)
         return tenant
@@ -190,7 +190,7 @@ class LifecycleCall:
             TenantBusyError: Somebody else is at a call of it.
             StaleTenantError: It was changed since it was read.
         """
-        async with self._runner.operation(tenant, self.action):
+        async with self._runner.lock(tenant, self.action):
             intent = Intent(
                 action=self.action,
                 arguments={**(arguments or {}), **_before(tenant), "begun_by": audit.current_principal()},
@@ -215,7 +215,7 @@ class LifecycleCall:
 
     async def finish(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         """Clear the intent and change what else the call changes at its end, audited."""
-        changed = await self._settle(tenant, **changes)
+        changed = await self._complete(tenant, **changes)
         self.step("finished")
         return changed
 
@@ -247,7 +247,7 @@ class LifecycleCall:
 
     def step(self, name: str) -> None:
         """Report that a step has ended, and that what is to survive a crash here is on the disk."""
-        self._runner.context.report(LifecycleStepped(self.tenant_id, self.action, name))
+        self._runner.context.report(OperationStepped(self.tenant_id, self.action, name))
 
     def audited(self, outcome: str, *, is_conditional: bool = False) -> Statement:
         """Return the statement that appends the call to the audit."""
@@ -261,10 +261,10 @@ class LifecycleCall:
             is_conditional=is_conditional,
         )
 
-    async def _settle(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
+    async def _complete(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         while True:
             try:
-                settled = await self._catalog.change(
+                completed = await self._catalog.change(
                     tenant, intent=None, audit=self.audited("ok", is_conditional=True), **changes
                 )
             except StaleTenantError:
@@ -275,7 +275,7 @@ class LifecycleCall:
                 tenant = latest
             else:
                 self.is_audited = True
-                return settled
+                return completed
 
 
 def _before(tenant: TenantRecord) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""How lifecycle calls run: one at a time for each tenant, written down before the work, audited, and finished after a crash.
+"""How lifecycle operations run: one at a time for each tenant, written down before the work, audited, and finished after a crash.
 
 Theory of operation. A call that is one change of the catalog is that change, with its audit row in the same transaction. A
 call of several steps writes an `Intent` to the catalog first and holds the operation's lock (`LockFile`) until the intent
@@ -7,7 +7,7 @@ tenant is busy; or it is not, because its process died, and whoever meets it fir
 Steps can be repeated: after a crash the call begins again at its first.
 
     no intent            a change of the catalog, or: lock, intent
-    intent, lock held    the steps, each reported (`LifecycleStepped`); the last change clears the intent
+    intent, lock held    the steps, each reported (`OperationStepped`); the last change clears the intent
     intent, no lock      the process died: the call's finisher does the rest
 
 Each call runs in a task of its own: a caller that is cancelled does not leave it half done.
@@ -28,13 +28,13 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.events import LifecycleCalled
+from tenantry.events import OperationEnded
 from tenantry.files.lock_file import LockFile, LockHeldError, lock_error
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.operations.operation import LifecycleCall
+from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -48,13 +48,13 @@ AUDIT_FAILED: Final = "tenantry.lifecycle.audit_failed"
 RECONCILED: Final = "tenantry.lifecycle.reconciled"
 
 
-Work: TypeAlias = Callable[[LifecycleCall], Awaitable[T]]
-Finisher: TypeAlias = Callable[[LifecycleCall, TenantRecord], Awaitable[None]]
+Work: TypeAlias = Callable[[Operation], Awaitable[T]]
+Finisher: TypeAlias = Callable[[Operation, TenantRecord], Awaitable[None]]
 """Finishes a call whose process died, or takes it back. It holds the operation's lock."""
 
 
-class CallRunner:
-    """Runs lifecycle calls.
+class OperationRunner:
+    """Runs lifecycle operations.
 
     Args:
         catalog: Where intents and the audit are.
@@ -101,8 +101,8 @@ class CallRunner:
             TenantryError: Why it failed; that is audited too.
         """
         self.check_open()
-        call = LifecycleCall(self, tenant_id, action, detail, last_outcome=last_outcome)
-        task = asyncio.get_running_loop().create_task(self._run(call, work, queue))
+        operation = Operation(self, tenant_id, action, detail, last_outcome=last_outcome)
+        task = asyncio.get_running_loop().create_task(self._run(operation, work, queue))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
@@ -157,7 +157,7 @@ class CallRunner:
         self._unfinished.failed(tenant.uid, action, outcome)
 
     @asynccontextmanager
-    async def operation(self, tenant: TenantRecord, action: str) -> AsyncIterator[None]:
+    async def lock(self, tenant: TenantRecord, action: str) -> AsyncIterator[None]:
         """Hold the lock that says that somebody is at a call of the tenant.
 
         Raises:
@@ -183,7 +183,7 @@ class CallRunner:
             TenantBusyError: It has not died.
             TenantryError: It cannot be finished now.
         """
-        async with self.operation(tenant, _action(tenant)):
+        async with self.lock(tenant, _action(tenant)):
             # Once more, under the lock: somebody else may have finished it, and even begun another.
             found = await self.catalog.find_by_uid(tenant.uid)
             if found is None or not found.is_under_way:
@@ -191,16 +191,16 @@ class CallRunner:
             begun_by = found.intent.arguments.get("begun_by") if found.intent is not None else None
             detail = {"is_reconciled": True, "begun_by": begun_by}
             last_outcome = self._unfinished.last_outcome(found.uid)
-            call = LifecycleCall(self, found.id, _action(found), detail, last_outcome=last_outcome)
-            call.tenant_uid = found.uid
+            operation = Operation(self, found.id, _action(found), detail, last_outcome=last_outcome)
+            operation.tenant_uid = found.uid
             try:
-                with self._reported(call):
-                    await self._audited(call, partial(self._finish, found))
+                with self._reported(operation):
+                    await self._audited(operation, partial(self._finish, found))
             except TenantryError as error:
-                self.leave_unfinished(found, call.action, error.outcome)
+                self.leave_unfinished(found, operation.action, error.outcome)
                 raise
             self._unfinished.succeeded(found.uid)
-        self._log.info(RECONCILED, tenant_id=found.id, action=call.action)
+        self._log.info(RECONCILED, tenant_id=found.id, action=operation.action)
 
     async def reconcile(self) -> None:
         """Finish what crashed processes began; what cannot be finished is logged and tried again later, see `Retries`."""
@@ -210,7 +210,7 @@ class CallRunner:
             if self.is_own(tenant) or not self._unfinished.is_due(tenant.uid):
                 continue
             try:
-                async with self._lock(tenant.id):
+                async with self._turn(tenant.id):
                     if await self._is_leftover(tenant):
                         await self.finish_leftover(tenant)
             except TenantBusyError:
@@ -224,12 +224,12 @@ class CallRunner:
         # Renamed, it has calls that do not wait for this one.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
-    async def _finish(self, tenant: TenantRecord, call: LifecycleCall) -> None:
-        finisher = self.finishers.get(call.action)
+    async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:
+        finisher = self.finishers.get(operation.action)
         if finisher is None:
             # A newer tenantry's call. What it did to the files only that one knows.
-            raise busy_error(tenant.id, call.action)
-        await finisher(call, tenant)
+            raise busy_error(tenant.id, operation.action)
+        await finisher(operation, tenant)
 
     async def _take(self, lock: LockFile, tenant: TenantRecord, action: str) -> None:
         try:
@@ -243,7 +243,7 @@ class CallRunner:
     def _operations_directory(self) -> Path:
         return self.context.config.data_dir / "operations"
 
-    def _lock(self, tenant_id: TenantId, queue: str = "") -> asyncio.Lock:
+    def _turn(self, tenant_id: TenantId, queue: str = "") -> asyncio.Lock:
         return self._locks.setdefault((tenant_id, queue), asyncio.Lock())
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
@@ -252,21 +252,21 @@ class CallRunner:
             # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
             task.exception()
 
-    async def _run(self, call: LifecycleCall, work: Work[T], queue: str) -> T:
+    async def _run(self, operation: Operation, work: Work[T], queue: str) -> T:
         try:
-            with self._reported(call):
-                async with self._lock(call.tenant_id, queue):
+            with self._reported(operation):
+                async with self._turn(operation.tenant_id, queue):
                     # Others may have taken hours.
                     await check_authority()
-                    result = await self._audited(call, work)
+                    result = await self._audited(operation, work)
         except TenantryError as error:
-            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=call.tenant_id, action=call.action)
+            self._log.failure(LIFECYCLE_FAILED, error, tenant_id=operation.tenant_id, action=operation.action)
             raise
-        self._log.info(LIFECYCLE_CALLED, tenant_id=call.tenant_id, action=call.action)
+        self._log.info(LIFECYCLE_CALLED, tenant_id=operation.tenant_id, action=operation.action)
         return result
 
     @contextmanager
-    def _reported(self, call: LifecycleCall) -> Iterator[None]:
+    def _reported(self, operation: Operation) -> Iterator[None]:
         """Report the end of a call as an event, which metrics count."""
         now = self.context.clock.monotonic_seconds
         started = now()
@@ -278,31 +278,35 @@ class CallRunner:
             outcome = error.outcome
             raise
         finally:
-            self.context.report(LifecycleCalled(call.tenant_id, call.action, outcome, now() - started))
+            self.context.report(
+                OperationEnded(operation.tenant_id, operation.action, outcome, now() - started)
+            )
 
-    async def _audited(self, call: LifecycleCall, work: Work[T]) -> T:
+    async def _audited(self, operation: Operation, work: Work[T]) -> T:
         try:
             while True:
                 try:
-                    result = await work(call)
+                    result = await work(operation)
                     break
                 except StaleTenantError:
                     continue  # Somebody changed the tenant between our look and our change: look again.
                 except OSError as error:
                     raise PersistenceConnectionError(
-                        f"{call.action} of tenant {call.tenant_id!r}: {error}"
+                        f"{operation.action} of tenant {operation.tenant_id!r}: {error}"
                     ) from error
         except TenantryError as error:
-            if error.outcome == call.last_outcome:
+            if error.outcome == operation.last_outcome:
                 raise
-            call.detail["error"] = str(error)
+            operation.detail["error"] = str(error)
             try:
-                await self.catalog.write(call.audited(error.outcome))
+                await self.catalog.write(operation.audited(error.outcome))
             except TenantryError as failure:  # on a full disk, say: the caller is to hear of the first error
-                self._log.failure(AUDIT_FAILED, failure, tenant_id=call.tenant_id, action=call.action)
+                self._log.failure(
+                    AUDIT_FAILED, failure, tenant_id=operation.tenant_id, action=operation.action
+                )
             raise
-        if not call.is_audited:
-            await self.catalog.write(call.audited(call.outcome))
+        if not operation.is_audited:
+            await self.catalog.write(operation.audited(operation.outcome))
         return result
 
 

@@ -22,8 +22,8 @@ from tenantry.storage.protocol import Backend
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
-from tenantry.tenancy.operations.operation import LifecycleCall, check_revision
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.operation import Operation, check_revision
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.snapshots.archive import SnapshotArchive, checked
 from tenantry.tenancy.snapshots.copying import Copies, manifest_of
 from tenantry.tenancy.snapshots.scratch import Scratch
@@ -36,7 +36,7 @@ class Transfers:
 
     def __init__(
         self,
-        runner: CallRunner,
+        runner: OperationRunner,
         catalog: Catalog,
         calls: LifecycleCalls,
         archive: SnapshotArchive,
@@ -84,10 +84,10 @@ class Transfers:
         )
 
     async def _clone(
-        self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, call: LifecycleCall
+        self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, operation: Operation
     ) -> TenantRecord:
-        await call.settle()
-        new = await self._calls.new_tenant(call.tenant_id, display_name or call.tenant_id)
+        await operation.recover()
+        new = await self._calls.new_tenant(operation.tenant_id, display_name or operation.tenant_id)
         source = await self._find(source_id)
         check_revision(source)
         async with self._scratch.directory() as directory:
@@ -98,11 +98,11 @@ class Transfers:
                 else:
                     await self._archive.fetch(await self._archive.manifest(source.uid, snapshot_id), database)
                 await self._prepare(new, database)
-            return await self._settle(call, new, database)
+            return await self._create_with(operation, new, database)
 
-    async def _export(self, path: Path, call: LifecycleCall) -> Manifest:
-        tenant = await self._find(call.tenant_id)
-        call.tenant_uid = tenant.uid
+    async def _export(self, path: Path, operation: Operation) -> Manifest:
+        tenant = await self._find(operation.tenant_id)
+        operation.tenant_uid = tenant.uid
         if await run_in_thread(path.exists):
             raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
         async with self._scratch.directory() as directory:
@@ -120,10 +120,10 @@ class Transfers:
         return manifest
 
     async def _import(
-        self, path: Path, display_name: str | None, accepted_tables: Collection[str], call: LifecycleCall
+        self, path: Path, display_name: str | None, accepted_tables: Collection[str], operation: Operation
     ) -> TenantRecord:
-        await call.settle()
-        new = await self._calls.new_tenant(call.tenant_id, call.tenant_id)
+        await operation.recover()
+        new = await self._calls.new_tenant(operation.tenant_id, operation.tenant_id)
         async with self._scratch.directory() as directory:
             with self._runner.preparing():
                 manifest, database = await run_in_thread(partial(_unpack, path, directory))
@@ -132,7 +132,7 @@ class Transfers:
                 await checked(manifest, database)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
                 await self._prepare(new, database)
-            return await self._settle(call, new, database)
+            return await self._create_with(operation, new, database)
 
     async def _find(self, tenant_id: TenantId) -> TenantRecord:
         tenant = await self._catalog.find(tenant_id)
@@ -145,28 +145,28 @@ class Transfers:
         await self._backend.prepare(database)
         await artifacts.assign_to(database, new.uid)
 
-    async def _settle(self, call: LifecycleCall, new: TenantRecord, database: Path) -> TenantRecord:
+    async def _create_with(self, operation: Operation, new: TenantRecord, database: Path) -> TenantRecord:
         """Create the tenant with the database, which is ready and its own."""
-        call.tenant_uid = new.uid
-        intent = Intent(action=call.action, begun_at=self._context.clock.now())
+        operation.tenant_uid = new.uid
+        intent = Intent(action=operation.action, begun_at=self._context.clock.now())
         new = new.model_copy(update={"intent": intent})
-        async with self._runner.operation(new, call.action):
+        async with self._runner.lock(new, operation.action):
             await self._catalog.insert(new)
-            call.step("begun")
+            operation.step("begun")
             try:
                 await self._backend.adopt(new.place, database)
-                call.step("placed")
-                return await self._calls.provision(call, new)
+                operation.step("placed")
+                return await self._calls.provision(operation, new)
             except TenantryError:
                 await self._calls.abort(new)
                 raise
 
-    async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
+    async def _finish_leftover(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish a tenant whose database is in place; forget one that has none: it is what its creation began with."""
         async with self._backend.exclusive(tenant.place) as closed:
             is_placed = await closed.exists()
         if is_placed:
-            await self._calls.provision(call, tenant)
+            await self._calls.provision(operation, tenant)
         else:
             await self._calls.abort(tenant)
 

@@ -54,7 +54,7 @@ class Copies:
         One that is closed and lacks migrations is copied as it is, and not migrated for that; its callers wait meanwhile.
 
         A copy that is damaged says nothing of the tenant, for it is on a disk too: the tenant's own database is looked at
-        then. If that is damaged, a tenant that serves calls is set apart.
+        then. If that is damaged, a tenant that serves calls is quarantined.
 
         Raises:
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.
@@ -78,7 +78,7 @@ class Copies:
             try:
                 if lease.actor.uid != tenant.uid:
                     raise SnapshotError(f"tenant {tenant.id!r} was renamed meanwhile: call again")
-                # What is found damaged is set apart by the actor.
+                # What is found damaged is quarantined by the actor.
                 return await _copied(tenant, lease.actor, path)
             finally:
                 self._pool.release(lease)

@@ -30,8 +30,8 @@ from tenantry.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.operations.operation import LifecycleCall
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.scratch import Scratch, named
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
@@ -50,7 +50,7 @@ class Restorer:
 
     def __init__(
         self,
-        runner: CallRunner,
+        runner: OperationRunner,
         pool: ActorPool,
         archive: SnapshotArchive,
         backend: Backend,
@@ -67,9 +67,9 @@ class Restorer:
         actions = ("restore", "undo_restore", REPLACE_FILE)
         runner.finishers |= dict.fromkeys(actions, self._finish_leftover)
 
-    async def restore(self, snapshot_id: str, call: LifecycleCall, *, is_migrated: bool) -> TenantRecord:
+    async def restore(self, snapshot_id: str, operation: Operation, *, is_migrated: bool) -> TenantRecord:
         """See `Snapshots.restore`."""
-        tenant = await call.get()
+        tenant = await operation.get()
         _check_restorable(tenant, "restore")
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
@@ -78,27 +78,27 @@ class Restorer:
                     await self._bring_point(tenant, snapshot_id, database)
                 else:
                     await self._bring_snapshot(tenant, snapshot_id, database)
-            return await self._replace(call, tenant, database, is_migrated=is_migrated)
+            return await self._replace(operation, tenant, database, is_migrated=is_migrated)
 
     async def replace_file(
-        self, path: Path, owner: str | None, accepted_tables: Collection[str], call: LifecycleCall
+        self, path: Path, owner: str | None, accepted_tables: Collection[str], operation: Operation
     ) -> TenantRecord:
         """See `Snapshots.replace_file`."""
-        tenant = await call.get()
+        tenant = await operation.get()
         _check_restorable(tenant, REPLACE_FILE)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
             with self._runner.preparing(), named(database, str(path)):
                 await artifacts.copy_file(path, database)
                 await artifacts.check_schema(database, self._schemas, accepted_tables)
-                await _check_owner(database, tenant, owner, call)
+                await _check_owner(database, tenant, owner, operation)
                 if owner is not None and owner != tenant.uid:
                     await artifacts.assign_to(database, tenant.uid)
-            return await self._replace(call, tenant, database, is_migrated=True)
+            return await self._replace(operation, tenant, database, is_migrated=True)
 
-    async def undo(self, call: LifecycleCall) -> TenantRecord:
+    async def undo(self, operation: Operation) -> TenantRecord:
         """See `Snapshots.undo_restore`."""
-        tenant = await call.get()
+        tenant = await operation.get()
         if tenant.restore_point is None:
             raise SnapshotNotFoundError(
                 f"tenant {tenant.id!r} has nothing to undo: it was never restored, or its last restore replaced no file, or that file was dropped"
@@ -110,18 +110,18 @@ class Restorer:
             database = directory / "tenant.db"
             with self._runner.preparing():
                 await self._bring_point(tenant, tenant.restore_point, database)
-            return await self._replace(call, tenant, database, is_migrated=True)
+            return await self._replace(operation, tenant, database, is_migrated=True)
 
     async def points(self, tenant: TenantRecord) -> Sequence[str]:
         """Return the names of the replaced databases that are kept of the tenant, oldest first."""
         return await self._backend.points(tenant.place).names()
 
-    async def drop_point(self, point: str, call: LifecycleCall) -> None:
+    async def drop_point(self, point: str, operation: Operation) -> None:
         """See `Snapshots.drop_point`."""
-        tenant = await call.get()
+        tenant = await operation.get()
         check_snapshot_id(point, prefix=POINT_PREFIX)
         if tenant.restore_point in {point, f"{_UNDONE}{point}"}:
-            await call.change(tenant, restore_point=None)
+            await operation.change(tenant, restore_point=None)
         await self._backend.points(tenant.place).remove(point)
 
     async def _bring_snapshot(self, tenant: TenantRecord, snapshot_id: str, database: Path) -> None:
@@ -143,51 +143,51 @@ class Restorer:
             raise SnapshotCorruptError(str(error)) from error
 
     async def _replace(
-        self, call: LifecycleCall, tenant: TenantRecord, database: Path, *, is_migrated: bool
+        self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
         """Make a database ready and put it in the place of the tenant's."""
         with self._runner.preparing():
             versions = await self._backend.prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(self._context.clock.now())}"
-        call.detail["point"] = point
+        operation.detail["point"] = point
         points = self._backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         # Held from before the intent on: a caller that finds the intent in the catalog is refused, and one that is held waits.
         async with (
-            self._pool.held(tenant.id, call.action),
-            call.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
+            self._pool.held(tenant.id, operation.action),
+            operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
         ):
             try:
                 await points.stage(point, database)
-                call.step("placed")
-                return await self._exchange(call, restoring, versions)
+                operation.step("placed")
+                return await self._exchange(operation, restoring, versions)
             except Exception:
                 with anyio.CancelScope(shield=True):
                     if await points.unstage(point):
-                        await call.take_back(restoring)
+                        await operation.take_back(restoring)
                 raise
 
     async def _exchange(
-        self, call: LifecycleCall, tenant: TenantRecord, versions: dict[str, int] | None
+        self, operation: Operation, tenant: TenantRecord, versions: dict[str, int] | None
     ) -> TenantRecord:
         """Exchange the databases of a tenant that is held."""
         assert tenant.intent is not None
         point = tenant.intent.arguments["point"]
         assert point is not None
-        call.step("closed")
+        operation.step("closed")
         async with self._backend.exclusive(tenant.place) as closed:
-            await closed.keep(point, is_as_found=call.action == REPLACE_FILE)
-            call.step("kept")
+            await closed.keep(point, is_as_found=operation.action == REPLACE_FILE)
+            operation.step("kept")
             await closed.exchange(point)
-            call.step("exchanged")
+            operation.step("exchanged")
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the database that is gone may have been noted meanwhile.
         latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
         points = self._backend.points(tenant.place)
         is_kept = await points.exists(point)
-        undone = f"{_UNDONE}{point}" if call.action == "undo_restore" else point
-        restored = await call.finish(
+        undone = f"{_UNDONE}{point}" if operation.action == "undo_restore" else point
+        restored = await operation.finish(
             latest,
             restore_point=undone if is_kept else None,
             **self._as_active(latest),
@@ -200,7 +200,7 @@ class Restorer:
     def _as_active(self, tenant: TenantRecord) -> dict[str, object]:
         """Return what changes because the database is sound now: a quarantined tenant serves calls again.
 
-        Not if it was not migrated: that may be what it was set apart for.
+        Not if it was not migrated: that may be what it was quarantined for.
         """
         assert tenant.intent is not None
         is_migrated = tenant.intent.arguments["is_migrated"] is not None
@@ -209,18 +209,18 @@ class Restorer:
         repaired = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
         return {"state": repaired, "reason": None, "state_changed_at": self._context.clock.now()}
 
-    async def _finish_leftover(self, call: LifecycleCall, tenant: TenantRecord) -> None:
+    async def _finish_leftover(self, operation: Operation, tenant: TenantRecord) -> None:
         assert tenant.intent is not None
         point = tenant.intent.arguments["point"]
         assert point is not None
         if await self._backend.points(tenant.place).has_begun(point):
-            async with self._pool.held(tenant.id, call.action):
-                await self._exchange(call, tenant, None)
+            async with self._pool.held(tenant.id, operation.action):
+                await self._exchange(operation, tenant, None)
         else:
-            await call.take_back(tenant)
+            await operation.take_back(tenant)
 
 
-async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, call: LifecycleCall) -> None:
+async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, operation: Operation) -> None:
     """Check a database thoroughly, and that it is the tenant's, or the one whose key was given.
 
     Raises:
@@ -228,7 +228,7 @@ async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, 
         DatabaseCorruptError: It is damaged.
     """
     report = await artifacts.check(database, is_thorough=True)
-    call.detail["sha256"] = report.sha256
+    operation.detail["sha256"] = report.sha256
     if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
         if report.tenant_uid is None:
             mark, advice = "no tenant", "give a file that tenantry made"

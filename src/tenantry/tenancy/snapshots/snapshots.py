@@ -7,15 +7,15 @@ from typing import Final, NamedTuple
 
 from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.events import LifecycleCalled
+from tenantry.events import OperationEnded
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import Permission
 from tenantry.statements import Statement
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.operations.operation import LifecycleCall
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.copying import Copies, manifest_of
 from tenantry.tenancy.snapshots.drill import DrillReport, try_newest
@@ -61,7 +61,7 @@ class Snapshots:
 
     def __init__(
         self,
-        runner: CallRunner,
+        runner: OperationRunner,
         catalog: Catalog,
         archive: SnapshotArchive,
         copies: Copies,
@@ -299,9 +299,9 @@ class Snapshots:
         """
         await self._archive.delete_all(tenant.uid)
 
-    async def _create(self, trigger: str, call: LifecycleCall) -> Snapshot:
-        tenant = await self._get(call.tenant_id)
-        call.tenant_uid = tenant.uid
+    async def _create(self, trigger: str, operation: Operation) -> Snapshot:
+        tenant = await self._get(operation.tenant_id)
+        operation.tenant_uid = tenant.uid
         now = self._context.clock.now()
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
@@ -309,12 +309,12 @@ class Snapshots:
                 report = await self._copies.copy(tenant, database)
                 manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
                 snapshot = await self._archive.keep(manifest, database)
-        call.detail["snapshot_id"] = snapshot.id
+        operation.detail["snapshot_id"] = snapshot.id
         latest = await self._catalog.find_by_uid(tenant.uid)
         if latest is None or not latest.state.allows(Permission.EXIST):
             # Purged meanwhile, here or elsewhere: then nothing of it may be kept.
             await self._archive.delete(tenant.uid, snapshot.id)
-            raise not_found(call.tenant_id)
+            raise not_found(operation.tenant_id)
         await self._retain(tenant, snapshot.id)
         return snapshot
 
@@ -333,7 +333,7 @@ class Snapshots:
         except TenantryError as error:
             outcome = error.outcome
             self._log.failure(RETENTION_FAILED, error, tenant_id=tenant.id)
-        self._context.report(LifecycleCalled(tenant.id, RETENTION, outcome, now() - started))
+        self._context.report(OperationEnded(tenant.id, RETENTION, outcome, now() - started))
 
     def _claimed(self, outcome: str, **detail: str | None) -> Statement:
         return audit.append(
@@ -345,9 +345,9 @@ class Snapshots:
             detail={"location": self._owner.location, **detail},
         )
 
-    async def _delete(self, snapshot_id: str, call: LifecycleCall) -> None:
-        tenant = await self._get(call.tenant_id)
-        call.tenant_uid = tenant.uid
+    async def _delete(self, snapshot_id: str, operation: Operation) -> None:
+        tenant = await self._get(operation.tenant_id)
+        operation.tenant_uid = tenant.uid
         await self._archive.delete(tenant.uid, snapshot_id)
 
     async def _get(self, tenant_id: TenantId) -> TenantRecord:

@@ -17,7 +17,7 @@ from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.operations.lifecycle import LifecycleCalls
-from tenantry.tenancy.operations.runner import CallRunner
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
@@ -33,14 +33,14 @@ PURGES_MAX: Final = 100
 """How many tenants one round of chores purges because their grace period has passed."""
 
 
-class Housekeeping:
+class PeriodicTasks:
     """Follows other processes' changes, closes who is idle or cannot go on, and finishes what was left.
 
     Args:
         catalog: The tenants.
         pool: Those that are open.
         opener: How they are opened.
-        runner: Of lifecycle calls.
+        runner: Of lifecycle operations.
         calls: Those calls.
         context: Settings and clock.
         fleet: Its jobs.
@@ -56,7 +56,7 @@ class Housekeeping:
         catalog: Catalog,
         pool: ActorPool,
         opener: TenantOpener,
-        runner: CallRunner,
+        runner: OperationRunner,
         calls: LifecycleCalls,
         context: ActorContext,
         fleet: Fleet,
@@ -149,7 +149,7 @@ class Housekeeping:
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _follow_others(self) -> None:
-        """Close the open tenants that another process has suspended, deleted or set apart; limit the others as it has."""
+        """Close the open tenants that another process has suspended, deleted or quarantined; limit the others as it has."""
         actors = dict(self._pool.tenants())
         found = await self._catalog.find_many(list(actors))
         for tenant_id, actor in actors.items():
