@@ -10,27 +10,36 @@ from obstore.store import MemoryStore, S3Store
 
 from buckets import make_bucket
 from stores import OPTIONS, make_store, open_backend
-from tenantry import TenantRegistry
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.clock import SystemClock
+from tenantry.company import COMPANY
+from tenantry.eventlog import EventLog
+from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.cloud import ObstoreStorage
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.tenancy.data_directory import prepare_data_directory
 from tenantry.testing import (
+    BACKEND_CHECKS,
     OBJECT_STORAGE_CHECKS,
     REPOSITORY_CHECKS,
     STORE_CHECKS,
+    BackendCheck,
     CompanyRepositories,
+    MakeBackend,
     ObjectStorageCheck,
     OpenObjectStorage,
     OpenRepositories,
     RepositoryCheck,
     StoreCheck,
+    check_backend,
     check_name,
     check_object_storage,
     check_repositories,
     check_store,
 )
 
-ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS)
+ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS, *BACKEND_CHECKS)
 
 
 @pytest.fixture(params=["file", "memory", "rollback-journal", "tenant", "transaction"])
@@ -99,15 +108,32 @@ async def test_object_storage(check: ObjectStorageCheck, open_object_storage: Op
     await check(open_object_storage())
 
 
-async def test_the_whole_suite_runs_without_a_test_framework():
-    """Users of other frameworks call three functions."""
+def make_deployment(directory: Path) -> MakeBackend:
+    """Return what makes back ends on a data directory that is there."""
+    config = RegistryConfig(data_dir=directory)
+    prepare_data_directory(config)
+    return lambda: make_backend(config, [COMPANY], clock=SystemClock(), log=EventLog())
+
+
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=check_name)
+async def test_backend(check: BackendCheck, tmp_path: Path):
+    """SQLite files keep what tenancy relies on in closed databases, copies, restores and locks."""
+    await check(make_deployment(tmp_path / "data"), tmp_path)
+
+
+async def test_the_whole_suite_runs_without_a_test_framework(tmp_path: Path):
+    """Users of other frameworks call four functions."""
+    numbers = itertools.count()
+    await check_backend(lambda: make_deployment(tmp_path / f"data-{next(numbers)}"), tmp_path)
     await check_store(lambda: make_store(SQLiteOptions(path=None, is_read_by_writer=True)))
     await check_repositories(lambda: open_backend(":memory:"))
     await check_object_storage(lambda: ObstoreStorage(MemoryStore()))
 
 
 @pytest.mark.parametrize("check", ALL_CHECKS, ids=check_name)
-def test_every_check_says_what_it_proves(check: StoreCheck | RepositoryCheck | ObjectStorageCheck):
+def test_every_check_says_what_it_proves(
+    check: StoreCheck | RepositoryCheck | ObjectStorageCheck | BackendCheck,
+):
     """Names are unique, and a docstring explains each."""
     named = [other for other in ALL_CHECKS if check_name(other) == check_name(check)]
     assert named == [check]

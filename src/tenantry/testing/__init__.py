@@ -1,16 +1,20 @@
 """What users need to test against tenantry."""
 
 from tenantry.testing.conformance import (
+    BACKEND_CHECKS,
     OBJECT_STORAGE_CHECKS,
     REPOSITORY_CHECKS,
     STORE_CHECKS,
+    BackendCheck,
     CompanyRepositories,
+    MakeBackend,
     MakeStore,
     ObjectStorageCheck,
     OpenObjectStorage,
     OpenRepositories,
     RepositoryCheck,
     StoreCheck,
+    check_backend,
     check_name,
     check_object_storage,
     check_repositories,
@@ -18,16 +22,20 @@ from tenantry.testing.conformance import (
 )
 
 __all__ = [
+    "BACKEND_CHECKS",
     "OBJECT_STORAGE_CHECKS",
     "REPOSITORY_CHECKS",
     "STORE_CHECKS",
+    "BackendCheck",
     "CompanyRepositories",
+    "MakeBackend",
     "MakeStore",
     "ObjectStorageCheck",
     "OpenObjectStorage",
     "OpenRepositories",
     "RepositoryCheck",
     "StoreCheck",
+    "check_backend",
     "check_name",
     "check_object_storage",
     "check_repositories",

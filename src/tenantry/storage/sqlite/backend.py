@@ -109,6 +109,7 @@ class SQLiteBackend:
         paths = self._paths(place)
         return self._store(
             paths.database,
+            root=self._config.data_dir,
             limits=limits,
             log=log,
             is_new=is_new,
@@ -177,7 +178,7 @@ class SQLiteBackend:
         """
         seconds_max = await run_in_thread(partial(check_seconds_max, path))
         limits = await run_in_thread(partial(_limits_of_copy, path))
-        store = self._store(path, limits=limits, log=self._log)
+        store = self._store(path, root=path.parent, limits=limits, log=self._log)
         await store.connect()
         try:
             async with asyncio.timeout(seconds_max):
@@ -217,6 +218,7 @@ class SQLiteBackend:
         self,
         path: Path,
         *,
+        root: Path,
         limits: TenantLimits,
         log: EventLog,
         is_new: bool = False,
@@ -225,7 +227,7 @@ class SQLiteBackend:
         config = self._config
         options = SQLiteOptions(
             path=path,
-            root=config.data_dir,
+            root=root,
             must_exist=not is_new,
             durability=limits.durability or config.durability,
             database_bytes_max=limits.database_bytes_max,

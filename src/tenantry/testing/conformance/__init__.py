@@ -1,4 +1,4 @@
-"""One suite for every back end: what a `Store` promises, what the repositories promise on top, what an `ObjectStorage` does.
+"""One suite for every back end: what a `Backend` and its `Store` promise, the repositories on top, and an `ObjectStorage`.
 
 Each check is a coroutine function whose docstring says what it proves, and that fails with an AssertionError. The
 tables are made for parametrizing, with any test framework that can run a coroutine::
@@ -11,6 +11,10 @@ tables are made for parametrizing, with any test framework that can run a corout
     async def test_repositories(check, connected_and_migrated_backend):
         await check(connected_and_migrated_backend)
 
+    @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=check_name)
+    async def test_backend(check, tmp_path):
+        await check(lambda: MyBackend(an_empty_deployment()), tmp_path)
+
     @pytest.mark.parametrize("check", OBJECT_STORAGE_CHECKS, ids=check_name)
     async def test_object_storage(check):
         await check(MyObjectStorage(an_empty_bucket()))
@@ -18,6 +22,12 @@ tables are made for parametrizing, with any test framework that can run a corout
 A fake that stands in for the real thing passes it too: a runtime-checkable protocol sees names, not signatures.
 """
 
+from tenantry.testing.conformance.backends import (
+    BACKEND_CHECKS,
+    BackendCheck,
+    MakeBackend,
+    check_backend,
+)
 from tenantry.testing.conformance.expectations import check_name
 from tenantry.testing.conformance.objects import (
     OBJECT_STORAGE_CHECKS,
@@ -41,16 +51,20 @@ from tenantry.testing.conformance.samples import (
 from tenantry.testing.conformance.stores import STORE_CHECKS, MakeStore, StoreCheck, check_store
 
 __all__ = [
+    "BACKEND_CHECKS",
     "OBJECT_STORAGE_CHECKS",
     "REPOSITORY_CHECKS",
     "STORE_CHECKS",
+    "BackendCheck",
     "CompanyRepositories",
+    "MakeBackend",
     "MakeStore",
     "ObjectStorageCheck",
     "OpenObjectStorage",
     "OpenRepositories",
     "RepositoryCheck",
     "StoreCheck",
+    "check_backend",
     "check_name",
     "check_object_storage",
     "check_repositories",
