@@ -171,7 +171,7 @@ REFUSALS: Final = {
 BY_CHANCE: Final = ("uid", "created_at", "state_changed_at", "revision")
 WHETHER: Final = ("purge_after", "restore_point", "snapshot_due_at")
 # What is reported at any time, or as often as the catalog had to be read: none of it changes anything.
-BACKGROUND: Final = {"catalog.find", "catalog.data_version", "catalog.find_many", "catalog.states"}
+BACKGROUND: Final = {"catalog.find", "catalog.find_many", "catalog.states"}
 
 
 def config(data_dir: Path) -> RegistryConfig:

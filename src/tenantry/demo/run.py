@@ -16,7 +16,7 @@ from tenantry.demo.company import Company, Timings
 from tenantry.events import BatchFinished, Event, PoolWaited
 from tenantry.observability import export_metrics
 from tenantry.tenancy.actors.pool import PoolStatistics
-from tenantry.tenancy.catalog.catalog import CATALOG_NAME
+from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.registry import TenantRegistry
 
 _PROGRESS_INTERVAL_SECONDS: Final = 0.25

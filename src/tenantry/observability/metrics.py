@@ -27,7 +27,7 @@ from tenantry.events import (
     StoreMigrated,
     TenantOpened,
 )
-from tenantry.tenancy.catalog.catalog import CATALOG_NAME
+from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.statistics import RegistryStatistics
 
 # From a cached read (tens of microseconds) over a durable commit (hundreds) to a migration or a stuck disk (seconds).

@@ -31,6 +31,10 @@ ReadOutcome: TypeAlias = Result | TenantryError
 """What the statement's `Fetch` says, or why it failed."""
 
 
+ChangeToken: TypeAlias = tuple[int, ...]
+"""Stands for what a database held at one moment; see `Store.change_token`."""
+
+
 class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
     """A unit that takes effect once for its key, however often it is sent.
 
@@ -206,6 +210,27 @@ class Store(Protocol):
         Raises:
             DatabaseCorruptError: It is damaged; the message says where.
             PersistenceConnectionError: Not connected, or disconnected meanwhile.
+        """
+        ...
+
+    def change_token(self) -> ChangeToken | None:
+        """Return a token that differs from every token before the last commit, whoever committed.
+
+        So what was read after a token was returned holds for as long as the same token is returned. It costs no statement.
+
+        Returns:
+            None if a commit might not change the token now, because the last one was a moment ago, or the back end cannot tell.
+        """
+        ...
+
+    async def changes_by_others(self) -> int:
+        """Return a number that changes when somebody else has committed: another process, or another store on the database.
+
+        What this store commits does not change the number. A store that was connected again may begin with another number.
+
+        Raises:
+            PersistenceConnectionError: Not connected.
+            PersistenceError: The database cannot be read.
         """
         ...
 

@@ -75,7 +75,7 @@ class PeriodicTasks:
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
         self.disk: DiskSpace | None = None
-        self._data_version = 0
+        self._changes_by_others = 0
         self._changes_seen = 0
         self._chores: asyncio.Task[None] | None = None
         self._chores_due_seconds = float("-inf")
@@ -100,15 +100,15 @@ class PeriodicTasks:
             PersistenceError: It cannot be read.
         """
         changes = self._catalog.changes
-        data_version = await self._catalog.data_version()
-        if data_version == self._data_version and changes == self._changes_seen:
+        changes_by_others = await self._catalog.changes_by_others()
+        if changes_by_others == self._changes_by_others and changes == self._changes_seen:
             return
-        if data_version != self._data_version:
+        if changes_by_others != self._changes_by_others:
             self._opener.forget_opened()
             await self._follow_others()
         self.states = await self._catalog.states()
         # Only now: what failed half way is done again.
-        self._data_version, self._changes_seen = data_version, changes
+        self._changes_by_others, self._changes_seen = changes_by_others, changes
 
     def close_failed(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""

@@ -104,7 +104,7 @@ class TenantRegistry(OperatorAPI):
         context = ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
         # Limiters of its own: no load of any tenant delays the catalog.
         catalog = Catalog(
-            config.data_dir, ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
+            self._backend, ActorContext(config, Limiters.of(config), clock, self._report, self._watch)
         )
         self._opener = TenantOpener(
             catalog,

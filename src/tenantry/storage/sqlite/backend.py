@@ -90,11 +90,15 @@ class SQLiteBackend:
             self._thread_pools.unregister()
 
     def catalog(self, schema: Schema, *, log: EventLog) -> SQLiteStore:
-        """Return the store of ``catalog.db``; see `Backend.catalog`."""
+        """Return the store of ``catalog.db``, the one file that several processes write at once; see `Backend.catalog`.
+
+        It has a rollback journal and not a write-ahead log, which has a bug that two writers can meet (see `SQLiteStore`). It is
+        read through the writer's connection, because only a connection that may write can recover a journal that a killed
+        process left behind.
+        """
         options = SQLiteOptions(
             path=self._config.data_dir / "catalog.db",
             root=self._config.data_dir,
-            # Several processes write it, so no write-ahead log; and its writer's connection is its only one.
             is_wal=False,
             is_read_by_writer=True,
         )

@@ -21,8 +21,9 @@ from tenantry.errors import (
 )
 from tenantry.files.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
-from tenantry.storage.protocol import MigrationReport, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.protocol import ChangeToken, MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite import batch, integrity, migrator, online_backup
+from tenantry.storage.sqlite.change_token import read_change_token
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
@@ -231,6 +232,19 @@ class SQLiteStore:
             async with self._connections.long_lived_reader() as reader:
                 await self._checked(self._submit(reader, check))
 
+    def change_token(self) -> ChangeToken | None:
+        """Return a token of the present content; see `Store.change_token`. Nobody else can see a database in memory."""
+        path = self._options.path
+        return None if path is None else read_change_token(path, is_wal=self._options.is_wal)
+
+    async def changes_by_others(self) -> int:
+        """Return a number that changes with the commits of others; see `Store.changes_by_others`.
+
+        SQLite's number is a connection's own (https://www.sqlite.org/pragma.html#pragma_data_version): it is always the writer's.
+        """
+        self.check_connected()
+        return await self._submit_in_turn(self._mapped(_data_version))
+
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         self.check_connected()
@@ -423,6 +437,11 @@ class SQLiteStore:
         mapped = self._with_full_disk_named(map_connection_error(error, f"cannot {doing} {self._options}"))
         self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version
 
 
 def _select_one(connection: sqlite3.Connection) -> bool:

@@ -1,54 +1,43 @@
-"""What was read of the catalog lately, for as long as its file has not changed."""
+"""A cache of the catalog's records, valid until anybody changes the catalog."""
 
-import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 from tenantry.ids import TenantId
+from tenantry.storage.protocol import ChangeToken
 from tenantry.tenancy.tenant_record import TenantRecord
 
 CACHED_TENANTS_MAX: Final = 16_384
-_TICK_NANOSECONDS: Final = 2_000_000_000  # the coarsest of a file system in use
 
 
 class TenantCache:
-    """Records of tenants, as they were read; emptied when any process changes the catalog.
-
-    Without a write-ahead log every commit writes the file, so its time of modification tells of it.
+    """Tenant records as they were read, until any process commits to the catalog.
 
     Args:
-        file: The catalog's.
+        change_token: The catalog's: see `Store.change_token`.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._tenants: dict[TenantId, TenantRecord] = {}
-        self._changed_at: int | None = None  # the file's modification time that they belong to
-
-    def changed_at(self) -> int | None:
-        """Return when the file was last changed, in nanoseconds; None if that cannot be found out."""
-        try:
-            return self._file.stat().st_mtime_ns
-        except OSError:  # SQLite will say what is wrong with it
-            return None
+    def __init__(self, change_token: Callable[[], ChangeToken | None]) -> None:
+        self._change_token = change_token
+        self._records: dict[TenantId, TenantRecord] = {}
+        self._token: ChangeToken | None = None  # the one that the records belong to
 
     def get(self, tenant_id: TenantId) -> TenantRecord | None:
-        """Return what is known of the tenant, if the file has not changed since it was read."""
-        if self._tenants and self._changed_at != self.changed_at():
-            self._tenants.clear()
-        return self._tenants.get(tenant_id)
+        """Return the tenant's record, if it was read and the catalog has not changed since."""
+        if self._records and self._token != self._change_token():
+            self._records.clear()
+        return self._records.get(tenant_id)
 
-    def add(self, tenant: TenantRecord | None, changed_at: int | None) -> None:
-        """Remember what was read when the file had last been changed at `changed_at`, and has not been since.
+    def add(self, record: TenantRecord, token: ChangeToken | None) -> None:
+        """Add a record that was just read.
 
-        Not within the tick of the file system's clock: two changes in one have the same time (Git calls such an entry
-        racily clean).
+        Args:
+            record: The record.
+            token: The catalog's change token from before the reading. The record is not added if the catalog has changed since.
         """
-        if tenant is None or changed_at is None or changed_at != self.changed_at():
+        if token is None or token != self._change_token():
             return
-        if time.time_ns() - changed_at < _TICK_NANOSECONDS:
-            return
-        if self._changed_at != changed_at or len(self._tenants) >= CACHED_TENANTS_MAX:
-            self._tenants.clear()
-        self._changed_at = changed_at
-        self._tenants[tenant.id] = tenant
+        if self._token != token or len(self._records) >= CACHED_TENANTS_MAX:
+            self._records.clear()
+        self._token = token
+        self._records[record.id] = record

@@ -1,41 +1,29 @@
-"""The durable list of tenants, in a SQLite file of its own behind an actor of its own.
+"""The durable list of tenants, in a database of its own behind an actor of its own.
 
-It is the one file that several processes write. So it uses a rollback journal and not a WAL (which has a bug that two
-writers can meet, see `tenantry.storage.sqlite.store`), short transactions, and a busy timeout; and it is read through the
-writer's connection, because only a connection that may write can recover a journal that a killed process left behind.
+Several processes write it, so every change is one short transaction.
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from tenantry.clock import as_text
-from tenantry.errors import (
-    DuplicateRecordError,
-    RegistryClosedError,
-    TenantExistsError,
-)
+from tenantry.errors import DuplicateRecordError, TenantExistsError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
 from tenantry.lifecycle import Permission, TenantEvent, TenantState, next_state, states_that_allow
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Result, Row, Statement
-from tenantry.storage.protocol import Request
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
-from tenantry.tenancy.actors.actor import ActorContext, TenantActor
-from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.statements import Fetch, Result, Statement
+from tenantry.storage.protocol import Backend
+from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.catalog.actor import CATALOG_NAME, CatalogActor
 from tenantry.tenancy.catalog.authority import check_is_authorised
 from tenantry.tenancy.catalog.cache import TenantCache
 from tenantry.tenancy.catalog.rows import COLUMNS, INSERT, SELECT, from_row, to_row
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
-CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
 TENANT_ROWS_DEFAULT: Final = 100
 
@@ -57,28 +45,19 @@ class Catalog:
     """Reads and changes the list of tenants.
 
     Args:
-        data_dir: Where ``catalog.db`` lies.
+        backend: Keeps the catalog's database.
         context: Clock, settings and event hook; the limiters should be the catalog's own, so that no tenant's load delays it.
     """
 
-    def __init__(self, data_dir: Path, context: ActorContext) -> None:
+    def __init__(self, backend: Backend, context: ActorContext) -> None:
         self._clock = context.clock
         log = EventLog(store=CATALOG_NAME)
-        options = SQLiteOptions(
-            path=data_dir / "catalog.db", root=data_dir, is_wal=False, is_read_by_writer=True
-        )
-        self._store = SQLiteStore(
-            options,
-            [CATALOG],
-            clock=context.clock,
-            log=log,
-            # Threads of its own: no load of any tenant delays the catalog. Its writer's connection is its only one.
-            thread_pools=ThreadPools.of(write_threads=1, read_threads=1),
-        )
-        self._cache = TenantCache(data_dir / "catalog.db")
+        store = backend.catalog(CATALOG, log=log)
+        self._change_token = store.change_token
+        self._cache = TenantCache(store.change_token)
         self.changes = 0
         """How often this registry has changed tenants, or tried to: whoever caches their counts compares it."""
-        self._actor = _CatalogActor(CATALOG_NAME, self._store, context, log=log, on_failure=lambda _: None)
+        self._actor = CatalogActor(CATALOG_NAME, store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
         """Open the file and migrate it.
@@ -125,9 +104,10 @@ class Catalog:
         """
         tenant = self._cache.get(tenant_id)
         if tenant is None:
-            changed_at = self._cache.changed_at()
+            token = self._change_token()
             tenant = await self.find(tenant_id)
-            self._cache.add(tenant, changed_at)
+            if tenant is not None:
+                self._cache.add(tenant, token)
         if tenant is None or not tenant.state.allows(Permission.EXIST):
             raise not_found(tenant_id, tenant)
         check_is_authorised(tenant)
@@ -328,17 +308,9 @@ class Catalog:
         counts = dict(await self._actor.read(statement))
         return {state: counts.get(state, 0) for state in TenantState}
 
-    async def data_version(self) -> int:
-        """Return a number that changes whenever another connection has changed the file.
-
-        See https://www.sqlite.org/pragma.html#pragma_data_version.
-        """
-        statement = Statement(
-            "catalog.data_version", "SELECT data_version FROM pragma_data_version", (), Fetch.ONE
-        )
-        row: Row = await self._actor.read(statement)
-        version: int = row[0]
-        return version
+    async def changes_by_others(self) -> int:
+        """Return a number that changes when another process has committed to the catalog."""
+        return await self._actor.changes_by_others()
 
     async def check_writable(self) -> None:
         """Take the file's write lock and change nothing.
@@ -362,28 +334,6 @@ class Catalog:
             return await self._actor.write(statements)
         finally:
             self.changes += 1  # also if it failed: whether it was committed may be unknown
-
-
-class _CatalogActor(TenantActor):
-    """The catalog's actor. It is not reopened: after it closed, calls raise `RegistryClosedError`."""
-
-    async def write(self, request: Request) -> list[Result]:
-        """Run one unit."""
-        with _reraise_as_closed():
-            return await super().write(request)
-
-    async def read(self, statement: Statement) -> Result:
-        """Run one reading statement."""
-        with _reraise_as_closed():
-            return await super().read(statement)
-
-
-@contextmanager
-def _reraise_as_closed() -> Iterator[None]:
-    try:
-        yield
-    except ChannelClosedError as error:
-        raise RegistryClosedError("the registry is closed") from error
 
 
 class StaleTenantError(Exception):

@@ -10,6 +10,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event
+from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.limiter import Limiters
@@ -46,7 +47,8 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
-    catalog = Catalog(data_dir, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
+    backend = make_backend(config, (), clock=clock, log=EventLog())
+    catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
     await catalog.open()
     try:
         await run_in_thread(partial(change_location, data_dir, storage.location))

@@ -175,6 +175,23 @@ async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
 
 
 @_store_check
+async def check_tells_of_changes(make_store: MakeStore) -> None:
+    """Each of its commits changes the token, where it gives one; reads and commits of its own are not changes by others."""
+    async with _connected(make_store) as store:
+        others, tokens = await store.changes_by_others(), [store.change_token()]
+        expect(await store.write([(_insert(1),)]), [[None]])
+        tokens.append(store.change_token())
+        transaction = await store.begin()
+        await transaction.write((_insert(2),))
+        await transaction.commit()
+        tokens.append(store.change_token())
+        expect(await _ids(store), [1, 2])
+        given = [token for token in tokens if token is not None]
+        expect(len(set(given)), len(given))
+        expect(await store.changes_by_others(), others)
+
+
+@_store_check
 async def check_use_needs_a_connection(make_store: MakeStore) -> None:
     """Before connect and after disconnect every call says so."""
     store = make_store()
@@ -185,6 +202,7 @@ async def check_use_needs_a_connection(make_store: MakeStore) -> None:
             store.begin,
             store.migrate,
             store.check_integrity,
+            store.changes_by_others,
         ):
             with expect_raised(PersistenceConnectionError):
                 await use()
