@@ -165,8 +165,9 @@ def test_the_states_that_allow_something(what: Permission | TenantEvent):
 
 def test_an_operator_is_offered_what_the_state_allows():
     """What the API says of a state are permissions and events, without those that nobody can ask for."""
-    assert operator_choices(S.PROVISIONING) == operator_choices(S.PURGED) == ()
-    assert operator_choices(S.DELETED) == ("copy", "change", "undelete", "purge")
+    assert operator_choices(S.PROVISIONING) == ("exist",)
+    assert operator_choices(S.PURGED) == ()
+    assert operator_choices(S.DELETED) == ("exist", "copy", "change", "undelete", "purge")
     assert {"serve", "suspend", "migrate"} <= set(operator_choices(S.ACTIVE))
 
 

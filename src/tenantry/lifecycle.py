@@ -130,7 +130,7 @@ STATES: Final[Mapping[TenantState, StateRules]] = {
     S.PURGED: StateRules(frozenset()),
 }
 
-_INTERNAL: Final = frozenset({P.EXIST, P.STAY_OPEN, E.PROVISION, E.ABORT})
+_INTERNAL: Final = frozenset({P.STAY_OPEN, E.PROVISION, E.ABORT})
 """What no operator asks for."""
 
 

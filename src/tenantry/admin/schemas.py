@@ -47,7 +47,7 @@ class TenantOut(BaseModel):
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
-        description="What this state allows: `serve` for calls, other permissions, and the transitions that can be asked for.",
+        description="What this state allows: permissions, such as `serve` for calls, and the transitions that can be asked for. Empty if the tenant was purged.",
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
     reason: str | None = Field(description="Why it is in that state, where someone said so.")

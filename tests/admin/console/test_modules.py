@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from browsers import Browser, serving
-from tenantry.lifecycle import TRANSITIONS, TenantEvent
+from tenantry.lifecycle import Permission, TenantState, operator_choices
 from tenantry.tenancy.fleet.job import JOB_TRANSITIONS, JobEvent
 
 
@@ -24,16 +24,23 @@ def page(chromium: Browser, service_url: str) -> Browser:
     return chromium
 
 
-def test_actions_are_offered_in_the_states_that_allow_them(page: Browser):
-    """The console's table of actions says the same as the core's table of transitions."""
-    offered = page.script(
-        "const { ACTIONS } = await import('/console/actions.js');"
-        "return Object.fromEntries(ACTIONS.map(({ name, from }) => [name, from]))"
+def test_actions_are_offered_as_the_core_allows_them(page: Browser):
+    """Each transition has an action, each action needs something that a state can allow, and `allows` decides what is offered."""
+    actions, offered = page.script(
+        """
+        const { ACTIONS, SNAPSHOT_ACTIONS, isOffered } = await import("/console/actions.js");
+        const offered = (allows) => ACTIONS.filter((action) => isOffered(action, { allows })).map(({ name }) => name);
+        return [
+            [...ACTIONS, ...SNAPSHOT_ACTIONS].map(({ name, needs }) => [name, needs ?? name]),
+            [offered([]), offered(["serve", "suspend", "copy"])],
+        ];
+        """
     )
-    automatic = {TenantEvent.PROVISION, TenantEvent.ABORT}
-    for event in set(TenantEvent) - automatic:
-        allowed = {state for state, happens in TRANSITIONS if happens is event}
-        assert set(offered[event]) == allowed, event
+    choices = {choice for state in TenantState for choice in operator_choices(state)}
+    needed = {need for _, need in actions}
+    assert needed <= choices
+    assert choices - needed <= set(Permission), "each transition has an action"
+    assert offered == [[], ["snapshot", "suspend", "clone"]]
 
 
 def test_jobs_can_be_steered_in_the_states_that_allow_it(page: Browser):

@@ -14,47 +14,42 @@ const NEW_ID = { name: "new_id", label: "New id", isRequired: true, pattern: ID_
 const NAME = { name: "display_name", label: "Display name (optional)", lengthMax: NAME_LENGTH_MAX };
 const typed = (id) => ({ name: "typed", label: `Type ${id} to confirm`, mustBe: id });
 
-const WITH_FILES = ["active", "suspended", "archived", "quarantined"];
-
 /**
- * The actions of a tenant's page. `from` are the states in which each is offered: for those of a tenant's life they are
- * the rows of `lifecycle.TRANSITIONS`, which a test compares.
+ * The actions of a tenant's page. Each is offered if the tenant's `allows` has the action's name, or its `needs` if it has
+ * one: `lifecycle.STATES` and `lifecycle.TRANSITIONS` decide, and the API says it.
  */
 export const ACTIONS = [
   {
     name: "snapshot",
     scope: "operate",
-    from: WITH_FILES,
+    needs: "copy",
     says: "Its calls go on meanwhile. Everything that was acknowledged until now will be in it.",
     at: ({ id }) => path`v1/tenants/${id}/snapshots`,
   },
   {
     name: "suspend",
     scope: "operate",
-    from: ["active"],
     says: "Its calls are refused until it is resumed. Its data is kept.",
     fields: () => [REASON],
   },
-  { name: "resume", scope: "operate", from: ["suspended"], says: "It serves calls again." },
+  { name: "resume", scope: "operate", says: "It serves calls again." },
   {
     name: "archive",
     scope: "operate",
-    from: ["active", "suspended"],
     says: "It is closed for long: its calls are refused, and its database becomes one compacted file.",
     fields: () => [REASON],
   },
-  { name: "unarchive", scope: "operate", from: ["archived"], says: "It serves calls again." },
+  { name: "unarchive", scope: "operate", says: "It serves calls again." },
   {
     name: "repair",
     scope: "operate",
-    from: ["quarantined"],
     says: "Its database is checked, what can be mended is mended, and it serves calls again.",
   },
-  { name: "undelete", scope: "operate", from: ["deleted"], says: "It is again what it was before it was deleted." },
+  { name: "undelete", scope: "operate", says: "It is again what it was before it was deleted." },
   {
     name: "clone",
     scope: "operate",
-    from: WITH_FILES,
+    needs: "copy",
     says: "A new tenant begins with this one's present data.",
     fields: () => [NEW_ID, NAME],
     confirm: "Clone",
@@ -63,7 +58,7 @@ export const ACTIONS = [
     name: "settings",
     label: "Settings",
     scope: "operate",
-    from: WITH_FILES,
+    needs: "change",
     says: "They apply at once.",
     fields: (tenant) => [
       { ...NAME, label: "Display name", isRequired: true, value: tenant.display_name },
@@ -83,7 +78,7 @@ export const ACTIONS = [
   {
     name: "rename",
     scope: "admin",
-    from: WITH_FILES,
+    needs: "change",
     says: "Its data and snapshots stay. Whoever calls it by the old id finds nobody.",
     fields: () => [NEW_ID],
   },
@@ -91,7 +86,7 @@ export const ACTIONS = [
     name: "undo_restore",
     label: "Undo restore",
     scope: "admin",
-    from: WITH_FILES,
+    needs: "restore",
     says: "What the last restore replaced comes back. What is there now is kept.",
     confirm: "Undo the restore",
     at: ({ id }) => path`v1/tenants/${id}/undo-restore`,
@@ -99,7 +94,6 @@ export const ACTIONS = [
   {
     name: "quarantine",
     scope: "operate",
-    from: ["active"],
     says: "Its calls are refused until it is repaired or restored.",
     fields: () => [REASON],
     isDangerous: true,
@@ -107,7 +101,6 @@ export const ACTIONS = [
   {
     name: "delete",
     scope: "admin",
-    from: WITH_FILES,
     says: "Its calls are refused. It can be brought back within its grace period; afterwards it is purged.",
     isDangerous: true,
     method: "DELETE",
@@ -116,7 +109,6 @@ export const ACTIONS = [
   {
     name: "purge",
     scope: "admin",
-    from: ["deleted"],
     says: "Its files and snapshots are removed for good, also within its grace period. Nothing brings them back.",
     fields: ({ id }) => [typed(id)],
     confirm: "Purge for good",
@@ -130,7 +122,7 @@ export const SNAPSHOT_ACTIONS = [
   {
     name: "restore",
     scope: "admin",
-    from: WITH_FILES,
+    needs: "restore",
     says: "The tenant becomes what it was then. What it is now is kept, and can be brought back.",
     fields: ({ id }) => [typed(id)],
     isDangerous: true,
@@ -139,7 +131,7 @@ export const SNAPSHOT_ACTIONS = [
   {
     name: "clone",
     scope: "operate",
-    from: [...WITH_FILES, "deleted"],
+    needs: "copy",
     says: "A new tenant begins with the data of this snapshot.",
     fields: () => [NEW_ID, NAME],
     body: (values, snapshot) => ({ ...values, snapshot_id: snapshot.id }),
@@ -147,13 +139,18 @@ export const SNAPSHOT_ACTIONS = [
   {
     name: "delete",
     scope: "admin",
-    from: [...WITH_FILES, "deleted"],
+    needs: "copy",
     says: "The snapshot is forgotten for good.",
     isDangerous: true,
     method: "DELETE",
     at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}`,
   },
 ];
+
+/** Whether an action is offered for a tenant in its present state. */
+export function isOffered({ name, needs }, tenant) {
+  return tenant.allows.includes(needs ?? name);
+}
 
 /** What an action's button says. */
 export function labelOf({ name, label }) {

@@ -23,12 +23,23 @@ class App {
   #leaving = new AbortController();
   #freshAt = null;
 
-  constructor(api, caller) {
+  constructor(api, caller, service) {
     this.api = api;
     this.caller = caller;
+    this.service = service;
     this.history = new History(api);
     this.activity = new Activity(at("activity"), at("announcer"));
     this.poller = new Poller(() => this.#look(), (outcome) => this.#showOutcome(outcome));
+  }
+
+  /** What each state of a tenant allows, by state in the order of a tenant's life. */
+  get states() {
+    return this.service.states;
+  }
+
+  /** The states that allow something. */
+  statesThatAllow(what) {
+    return Object.keys(this.states).filter((state) => this.states[state].includes(what));
   }
 
   /** Whether the key is for all tenants. */
@@ -64,7 +75,6 @@ class App {
     this.open();
     this.poller.start();
     this.activity.resume(this.api, () => this.#lookAnew());
-    this.#showService().catch(() => {});
   }
 
   close() {
@@ -123,10 +133,6 @@ class App {
     this.showProblem(isExpected ? new Error(`${error.message} ${advice}`) : error);
   }
 
-  async #showService() {
-    const { tenantry, sqlite, backend } = await this.api.get("v1/version");
-    setText(at("bottom"), `tenantry ${tenantry} on ${backend} ${sqlite}. Times are ${zone()}.`);
-  }
 }
 
 let app = null;
@@ -162,12 +168,13 @@ function markCurrent() {
 async function signIn(key, isKept) {
   if (!/^[\x21-\x7e]+$/.test(key)) throw new Error("This is no key: one begins with tnt_.");
   const api = new Api(key);
-  const caller = await api.get("v1/caller");
+  const [caller, service] = await Promise.all([api.get("v1/caller"), api.get("v1/version")]);
   api.onUnauthorized = () => signOut("The key is good no longer: it expired or was revoked.");
   if (isKept) sessionStorage.setItem(KEPT_KEY, key);
-  app = new App(api, caller);
+  app = new App(api, caller, service);
   at("fleet-link").hidden = !app.isForFleet;
   setText(at("caller"), callerName(caller));
+  setText(at("bottom"), serviceName(service));
   show(true);
   app.start();
 }
@@ -200,6 +207,10 @@ function callerName({ name, key }) {
   if (key === null) return name;
   const scope = SCOPES.findLast((one) => key.scopes.includes(one));
   return `${key.name || `key ${key.id}`} (${scope})`;
+}
+
+function serviceName({ tenantry, sqlite, backend }) {
+  return `tenantry ${tenantry} on ${backend} ${sqlite}. Times are ${zone()}.`;
 }
 
 function zone() {

@@ -6,8 +6,6 @@ import { count, decimal, rate, seconds } from "./format.js";
 import { empty, heading, Table, tenantLink } from "./parts.js";
 
 const TOP_TENANTS = 10;
-// In the order of a tenant's life; purged ones are no more.
-const STATES = ["active", "suspended", "archived", "quarantined", "deleted", "provisioning"];
 
 export function overview(app) {
   const states = element("ul", { class: "states" });
@@ -75,7 +73,8 @@ export function overview(app) {
   }
 
   function showStates(tenants) {
-    const shown = STATES.filter((state) => state === "active" || tenants[state] > 0);
+    // A state in which tenants serve calls is shown even without a tenant.
+    const shown = app.statesThatAllow("exist").filter((state) => app.states[state].includes("serve") || tenants[state] > 0);
     keepInStep(
       states,
       shown,

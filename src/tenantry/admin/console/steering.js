@@ -5,7 +5,6 @@ import { labelOf } from "./actions.js";
 import { ask } from "./dialog.js";
 
 const KINDS = ["migrate", "check", "snapshot"];
-const STATES = ["active", "suspended", "archived", "quarantined"];
 const REASON = { name: "reason", label: "Reason (optional)", lengthMax: 1_000 };
 const ALLOWED = { pattern: "[0-9]{1,7}|[1-9][0-9]?%", hint: "A number, or a share such as 2%. Empty: any number." };
 
@@ -41,7 +40,7 @@ export const JOB_ACTIONS = [
 ];
 
 // What `POST /v1/jobs` takes.
-const FIELDS = [
+const fieldsOf = (app) => [
   {
     name: "kind",
     label: "Kind",
@@ -54,9 +53,9 @@ const FIELDS = [
     name: "states",
     label: "Tenants in these states",
     kind: "choices",
-    options: STATES,
-    value: ["active"],
-    hint: "Only check and snapshot work on others than active ones.",
+    options: app.statesThatAllow("check"),
+    value: app.statesThatAllow("migrate"),
+    hint: `Only check and snapshot work on tenants that are not ${app.statesThatAllow("migrate").join(" or ")}.`,
   },
   {
     name: "id_prefix",
@@ -106,7 +105,7 @@ export function start(app, onDone) {
   ask({
     title: "Start a fleet job",
     says: "The same work on every tenant that is chosen. They are chosen now, and it begins at once.",
-    fields: FIELDS,
+    fields: fieldsOf(app),
     confirm: "Start",
     submit: async (values) => {
       const job = await app.api.send("POST", "v1/jobs", { body: jobOf(values), once });

@@ -1,6 +1,6 @@
 // One tenant: how it is, what can be done to it, its snapshots, and what was done.
 
-import { ACTIONS, create, labelOf, perform, SNAPSHOT_ACTIONS } from "./actions.js";
+import { ACTIONS, create, isOffered, labelOf, perform, SNAPSHOT_ACTIONS } from "./actions.js";
 import { path, Problem } from "./api.js";
 import { auditTable } from "./audit.js";
 import { Chart, ChartGroup } from "./chart.js";
@@ -86,7 +86,7 @@ export function tenant(app, id) {
     const hasChanged = tenant.revision !== known?.revision;
     known = tenant;
     showTenant();
-    if (tenant.state === "purged") return;
+    if (!tenant.allows.includes("exist")) return;
     const statistics = await app.api.get(path`v1/tenants/${id}/statistics`, {}, signal);
     showLoad(statistics);
     if (hasChanged) seen = null;
@@ -144,7 +144,7 @@ export function tenant(app, id) {
 
   function showActions() {
     const offered = ACTIONS.filter(
-      ({ from, name }) => from.includes(known.state) && (canUndo || name !== "undo_restore"),
+      (action) => isOffered(action, known) && (canUndo || action.name !== "undo_restore"),
     );
     buttons.update(offered);
     const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
@@ -159,8 +159,8 @@ export function tenant(app, id) {
     points.push({ at: now, read, write });
     if (points.length > POINTS_MAX) points.shift();
     charts.update(points);
-    // Who serves no calls, and served none since the page was opened, has nothing to draw.
-    charts.element.hidden = known.state !== "active" && points.every((point) => point.read === null);
+    // A tenant that serves no calls, and served none since the page was opened, has nothing to draw.
+    charts.element.hidden = !known.allows.includes("serve") && points.every((point) => point.read === null);
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));
@@ -189,7 +189,7 @@ export function tenant(app, id) {
     seen = null;
     // What it was done to, and not what is known now: a look in between may have found nobody at this address.
     const isOfThisOne = answer?.uid !== undefined && answer.uid === before?.uid;
-    if (isOfThisOne && answer.state === "purged") app.go("#/tenants");
+    if (isOfThisOne && !answer.allows.includes("exist")) app.go("#/tenants");
     // Renamed: it lives on at another address. A clone is a tenant of its own, and this one's page stays.
     else if (isOfThisOne && answer.id !== id) app.go(`#/tenants/${answer.id}`);
     else app.refresh();
@@ -209,7 +209,7 @@ function snapshotColumns(app, tenant, changed) {
       title: "Actions",
       create: (snapshot) => element("div", { class: "buttons", role: "group", "aria-label": `Snapshot ${snapshot.id}` }),
       update: (cell, snapshot) => {
-        const offered = SNAPSHOT_ACTIONS.filter(({ from }) => from.includes(tenant().state));
+        const offered = SNAPSHOT_ACTIONS.filter((action) => isOffered(action, tenant()));
         keepInStep(cell.firstChild, offered, (action) => action.name, (action) => {
           const button = element("button", { type: "button", class: action.isDangerous && "danger" }, labelOf(action));
           button.addEventListener("click", () => perform(app, action, tenant(), snapshot, changed));

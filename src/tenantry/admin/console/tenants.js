@@ -13,10 +13,10 @@ const ROWS_MAX = 1_000;
 const STATISTICS_MAX = 100;
 /** With anything else no id begins. */
 const PREFIX = /^[a-z0-9-]{0,48}$/;
-const STATES = ["active", "suspended", "archived", "quarantined", "deleted", "provisioning", "purged"];
 
 export function tenants(app, parameters) {
-  const state = STATES.includes(parameters.get("state")) ? parameters.get("state") : "";
+  const states = Object.keys(app.states);
+  const state = states.includes(parameters.get("state")) ? parameters.get("state") : "";
   const meter = new LoadMeter();
   let rows = [];
   let wanted = PAGE_ROWS;
@@ -32,7 +32,7 @@ export function tenants(app, parameters) {
     "select",
     { id: "state", onchange: () => app.go(filter.value ? `#/tenants?state=${filter.value}` : "#/tenants") },
     element("option", { value: "" }, "all"),
-    STATES.map((one) => element("option", { value: one, selected: one === state }, one)),
+    states.map((one) => element("option", { value: one, selected: one === state }, one)),
   );
   const button = element("button", { type: "button", class: "primary", onclick: () => begin() }, "Create tenant");
   app.needs(button, "operate");
