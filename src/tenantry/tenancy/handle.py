@@ -147,7 +147,7 @@ class TenantSession:
     async def transaction(self) -> AsyncIterator[TenantTransaction]:
         """See `TenantHandle.transaction`."""
         lease, session = await self._begin()
-        lease.transactions.add(session)
+        lease.entry.transactions.add(session)
         try:
             try:
                 with session.enclosing():
@@ -161,7 +161,7 @@ class TenantSession:
             # A shield keeps out anyio's cancellation and not asyncio's: whatever of the above was cut short, the writer's
             # own task rolls back what is still open, and the tenant cannot close before it has.
             session.abandon()
-            lease.transactions.discard(session)
+            lease.entry.transactions.discard(session)
             self._source.release(lease)
 
     async def _begin(self) -> tuple[Lease, TransactionSession]:

@@ -26,12 +26,12 @@ from tenantry.eventlog import EventLog
 from tenantry.events import PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.lease import Lease
-from tenantry.tenancy.actors.pool import PATIENCE, ActorPool
+from tenantry.tenancy.actors.pool import PREEMPT_AFTER_SHARE, ActorPool
 from tenants import LoopClock, Recorder, VirtualLoop, in_virtual_time, settle, until
 
 WAIT_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 5.0
-PATIENCE_SECONDS = WAIT_TIMEOUT_SECONDS * PATIENCE
+PREEMPT_AFTER_SECONDS = WAIT_TIMEOUT_SECONDS * PREEMPT_AFTER_SHARE
 A, B, C, D = map(TenantId, "abcd")
 
 
@@ -156,15 +156,17 @@ async def test_an_open_tenant_is_leased_at_once():
     first = await bench.lease(A)
     second = bench.pool.lease_nowait(A)
     third = await bench.pool.lease(A)
-    assert first is second is third
+    assert first.entry is second.entry is third.entry
     assert bench.actors.opened == [A]
     assert (bench.pool.actor(A), bench.pool.actor(B)) == (first.actor, None)
     for left in (2, 1, 0):
         await bench.release(first)
-        assert first.leases == left
+        assert first.entry.lease_count == left
         assert bench.pool.statistics().idle_tenants == (left == 0)
     assert repr(bench.pool) == bench.places(1, idle=1)
-    assert bench.pool.lease_nowait(A) is first
+    again = bench.pool.lease_nowait(A)
+    assert again is not None
+    assert again.entry is first.entry
     assert repr(bench.pool) == bench.places(1)
 
 
@@ -177,8 +179,8 @@ async def test_opening_is_single_flight():
     assert list(bench.pool.tenants()) == [(A, None)]
     await bench.actors.finish(A)
     [lease, *others] = [task.result() for task in tasks]
-    assert all(other is lease for other in others)
-    assert (bench.actors.opened, lease.leases) == ([A], 3)
+    assert all(other.entry is lease.entry for other in others)
+    assert (bench.actors.opened, lease.entry.lease_count) == ([A], 3)
     assert list(bench.pool.tenants()) == [(A, lease.actor)]
     assert bench.hook.of(TenantOpened) == [TenantOpened(A, "fake", "ok", 0.0)]
 
@@ -195,7 +197,7 @@ async def test_evicts_the_least_recently_used_idle_tenant():
     assert repr(bench.pool) == bench.places(3, idle=1, closing=1, waiting=1)
     await bench.actors.finish(B)
     await bench.actors.finish(D)
-    assert task.result().tenant_id == D
+    assert task.result().entry.tenant_id == D
     assert bench.actors.open == [A, C, D]
     statistics = bench.pool.statistics()
     assert (statistics.evictions, statistics.closed_by_reason["capacity"]) == (1, 1)
@@ -237,12 +239,12 @@ async def test_waiting_tenants_are_served_in_the_order_they_were_asked_for():
     await bench.actors.finish(B)
     assert [task.done() for task in tasks] == [True, False, True]
     lease = tasks[0].result()
-    assert lease.leases == 2
+    assert lease.entry.lease_count == 2
     await bench.release(lease)
     await bench.release(lease)
     await bench.actors.finish(B)
     await bench.actors.finish(C)
-    assert tasks[1].result().tenant_id == C
+    assert tasks[1].result().entry.tenant_id == C
 
 
 @in_virtual_time
@@ -262,7 +264,7 @@ async def test_too_many_callers_wait():
     assert bench.pool.statistics().exhausted == 1
     assert PoolWaited(D, "pool_exhausted", 0.0) in bench.hook.events
     # Neither who asks for an open tenant nor who joins one that opens waits for a place.
-    assert (await bench.pool.lease(A)).tenant_id == A
+    assert (await bench.pool.lease(A)).entry.tenant_id == A
 
 
 @in_virtual_time
@@ -271,7 +273,7 @@ async def test_joining_an_opening_needs_no_place_to_wait():
     bench = Bench(places=1, waiters_max=1)
     tasks = await bench.ask(*[A] * 5)
     await bench.actors.finish(A)
-    assert len({task.result() for task in tasks}) == 1
+    assert len({task.result().entry for task in tasks}) == 1
 
 
 @in_virtual_time
@@ -292,7 +294,7 @@ async def test_a_caller_waits_no_longer_than_the_limit():
     await bench.release(lease)
     await bench.actors.finish(A)
     await bench.actors.finish(B)
-    assert late.result().tenant_id == B
+    assert late.result().entry.tenant_id == B
 
 
 @in_virtual_time
@@ -321,7 +323,7 @@ async def test_an_opening_is_not_given_up_at_the_limit():
     await asyncio.sleep(2 * WAIT_TIMEOUT_SECONDS)
     assert not task.done()
     await bench.actors.finish(A)
-    assert task.result().tenant_id == A
+    assert task.result().entry.tenant_id == A
 
 
 @in_virtual_time
@@ -343,12 +345,12 @@ async def test_a_failed_opening_reaches_everyone_who_waits():
     assert bench.hook.of(TenantOpened) == [TenantOpened(A, "none", "migration", 0.0)]
     assert PoolWaited(A, "migration", 0.0) in bench.hook.events
     await bench.actors.finish(B)
-    assert other[0].result().tenant_id == B
+    assert other[0].result().entry.tenant_id == B
     await bench.release(other[0].result())
     [again] = await bench.ask(A)
     await bench.actors.finish(B)
     await bench.actors.finish(A)
-    assert again.result().tenant_id == A
+    assert again.result().entry.tenant_id == A
 
 
 @in_virtual_time
@@ -378,7 +380,7 @@ async def test_a_cancelled_caller_leaves_the_queue():
     await bench.actors.finish(A)
     assert list(bench.actors.opening) == [C]
     await bench.actors.finish(C)
-    assert stays.result().tenant_id == C
+    assert stays.result().entry.tenant_id == C
 
 
 @in_virtual_time
@@ -392,7 +394,7 @@ async def test_a_caller_cancelled_while_its_tenant_opens_leaves_an_idle_tenant()
     assert repr(bench.pool) == bench.places(1, idle=1)
     lease = bench.pool.lease_nowait(A)
     assert lease is not None
-    assert lease.leases == 1
+    assert lease.entry.lease_count == 1
 
 
 @in_virtual_time
@@ -465,7 +467,7 @@ async def test_a_closing_tenant_that_is_asked_for_opens_again():
     tasks[0].cancel()
     await bench.actors.finish(A)
     await bench.actors.finish(A)
-    assert tasks[1].result().tenant_id == A
+    assert tasks[1].result().entry.tenant_id == A
     await closing
     assert bench.actors.opened == [A, A]
 
@@ -512,7 +514,7 @@ async def test_close_tenant_does_not_wait_for_leases():
     await closing
     await bench.release(lease)
     assert repr(bench.pool) == bench.places(0)
-    assert (await bench.lease(A)) is not lease
+    assert (await bench.lease(A)).entry is not lease.entry
 
 
 @in_virtual_time
@@ -565,7 +567,7 @@ async def test_a_failed_close_gives_the_place_back(error: Exception):
     [task] = await bench.ask(B)
     await bench.actors.fail(A, error)
     await bench.actors.finish(B)
-    assert task.result().tenant_id == B
+    assert task.result().entry.tenant_id == B
     assert bench.pool.statistics().closed_by_reason["capacity"] == 1
 
 
@@ -614,14 +616,16 @@ async def test_aclose_can_be_repeated():
 
 
 @in_virtual_time
-async def test_a_tenant_in_constant_use_yields_to_a_newcomer():
+async def test_a_tenant_in_constant_use_is_drained_for_a_newcomer():
     """Nobody ever idle: after a while the busy tenant is leased to nobody new, ends what it has, and makes way."""
     bench = Bench(places=1)
     lease = await bench.lease(A)
     [newcomer] = await bench.ask(B)
-    await asyncio.sleep(PATIENCE_SECONDS / 2)
-    assert bench.pool.lease_nowait(A) is lease
-    await asyncio.sleep(PATIENCE_SECONDS / 2)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS / 2)
+    again = bench.pool.lease_nowait(A)
+    assert again is not None
+    assert again.entry is lease.entry
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS / 2)
     await settle()
     assert bench.pool.lease_nowait(A) is None
     assert bench.pool.actor(A) is lease.actor
@@ -634,51 +638,51 @@ async def test_a_tenant_in_constant_use_yields_to_a_newcomer():
     assert list(bench.actors.closing) == [A]
     await bench.actors.finish(A)
     await bench.actors.finish(B)
-    assert newcomer.result().tenant_id == B
+    assert newcomer.result().entry.tenant_id == B
     assert bench.hook.of(TenantClosed) == [TenantClosed(A, "fake", "capacity", 0.0)]
     assert (bench.pool.statistics().closed_by_reason["capacity"], bench.pool.statistics().evictions) == (1, 1)
-    # And now it is the other's turn to wait, and the newcomer's to yield.
-    await asyncio.sleep(PATIENCE_SECONDS)
+    # And now the other waits, and the newcomer is drained.
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     assert bench.pool.lease_nowait(B) is None
     await bench.release(newcomer.result())
     await bench.actors.finish(B)
     await bench.actors.finish(A)
-    assert behind.result().tenant_id == A
+    assert behind.result().entry.tenant_id == A
 
 
 @in_virtual_time
-async def test_one_tenant_yields_for_each_that_waits_the_longest_open_first():
+async def test_one_tenant_is_drained_for_each_that_waits_the_longest_open_first():
     """Ten callers of one tenant need one place; one that closes already counts; who opened last stays longest."""
     bench = Bench(places=3)
     for tenant_id in (A, B, C):
         await bench.lease(tenant_id)
     await bench.ask(*[D] * 4)
-    await asyncio.sleep(PATIENCE_SECONDS)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     assert [bench.pool.lease_nowait(i) is None for i in (A, B, C)] == [True, False, False]
     await bench.ask(TenantId("e"))
-    await asyncio.sleep(PATIENCE_SECONDS)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     assert [bench.pool.lease_nowait(i) is None for i in (A, B, C)] == [True, True, False]
 
 
 @in_virtual_time
-async def test_who_yielded_for_nothing_takes_its_place_back():
-    """When the newcomer has left, or found a place elsewhere, those who queued for the yielding tenant are served."""
+async def test_a_tenant_drained_for_nothing_stays_open():
+    """When the newcomer has left, or found a place elsewhere, callers that queued for the draining tenant are served."""
     for is_served in (False, True):
         bench = Bench(places=2)
         lease, other = await bench.lease(A), await bench.lease(B)
         [newcomer] = await bench.ask(C)
-        await asyncio.sleep(PATIENCE_SECONDS)
+        await asyncio.sleep(PREEMPT_AFTER_SECONDS)
         tasks = await bench.ask(A, A)
         if is_served:
             await bench.release(other)
         else:
             newcomer.cancel()
             await settle()
-        assert [task.result() for task in tasks] == [lease, lease]
-        assert (lease.leases, bench.pool.lease_nowait(A)) == (3, lease)
+        assert [task.result().entry for task in tasks] == [lease.entry] * 2
+        assert (lease.entry.lease_count, bench.pool.lease_nowait(A) is None) == (3, False)
         assert bench.pool.statistics().waiters == is_served
 
 
@@ -695,36 +699,36 @@ class HeldHere:
 
 
 @in_virtual_time
-async def test_a_task_with_a_transaction_is_leased_its_yielding_tenant():
+async def test_a_task_with_a_transaction_is_leased_its_draining_tenant():
     """What was taken in is finished: a read beside its own transaction would wait for itself."""
     bench = Bench(places=1)
     lease = await bench.lease(A)
-    lease.transactions.add(HeldHere())
+    lease.entry.transactions.add(HeldHere())
     await bench.ask(B)
-    await asyncio.sleep(PATIENCE_SECONDS)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     [other] = await bench.ask(A)
     assert not other.done()
-    assert await bench.pool.lease(A) is lease
+    assert (await bench.pool.lease(A)).entry is lease.entry
     await bench.release(lease)
     await bench.release(lease)
     assert list(bench.actors.closing) == [A]
 
 
 @in_virtual_time
-async def test_a_yielding_tenant_is_closed_for_another_reason():
-    """A suspension does not wait for its leases; its place still goes to the one for whom it yielded."""
+async def test_a_draining_tenant_is_closed_for_another_reason():
+    """A suspension does not wait for its leases; its place still goes to the one that it was drained for."""
     bench = Bench(places=1)
     await bench.lease(A)
     [newcomer] = await bench.ask(B)
-    await asyncio.sleep(PATIENCE_SECONDS)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     closing = asyncio.ensure_future(bench.pool.close_tenant(A, "state"))
     await settle()
     await bench.actors.finish(A)
     await closing
     await bench.actors.finish(B)
-    assert newcomer.result().tenant_id == B
+    assert newcomer.result().entry.tenant_id == B
     assert [event.reason for event in bench.hook.of(TenantClosed)] == ["state"]
 
 
@@ -768,13 +772,13 @@ async def test_a_held_tenant_is_closed_and_its_callers_wait():
     assert repr(bench.pool) == bench.places(0, waiting=1)
     await bench.release(lease)
     [late] = await bench.ask(A)
-    assert (await bench.lease(B)).tenant_id == B
+    assert (await bench.lease(B)).entry.tenant_id == B
     assert repr(bench.pool) == bench.places(1, waiting=2)
     assert bench.actors.opened == [A, B]
     await holding.end()
     assert repr(bench.pool) == bench.places(2, opening=1)
     await bench.actors.finish(A)
-    assert [task.result().tenant_id for task in (early, late)] == [A, A]
+    assert [task.result().entry.tenant_id for task in (early, late)] == [A, A]
     assert bench.hook.of(TenantClosed) == [TenantClosed(A, "fake", "state", 0.0)]
 
 
@@ -796,7 +800,7 @@ async def test_a_tenant_that_opens_is_held_afterwards():
     holding = await hold(bench, A)
     [late] = await bench.ask(A)
     await bench.actors.finish(A)
-    assert [t.result().tenant_id for t in (task, late)] == [A, A]
+    assert [t.result().entry.tenant_id for t in (task, late)] == [A, A]
     assert (holding.has_it, list(bench.actors.closing)) == (False, [A])
     await bench.actors.finish(A)
     assert holding.has_it
@@ -832,7 +836,7 @@ async def test_a_tenant_that_closes_is_held_afterwards():
     await holding.end()
     await bench.actors.finish(B)
     await bench.actors.finish(A)
-    assert behind.result().tenant_id == A
+    assert behind.result().entry.tenant_id == A
 
 
 @in_virtual_time
@@ -853,7 +857,7 @@ async def test_a_caller_of_a_held_tenant_waits_no_longer_than_the_limit():
     assert repr(bench.pool) == bench.places(0, waiting=1)
     await holding.end()
     await bench.actors.finish(A)
-    assert late.result().tenant_id == A
+    assert late.result().entry.tenant_id == A
     assert bench.pool.statistics().exhausted == 0
 
 
@@ -882,22 +886,24 @@ async def test_callers_of_a_held_tenant_are_bounded():
 
 @in_virtual_time
 async def test_a_tenant_that_waits_for_a_place_is_held():
-    """It leaves the queue for places, and whoever was to yield for it keeps its own; let go, it queues again."""
+    """It leaves the queue for places, and a tenant that was to be drained for it stays open; after the hold it queues again."""
     bench = Bench(places=1)
     lease = await bench.lease(A)
     [waiting] = await bench.ask(B)
-    await asyncio.sleep(PATIENCE_SECONDS)
+    await asyncio.sleep(PREEMPT_AFTER_SECONDS)
     await settle()
     assert bench.pool.lease_nowait(A) is None
     holding = await hold(bench, B)
-    assert bench.pool.lease_nowait(A) is lease
+    again = bench.pool.lease_nowait(A)
+    assert again is not None
+    assert again.entry is lease.entry
     bench.pool.release(lease)
     await holding.end()
     assert bench.pool.lease_nowait(A) is None  # the caller has lost its patience already
     await bench.release(lease)
     await bench.actors.finish(A)
     await bench.actors.finish(B)
-    assert waiting.result().tenant_id == B
+    assert waiting.result().entry.tenant_id == B
 
 
 @in_virtual_time
@@ -912,7 +918,7 @@ async def test_holding_that_is_cancelled_while_the_tenant_closes():
     assert list(bench.actors.closing) == [A]
     await bench.actors.finish(A)
     await bench.actors.finish(A)
-    assert behind.result().tenant_id == A
+    assert behind.result().entry.tenant_id == A
 
 
 @in_virtual_time
@@ -994,7 +1000,7 @@ class PoolMachine(RuleBasedStateMachine):
                 if not task.cancelled() and (error := task.exception()) is not None:
                     assert isinstance(error, TenantryError)
                 elif not task.cancelled():
-                    assert task.result().tenant_id == tenant_id
+                    assert task.result().entry.tenant_id == tenant_id
                     self.leases.append(task.result())
         return result
 
@@ -1108,7 +1114,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.run(evict())
 
-    @rule(seconds=st.sampled_from([1.0, PATIENCE_SECONDS, WAIT_TIMEOUT_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, PREEMPT_AFTER_SECONDS, WAIT_TIMEOUT_SECONDS]))
     def pass_time(self, seconds: float) -> None:
         self.loop.advance(seconds)
         self.run(asyncio.sleep(0))
@@ -1134,12 +1140,14 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def leases_are_those_that_callers_hold(self) -> None:
         """A lease is counted once for each caller that holds it; without one the tenant is idle."""
-        for lease in self.pool._entries.values():
-            assert lease.leases == self.leases.count(lease)
+        for entry in self.pool._entries.values():
+            assert entry.lease_count == sum(lease.entry is entry for lease in self.leases)
         idle = {
-            i for i, actor in self.pool.tenants() if actor is not None and not self.pool._entries[i].leases
+            i
+            for i, actor in self.pool.tenants()
+            if actor is not None and not self.pool._entries[i].lease_count
         }
-        assert {lease.tenant_id for lease in self.pool._idle} == idle
+        assert {entry.tenant_id for entry in self.pool._idle} == idle
 
     @invariant()
     def waiters_are_those_without_a_place(self) -> None:
@@ -1171,23 +1179,23 @@ class PoolMachine(RuleBasedStateMachine):
             assert holding.has_it is not self.pool.has(tenant_id)
 
     @invariant()
-    def yields_for_those_who_wait_long(self) -> None:
-        """For each tenant that has waited for long one leaves, as far as there are any; nobody yields for nothing."""
-        patient_since = self.loop.time() - PATIENCE_SECONDS
+    def drains_for_those_who_wait_long(self) -> None:
+        """For each tenant that has waited for long one is drained or closes, as far as there are any; none is drained for nothing."""
+        patient_since = self.loop.time() - PREEMPT_AFTER_SECONDS
         impatient = {i for i, task in self.queued() if self.asked_seconds[task] <= patient_since}
-        states = [lease.state.value for lease in self.pool._entries.values()]
-        leaving = states.count("yielding") + states.count("closing")
-        if "yielding" in states:
+        states = [entry.state.value for entry in self.pool._entries.values()]
+        leaving = states.count("draining") + states.count("closing")
+        if "draining" in states:
             assert leaving <= len(impatient)
         if "open" in states:
             assert leaving >= len(impatient)
 
     @invariant()
-    def yielding_tenants_are_in_use(self) -> None:
-        """A tenant that yields has leases to wait for: with the last of them it closes."""
-        yielding = {i for i, lease in self.pool._entries.items() if lease.state.value == "yielding"}
-        assert set(self.pool._yielding) == yielding
-        assert all(self.pool._entries[i].leases for i in yielding)
+    def draining_tenants_are_in_use(self) -> None:
+        """A tenant that is drained has leases to wait for: with the last of them it closes."""
+        draining = {i for i, entry in self.pool._entries.items() if entry.state.value == "draining"}
+        assert set(self.pool._draining) == draining
+        assert all(self.pool._entries[i].lease_count for i in draining)
 
     @invariant()
     def nothing_failed_behind_the_scenes(self) -> None:
@@ -1212,8 +1220,8 @@ class PoolMachine(RuleBasedStateMachine):
         statistics = self.pool.statistics()
         assert (statistics.open_tenants, statistics.idle_tenants, statistics.waiters) == (0, 0, 0)
         assert (self.actors.open, asyncio.all_tasks(self.loop)) == ([], set())
-        assert (self.pool._queue, self.pool._yielding, self.pool._closing) == ({}, {}, 0)
-        assert self.pool._held == {}
+        assert (len(self.pool._queue), self.pool._draining, self.pool._closing) == (0, {}, 0)
+        assert self.pool._holds == {}
         self.nothing_failed_behind_the_scenes()
         self.loop.close()
 

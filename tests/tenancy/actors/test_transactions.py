@@ -343,7 +343,7 @@ async def test_another_thread_is_refused(data_dir: Path):
 
 
 async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_dir: Path):
-    """The tenant yields to a newcomer, but not before its transaction has ended: what that still asks for it gets."""
+    """The tenant is drained for a newcomer, but closes only when its transaction has ended: that still gets its leases."""
     async with two_tenants(
         data_dir,
         open_tenants_max=1,
@@ -354,8 +354,8 @@ async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_d
             await tx.messages.save(make_message("inside"))
             newcomer = asyncio.ensure_future(globex.messages.save(make_message("new")))
             await until(lambda: registry.statistics().pool.waiters == 1)
-            waiter = next(iter(registry._pool._queue.values()))[0]
-            registry._pool._lose_patience(waiter)
+            waiter = next(iter(registry._pool._queue._tenants.values()))[0]
+            registry._pool._preempt(waiter)
             assert len(await soon(acme.messages.get_history("general"))) == 1
             with pytest.raises(QueryError, match="would wait for its end"):
                 await acme.messages.save(make_message("outside"))

@@ -475,7 +475,7 @@ class TestRestore:
                     await gate.wait()
 
             holding = asyncio.ensure_future(hold())
-            await until(lambda: not pool.has("acme") and bool(pool._held))
+            await until(lambda: not pool.has("acme") and bool(pool._holds))
             with pytest.raises(TenantBusyError, match="busy with 'restore'") as caught:
                 await say(registry, "acme", "too early")
             assert caught.value.retry_after_seconds > 0

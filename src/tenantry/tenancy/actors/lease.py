@@ -1,9 +1,9 @@
-"""What the pool keeps of a tenant that is open, and of those who wait for one; see `tenantry.tenancy.actors.pool`."""
+"""A tenant that holds a place in the pool, the leases on it, and the callers that wait for one; see `tenantry.tenancy.actors.pool`."""
 
 import asyncio
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tenantry.errors import TenantryError
 from tenantry.ids import TenantId
@@ -13,50 +13,59 @@ if TYPE_CHECKING:
     from tenantry.tenancy.actors.transaction import TransactionSession
 
 
-class LeaseState(Enum):
-    """What becomes of a tenant that holds a place in the pool."""
+class EntryState(Enum):
+    """The state of a tenant that holds a place in the pool."""
 
     OPENING = "opening"
     OPEN = "open"
-    YIELDING = "yielding"  # open for those who hold a lease, closing for everyone else
+    DRAINING = "draining"  # open for the callers that hold a lease; new callers wait until it has closed
     CLOSING = "closing"
 
 
-HAS_ACTOR: Final = frozenset([LeaseState.OPEN, LeaseState.YIELDING])
+HAS_ACTOR: Final = frozenset([EntryState.OPEN, EntryState.DRAINING])
 
 
 class Waiter:
-    """A caller that waits for a lease. It may have gone when its turn comes, and then refuses."""
+    """A caller that waits for a lease. It refuses the lease if it has gone by then.
 
-    __slots__ = ("future", "has_place", "is_impatient")
+    Attributes:
+        has_place: Whether its tenant has a place and opens.
+        is_preempting: Whether it has waited for so long that an open tenant is drained for it.
+    """
+
+    __slots__ = ("future", "has_place", "is_preempting")
 
     def __init__(self, future: "asyncio.Future[Lease]") -> None:
         self.future = future
         self.has_place = False
-        self.is_impatient = False
+        self.is_preempting = False
 
-    def hand(self, lease: "Lease") -> bool:
-        """Give the caller a lease; return whether it is still there to take it."""
+    def offer(self, entry: "PoolEntry") -> bool:
+        """Give the caller a lease; return whether it was still there to take it."""
         if self.future.done():
             return False
-        lease.leases += 1
-        self.future.set_result(lease)
+        self.future.set_result(Lease(entry))
         return True
 
     def fail(self, error: TenantryError) -> bool:
-        """Send the caller away; return whether it was still there."""
+        """Fail the caller with an error; return whether it was still there."""
         if self.future.done():
             return False
         self.future.set_exception(error.for_another_caller())
         return True
 
 
-class Lease:
-    """A tenant's entry in the pool; to a caller, the right to use its actor until it is released.
+Waiters: TypeAlias = deque[Waiter]
+
+
+class PoolEntry:
+    """A tenant that holds a place in the pool.
 
     Attributes:
-        transactions: Those that are open under a lease. A caller inside of one gets a second lease even when the tenant
-            yields: it would wait for itself.
+        lease_count: How many leases on it are held.
+        transactions: Those that are open under a lease. A caller inside one gets a second lease even while the tenant is
+            drained: otherwise it would wait for itself.
+        waiters: Callers that wait until it has opened, or until it has closed.
     """
 
     __slots__ = (
@@ -64,7 +73,7 @@ class Lease:
         "closed",
         "idle_since_seconds",
         "is_protected",
-        "leases",
+        "lease_count",
         "opened",
         "state",
         "tenant_id",
@@ -72,22 +81,39 @@ class Lease:
         "waiters",
     )
 
-    def __init__(self, tenant_id: TenantId, waiters: deque[Waiter]) -> None:
+    def __init__(self, tenant_id: TenantId, waiters: Waiters) -> None:
         self.tenant_id = tenant_id
-        self.state = LeaseState.OPENING
-        self.actor: TenantActor = None  # type: ignore[assignment]  # set before anyone is handed the lease
-        self.leases = 0
+        self.state = EntryState.OPENING
+        self.actor: TenantActor = None  # type: ignore[assignment]  # set before the first lease on it
+        self.lease_count = 0
         self.transactions: set[TransactionSession] = set()
         self.idle_since_seconds = 0.0
         self.is_protected = False  # see tenantry.tenancy.actors.segmented_lru
         self.waiters = waiters
-        self.opened = asyncio.Event()  # opening ended, well or not
+        self.opened = asyncio.Event()  # set when opening has ended, also if it failed
         self.closed = asyncio.Event()
 
 
-class Held(NamedTuple):
-    """A tenant that is kept closed: by which lifecycle operation, and who waits for the end of it."""
+class Lease:
+    """One caller's right to use an open tenant's actor, until the caller releases it."""
+
+    __slots__ = ("actor", "entry")
+
+    def __init__(self, entry: PoolEntry) -> None:
+        entry.lease_count += 1
+        self.entry = entry
+        self.actor = entry.actor
+
+
+class ExclusiveHold(NamedTuple):
+    """A tenant that a lifecycle operation keeps closed.
+
+    Attributes:
+        action: The operation.
+        waiters: Callers that wait until it has ended.
+        released: Set when it has ended.
+    """
 
     action: str
-    waiters: deque[Waiter]
+    waiters: Waiters
     released: asyncio.Event

@@ -1,29 +1,29 @@
-"""The bounded pool of open tenants: who is open, who waits, who is evicted.
+"""The bounded pool of open tenants: which tenants are open, which callers wait, which tenant is evicted.
 
-Theory of operation. Every tenant that holds a place has an entry: opening, open or closing. Everything here is decided
-synchronously on that state; decisions return what to open and close, and the I/O is done afterwards, in tasks of the
-pool's own, so that no caller's cancellation leaves a tenant half open.
+Theory of operation. Each tenant that holds a place has an entry, which is opening, open, draining or closing. All decisions are
+made synchronously on these entries. A decision returns which tenants to open and to close; tasks of the pool then do the I/O, so
+that the cancellation of a caller never leaves a tenant half open.
 
-    no entry, a place free        the tenant takes it and opens; all who ask for it meanwhile wait for that one opening
-    no entry, no place free       the first idle tenant closes (see `tenantry.tenancy.actors.segmented_lru`), and its place goes to the
-                                  first who waits
-    no entry, nobody idle         callers wait, tenants in the order in which they were first asked for; after a while of
-                                  that the tenant that has been open the longest yields
-    yielding                      callers wait, it finishes what it was leased for, and closes when its last lease ends
-    closing                       callers wait for the end of it: there are never two writers on one file
-    held                          closed, without a place; callers wait until whoever works on its files lets it go
+    no entry, a place is free    the tenant takes the place and opens; callers that request it meanwhile share that opening
+    no entry, no place is free   the first idle tenant (see `tenantry.tenancy.actors.segmented_lru`) closes, and its place goes to the
+                                 first tenant in the queue
+    no entry, no tenant is idle  callers wait; tenants are served in the order in which they were first requested; after a while the
+                                 tenant that has been open the longest is drained
+    draining                     leases that are held stay valid, new callers wait; it closes when its last lease is released
+    closing                      callers wait until it has closed: a file never has two writers
+    held                         closed, without a place, while an operation owns its files; callers wait until that finishes
 
-A tenant is idle when nobody holds a lease on it; calls hold one until they are answered, transactions until they end.
+A tenant is idle while no lease on it is held. A call holds a lease until it is answered, a transaction until it ends.
 
-Under constant load nobody would ever be idle, and a newcomer never served. So a caller that has waited for
-`PATIENCE` of its time asks for somebody's place: tenants yield in the order in which they were opened, so everyone gets
-a turn, and nothing that was taken in fails. As many yield as tenants wait for so long, less those that close already; when
-fewer wait, because a place came from elsewhere or a caller has left, those that yielded last take it back.
+Under constant load no tenant would ever be idle, and no other tenant would ever be opened. So a caller that has waited for
+`PREEMPT_AFTER_SHARE` of its time preempts: a tenant is drained for it. Tenants are drained in the order in which they were opened,
+so each gets its share of the time, and no accepted call fails. The pool drains one tenant for each tenant with a preempting
+caller, less those that already close. When there are fewer, because a place became free or a caller left, the tenants that were
+drained last are open again.
 """
 
 import asyncio
 import contextvars
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,12 +39,21 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import TenantActor
-from tenantry.tenancy.actors.lease import HAS_ACTOR, Held, Lease, LeaseState, Waiter
+from tenantry.tenancy.actors.lease import (
+    HAS_ACTOR,
+    EntryState,
+    ExclusiveHold,
+    Lease,
+    PoolEntry,
+    Waiter,
+    Waiters,
+)
 from tenantry.tenancy.actors.segmented_lru import SegmentedLRU
+from tenantry.tenancy.actors.wait_queue import WaitQueue
 from tenantry.tenancy.refusals import another_loop_error, busy_error, unexpected_error
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
-"""Opens the tenant's actor, or raises why it cannot be."""
+"""Returns the tenant's open actor, or raises why it cannot be opened."""
 
 TENANT_OPENED: Final = "tenantry.tenant.opened"
 TENANT_OPEN_FAILED: Final = "tenantry.tenant.open_failed"
@@ -52,8 +61,8 @@ TENANT_CLOSED: Final = "tenantry.tenant.closed"
 TENANT_CLOSE_FAILED: Final = "tenantry.tenant.close_failed"
 
 CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "shutdown")
-PATIENCE: Final = 0.25
-"""The part of ``pool_wait_timeout_seconds`` after which a waiting caller makes an open tenant yield."""
+PREEMPT_AFTER_SHARE: Final = 0.25
+"""The share of ``pool_wait_timeout_seconds`` after which a waiting caller preempts an open tenant."""
 
 _RETRY_AFTER_SECONDS_MIN: Final = 0.01
 _SMOOTHING: Final = 0.2
@@ -66,13 +75,13 @@ class PoolStatistics:
     Attributes:
         open_tenants: Tenants that hold a place: opening, open or closing.
         open_tenants_max: How many there may be.
-        open_tenants_peak: The most there were.
-        idle_tenants: Of them, those that could be evicted now.
+        open_tenants_peak: The highest number since the pool was opened.
+        idle_tenants: Those of them that could be evicted now.
         waiters: Callers that wait for a place.
-        evictions: Tenants closed to make room or for idleness.
+        evictions: Tenants closed to make room, or because they were idle for too long.
         closed_by_reason: All closings; the keys are `CLOSE_REASONS`.
         opened: Openings that succeeded.
-        exhausted: Callers that were sent away.
+        exhausted: Callers that were refused a place.
     """
 
     open_tenants: int
@@ -87,19 +96,19 @@ class PoolStatistics:
 
 
 class _Plan(NamedTuple):
-    """What a decision leaves to be done."""
+    """The I/O that a decision requires."""
 
-    to_open: list[Lease]
-    to_close: list[tuple[Lease, str]]
+    to_open: list[PoolEntry]
+    to_close: list[tuple[PoolEntry, str]]
 
 
 class ActorPool:
-    """Keeps at most so many tenants open.
+    """Keeps at most `open_tenants_max` tenants open.
 
     Args:
         opener: Opens one tenant.
-        open_tenants_max: How many places there are.
-        waiters_max: How many callers may wait for one.
+        open_tenants_max: The number of places.
+        waiters_max: How many callers may wait for a place.
         wait_timeout_seconds: How long each waits.
         close_timeout_seconds: How long a closing tenant may take to finish its calls.
         clock: For idleness and waiting.
@@ -127,16 +136,16 @@ class ActorPool:
         self._now = clock.monotonic_seconds
         self._report = report
         self._log = log
-        self._entries: dict[TenantId, Lease] = {}
-        self._idle: SegmentedLRU[Lease] = SegmentedLRU(open_tenants_max)
-        self._yielding: dict[TenantId, Lease] = {}  # in the order in which they were made to
-        self._held: dict[TenantId, Held] = {}
-        self._queue: OrderedDict[TenantId, deque[Waiter]] = OrderedDict()  # tenants without a place
+        self._entries: dict[TenantId, PoolEntry] = {}
+        self._idle: SegmentedLRU[PoolEntry] = SegmentedLRU(open_tenants_max)
+        self._draining: dict[TenantId, PoolEntry] = {}  # in the order in which draining began
+        self._holds: dict[TenantId, ExclusiveHold] = {}
+        self._queue = WaitQueue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
         self._closing = 0
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one it is first used on
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop that it is first used on
         self._is_closed = False
         self._peak = self._opened = self._exhausted = 0
         self._closed_by_reason = dict.fromkeys(CLOSE_REASONS, 0)
@@ -144,10 +153,10 @@ class ActorPool:
         self._last_place_seconds = self._now()
 
     def __repr__(self) -> str:
-        states = [lease.state for lease in self._entries.values()]
+        states = [entry.state for entry in self._entries.values()]
         return (
             f"<ActorPool: {len(states)} of {self._open_tenants_max} places taken ({len(self._idle)} idle, "
-            f"{states.count(LeaseState.OPENING)} opening, {states.count(LeaseState.CLOSING)} closing), "
+            f"{states.count(EntryState.OPENING)} opening, {states.count(EntryState.CLOSING)} closing), "
             f"{self._waiting} callers waiting{', closed' if self._is_closed else ''}>"
         )
 
@@ -176,13 +185,13 @@ class ActorPool:
 
     def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
         """Yield the tenants that hold a place, with the actors of those that are open."""
-        for tenant_id, lease in list(self._entries.items()):
-            yield tenant_id, lease.actor if lease.state in HAS_ACTOR else None
+        for tenant_id, entry in list(self._entries.items()):
+            yield tenant_id, entry.actor if entry.state in HAS_ACTOR else None
 
     def actor(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor if it is open, without a lease: for its statistics and limits only."""
-        lease = self._entries.get(tenant_id)
-        return lease.actor if lease is not None and lease.state in HAS_ACTOR else None
+        entry = self._entries.get(tenant_id)
+        return entry.actor if entry is not None and entry.state in HAS_ACTOR else None
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now; the caller releases it.
@@ -190,34 +199,33 @@ class ActorPool:
         Raises:
             TenantError: It is called on another event loop.
         """
-        lease = self._entries.get(tenant_id)
-        if lease is None:
+        entry = self._entries.get(tenant_id)
+        if entry is None:
             return None
         if asyncio.get_running_loop() is not self._loop:
             raise another_loop_error(tenant_id)
-        if lease.state is not LeaseState.OPEN and not (
-            lease.state is LeaseState.YIELDING and any(one.encloses_caller for one in lease.transactions)
+        if entry.state is not EntryState.OPEN and not (
+            entry.state is EntryState.DRAINING and any(one.encloses_caller for one in entry.transactions)
         ):
             return None
-        if not lease.leases:
-            self._idle.use(lease)
-        lease.leases += 1
-        return lease
+        if not entry.lease_count:
+            self._idle.use(entry)
+        return Lease(entry)
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
-        """Return the tenant's actor if it is open, once an opening that is under way has ended."""
-        lease = self._entries.get(tenant_id)
-        if lease is not None and lease.state is LeaseState.OPENING:
-            await lease.opened.wait()
+        """Return the tenant's actor if it is open, after an opening that is in progress has ended."""
+        entry = self._entries.get(tenant_id)
+        if entry is not None and entry.state is EntryState.OPENING:
+            await entry.opened.wait()
         return self.actor(tenant_id)
 
     async def lease(self, tenant_id: TenantId) -> Lease:
         """Return a lease, opening the tenant or waiting for a place as needed; the caller releases it.
 
-        A caller that is cancelled leaves the queue; an opening that it started goes on.
+        A caller that is cancelled leaves the queue; an opening that it started continues.
 
         Raises:
-            PoolExhaustedError: Too many callers wait, or no place was had in time.
+            PoolExhaustedError: Too many callers wait, or no place became free in time.
             RegistryClosedError: The pool closed.
             TenantError: It is called on another event loop.
             TenantryError: Why the tenant could not be opened.
@@ -229,8 +237,8 @@ class ActorPool:
         waiter = self._enqueue(tenant_id)
         loop = asyncio.get_running_loop()
         timers = [
-            loop.call_later(self._wait_timeout_seconds, self._exhaust, tenant_id, waiter),
-            loop.call_later(self._wait_timeout_seconds * PATIENCE, self._lose_patience, waiter),
+            loop.call_later(self._wait_timeout_seconds, self._time_out, tenant_id, waiter),
+            loop.call_later(self._wait_timeout_seconds * PREEMPT_AFTER_SHARE, self._preempt, waiter),
         ]
         outcome = "ok"
         try:
@@ -250,87 +258,89 @@ class ActorPool:
             self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; the last one makes the tenant idle, or closes it if it yields."""
-        lease.leases -= 1
-        if lease.leases:
+        """Release a lease; after the last one the tenant is idle, or closes if it is drained."""
+        entry = lease.entry
+        entry.lease_count -= 1
+        if entry.lease_count:
             return
-        if lease.state is LeaseState.YIELDING:
-            self._act(_Plan([], [self._begin_closing(lease, "capacity")]))
-        elif lease.state is LeaseState.OPEN:
-            lease.idle_since_seconds = self._now()
-            self._idle.add(lease)
+        if entry.state is EntryState.DRAINING:
+            self._act(_Plan([], [self._begin_closing(entry, "capacity")]))
+        elif entry.state is EntryState.OPEN:
+            entry.idle_since_seconds = self._now()
+            self._idle.add(entry)
             if self._queue:
                 self._act(self._plan())
 
     def evict_idle(self, idle_timeout_seconds: float) -> None:
-        """Close the tenants that have been idle for so long."""
+        """Close the tenants that have been idle for at least this long."""
         until = self._now() - idle_timeout_seconds
-        idle = [lease for lease in self._idle if lease.idle_since_seconds <= until]
-        self._act(_Plan([], [self._begin_closing(lease, "idle") for lease in idle]))
+        idle = [entry for entry in self._idle if entry.idle_since_seconds <= until]
+        self._act(_Plan([], [self._begin_closing(entry, "idle") for entry in idle]))
 
     async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
         """Close the tenant if it holds a place, and return once it is closed; its calls are finished first.
 
         Cancellation stops the waiting, not the closing.
         """
-        lease = self._entries.get(tenant_id)
-        if lease is None:
+        entry = self._entries.get(tenant_id)
+        if entry is None:
             return
-        if lease.state is LeaseState.OPENING:
-            await lease.opened.wait()
-        if lease.state in HAS_ACTOR:
-            self._act(_Plan([], [self._begin_closing(lease, reason)]))
-        if lease.state is LeaseState.CLOSING:
-            await lease.closed.wait()
+        if entry.state is EntryState.OPENING:
+            await entry.opened.wait()
+        if entry.state in HAS_ACTOR:
+            self._act(_Plan([], [self._begin_closing(entry, reason)]))
+        if entry.state is EntryState.CLOSING:
+            await entry.closed.wait()
 
     @asynccontextmanager
     async def held(self, tenant_id: TenantId, action: str, *, reason: str = "state") -> AsyncIterator[None]:
         """Close the tenant and keep it closed for the block; its calls are finished first.
 
-        Who asks for it meanwhile waits, for ``pool_wait_timeout_seconds`` at most. One at a time for each tenant, in turn.
+        Callers that request it meanwhile wait, for ``pool_wait_timeout_seconds`` at most. A second hold on the tenant waits for the
+        end of the first.
 
         Args:
             tenant_id: The tenant.
             action: The lifecycle operation that works on its files, for the error.
             reason: Why it is closed: one of `CLOSE_REASONS`.
         """
-        while tenant_id in self._held:
-            await self._held[tenant_id].released.wait()
-        held = self._held[tenant_id] = Held(action, self._queue.pop(tenant_id, deque()), asyncio.Event())
-        self._take_places_back()
+        while tenant_id in self._holds:
+            await self._holds[tenant_id].released.wait()
+        hold = self._holds[tenant_id] = ExclusiveHold(action, self._queue.pop(tenant_id), asyncio.Event())
+        self._stop_needless_draining()
         try:
             while tenant_id in self._entries:
                 await self.close_tenant(tenant_id, reason)
             yield
         finally:
-            del self._held[tenant_id]
-            held.released.set()
-            if held.waiters:
-                self._queue.setdefault(tenant_id, deque()).extend(held.waiters)
+            del self._holds[tenant_id]
+            hold.released.set()
+            if hold.waiters:
+                self._queue.add(tenant_id, hold.waiters)
                 self._act(self._plan())
 
     async def aclose(self) -> None:
-        """Send the waiting callers away, finish the calls of open tenants and close them; idempotent."""
+        """Fail the waiting callers, finish the calls of open tenants and close them; idempotent."""
         self._is_closed = True
-        queues = [*self._queue.values(), *(held.waiters for held in self._held.values())]
-        for queue in [*queues, *(lease.waiters for lease in self._entries.values())]:
-            for waiter in queue:
-                waiter.fail(RegistryClosedError("the registry was closed"))
-        self._queue.clear()
+        waiters = self._queue.pop_all()
+        waiters += [waiter for hold in self._holds.values() for waiter in hold.waiters]
+        waiters += [waiter for entry in self._entries.values() for waiter in entry.waiters]
+        for waiter in waiters:
+            waiter.fail(RegistryClosedError("the registry was closed"))
         closings = [self.close_tenant(tenant_id, "shutdown") for tenant_id in list(self._entries)]
         await asyncio.gather(self._end_openings(), *closings)
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _end_openings(self) -> None:
-        """Wait for the tenants that are being opened, as long as for calls; then end what opens them, such as a migration."""
+        """Wait for the openings that run, for as long as calls may take; then cancel them, for example a migration."""
         if self._openings:
             _, late = await asyncio.wait(self._openings, timeout=self._close_timeout_seconds)
             for opening in late:
                 opening.cancel()
 
     def _enqueue(self, tenant_id: TenantId) -> Waiter:
-        """Put a caller where it will be served; the decisions that follow from that are taken at once."""
+        """Add a caller to the queue that will serve it, and make the decisions that follow."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if loop is not self._loop:
@@ -338,180 +348,175 @@ class ActorPool:
         if self._is_closed:
             raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
         waiter = Waiter(loop.create_future())
-        lease = self._entries.get(tenant_id)
-        if lease is not None and lease.state is LeaseState.OPENING:
+        entry = self._entries.get(tenant_id)
+        if entry is not None and entry.state is EntryState.OPENING:
             waiter.has_place = True
-            lease.waiters.append(waiter)
+            entry.waiters.append(waiter)
             return waiter
         if self._waiting >= self._waiters_max:
             error = self._exhausted_error(tenant_id, "pool_waiters_max", self._waiters_max)
             self._report(PoolWaited(tenant_id, error.outcome, 0.0))
             raise error
         self._waiting += 1
-        if lease is not None:
-            lease.waiters.append(waiter)
-        elif tenant_id in self._held:
-            self._held[tenant_id].waiters.append(waiter)
+        if entry is not None:
+            entry.waiters.append(waiter)
+        elif tenant_id in self._holds:
+            self._holds[tenant_id].waiters.append(waiter)
         else:
-            self._queue.setdefault(tenant_id, deque()).append(waiter)
+            self._queue.add(tenant_id, [waiter])
             self._act(self._plan())
         return waiter
 
     def _dequeue(self, tenant_id: TenantId, waiter: Waiter) -> None:
-        """Take out a caller that has gone; one that was served is out already."""
+        """Remove a caller that has gone; a caller that was served is removed already."""
         if not waiter.has_place:
             self._waiting -= 1
-        for queue in (self._queue.get(tenant_id), self._waiters_of(tenant_id)):
-            if queue is not None and waiter in queue:
-                queue.remove(waiter)
-        if tenant_id in self._queue and not self._queue[tenant_id]:
-            del self._queue[tenant_id]
-        self._take_places_back()
-
-    def _waiters_of(self, tenant_id: TenantId) -> "deque[Waiter] | None":
-        entry = self._entries.get(tenant_id) or self._held.get(tenant_id)
-        return entry.waiters if entry is not None else None
+        self._queue.discard(tenant_id, waiter)
+        owner = self._entries.get(tenant_id) or self._holds.get(tenant_id)
+        if owner is not None and waiter in owner.waiters:
+            owner.waiters.remove(waiter)
+        self._stop_needless_draining()
 
     def _plan(self) -> _Plan:
-        """Give free places to the tenants that wait; evict idle tenants for the rest, or make busy ones yield."""
+        """Give free places to the tenants in the queue; evict idle tenants for the others, or drain busy ones."""
         plan = _Plan([], [])
         while self._queue and not self._is_closed:
             if len(self._entries) < self._open_tenants_max:
-                plan.to_open.append(self._begin_opening(*self._queue.popitem(last=False)))
-            # Every closing tenant will give its place to one that waits.
-            elif self._closing < len(self._queue) and (lease := self._idle.first()) is not None:
-                plan.to_close.append(self._begin_closing(lease, "capacity"))
-            elif self._leaving() < self._impatient() and (longest := self._longest_open()) is not None:
-                longest.state = LeaseState.YIELDING
-                self._yielding[longest.tenant_id] = longest
+                plan.to_open.append(self._begin_opening(*self._queue.pop_first()))
+            # The place of every closing tenant goes to a tenant in the queue.
+            elif self._closing < len(self._queue) and (entry := self._idle.first()) is not None:
+                plan.to_close.append(self._begin_closing(entry, "capacity"))
+            elif self._leaving_count() < self._queue.count_preempting() and (
+                (oldest := self._oldest_open()) is not None
+            ):
+                oldest.state = EntryState.DRAINING
+                self._draining[oldest.tenant_id] = oldest
             else:
                 break
-        self._take_places_back()
+        self._stop_needless_draining()
         return plan
 
-    def _impatient(self) -> int:
-        """Return for how many tenants the caller who has waited longest asks for somebody's place."""
-        return sum(waiters[0].is_impatient for waiters in self._queue.values())
+    def _leaving_count(self) -> int:
+        """Return how many tenants will leave their place to a tenant in the queue."""
+        return self._closing + len(self._draining)
 
-    def _leaving(self) -> int:
-        """Return how many tenants will give their place to one that waits."""
-        return self._closing + len(self._yielding)
+    def _oldest_open(self) -> PoolEntry | None:
+        return next((entry for entry in self._entries.values() if entry.state is EntryState.OPEN), None)
 
-    def _longest_open(self) -> Lease | None:
-        return next((lease for lease in self._entries.values() if lease.state is LeaseState.OPEN), None)
+    def _stop_needless_draining(self) -> None:
+        """Keep tenants open whose place is not needed any more."""
+        while self._draining and self._leaving_count() > self._queue.count_preempting():
+            _, entry = self._draining.popitem()
+            entry.state = EntryState.OPEN
+            self._serve_waiters(entry)
 
-    def _take_places_back(self) -> None:
-        """Let tenants stay whose place nobody needs any more."""
-        while self._yielding and self._leaving() > self._impatient():
-            _, lease = self._yielding.popitem()
-            lease.state = LeaseState.OPEN
-            self._hand_out(lease)
-
-    def _begin_opening(self, tenant_id: TenantId, waiters: "deque[Waiter]") -> Lease:
+    def _begin_opening(self, tenant_id: TenantId, waiters: Waiters) -> PoolEntry:
         for waiter in waiters:
             waiter.has_place = True
         self._waiting -= len(waiters)
-        lease = Lease(tenant_id, waiters)
-        self._entries[tenant_id] = lease
+        entry = PoolEntry(tenant_id, waiters)
+        self._entries[tenant_id] = entry
         self._peak = max(self._peak, len(self._entries))
         now = self._now()
         self._seconds_per_place += _SMOOTHING * (now - self._last_place_seconds - self._seconds_per_place)
         self._last_place_seconds = now
-        return lease
+        return entry
 
-    def _begin_closing(self, lease: Lease, reason: str) -> tuple[Lease, str]:
-        lease.state = LeaseState.CLOSING
-        self._idle.remove(lease)
-        self._yielding.pop(lease.tenant_id, None)
+    def _begin_closing(self, entry: PoolEntry, reason: str) -> tuple[PoolEntry, str]:
+        entry.state = EntryState.CLOSING
+        self._idle.remove(entry)
+        self._draining.pop(entry.tenant_id, None)
         self._closing += 1
-        self._take_places_back()
-        return lease, reason
+        self._stop_needless_draining()
+        return entry, reason
 
     def _act(self, plan: _Plan) -> None:
-        for lease in plan.to_open:
-            opening = self._spawn(self._open(lease), f"tenantry open {lease.tenant_id}")
+        for entry in plan.to_open:
+            opening = self._spawn(self._open(entry), f"tenantry open {entry.tenant_id}")
             self._openings.add(opening)
             opening.add_done_callback(self._openings.discard)
-        for lease, reason in plan.to_close:
-            self._spawn(self._close(lease, reason), f"tenantry close {lease.tenant_id}")
+        for entry, reason in plan.to_close:
+            self._spawn(self._close(entry, reason), f"tenantry close {entry.tenant_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        # In a context of its own: the work is the pool's, not that of the caller who happened to cause it.
+        # In a new context: the work must not run in the context of the caller that happened to cause it.
         task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _open(self, lease: Lease) -> None:
+    async def _open(self, entry: PoolEntry) -> None:
         started_seconds = self._now()
         outcome, backend = "ok", "none"
         try:
-            lease.actor = await self._opener(lease.tenant_id)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers hear of it, and the place is free
+            entry.actor = await self._opener(entry.tenant_id)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers get the error, and the place is free
             if isinstance(error, asyncio.CancelledError):
                 failure: TenantryError = RegistryClosedError(
-                    "the registry was closed while the tenant was opened", tenant_id=lease.tenant_id
+                    "the registry was closed while the tenant was opened", tenant_id=entry.tenant_id
                 )
             else:
                 failure = (
-                    error if isinstance(error, TenantryError) else unexpected_error(lease.tenant_id, error)
+                    error if isinstance(error, TenantryError) else unexpected_error(entry.tenant_id, error)
                 )
             outcome = failure.outcome
-            del self._entries[lease.tenant_id]
-            for waiter in lease.waiters:
+            del self._entries[entry.tenant_id]
+            for waiter in entry.waiters:
                 waiter.fail(failure)
-            lease.waiters.clear()
-            self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=lease.tenant_id)
+            entry.waiters.clear()
+            self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=entry.tenant_id)
         else:
-            backend = lease.actor.backend
-            lease.state = LeaseState.OPEN
+            backend = entry.actor.backend
+            entry.state = EntryState.OPEN
             self._opened += 1
-            self._hand_out(lease)
-            self._log.debug(TENANT_OPENED, tenant_id=lease.tenant_id)
-        lease.opened.set()
+            self._serve_waiters(entry)
+            self._log.debug(TENANT_OPENED, tenant_id=entry.tenant_id)
+        entry.opened.set()
         self._act(self._plan())
-        self._report(TenantOpened(lease.tenant_id, backend, outcome, self._now() - started_seconds))
+        self._report(TenantOpened(entry.tenant_id, backend, outcome, self._now() - started_seconds))
 
-    def _hand_out(self, lease: Lease) -> None:
-        lease.leases += 1  # the pool's own, so that the tenant becomes idle in one place only
-        for waiter in lease.waiters:
-            waiter.hand(lease)
-        lease.waiters.clear()
-        self.release(lease)
+    def _serve_waiters(self, entry: PoolEntry) -> None:
+        own = Lease(entry)  # so that only `release` makes a tenant idle
+        for waiter in entry.waiters:
+            waiter.offer(entry)
+        entry.waiters.clear()
+        self.release(own)
 
-    async def _close(self, lease: Lease, reason: str) -> None:
+    async def _close(self, entry: PoolEntry, reason: str) -> None:
         started_seconds = self._now()
         try:
-            await lease.actor.aclose(self._close_timeout_seconds)
-        except Exception as error:  # noqa: BLE001  # its place must come free; the lock keeps others off its file
-            failure = error if isinstance(error, TenantryError) else unexpected_error(lease.tenant_id, error)
-            self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=lease.tenant_id, reason=reason)
+            await entry.actor.aclose(self._close_timeout_seconds)
+        except Exception as error:  # noqa: BLE001  # its place must become free; the lock protects its file
+            failure = error if isinstance(error, TenantryError) else unexpected_error(entry.tenant_id, error)
+            self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=entry.tenant_id, reason=reason)
         else:
-            self._log.debug(TENANT_CLOSED, tenant_id=lease.tenant_id, reason=reason)
-        del self._entries[lease.tenant_id]
+            self._log.debug(TENANT_CLOSED, tenant_id=entry.tenant_id, reason=reason)
+        del self._entries[entry.tenant_id]
         self._closing -= 1
         self._closed_by_reason[reason] += 1
-        if lease.waiters:
-            # They asked for it while it closed; they take their place at the end of those who wait.
-            held = self._held.get(lease.tenant_id)
-            queue = self._queue.setdefault(lease.tenant_id, deque()) if held is None else held.waiters
-            queue.extend(lease.waiters)
-        lease.closed.set()
+        if entry.waiters:
+            # They requested the tenant while it closed; it is the last in the queue.
+            hold = self._holds.get(entry.tenant_id)
+            if hold is None:
+                self._queue.add(entry.tenant_id, entry.waiters)
+            else:
+                hold.waiters.extend(entry.waiters)
+        entry.closed.set()
         self._act(self._plan())
         self._report(
-            TenantClosed(lease.tenant_id, lease.actor.backend, reason, self._now() - started_seconds)
+            TenantClosed(entry.tenant_id, entry.actor.backend, reason, self._now() - started_seconds)
         )
 
-    def _lose_patience(self, waiter: Waiter) -> None:
-        waiter.is_impatient = True
+    def _preempt(self, waiter: Waiter) -> None:
+        waiter.is_preempting = True
         self._act(self._plan())
 
-    def _exhaust(self, tenant_id: TenantId, waiter: Waiter) -> None:
+    def _time_out(self, tenant_id: TenantId, waiter: Waiter) -> None:
         if waiter.has_place or waiter.future.done():
             return
-        held = self._held.get(tenant_id)
-        if held is not None:
-            waiter.fail(busy_error(tenant_id, held.action, self._wait_timeout_seconds))
+        hold = self._holds.get(tenant_id)
+        if hold is not None:
+            waiter.fail(busy_error(tenant_id, hold.action, self._wait_timeout_seconds))
             return
         waiter.fail(self._exhausted_error(tenant_id, "pool_wait_timeout_seconds", self._wait_timeout_seconds))
 

@@ -1,0 +1,48 @@
+"""The callers that wait for a place in the pool, by tenant; see `tenantry.tenancy.actors.pool`."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from tenantry.ids import TenantId
+from tenantry.tenancy.actors.lease import Waiter, Waiters
+
+
+class WaitQueue:
+    """The tenants that need a place, in the order in which they were first requested, each with its callers."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[TenantId, Waiters] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def add(self, tenant_id: TenantId, waiters: Iterable[Waiter]) -> None:
+        """Add callers of a tenant; a tenant that is not in the queue is the last."""
+        self._tenants.setdefault(tenant_id, deque()).extend(waiters)
+
+    def pop_first(self) -> tuple[TenantId, Waiters]:
+        """Remove the first tenant, and return it with its callers."""
+        return self._tenants.popitem(last=False)
+
+    def pop(self, tenant_id: TenantId) -> Waiters:
+        """Remove a tenant, and return its callers; none if it is not in the queue."""
+        return self._tenants.pop(tenant_id, deque())
+
+    def discard(self, tenant_id: TenantId, waiter: Waiter) -> None:
+        """Remove a caller, and its tenant if that was the last caller; a no-op if it is not in the queue."""
+        waiters = self._tenants.get(tenant_id)
+        if waiters is None or waiter not in waiters:
+            return
+        waiters.remove(waiter)
+        if not waiters:
+            del self._tenants[tenant_id]
+
+    def count_preempting(self) -> int:
+        """Return for how many tenants the caller that has waited the longest is preempting."""
+        return sum(waiters[0].is_preempting for waiters in self._tenants.values())
+
+    def pop_all(self) -> list[Waiter]:
+        """Remove and return all callers."""
+        waiters = [waiter for queue in self._tenants.values() for waiter in queue]
+        self._tenants.clear()
+        return waiters
