@@ -53,9 +53,9 @@ const fieldsOf = (app) => [
     name: "states",
     label: "Tenants in these states",
     kind: "choices",
-    options: app.statesThatAllow("check"),
+    options: app.statesThatAllow("copy"),
     value: app.statesThatAllow("migrate"),
-    hint: `Only check and snapshot work on tenants that are not ${app.statesThatAllow("migrate").join(" or ")}.`,
+    hint: "Only check and snapshot work on tenants that serve no calls.",
   },
   {
     name: "id_prefix",

@@ -5,7 +5,6 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from tenantry.admin.http.if_match import CurrentIfMatch
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
@@ -16,6 +15,7 @@ from tenantry.admin.http.routing import (
     Reader,
     accepted,
 )
+from tenantry.admin.http.tenant_operation import BeginOperation
 from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import (
     DrillOut,
@@ -24,7 +24,6 @@ from tenantry.admin.schemas import (
     RestorePointList,
     SnapshotPage,
     StorageClaimed,
-    TenantOut,
 )
 from tenantry.errors import SnapshotCorruptError
 from tenantry.tenancy.registry import TenantRegistry
@@ -77,18 +76,14 @@ async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: str,
     _: Administrator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
 ) -> Operation:
     """Make the tenant's database what it was in the snapshot; `undo-restore` takes it back. Its result is the tenant."""
-    tenant = await service.registry.get(tenant_id)
     # Also what a restore replaced can be brought back by its name.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
-    async with if_match.applied():
-        work = partial(_restored, service.registry, tenant_id, snapshot_id)
-        return accepted(service.operations.start("restore", tenant, work), response)
+    return await begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
 
 
 @router.get("/restore-points", responses=documented(404))
@@ -110,15 +105,11 @@ async def drop_restore_point(
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
 ) -> Operation:
     """Bring back what the last restore replaced. Its result is the tenant."""
-    tenant = await service.registry.get(tenant_id)
-    async with if_match.applied():
-        work = partial(_undone, service.registry, tenant_id)
-        return accepted(service.operations.start("undo_restore", tenant, work), response)
+    return await begin("undo_restore", partial(service.registry.snapshots.undo_restore, tenant_id))
 
 
 @fleet_router.post("/claim-storage", responses=documented(409))
@@ -143,11 +134,3 @@ async def drill_snapshots(
 async def _drilled(registry: TenantRegistry, sample: int) -> DrillOut:
     report = await registry.snapshots.drill(sample=sample)
     return DrillOut(is_ok=report.is_ok, results=report.results)
-
-
-async def _restored(registry: TenantRegistry, tenant_id: str, snapshot_id: str) -> TenantOut:
-    return TenantOut.of(await registry.snapshots.restore(tenant_id, snapshot_id))
-
-
-async def _undone(registry: TenantRegistry, tenant_id: str) -> TenantOut:
-    return TenantOut.of(await registry.snapshots.undo_restore(tenant_id))

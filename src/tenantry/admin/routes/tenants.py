@@ -15,8 +15,8 @@ from tenantry.admin.http.routing import (
     CurrentService,
     Operator,
     Reader,
-    accepted,
 )
+from tenantry.admin.http.tenant_operation import BeginOperation
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
     CloneRequest,
@@ -191,47 +191,37 @@ async def quarantine_tenant(
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
     body: ReasonRequest | None = None,
 ) -> Operation:
     """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
-    tenant = await service.registry.get(tenant_id)
-    async with if_match.applied():
-        archive = partial(service.registry.archive, tenant_id, reason=_reason(body))
-        return accepted(service.operations.start("archive", tenant, partial(_shown, archive)), response)
+    return await begin("archive", partial(service.registry.archive, tenant_id, reason=_reason(body)))
 
 
 @router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
 async def repair_tenant(
     tenant_id: TenantPath,
     _: Operator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
 ) -> Operation:
     """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
-    tenant = await service.registry.get(tenant_id)
-    async with if_match.applied():
-        repair = partial(service.registry.repair, tenant_id)
-        return accepted(service.operations.start("repair", tenant, partial(_shown, repair)), response)
+    return await begin("repair", partial(service.registry.repair, tenant_id))
 
 
 @router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
     body: PurgeRequest | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
-    tenant = await service.registry.get(tenant_id)
-    async with if_match.applied():
-        purge = partial(service.registry.purge, tenant_id, force=body is not None and body.force)
-        return accepted(service.operations.start("purge", tenant, partial(_shown, purge)), response)
+    return await begin(
+        "purge", partial(service.registry.purge, tenant_id, force=body is not None and body.force)
+    )
 
 
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
@@ -239,24 +229,19 @@ async def clone_tenant(
     tenant_id: TenantPath,
     body: CloneRequest,
     principal: Operator,
-    if_match: CurrentIfMatch,
     service: CurrentService,
-    response: Response,
+    begin: BeginOperation,
 ) -> Operation:
     """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
     principal.check_tenant(body.new_id)
-    tenant = await service.registry.get(tenant_id)
-    async with if_match.applied():
-        if body.snapshot_id is not None:
-            await service.registry.snapshots.get(tenant_id, body.snapshot_id)
-        clone = partial(
+    if body.snapshot_id is not None:
+        await service.registry.snapshots.get(tenant_id, body.snapshot_id)
+    return await begin(
+        "clone",
+        partial(
             service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
-        )
-        return accepted(service.operations.start("clone", tenant, partial(_shown, clone)), response)
-
-
-async def _shown(call: Callable[[], Awaitable[TenantRecord]]) -> TenantOut:
-    return TenantOut.of(await call())
+        ),
+    )
 
 
 def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
