@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -57,7 +58,9 @@ def command(
     may_create: bool = False,
     is_wrong: Callable[[Document], bool] = lambda _: False,
 ) -> Callable[[Work], Work]:
-    """Make a command of a function whose first parameter is the API, and whose others are the command's.
+    """Make a command of a function whose first parameter is the API, and whose other parameters are the command's.
+
+    A parameter whose type is a dataclass stands for its fields: each field is an option of the command.
 
     Args:
         group: What the command belongs to.
@@ -83,13 +86,15 @@ def command(
                 target = choose_target(url, data_dir, storage)
                 if question is not None and not is_sure:
                     _ask(question.format_map(given))
-                document = _run(target, work, given, may_create=may_create)
+                document = _run(target, work, _gathered(work, given), may_create=may_create)
                 shown = (lambda found: str(found[alone])) if is_quiet else show
                 print_document(document, shown, is_json=is_json and not is_quiet)
                 if is_wrong(document):
                     raise typer.Exit(Exit.REFUSED)
 
-        own = list(inspect.signature(work).parameters.values())[1:]
+        own = [
+            one for each in list(inspect.signature(work).parameters.values())[1:] for one in _expanded(each)
+        ]
         if question is not None:
             own.append(_option("is_sure", _YesOption, default=False))
         if alone is not None:
@@ -153,6 +158,25 @@ def _ask(question: str) -> None:
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError(Exit.REFUSED, "nothing was done")
+
+
+def _expanded(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """Yield a parameter, or the fields of a dataclass in its place: each is an option of the command."""
+    if not is_dataclass(parameter.annotation):
+        yield parameter
+        return
+    for field in fields(parameter.annotation):
+        yield _option(field.name, field.type, field.default)
+
+
+def _gathered(work: Work, given: dict[str, Any]) -> dict[str, Any]:
+    """Return a command's arguments with the fields of a dataclass gathered into one: the reverse of `_expanded`."""
+    gathered = dict(given)
+    for parameter in inspect.signature(work).parameters.values():
+        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type):
+            values = {field.name: gathered.pop(field.name) for field in fields(parameter.annotation)}
+            gathered[parameter.name] = parameter.annotation(**values)
+    return gathered
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -1,6 +1,7 @@
 """``tenantry fleet``: the same work over many tenants, as jobs."""
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import anyio
@@ -92,6 +93,65 @@ def _has_failed(job: Document) -> bool:
     return job["state"] not in {*_LIVE, "done"} or bool(job.get("failed"))
 
 
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """The options of ``fleet start``: which tenants, in which order, and what is done to each."""
+
+    state: Annotated[
+        list[TenantState] | None, typer.Option(help="Tenants in this state; active ones if left out.")
+    ] = None
+    tenant: Annotated[
+        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only this one.")
+    ] = None
+    prefix: PrefixOption = None
+    below: Annotated[
+        list[Any] | None,
+        typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),
+    ] = None
+    canary: Annotated[
+        Any,
+        typer.Option(parser=_canary, metavar="N|N%", help="So many go first, the rest if that went well."),
+    ] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many at once.")] = None
+    failures_max: Annotated[
+        Any,
+        typer.Option(
+            parser=_failures_or_none, metavar="N|0.N|none", help="How many may fail before it stops."
+        ),
+    ] = None
+    canary_failures_max: Annotated[
+        Any,
+        typer.Option(parser=_failures_or_none, metavar="N|0.N|none", help="How many of those that go first."),
+    ] = None
+    snapshot_before: Annotated[
+        bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
+    ] = False
+    return_on_failure: Annotated[
+        bool, typer.Option("--return-on-failure", help="And return the tenant to it if its work fails.")
+    ] = False
+    arguments: Annotated[
+        Any, typer.Option(parser=_arguments, metavar="JSON", help="What the work is given; no secrets.")
+    ] = None
+
+    def body(self) -> Document:
+        """Return the options that are given, as the API takes them."""
+        given: Document = {
+            "states": self.state or None,
+            "tenant_ids": self.tenant or None,
+            "id_prefix": self.prefix,
+            "below": dict(self.below) if self.below else None,
+            "canary": self.canary,
+            "concurrency": self.concurrency,
+            "failures_max": self.failures_max,
+            "canary_failures_max": self.canary_failures_max,
+            "snapshot_before": self.snapshot_before or None,
+            "return_on_failure": self.return_on_failure or None,
+            "arguments": self.arguments,
+        }
+        unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
+        return {name: value for name, value in given.items() if value is not None} | unlimited
+
+
 @command(group, is_wrong=_has_failed)
 async def start(
     api: Api,
@@ -99,60 +159,11 @@ async def start(
         str, typer.Argument(help="migrate, check, snapshot, or what the service has registered.")
     ],
     *,
-    state: Annotated[
-        list[TenantState] | None, typer.Option(help="Tenants in this state; active ones if left out.")
-    ] = None,
-    tenant: Annotated[
-        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only this one.")
-    ] = None,
-    prefix: PrefixOption = None,
-    below: Annotated[
-        list[Any] | None,
-        typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),
-    ] = None,
-    canary: Annotated[
-        Any,
-        typer.Option(parser=_canary, metavar="N|N%", help="So many go first, the rest if that went well."),
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many at once.")] = None,
-    failures_max: Annotated[
-        Any,
-        typer.Option(
-            parser=_failures_or_none, metavar="N|0.N|none", help="How many may fail before it stops."
-        ),
-    ] = None,
-    canary_failures_max: Annotated[
-        Any,
-        typer.Option(parser=_failures_or_none, metavar="N|0.N|none", help="How many of those that go first."),
-    ] = None,
-    snapshot_before: Annotated[
-        bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
-    ] = False,
-    return_on_failure: Annotated[
-        bool, typer.Option("--return-on-failure", help="And return the tenant to it if its work fails.")
-    ] = False,
-    arguments: Annotated[
-        Any, typer.Option(parser=_arguments, metavar="JSON", help="What the work is given; no secrets.")
-    ] = None,
+    options: StartOptions,
     is_waited_for: WaitOption = False,
 ) -> Document:
-    """Start a job; it goes on by itself, also after a crash. On a directory without a service give --wait: that runs it."""
-    given: Document = {
-        "states": state or None,
-        "tenant_ids": tenant or None,
-        "id_prefix": prefix,
-        "below": dict(below) if below else None,
-        "canary": canary,
-        "concurrency": concurrency,
-        "failures_max": failures_max,
-        "canary_failures_max": canary_failures_max,
-        "snapshot_before": snapshot_before or None,
-        "return_on_failure": return_on_failure or None,
-        "arguments": arguments,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
-    unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
-    job = await api.post("/v1/jobs", {"kind": kind, **options, **unlimited})
+    """Start a job; it continues without this command, also after a crash. On a directory without a service give --wait: that runs it."""
+    job = await api.post("/v1/jobs", {"kind": kind, **options.body()})
     return await _wait(api, job["id"]) if is_waited_for else job
 
 
