@@ -184,7 +184,7 @@ NAMED = {
     ("admin/schemas.py", "SUSPENDED"),
     ("tenancy/fleet/fleet.py", "ACTIVE"),
     ("tenancy/fleet/options.py", "ACTIVE"),
-    ("tenancy/operations/lifecycle.py", "PROVISIONING"),
+    ("tenancy/operations/create.py", "PROVISIONING"),
 }
 
 

@@ -1,8 +1,11 @@
-"""An operator's calls on tenants: parsed and checked here, done elsewhere."""
+"""What operators do to tenants: requests are parsed and checked here, and run as operations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tenantry.errors import TenantNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
@@ -10,11 +13,31 @@ from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.storage.archive.manifest import Manifest
+from tenantry.tenancy.catalog.audit import shown_path
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.operations.archive import Archive
+from tenantry.tenancy.operations.change import Change
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.purge import Purge
+from tenantry.tenancy.operations.rename import Rename
+from tenantry.tenancy.operations.repair import Repair
+from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.snapshots.clone_export_import import Transfers
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.texts import check_display_name, check_reason
+
+
+@dataclass(frozen=True, slots=True)
+class TenantOperations:
+    """The operations on tenants, each with its steps."""
+
+    create: Create
+    change: Change
+    archive: Archive
+    purge: Purge
+    rename: Rename
+    repair: Repair
+    transfers: Transfers
 
 
 class OperatorAPI(ABC):
@@ -22,14 +45,14 @@ class OperatorAPI(ABC):
 
     Args:
         catalog: The tenants.
-        calls: Does what changes one.
-        transfers: Does what makes one of another's data.
+        runner: Runs the operations.
+        operations: What they do.
     """
 
-    def __init__(self, catalog: Catalog, calls: LifecycleCalls, transfers: Transfers) -> None:
+    def __init__(self, catalog: Catalog, runner: OperationRunner, operations: TenantOperations) -> None:
         self._catalog = catalog
-        self._calls = calls
-        self._transfers = transfers
+        self._runner = runner
+        self._operations = operations
 
     async def create(self, tenant_id: str, *, display_name: str | None = None) -> TenantRecord:
         """Create a tenant, with its database migrated, and return it.
@@ -49,7 +72,11 @@ class OperatorAPI(ABC):
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
-        return await self._calls.create(parsed, parsed if display_name is None else display_name)
+        name = parsed if display_name is None else display_name
+        check_display_name(name)
+        return await self._runner.run(
+            parsed, "create", partial(self._operations.create.run, display_name=name)
+        )
 
     async def get(self, tenant_id: str) -> TenantRecord:
         """Return the tenant's entry in the catalog, in whatever state it is.
@@ -123,7 +150,8 @@ class OperatorAPI(ABC):
         """
         self._check_open()
         check_reason(reason)
-        return await self._calls.archive(parse_tenant_id(tenant_id), reason)
+        work = partial(self._operations.archive.run, reason=reason)
+        return await self._runner.run(parse_tenant_id(tenant_id), "archive", work, reason=reason)
 
     async def unarchive(self, tenant_id: str) -> TenantRecord:
         """Let an archived tenant serve calls again. Raises like `suspend`."""
@@ -138,7 +166,8 @@ class OperatorAPI(ABC):
         """
         self._check_open()
         check_reason(reason)
-        return await self._calls.delete(parse_tenant_id(tenant_id), reason)
+        work = partial(self._operations.change.delete, reason=reason)
+        return await self._runner.run(parse_tenant_id(tenant_id), "delete", work, reason=reason)
 
     async def undelete(self, tenant_id: str) -> TenantRecord:
         """Bring a deleted tenant back into the state that it was in. Raises like `suspend`."""
@@ -156,7 +185,8 @@ class OperatorAPI(ABC):
             DataDirectoryError: A file cannot be removed; call again, nothing of the tenant can be used any more.
         """
         self._check_open()
-        return await self._calls.purge(parse_tenant_id(tenant_id), is_forced=force)
+        work = partial(self._operations.purge.run, is_forced=force)
+        return await self._runner.run(parse_tenant_id(tenant_id), "purge", work, is_forced=force)
 
     async def rename(self, tenant_id: str, new_id: str) -> TenantRecord:
         """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
@@ -169,7 +199,9 @@ class OperatorAPI(ABC):
             TenantOwnedElsewhereError: Another process does not let it go; the tenant is as before.
         """
         self._check_open()
-        return await self._calls.rename(parse_tenant_id(tenant_id), parse_tenant_id(new_id))
+        parsed, parsed_new = parse_tenant_id(tenant_id), parse_tenant_id(new_id)
+        work = partial(self._operations.rename.run, new_id=parsed_new)
+        return await self._runner.run(parsed, "rename", work, new_id=parsed_new)
 
     async def quarantine(self, tenant_id: str, *, reason: str) -> TenantRecord:
         """Set an active tenant apart, with the reason: its calls are refused with `TenantQuarantinedError`.
@@ -186,7 +218,7 @@ class OperatorAPI(ABC):
             MigrationError: A migration fails still.
         """
         self._check_open()
-        return await self._calls.repair(parse_tenant_id(tenant_id))
+        return await self._runner.run(parse_tenant_id(tenant_id), "repair", self._operations.repair.run)
 
     async def update(
         self,
@@ -217,7 +249,10 @@ class OperatorAPI(ABC):
             check_display_name(display_name)
         given = {"display_name": display_name, "deletion_protected": deletion_protected, "limits": limits}
         changes = {name: value for name, value in given.items() if value is not None}
-        return await self._calls.update(parse_tenant_id(tenant_id), revision, changes)
+        work = partial(self._operations.change.update, changes=changes)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "update", work, if_revision=revision, **_as_detail(changes)
+        )
 
     async def clone(
         self,
@@ -243,8 +278,15 @@ class OperatorAPI(ABC):
         self._check_open()
         if display_name is not None:
             check_display_name(display_name)
-        return await self._transfers.clone(
-            parse_tenant_id(source), parse_tenant_id(new), snapshot_id, display_name
+        source_id = parse_tenant_id(source)
+        work = partial(
+            self._operations.transfers.clone,
+            source_id=source_id,
+            snapshot_id=snapshot_id,
+            display_name=display_name,
+        )
+        return await self._runner.run(
+            parse_tenant_id(new), "clone", work, source=source_id, snapshot_id=snapshot_id
         )
 
     async def export(self, tenant_id: str, path: str | Path) -> Manifest:
@@ -261,7 +303,10 @@ class OperatorAPI(ABC):
             SnapshotError: The file exists, or cannot be written.
         """
         self._check_open()
-        return await self._transfers.export(parse_tenant_id(tenant_id), Path(path))
+        work = partial(self._operations.transfers.export, path=Path(path))
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "export", work, queue="snapshot", path=self._audited_path(path)
+        )
 
     async def import_bundle(
         self,
@@ -292,15 +337,33 @@ class OperatorAPI(ABC):
         self._check_open()
         if display_name is not None:
             check_display_name(display_name)
-        return await self._transfers.import_bundle(
-            parse_tenant_id(new_id), Path(path), display_name, accepted_tables
+        work = partial(
+            self._operations.transfers.import_bundle,
+            path=Path(path),
+            display_name=display_name,
+            accepted_tables=accepted_tables,
+        )
+        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        return await self._runner.run(
+            parse_tenant_id(new_id), "import", work, path=self._audited_path(path), **detail
         )
 
     async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> TenantRecord:
         self._check_open()
         check_reason(reason)
-        return await self._calls.apply(parse_tenant_id(tenant_id), event, reason=reason)
+        work = partial(self._operations.change.apply, event=event, reason=reason)
+        return await self._runner.run(parse_tenant_id(tenant_id), event.value, work, reason=reason)
+
+    def _audited_path(self, path: str | Path) -> str | None:
+        return shown_path(Path(path), self._runner.context.config.data_dir)
 
     @abstractmethod
     def _check_open(self, tenant_id: TenantId | None = None) -> None:
         """Raise unless the registry is open."""
+
+
+def _as_detail(changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
+        for name, value in changes.items()
+    }

@@ -10,15 +10,11 @@ import anyio
 from tenantry.errors import DatabaseCorruptError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
-from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.catalog.audit import acting_as
-from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
 from tenantry.tenancy.fleet.fleet import Fleet
-from tenantry.tenancy.operations.lifecycle import LifecycleCalls
+from tenantry.tenancy.operations.purge import ExpiredTenants
 from tenantry.tenancy.operations.runner import OperationRunner
-from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
@@ -37,12 +33,9 @@ class PeriodicTasks:
     """Follows other processes' changes, closes who is idle or cannot go on, and finishes what was left.
 
     Args:
-        catalog: The tenants.
-        pool: Those that are open.
-        opener: How they are opened.
-        runner: Of lifecycle operations.
-        calls: Those calls.
-        context: Settings and clock.
+        tools: The tenants.
+        runner: Finishes operations that crashed processes began.
+        expired: Purges tenants whose grace period has passed.
         fleet: Its jobs.
         log: Of the registry.
 
@@ -53,24 +46,22 @@ class PeriodicTasks:
 
     def __init__(
         self,
-        catalog: Catalog,
-        pool: ActorPool,
-        opener: TenantOpener,
+        tools: OperationTools,
         runner: OperationRunner,
-        calls: LifecycleCalls,
-        context: ActorContext,
+        expired: ExpiredTenants,
         fleet: Fleet,
         *,
         log: EventLog,
     ) -> None:
-        self._catalog = catalog
-        self._pool = pool
-        self._opener = opener
+        self._tools = tools
+        self._catalog = tools.catalog
+        self._pool = tools.pool
+        self._opener = tools.opener
         self._runner = runner
-        self._calls = calls
-        self._config = context.config
-        self._now = context.clock.monotonic_seconds
-        self._watch = context.watch
+        self._expired = expired
+        self._config = tools.context.config
+        self._now = tools.context.clock.monotonic_seconds
+        self._watch = tools.context.watch
         self._fleet = fleet
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
@@ -141,9 +132,8 @@ class PeriodicTasks:
         """Finish what other processes began and died of, and remove what was deleted, or has ended, long enough ago."""
         try:
             self.disk = await run_in_thread(partial(measure_disk, self._config))
-            with acting_as("tenantry"):
-                await self._runner.reconcile()
-                await self._calls.purge_expired(PURGES_MAX)
+            await self._runner.reconcile(by="tenantry")
+            await self._expired.purge(PURGES_MAX, by="tenantry")
             await self._fleet.forget_expired()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
@@ -162,7 +152,7 @@ class PeriodicTasks:
 
     async def _limit(self, tenant: TenantRecord) -> None:
         try:
-            await self._calls.apply_limits(tenant)
+            await self._tools.apply_limits(tenant)
         except TenantryError as error:
             # Closed, and opened with them.
             await self._fail(tenant, error)

@@ -43,9 +43,15 @@ from tenantry.tenancy.data_directory import (
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
-from tenantry.tenancy.operations.lifecycle import LifecycleCalls
-from tenantry.tenancy.operations.runner import OperationRunner
-from tenantry.tenancy.operator_api import OperatorAPI
+from tenantry.tenancy.operations.archive import Archive
+from tenantry.tenancy.operations.change import Change
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.purge import ExpiredTenants, Purge
+from tenantry.tenancy.operations.rename import Rename
+from tenantry.tenancy.operations.repair import Repair
+from tenantry.tenancy.operations.runner import OperationRunner, finishers_of
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.operator_api import OperatorAPI, TenantOperations
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.clone_export_import import Transfers
@@ -124,9 +130,6 @@ class TenantRegistry(OperatorAPI):
             report=self._report,
             log=self._log,
         )
-        self._runner = OperationRunner(catalog, context, self._log)
-        self._runner.check_open = self._check_open
-        calls = LifecycleCalls(self._runner, catalog, self._pool, self._opener)
         self.audit = AdminAudit(catalog)
         """Who did what to which tenant."""
         self.keys = ApiKeys(catalog, clock)
@@ -138,8 +141,32 @@ class TenantRegistry(OperatorAPI):
         self._keep_location = partial(keep_location, config.data_dir, storage.location)
         self._storage_owner = StorageOwner(storage, config.data_dir, clock)
         archive = SnapshotArchive(storage, self._storage_owner)
+        tools = OperationTools(catalog, context, self._pool, self._opener, self._backend)
         copies = Copies(self._pool, self._opener, self._backend)
-        restorer = Restorer(self._runner, self._pool, archive, self._backend, self._scratch, self._schemas)
+        create = Create(tools)
+        operations = TenantOperations(
+            create=create,
+            change=Change(tools),
+            archive=Archive(tools),
+            purge=Purge(tools, archive, self._storage_owner),
+            rename=Rename(tools),
+            repair=Repair(tools),
+            transfers=Transfers(tools, create, archive, copies, self._scratch, self._schemas),
+        )
+        restorer = Restorer(tools, archive, self._scratch, self._schemas)
+        self._runner = OperationRunner(
+            catalog,
+            context,
+            self._backend,
+            finishers=finishers_of(
+                create, operations.archive, operations.purge, operations.rename, operations.repair
+            )
+            | operations.transfers.finishers
+            | restorer.finishers,
+            check_open=self._check_open,
+            log=self._log,
+        )
+        super().__init__(catalog, self._runner, operations)
         self.snapshots = Snapshots(
             self._runner,
             catalog,
@@ -166,23 +193,11 @@ class TenantRegistry(OperatorAPI):
             log=self._log,
         )
         """The same work over many tenants."""
-        calls.forget_snapshots = self.snapshots.forget_all
-        calls.check_storage = self._storage_owner.check_not_foreign
         self._schedule = SnapshotSchedule(self.snapshots, catalog, context, self._log)
-        super().__init__(
-            catalog,
-            calls,
-            Transfers(
-                self._runner, catalog, calls, archive, copies, self._backend, self._scratch, self._schemas
-            ),
-        )
         self._periodic_tasks = PeriodicTasks(
-            catalog,
-            self._pool,
-            self._opener,
+            tools,
             self._runner,
-            calls,
-            context,
+            ExpiredTenants(tools, self._runner, operations.purge),
             self.fleet,
             log=self._log,
         )

@@ -17,7 +17,7 @@ from tenantry.lifecycle import Permission, TenantEvent, check_serves
 from tenantry.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
-from tenantry.tenancy.catalog.audit import acting_as, append
+from tenantry.tenancy.catalog.audit import append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
@@ -128,13 +128,12 @@ class TenantOpener:
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
         """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
         reason = as_reason(str(error))
-        with acting_as("tenantry"):
-            quarantined_tenant = await self._note_quarantine(tenant, reason)
+        noted = await self._note_quarantine(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
         quarantined = TenantQuarantinedError(
             f"tenant {tenant.id!r} was quarantined: {reason}",
             tenant_id=tenant.id,
-            state=quarantined_tenant.state,
+            state=noted.state,
             reason=reason,
         )
         quarantined.__cause__ = error
@@ -178,6 +177,7 @@ class TenantOpener:
                 tenant_uid=found.uid,
                 outcome="ok",
                 detail={"reason": reason},
+                principal="tenantry",
                 is_conditional=True,
             )
             with suppress(StaleTenantError):

@@ -935,7 +935,7 @@ class TestProcesses:
                 assert other.do("purge", "acme", force=True, stop_at="begun") == "stopped"
                 other.kill()
             for _ in range(2):
-                await registry._runner.finish_leftover(leftover)
+                await registry._runner.finish_leftover(leftover, by="tenantry")
         assert tenant_files(data_dir) == []
         assert query(data_dir / "catalog.db", "SELECT state, intent FROM tenants") == [("purged", None)]
 

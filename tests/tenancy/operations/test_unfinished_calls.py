@@ -138,7 +138,7 @@ async def test_a_full_disk_or_a_bad_one_is_audited_once(data_dir: Path, monkeypa
     async with made.registry as registry:
         await registry.create("acme")
         await registry.delete("acme")
-        monkeypatch.setattr("tenantry.tenancy.operations.lifecycle.owned_files", _refuse)
+        monkeypatch.setattr("tenantry.storage.sqlite.backend.closed_database", _refuse)
         with pytest.raises(PersistenceConnectionError):
             await registry.purge("acme", force=True)
         for _ in range(2):

@@ -144,6 +144,7 @@ def append(
     tenant_uid: str | None,
     outcome: str,
     detail: Mapping[str, Any],
+    principal: str | None = None,
     is_conditional: bool = False,
 ) -> Statement:
     """Return the statement that appends a row.
@@ -155,11 +156,12 @@ def append(
         tenant_uid: Its stable key.
         outcome: See `AdminAuditEntry`.
         detail: Without secrets; what is None is left out.
+        principal: Who did it; the principal of this context if left out, see `acting_as`.
         is_conditional: Whether only if the statement before it in the same unit changed a row.
     """
     text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
     at = as_text(clock.now())
-    row = (at, current_principal(), action, tenant_id, tenant_uid, outcome, text)
+    row = (at, principal or current_principal(), action, tenant_id, tenant_uid, outcome, text)
     return Statement("catalog.audit", _APPEND, (*row, not is_conditional))
 
 

@@ -1,7 +1,13 @@
-"""One lifecycle operation of a tenant: what it may ask and do, see `tenantry.tenancy.operations.runner`."""
+"""One operation of a tenant: what its steps may ask and do, see `tenantry.tenancy.operations.runner`."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,10 +30,10 @@ _expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revis
 
 @contextmanager
 def expecting(revision: int | None) -> Iterator[None]:
-    """Let lifecycle operations in the block happen only to a tenant that still has this revision; None changes nothing.
+    """Let operations in the block happen only to a tenant that still has this revision; None changes nothing.
 
-    Compared in one with the change: of two calls that were decided on the same revision, one happens. Of `clone` it is the
-    source's revision; other calls that make a tenant expect none.
+    The revision is compared in the transaction of the change: of two operations that were decided on the same revision, one
+    happens. For `clone` it is the source's revision; other operations that make a tenant expect none.
 
     For example: ``with expecting(tenant.revision): await registry.suspend(tenant.id)`` raises `RevisionError` if somebody
     changed the tenant since it was read.
@@ -39,24 +45,13 @@ def expecting(revision: int | None) -> Iterator[None]:
         _expected_revision.reset(token)
 
 
-def check_revision(tenant: TenantRecord) -> None:
-    """Raise unless the tenant is what the call was decided on.
-
-    Raises:
-        RevisionError: It has another revision.
-    """
-    expected = _expected_revision.get()
-    if expected is not None and expected != tenant.revision:
-        raise RevisionError(
-            f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {expected}; read it again",
-            tenant_id=tenant.id,
-            revision=expected,
-            current_revision=tenant.revision,
-        )
+def expected_revision() -> int | None:
+    """Return the revision that operations of this context expect, see `expecting`; None if any will do."""
+    return _expected_revision.get()
 
 
 class OperationHost(Protocol):
-    """What runs a call: `tenantry.tenancy.operations.runner.OperationRunner`.
+    """What an operation needs of the runner, `tenantry.tenancy.operations.runner.OperationRunner`.
 
     Attributes:
         catalog: Where intents and the audit are.
@@ -67,26 +62,32 @@ class OperationHost(Protocol):
     context: ActorContext
 
     def lock(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
-        """Hold the lock that says that somebody is at a call of the tenant."""
+        """Keep other operations of the tenant out, of this process and of others."""
+        ...
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Let the block be ended when the registry closes."""
         ...
 
     def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
-        """Note that a call that was begun has failed and is to be finished later."""
+        """Note that an operation that was begun has failed and is to be finished later."""
         ...
 
-    async def finish_leftover(self, tenant: TenantRecord) -> None:
-        """Finish what a process that died had begun."""
+    async def finish_leftover(self, tenant: TenantRecord, *, by: str) -> None:
+        """Finish the operation of a process that died."""
         ...
 
 
 class Operation:
-    """One call that is under way.
+    """One operation that is under way.
 
     Args:
         runner: Runs it.
         tenant_id: As the caller gave it.
         action: Its name, in the audit, events and metrics.
-        detail: What it was given, for the audit.
+        detail: Its arguments, for the audit.
+        principal: Who does it, for the audit.
+        expected_revision: The revision of the tenant that it was decided on; None if any will do.
         last_outcome: That of the last try, if this is another one: the same failure is audited once.
     """
 
@@ -97,48 +98,87 @@ class Operation:
         action: str,
         detail: dict[str, Any],
         *,
+        principal: str,
+        expected_revision: int | None = None,
         last_outcome: str | None = None,
     ) -> None:
         self._runner = runner
         self._catalog = runner.catalog
+        self._expected_revision = expected_revision
         self.tenant_id = tenant_id
         self.action = action
         self.detail = detail
+        self.principal = principal
         self.last_outcome = last_outcome
         self.tenant_uid: str | None = None
         self.outcome = "ok"
         self.is_audited = False
 
-    async def recover(self) -> TenantRecord | None:
-        """Finish what a process that died had begun with the tenant of this id; return the tenant, in whatever state, or None.
+    def lock(self, tenant: TenantRecord) -> AbstractAsyncContextManager[None]:
+        """Keep other operations of the tenant out while the block runs; for a tenant that `begun` does not lock.
 
         Raises:
-            TenantBusyError: Somebody is at a call of it.
+            TenantBusyError: Another operation of the tenant is under way.
+            PersistenceConnectionError: The lock cannot be taken.
+        """
+        return self._runner.lock(tenant, self.action)
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Let the block be ended when the registry closes, see `OperationRunner.preparing`.
+
+        Raises:
+            RegistryClosedError: The registry closes.
+        """
+        return self._runner.preparing()
+
+    def check_revision(self, tenant: TenantRecord) -> None:
+        """Raise unless the tenant has the revision that the operation was decided on.
+
+        Raises:
+            RevisionError: It has another revision.
+        """
+        expected = self._expected_revision
+        if expected is not None and expected != tenant.revision:
+            raise RevisionError(
+                f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {expected}; read it again",
+                tenant_id=tenant.id,
+                revision=expected,
+                current_revision=tenant.revision,
+            )
+
+    async def recover(self) -> TenantRecord | None:
+        """Finish the operation that a process that died left with the tenant of this id, and return the tenant.
+
+        Returns:
+            The tenant in whatever state; None if no tenant has the id.
+
+        Raises:
+            TenantBusyError: Another operation of the tenant is under way.
         """
         tenant = await self._catalog.find(self.tenant_id)
         if tenant is not None and tenant.is_under_way:
-            await self._runner.finish_leftover(tenant)
+            await self._runner.finish_leftover(tenant, by=self.principal)
             tenant = await self._catalog.find(self.tenant_id)
         if tenant is not None:
             self.tenant_uid = tenant.uid
         return tenant
 
     async def find(self) -> TenantRecord | None:
-        """Return the tenant that the call is about, in whatever state, or None; raises like `recover`.
+        """Return the tenant that the operation is about, in whatever state, or None; raises like `recover`.
 
         Raises:
-            RevisionError: It has another revision than the call expects, see `expecting`.
+            RevisionError: It has another revision than the operation expects, see `expecting`.
         """
         tenant = await self.recover()
         if tenant is not None:
-            check_revision(tenant)
+            self.check_revision(tenant)
         return tenant
 
     async def get(self) -> TenantRecord:
         """Return the tenant, unless it was purged; raises like `find`.
 
         Raises:
-            TenantNotFoundError: There is none.
+            TenantNotFoundError: The tenant does not exist.
         """
         tenant = await self.find()
         if tenant is None or not tenant.state.allows(Permission.EXIST):
@@ -174,26 +214,26 @@ class Operation:
         arguments: dict[str, str | None] | None = None,
         is_reversible: bool = True,
     ) -> AsyncIterator[TenantRecord]:
-        """Write down that the call has begun, and give the tenant as it is then; the block ends with `finish`.
+        """Write the intent to the catalog, and give the tenant as it is then; the block ends with `complete`.
 
-        If the block raises, the tenant becomes what it was before, and the intent goes: what the block did to its files must
-        leave that true.
+        If the block raises, the tenant becomes what it was before and the intent is cleared: the block must have left its
+        database as it was. If it is cancelled, the intent stays, and the next operation of the tenant finishes it.
 
         Args:
             tenant: As it was read.
-            event: What happens to it at once, so that it serves nobody meanwhile.
+            event: What happens to it at once, so that it serves no calls until the end.
             reason: Why.
-            arguments: What is needed to finish it after a crash.
-            is_reversible: Whether that can be. Otherwise the intent stays, and the next call of the tenant finishes it.
+            arguments: What is needed to finish the operation after a crash.
+            is_reversible: Whether a failure is taken back. Otherwise the intent stays, and the operation is finished later.
 
         Raises:
-            TenantBusyError: Somebody else is at a call of it.
-            StaleTenantError: It was changed since it was read.
+            TenantBusyError: Another operation of the tenant is under way.
+            StaleTenantError: The tenant was changed since it was read.
         """
-        async with self._runner.lock(tenant, self.action):
+        async with self.lock(tenant):
             intent = Intent(
                 action=self.action,
-                arguments={**(arguments or {}), **_before(tenant), "begun_by": audit.current_principal()},
+                arguments={**(arguments or {}), **_before(tenant), "begun_by": self.principal},
                 begun_at=self._runner.context.clock.now(),
             )
             if event is None:
@@ -213,14 +253,14 @@ class Operation:
                     self._runner.leave_unfinished(under_way, self.action, known.outcome)
                 raise
 
-    async def finish(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
-        """Clear the intent and change what else the call changes at its end, audited."""
-        changed = await self._complete(tenant, **changes)
+    async def complete(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
+        """Clear the intent and make the last changes of the record, audited in the same transaction."""
+        changed = await self._clear_intent(tenant, **changes)
         self.step("finished")
         return changed
 
     async def take_back(self, tenant: TenantRecord) -> None:
-        """Make the tenant what it was before the call began; the audit then says ``taken_back``."""
+        """Make the tenant what it was before the operation began; the audit then says ``taken_back``."""
         self.outcome = "taken_back"
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
@@ -231,7 +271,7 @@ class Operation:
                 return
 
     async def note(self, tenant: TenantRecord, **arguments: str | None) -> None:
-        """Add to the arguments of the intent: what others are told of a call that cannot be finished for now."""
+        """Add to the arguments of the intent: what callers are told of an operation that cannot be finished for now."""
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
             if latest is None or latest.intent is None:
@@ -246,11 +286,11 @@ class Operation:
                 return
 
     def step(self, name: str) -> None:
-        """Report that a step has ended, and that what is to survive a crash here is on the disk."""
+        """Report that a step has ended, and that its results are durable."""
         self._runner.context.report(OperationStepped(self.tenant_id, self.action, name))
 
     def audited(self, outcome: str, *, is_conditional: bool = False) -> Statement:
-        """Return the statement that appends the call to the audit."""
+        """Return the statement that appends the operation to the audit."""
         return audit.append(
             self._runner.context.clock,
             self.action,
@@ -258,17 +298,18 @@ class Operation:
             tenant_uid=self.tenant_uid,
             outcome=outcome,
             detail=self.detail,
+            principal=self.principal,
             is_conditional=is_conditional,
         )
 
-    async def _complete(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
+    async def _clear_intent(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         while True:
             try:
                 completed = await self._catalog.change(
                     tenant, intent=None, audit=self.audited("ok", is_conditional=True), **changes
                 )
             except StaleTenantError:
-                # Nobody else decides anything while the intent stands, but damage may have been noted meanwhile.
+                # No other operation changes it while the intent stands, but a quarantine may have been noted meanwhile.
                 latest = await self._catalog.find_by_uid(tenant.uid)
                 if latest is None:
                     raise not_found(self.tenant_id) from None

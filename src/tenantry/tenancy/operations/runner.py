@@ -1,24 +1,26 @@
-"""How lifecycle operations run: one at a time for each tenant, written down before the work, audited, and finished after a crash.
+"""Runs operations: one at a time for each tenant, written down before the work, audited, and finished after a crash.
 
-Theory of operation. A call that is one change of the catalog is that change, with its audit row in the same transaction. A
-call of several steps writes an `Intent` to the catalog first and holds the operation's lock (`LockFile`) until the intent
-is gone. So whoever meets an intent can tell: the lock is held, somebody is at it, and everybody else is told that the
-tenant is busy; or it is not, because its process died, and whoever meets it first finishes the call or takes it back.
-Steps can be repeated: after a crash the call begins again at its first.
+Theory of operation. An operation that is one change of the catalog is that change, with its audit row in the same transaction. An
+operation of several steps writes an `Intent` to the catalog first, and holds the tenant's lock (`Backend.lock`) until the intent is
+cleared. So a process that finds an intent can tell two cases apart. If the lock is held, the operation is under way, and others are
+told that the tenant is busy. If it is not held, the process died, and the first one that finds the intent finishes the operation or
+takes it back. Steps can be repeated: after a crash the operation begins again at its first step.
 
     no intent            a change of the catalog, or: lock, intent
     intent, lock held    the steps, each reported (`OperationStepped`); the last change clears the intent
-    intent, no lock      the process died: the call's finisher does the rest
+    intent, no lock      the process died: the operation's finisher does the rest
 
-Each call runs in a task of its own: a caller that is cancelled does not leave it half done.
+Each operation of several steps has a file of its own, with a class: ``run`` does it, ``finish`` does the rest after a crash, and
+``action`` names it. The runner is made with all finishers, by action.
+
+Each operation runs in a task of its own: when its caller is cancelled, it goes on to its end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from tenantry.errors import (
@@ -29,16 +31,16 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import OperationEnded
-from tenantry.files.lock_file import LockFile, LockHeldError, lock_error
 from tenantry.ids import TenantId
+from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.operation import Operation, expected_revision
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
-from tenantry.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -50,21 +52,54 @@ RECONCILED: Final = "tenantry.lifecycle.reconciled"
 
 Work: TypeAlias = Callable[[Operation], Awaitable[T]]
 Finisher: TypeAlias = Callable[[Operation, TenantRecord], Awaitable[None]]
-"""Finishes a call whose process died, or takes it back. It holds the operation's lock."""
+"""Finishes an operation whose process died, or takes it back. The tenant's lock is held."""
+
+
+class FinishableOperation(Protocol):
+    """An operation of several steps, which can be finished after a crash."""
+
+    @property
+    def action(self) -> str:
+        """Its name."""
+        ...
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish it, or take it back; see `Finisher`."""
+        ...
+
+
+def finishers_of(*operations: FinishableOperation) -> dict[str, Finisher]:
+    """Return the finishers of the operations by action."""
+    return {operation.action: operation.finish for operation in operations}
 
 
 class OperationRunner:
-    """Runs lifecycle operations.
+    """Runs operations.
 
     Args:
         catalog: Where intents and the audit are.
         context: Settings, clock and event hook.
+        backend: Has the locks of the operations.
+        finishers: How each operation of several steps is finished after a crash, by action.
+        check_open: Raises unless operations may begin.
         log: Of the registry.
     """
 
-    def __init__(self, catalog: Catalog, context: ActorContext, log: EventLog) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        context: ActorContext,
+        backend: Backend,
+        *,
+        finishers: Mapping[str, Finisher],
+        check_open: Callable[[], None],
+        log: EventLog,
+    ) -> None:
         self.catalog = catalog
         self.context = context
+        self.check_open = check_open
+        self._backend = backend
+        self._finishers = dict(finishers)
         self._log = log
         self._locks: WeakValueDictionary[tuple[TenantId, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -72,10 +107,6 @@ class OperationRunner:
         self._is_stopping = False
         self._own_operations: dict[str, str] = {}
         self._unfinished = Retries(context.clock.monotonic_seconds)
-        self.finishers: dict[str, Finisher] = {}
-        """By action: how to finish a call after a crash."""
-        self.check_open: Callable[[], None] = _do_nothing
-        """Raises unless calls may begin: the registry's."""
 
     async def run(
         self,
@@ -84,31 +115,46 @@ class OperationRunner:
         work: Work[T],
         *,
         queue: str = "",
+        by: str | None = None,
+        if_revision: int | None = None,
         last_outcome: str | None = None,
         **detail: Any,
     ) -> T:
-        """Run a call in a task of its own, once the tenant's others have ended.
+        """Run an operation in a task of its own, when the tenant's operations before it have ended.
+
+        Cancellation stops the waiting, not the operation.
 
         Args:
             tenant_id: The tenant.
-            action: The call's name.
+            action: The operation's name.
             work: Does it.
-            queue: Which others: those with the same queue.
+            queue: Operations with the same queue run one after the other.
+            by: Who does it, for the audit; the principal of this context if left out, see `acting_as`.
+            if_revision: The tenant's revision that it was decided on; that of this context if left out, see `expecting`.
             last_outcome: That of the last try, if this is another one: the same failure is audited once.
-            detail: For the audit.
+            detail: Its arguments, for the audit.
 
         Raises:
+            RegistryClosedError: The registry is not open.
             TenantryError: Why it failed; that is audited too.
         """
         self.check_open()
-        operation = Operation(self, tenant_id, action, detail, last_outcome=last_outcome)
+        operation = Operation(
+            self,
+            tenant_id,
+            action,
+            detail,
+            principal=by or current_principal(),
+            expected_revision=expected_revision() if if_revision is None else if_revision,
+            last_outcome=last_outcome,
+        )
         task = asyncio.get_running_loop().create_task(self._run(operation, work, queue))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
     async def wait_ended(self, seconds_max: float) -> None:
-        """Wait for the calls that are under way; those that only prepare something after so many seconds are ended then."""
+        """Wait for the operations that are under way; after so many seconds, end those that only prepare something."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds_max)
         self._is_stopping = True
@@ -119,9 +165,9 @@ class OperationRunner:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Let the block be ended when the registry closes: it changes nothing that outlives its scratch directory.
+        """Let the block be ended when the registry closes: it may change nothing outside of its scratch directory.
 
-        Unpacking, checking and copying last as long as a database is large.
+        For unpacking, checking and copying, which take the longer the larger a database is.
 
         Raises:
             RegistryClosedError: The registry closes.
@@ -129,7 +175,7 @@ class OperationRunner:
         task = asyncio.current_task()
         assert task is not None
         closed = RegistryClosedError(
-            "the registry was closed while the call prepared its database: call again"
+            "the registry was closed while the operation prepared its database: call again"
         )
         if self._is_stopping:
             raise closed
@@ -145,53 +191,61 @@ class OperationRunner:
             self._preparing.discard(task)
 
     def is_own(self, tenant: TenantRecord) -> bool:
-        """Return whether the call that is under way is this registry's own."""
+        """Return whether the operation that is under way is this registry's own."""
         return tenant.uid in self._own_operations
 
     def unfinished(self) -> dict[str, int]:
-        """Return how many tenants have a call that was begun and cannot be finished for now, by its action."""
-        return dict.fromkeys(self.finishers, 0) | self._unfinished.by_action()
+        """Return how many tenants have an operation that was begun and cannot be finished for now, by its action."""
+        return dict.fromkeys(self._finishers, 0) | self._unfinished.by_action()
 
     def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
-        """Note that a call that was begun has failed and is to be finished later; see `reconcile`."""
+        """Note that an operation that was begun has failed and is to be finished later; see `reconcile`."""
         self._unfinished.failed(tenant.uid, action, outcome)
 
     @asynccontextmanager
     async def lock(self, tenant: TenantRecord, action: str) -> AsyncIterator[None]:
-        """Hold the lock that says that somebody is at a call of the tenant.
+        """Keep other operations of the tenant out, of this process and of others, while the block runs.
 
         Raises:
-            TenantBusyError: Somebody else is.
-            PersistenceConnectionError: The lock file cannot be opened.
+            TenantBusyError: Another operation of the tenant is under way.
+            PersistenceConnectionError: The lock cannot be taken.
         """
-        lock = LockFile(self._operations_directory() / tenant.uid)
-        try:
-            await self._take(lock, tenant, action)
+        async with AsyncExitStack() as held:
+            try:
+                await held.enter_async_context(self._backend.lock(tenant.uid))
+            except LockTakenError as error:
+                raise busy_error(tenant.id, _action(tenant) if tenant.is_under_way else action) from error
             self._own_operations[tenant.uid] = action
             try:
                 yield
             finally:
                 del self._own_operations[tenant.uid]
-        finally:
-            # Also when cancelled: the thread that was to take it has taken it by then.
-            lock.remove()
 
-    async def finish_leftover(self, tenant: TenantRecord) -> None:
-        """Finish what a process that died had begun.
+    async def finish_leftover(self, tenant: TenantRecord, *, by: str) -> None:
+        """Finish the operation of a process that died.
+
+        Args:
+            tenant: As it was read.
+            by: Who finishes it, for the audit.
 
         Raises:
-            TenantBusyError: It has not died.
-            TenantryError: It cannot be finished now.
+            TenantBusyError: The process is alive.
+            TenantryError: The operation cannot be finished now.
         """
         async with self.lock(tenant, _action(tenant)):
-            # Once more, under the lock: somebody else may have finished it, and even begun another.
+            # Read again under the lock: another process may have finished it, and even begun another.
             found = await self.catalog.find_by_uid(tenant.uid)
             if found is None or not found.is_under_way:
                 return
             begun_by = found.intent.arguments.get("begun_by") if found.intent is not None else None
-            detail = {"is_reconciled": True, "begun_by": begun_by}
-            last_outcome = self._unfinished.last_outcome(found.uid)
-            operation = Operation(self, found.id, _action(found), detail, last_outcome=last_outcome)
+            operation = Operation(
+                self,
+                found.id,
+                _action(found),
+                {"is_reconciled": True, "begun_by": begun_by},
+                principal=by,
+                last_outcome=self._unfinished.last_outcome(found.uid),
+            )
             operation.tenant_uid = found.uid
             try:
                 with self._reported(operation):
@@ -202,8 +256,13 @@ class OperationRunner:
             self._unfinished.succeeded(found.uid)
         self._log.info(RECONCILED, tenant_id=found.id, action=operation.action)
 
-    async def reconcile(self) -> None:
-        """Finish what crashed processes began; what cannot be finished is logged and tried again later, see `Retries`."""
+    async def reconcile(self, *, by: str | None = None) -> None:
+        """Finish what crashed processes began. What cannot be finished is logged and tried again later, see `Retries`.
+
+        Args:
+            by: Who finishes it, for the audit; the principal of this context if left out.
+        """
+        principal = by or current_principal()
         under_way = await self.catalog.under_way()
         self._unfinished.keep_only({tenant.uid for tenant in under_way})
         for tenant in under_way:
@@ -212,36 +271,24 @@ class OperationRunner:
             try:
                 async with self._turn(tenant.id):
                     if await self._is_leftover(tenant):
-                        await self.finish_leftover(tenant)
+                        await self.finish_leftover(tenant, by=principal)
             except TenantBusyError:
-                continue  # Its process lives and is at it.
+                continue  # Its process is alive.
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
 
     async def _is_leftover(self, tenant: TenantRecord) -> bool:
-        """Return whether it still looks like one, so that no lock is held against a call that has begun meanwhile."""
+        """Read the tenant again, so that no lock is taken that an operation of this moment needs."""
         found = await self.catalog.find_by_uid(tenant.uid)
-        # Renamed, it has calls that do not wait for this one.
+        # After a rename its operations run in another turn, beside this one.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
     async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:
-        finisher = self.finishers.get(operation.action)
+        finisher = self._finishers.get(operation.action)
         if finisher is None:
-            # A newer tenantry's call. What it did to the files only that one knows.
+            # An operation of a newer tenantry: only that one knows what it did to the database.
             raise busy_error(tenant.id, operation.action)
         await finisher(operation, tenant)
-
-    async def _take(self, lock: LockFile, tenant: TenantRecord, action: str) -> None:
-        try:
-            await run_in_thread(lock.acquire)
-        except LockHeldError as error:
-            under_way = _action(tenant) if tenant.is_under_way else action
-            raise busy_error(tenant.id, under_way) from error
-        except OSError as error:
-            raise lock_error(lock.path, error) from error
-
-    def _operations_directory(self) -> Path:
-        return self.context.config.data_dir / "operations"
 
     def _turn(self, tenant_id: TenantId, queue: str = "") -> asyncio.Lock:
         return self._locks.setdefault((tenant_id, queue), asyncio.Lock())
@@ -249,14 +296,14 @@ class OperationRunner:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Looked at, because a caller that has left will not: asyncio would complain of it. It was logged.
+            # Retrieved here, because a caller that was cancelled will not, and asyncio would log that. It was logged.
             task.exception()
 
     async def _run(self, operation: Operation, work: Work[T], queue: str) -> T:
         try:
             with self._reported(operation):
                 async with self._turn(operation.tenant_id, queue):
-                    # Others may have taken hours.
+                    # Operations before it may have taken hours.
                     await check_authority()
                     result = await self._audited(operation, work)
         except TenantryError as error:
@@ -267,7 +314,7 @@ class OperationRunner:
 
     @contextmanager
     def _reported(self, operation: Operation) -> Iterator[None]:
-        """Report the end of a call as an event, which metrics count."""
+        """Report the end of an operation as an event, which metrics count."""
         now = self.context.clock.monotonic_seconds
         started = now()
         outcome = "error"
@@ -289,7 +336,7 @@ class OperationRunner:
                     result = await work(operation)
                     break
                 except StaleTenantError:
-                    continue  # Somebody changed the tenant between our look and our change: look again.
+                    continue  # The tenant was changed between our look and our change: look again.
                 except OSError as error:
                     raise PersistenceConnectionError(
                         f"{operation.action} of tenant {operation.tenant_id!r}: {error}"
@@ -300,7 +347,7 @@ class OperationRunner:
             operation.detail["error"] = str(error)
             try:
                 await self.catalog.write(operation.audited(error.outcome))
-            except TenantryError as failure:  # on a full disk, say: the caller is to hear of the first error
+            except TenantryError as failure:  # for example on a full disk: the caller gets the first error
                 self._log.failure(
                     AUDIT_FAILED, failure, tenant_id=operation.tenant_id, action=operation.action
                 )
@@ -311,9 +358,5 @@ class OperationRunner:
 
 
 def _action(tenant: TenantRecord) -> str:
-    """Return which call of the tenant is under way."""
+    """Return which operation of the tenant is under way."""
     return tenant.intent.action if tenant.intent is not None else "create"
-
-
-def _do_nothing() -> None:
-    """Let calls begin."""

@@ -8,7 +8,6 @@ an entry that the next registry removes; one after it, a tenant that it finishes
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tenantry.errors import SnapshotError, TenantryError
 from tenantry.files.disk_space import room_bytes
@@ -18,12 +17,10 @@ from tenantry.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
 from tenantry.storage.archive.manifest import Manifest
-from tenantry.storage.protocol import Backend
-from tenantry.tenancy.catalog import audit
-from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.operations.lifecycle import LifecycleCalls
-from tenantry.tenancy.operations.operation import Operation, check_revision
-from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.runner import Finisher
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.snapshots.archive import SnapshotArchive, checked
 from tenantry.tenancy.snapshots.copying import Copies, manifest_of
 from tenantry.tenancy.snapshots.scratch import Scratch
@@ -36,63 +33,43 @@ class Transfers:
 
     def __init__(
         self,
-        runner: OperationRunner,
-        catalog: Catalog,
-        calls: LifecycleCalls,
+        tools: OperationTools,
+        create: Create,
         archive: SnapshotArchive,
         copies: Copies,
-        backend: Backend,
         scratch: Scratch,
         schemas: Sequence[Schema],
     ) -> None:
-        self._runner = runner
         self._schemas = schemas
-        self._context = runner.context
-        self._catalog = catalog
-        self._calls = calls
+        self._context = tools.context
+        self._catalog = tools.catalog
+        self._create = create
         self._archive = archive
         self._copies = copies
-        self._backend = backend
+        self._backend = tools.backend
         self._scratch = scratch
-        runner.finishers |= {"clone": self._finish_leftover, "import": self._finish_leftover}
+
+    @property
+    def finishers(self) -> dict[str, Finisher]:
+        """How each of the operations is finished after a crash, by action."""
+        return dict.fromkeys(("clone", "import"), self._finish_leftover)
 
     async def clone(
-        self, source: TenantId, new: TenantId, snapshot_id: str | None, display_name: str | None
+        self,
+        operation: Operation,
+        *,
+        source_id: TenantId,
+        snapshot_id: str | None,
+        display_name: str | None,
     ) -> TenantRecord:
         """See `TenantRegistry.clone`."""
-        work = partial(self._clone, source, snapshot_id, display_name)
-        return await self._runner.run(new, "clone", work, source=source, snapshot_id=snapshot_id)
-
-    async def export(self, tenant_id: TenantId, path: Path) -> Manifest:
-        """See `TenantRegistry.export`."""
-        return await self._runner.run(
-            tenant_id,
-            "export",
-            partial(self._export, path),
-            queue="snapshot",
-            path=audit.shown_path(path, self._context.config.data_dir),
-        )
-
-    async def import_bundle(
-        self, new: TenantId, path: Path, display_name: str | None, accepted_tables: Collection[str]
-    ) -> TenantRecord:
-        """See `TenantRegistry.import_bundle`."""
-        work = partial(self._import, path, display_name, accepted_tables)
-        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
-        return await self._runner.run(
-            new, "import", work, path=audit.shown_path(path, self._context.config.data_dir), **detail
-        )
-
-    async def _clone(
-        self, source_id: TenantId, snapshot_id: str | None, display_name: str | None, operation: Operation
-    ) -> TenantRecord:
         await operation.recover()
-        new = await self._calls.new_tenant(operation.tenant_id, display_name or operation.tenant_id)
+        new = await self._create.new_record(operation.tenant_id, display_name or operation.tenant_id)
         source = await self._find(source_id)
-        check_revision(source)
+        operation.check_revision(source)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing():
+            with operation.preparing():
                 if snapshot_id is None:
                     await self._copies.copy(source, database)
                 else:
@@ -100,13 +77,14 @@ class Transfers:
                 await self._prepare(new, database)
             return await self._create_with(operation, new, database)
 
-    async def _export(self, path: Path, operation: Operation) -> Manifest:
+    async def export(self, operation: Operation, *, path: Path) -> Manifest:
+        """See `TenantRegistry.export`."""
         tenant = await self._find(operation.tenant_id)
         operation.tenant_uid = tenant.uid
         if await run_in_thread(path.exists):
             raise SnapshotError(f"{path} exists already: give the bundle a name of its own")
         async with self._scratch.directory() as directory:
-            with self._runner.preparing():
+            with operation.preparing():
                 return await self._bundle(tenant, directory / "tenant.db", path)
 
     async def _bundle(self, tenant: TenantRecord, database: Path, path: Path) -> Manifest:
@@ -119,13 +97,19 @@ class Transfers:
         await run_in_thread(partial(write_bundle, path, database, manifest))
         return manifest
 
-    async def _import(
-        self, path: Path, display_name: str | None, accepted_tables: Collection[str], operation: Operation
+    async def import_bundle(
+        self,
+        operation: Operation,
+        *,
+        path: Path,
+        display_name: str | None,
+        accepted_tables: Collection[str],
     ) -> TenantRecord:
+        """See `TenantRegistry.import_bundle`."""
         await operation.recover()
-        new = await self._calls.new_tenant(operation.tenant_id, operation.tenant_id)
+        new = await self._create.new_record(operation.tenant_id, operation.tenant_id)
         async with self._scratch.directory() as directory:
-            with self._runner.preparing():
+            with operation.preparing():
                 manifest, database = await run_in_thread(partial(_unpack, path, directory))
                 # Before any other statement: whatever is in the schema of a foreign database would run as code.
                 await artifacts.check_schema(database, self._schemas, accepted_tables)
@@ -150,15 +134,15 @@ class Transfers:
         operation.tenant_uid = new.uid
         intent = Intent(action=operation.action, begun_at=self._context.clock.now())
         new = new.model_copy(update={"intent": intent})
-        async with self._runner.lock(new, operation.action):
+        async with operation.lock(new):
             await self._catalog.insert(new)
             operation.step("begun")
             try:
                 await self._backend.adopt(new.place, database)
                 operation.step("placed")
-                return await self._calls.provision(operation, new)
+                return await self._create.provision(operation, new)
             except TenantryError:
-                await self._calls.abort(new)
+                await self._create.abort(new)
                 raise
 
     async def _finish_leftover(self, operation: Operation, tenant: TenantRecord) -> None:
@@ -166,9 +150,9 @@ class Transfers:
         async with self._backend.exclusive(tenant.place) as closed:
             is_placed = await closed.exists()
         if is_placed:
-            await self._calls.provision(operation, tenant)
+            await self._create.provision(operation, tenant)
         else:
-            await self._calls.abort(tenant)
+            await self._create.abort(tenant)
 
 
 def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:

@@ -28,10 +28,9 @@ from tenantry.errors import (
 from tenantry.lifecycle import Permission, TenantEvent, next_state
 from tenantry.schema import Schema
 from tenantry.storage import artifacts
-from tenantry.storage.protocol import Backend
-from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.operations.runner import Finisher
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.snapshots.archive import SnapshotArchive
 from tenantry.tenancy.snapshots.scratch import Scratch, named
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
@@ -50,22 +49,23 @@ class Restorer:
 
     def __init__(
         self,
-        runner: OperationRunner,
-        pool: ActorPool,
+        tools: OperationTools,
         archive: SnapshotArchive,
-        backend: Backend,
         scratch: Scratch,
         schemas: Sequence[Schema],
     ) -> None:
-        self._runner = runner
-        self._context = runner.context
-        self._pool = pool
+        self._catalog = tools.catalog
+        self._context = tools.context
+        self._pool = tools.pool
         self._archive = archive
-        self._backend = backend
+        self._backend = tools.backend
         self._scratch = scratch
         self._schemas = schemas
-        actions = ("restore", "undo_restore", REPLACE_FILE)
-        runner.finishers |= dict.fromkeys(actions, self._finish_leftover)
+
+    @property
+    def finishers(self) -> dict[str, Finisher]:
+        """How each of the operations is finished after a crash, by action."""
+        return dict.fromkeys(("restore", "undo_restore", REPLACE_FILE), self._finish_leftover)
 
     async def restore(self, snapshot_id: str, operation: Operation, *, is_migrated: bool) -> TenantRecord:
         """See `Snapshots.restore`."""
@@ -73,7 +73,7 @@ class Restorer:
         _check_restorable(tenant, "restore")
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing():
+            with operation.preparing():
                 if snapshot_id.startswith(POINT_PREFIX):
                     await self._bring_point(tenant, snapshot_id, database)
                 else:
@@ -88,7 +88,7 @@ class Restorer:
         _check_restorable(tenant, REPLACE_FILE)
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing(), named(database, str(path)):
+            with operation.preparing(), named(database, str(path)):
                 await artifacts.copy_file(path, database)
                 await artifacts.check_schema(database, self._schemas, accepted_tables)
                 await _check_owner(database, tenant, owner, operation)
@@ -108,7 +108,7 @@ class Restorer:
         _check_restorable(tenant, "undo_restore")
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing():
+            with operation.preparing():
                 await self._bring_point(tenant, tenant.restore_point, database)
             return await self._replace(operation, tenant, database, is_migrated=True)
 
@@ -146,7 +146,7 @@ class Restorer:
         self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
         """Make a database ready and put it in the place of the tenant's."""
-        with self._runner.preparing():
+        with operation.preparing():
             versions = await self._backend.prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(self._context.clock.now())}"
@@ -183,11 +183,11 @@ class Restorer:
             operation.step("exchanged")
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the database that is gone may have been noted meanwhile.
-        latest = await self._runner.catalog.find_by_uid(tenant.uid) or tenant
+        latest = await self._catalog.find_by_uid(tenant.uid) or tenant
         points = self._backend.points(tenant.place)
         is_kept = await points.exists(point)
         undone = f"{_UNDONE}{point}" if operation.action == "undo_restore" else point
-        restored = await operation.finish(
+        restored = await operation.complete(
             latest,
             restore_point=undone if is_kept else None,
             **self._as_active(latest),

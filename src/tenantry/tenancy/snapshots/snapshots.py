@@ -290,22 +290,13 @@ class Snapshots:
         await self._catalog.write(self._claimed("ok", taken_from=None if before is None else str(before)))
         return before
 
-    async def forget_all(self, tenant: TenantRecord) -> None:
-        """Forget everything that is kept of a tenant, which is being purged.
-
-        Raises:
-            ObjectsLeftError: Some objects remain.
-            SnapshotError: The storage refuses.
-        """
-        await self._archive.delete_all(tenant.uid)
-
     async def _create(self, trigger: str, operation: Operation) -> Snapshot:
         tenant = await self._get(operation.tenant_id)
         operation.tenant_uid = tenant.uid
         now = self._context.clock.now()
         async with self._scratch.directory() as directory:
             database = directory / "tenant.db"
-            with self._runner.preparing():
+            with operation.preparing():
                 report = await self._copies.copy(tenant, database)
                 manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
                 snapshot = await self._archive.keep(manifest, database)

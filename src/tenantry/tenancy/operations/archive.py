@@ -1,0 +1,52 @@
+"""Archive a tenant: close it for a long time, and compact its database.
+
+    begun      the tenant is archived, and serves no calls
+    closed     it is closed in this process
+    compacted  its database has given back the space of deleted rows
+    finished   the intent is gone
+
+An archiving that fails makes the tenant what it was before. After a crash it is done again from its first step.
+"""
+
+from tenantry.errors import TenantryError
+from tenantry.lifecycle import TenantEvent, has_happened
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class Archive:
+    """Archives tenants.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "archive"
+
+    def __init__(self, tools: OperationTools) -> None:
+        self._tools = tools
+
+    async def run(self, operation: Operation, *, reason: str | None) -> TenantRecord:
+        """See `TenantRegistry.archive`."""
+        tenant = await operation.get()
+        if has_happened(tenant.state, TenantEvent.ARCHIVE):
+            return tenant
+        async with operation.begun(tenant, TenantEvent.ARCHIVE, reason=reason) as archived:
+            return await self._compact(operation, archived)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish an archiving whose process died, or take it back if it cannot be finished."""
+        try:
+            await self._compact(operation, tenant)
+        except TenantryError:
+            await operation.take_back(tenant)
+            raise
+
+    async def _compact(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
+        await self._tools.close(tenant)
+        operation.step("closed")
+        async with self._tools.backend.exclusive(tenant.place) as closed:
+            await closed.compact()
+        operation.step("compacted")
+        return await operation.complete(tenant)

@@ -1,0 +1,64 @@
+"""The operations that are one change of the record: suspend, resume, unarchive, undelete, quarantine, delete and update.
+
+Each is one transaction of the catalog, so a crash leaves the tenant as it was before or as it is afterwards: there is nothing to
+finish.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from tenantry.errors import DeletionProtectedError
+from tenantry.lifecycle import Permission, TenantEvent, has_happened
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class Change:
+    """Changes records of tenants, and does in this process what the change says.
+
+    Args:
+        tools: What it works with.
+    """
+
+    def __init__(self, tools: OperationTools) -> None:
+        self._tools = tools
+
+    async def apply(self, operation: Operation, *, event: TenantEvent, reason: str | None) -> TenantRecord:
+        """Let the event happen; unless the tenant may stay open afterwards, close it."""
+        tenant = await operation.apply(await operation.get(), event, reason=reason)
+        if not tenant.state.allows(Permission.STAY_OPEN):
+            await self._close(operation, tenant)
+        return tenant
+
+    async def delete(self, operation: Operation, *, reason: str | None) -> TenantRecord:
+        """See `TenantRegistry.delete`."""
+        tenant = await operation.get()
+        if tenant.deletion_protected:
+            raise DeletionProtectedError(
+                f"tenant {tenant.id!r} is protected from deletion: set deletion_protected to False first",
+                tenant_id=tenant.id,
+                state=tenant.state,
+                event=TenantEvent.DELETE,
+            )
+        purge_after = tenant.purge_after
+        if not has_happened(tenant.state, TenantEvent.DELETE):
+            context = self._tools.context
+            purge_after = context.clock.now() + timedelta(seconds=context.config.delete_grace_seconds)
+        tenant = await operation.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
+        await self._close(operation, tenant)
+        return tenant
+
+    async def update(self, operation: Operation, *, changes: dict[str, Any]) -> TenantRecord:
+        """See `TenantRegistry.update`."""
+        tenant = await operation.get()
+        changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
+        tenant = await operation.change(tenant, **changed) if changed else tenant
+        if "limits" in changes:
+            # Also if the catalog has them already: an earlier request may have come no further.
+            await self._tools.apply_limits(tenant)
+        return tenant
+
+    async def _close(self, operation: Operation, tenant: TenantRecord) -> None:
+        await self._tools.close(tenant)
+        operation.step("closed")

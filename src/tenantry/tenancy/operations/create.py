@@ -1,0 +1,103 @@
+"""Create a tenant: its record, its database, and the steps that clones and imports share.
+
+    begun     the record is in the catalog; the tenant is provisioning, and only this operation can open it
+    opened    its database is made and migrated
+    finished  it is active
+
+A creation that fails removes the database and the record. After a crash it is finished from its first step: what is missing of
+the database is made.
+"""
+
+import uuid
+
+from tenantry.errors import (
+    PersistenceConnectionError,
+    TenantExistsError,
+    TenantOwnedElsewhereError,
+    TenantryError,
+)
+from tenantry.ids import TenantId
+from tenantry.lifecycle import Permission, TenantEvent, TenantState
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class Create:
+    """Creates tenants.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "create"
+
+    def __init__(self, tools: OperationTools) -> None:
+        self._tools = tools
+
+    async def run(self, operation: Operation, *, display_name: str) -> TenantRecord:
+        """See `TenantRegistry.create`."""
+        await operation.recover()
+        tenant = await self.new_record(operation.tenant_id, display_name)
+        operation.tenant_uid = tenant.uid
+        async with operation.lock(tenant):
+            await self._tools.catalog.insert(tenant)
+            operation.step("begun")
+            try:
+                lease = await self._tools.open(operation, tenant)
+            except TenantryError:
+                await self.abort(tenant)
+                raise
+            return await self._tools.activate(operation, tenant, TenantEvent.PROVISION, lease)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish a creation whose process died."""
+        await self.provision(operation, tenant)
+
+    async def new_record(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
+        """Return the record of a new tenant, which is not yet in the catalog.
+
+        Raises:
+            TenantExistsError: The id is taken.
+            DataDirectoryError: The place of its database is taken by something that no tenant of the catalog owns.
+        """
+        found = await self._tools.catalog.find(tenant_id)
+        if found is not None and found.state.allows(Permission.EXIST):
+            until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
+            raise TenantExistsError(
+                f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
+            )
+        now = self._tools.context.clock.now()
+        backend = self._tools.backend
+        return TenantRecord(
+            id=tenant_id,
+            uid=uuid.uuid4().hex,
+            backend=backend.dialect,
+            location=await backend.new_location(tenant_id, await self._tools.catalog.locations(tenant_id)),
+            display_name=display_name,
+            state=TenantState.PROVISIONING,
+            created_at=now,
+            state_changed_at=now,
+        )
+
+    async def provision(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
+        """Open the new tenant and make it active."""
+        return await self._tools.open_and_activate(operation, tenant, TenantEvent.PROVISION)
+
+    async def abort(self, tenant: TenantRecord) -> None:
+        """Remove a tenant whose creation failed, and that nobody could use: its database first, then its record.
+
+        If another process has it open, nothing is removed: the registry that is opened next finishes the creation.
+        """
+        await self._tools.pool.close_tenant(tenant.id, "state")
+        try:
+            # Nobody can open it, and write to it, while its database goes.
+            async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+                if await self._tools.catalog.find_by_uid(tenant.uid) != tenant:
+                    return
+                # The removal is synced before the record goes, also if another process removed the database and died before
+                # its sync: files that came back after a power failure would belong to nobody, and their id could not be created.
+                await closed.remove()
+                await self._tools.catalog.remove(tenant)
+        except (TenantOwnedElsewhereError, PersistenceConnectionError):
+            return

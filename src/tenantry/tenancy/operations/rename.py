@@ -1,0 +1,63 @@
+"""Rename a tenant: give it another id. Its `uid`, its database and its snapshots stay what and where they are.
+
+    begun     callers wait, and other processes refuse the tenant's calls
+    closed    no process has it open under the old id
+    finished  it has the new id
+
+A rename that fails, or whose process dies, is taken back: only the record changes, and at its end.
+"""
+
+from tenantry.errors import TenantExistsError
+from tenantry.ids import TenantId
+from tenantry.lifecycle import Permission
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord, not_found
+
+
+class Rename:
+    """Renames tenants.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "rename"
+
+    def __init__(self, tools: OperationTools) -> None:
+        self._tools = tools
+
+    async def run(self, operation: Operation, *, new_id: TenantId) -> TenantRecord:
+        """See `TenantRegistry.rename`."""
+        tenant = await operation.find()
+        if tenant is None or not tenant.state.allows(Permission.CHANGE):
+            return await self._already_renamed(operation.tenant_id, new_id)
+        if new_id == tenant.id:
+            return tenant
+        await self._check_free(new_id)
+        async with self._tools.pool.held(tenant.id, self.action), operation.begun(tenant) as under_way:
+            # A process that had it open under the old id would serve it to the callers of the next tenant with that id.
+            async with self._tools.backend.exclusive(under_way.place):
+                operation.step("closed")
+            self._tools.opener.forget_opened(tenant.id)
+            return await operation.complete(under_way, id=new_id, previous_id=tenant.id)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Take back a rename whose process died before the end."""
+        await operation.take_back(tenant)
+
+    async def _already_renamed(self, old_id: TenantId, new_id: TenantId) -> TenantRecord:
+        """Return the tenant that an earlier request renamed so, for a request that is repeated.
+
+        Raises:
+            TenantNotFoundError: No tenant was renamed so.
+        """
+        renamed = await self._tools.catalog.find(new_id)
+        if renamed is None or not renamed.state.allows(Permission.EXIST) or renamed.previous_id != old_id:
+            raise not_found(old_id)
+        return renamed
+
+    async def _check_free(self, new_id: TenantId) -> None:
+        taken = await self._tools.catalog.find(new_id)
+        if taken is not None and taken.state.allows(Permission.EXIST):
+            raise TenantExistsError(f"tenant {new_id!r} exists already", tenant_id=new_id)

@@ -1,0 +1,44 @@
+"""Repair a quarantined tenant: check its database, build its indexes anew if they are all that is wrong, and open it.
+
+    begun     the tenant is still quarantined
+    checked   its database is sound
+    opened    it is open, and migrated
+    finished  it is active
+
+A repair that fails, or whose process dies, leaves the tenant quarantined.
+"""
+
+from tenantry.lifecycle import TenantEvent, next_state
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class Repair:
+    """Repairs quarantined tenants.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "repair"
+
+    def __init__(self, tools: OperationTools) -> None:
+        self._tools = tools
+
+    async def run(self, operation: Operation) -> TenantRecord:
+        """See `TenantRegistry.repair`."""
+        tenant = await operation.get()
+        if next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id) is tenant.state:
+            return tenant
+        async with operation.begun(tenant) as damaged:
+            async with self._tools.backend.exclusive(damaged.place) as closed:
+                await closed.check_repairable()
+                with operation.preparing():
+                    await closed.repair()
+            operation.step("checked")
+            return await self._tools.open_and_activate(operation, damaged, TenantEvent.REPAIR)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Take back a repair whose process died: the tenant stays quarantined."""
+        await operation.take_back(tenant)
