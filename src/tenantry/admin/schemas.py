@@ -249,8 +249,8 @@ class VersionOut(BaseModel):
     """What runs, and its limits."""
 
     tenantry: str
-    sqlite: str
-    backend: str
+    backend: str = Field(description="What keeps the tenants' databases.")
+    backend_version: str
     limits: dict[str, Any]
     states: dict[TenantState, list[str]] = Field(
         description="Every state of a tenant, in the order of its life, and what it allows; see `allows` of a tenant."

@@ -1,5 +1,7 @@
 """Pages, the audit, statistics and the version."""
 
+import sqlite3
+
 import httpx
 import pytest
 
@@ -130,5 +132,7 @@ async def test_statistics(service: Service, admin: httpx.AsyncClient):
 async def test_the_version(admin: httpx.AsyncClient, service: Service):
     """What runs, and its limits with their units; not where its data lies."""
     response = await admin.get("/v1/version")
-    assert response.json()["limits"]["open_tenants_max"] == 4
+    found = response.json()
+    assert (found["backend"], found["backend_version"]) == ("sqlite", sqlite3.sqlite_version)
+    assert found["limits"]["open_tenants_max"] == 4
     assert str(service.registry.config.data_dir) not in response.text

@@ -209,8 +209,8 @@ function callerName({ name, key }) {
   return `${key.name || `key ${key.id}`} (${scope})`;
 }
 
-function serviceName({ tenantry, sqlite, backend }) {
-  return `tenantry ${tenantry} on ${backend} ${sqlite}. Times are ${zone()}.`;
+function serviceName({ tenantry, backend, backend_version: version }) {
+  return `tenantry ${tenantry} on ${backend} ${version}. Times are ${zone()}.`;
 }
 
 function zone() {

@@ -208,8 +208,8 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     KeyList(items=[_KEY], next_cursor=_LAST_PAGE),
     VersionOut(
         tenantry="0.1.0",
-        sqlite="3.51.3",
         backend="sqlite",
+        backend_version="3.51.3",
         limits={"open_tenants_max": 64},
         states=states_out(),
     ),

@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import VersionOut, states_out
-from tenantry.storage.sqlite.version import SQLITE_VERSION
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 
@@ -15,11 +14,12 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 @router.get("/version", responses=documented())
 async def get_version(_: Reader, service: CurrentService) -> VersionOut:
     """Return what runs, and with which limits."""
+    report = await service.registry.backend_report()
     limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
     return VersionOut(
         tenantry=version("tenantry"),
-        sqlite=SQLITE_VERSION,
-        backend="sqlite",
+        backend=report.backend,
+        backend_version=report.version,
         limits=limits,
         states=states_out(),
     )
