@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -31,3 +31,7 @@ class SystemClock:
 def as_text(instant: datetime) -> str:
     """Return an instant in UTC as the text that the catalog stores: of one width, so it can be compared."""
     return instant.isoformat(timespec="microseconds")
+
+
+FIRST_INSTANT: Final = as_text(datetime.min.replace(tzinfo=UTC))
+"""Before, or at, every instant that is stored."""

@@ -183,6 +183,11 @@ def next_state(
     )
 
 
+def no_such_tenant(tenant_id: str) -> TenantNotFoundError:
+    """Return the error of a call on a tenant that was never created, or is purged."""
+    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
+
+
 def check_serves(state: TenantState, *, tenant_id: str, reason: str | None = None) -> None:
     """Raise unless a tenant in this state serves repository calls.
 
@@ -197,9 +202,7 @@ def check_serves(state: TenantState, *, tenant_id: str, reason: str | None = Non
         return
     rules = STATES[state]
     if rules.refusal is None:
-        raise TenantNotFoundError(
-            f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id
-        )
+        raise no_such_tenant(tenant_id)
     because = f" ({reason})" if reason else ""
     raise rules.refusal(
         f"tenant {tenant_id!r} is {state}{because}: {rules.advice}",

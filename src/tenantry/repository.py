@@ -70,6 +70,6 @@ class Repository:
             raise
 
 
-def placeholders(columns: Sequence[str]) -> str:
-    """Return ``?, ?, …`` for so many columns."""
-    return ", ".join("?" * len(columns))
+def placeholders(values: Sequence[object]) -> str:
+    """Return ``?, ?, …``: one for each value, or for each column."""
+    return ", ".join("?" * len(values))

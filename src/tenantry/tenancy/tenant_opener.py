@@ -178,7 +178,6 @@ class TenantOpener:
                 outcome="ok",
                 detail={"reason": reason},
                 principal="tenantry",
-                is_conditional=True,
             )
             with suppress(StaleTenantError):
                 return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.errors import TenantNotFoundError
 from tenantry.ids import TenantId
-from tenantry.lifecycle import Permission, TenantEvent, TenantState
+from tenantry.lifecycle import Permission, TenantEvent, TenantState, no_such_tenant
 from tenantry.limits import TenantLimits
 from tenantry.storage.protocol import Place
 
@@ -112,4 +112,4 @@ def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantN
             "again and again, and the log says what is in the way",
             tenant_id=tenant_id,
         )
-    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
+    return no_such_tenant(tenant_id)

@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -15,7 +16,8 @@ from tenantry.clock import SystemClock
 from tenantry.errors import QueryError, TenantryError
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.catalog import audit
-from tenantry.tenancy.catalog.audit import acting_as, append, current_principal
+from tenantry.tenancy.catalog.audit import AuditVerification, acting_as, append, append_if, current_principal
+from tenantry.tenancy.catalog.catalog import StaleTenantError
 from tenants import query
 
 ROWS = 2500
@@ -111,6 +113,26 @@ class TestRows:
         assert details["rename"] == {"new_id": "umbrella"}
         assert details["purge"] == {"is_forced": True}
         assert (await registry.audit.verify()).is_intact
+
+    async def test_a_change_that_fails_has_none(self, registry: TenantRegistry):
+        """A row is appended if its condition holds, in the unit that it is part of; the chain has no gap after either outcome."""
+        stale = await registry.create("acme")
+        await registry.update("acme", display_name="Acme Ltd.")
+        catalog = registry._catalog
+        record = append(
+            SystemClock(), "stale", tenant_id="acme", tenant_uid=stale.uid, outcome="ok", detail={}
+        )
+        with pytest.raises(StaleTenantError):
+            await catalog.change(stale, reason="too late", audit=record)
+        await catalog.change(await catalog.get(stale.id), reason="in time", audit=record)
+        await catalog.write(append_if("1 = 0", (), record), append_if("? < ?", (1, 2), record))
+        assert [entry.action for entry in await registry.audit.list()] == [
+            "stale",
+            "stale",
+            "update",
+            "create",
+        ]
+        assert await registry.audit.verify() == AuditVerification(4, ANY)
 
     async def test_refusals_have_theirs(self, registry: TenantRegistry):
         """A call that was refused is there with its outcome and the reason; one of an unknown tenant has no key."""

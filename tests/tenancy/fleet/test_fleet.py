@@ -661,6 +661,9 @@ class TestFaults:
         """What cannot be read is told as such, and the registry opens for everything else."""
         async with holding(data_dir, Held()) as registry:
             job = await paused_job(registry, "held")
+            query(data_dir / "catalog.db", "UPDATE fleet_results SET detail = 'no JSON'")
+            with pytest.raises(MalformedRowError, match=r"fleet result '.*' cannot be read"):
+                await registry.fleet.results(job, outcome="left")
             query(data_dir / "catalog.db", "UPDATE fleet_jobs SET options = ?", '{"colour": "red"}')
             with pytest.raises(MalformedRowError, match=f"fleet job '{job}' cannot be read"):
                 await registry.fleet.get(job)

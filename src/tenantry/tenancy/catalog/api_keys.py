@@ -16,21 +16,21 @@ from typing import Final, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry.clock import Clock, as_text
-from tenantry.errors import KeyRefusedError, MalformedRowError, QueryError, RecordNotFoundError
+from tenantry.clock import FIRST_INSTANT, Clock, as_text
+from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Result, Row, Statement
-from tenantry.tenancy.catalog.audit import append, current_principal
+from tenantry.tenancy.catalog.audit import append, append_if, current_principal
+from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.texts import check_key_name
 
 KEY_ROWS_DEFAULT: Final = 1_000
 _TOKEN: Final = re.compile(r"tnt_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})")
-_COLUMNS: Final = "id, name, scopes, tenants, created_at, created_by, expires_at, revoked_at"
-# Checks the mutable part of the caller's key. Takes the key's id twice, None if no key is to be checked.
-_IS_GOOD: Final = (
-    "(? IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL))"
-)
+_COLUMNS: Final = ("id", "name", "scopes", "tenants", "created_at", "created_by", "expires_at", "revoked_at")
+_JSON_COLUMNS: Final = ("scopes", "tenants")
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)}"
+_INSERT: Final = f"INSERT INTO api_keys ({', '.join(_COLUMNS)}, hash) SELECT {', '.join('?' * (len(_COLUMNS) + 1))}"  # our names
 
 
 class Scope(StrEnum):
@@ -148,8 +148,7 @@ class ApiKeys:
         )
         self._check_may_manage(made_by, key.scopes)
         secret = secrets.token_hex(32)
-        columns = f"{_COLUMNS}, hash"
-        sql = f"INSERT INTO api_keys ({columns}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE {_IS_GOOD}"
+        condition, parameters = _may_manage(made_by)
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
         # Of one width, so that keys are listed in the order of time.
@@ -158,10 +157,12 @@ class ApiKeys:
         times = (key.created_by, values["expires_at"], None, _hash(secret))
         told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
         results = await self._store.write(
-            Statement("keys.create", sql, (*row, *times, *_id_twice(made_by)), Fetch.ROWCOUNT),
-            self._audited("key.create", {"key_id": key.id, **told}),
+            append_if(condition, parameters, self._audited("key.create", {"key_id": key.id, **told})),
+            Statement(
+                "keys.create", f"{_INSERT} WHERE {condition}", (*row, *times, *parameters), Fetch.ROWCOUNT
+            ),
         )
-        if not results[0]:
+        if not results[-1]:
             raise _refused("no key was made")
         return NewApiKey(key, f"tnt_{key.id}_{secret}")
 
@@ -176,10 +177,8 @@ class ApiKeys:
             QueryError: `limit` or `cursor` is not one.
         """
         rows_max = page_rows(KEY_ROWS_DEFAULT if limit is None else limit)
-        after = ("", "") if cursor is None else decode_cursor("keys", cursor, str, str)
-        sql = (
-            f"SELECT {_COLUMNS} FROM api_keys WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"  # noqa: S608  # our names
-        )
+        after = (FIRST_INSTANT, "") if cursor is None else decode_cursor("keys", cursor, str, str)
+        sql = f"{_SELECT} FROM api_keys WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"
         rows = await self._store.read(Statement("keys.list", sql, (*after, rows_max + 1), Fetch.ALL))
         keys = [_from_row(row) for row in rows[:rows_max]]
         last = rows[rows_max - 1] if len(rows) > rows_max else None
@@ -200,10 +199,12 @@ class ApiKeys:
         now = as_text(self._clock.now())
         # A repeated call is audited too, so that it has a commit of its own. The first one can take effect although its last
         # sync failed, and is durable only with the next commit.
-        sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {_IS_GOOD}"  # noqa: S608  # our names
+        condition, parameters = _may_manage(revoked_by)
+        sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
+        exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
         await self._store.write(
-            Statement("keys.revoke", sql, (now, key_id, *_id_twice(revoked_by)), Fetch.ROWCOUNT),
-            self._audited("key.revoke", {"key_id": key_id}),
+            append_if(exists, (key_id, *parameters), self._audited("key.revoke", {"key_id": key_id})),
+            Statement("keys.revoke", sql, (now, key_id, *parameters)),
         )
         found = await self._find(key_id)
         if found is None:
@@ -231,12 +232,12 @@ class ApiKeys:
         return await self._store.read(Statement("keys.has_any", sql, (), Fetch.ONE)) is not None
 
     async def _find(self, key_id: str) -> tuple[ApiKey, str] | None:
-        sql = f"SELECT {_COLUMNS}, hash FROM api_keys WHERE id = ?"  # noqa: S608  # our names
+        sql = f"{_SELECT}, hash FROM api_keys WHERE id = ?"
         row = await self._store.read(Statement("keys.find", sql, (key_id,), Fetch.ONE))
         return None if row is None else (_from_row(row[:-1]), row[-1])
 
     def _check_may_manage(self, manager: ApiKey | None, scopes: Sequence[Scope]) -> None:
-        """Check the immutable part of the caller's key; `_IS_GOOD` checks the rest in the transaction."""
+        """Check the immutable part of the caller's key; the transaction checks the rest, see `_may_manage`."""
         if manager is None:
             return
         is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()
@@ -251,13 +252,15 @@ class ApiKeys:
             tenant_uid=None,
             outcome="ok",
             detail=detail,
-            is_conditional=True,
         )
 
 
-def _id_twice(key: ApiKey | None) -> tuple[str | None, str | None]:
-    key_id = None if key is None else key.id
-    return key_id, key_id
+def _may_manage(manager: ApiKey | None) -> tuple[str, tuple[str, ...]]:
+    """Return the condition, and its parameters, that checks the mutable part of the caller's key, if the caller has one."""
+    if manager is None:
+        return "1 = 1", ()
+    is_good = "EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL)"
+    return is_good, (manager.id,)
 
 
 def _refused(what: str) -> KeyRefusedError:
@@ -292,16 +295,4 @@ def _later(now: datetime, seconds: float) -> datetime:
 
 
 def _from_row(row: Row) -> ApiKey:
-    names = [name.strip() for name in _COLUMNS.split(",")]
-    values = dict(zip(names, row, strict=True))
-    try:
-        values["scopes"] = json.loads(values["scopes"])
-        values["tenants"] = None if values["tenants"] is None else json.loads(values["tenants"])
-        return ApiKey.model_validate(values)
-    except (TypeError, ValueError) as error:
-        # A scope that only a newer tenantry knows, for example.
-        raise MalformedRowError(
-            f"the catalog's entry of key {values['id']!r} cannot be read: {error}",
-            entity="key",
-            record_id=str(values["id"]),
-        ) from error
+    return decode_row(ApiKey, _COLUMNS, row, entity="key", json_columns=_JSON_COLUMNS)

@@ -1,16 +1,17 @@
 """Who did what to which tenant: an append-only, hash-chained table in the catalog.
 
-Each row's hash is SHA-256 of the hash before it and the row itself, as SQLite's ``json_array``. So whoever alters, removes
-or inserts a row has to rewrite every row after it, and the head, which `AdminAudit.verify` compares too. It finds what was
-changed by hand or by damage; somebody who may write the catalog can forge the whole chain, unless its last hash is kept
-elsewhere as well.
+Each row's hash is SHA-256 of the previous row's hash and of the row itself, as a JSON array in the form of SQLite's
+``json_array``. To alter, remove or insert a row unnoticed, a person has to rewrite every later row, and the head, which
+`AdminAudit.verify` compares too. So `verify` finds changes by hand and damage. It does not find a chain that was forged as a whole
+by a person who may write the catalog, unless the last hash is kept elsewhere too.
 
-A row is written in the transaction that it tells of, where there is one: a call that took effect has its row.
+A row is written in the transaction of the change that it reports, if the call changes the catalog: a call that took effect has
+its row. One statement reads the head, computes the hash and appends the row, so no other row can come in between.
 """
 
 import getpass
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.statements import Fetch, Result, Row, Sql, Statement
+from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.texts import check_principal
 
 AUDIT_ROWS_DEFAULT: Final = 100
@@ -32,24 +34,31 @@ _VERIFIED_ROWS: Final = 1000
 # The column `actor` holds the principal. Its name is older than the word, and renaming it would rewrite every audit.
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
 _COLUMNS: Final = ", ".join(_HASHED)
-_HASH: Final = f"sha256(previous_hash || json_array({_COLUMNS}))"
-# Without a row there where the statement before it in the same unit, a compare-and-set, changed none.
-_APPEND: Final = f"""
-INSERT INTO admin_audit ({_COLUMNS}, previous_hash, hash)
-SELECT *, {_HASH} FROM (
-    SELECT seq + 1 AS seq, ? AS at, ? AS actor, ? AS action, ? AS tenant_id, ? AS tenant_uid, ? AS outcome, ? AS detail,
-           hash AS previous_hash
-    FROM admin_audit_head
-) WHERE ? OR changes() > 0
-"""  # noqa: S608  # our names
+# Digest and JSON are functions of a dialect. Another dialect's text must build the same JSON, so that a chain can be moved.
+_APPEND: Final = Sql(
+    {
+        "sqlite": f"""
+            INSERT INTO admin_audit ({_COLUMNS}, previous_hash, hash)
+            SELECT {_COLUMNS}, previous_hash, sha256(previous_hash || json_array({_COLUMNS})) FROM (
+                SELECT seq + 1 AS seq, ? AS at, ? AS actor, ? AS action, ? AS tenant_id, ? AS tenant_uid, ? AS outcome,
+                       ? AS detail, hash AS previous_hash
+                FROM admin_audit_head
+            ) AS new_row
+        """  # noqa: S608  # our names
+    }
+)
 _LIST: Final = f"SELECT {_COLUMNS} FROM admin_audit"  # noqa: S608  # our names
-# As bytes: what damage left need not be text.
-_VERIFY: Final = f"""
-SELECT seq, CAST(previous_hash AS BLOB), CAST(hash AS BLOB),
-       hash = sha256(CAST(previous_hash || json_array({_COLUMNS}) AS BLOB))
-FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
-"""  # noqa: S608  # our names
-_HEAD: Final = "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"
+# Texts are read as bytes: damaged ones may not be UTF-8.
+_VERIFY: Final = Sql(
+    {
+        "sqlite": f"""
+            SELECT seq, CAST(previous_hash AS BLOB), CAST(hash AS BLOB),
+                   hash = sha256(CAST(previous_hash || json_array({_COLUMNS}) AS BLOB))
+            FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
+        """  # noqa: S608  # our names
+    }
+)
+_HEAD: Final = Sql({"sqlite": "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"})
 
 _principal: ContextVar[str | None] = ContextVar("tenantry_principal", default=None)
 
@@ -145,7 +154,6 @@ def append(
     outcome: str,
     detail: Mapping[str, Any],
     principal: str | None = None,
-    is_conditional: bool = False,
 ) -> Statement:
     """Return the statement that appends a row.
 
@@ -157,12 +165,27 @@ def append(
         outcome: See `AdminAuditEntry`.
         detail: Without secrets; what is None is left out.
         principal: Who did it; the principal of this context if left out, see `acting_as`.
-        is_conditional: Whether only if the statement before it in the same unit changed a row.
     """
     text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
     at = as_text(clock.now())
     row = (at, principal or current_principal(), action, tenant_id, tenant_uid, outcome, text)
-    return Statement("catalog.audit", _APPEND, (*row, not is_conditional))
+    return Statement("catalog.audit", _APPEND, row)
+
+
+def append_if(condition: str, parameters: Sequence[object], record: Statement) -> Statement:
+    """Return the statement that appends a row only if a condition holds when the statement runs.
+
+    Put it into one unit with the change that the row reports, in front of it: a compare-and-set changes a row if and only if its
+    condition held just before.
+
+    Args:
+        condition: SQL of the catalog's tables.
+        parameters: One value for each placeholder of the condition.
+        record: What `append` returned.
+    """
+    return record._replace(
+        sql=record.sql + f" WHERE {condition}", parameters=(*record.parameters, *parameters)
+    )
 
 
 class AdminAudit:
@@ -237,9 +260,8 @@ class AdminAudit:
 
 def _from_row(row: Row) -> AdminAuditEntry:
     # The model's fields stand in the order of the columns.
-    values = dict(zip(AdminAuditEntry.model_fields, row, strict=True))
-    values["detail"] = json.loads(values["detail"])
-    return AdminAuditEntry.model_validate(values)
+    columns = tuple(AdminAuditEntry.model_fields)
+    return decode_row(AdminAuditEntry, columns, row, entity="audit_row", json_columns=("detail",))
 
 
 @cache

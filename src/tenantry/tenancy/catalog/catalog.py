@@ -4,9 +4,10 @@ Several processes write it, so every change is one short transaction.
 """
 
 import json
-from collections.abc import Collection, Sequence
+import secrets
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tenantry.clock import as_text
 from tenantry.errors import DuplicateRecordError, TenantExistsError
@@ -14,20 +15,25 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
 from tenantry.lifecycle import Permission, TenantEvent, TenantState, next_state, states_that_allow
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.repository import placeholders
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Result, Statement
+from tenantry.statements import Fetch, Result, Sql, Statement
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.actor import CATALOG_NAME, CatalogActor
+from tenantry.tenancy.catalog.audit import append_if
 from tenantry.tenancy.catalog.authority import check_is_authorised
 from tenantry.tenancy.catalog.cache import TenantCache
-from tenantry.tenancy.catalog.rows import COLUMNS, INSERT, SELECT, from_row, to_row
+from tenantry.tenancy.catalog.rows import COLUMNS, ID_IN_JSON, INSERT, SELECT, after_prefix, from_row, to_row
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
+
+T = TypeVar("T")
 
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
 TENANT_ROWS_DEFAULT: Final = 100
 
-_TENANTS_PER_LOOKUP: Final = 500
+_VALUES_MAX: Final = 500
+"""How many values a list in a statement may have: one lookup must not keep others waiting for long."""
 
 
 def _state_in(states: Collection[TenantState]) -> str:
@@ -39,6 +45,9 @@ _SERVED: Final = _state_in(states_that_allow(Permission.SERVE))
 _BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
 _PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
 _GONE: Final = _state_in(set(TenantState) - set(states_that_allow(Permission.EXIST)))
+_SERVED_BY_NUMBER: Final = f"""
+SELECT uid FROM (SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {_SERVED}) AS numbered
+"""  # noqa: S608  # our names
 
 
 class Catalog:
@@ -136,12 +145,13 @@ class Catalog:
         if state is not None:
             parameters.append(state)
         if prefix:
-            conditions.append("id < ? || '{'")  # the character after z
-            parameters.append(prefix)
+            conditions.append("id < ?")
+            parameters.append(after_prefix(prefix))
+        where: str | Sql = " AND ".join(conditions)
         if tenant_ids is not None:
-            conditions.append("id IN (SELECT value FROM json_each(?))")
+            where = where + " AND " + ID_IN_JSON
             parameters.append(json.dumps(tenant_ids))
-        sql = f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
+        sql = f"{SELECT} WHERE " + where + " ORDER BY id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.list", sql, (*parameters, rows_max + 1), Fetch.ALL))
         tenants = [from_row(row) for row in rows[:rows_max]]
         has_more = len(rows) > rows_max
@@ -171,7 +181,7 @@ class Catalog:
 
     async def by_snapshot_due(self, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due, or whose first moment is to be chosen."""
-        sql = f"{SELECT} WHERE {_SERVED} ORDER BY snapshot_due_at, id LIMIT ?"
+        sql = f"{SELECT} WHERE {_SERVED} ORDER BY snapshot_due_at NULLS FIRST, id LIMIT ?"
         rows = await self._actor.read(Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL))
         now = self._clock.now()
         return [t for t in map(from_row, rows) if t.snapshot_due_at is None or t.snapshot_due_at <= now]
@@ -185,24 +195,30 @@ class Catalog:
 
     async def move_snapshot_due(self, tenant: TenantRecord, due_at: datetime) -> bool:
         """Move the moment of the tenant's next snapshot; return whether nobody else did since it was read."""
-        sql = "UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND snapshot_due_at IS ?"
-        before = tenant.snapshot_due_at and as_text(tenant.snapshot_due_at)
-        parameters = (as_text(due_at), tenant.uid, before)
+        before = () if tenant.snapshot_due_at is None else (as_text(tenant.snapshot_due_at),)
+        is_as_read = "snapshot_due_at = ?" if before else "snapshot_due_at IS NULL"
+        sql = f"UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND {is_as_read}"  # noqa: S608  # our names
+        parameters = (as_text(due_at), tenant.uid, *before)
         statement = Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
         return bool((await self._actor.write((statement,)))[0])
 
     async def sample(self, count: int) -> Sequence[TenantRecord]:
-        """Return so many active tenants, drawn at random."""
-        sql = f"{SELECT} WHERE {_SERVED} ORDER BY random() LIMIT ?"
-        rows = await self._actor.read(Statement("catalog.sample", sql, (page_rows(count),), Fetch.ALL))
-        return [from_row(row) for row in rows]
+        """Return so many active tenants, drawn at random, in the order of their ids."""
+        total = Statement("catalog.sample", f"SELECT count(*) FROM tenants WHERE {_SERVED}", (), Fetch.ONE)  # noqa: S608  # our names
+        numbers = range(1, (await self._actor.read(total))[0] + 1)
+        drawn = sorted(secrets.SystemRandom().sample(numbers, min(page_rows(count), len(numbers))))
+        found: list[TenantRecord] = []
+        for some in _in_chunks(drawn):
+            sql = f"{SELECT} WHERE uid IN ({_SERVED_BY_NUMBER} WHERE number IN ({placeholders(some)})) ORDER BY id"
+            rows = await self._actor.read(Statement("catalog.sample", sql, some, Fetch.ALL))
+            found += map(from_row, rows)
+        return found
 
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRecord]:
         """Return those of the tenants that exist."""
         found: dict[TenantId, TenantRecord] = {}
-        for start in range(0, len(tenant_ids), _TENANTS_PER_LOOKUP):
-            some = tenant_ids[start : start + _TENANTS_PER_LOOKUP]
-            sql = f"{SELECT} WHERE id IN ({', '.join('?' * len(some))})"
+        for some in _in_chunks(tenant_ids):
+            sql = f"{SELECT} WHERE id IN ({placeholders(some)})"
             rows = await self._actor.read(Statement("catalog.find_many", sql, some, Fetch.ALL))
             found |= {tenant.id: tenant for tenant in map(from_row, rows)}
         return found
@@ -222,7 +238,7 @@ class Catalog:
             tenant: As it was read.
             event: One that happened before changes nothing but the reason and what `changes` says.
             reason: Why; of one that happened before, None leaves the reason that was given then.
-            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.catalog.audit.append`.
+            audit: What `tenantry.tenancy.catalog.audit.append` returned; the row is in the audit if the change took effect.
             changes: Other fields to change with it.
 
         Raises:
@@ -256,7 +272,7 @@ class Catalog:
 
         Args:
             tenant: As it was read.
-            audit: Appended in the same transaction; conditional, see `tenantry.tenancy.catalog.audit.append`.
+            audit: What `tenantry.tenancy.catalog.audit.append` returned; the row is in the audit if the change took effect.
             changes: Fields and their values; none appends the audit only.
 
         Raises:
@@ -265,19 +281,21 @@ class Catalog:
         """
         changed = tenant.model_copy(update={**changes, "revision": tenant.revision + 1})
         columns = (*changes, "revision")
-        sql = f"UPDATE tenants SET {' = ?, '.join(columns)} = ? WHERE uid = ? AND revision = ?"  # noqa: S608  # our names
         row = dict(zip(COLUMNS, to_row(changed), strict=True))
-        parameters = (*(row[column] for column in columns), tenant.uid, tenant.revision)
-        unit = [Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT)]
+        where, key = "uid = ? AND revision = ?", (tenant.uid, tenant.revision)
+        unit = []
         if "id" in changes:
-            unit.insert(0, _make_way("catalog.change", changed.id))
+            unit.append(_make_way("catalog.change", changed.id))
         if audit is not None:
-            unit.append(audit)
+            unit.append(append_if(f"EXISTS (SELECT 1 FROM tenants WHERE {where})", key, audit))  # noqa: S608  # our names
+        sql = f"UPDATE tenants SET {' = ?, '.join(columns)} = ? WHERE {where}"  # noqa: S608  # our names
+        parameters = (*(row[column] for column in columns), *key)
+        unit.append(Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT))
         try:
             results = await self._write_tenants(*unit)
         except DuplicateRecordError as error:
             raise TenantExistsError(f"tenant {changed.id!r} exists already", tenant_id=changed.id) from error
-        if not results["id" in changes]:
+        if not results[-1]:
             raise StaleTenantError(tenant.id)
         return changed
 
@@ -318,7 +336,7 @@ class Catalog:
         Raises:
             PersistenceError: It cannot be written.
         """
-        sql = "UPDATE tenant_states SET count = count WHERE 0"
+        sql = "UPDATE tenant_states SET count = count WHERE 1 = 0"
         await self._actor.write((Statement("catalog.check_writable", sql),))
 
     async def read(self, statement: Statement) -> Result:
@@ -334,6 +352,11 @@ class Catalog:
             return await self._actor.write(statements)
         finally:
             self.changes += 1  # also if it failed: whether it was committed may be unknown
+
+
+def _in_chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _VALUES_MAX):
+        yield values[start : start + _VALUES_MAX]
 
 
 class StaleTenantError(Exception):

@@ -1,18 +1,30 @@
-"""Tenants as rows of the catalog's table."""
+"""Rows of the catalog's tables as models, and tenants as rows."""
 
 import json
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from pydantic import BaseModel
 
 from tenantry.clock import as_text
 from tenantry.errors import MalformedRowError
-from tenantry.statements import Row
+from tenantry.statements import Row, Sql
 from tenantry.tenancy.tenant_record import TenantRecord
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 COLUMNS: Final = tuple(TenantRecord.model_fields)
 INSERT: Final = f"INSERT INTO tenants ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # our names
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM tenants"  # noqa: S608  # our names
+ID_IN_JSON: Final = Sql({"sqlite": "id IN (SELECT value FROM json_each(?))"})
+"""The condition that a tenant's id is in a list of any length, which is one value: a JSON array."""
 _JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
 _TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")
+
+
+def after_prefix(id_prefix: str) -> str:
+    """Return the first text after all ids that begin with a prefix."""
+    return f"{id_prefix}{{"  # the character after "z", which is the last one of an id
 
 
 def to_row(tenant: TenantRecord) -> Row:
@@ -31,18 +43,36 @@ def from_row(row: Row) -> TenantRecord:
     """Return the tenant of a row of `SELECT`.
 
     Raises:
-        MalformedRowError: It cannot be read.
+        MalformedRowError: The row cannot be read.
     """
-    values = dict(zip(COLUMNS, row, strict=True))
+    return decode_row(TenantRecord, COLUMNS, row, entity="tenant", json_columns=_JSON_COLUMNS)
+
+
+def decode_row(
+    model: type[ModelT], columns: Sequence[str], row: Row, *, entity: str, json_columns: Sequence[str] = ()
+) -> ModelT:
+    """Return the model of a row.
+
+    Args:
+        model: The model. Its fields have the names of the columns.
+        columns: The columns of the row, in order. The first one names the record in an error.
+        row: The row.
+        entity: What an error calls the record: ``fleet_job``.
+        json_columns: The columns that hold JSON, or NULL.
+
+    Raises:
+        MalformedRowError: The row cannot be read. A newer tenantry may have written it, with a state that this one does not know.
+    """
+    values = dict(zip(columns, row, strict=True))
+    record_id = values[columns[0]]
     try:
-        for column in _JSON_COLUMNS:
+        for column in json_columns:
             if values[column] is not None:
                 values[column] = json.loads(values[column])
-        return TenantRecord.model_validate(values)
-    except (TypeError, ValueError) as error:
-        # A state that only a newer tenantry knows, for example.
+        return model.model_validate(values)
+    except (TypeError, ValueError, RecursionError) as error:
         raise MalformedRowError(
-            f"the catalog's entry of tenant {values['id']!r} cannot be read: {error}",
-            entity="tenant",
-            record_id=str(values["id"]),
+            f"the catalog's entry of {entity.replace('_', ' ')} {record_id!r} cannot be read: {error}",
+            entity=entity,
+            record_id=str(record_id),
         ) from error

@@ -5,21 +5,22 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantry.ids import TenantId
-from tenantry.statements import Statement
+from tenantry.repository import placeholders
+from tenantry.statements import Sql, Statement
+from tenantry.tenancy.catalog.rows import ID_IN_JSON, after_prefix
 from tenantry.tenancy.fleet.job import FIRST_WAVE
 from tenantry.tenancy.fleet.options import FleetOptions, as_json
 
 # The first wave is spread evenly over the ids, beginning somewhere: of 10 among 1,000, every hundredth.
-_INSERT_TENANTS: Final = """
+_INSERT: Final = f"""
 INSERT INTO fleet_results (job_id, wave, position, tenant_uid, tenant_id)
-SELECT ?, iif((rank + start) % total * canary % total < canary, ?, ?), rank, uid, id
-FROM (
-    SELECT uid, id, rank, total, ? AS start, min(total, max(?, (total * ? + 9999) / 10000)) AS canary
-    FROM (
-        SELECT uid, id, row_number() OVER (ORDER BY id) - 1 AS rank, count(*) OVER () AS total FROM tenants WHERE {where}
-    )
-)
-"""
+SELECT ?, CASE WHEN (rank + ?) % total * canary % total < canary THEN {FIRST_WAVE:d} ELSE ? END, rank, uid, id FROM (
+    SELECT uid, id, rank, total, {{canary}} AS canary FROM (
+        SELECT uid, id, row_number() OVER (ORDER BY id) - 1 AS rank, count(*) OVER () AS total FROM tenants WHERE \
+"""  # noqa: S608  # our own
+_COUNT: Final = "CASE WHEN total < ? THEN total ELSE ? END"
+_SHARE: Final = "(total * ? + 9999) / 10000"
+_IS_BELOW: Final = Sql({"sqlite": "coalesce(json_extract(schema_versions, '$.' || ?), 0) < ?"})
 
 
 def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> Statement:
@@ -31,30 +32,27 @@ def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[Tena
         tenant_ids: Only these.
     """
     rest = FIRST_WAVE if options.canary is None else FIRST_WAVE + 1
+    count, share = options.canary_size
+    canary, size = (_SHARE, [share]) if share else (_COUNT, [count, count])
     where, parameters = _where(options, tenant_ids)
-    start = secrets.randbelow(2**31)
-    return Statement(
-        "fleet.insert",
-        _INSERT_TENANTS.format(where=where),
-        (job_id, FIRST_WAVE, rest, start, *options.canary_size, *parameters),
-    )
+    sql = _INSERT.format(canary=canary) + where + ") AS ranked) AS sized"
+    return Statement("fleet.insert", sql, (job_id, secrets.randbelow(2**31), rest, *size, *parameters))
 
 
-def _where(options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> tuple[str, list[Any]]:
+def _where(options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> tuple[str | Sql, list[Any]]:
     """Return the condition on tenants that the options make, and its parameters."""
-    conditions = [f"state IN ({', '.join('?' * len(options.states))})"]
+    where: str | Sql = f"state IN ({placeholders(options.states)})"
     parameters: list[Any] = [*options.states]
     if tenant_ids is not None:
-        conditions.append("id IN (SELECT value FROM json_each(?))")
+        where = where + " AND " + ID_IN_JSON
         parameters.append(as_json([*tenant_ids]))
     if options.id_prefix is not None:
-        conditions.append("id >= ? AND id < ? || '{'")  # the character after z
-        parameters += [options.id_prefix] * 2
+        where = where + " AND id >= ? AND id < ?"
+        parameters += [options.id_prefix, after_prefix(options.id_prefix)]
     if options.below is not None:
-        below = [
-            ("coalesce(json_extract(schema_versions, ?), 0) < ?", (f"$.{name}", version))
-            for name, version in options.below.items()
-        ]
-        conditions.append(f"({' OR '.join(sql for sql, _ in below)})")
-        parameters += [value for _, values in below for value in values]
-    return " AND ".join(conditions), parameters
+        where = where + " AND (1 = 0"
+        for name, version in options.below.items():
+            where = where + " OR " + _IS_BELOW
+            parameters += [name, version]
+        where = where + ")"
+    return where, parameters

@@ -12,12 +12,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenantry.clock import Clock, as_text
-from tenantry.errors import JobError, JobNotFoundError, MalformedRowError
+from tenantry.errors import JobError, JobNotFoundError
 from tenantry.ids import TenantId
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Row, Statement
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.fleet.job import (
     LIVE_STATES,
     OK,
@@ -52,16 +53,18 @@ _FINISHED_SQL: Final = "(SELECT coalesce(sum(ok + skipped + failed), 0) FROM fle
 _FAILED_SQL: Final = "(SELECT coalesce(sum(failed), 0) FROM fleet_waves WHERE job_id = id)"
 _BEGIN: Final = f"""
 UPDATE fleet_jobs
-SET state = 'running', reason = NULL, begun_at = ?2, state_changed_at = iif(state = 'running', state_changed_at, ?2),
+SET state = 'running', reason = NULL, begun_at = ?,
+    state_changed_at = CASE WHEN state = 'running' THEN state_changed_at ELSE ? END,
     finished_before = {_FINISHED_SQL}
-WHERE id = ?1 AND state IN ('pending', 'running')
+WHERE id = ? AND state IN ('pending', 'running')
 """  # noqa: S608  # our own
 _APPLY: Final = f"""
 UPDATE fleet_jobs
-SET state = ?1, reason = ?2, state_changed_at = ?3, options = ?4,
-    failures_accepted = iif(state = 'stopped', {_FAILED_SQL}, failures_accepted)
-WHERE id = ?5 AND state = ?6
+SET state = ?, reason = ?, state_changed_at = ?, options = ?,
+    failures_accepted = CASE WHEN state = 'stopped' THEN {_FAILED_SQL} ELSE failures_accepted END
+WHERE id = ? AND state = ?
 """  # noqa: S608  # our own
+_IS_AS_READ: Final = "EXISTS (SELECT 1 FROM fleet_jobs WHERE id = ? AND state = ?)"
 _RESULT_COLUMNS: Final = tuple(FleetResult.model_fields)
 _PENDING: Final = """
 SELECT wave, position, tenant_uid, tenant_id, detail FROM fleet_results
@@ -75,8 +78,8 @@ _EXPIRED: Final = """
 SELECT id FROM fleet_jobs WHERE state IN ('done', 'cancelled') AND state_changed_at < ? ORDER BY id LIMIT 1
 """
 _FORGET_RESULTS: Final = """
-DELETE FROM fleet_results WHERE job_id = ?1 AND (wave, position) IN (
-    SELECT wave, position FROM fleet_results WHERE job_id = ?1 LIMIT ?2
+DELETE FROM fleet_results WHERE job_id = ? AND (wave, position) IN (
+    SELECT wave, position FROM fleet_results WHERE job_id = ? LIMIT ?
 )
 """
 _NOTE: Final = "UPDATE fleet_results SET detail = ? WHERE job_id = ? AND wave = ? AND position = ?"
@@ -188,7 +191,9 @@ class FleetTable:
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
-            results = Statement("fleet.forget", _FORGET_RESULTS, (job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT)
+            results = Statement(
+                "fleet.forget", _FORGET_RESULTS, (job_id, job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT
+            )
             while (await self._catalog.write(results))[0]:
                 pass
             await self._catalog.write(
@@ -198,7 +203,8 @@ class FleetTable:
 
     async def begin(self, job_id: str) -> FleetJob | None:
         """Note that this process begins to run the job, and return it; None if it is not to be run any more."""
-        statement = Statement("fleet.begin", _BEGIN, (job_id, as_text(self._clock.now())), Fetch.ROWCOUNT)
+        now = as_text(self._clock.now())
+        statement = Statement("fleet.begin", _BEGIN, (now, now, job_id), Fetch.ROWCOUNT)
         (count,) = await self._catalog.write(statement)
         return await self.get(job_id) if count else None
 
@@ -230,25 +236,22 @@ class FleetTable:
             options = job.options.model_copy(update=changes)
             now = as_text(self._clock.now())
             parameters = (target, reason, now, options.model_dump_json(), job_id, job.state)
-            unit = [Statement("fleet.apply", _APPLY, parameters, Fetch.ROWCOUNT)]
-            if target is job.state and not changes:
-                unit.clear()
+            is_change = target is not job.state or bool(changes)
+            unit = [Statement("fleet.apply", _APPLY, parameters, Fetch.ROWCOUNT)] if is_change else []
             if is_audited:
-                record = self.audited(
-                    event, job_id, "ok", is_conditional=bool(unit), reason=reason, **changes
+                record = self.audited(event, job_id, "ok", reason=reason, **changes)
+                unit.insert(
+                    0, audit.append_if(_IS_AS_READ, (job_id, job.state), record) if is_change else record
                 )
-                unit.append(record)
             results = await self._catalog.write(*unit) if unit else [None]
-            if results[0] != 0:
+            if results[-1] != 0:
                 return await self.get(job_id)
 
     async def refuse(self, action: str, job_id: str | None, error: JobError) -> None:
         """Append a call that was refused to the audit."""
         await self._catalog.write(self.audited(action, job_id, error.outcome, error=str(error)))
 
-    def audited(
-        self, action: str, job_id: str | None, outcome: str, *, is_conditional: bool = False, **detail: Any
-    ) -> Statement:
+    def audited(self, action: str, job_id: str | None, outcome: str, **detail: Any) -> Statement:
         """Return the statement that appends a call to the audit; see `tenantry.tenancy.catalog.audit.append`."""
         return audit.append(
             self._clock,
@@ -257,7 +260,6 @@ class FleetTable:
             tenant_uid=None,
             outcome=outcome,
             detail={"job_id": job_id, **detail},
-            is_conditional=is_conditional,
         )
 
     async def waves(self, job_id: str) -> Sequence[FleetWave]:
@@ -336,19 +338,8 @@ def _outcome_filter(outcome: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _to_job(row: Row) -> FleetJob:
-    values = dict(zip(_JOB_COLUMNS, row, strict=True))
-    try:
-        return FleetJob.model_validate({**values, "options": json.loads(values["options"])})
-    except ValueError as error:
-        # A state or an option that only a newer tenantry knows, for example.
-        raise MalformedRowError(
-            f"the catalog's entry of fleet job {values['id']!r} cannot be read: {error}",
-            entity="fleet_job",
-            record_id=values["id"],
-        ) from error
+    return decode_row(FleetJob, _JOB_COLUMNS, row, entity="fleet_job", json_columns=("options",))
 
 
 def _to_result(row: Row) -> FleetResult:
-    values = dict(zip(_RESULT_COLUMNS, row, strict=True))
-    values["detail"] = json.loads(values["detail"])
-    return FleetResult.model_validate(values)
+    return decode_row(FleetResult, _RESULT_COLUMNS, row, entity="fleet_result", json_columns=("detail",))

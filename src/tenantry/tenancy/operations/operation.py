@@ -189,9 +189,7 @@ class Operation:
         self, tenant: TenantRecord, event: TenantEvent, *, reason: str | None = None, **changes: Any
     ) -> TenantRecord:
         """Let the event happen, audited; see `Catalog.apply`."""
-        changed = await self._catalog.apply(
-            tenant, event, reason=reason, audit=self.audited("ok", is_conditional=True), **changes
-        )
+        changed = await self._catalog.apply(tenant, event, reason=reason, audit=self.audited("ok"), **changes)
         if changed is not tenant:
             self.is_audited = True
             self.step(changed.state.value)
@@ -199,7 +197,7 @@ class Operation:
 
     async def change(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         """Change fields of the tenant, audited; see `Catalog.change`."""
-        changed = await self._catalog.change(tenant, audit=self.audited("ok", is_conditional=True), **changes)
+        changed = await self._catalog.change(tenant, audit=self.audited("ok"), **changes)
         self.is_audited = True
         self.step("changed")
         return changed
@@ -289,7 +287,7 @@ class Operation:
         """Report that a step has ended, and that its results are durable."""
         self._runner.context.report(OperationStepped(self.tenant_id, self.action, name))
 
-    def audited(self, outcome: str, *, is_conditional: bool = False) -> Statement:
+    def audited(self, outcome: str) -> Statement:
         """Return the statement that appends the operation to the audit."""
         return audit.append(
             self._runner.context.clock,
@@ -299,14 +297,13 @@ class Operation:
             outcome=outcome,
             detail=self.detail,
             principal=self.principal,
-            is_conditional=is_conditional,
         )
 
     async def _clear_intent(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         while True:
             try:
                 completed = await self._catalog.change(
-                    tenant, intent=None, audit=self.audited("ok", is_conditional=True), **changes
+                    tenant, intent=None, audit=self.audited("ok"), **changes
                 )
             except StaleTenantError:
                 # No other operation changes it while the intent stands, but a quarantine may have been noted meanwhile.
