@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from tenantry.files.digests import file_sha256
 from tenantry.files.durable_files import sync_file
 from tenantry.schema import Schema
 from tenantry.storage.sqlite import foreign, integrity, maintenance, replacement
@@ -21,6 +22,7 @@ __all__ = [
     "check",
     "check_schema",
     "copy_file",
+    "digest",
     "leave_one_file",
     "make_durable",
 ]
@@ -39,6 +41,15 @@ async def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     return await run_in_thread(partial(integrity.check, path, is_thorough=is_thorough))
+
+
+async def digest(path: Path) -> str:
+    """Return the file's SHA-256, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return await run_in_thread(partial(file_sha256, path))
 
 
 async def check_schema(path: Path, schemas: Sequence[Schema], accepted_tables: Collection[str]) -> None:

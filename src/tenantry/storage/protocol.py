@@ -531,14 +531,16 @@ class Backend(Protocol):
         ...
 
     async def prepare(self, path: Path) -> dict[str, int]:
-        """Migrate a copy of a tenant's database to what the code knows, check it, and return the version of each schema.
+        """Migrate a copy of a tenant's database to what the code knows, and return the version of each schema.
+
+        A copy that was migrated is checked afterwards. That it was sound before is for its caller to check.
 
         Args:
             path: The copy, which is changed. It may come from a storage that others can write.
 
         Raises:
             MigrationError: It is newer than the code, or a migration fails.
-            DatabaseCorruptError: It is no database, or damaged.
+            DatabaseCorruptError: It is not a database, or a migration left it damaged.
             SnapshotError: It took too long.
         """
         ...

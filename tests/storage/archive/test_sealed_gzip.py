@@ -28,11 +28,19 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "compressed.gz"
 
 
-def assert_corrupt(source: Path, *, bytes_max: int = len(CONTENT), sha256: str = SHA256) -> None:
+def decompress_as_stored(source: Path, target: Path, *, bytes_max: int, content_sha256: str) -> None:
+    """Decompress a file whose own digest is what it must be."""
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    decompress(source, target, bytes_max=bytes_max, content_sha256=content_sha256, sha256=sha256)
+
+
+def assert_corrupt(source: Path, *, bytes_max: int = len(CONTENT), content_sha256: str = SHA256) -> None:
     """Check that a compressed file is found to be damaged, and that nothing is left of the attempt."""
     before = sorted(source.parent.iterdir())
     with pytest.raises(SnapshotCorruptError):
-        decompress(source, source.parent / "target", bytes_max=bytes_max, sha256=sha256)
+        decompress_as_stored(
+            source, source.parent / "target", bytes_max=bytes_max, content_sha256=content_sha256
+        )
     assert sorted(source.parent.iterdir()) == before
 
 
@@ -43,9 +51,11 @@ def test_content_comes_back(tmp_path: Path, content: bytes):
     """What was compressed comes back, private, and the size and digest are those of the compressed file."""
     plain, target, again = tmp_path / "plain", tmp_path / "target.gz", tmp_path / "again"
     plain.write_bytes(content)
-    size_bytes, sha256 = compress(plain, target)
-    assert (target.stat().st_size, hashlib.sha256(target.read_bytes()).hexdigest()) == (size_bytes, sha256)
-    decompress(target, again, bytes_max=len(content), sha256=hashlib.sha256(content).hexdigest())
+    stored = compress(plain, target)
+    content_sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+    assert stored == (target, target.stat().st_size, sha256, content_sha256)
+    decompress(target, again, bytes_max=len(content), content_sha256=content_sha256, sha256=sha256)
     assert again.read_bytes() == content
     assert [stat.S_IMODE(path.stat().st_mode) for path in (target, again)] == [0o600, 0o600]
     assert len(list(tmp_path.iterdir())) == 3
@@ -74,25 +84,39 @@ def test_every_damage_is_found(source: Path):
         source.write_bytes(broken)
         assert_corrupt(source)
     source.write_bytes(content)
-    decompress(source, source.parent / "target", bytes_max=len(CONTENT), sha256=SHA256)
+    decompress_as_stored(source, source.parent / "target", bytes_max=len(CONTENT), content_sha256=SHA256)
     assert open_files(source.parent) == []
 
 
 def test_another_content_is_found(source: Path):
     """A whole file that is not the one that was meant is refused by the digest."""
-    assert_corrupt(source, sha256="00" * 32)
+    assert_corrupt(source, content_sha256="00" * 32)
+
+
+def test_another_compression_of_the_content_is_found(source: Path):
+    """A sound file that is not the one that was stored is refused, though its content is the same."""
+    before = sorted(source.parent.iterdir())
+    with pytest.raises(SnapshotCorruptError, match="not what was written"):
+        decompress(
+            source,
+            source.parent / "target",
+            bytes_max=len(CONTENT),
+            content_sha256=SHA256,
+            sha256="00" * 32,
+        )
+    assert sorted(source.parent.iterdir()) == before
 
 
 def test_no_more_is_written_than_allowed(tmp_path: Path, source: Path):
     """A small file that holds very much fills no disk."""
     assert_corrupt(source, bytes_max=len(CONTENT) - 1)
-    assert_corrupt(source, bytes_max=500, sha256=hashlib.sha256(CONTENT[:500]).hexdigest())
+    assert_corrupt(source, bytes_max=500, content_sha256=hashlib.sha256(CONTENT[:500]).hexdigest())
     with compressed(tmp_path / "bomb.gz") as writer:
         for _ in range(200):
             writer.write(bytes(1_000_000))
     assert (tmp_path / "bomb.gz").stat().st_size < 1_000_000
     with small_disk(tmp_path / "disk", "1m") as disk, pytest.raises(SnapshotCorruptError):
-        decompress(tmp_path / "bomb.gz", disk / "target", bytes_max=100_000, sha256=SHA256)
+        decompress_as_stored(tmp_path / "bomb.gz", disk / "target", bytes_max=100_000, content_sha256=SHA256)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +136,7 @@ def test_a_missing_file_is_told(tmp_path: Path):
         compress(tmp_path / "missing", tmp_path / "target")
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(SnapshotNotFoundError, match=path.name):
-            decompress(path, tmp_path / "target", bytes_max=1, sha256=SHA256)
+            decompress(path, tmp_path / "target", bytes_max=1, content_sha256=SHA256, sha256=SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,11 +149,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
         with pytest.raises(StorageFullError):
             compress(tmp_path / "plain", disk / "target")
         with pytest.raises(StorageFullError):
-            decompress(
+            decompress_as_stored(
                 tmp_path / "source.gz",
                 disk / "target",
                 bytes_max=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
+                content_sha256=hashlib.sha256(content).hexdigest(),
             )
         assert list(disk.iterdir()) == []
 
@@ -143,5 +167,7 @@ def test_members_without_content_can_be_cancelled(tmp_path: Path, monkeypatch: p
     sealed.write_bytes(content + compression._seal(hashlib.sha256(content).hexdigest()))
     asked: list[None] = []
     monkeypatch.setattr(compression, "check_cancelled", lambda: asked.append(None))
-    decompress(sealed, tmp_path / "target", bytes_max=1, sha256=hashlib.sha256(b"").hexdigest())
+    decompress_as_stored(
+        sealed, tmp_path / "target", bytes_max=1, content_sha256=hashlib.sha256(b"").hexdigest()
+    )
     assert len(asked) > members

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from buckets import make_bucket
+from forgeries import forge_snapshot
 from stores import AnyRepository, run, small_disk
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import (
@@ -67,6 +68,11 @@ def spoil_page(database: Path) -> None:
     fd = os.open(database, os.O_WRONLY)
     os.pwrite(fd, b"\xa5" * 4096, 8 * 4096)
     os.close(fd)
+
+
+def remove_message(database: Path) -> None:
+    """Remove a message from a database, by hand."""
+    query(database, "DELETE FROM messages WHERE seq = 1")
 
 
 async def make_damaged(data_dir: Path) -> None:
@@ -610,6 +616,35 @@ class TestFlippedBytes:
         path.write_bytes(sound)
         await registry.snapshots.restore("acme", snapshot.id)
         assert await history(registry, "acme") == ["one"]
+
+    @pytest.mark.parametrize(
+        ("change", "error"),
+        [(spoil_page, DatabaseCorruptError), (remove_message, SnapshotCorruptError)],
+        ids=["a damaged page", "a row less"],
+    )
+    async def test_a_forgery(
+        self,
+        registry: TenantRegistry,
+        data_dir: Path,
+        change: Callable[[Path], object],
+        error: type[TenantryError],
+    ):
+        """A snapshot whose digests are all right is refused for what is in its database, before anything changes."""
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save_many([make_message("x" * 500) for _ in range(200)])
+        snapshot = await registry.snapshots.create("acme")
+        await say(registry, "acme", "two")
+        (manifest,) = [path for path in kept_files(data_dir) if path.suffix == ".json"]
+        forge_snapshot(manifest, change)
+        for call in (
+            registry.snapshots.restore("acme", snapshot.id),
+            registry.clone("acme", "globex", snapshot.id),
+        ):
+            with pytest.raises(error):
+                await call
+        assert len(await history(registry, "acme")) > 200
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
+        assert not (await registry.snapshots.drill()).is_ok
 
 
 class TestDrill:

@@ -79,19 +79,23 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
     """
     target = directory / DATABASE_NAME
     doing = f"unpack {source} into {directory}"
-    with storage_errors(doing), _recognized(source), decompressed(source) as archive:
+    with (
+        storage_errors(doing),
+        _recognized(source),
+        DraftFile(target) as draft,
+        decompressed(source) as archive,
+    ):
         manifest = _read_manifest(archive, source)
         if manifest.database_bytes > bytes_max:
             raise StorageFullError(
                 f"{source} holds a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: make room, "
                 "then try again"
             )
-        with DraftFile(target) as draft:
-            found = copy_digested(archive, _LeavingRoom(draft, directory), manifest.database_bytes)
-            is_whole = found == (manifest.database_bytes, manifest.database_sha256)
-            after = _after_database(manifest)
-            if not is_whole or archive.read(len(after) + 1) != after:
-                raise SnapshotCorruptError(f"{source} does not hold the database that its manifest describes")
+        found = copy_digested(archive, _LeavingRoom(draft, directory), manifest.database_bytes)
+        is_whole = found == (manifest.database_bytes, manifest.database_sha256)
+        after = _after_database(manifest)
+        if not is_whole or archive.read(len(after) + 1) != after:
+            raise SnapshotCorruptError(f"{source} does not hold the database that its manifest describes")
     return manifest, target
 
 

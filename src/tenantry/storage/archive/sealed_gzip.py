@@ -1,9 +1,11 @@
-"""Compressed files in which every changed byte is found out, and which any gzip reads.
+"""Compressed files that any gzip reads and in which every changed byte is detected.
 
 gzip's checksum covers the content, but neither the header's time and flags nor the last bits before the checksum
-(RFC 1952, section 2.3; RFC 1951, section 3.2.3). So a second member follows, without content, whose comment is the SHA-256 of every byte
-before it. Members that follow each other are one file to everything that reads gzip (RFC 1952, section 2.2). The last bytes of a file are compared
-with what they must be before anything is decompressed.
+(RFC 1952, section 2.3; RFC 1951, section 3.2.3). So a second member follows, without content, whose comment is the SHA-256 of every
+byte before it: the seal. Any program that reads gzip takes both members for one file (RFC 1952, section 2.2).
+
+A file is read once: the same pass decompresses it and digests it. So what comes out of it is worth something only when the pass
+has ended without an error. Until then it is in a draft without a name.
 """
 
 import gzip
@@ -14,12 +16,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import UnsupportedOperation
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError
 from tenantry.files.atomic_file import DraftFile, storage_errors
-from tenantry.files.digests import file_sha256
 from tenantry.threads import check_cancelled
 
 LEVEL: Final = 5
@@ -52,30 +54,47 @@ class Writer(Protocol):
         ...
 
 
-def compress(source: Path, target: Path) -> tuple[int, str]:
-    """Write a file compressed and sealed into a new file, durably.
+class CompressedFile(NamedTuple):
+    """A file that `compress` wrote.
 
-    Returns:
-        The size of the new file in bytes, and its SHA-256 in hexadecimal.
+    Attributes:
+        path: Where it is.
+        size_bytes: Its size.
+        sha256: Its SHA-256, in hexadecimal.
+        content_sha256: The SHA-256 of what was compressed.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    content_sha256: str
+
+
+def compress(source: Path, target: Path) -> CompressedFile:
+    """Write a file compressed and sealed into a new file, durably.
 
     Raises:
         StorageFullError: There is no room.
         SnapshotError: A file cannot be read or written; there is no new file.
     """
-    with storage_errors(f"compress {source} into {target}"):
-        with source.open("rb") as file, compressed(target) as writer:
-            shutil.copyfileobj(file, writer, _CHUNK_BYTES)
-        return target.stat().st_size, file_sha256(target)
+    doing = f"compress {source} into {target}"
+    with storage_errors(doing), source.open("rb") as file, DraftFile(target) as draft:
+        stored = _Digested(draft)
+        with _sealed(stored) as writer:
+            content = _Digested(writer)
+            shutil.copyfileobj(file, content, _CHUNK_BYTES)
+    return CompressedFile(target, stored.size_bytes, stored.sha256, content.sha256)
 
 
-def decompress(source: Path, target: Path, *, bytes_max: int, sha256: str) -> None:
+def decompress(source: Path, target: Path, *, bytes_max: int, content_sha256: str, sha256: str) -> None:
     """Write the content of a compressed and sealed file into a new file, durably.
 
     Args:
         source: What `compress` made.
         target: The new file.
         bytes_max: How large the content may be.
-        sha256: Its SHA-256 in hexadecimal.
+        content_sha256: The content's SHA-256, in hexadecimal.
+        sha256: The compressed file's.
 
     Raises:
         SnapshotCorruptError: It is not what was compressed, or larger.
@@ -86,14 +105,12 @@ def decompress(source: Path, target: Path, *, bytes_max: int, sha256: str) -> No
     After an error there is no new file.
     """
     doing = f"decompress {source} into {target}"
-    with storage_errors(doing), decompressed(source) as reader, DraftFile(target) as draft:
+    with storage_errors(doing), DraftFile(target) as draft, decompressed(source, sha256=sha256) as reader:
         _, digest = copy_digested(reader, draft, bytes_max)
         if reader.read(1):
             raise SnapshotCorruptError(f"{source} holds more than the {bytes_max} bytes that it should")
-        if digest != sha256:
-            raise SnapshotCorruptError(
-                f"{source} holds something else than what was stored: SHA-256 {digest}"
-            )
+        if digest != content_sha256:
+            raise SnapshotCorruptError(f"{source} is corrupt: the SHA-256 of its content is {digest}")
 
 
 @contextmanager
@@ -103,85 +120,138 @@ def compressed(target: Path) -> Iterator[Writer]:
     Raises:
         OSError: It cannot be written; there is no new file.
     """
-    with DraftFile(target) as draft:
-        digested = _Digested(draft)
-        # Without a name and a time: the same content gives the same bytes.
-        with gzip.GzipFile("", "wb", LEVEL, digested, mtime=0) as writer:
-            yield writer
-        draft.write(_seal(digested.sha256.hexdigest()))
+    with DraftFile(target) as draft, _sealed(_Digested(draft)) as writer:
+        yield writer
 
 
 @contextmanager
-def decompressed(source: Path) -> Iterator[Reader]:
-    """Check the seal of a compressed file and give what reads its content.
+def decompressed(source: Path, *, sha256: str | None = None) -> Iterator[Reader]:
+    """Give what reads the content of a compressed and sealed file, and check the whole file at the end of the block.
+
+    The block must not publish what it reads: the check comes after it.
+
+    Args:
+        source: The file.
+        sha256: Its SHA-256 in hexadecimal, where it is known.
 
     Raises:
-        SnapshotCorruptError: Its seal is not that of its bytes, or, in the block, it cannot be decompressed.
+        SnapshotCorruptError: Its seal or its SHA-256 is not that of its bytes, or it cannot be decompressed.
         SnapshotNotFoundError: There is no such file.
         OSError: It cannot be read.
     """
     if not source.is_file():
         raise SnapshotNotFoundError(f"there is no file {source}")
     with source.open("rb") as file:
-        _check_seal(file, source)
-        file.seek(0)
+        sealed = _SealedFile(file, source)
         try:
-            yield gzip.GzipFile(fileobj=_CancellableFile(file), mode="rb")
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            yield gzip.GzipFile(fileobj=sealed, mode="rb")
+        except (gzip.BadGzipFile, EOFError, zlib.error, SnapshotCorruptError) as error:
+            # The first effect of a changed byte may be any of these: then the message is that the file is damaged.
+            sealed.check(sha256)
+            if isinstance(error, SnapshotCorruptError):
+                raise
             raise SnapshotCorruptError(f"{source} cannot be decompressed: {error}") from error
+        sealed.check(sha256)
 
 
 def copy_digested(source: Reader, target: Writer, bytes_max: int) -> tuple[int, str]:
     """Copy at most so many bytes, and return how many there were and their SHA-256 in hexadecimal."""
     digested = _Digested(target)
-    bytes_left = bytes_max
-    while chunk := source.read(min(bytes_left, _CHUNK_BYTES)):
+    while chunk := source.read(min(bytes_max - digested.size_bytes, _CHUNK_BYTES)):
         digested.write(chunk)
-        bytes_left -= len(chunk)
-    return bytes_max - bytes_left, digested.sha256.hexdigest()
+    return digested.size_bytes, digested.sha256
 
 
-class _CancellableFile:
-    """Reads a file until the work of this thread is cancelled.
+class _SealedFile:
+    """Reads a sealed file from its first byte to its last, once, and digests it, until the work of this thread is cancelled.
 
-    A single read of gzip's can last for as long as the file is large: it skips members without content, and long names in headers.
+    gzip may ask for many reads to give one byte: it skips members without content, and long names in headers.
 
     Args:
         file: The file.
+        path: Its path, for messages.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
+        self._path = path
+        self._sealed_bytes_left = max(os.fstat(file.fileno()).st_size - _SEAL_BYTES, 0)
+        self._sha256 = hashlib.sha256()
+        self._end = b""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return so many bytes, and fewer only at the end."""
         check_cancelled()
-        return self._file.read(size)
+        content = self._file.read(size)
+        sealed = memoryview(content)[: self._sealed_bytes_left]
+        self._sha256.update(sealed)
+        self._sealed_bytes_left -= len(sealed)
+        self._end = (self._end + content[len(sealed) :])[: _SEAL_BYTES + 1]
+        return content
 
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move to another place."""
-        return self._file.seek(offset, whence)
+    def seek(self, *_: int) -> int:
+        """Refuse: gzip asks only in order to begin again."""
+        raise UnsupportedOperation(f"{self._path} is read once, from its first byte to its last")
+
+    def check(self, sha256: str | None) -> None:
+        """Read the rest and raise unless the file is what was written.
+
+        Args:
+            sha256: The SHA-256 that the whole file must have; None if that is not known.
+
+        Raises:
+            SnapshotCorruptError: It is not.
+        """
+        while self.read(_CHUNK_BYTES):
+            pass
+        is_sealed = self._end == _seal(self._sha256.hexdigest())
+        self._sha256.update(self._end)
+        if not is_sealed or sha256 not in {None, self._sha256.hexdigest()}:
+            raise SnapshotCorruptError(f"{self._path} is damaged: it is not what was written")
 
 
 class _Digested:
-    """Passes bytes on and digests them."""
+    """Passes bytes on and digests them.
+
+    Attributes:
+        size_bytes: How many there were.
+    """
 
     def __init__(self, target: Writer) -> None:
-        self.sha256 = hashlib.sha256()
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
         self._target = target
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all of them, in hexadecimal."""
+        return self._sha256.hexdigest()
 
     def write(self, content: bytes) -> int:
         check_cancelled()
-        self.sha256.update(content)
+        self._sha256.update(content)
         self._target.write(content)
+        self.size_bytes += len(content)
         return len(content)
 
     def flush(self) -> None:
         """Hold nothing back: gzip may ask."""
 
 
+@contextmanager
+def _sealed(target: _Digested) -> Iterator[Writer]:
+    """Give what compresses into a target, and write the seal at the end of the block."""
+    # Without a name and a time: the same content gives the same bytes.
+    with gzip.GzipFile("", "wb", LEVEL, target, mtime=0) as writer:
+        yield writer
+    target.write(_seal(target.sha256))
+
+
 def _seal(sha256: str) -> bytes:
     return _SEAL_HEADER + f"SHA-256 of all before: {sha256}".encode("ascii") + b"\0" + _SEAL_END
+
+
+_SEAL_BYTES: Final = len(_seal("0" * 64))
 
 
 def has_seal(path: Path) -> bool:
@@ -191,18 +261,5 @@ def has_seal(path: Path) -> bool:
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
-        seal_bytes = len(_seal("0" * 64))
-        file.seek(max(0, os.fstat(file.fileno()).st_size - seal_bytes))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_BYTES))
         return file.read().startswith(_SEAL_HEADER)
-
-
-def _check_seal(file: BinaryIO, path: Path) -> None:
-    bytes_before = os.fstat(file.fileno()).st_size - len(_seal("0" * 64))
-    sha256 = hashlib.sha256()
-    bytes_left = max(bytes_before, 0)
-    while chunk := file.read(min(bytes_left, _CHUNK_BYTES)):
-        check_cancelled()
-        sha256.update(chunk)
-        bytes_left -= len(chunk)
-    if bytes_before < 0 or file.read() != _seal(sha256.hexdigest()):
-        raise SnapshotCorruptError(f"{path} is damaged: it is not what was written")

@@ -175,7 +175,7 @@ class SQLiteBackend:
         return second_look.is_doubtful(error)
 
     async def prepare(self, path: Path) -> dict[str, int]:
-        """Migrate and check a file; see `Backend.prepare`.
+        """Migrate a file, and check it if that changed it; see `Backend.prepare`.
 
         It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
         that copies may take.
@@ -186,7 +186,7 @@ class SQLiteBackend:
         await store.connect()
         try:
             async with asyncio.timeout(seconds_max):
-                versions = (await store.migrate()).versions
+                report = await store.migrate()
         except TimeoutError as error:
             raise SnapshotError(
                 f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
@@ -196,8 +196,9 @@ class SQLiteBackend:
             await store.disconnect()
         # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
         await run_in_thread(partial(maintenance.checkpoint, path))
-        await run_in_thread(partial(integrity.check, path))
-        return versions
+        if report.applied:
+            await run_in_thread(partial(integrity.check_closed, path))
+        return report.versions
 
     async def adopt(self, place: Place, path: Path) -> None:
         """Move a ready file to where the tenant's is; see `Backend.adopt`."""

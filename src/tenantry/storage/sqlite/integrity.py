@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
-from tenantry.files.digests import file_sha256
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,
     error_text,
@@ -34,14 +33,12 @@ class DatabaseReport:
 
     Attributes:
         size_bytes: Of the file.
-        sha256: Of the file, in hexadecimal.
         schema_versions: The version that each schema is at.
         row_counts: How many rows each table has.
         tenant_uid: Whose database it says it is, None if it does not say.
     """
 
     size_bytes: int
-    sha256: str
     schema_versions: dict[str, int]
     row_counts: dict[str, int]
     tenant_uid: str | None
@@ -65,7 +62,6 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
             _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
             return DatabaseReport(
                 size_bytes=path.stat().st_size,
-                sha256=file_sha256(path),
                 schema_versions=_schema_versions(connection),
                 row_counts=_row_counts(connection),
                 tenant_uid=_tenant_uid(connection),

@@ -83,7 +83,7 @@ def copy_kept(kept: Path, database: Path) -> None:
         raise SnapshotError(f"cannot copy {kept}: {error}") from error
     try:
         maintenance.checkpoint(database)
-        integrity.check(database)
+        integrity.check_closed(database)
     except DatabaseCorruptError as error:
         raise DatabaseCorruptError(f"what was replaced is damaged; it stays as it is, at {kept}") from error
 

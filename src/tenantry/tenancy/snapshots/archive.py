@@ -3,8 +3,8 @@
     <uid>/<snapshot id>.db.gz   the database, compressed
     <uid>/<snapshot id>.json    its sealed manifest, written last: what has none is no snapshot
 
-What is kept is never trusted: a manifest is sealed, the compressed object has the size and the digest that the manifest
-says, what comes out of it too, and it is a sound database. All of that is looked at before anything is done with it.
+What is stored is never trusted. Before anything is done with it, these are checked: the seal of the manifest, the SHA-256 of the
+compressed object and of the database in it, that the database is sound, and that it contains what the manifest says.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,10 @@ from typing import Final
 import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
-from tenantry.files.digests import file_sha256
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.storage import artifacts
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
-from tenantry.storage.archive.sealed_gzip import compress, decompress
+from tenantry.storage.archive.sealed_gzip import CompressedFile, decompress
 from tenantry.storage.artifacts import DatabaseReport
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.clock_watch import ClockWatch
@@ -64,25 +63,21 @@ class SnapshotArchive:
         self._storage = storage
         self._owner = owner
 
-    async def keep(self, manifest: Manifest, database: Path) -> Snapshot:
-        """Compress a database and keep it; the file is left as it is.
+    async def store(self, manifest: Manifest, database: CompressedFile) -> Snapshot:
+        """Store a compressed database with its manifest.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
-            SnapshotError, StorageFullError: It cannot be kept; what there is of it is no snapshot.
+            SnapshotError, StorageFullError: It cannot be stored; no snapshot is left.
         """
         await self._owner.check()
-        compressed = database.with_name(f"{database.name}.gz")
-        stored_bytes, stored_sha256 = await run_in_thread(partial(compress, database, compressed))
-        manifest = manifest.model_copy(update={"stored_bytes": stored_bytes, "stored_sha256": stored_sha256})
+        sealed = seal(manifest)
         key = _key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE)
-        await self._storage.put(key, compressed)
+        await self._storage.put(key, database.path)
         try:
-            await self._storage.put_bytes(
-                _key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), seal(manifest)
-            )
+            await self._storage.put_bytes(_key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), sealed)
         except BaseException:
-            # Without a manifest nobody would ever find it to remove it.
+            # An object without a manifest is found by nobody until retention removes it.
             with anyio.CancelScope(shield=True), suppress(TenantryError):
                 await self._storage.delete(key)
             raise
@@ -133,7 +128,7 @@ class SnapshotArchive:
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
             await run_in_thread(partial(_unpack, manifest, compressed, path))
-            return await checked(manifest, path)
+            return await check_contents(manifest, path)
         finally:
             compressed.unlink(missing_ok=True)
 
@@ -225,25 +220,34 @@ def _key(tenant_uid: str, snapshot_id: str | None, suffix: str) -> str:
 
 
 def _unpack(manifest: Manifest, compressed: Path, path: Path) -> None:
-    if file_sha256(compressed) != manifest.stored_sha256:
-        raise SnapshotCorruptError(
-            f"snapshot {manifest.snapshot_id!r} is not what was kept: its digest is another; use an older one"
-        )
     check_copy_fits(path.parent, manifest.database_bytes, manifest.database_bytes)
-    decompress(compressed, path, bytes_max=manifest.database_bytes, sha256=manifest.database_sha256)
+    try:
+        decompress(
+            compressed,
+            path,
+            bytes_max=manifest.database_bytes,
+            content_sha256=manifest.database_sha256,
+            sha256=manifest.stored_sha256,
+        )
+    except SnapshotCorruptError as error:
+        raise SnapshotCorruptError(
+            f"snapshot {manifest.snapshot_id!r} is corrupt: what is stored is not what was written; restore an older one"
+        ) from error
 
 
-async def checked(manifest: Manifest, path: Path) -> DatabaseReport:
-    """Check a database that came out of a snapshot or a bundle, and that it holds what the manifest says.
+async def check_contents(manifest: Manifest, path: Path) -> DatabaseReport:
+    """Check a database that was unpacked from a snapshot or a bundle, and compare its contents with the manifest.
+
+    Its SHA-256 was compared when it was unpacked.
 
     Raises:
-        SnapshotCorruptError: It does not.
-        DatabaseCorruptError: It is damaged, which it was when it was copied.
+        SnapshotCorruptError: It does not contain what the manifest says.
+        DatabaseCorruptError: It is damaged, and was so when it was copied.
     """
     report = await artifacts.check(path)
-    said = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
-    if (report.size_bytes, report.schema_versions, report.row_counts) != said:
+    described = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
+    if (report.size_bytes, report.schema_versions, report.row_counts) != described:
         raise SnapshotCorruptError(
-            f"the database of {manifest.snapshot_id or manifest.tenant_id!r} does not hold what its manifest says"
+            f"the database of {manifest.snapshot_id or manifest.tenant_id!r} does not contain what its manifest says"
         )
     return report

@@ -21,7 +21,7 @@ from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import Finisher
 from tenantry.tenancy.operations.tools import OperationTools
-from tenantry.tenancy.snapshots.archive import SnapshotArchive, checked
+from tenantry.tenancy.snapshots.archive import SnapshotArchive, check_contents
 from tenantry.tenancy.snapshots.copying import Copies, manifest_of
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
@@ -89,11 +89,11 @@ class Transfers:
 
     async def _bundle(self, tenant: TenantRecord, database: Path, path: Path) -> Manifest:
         now = self._context.clock.now()
-        await self._copies.copy(tenant, database)
-        # One plain file, which a reader of another program need not be able to write beside.
+        report = await self._copies.copy(tenant, database)
+        # Then other programs can read it also where they cannot write a file beside it.
         await artifacts.leave_one_file(database)
-        report = await artifacts.check(database)
-        manifest = manifest_of(tenant, report, now, "export")
+        sha256 = await artifacts.digest(database)
+        manifest = manifest_of(tenant, report, now, "export", database_sha256=sha256)
         await run_in_thread(partial(write_bundle, path, database, manifest))
         return manifest
 
@@ -113,7 +113,7 @@ class Transfers:
                 manifest, database = await run_in_thread(partial(_unpack, path, directory))
                 # Before any other statement: whatever is in the schema of a foreign database would run as code.
                 await artifacts.check_schema(database, self._schemas, accepted_tables)
-                await checked(manifest, database)
+                await check_contents(manifest, database)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
                 await self._prepare(new, database)
             return await self._create_with(operation, new, database)

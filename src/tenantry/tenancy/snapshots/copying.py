@@ -12,6 +12,7 @@ from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
 from tenantry.storage import artifacts
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
+from tenantry.storage.archive.sealed_gzip import CompressedFile
 from tenantry.storage.artifacts import SQLITE_VERSION, DatabaseReport
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.pool import ActorPool
@@ -121,9 +122,20 @@ def manifest_of(
     now: datetime,
     trigger: str,
     *,
+    database_sha256: str,
     snapshot_id: str | None = None,
+    stored: CompressedFile | None = None,
 ) -> Manifest:
     """Return the manifest of a copy of the tenant's database.
+
+    Args:
+        tenant: The tenant.
+        report: What is in the copy.
+        now: When it was made.
+        trigger: What asked for it.
+        database_sha256: The copy's SHA-256, in hexadecimal.
+        snapshot_id: The snapshot that it is; None in a bundle.
+        stored: The copy as it is stored; None in a bundle, which contains it as it is.
 
     Raises:
         SnapshotCorruptError: It is another tenant's database.
@@ -143,9 +155,9 @@ def manifest_of(
             schema_versions=report.schema_versions,
             row_counts=report.row_counts,
             database_bytes=report.size_bytes,
-            database_sha256=report.sha256,
-            stored_bytes=report.size_bytes,
-            stored_sha256=report.sha256,
+            database_sha256=database_sha256,
+            stored_bytes=report.size_bytes if stored is None else stored.size_bytes,
+            stored_sha256=database_sha256 if stored is None else stored.sha256,
             tenantry_version=version("tenantry"),
             sqlite_version=SQLITE_VERSION,
         )

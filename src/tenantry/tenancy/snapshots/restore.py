@@ -228,7 +228,7 @@ async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None, 
         DatabaseCorruptError: It is damaged.
     """
     report = await artifacts.check(database, is_thorough=True)
-    operation.detail["sha256"] = report.sha256
+    operation.detail["sha256"] = await artifacts.digest(database)
     if report.tenant_uid not in {tenant.uid, owner} or report.tenant_uid is None:
         if report.tenant_uid is None:
             mark, advice = "no tenant", "give a file that tenantry made"

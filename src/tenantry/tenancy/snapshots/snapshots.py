@@ -11,6 +11,7 @@ from tenantry.events import OperationEnded
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.lifecycle import Permission
 from tenantry.statements import Statement
+from tenantry.storage.archive.sealed_gzip import compress
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
@@ -25,6 +26,7 @@ from tenantry.tenancy.snapshots.snapshot import Snapshot, new_snapshot_id, newes
 from tenantry.tenancy.snapshots.storage_owner import StorageMark, StorageOwner
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import check_trigger
+from tenantry.threads import run_in_thread
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
 RETENTION: Final = "retention"
@@ -298,8 +300,17 @@ class Snapshots:
             database = directory / "tenant.db"
             with operation.preparing():
                 report = await self._copies.copy(tenant, database)
-                manifest = manifest_of(tenant, report, now, trigger, snapshot_id=new_snapshot_id(now))
-                snapshot = await self._archive.keep(manifest, database)
+                stored = await run_in_thread(partial(compress, database, directory / "tenant.db.gz"))
+                manifest = manifest_of(
+                    tenant,
+                    report,
+                    now,
+                    trigger,
+                    database_sha256=stored.content_sha256,
+                    snapshot_id=new_snapshot_id(now),
+                    stored=stored,
+                )
+                snapshot = await self._archive.store(manifest, stored)
         operation.detail["snapshot_id"] = snapshot.id
         latest = await self._catalog.find_by_uid(tenant.uid)
         if latest is None or not latest.state.allows(Permission.EXIST):
