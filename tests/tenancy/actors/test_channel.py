@@ -24,7 +24,6 @@ from tenantry.errors import (
 from tenantry.events import BatchFinished, CallRefused, CallSample
 from tenantry.tenancy.actors.channel import (
     SHARED_BATCH_REQUESTS_MAX,
-    Call,
     Channel,
     ChannelClosedError,
     ChannelLimits,
@@ -339,22 +338,28 @@ async def test_a_reply_that_comes_in_the_moment_of_cancellation_is_dropped():
     """A caller that is cancelled when its answer is there already is cancelled all the same; nobody trips over it."""
     bench = Bench()
     lost: list[Any] = []
-    task = asyncio.ensure_future(bench.channel.call("op", "a", on_lost=lost.append))
+
+    task = asyncio.ensure_future(bench.channel.call("op", "a"))
     await settle()
     bench.run._running.popleft().set_result(["did a"])
     await until(lambda: bench.channel.is_idle)
     task.cancel()
     assert await results([task]) != ["did a"]
-    assert lost == ["did a"]
-    # And where nobody asked for lost answers, or the answer is an error, there is nothing to pass on.
-    for outcome, on_lost in (("did b", None), (QueryError("b failed"), lost.append)):
-        task = asyncio.ensure_future(bench.channel.call("op", "b", on_lost=on_lost))
-        await settle()
-        bench.run._running.popleft().set_result([outcome])
-        await until(lambda: bench.channel.is_idle)
+
+    async def reply(future: asyncio.Future[Any]) -> None:
+        future.set_result("did alone")
         task.cancel()
-        await results([task])
-    assert lost == ["did a"]
+
+    async def fail(future: asyncio.Future[Any]) -> None:
+        future.set_exception(QueryError("failed alone"))
+        task.cancel()
+
+    # A lost result is passed on; where nobody asked for it, or it is an error, there is nothing to pass on.
+    for run, on_lost in ((reply, lost.append), (reply, None), (fail, lost.append)):
+        task = asyncio.ensure_future(bench.channel.call_alone("op", run, on_lost=on_lost))
+        [result] = await results([task])
+        assert isinstance(result, asyncio.CancelledError)
+    assert lost == ["did alone"]
 
 
 @in_virtual_time
@@ -363,10 +368,10 @@ async def test_a_deadline_in_the_mailbox_has_no_effect():
     bench = Bench()
     end = asyncio.Event()
 
-    async def hold(_: Call) -> None:
+    async def hold(_: asyncio.Future[Any]) -> None:
         await end.wait()
 
-    running = [asyncio.ensure_future(bench.channel.call("op.a", None, alone=hold))]
+    running = [asyncio.ensure_future(bench.channel.call_alone("op.a", hold))]
     await asyncio.sleep(20)
     waiting = await bench.call("b")
     await asyncio.sleep(15)
@@ -601,14 +606,14 @@ async def test_a_call_alone_keeps_its_place():
     order: list[str] = []
     go_on = asyncio.Event()
 
-    async def hold(call: Call) -> None:
+    async def hold(future: asyncio.Future[Any]) -> None:
         order.append("began")
-        call.future.set_result("session")
+        future.set_result("session")
         await go_on.wait()
         order.append("ended")
 
     first = await bench.call("a")
-    alone = asyncio.ensure_future(bench.channel.call("transaction", None, alone=hold))
+    alone = asyncio.ensure_future(bench.channel.call_alone("transaction", hold))
     second = await bench.call("b", "c")
     assert order == []
     await bench.run.finish()
@@ -628,13 +633,13 @@ async def test_a_batch_ends_before_a_call_alone():
     bench = Bench()
     started = asyncio.Event()
 
-    async def hold(call: Call) -> None:
+    async def hold(future: asyncio.Future[Any]) -> None:
         started.set()
-        call.future.set_result(None)
+        future.set_result(None)
 
     tasks = await bench.call("a")
     tasks += await bench.call("b")
-    tasks.append(asyncio.ensure_future(bench.channel.call("transaction", None, alone=hold)))
+    tasks.append(asyncio.ensure_future(bench.channel.call_alone("transaction", hold)))
     tasks += await bench.call("c")
     await bench.run.finish()
     assert (bench.run.batches, started.is_set()) == ([["a"], ["b"]], False)
@@ -650,11 +655,11 @@ async def test_a_call_alone_that_fails_fails_alone(error: Exception):
     """A transaction that cannot be begun raises from its own call, is judged like any failure, and ends nothing."""
     bench = Bench()
 
-    async def hold(_: Call) -> None:
+    async def hold(_: asyncio.Future[Any]) -> None:
         raise error
 
     with pytest.raises(TenantryError, match=str(error.args[0])) as caught:
-        await bench.channel.call("transaction", None, alone=hold)
+        await bench.channel.call_alone("transaction", hold)
     assert bench.errors == [caught.value]
     [task] = await bench.call("a")
     await bench.run.finish()
@@ -783,11 +788,11 @@ async def test_aclose_ends_a_call_alone_at_its_deadline():
     """A transaction that nobody ends does not keep the channel from closing."""
     bench = Bench()
 
-    async def hold(call: Call) -> None:
-        call.future.set_result("session")
+    async def hold(future: asyncio.Future[Any]) -> None:
+        future.set_result("session")
         await asyncio.Event().wait()
 
-    assert await bench.channel.call("transaction", None, alone=hold) == "session"
+    assert await bench.channel.call_alone("transaction", hold) == "session"
     [behind] = await bench.call("a")
     assert not await bench.channel.aclose(timeout_seconds=5)
     with pytest.raises(RegistryClosedError):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -22,7 +22,8 @@ from tenantry.limits import TenantLimits
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
-from tenantry.tenancy.actors.channel import Call, Channel, ChannelLimits, ChannelStatistics
+from tenantry.tenancy.actors.call_batch import Item, Outcome, Runner
+from tenantry.tenancy.actors.channel import Channel, ChannelLimits, ChannelStatistics
 from tenantry.tenancy.actors.limiter import FairLimiter, Limiters
 from tenantry.tenancy.actors.transaction import TransactionSession
 from tenantry.tenancy.clock_watch import ClockWatch
@@ -91,8 +92,10 @@ class TenantActor:
         self._has_failed = False
         self._schema_versions: dict[str, int] = {}
         self._transaction: TransactionSession | None = None
-        self._writes = self._channel("write", store.write, context.limiters.write, workers=1)
-        self._reads = self._channel(
+        self._writes: Channel[Request, list[Result]] = self._channel(
+            "write", store.write, context.limiters.write, workers=1
+        )
+        self._reads: Channel[Statement, Result] = self._channel(
             "read", store.read, context.limiters.read, workers=context.config.readers_per_tenant
         )
         self._entry = entry
@@ -176,10 +179,7 @@ class TenantActor:
     async def begin(self) -> TransactionSession:
         """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
         self._check_is_outside("transaction")
-        session: TransactionSession = await self._writes.call(
-            "transaction", None, alone=self._hold, on_lost=TransactionSession.abandon
-        )
-        return session
+        return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
     async def apply_limits(self, entry: TenantRecord) -> None:
         """Apply the limits of the tenant's record; calls that were accepted before are finished.
@@ -274,7 +274,9 @@ class TenantActor:
         has_ended = self._transaction is not None and self._transaction.has_ended
         return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
 
-    def _channel(self, name: str, run: Any, limiter: FairLimiter, *, workers: int) -> Channel:
+    def _channel(
+        self, name: str, run: Runner[Item, Outcome], limiter: FairLimiter, *, workers: int
+    ) -> Channel[Item, Outcome]:
         config = self._context.config
         return Channel(
             name,
@@ -302,8 +304,8 @@ class TenantActor:
                 "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after it"
             )
 
-    async def _hold(self, call: Call) -> None:
-        """Begin a transaction, hand it to its caller and keep the writer until it has ended."""
+    async def _hold(self, begun: asyncio.Future[TransactionSession]) -> None:
+        """Begin a transaction, give it to its caller and keep the writer until it has ended."""
         async with self._context.limiters.write.permit(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(
@@ -319,10 +321,10 @@ class TenantActor:
             on_error=self._judge,
         )
         # The caller may have gone while the transaction was begun.
-        if call.future.done():
+        if begun.done():
             session.abandon()
         else:
-            call.future.set_result(session)
+            begun.set_result(session)
         self._transaction = session
         try:
             await session.wait_ended()

@@ -28,10 +28,10 @@ work: so the mailbox is a deque, and one timer for the earliest deadline serves 
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
@@ -39,19 +39,17 @@ from tenantry.clock import Clock
 from tenantry.errors import (
     CallTimeoutError,
     LimitError,
-    QueryError,
     RegistryClosedError,
     TenantOverloadedError,
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
+from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Runner, as_tenantry_error
 from tenantry.tenancy.actors.limiter import FairLimiter, Permit
 from tenantry.tenancy.refusals import another_loop_error
 
-Runner: TypeAlias = Callable[[Sequence[Any]], Awaitable[list[Any]]]
-"""Runs a batch of requests and returns one outcome for each: a result, or a `TenantryError`. It begins at once if it gives
-a future; cancelling what it gives interrupts the batch."""
+T = TypeVar("T")
 
 # How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
 _SMOOTHING: Final = 0.2
@@ -66,27 +64,6 @@ This costs an eighth of the writes of four busy tenants together; a quiet neighb
 
 class ChannelClosedError(Exception):
     """The channel accepts no more calls; the holder of a lease asks the pool for a new one."""
-
-
-class Call:
-    """One caller's request and the future of its reply."""
-
-    __slots__ = ("alone", "future", "operation", "request", "submitted_seconds")
-
-    def __init__(
-        self,
-        operation: str,
-        request: Any,
-        submitted_seconds: float,
-        future: asyncio.Future[Any],
-        alone: "Callable[[Call], Awaitable[None]] | None" = None,
-    ) -> None:
-        self.operation = operation
-        self.request = request
-        self.submitted_seconds = submitted_seconds
-        self.future = future
-        # For a call that must run alone, in its place in the order: the function to await instead of a batch.
-        self.alone = alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,41 +97,8 @@ class ChannelStatistics:
     timed_out: int
 
 
-class _Batch:
-    """The calls that run together, and how to interrupt them when all their callers have gone.
-
-    Attributes:
-        calls: In the order in which they were accepted.
-        running: The future of the outcomes; a call alone sets its own result.
-        permit: Its permit; a call alone has none, or acquires its own.
-    """
-
-    __slots__ = ("calls", "permit", "running", "started_seconds")
-
-    def __init__(self, calls: list[Call], started_seconds: float, permit: Permit | None = None) -> None:
-        self.calls = calls
-        self.started_seconds = started_seconds
-        self.permit = permit
-        self.running: asyncio.Future[Any]
-
-    def outcomes(self) -> list[Any]:
-        """Return the outcome of each call, once the batch has ended; none if it was interrupted because all callers had gone."""
-        if self.running.cancelled():
-            return []
-        error = self.running.exception()
-        if error is None:
-            outcomes: list[Any] = self.running.result()
-            return outcomes
-        # A batch that fails as a whole fails each of its calls.
-        return [_as_tenantry_error(error, call.operation) for call in self.calls]
-
-    def interrupt_if_abandoned(self) -> None:
-        if self.permit is not None and all(call.future.done() for call in self.calls):
-            self.running.cancel()
-
-
-class Channel:
-    """A bounded mailbox and its batches.
+class Channel(Generic[Item, Outcome]):
+    """A bounded mailbox and its batches. A request is an `Item`, its result an `Outcome`.
 
     Args:
         name: ``write`` or ``read``.
@@ -174,7 +118,7 @@ class Channel:
         *,
         tenant_id: str,
         backend: str,
-        run: Runner,
+        run: Runner[Item, Outcome],
         limits: ChannelLimits,
         limiter: FairLimiter,
         clock: Clock,
@@ -190,8 +134,8 @@ class Channel:
         self._now = clock.monotonic_seconds
         self._report = report
         self._on_error = on_error
-        self._mailbox: deque[Call] = deque()
-        self._batches: list[_Batch] = []
+        self._mailbox: deque[Call[Item]] = deque()
+        self._batches: list[Batch[Item, Outcome]] = []
         self._busy = 0  # how many workers wait for a permit or run a batch
         self._drained: asyncio.Event | None = None  # created when `aclose` waits for it
         # Batches outlive the caller whose call happened to begin one, and must not run in its context.
@@ -227,21 +171,12 @@ class Channel:
             timed_out=self._timed_out,
         )
 
-    async def call(
-        self,
-        operation: str,
-        request: Any,
-        *,
-        alone: Callable[[Call], Awaitable[None]] | None = None,
-        on_lost: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Put a request into the mailbox and return its outcome's result.
+    async def call(self, operation: str, request: Item) -> Outcome:
+        """Put a request into the mailbox and return its result.
 
         Args:
             operation: Its name in metrics.
-            request: What the runner takes.
-            alone: See `Call`.
-            on_lost: Takes a result that was ready when its caller was cancelled.
+            request: Given to the runner.
 
         Cancellation removes a request that still waits; later it only loses the reply.
 
@@ -253,16 +188,38 @@ class Channel:
             TenantError: It is called on another event loop than before.
             TenantryError: The request's own outcome.
         """
-        call = self._submit(operation, request, alone)
+        call = self._submit(operation, request)
         try:
-            return await call.future
+            result: Outcome = await call.future
         except asyncio.CancelledError:
-            if on_lost is not None and call.future.done() and not call.future.cancelled():
-                if call.future.exception() is None:
-                    on_lost(call.future.result())
-            else:
-                self._take_back(call)
+            self._take_back(call)
             raise
+        return result
+
+    async def call_alone(
+        self,
+        operation: str,
+        run: Callable[[asyncio.Future[T]], Awaitable[None]],
+        on_lost: Callable[[T], None] | None = None,
+    ) -> T:
+        """Run a function in its place among the requests, with no batch beside it; raises like `call`.
+
+        Args:
+            operation: Its name in metrics.
+            run: Sets the result of the future that it is given; the channel is occupied until the function returns.
+            on_lost: Called with a result that was ready when its caller was cancelled.
+        """
+        call = self._submit(operation, None, run)
+        try:
+            result: T = await call.future
+        except asyncio.CancelledError:
+            future = call.future
+            if not future.done() or future.cancelled():
+                self._take_back(call)
+            elif on_lost is not None and future.exception() is None:
+                on_lost(future.result())
+            raise
+        return result
 
     async def aclose(self, timeout_seconds: float) -> bool:
         """Accept no more calls and finish those that were accepted; idempotent.
@@ -291,7 +248,12 @@ class Channel:
             self._timer = None
         return is_drained
 
-    def _submit(self, operation: str, request: Any, alone: Callable[[Call], Awaitable[None]] | None) -> Call:
+    def _submit(
+        self,
+        operation: str,
+        request: Item | None,
+        alone: Callable[[asyncio.Future[Any]], Awaitable[None]] | None = None,
+    ) -> Call[Item]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._adopt(loop)
@@ -333,7 +295,7 @@ class Channel:
             raise another_loop_error(self._tenant_id)
         self._loop = loop
 
-    def _take_back(self, call: Call) -> None:
+    def _take_back(self, call: Call[Item]) -> None:
         try:
             self._mailbox.remove(call)
         except ValueError:
@@ -357,12 +319,13 @@ class Channel:
             permit.release()
             self._leave()
             return
-        batch = _Batch(calls, self._now(), permit)
+        batch: Batch[Item, Outcome] = Batch(calls, self._now(), permit)
         self._batches.append(batch)
-        batch.running = self._begun([call.request for call in calls])
+        requests: list[Any] = [call.request for call in calls]  # only a call alone has none
+        batch.running = self._begun(requests)
         batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
 
-    def _begun(self, requests: list[Any]) -> "asyncio.Future[Any]":
+    def _begun(self, requests: list[Item]) -> "asyncio.Future[Any]":
         loop = asyncio.get_running_loop()
         try:
             running = self._run(requests)
@@ -374,7 +337,7 @@ class Channel:
             return running
         return loop.create_task(running, context=self._context.copy())  # type: ignore[arg-type]
 
-    def _finish_batch(self, batch: _Batch, _: object) -> None:
+    def _finish_batch(self, batch: Batch[Item, Outcome], _: object) -> None:
         self._batches.remove(batch)
         finished_seconds = self._now()
         if batch.permit is not None:
@@ -396,31 +359,31 @@ class Channel:
         if self._drained is not None and not self._busy:
             self._drained.set()
 
-    def _take(self, requests_max: int) -> list[Call]:
+    def _take(self, requests_max: int) -> list[Call[Item]]:
         mailbox = self._mailbox
         requests_max = min(requests_max, self._limits.batch_requests_max)
-        batch: list[Call] = []
+        batch: list[Call[Item]] = []
         while mailbox and len(batch) < requests_max and mailbox[0].alone is None:
             batch.append(mailbox.popleft())
         return batch
 
-    def _run_alone(self, call: Call) -> None:
-        batch = _Batch([call], self._now())
+    def _run_alone(self, call: Call[Item]) -> None:
+        batch: Batch[Item, Outcome] = Batch([call], self._now())
         self._batches.append(batch)
         loop = asyncio.get_running_loop()
         batch.running = loop.create_task(self._alone(call), context=self._context.copy())
         batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
 
-    async def _alone(self, call: Call) -> None:
+    async def _alone(self, call: Call[Item]) -> None:
         try:
             assert call.alone is not None
-            await call.alone(call)
+            await call.alone(call.future)
         except Exception as error:  # noqa: BLE001  # one call must not end the channel
-            failure = _as_tenantry_error(error, call.operation)
+            failure = as_tenantry_error(error, call.operation)
             self._fail(call, failure)
             self._on_error(failure)
 
-    def _answer(self, batch: _Batch, finished_seconds: float) -> None:
+    def _answer(self, batch: Batch[Item, Outcome], finished_seconds: float) -> None:
         calls, outcomes = batch.calls, batch.outcomes()
         samples: list[CallSample] = []
         for call, outcome in zip(calls, outcomes, strict=False):
@@ -465,7 +428,7 @@ class Channel:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(seconds, self._expire, context=self._context)
 
-    def _time_out(self, call: Call) -> None:
+    def _time_out(self, call: Call[Item]) -> None:
         was_started = call not in self._mailbox
         if not was_started:
             self._mailbox.remove(call)
@@ -500,7 +463,7 @@ class Channel:
     def _refuse(self, operation: str, error: TenantryError, seconds: float) -> None:
         self._report(CallRefused(self._tenant_id, self._backend, operation, error.outcome, seconds))
 
-    def _fail_closed(self, call: Call, effect: str) -> None:
+    def _fail_closed(self, call: Call[Item], effect: str) -> None:
         self._fail(
             call,
             RegistryClosedError(
@@ -509,15 +472,6 @@ class Channel:
         )
 
     @staticmethod
-    def _fail(call: Call, error: TenantryError) -> None:
+    def _fail(call: Call[Any], error: TenantryError) -> None:
         if not call.future.done():
             call.future.set_exception(error)
-
-
-def _as_tenantry_error(error: BaseException, operation: str) -> TenantryError:
-    """Return an error for one caller: two callers must not raise the same instance."""
-    if isinstance(error, TenantryError):
-        return error.for_another_caller()
-    unexpected = QueryError(f"{operation}: {error!r}", code=type(error).__name__)
-    unexpected.__cause__ = error
-    return unexpected

@@ -1,5 +1,6 @@
 """The catalog's own actor: it is opened and closed with the registry."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -8,7 +9,7 @@ from tenantry.errors import RegistryClosedError
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import TenantActor
-from tenantry.tenancy.actors.channel import Call, ChannelClosedError
+from tenantry.tenancy.actors.channel import ChannelClosedError
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 
@@ -29,14 +30,13 @@ class CatalogActor(TenantActor):
     async def changes_by_others(self) -> int:
         """Return the store's number of changes by others, in its turn among the reads; see `Store.changes_by_others`."""
         with _reraise_as_closed():
-            changes: int = await self._reads.call("catalog.changes_by_others", None, alone=self._ask_changes)
-            return changes
+            return await self._reads.call_alone("catalog.changes_by_others", self._ask_changes)
 
-    async def _ask_changes(self, call: Call) -> None:
+    async def _ask_changes(self, answer: asyncio.Future[int]) -> None:
         async with self._context.limiters.read.permit(CATALOG_NAME):
             changes = await self._store.changes_by_others()
-        if not call.future.done():  # its deadline may have passed
-            call.future.set_result(changes)
+        if not answer.done():  # its deadline may have passed
+            answer.set_result(changes)
 
 
 @contextmanager
