@@ -18,7 +18,6 @@ from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.cloud import ObstoreStorage
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.tenancy.data_directory import prepare_data_directory
 from tenantry.testing import (
     BACKEND_CHECKS,
     OBJECT_STORAGE_CHECKS,
@@ -109,9 +108,8 @@ async def test_object_storage(check: ObjectStorageCheck, open_object_storage: Op
 
 
 def make_deployment(directory: Path) -> MakeBackend:
-    """Return what makes back ends on a data directory that is there."""
+    """Return what makes back ends on one data directory."""
     config = RegistryConfig(data_dir=directory)
-    prepare_data_directory(config)
     return lambda: make_backend(config, [COMPANY], clock=SystemClock(), log=EventLog())
 
 

@@ -12,8 +12,8 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.disk_space import DISK_BYTES_MIN
+from tenantry.storage.sqlite.data_files import check_open_files
 from tenantry.storage.sqlite.version import SQLITE_VERSION, has_wal_reset_bug
-from tenantry.tenancy.data_directory import check_open_files
 
 _NETWORK: Final = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2"),

@@ -10,9 +10,9 @@ from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import Permission, TenantEvent
 from tenantry.storage.sqlite import log_note
+from tenantry.storage.sqlite.data_files import LOST_AND_FOUND, find_tenant_directories
 from tenantry.storage.sqlite.inspection import read_closed_owner
 from tenantry.storage.sqlite.layout import tenant_paths
-from tenantry.tenancy.data_directory import LOST_AND_FOUND, find_tenant_directories
 from tenantry.tenancy.snapshots.location import default_location
 from tenantry.tenancy.tenant_record import TenantRecord
 

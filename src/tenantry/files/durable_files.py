@@ -238,3 +238,22 @@ def lstat(path: Path) -> os.stat_result | None:
         return path.lstat()
     except FileNotFoundError:
         return None
+
+
+def make_usable_root(path: Path) -> None:
+    """Make a directory with `make_root`, and check that this process may use it.
+
+    Raises:
+        OSError: It may not.
+    """
+    make_root(path)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError("not readable and writable")
+
+
+def unusable_error(data_dir: Path, error: Exception) -> DataDirectoryError:
+    """Return the error of a data directory that cannot be used."""
+    return DataDirectoryError(
+        f"the data directory {data_dir} cannot be used ({error}): give a directory that this process may write",
+        path=str(data_dir),
+    )

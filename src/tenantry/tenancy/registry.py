@@ -36,10 +36,7 @@ from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
 from tenantry.tenancy.clock_watch import ClockWatch
-from tenantry.tenancy.data_directory import (
-    check_open_files,
-    prepare_data_directory,
-)
+from tenantry.tenancy.data_directory import prepare_data_directory
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import TenantHandle, TenantSession
@@ -256,12 +253,7 @@ class TenantRegistry(OperatorAPI):
                 return
             for schema in self._schemas:
                 schema.migrations(self._backend.dialect)
-            check_open_files(self._config)
-            await run_in_thread(partial(prepare_data_directory, self._config))
-            await run_in_thread(self._keep_location)
-            await self._scratch.sweep()
-            await self._catalog.open()
-            await self._backend.open()
+            await self._open_storage()
             try:
                 await self._watch.open(self._catalog)
                 self._is_open = True
@@ -284,6 +276,17 @@ class TenantRegistry(OperatorAPI):
                 open_tenants_max=self._config.open_tenants_max,
                 threads_max=self._config.threads_max,
             )
+
+    async def _open_storage(self) -> None:
+        await self._backend.open()
+        try:
+            await run_in_thread(partial(prepare_data_directory, self._config))
+            await run_in_thread(self._keep_location)
+            await self._scratch.sweep()
+            await self._catalog.open()
+        except BaseException:
+            self._backend.abandon()
+            raise
 
     async def aclose(self) -> None:
         """Stop, in a fixed order; idempotent. Cancellation stops the waiting, not the closing: call again to wait for it.

@@ -27,6 +27,7 @@ from tenantry.storage.protocol import (
 )
 from tenantry.storage.sqlite import integrity, maintenance, second_look
 from tenantry.storage.sqlite.closed_database import closed_database
+from tenantry.storage.sqlite.data_files import check_open_files, prepare_data_files
 from tenantry.storage.sqlite.database_file import log_of
 from tenantry.storage.sqlite.hardening import check_seconds_max
 from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
@@ -69,7 +70,9 @@ class SQLiteBackend:
         self._is_open = False
 
     async def open(self) -> None:
-        """Remove the locks of processes that died, and keep the threads; see `Backend.open`."""
+        """Check the files, remove the locks of processes that died, and keep the threads; see `Backend.open`."""
+        check_open_files(self._config)
+        await run_in_thread(partial(prepare_data_files, self._config.data_dir))
         try:
             await run_in_thread(partial(remove_abandoned, self._locks_directory))
         except OSError as error:

@@ -59,6 +59,11 @@ async def _opened(make_backend: MakeBackend) -> AsyncIterator[Backend]:
     backend = make_backend()
     await backend.open()
     try:
+        # As a registry does: tenants without a catalog are taken for a deployment whose catalog was lost.
+        catalog = backend.catalog(CATALOG, log=_LOG)
+        await catalog.connect()
+        await catalog.migrate()
+        await catalog.disconnect()
         yield backend
     finally:
         await backend.aclose()

@@ -1,0 +1,80 @@
+"""The files of all tenants and of the catalog in a data directory: checked before anything is opened."""
+
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tenantry.config import RegistryConfig
+from tenantry.errors import DataDirectoryError, PersistenceConnectionError
+from tenantry.files.durable_files import check_directory, make_directories, make_usable_root, unusable_error
+
+LOST_AND_FOUND: Final = "lost+found"
+
+# Lock, database and write-ahead log of the writer with its shared memory; database and log of each reader.
+_WRITER_FILES: Final = 4
+_READER_FILES: Final = 2
+_OTHER_FILES: Final = 64
+
+
+def prepare_data_files(data_dir: Path) -> None:
+    """Make the directories of locks and tenants, and check that what is there can be used.
+
+    Raises:
+        DataDirectoryError: A part of it is a symbolic link or not writable, or there are tenants and no catalog.
+    """
+    try:
+        make_usable_root(data_dir)
+        make_directories(data_dir, data_dir / "operations")
+        make_directories(data_dir, data_dir / "tenants")
+        for spread in (data_dir / "tenants").iterdir():  # at most 256
+            check_directory(spread, spread.lstat())
+        _check_is_own_file(data_dir / "catalog.db")
+        _check_catalog_is_not_lost(data_dir)
+    except (OSError, ValueError) as error:
+        raise unusable_error(data_dir, error) from error
+
+
+def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
+    """Yield what lies where tenants' directories are; not what a file system keeps for itself at its top."""
+    for path in (data_dir / "tenants").glob("*/*"):
+        if path.parent.name != LOST_AND_FOUND:
+            yield path
+
+
+def check_open_files(config: RegistryConfig) -> None:
+    """Check that the process may open as many files as the pool can hold.
+
+    Raises:
+        PersistenceConnectionError: It may not; the message says what to change.
+    """
+    files = (
+        config.open_tenants_max * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
+    )
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
+        raise PersistenceConnectionError(
+            f"open_tenants_max ({config.open_tenants_max}) with readers_per_tenant ({config.readers_per_tenant}) needs "
+            f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)",
+            is_retryable=False,
+        )
+
+
+def _check_catalog_is_not_lost(path: Path) -> None:
+    """Raise where there are tenants and no catalog: an empty one would know none of them."""
+    if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
+        raise FileNotFoundError(
+            f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"
+        )
+
+
+def _check_is_own_file(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise DataDirectoryError(
+            f"{path} is a link or no regular file: put the catalog itself there", path=str(path)
+        )
