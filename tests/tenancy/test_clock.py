@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from older_catalogs import make_older
 from samples import a_task
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.doctor import Finding, Level, examine
@@ -18,6 +19,8 @@ from tenants import MovedClock, Recorder, chores_done, query, until
 
 LEAP = timedelta(days=400)
 HOUR_SECONDS = 3600.0
+MIGRATIONS_BEFORE_CLOCK = 4
+"""How many migrations made a catalog before it had a table of the clock."""
 
 
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
@@ -246,15 +249,13 @@ async def test_the_doctor_finds_dates_in_the_future(data_dir: Path):
     assert [Path(subject).name for subject in found.subjects] == [snapshot.id]
 
 
-async def test_a_directory_from_before(data_dir: Path):
+async def test_a_directory_from_before(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In a directory of an older version the audit says when a process was last there."""
     clock = MovedClock()
     async with TenantRegistry(config(data_dir), clock=clock) as registry:
         await registry.create("acme")
         await registry.delete("acme")
-    query(data_dir / "catalog.db", "DROP TABLE clock")
-    query(data_dir / "catalog.db", "DELETE FROM schema_migrations WHERE version = 5")
-    query(data_dir / "catalog.db", "PRAGMA user_version = 4")
+    await make_older(data_dir, MIGRATIONS_BEFORE_CLOCK, tmp_path / "packs", monkeypatch)
     assert [finding.level for finding in await findings(data_dir, "clock")] == [Level.OK]
     clock.moved = LEAP
     async with TenantRegistry(config(data_dir), clock=clock) as registry:

@@ -4,38 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from stores import make_store
+from older_catalogs import make_older
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor.examination import examine
 from tenantry.doctor.finding import Level
-from tenantry.schema import Schema
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.tenancy.catalog.catalog import CATALOG
-from tenants import history, query, say, write_pack
+from tenants import history, query, say
 
 MIGRATIONS_BEFORE_LOCATIONS = 5
 """How many migrations made a catalog before its tenants had a back end and a location."""
-
-
-async def make_older(data_dir: Path, packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the catalog of a closed data directory by one with the same rows that only the old migrations have made."""
-    migrations = [migration.sql for migration in CATALOG.migrations("sqlite")[:MIGRATIONS_BEFORE_LOCATIONS]]
-    package = write_pack(packs, "older_catalog", *migrations)
-    monkeypatch.syspath_prepend(packs)
-    newer, older = data_dir / "newer.db", data_dir / "catalog.db"
-    older.rename(newer)
-    options = SQLiteOptions(path=older, root=data_dir, is_wal=False, is_read_by_writer=True)
-    store = make_store(options, [Schema(name=CATALOG.name, package=package)])
-    await store.connect()
-    await store.migrate()
-    await store.disconnect()
-    for table in ("tenants", "api_keys", "admin_audit"):
-        names = [name for (name,) in query(older, "SELECT name FROM pragma_table_info(?)", table)]
-        sources = ["location" if name == "directory" else name for name in names]
-        places = ", ".join("?" * len(names))
-        for row in query(newer, f"SELECT {', '.join(sources)} FROM {table} ORDER BY 1"):
-            query(older, f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", *row)
-    newer.unlink()
 
 
 @pytest.fixture
@@ -48,7 +24,7 @@ async def older(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         await registry.rename("acme", "umbrella")
         await registry.create("acme")
         await registry.suspend("globex", reason="unpaid")
-    await make_older(data_dir, tmp_path / "packs", monkeypatch)
+    await make_older(data_dir, MIGRATIONS_BEFORE_LOCATIONS, tmp_path / "packs", monkeypatch)
     return data_dir
 
 
