@@ -84,23 +84,21 @@ def create_admin_app(
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
-    The registry is opened and closed by whoever made it; closing it waits for what the API has begun. So the lifespan, which
-    waits for that too, may be left out, as Starlette does with an application that is mounted. ``Location`` and the document
-    follow the prefix that it is mounted at. See `begin_drain` and `end_streams` for how to
-    stop.
+    The caller opens and closes the registry. Closing it waits for the API's operations, so the lifespan, which waits for them
+    too, may be left out: Starlette does not run the lifespan of a mounted application. ``Location`` and the document follow the
+    prefix of a mounted application. To stop, see `begin_drain` and `end_streams`.
 
     Args:
         registry: The tenants.
-        authenticate: Finds out who calls; by API keys if left out. Asked again every second while a request's stream goes on.
-        collectors: The metrics that ``/metrics`` gives.
-        has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are here too: they need no key.
-        has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars: they name tenants, without a key.
-        bodies: How large requests may be, and how long they may take to come.
-        has_console: Whether ``/console`` is here too: a web page that asks its user for a key.
+        authenticate: Identifies the caller; by API key if left out. Called again every second while a stream runs.
+        collectors: The metrics that ``/metrics`` exposes.
+        has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are served; they need no key.
+        has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars, which name tenants to callers without a key.
+        bodies: The limits of request bodies.
+        has_console: Whether ``/console`` is served, a web page that asks its user for a key.
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``; ``*.example.com``
-            for all names below one. Others are answered with 421. All names if None: then the application that it is mounted
-            in decides.
-        strangers: How often each client may ask that shows no good key.
+            for all names below one. Other names get 421. None for all names, if the surrounding application checks them.
+        strangers: How often each client may send requests without a valid key.
     """
     clock = SystemClock()
     service = Service(
@@ -115,7 +113,7 @@ def create_admin_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Not only when the first list needs it: by then the disk may be full.
+        # Now, and not when the first list needs it: the disk may be full by then.
         with suppress(TenantryError):
             await service.signer()
         yield
@@ -157,29 +155,29 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Have ``/readyz`` of an admin API say from now on that the service stops; everything is answered as before.
+    """Make ``/readyz`` of an admin API report that the service is about to stop; other requests are handled as before.
 
-    For when its server is about to stop, and balancers are to send requests elsewhere by then.
+    Call it before the server stops, so that balancers send requests elsewhere.
     """
     service: Service = app.state.service
     service.draining.set()
 
 
 def is_draining(app: FastAPI) -> Callable[[], bool]:
-    """Return what tells whether the drain of an admin API has begun: for probes on a port of their own."""
+    """Return a function that tells whether the drain of an admin API has begun, for probes on another port."""
     service: Service = app.state.service
     return service.draining.is_set
 
 
 def end_streams(app: FastAPI) -> None:
-    """End the streams of an admin API that may go on for long: those that follow fleet jobs.
+    """End the streams of an admin API that follow fleet jobs, which could otherwise run for hours.
 
-    For when its server is about to stop, and waits for the requests that it has.
+    Call it when the server stops and waits for its requests.
     """
     service: Service = app.state.service
     service.stopping.set()
 
 
 async def as_process(_: object) -> Principal:
-    """Let everyone do everything, as the user that the process runs as: for an application that no other process reaches."""
+    """Allow everything, as the user that runs the process: for an application that no other process can reach."""
     return Principal(current_principal(), None)

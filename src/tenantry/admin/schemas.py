@@ -1,4 +1,4 @@
-"""What goes in and out of the API."""
+"""The models of request and response bodies that several routes share."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,14 +27,14 @@ TenantIdText = Annotated[
 IdPrefix = Annotated[
     str,
     StringConstraints(pattern=ID_PREFIX_PATTERN, max_length=TENANT_ID_CHARACTERS_MAX),
-    Field(examples=["acme-"], description="What tenants' ids begin with."),
+    Field(examples=["acme-"], description="The beginning of tenants' ids."),
 ]
 DisplayName = Annotated[texts.DisplayName, Field(examples=["Acme Ltd."])]
 Reason = Annotated[texts.Reason, Field(examples=["unpaid since May"])]
 
 
 class Body(BaseModel):
-    """What a request says: nothing beside what is asked for."""
+    """A request body; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,14 +43,14 @@ class TenantOut(BaseModel):
     """A tenant's entry in the catalog."""
 
     id: str = Field(examples=["acme"])
-    uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable for life.")
+    uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable: it never changes.")
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
         description="What this state allows: permissions, such as `serve` for calls, and the transitions that can be asked for. Empty if the tenant was purged.",
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
-    reason: str | None = Field(description="Why it is in that state, where someone said so.")
+    reason: str | None = Field(description="Why the tenant is in this state, if a reason was given.")
     busy_with: str | None = Field(description="The lifecycle operation that is under way.")
     created_at: datetime
     state_changed_at: datetime
@@ -77,11 +77,11 @@ class TenantOut(BaseModel):
 
 
 class TenantPage(BaseModel):
-    """A page of tenants, in the order of their ids."""
+    """A page of tenants, ordered by id."""
 
     items: Sequence[TenantOut]
     next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last one."
+        description="Pass it as `cursor` for the next page; null on the last page."
     )
 
 
@@ -93,12 +93,12 @@ class CreateTenantRequest(Body):
 
 
 class UpdateTenantRequest(Body):
-    """Settings to change; what is left out stays."""
+    """Settings to change; omitted settings stay as they are."""
 
     display_name: DisplayName | None = None
     deletion_protected: StrictBool | None = None
     limits: TenantLimits | None = Field(
-        default=None, description="All limits at once: one left out is taken away."
+        default=None, description="Replaces all limits: an omitted limit is removed."
     )
 
 
@@ -111,7 +111,7 @@ class ReasonRequest(Body):
 class PurgeRequest(Body):
     """How to purge a tenant."""
 
-    force: StrictBool = Field(default=False, description="Also in its grace period.")
+    force: StrictBool = Field(default=False, description="Purge even within the grace period.")
 
 
 class RenameRequest(Body):
@@ -121,10 +121,12 @@ class RenameRequest(Body):
 
 
 class CloneRequest(Body):
-    """A tenant to create with another one's data."""
+    """A tenant to create with this tenant's data."""
 
     new_id: TenantIdText
-    snapshot_id: str | None = Field(default=None, max_length=80, description="The present state if left out.")
+    snapshot_id: str | None = Field(
+        default=None, max_length=80, description="The snapshot to clone; the present data if left out."
+    )
     display_name: DisplayName | None = None
 
 
@@ -133,7 +135,7 @@ class SnapshotPage(BaseModel):
 
     items: Sequence[Snapshot]
     damaged: Sequence[str] = Field(
-        default=(), description="The ids of those of which not even the manifest is sound: delete them."
+        default=(), description="The ids of snapshots whose manifest is damaged: delete them."
     )
 
 
@@ -141,7 +143,7 @@ class RestorePoint(Body):
     """A database that a restore replaced."""
 
     id: str = Field(
-        description="Can be restored like a snapshot's.", examples=["before-20261126t120000000000z-9f86d081"]
+        description="Can be restored like a snapshot.", examples=["before-20261126t120000000000z-9f86d081"]
     )
 
 
@@ -152,32 +154,32 @@ class RestorePointList(Body):
 
 
 class StorageClaimed(Body):
-    """A snapshot storage that belongs to this service's data directory now."""
+    """A snapshot storage that this service's data directory now owns."""
 
     location: str = Field(examples=["s3://backups/tenantry"])
     taken_from: str | None = Field(
-        description="The data directory that it belonged to, and since when; null if it had no owner.",
+        description="The former owner, a data directory, and since when; null if there was none.",
         examples=["the data directory /srv/tenantry on db1 (since 2026-11-26 12:00 UTC)"],
     )
 
 
 class DrillRequest(Body):
-    """Whose snapshots to try out."""
+    """How many tenants' snapshots to try out."""
 
     sample: Annotated[int, Number] = Field(
-        default=10, ge=1, le=1_000, description="How many active tenants, drawn at random."
+        default=10, ge=1, le=1_000, description="How many active tenants, chosen at random."
     )
 
 
 class DrillOut(BaseModel):
-    """What a drill found."""
+    """The result of a drill."""
 
-    is_ok: bool = Field(description="Whether every tenant of the sample could be restored.")
+    is_ok: bool = Field(description="Whether the snapshot of every chosen tenant could be restored.")
     results: Sequence[DrillResult]
 
 
 class ChannelLoad(BaseModel):
-    """What one direction of a tenant's traffic has done since it was opened."""
+    """The counters of a tenant's reads or writes since it was opened."""
 
     waiting_requests: int
     running_requests: int
@@ -191,27 +193,29 @@ class TenantStatisticsOut(BaseModel):
     """A tenant's load and size."""
 
     tenant_id: str
-    is_open: bool = Field(description="Whether it is open in this process; its counters are null if not.")
-    database_bytes: int = Field(description="With its write-ahead log.")
+    is_open: bool = Field(
+        description="Whether the tenant is open in this process; if not, its counters are null."
+    )
+    database_bytes: int = Field(description="Including the write-ahead log.")
     write: ChannelLoad | None
     read: ChannelLoad | None
 
 
 class StatisticsList(BaseModel):
-    """Several tenants' load and size, in the order in which they were asked for."""
+    """Several tenants' load and size, in the order of the request."""
 
     items: Sequence[TenantStatisticsOut]
 
 
 class TenantLoad(BaseModel):
-    """How much one tenant calls."""
+    """One tenant's calls."""
 
     tenant_id: str
     calls_per_second: float = Field(description="Over the last minute, in this process.")
 
 
 class TopTenantsOut(BaseModel):
-    """The tenants that call the most, busiest first."""
+    """The tenants with the most calls, busiest first."""
 
     items: Sequence[TenantLoad]
 
@@ -237,7 +241,7 @@ class AuditPage(BaseModel):
 
 
 class AuditVerificationOut(BaseModel):
-    """Whether the audit's chain of hashes holds."""
+    """The result of verifying the audit's hash chain."""
 
     is_intact: bool
     rows: int
@@ -246,10 +250,10 @@ class AuditVerificationOut(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """What runs, and its limits."""
+    """The versions and limits of the service."""
 
     tenantry: str
-    backend: str = Field(description="What keeps the tenants' databases.")
+    backend: str = Field(description="The back end of the tenants' databases.")
     backend_version: str
     limits: dict[str, Any]
     states: dict[TenantState, list[str]] = Field(

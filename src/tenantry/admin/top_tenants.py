@@ -1,4 +1,4 @@
-"""Which tenants call the most: counted from the core's events, for a bounded number of tenants."""
+"""Counts calls by tenant from the core's events, for a bounded number of tenants."""
 
 import time
 from collections import Counter
@@ -13,7 +13,7 @@ _CATALOG: Final = "("
 
 
 class TopTenants:
-    """A hook that counts calls by tenant, over the present window and the one before."""
+    """A hook that counts calls by tenant over the present and the previous window."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -29,7 +29,7 @@ class TopTenants:
             self._now[event.tenant_id] += len(event.calls)
 
     def top(self, count: int) -> list[TenantLoad]:
-        """Return the tenants that called the most over the last minute, roughly."""
+        """Return the tenants with the most calls over about the last minute."""
         self._turn()
         into = min((time.monotonic() - self._began) / WINDOW_SECONDS, 1.0)
         total = Counter({tenant: calls * (1.0 - into) for tenant, calls in self._before.items()})

@@ -1,1 +1,1 @@
-"""What every request goes through before and after its route."""
+"""The parts of the admin API that every request passes before and after its route."""

@@ -1,4 +1,4 @@
-"""What a request may do: checked when it begins, and again after each time that it has waited."""
+"""Checks what a request may do: when it begins, and again each time it has waited."""
 
 from typing import Final
 
@@ -13,18 +13,18 @@ from tenantry.ids import parse_tenant_id
 from tenantry.tenancy.registry import TenantRegistry
 
 ANSWERS_MAX: Final = 5
-"""How often an answer is made anew because the tenants of the key changed while it was made."""
+"""How often a response is made again because the key's tenants changed while it was made."""
 
 _RETRY_AFTER_SECONDS: Final = 1
 
 
 def key_changed() -> ProblemError:
-    """Return the answer to a caller whose key's tenants changed while the answer was made."""
+    """Return the problem of a caller whose key's tenants changed while the response was made."""
     return later(
         409,
         "key-changed",
         "The key's tenants changed",
-        "a tenant of this key was renamed or purged while the answer was made: send the request again",
+        "a tenant of this key was renamed or purged while the response was made: send the request again",
         _RETRY_AFTER_SECONDS,
     )
 
@@ -38,12 +38,12 @@ class Access:
 
     Args:
         request: The request.
-        authenticate: Finds out who makes it.
+        authenticate: Identifies the caller.
         registry: The tenants.
 
     Attributes:
         tenant_id: The tenant that the path names, None if it names none.
-        tenant_uid: Its stable key, None if there is no such tenant.
+        tenant_uid: Its stable key, None if the tenant does not exist.
     """
 
     def __init__(self, request: Request, authenticate: Authenticate, registry: TenantRegistry) -> None:
@@ -68,7 +68,7 @@ class Access:
         """Return who makes the request, if that caller may still do so; routes see this principal from now on.
 
         Raises:
-            ProblemError: 401 or 403: the key is not good any more, or not for the tenant any more.
+            ProblemError: 401 or 403: the key is no longer valid, or no longer for the tenant.
         """
         await self._find_tenant()
         return await self._principal()
@@ -84,12 +84,12 @@ class Access:
             raise key_changed()
 
     async def holds_for(self, response: Response) -> bool:
-        """Return whether an answer may be sent; if not, the tenants of the key changed and the answer has to be made again.
+        """Return whether a response may be sent; if not, the key's tenants changed and the response has to be made again.
 
-        Only answers about tenants to a key for some tenants, and streams, are checked.
+        Only streams, and responses to `GET` for a key for some tenants, are checked.
 
         Raises:
-            ProblemError: 401 or 403, as `check`; 409: the answer is a stream, so the caller has to send the request again.
+            ProblemError: 401 or 403, as `check`; 409: the response is a stream, so the caller has to send the request again.
         """
         before: Principal = self._request.state.principal
         is_stream = isinstance(response, StreamingResponse)

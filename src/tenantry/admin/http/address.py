@@ -1,4 +1,4 @@
-"""Addresses of clients: read from text, and which of them are one client's."""
+"""Parses the addresses of clients, and tells which addresses belong to one client."""
 
 import ipaddress
 import re
@@ -12,7 +12,7 @@ _WITH_PORT: Final = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]{1,5})?|(?P<v4>[0-9.]+
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that a text has, with a port or without; None if it has none."""
+    """Return the IP address in a text, with or without a port; None if it is not an address."""
     match = _WITH_PORT.fullmatch(text)
     bare = text if match is None else match["v6"] or match["v4"] or ""
     try:
@@ -23,11 +23,11 @@ def parse_address(text: str) -> Address | None:
 
 
 def network_of(host: str) -> str:
-    """Return what all addresses of one client have in common: an IPv4 address, or an IPv6 network; else the host itself."""
+    """Return what identifies a client: its IPv4 address, its IPv6 network, or the host itself if it is not an address."""
     address = parse_address(host)
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:  # a server that listens on both
             return str(address.ipv4_mapped)
-        # Whoever has one address has the whole network of it.
+        # A client with one IPv6 address usually has its whole network.
         return str(ipaddress.IPv6Network((int(address), _IPV6_PREFIX), strict=False))
     return host if address is None else str(address)

@@ -1,4 +1,4 @@
-"""Who calls: API keys, what they are good for, and a limit on how often somebody may try wrong ones."""
+"""Authenticates callers by API key, checks what a key allows, and limits how often a client may try wrong keys."""
 
 import math
 from collections import OrderedDict
@@ -17,8 +17,8 @@ from tenantry.ids import TenantId
 from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys, Scope
 
 WRONG_KEYS_MAX: Final = 10
-"""How many wrong keys one client may try in a row; then one every `WRONG_KEY_SECONDS`. A good key is let in all the same: many
-clients may come from one address, and nobody guesses one of 2^256."""
+"""How many wrong keys one client may try in a row; then one every `WRONG_KEY_SECONDS`. A valid key is accepted all the same:
+many clients may share an address, and nobody guesses one of 2^256 keys."""
 
 WRONG_KEY_SECONDS: Final = 6.0
 _CLIENTS_MAX: Final = 4096
@@ -30,8 +30,8 @@ class Principal:
     """Who makes a request.
 
     Attributes:
-        name: In the audit.
-        key: The key that was shown; None for whoever is known in another way, and may do everything.
+        name: The principal's name in the audit.
+        key: The API key; None for a caller that is authenticated in another way, who may do everything.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Principal:
 
     @property
     def tenants(self) -> tuple[TenantId, ...] | None:
-        """The only tenants that the caller's key is for; all if None."""
+        """The tenants that the caller's key is for; None for all tenants."""
         return None if self.key is None else self.key.tenants
 
     def is_for(self, tenant_id: str) -> bool:
@@ -70,13 +70,13 @@ class Principal:
         """Raise unless the caller's key is for this tenant.
 
         Raises:
-            ProblemError: 403; it does not say whether there is such a tenant.
+            ProblemError: 403; it does not say whether the tenant exists.
         """
         if not self.is_for(tenant_id):
             raise another_tenant()
 
     def check_fleet(self) -> None:
-        """Raise if the caller's key is for some tenants only: what concerns all of them is not for it.
+        """Raise if the caller's key is for some tenants only: it may not see or do what concerns all tenants.
 
         Raises:
             ProblemError: 403.
@@ -86,7 +86,7 @@ class Principal:
 
 
 def another_tenant() -> ProblemError:
-    """Return what a caller is told whose key is for other tenants."""
+    """Return the problem of a caller whose key is for other tenants."""
     return ProblemError(403, "tenant", "Not allowed", "this key is for other tenants")
 
 
@@ -94,11 +94,11 @@ Authenticate = Callable[[Request], Awaitable[Principal]]
 
 
 class KeyAuthenticator:
-    """Finds out by its key who makes a request.
+    """Identifies the caller of a request by its API key.
 
     Args:
         keys: The keys.
-        clock: For the limit on failures.
+        clock: Gives the time for the limit on wrong keys.
     """
 
     def __init__(self, keys: ApiKeys, clock: Clock) -> None:
@@ -109,7 +109,7 @@ class KeyAuthenticator:
         """Return who makes the request.
 
         Raises:
-            ProblemError: 401 without a good key; 429 with a wrong one from a client that tried too many.
+            ProblemError: 401 without a valid key; 429 with a wrong key from a client that tried too many.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -124,10 +124,10 @@ class KeyAuthenticator:
 
 
 class WrongKeyLimiter:
-    """How often a client may fail: a bucket for each of the last ones.
+    """Limits how many wrong keys each client may try: a leaky bucket for each of the latest clients.
 
     Args:
-        clock: Monotonic.
+        clock: Gives the monotonic time.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -136,7 +136,7 @@ class WrongKeyLimiter:
         self._empty_at: OrderedDict[str, float] = OrderedDict()
 
     def check(self, client: str) -> None:
-        """Raise if the client has failed too often.
+        """Raise if the client has tried too many wrong keys.
 
         Raises:
             ProblemError: 429, with when to try again.
@@ -152,7 +152,7 @@ class WrongKeyLimiter:
             )
 
     def note(self, client: str) -> None:
-        """Note that the client has failed."""
+        """Count a wrong key of the client."""
         self._empty_at[client] = max(self._empty_at.get(client, 0.0), self._now()) + WRONG_KEY_SECONDS
         self._empty_at.move_to_end(client)
         while len(self._empty_at) > _CLIENTS_MAX:
@@ -160,7 +160,7 @@ class WrongKeyLimiter:
 
 
 class Bearer(SecurityBase):
-    """Tells the document that operations need a key; whether it is good was found out before."""
+    """Declares the bearer scheme in OpenAPI; `AdminRoute` authenticates."""
 
     def __init__(self) -> None:
         self.model = HTTPBearerModel(description="An API key: `tenantry key create`.", bearerFormat="tnt_…")
@@ -177,10 +177,10 @@ def _client(request: Request) -> str:
 
 
 def unauthorized() -> ProblemError:
-    """Return the answer to a caller whose key is unknown, expired or revoked."""
+    """Return the problem of a caller whose key is unknown, expired or revoked."""
     return _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
 
 
 def _unauthorized(detail: str, parameters: str) -> ProblemError:
     challenge = f"Bearer {parameters}".strip()
-    return ProblemError(401, "unauthorized", "No good key", detail, headers={"WWW-Authenticate": challenge})
+    return ProblemError(401, "unauthorized", "No valid key", detail, headers={"WWW-Authenticate": challenge})

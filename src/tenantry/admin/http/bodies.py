@@ -1,4 +1,4 @@
-"""How large a request's body may be, how long it may take to come, and of which type it is."""
+"""Limits the size and the duration of request bodies, and checks their media type."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
@@ -17,13 +17,13 @@ _LENGTH_CHARACTERS_MAX: Final = 20
 
 
 class BodyLimits(NamedTuple):
-    """What a body may be.
+    """The limits of request bodies.
 
     Attributes:
-        bytes_max: How large it may be, unless it is a bundle.
+        bytes_max: How large a body may be, unless it is a bundle.
         bundle_bytes_max: How large a bundle may be.
-        seconds_max: How long it may take to come; of a bundle, how long its sender or receiver may pause.
-        bundle_bytes_per_second_min: How fast a bundle must move in the long run: it takes space on the disk meanwhile.
+        seconds_max: How long a body may take to arrive; of a bundle, how long its sender or receiver may pause.
+        bundle_bytes_per_second_min: How fast a bundle must move on average: it takes space on the disk until it is complete.
     """
 
     bytes_max: int = BODY_BYTES_MAX
@@ -36,11 +36,11 @@ BODY_LIMITS: Final = BodyLimits()
 
 
 class Pace:
-    """How long the other side may take for the next part of a body. It begins with the first part that is waited for.
+    """Limits how long the client may take for the next part of a body. Its time begins with the first part that is waited for.
 
     Args:
-        seconds_max: For all of it; where it is streamed, for a pause.
-        bytes_per_second_min: Where it is streamed, how fast it must be on the whole; None where it is not.
+        seconds_max: The time for the whole body; of a streamed body, for a pause.
+        bytes_per_second_min: The average speed that a streamed body needs; None for a body that is not streamed.
     """
 
     def __init__(self, seconds_max: float, bytes_per_second_min: float | None = None) -> None:
@@ -50,7 +50,7 @@ class Pace:
         self._begun_at: float | None = None
 
     def deadline(self) -> float:
-        """Return until when the next part has to come or go, on the event loop's clock."""
+        """Return when the next part must have been received or sent, on the event loop's clock."""
         now = anyio.current_time()
         if self._begun_at is None:
             self._begun_at = now
@@ -64,18 +64,18 @@ class Pace:
         return f"without pauses of {self._seconds_max:g} s and with {self._bytes_per_second_min:g} bytes a second"
 
     def moved(self, size_bytes: int) -> None:
-        """Note that a part has come or gone."""
+        """Count a part that was received or sent."""
         self._bytes_done += size_bytes
 
 
 class LimitedReceive:
-    """Receives a body, and ends the request when a limit is reached.
+    """Receives a body, and refuses the request when a limit is reached.
 
     Args:
-        receive: The server's.
-        bytes_max: How many bytes there may be.
-        pace: How long it may take.
-        on_complete: Called when the whole body has come, before its last part is handed over; raises if the request must
+        receive: The server's `receive`.
+        bytes_max: How large the body may be.
+        pace: How long the body may take.
+        on_complete: Called when the whole body has arrived, before its last part is returned; raises if the request must
             not be handled.
     """
 
@@ -102,7 +102,7 @@ class LimitedReceive:
         Raises:
             ProblemError: 408 or 413, or what `on_complete` or `refuse` gave.
         """
-        if self._is_complete:  # what comes now is that the client has gone
+        if self._is_complete:  # the next message says that the client has disconnected
             return await self._receive()
         with anyio.CancelScope(deadline=self._pace.deadline()) as scope:
             self._waiting = scope
@@ -123,7 +123,7 @@ class LimitedReceive:
         return message
 
     def refuse(self, error: Exception) -> None:
-        """Have the part that is waited for, or the next one, raise the error; a body that is complete stays as it is."""
+        """Let the current or the next wait for a part raise the error; no effect on a body that is complete."""
         self._refusal = error
         if self._waiting is not None:
             self._waiting.cancel()
@@ -132,10 +132,10 @@ class LimitedReceive:
 def limited_receive(
     request: Request, limits: BodyLimits, *, is_streamed: bool, on_complete: Callable[[], Awaitable[object]]
 ) -> LimitedReceive:
-    """Return what receives the request's body and keeps it to the limits; see `LimitedReceive`.
+    """Return a `LimitedReceive` for the request's body.
 
     Raises:
-        ProblemError: 413, it says of itself that it does not.
+        ProblemError: 413, its Content-Length is too large.
     """
     bytes_max = limits.bundle_bytes_max if is_streamed else limits.bytes_max
     if declared_bytes(request) > bytes_max:
@@ -145,7 +145,7 @@ def limited_receive(
 
 
 def bundle_pace(limits: BodyLimits) -> Pace:
-    """Return how long the other side may take for parts of a bundle."""
+    """Return the pace that a bundle must keep."""
     return Pace(limits.seconds_max, limits.bundle_bytes_per_second_min)
 
 
@@ -165,9 +165,9 @@ def check_media_type(request: Request, expected: str) -> None:
 
 
 def declared_bytes(request: Request) -> int:
-    """Return how large a request's body is, as it says itself; 0 if it does not."""
+    """Return the size of a request's body by its Content-Length; 0 without one."""
     text = request.headers.get("content-length", "0")
-    # What is no number is the server's business; of what is too long to be one, the length says enough.
+    # The server refuses what is not a number. A number with too many digits is too large anyway.
     return int(text[:_LENGTH_CHARACTERS_MAX]) if text.isdecimal() else 0
 
 
@@ -176,7 +176,7 @@ def _too_large(bytes_max: int) -> ProblemError:
         413,
         "content-too-large",
         "Content too large",
-        f"the body may have {bytes_max} bytes",
+        f"the request body exceeds {bytes_max:,} bytes",
         limit="bytes_max",
         limit_value=bytes_max,
     )
@@ -187,7 +187,7 @@ def _too_slow(pace: Pace) -> ProblemError:
         408,
         "request-timeout",
         "Request timeout",
-        f"the body did not come {pace}",
+        f"the body did not arrive {pace}",
         # RFC 9110, section 15.5.9: the connection is of no more use, its next bytes would be this body's.
         headers={"Connection": "close"},
     )

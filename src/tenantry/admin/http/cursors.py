@@ -1,4 +1,4 @@
-"""Cursors that callers cannot make or change: signed with a secret of the service."""
+"""Signs the cursors of pages with a secret of the service, so that callers cannot make or change one."""
 
 import base64
 import hashlib
@@ -15,14 +15,14 @@ class CursorSigner:
     """Signs the cursors of pages, and checks those that come back.
 
     Args:
-        secret: The service's.
+        secret: The service's secret.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def sign(self, cursor: str | None, query: str) -> str | None:
-        """Return a page's cursor as callers get it; it is good for the same query only."""
+        """Return a page's cursor as callers get it; it is valid for the same query only."""
         if cursor is None:
             return None
         signed = self._signature(cursor, query) + cursor.encode("ascii")
@@ -32,7 +32,7 @@ class CursorSigner:
         """Return the page's cursor.
 
         Raises:
-            ProblemError: 400, it was not made here, or for another query.
+            ProblemError: 400, the cursor was not made by this service, or for another query.
         """
         if given is None:
             return None
@@ -56,6 +56,6 @@ def _refused() -> ProblemError:
     return ProblemError(
         400,
         "cursor",
-        "Not a cursor",
+        "Invalid cursor",
         "this cursor was not made by this service for this query: pass next_cursor unchanged, with the same filters",
     )

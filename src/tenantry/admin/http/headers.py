@@ -1,4 +1,4 @@
-"""What every answer says of itself: it is of the type that it says it is, and is not to be kept by anybody on the way."""
+"""Headers of every response: `nosniff` and `no-store`."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -13,7 +13,7 @@ SAFE_HEADERS: Final[Mapping[str, str]] = {
 
 
 class SafeHeaders:
-    """Adds them to every answer that does not say otherwise.
+    """Adds the headers to every response that does not set them itself.
 
     Args:
         app: The application.

@@ -8,25 +8,25 @@ from typing import Any, Final
 from fastapi import Request
 
 HIDDEN: Final = "…"
-"""What stands for the directories of a path: only the last part of it is shown."""
+"""Replaces the directories of a path: only the last part of the path is shown."""
 
 # At least two directories: one alone, as in "read/write", need not be a path. Paths of the API are not paths of files.
 _PATH: Final = re.compile(r"(?<![\w.:/…-])/(?!v1/)(?:[^\s/'\"()<>,;:\\]+/)+(?=[^\s/'\"()<>,;:\\])")
 
 
 def hides_paths(request: Request) -> bool:
-    """Return whether the caller of a request is known, and is shown no paths."""
+    """Return whether the caller of a request is authenticated, and may not see paths."""
     principal = getattr(request.state, "principal", None)
     return principal is not None and principal.tenants is not None
 
 
 def without_paths(text: str, data_dir: Path) -> str:
-    """Return a text in which the directories of each absolute path are hidden, also of one with blanks in its name."""
+    """Return a text in which the directories of each absolute path are hidden, and the data directory even if its name has blanks."""
     return _PATH.sub(f"{HIDDEN}/", _without_data_directory(text, data_dir))
 
 
 def values_without_paths(content: bytes, data_dir: Path) -> bytes:
-    """Return JSON in which all texts are without paths."""
+    """Return JSON without paths in its texts."""
     return json.dumps(
         _mapped(json.loads(content), data_dir), ensure_ascii=False, separators=(",", ":")
     ).encode()
@@ -51,7 +51,7 @@ def _mapped(value: Any, data_dir: Path) -> Any:
 
 
 _TELLING: Final = frozenset(["detail", "error", "last_error", "reason"])
-"""Fields that may hold the message of an error."""
+"""Fields that may hold an error's message."""
 
 
 def _without_data_directory(text: str, data_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""If-Match: a call on a tenant that was decided on what was read before, and is not to happen if that has changed."""
+"""If-Match: a request that changes a tenant only if the tenant is still as the client has read it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,19 +17,19 @@ IfMatchHeader = Annotated[
     str | None,
     Header(
         alias="If-Match",
-        description="The ETag that the call was decided on; otherwise 412.",
+        description="The ETag of the tenant as it was read; if the tenant has changed since, 412.",
         max_length=100,
     ),
 ]
 
 
 class IfMatch:
-    """What a call on a tenant was decided on.
+    """The condition of a request that changes a tenant.
 
     Args:
         registry: The tenants.
-        tenant_id: Which.
-        if_match: What the request says; None if it does not say.
+        tenant_id: The tenant.
+        if_match: The header's value; None without one.
     """
 
     def __init__(self, registry: TenantRegistry, tenant_id: str, if_match: str | None) -> None:
@@ -39,12 +39,12 @@ class IfMatch:
 
     @asynccontextmanager
     async def applied(self) -> AsyncIterator[None]:
-        """Let calls in the block happen only if the tenant is still what the request was decided on, see `expecting`.
+        """Let operations in the block take effect only if the condition holds, see `expecting`.
 
         Raises:
-            ProblemError: 412: it is something else by now.
-            RevisionError: The same, found out by the call itself.
-            TenantNotFoundError: There is none.
+            ProblemError: 412: the tenant has changed.
+            RevisionError: The same, detected by the operation.
+            TenantNotFoundError: The tenant does not exist.
         """
         if self._if_match is None:
             yield
@@ -68,9 +68,9 @@ def etag(tenant: TenantRecord) -> str:
 
 
 def revision_of(if_match: str, tenant: TenantRecord) -> int | None:
-    """Return the revision that a call was decided on; None if any will do.
+    """Return the revision that the request expects; None for any revision.
 
-    Compared as RFC 9110, section 13.1.1, says: of several tags one must be the tenant's, and a weak one never is.
+    RFC 9110, section 13.1.1: one of the tags must be the tenant's, and a weak tag never matches.
 
     Raises:
         ProblemError: 412.
@@ -83,7 +83,7 @@ def revision_of(if_match: str, tenant: TenantRecord) -> int | None:
         412,
         "revision",
         "The tenant was changed",
-        f"If-Match is not {etag(tenant)}, which is the tenant's ETag by now: read it again",
+        f"If-Match does not name {etag(tenant)}, the tenant's present ETag: read it again",
         tenant_id=tenant.id,
         current_revision=tenant.revision,
     )

@@ -1,7 +1,7 @@
-"""Long work that a request begins: followed by its id, kept in memory for as long as the service runs.
+"""Operations: long work that a request begins and that clients follow by its id, kept in memory while the service runs.
 
-What it did is in the audit, whatever happens to the service. One that was killed before it did anything is not: whoever sends
-the request again has it done.
+The audit has what an operation did, also after the service was killed. An operation that was killed before it did anything is
+not in the audit: the client sends the request again.
 """
 
 import asyncio
@@ -25,25 +25,25 @@ from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.tenant_record import TenantRecord
 
 KEPT_MAX: Final = 1_000
-"""How many operations that have ended can still be looked at."""
+"""How many operations that have ended are remembered."""
 
 RUNNING_MAX: Final = 64
 """How many may run at once."""
 
 RUNNING_PER_TENANT_MAX: Final = 4
-"""How many of them may be of one tenant: no tenant keeps the others waiting."""
+"""How many operations of one tenant may run at once, so that no tenant keeps the others waiting."""
 
 POLL_SECONDS: Final = 1
 """How long clients should wait before they look at an operation again, or try to begin another one."""
 
 PATH: Final = "/v1/operations/"
-"""Where each can be looked at, by its id."""
+"""The path of an operation, without its id."""
 
 _current: ContextVar[str | None] = ContextVar("tenantry_operation", default=None)
 
 
 class OperationState(StrEnum):
-    """How far an operation is."""
+    """The state of an operation."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -54,16 +54,16 @@ class Operation(BaseModel):
     """Work that a request began.
 
     Attributes:
-        id: To follow it by.
-        action: What is done.
-        tenant_id: To which tenant, by the id that it had then.
-        tenant_uid: Its stable key.
-        started_by: Who began it, as the audit names them.
-        state: How far it is.
-        steps: What it has done of its work, in order; what these are differs by action.
+        id: Identifies the operation.
+        action: What the operation does.
+        tenant_id: The tenant, by the id that it had when the operation began.
+        tenant_uid: The tenant's stable key.
+        started_by: The principal who began the operation.
+        state: The state.
+        steps: The steps that are done, in order; each action has its own.
         started_at, finished_at: Instants in UTC.
-        result: What came of it, in the form that its action has.
-        problem: Why it failed.
+        result: The result, in the form of the action.
+        problem: Why the operation failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,10 +82,10 @@ class Operation(BaseModel):
 
 
 class Operations:
-    """Runs operations and knows what became of them.
+    """Runs operations, and remembers their results.
 
     Args:
-        clock: For their times.
+        clock: Gives the times of operations.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -94,16 +94,16 @@ class Operations:
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followers: set[asyncio.Task[None]] = set()
-        # By operation: wakes who follows it at its next change.
+        # By operation: set at its next change.
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(
         self, action: str, tenant: TenantRecord | None, work: Callable[[], Awaitable[BaseModel | None]]
     ) -> Operation:
-        """Begin to work, and return the operation.
+        """Begin an operation, and return it.
 
         Raises:
-            ProblemError: 429, too many of the tenant run already; 503, too many of all.
+            ProblemError: 429, too many operations of the tenant run already; 503, too many operations of all tenants.
         """
         self._check_room(tenant)
         operation = Operation(
@@ -117,7 +117,7 @@ class Operations:
         )
         self._known[operation.id] = operation
         task = asyncio.create_task(self._run(operation, work))
-        if not task.done():  # with eager tasks it may have ended already
+        if not task.done():  # an eager task may have ended already
             self._tasks[operation.id] = task
         self._forget()
         return operation
@@ -133,26 +133,26 @@ class Operations:
             raise ProblemError(
                 404,
                 "operation-not-found",
-                "No such operation",
-                "no such operation; what it did is in the audit, and if that has nothing of it, it did nothing",
+                "Operation not found",
+                "unknown operation; completed work is in the audit, and without an entry there nothing was changed",
             )
         return operation
 
     async def changed(self, seen: Operation) -> Operation:
-        """Return an operation when it is no longer as it was seen; at once if it has ended."""
+        """Wait until an operation differs from what was seen, and return it; at once if it has ended."""
         if seen.state is OperationState.RUNNING and self.get(seen.id) is seen:
             await self._changed.setdefault(seen.id, asyncio.Event()).wait()
         return self.get(seen.id)
 
     async def ended(self, operation_id: str) -> Operation:
-        """Return an operation when it has ended."""
+        """Wait until an operation has ended, and return it."""
         operation = self.get(operation_id)
         while operation.state is OperationState.RUNNING:
             operation = await self.changed(operation)
         return operation
 
     def follow(self, following: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the operations, such as waiting for the end of one; closing waits for it too."""
+        """Run a task beside the operations, such as one that waits for an operation's end; `aclose` waits for it too."""
         task = asyncio.create_task(following)
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
@@ -167,7 +167,7 @@ class Operations:
             self._change(operation_id, {"steps": (*operation.steps, event.step)})
 
     async def aclose(self) -> None:
-        """Wait for what runs."""
+        """Wait for all operations that run."""
         while tasks := [*self._tasks.values(), *self._followers]:
             await asyncio.wait(tasks)
 
@@ -197,9 +197,9 @@ class Operations:
             changes["result"] = None if result is None else result.model_dump(mode="json")
         except TenantryError as error:
             changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
-        except ProblemError as error:  # its caller's right ended before its turn came
+        except ProblemError as error:  # the caller lost the right before the operation's turn
             changes = {"state": OperationState.FAILED, "problem": Problem(**error.content)}
-        except Exception as error:  # noqa: BLE001  # whatever it is, it has ended, and nobody else hears of it
+        except Exception as error:  # noqa: BLE001  # the operation has ended, and nobody else sees the error
             log_failure(self._log, error, action=operation.action, tenant_id=operation.tenant_id)
             changes = {"state": OperationState.FAILED, "problem": Problem(**unexpected().content)}
         self._end(operation, changes)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: one stable type and one status for each."""
+"""Maps errors to RFC 9457 problem details: one stable type and one status for each error."""
 
 import math
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.JobError: 409,
     errors.RegistryClosedError: 503,
 }
-# What of an error its caller may know beside its words.
+# The attributes of an error that its caller may see beside its message.
 _DETAILS: Final = (
     "tenant_id",
     "state",
@@ -64,7 +64,7 @@ _DETAILS: Final = (
     "current_revision",
     "objects",
 )
-# Errors whose words are for whoever made the request: about it, and about nothing inside.
+# Errors whose messages concern only the request itself, so that every caller may see them.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)
 _TITLES: Final = {
     400: "Bad request",
@@ -81,19 +81,19 @@ _RETRY_AFTER_SECONDS: Final = 1.0
 
 
 class Problem(BaseModel):
-    """What went wrong (RFC 9457)."""
+    """A problem (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Stable for each kind of problem: what programs should look at.")
+    type: str = Field(description="Stable for each kind of problem: programs should compare this.")
     title: str
     status: int
     detail: str
-    retry_after_seconds: float | None = Field(default=None, description="When waiting helps: for how long.")
+    retry_after_seconds: float | None = Field(default=None, description="If waiting helps: how long to wait.")
 
 
 class ProblemError(HTTPException):
-    """A problem that is the API's own. The framework lets its own kind of error through wherever it reads a body."""
+    """A problem of the API itself. It is an HTTPException because FastAPI passes these on wherever it reads a body."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class ProblemError(HTTPException):
 
 
 def problem_of(error: TenantryError) -> dict[str, Any]:
-    """Return what is said of an error of tenantry's."""
+    """Return the problem details of a `TenantryError`."""
     name = type(error).__name__.removesuffix("Error")
     words = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).strip("-")
     content: dict[str, Any] = {
@@ -133,18 +133,18 @@ def problem_of(error: TenantryError) -> dict[str, Any]:
 
 
 def status_of(error: TenantryError) -> int:
-    """Return the HTTP status of an error of tenantry's."""
-    if getattr(error, "is_transient", False):  # a statement that failed for the moment: busy, interrupted
+    """Return the HTTP status of a `TenantryError`."""
+    if getattr(error, "is_transient", False):  # the statement may succeed later: busy, interrupted
         return 503
     if (
         type(error) is errors.QueryError and getattr(error, "code", None) is not None
-    ):  # it is the database that refused it
+    ):  # the database itself refused the statement
         return 500
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 
 
 async def answer_tenantry_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that ended with an error of tenantry's; a caller with a key for some tenants is shown no paths."""
+    """Answer a request that failed with a `TenantryError`; a caller whose key is for some tenants sees no paths."""
     assert isinstance(error, TenantryError)
     content = problem_of(error)
     if hides_paths(request):
@@ -155,9 +155,9 @@ async def answer_tenantry_error(request: Request, error: Exception) -> JSONRespo
 
 
 def public_answer(error: TenantryError) -> JSONResponse:
-    """Return the answer to somebody who is no operator: its type and status, and when to come again.
+    """Return the response to a caller who is not an operator: type, status, and when to try again.
 
-    What an error says may name files, statements, or an operator's reasons.
+    An error's message may name files, statements, or an operator's reasons.
     """
     hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
     content = {name: value for name, value in problem_of(error).items() if name not in hidden}
@@ -165,13 +165,13 @@ def public_answer(error: TenantryError) -> JSONResponse:
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request that ended with one of the API's own problems."""
+    """Answer a request that failed with a `ProblemError`."""
     assert isinstance(error, ProblemError)
     return _answer(error.content, error.headers or {})
 
 
 async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request that is not what the document says, and say where; not with what, which may be a secret."""
+    """Answer a request that fails validation, with the places of its errors but without its values, which may be secret."""
     assert isinstance(error, RequestValidationError)
     found = [
         {"at": "/".join(map(str, one["loc"])), "detail": one["msg"], "kind": one["type"]}
@@ -190,7 +190,7 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
-    """Answer what the framework refused: an unknown path, a method that is not there."""
+    """Answer a request that the framework refused: an unknown path, or a method that the path does not have."""
     assert isinstance(error, HTTPException)
     title = _TITLES.get(error.status_code, str(error.detail))
     slug = title.lower().replace(" ", "-")
@@ -200,13 +200,13 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
         "status": error.status_code,
         "detail": str(error.detail),
     }
-    is_method = error.status_code == 405  # noqa: PLR2004  # that is what it is called
+    is_method = error.status_code == 405  # noqa: PLR2004  # Method Not Allowed
     # The framework names the methods of the first route with this path only.
     return _answer(content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
 
 
 def later(status: int, slug: str, title: str, detail: str, seconds: float) -> ProblemError:
-    """Return a problem that goes away by itself, with when to try again."""
+    """Return a temporary problem, with when to try again."""
     return ProblemError(
         status, slug, title, detail, headers=_retry_header(seconds), retry_after_seconds=seconds
     )
@@ -228,9 +228,9 @@ def too_many(
 
 
 def unexpected() -> ProblemError:
-    """Return what is said of an error that nobody expected: nothing of it."""
+    """Return the problem of an unexpected error, which says nothing of the error."""
     return ProblemError(
-        500, "internal", "Internal error", "something went wrong inside; the log of the service says where"
+        500, "internal", "Internal error", "an unexpected error occurred; the service's log says where"
     )
 
 
@@ -249,16 +249,16 @@ def _allowed(request: Request) -> str:
 
 def _retry_after_seconds(error: TenantryError) -> float | None:
     if error.retry_after_seconds is None and error.is_retryable:
-        # A full disk does not go away by itself.
+        # Waiting does not help against a full disk.
         return None if isinstance(error, errors.StorageFullError) else _RETRY_AFTER_SECONDS
     return error.retry_after_seconds
 
 
 def _retry_header(seconds: float | None) -> dict[str, str]:
-    # RFC 9110, section 10.2.3: whole seconds; rounded up, or a client would come too early.
+    # RFC 9110, section 10.2.3: whole seconds. Rounded up, or clients would try again too early.
     return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return these statuses for the document, which says of each what it means, and adds those that are everywhere."""
+    """Return these statuses for a route; `openapi.document` describes them and adds those that every route has."""
     return {status: {"description": "See `type`."} for status in sorted({*statuses, 422})}

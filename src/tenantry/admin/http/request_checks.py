@@ -1,4 +1,4 @@
-"""Checks every request before anything else reads it: which host it names, and where its body ends.
+"""Checks the Host header and the framing of every request before anything else reads it.
 
 The checks are plain ASGI, so they work on every server.
 """
@@ -43,7 +43,7 @@ class AllowedHosts:
 
 
 class RequestChecks:
-    """Refuses requests that name another host, and requests whose body two readers would end at different places.
+    """Refuses requests for another host, and requests whose body length is ambiguous.
 
     Args:
         app: The application.
@@ -90,5 +90,5 @@ class RequestChecks:
 
 
 def _canonical(name: str) -> str:
-    """Return a name as it is compared: names differ in case and in the root's dot only for people (RFC 4343)."""
+    """Return a name in the form that is compared: without case and the root's dot (RFC 4343)."""
     return name.strip().lower().removesuffix(".")

@@ -1,4 +1,4 @@
-"""What every operation has: a caller who is known and named in the audit, a body with limits, one effect for one key."""
+"""The route class and the dependencies of all endpoints: authentication, audit, limits of bodies, idempotency keys."""
 
 import asyncio
 from collections import Counter
@@ -27,17 +27,17 @@ from tenantry.tenancy.registry import TenantRegistry
 
 
 class Service:
-    """What the operations work with.
+    """What the endpoints share.
 
     Attributes:
         registry: The tenants.
-        authenticate: Finds out who calls.
-        operations: Long work.
-        top_tenants: Which tenants call the most.
-        bodies: How large requests may be, and how long they may take to come.
-        transfers: How many bundles are on their way, by caller.
+        authenticate: Identifies the caller.
+        operations: The operations that run, and those that have ended.
+        top_tenants: Counts calls by tenant.
+        bodies: The limits of request bodies.
+        transfers: How many bundles are being sent or received, by caller.
         draining: Set when the service is about to stop.
-        stopping: Set when no stream is to go on that would not end by itself.
+        stopping: Set when streams that do not end by themselves must end.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class Service:
         self._signer: CursorSigner | None = None
 
     async def signer(self) -> CursorSigner:
-        """Return what signs cursors; its secret is read once."""
+        """Return the signer of cursors; its secret is read once."""
         if self._signer is None:
             self._signer = CursorSigner(await self.registry.recorded_responses.secret("cursors"))
         return self._signer
 
 
 class AdminRoute(APIRoute):
-    """An operation that needs a key; one that is a POST takes an idempotency key.
+    """An endpoint that needs an API key; a POST also takes an idempotency key.
 
-    The caller's right is checked when the request begins, when all of its body has come, when the call that it makes has its
-    turn, and every second while a stream comes or goes; see `Access`.
+    The caller's right is checked when the request begins, when the whole body has arrived, when the operation has its turn, and
+    every second while a stream is received or sent; see `Access`.
     """
 
     body_type: ClassVar[str] = "application/json"
     is_streamed: ClassVar[bool] = False
-    """Whether its body is worked on while it comes, and not read as a whole before."""
+    """Whether the body is processed while it arrives, and not read as a whole first."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if "POST" in (options.get("methods") or ()):
@@ -82,7 +82,7 @@ class AdminRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
-        """Return the handler, with what comes before and after it."""
+        """Return the handler with authentication, limits and idempotency around it."""
         handle = super().get_route_handler()
 
         async def handle_known(request: Request) -> Response:
@@ -100,7 +100,7 @@ class AdminRoute(APIRoute):
                 async with is_watched:
                     response = await self._answer(handle, request, access)
             if "location" in response.headers:
-                # Where the API is mounted, which is not where it was when an answer was kept.
+                # Add the present prefix: it may differ from the prefix when the response was recorded.
                 response.headers["location"] = (
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
@@ -130,7 +130,7 @@ class AdminRoute(APIRoute):
 
 @contextmanager
 def _refused_as_unauthorized() -> Iterator[None]:
-    """Answer a key that was revoked while the call was made like one that was revoked before."""
+    """Answer a key that was revoked during the request like a key that was revoked before it."""
     try:
         yield
     except KeyRefusedError as error:
@@ -157,7 +157,7 @@ Administrator = Annotated[Principal, Depends(_needs(Scope.ADMIN))]
 
 
 def accepted(operation: Operation, response: Response) -> Operation:
-    """Answer with an operation that has begun: 202, and where to follow it."""
+    """Respond with an operation that has begun: 202, and where to follow it."""
     response.status_code = 202
     response.headers["Location"] = f"{PATH}{operation.id}"
     response.headers["Retry-After"] = str(POLL_SECONDS)

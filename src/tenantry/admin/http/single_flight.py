@@ -1,4 +1,4 @@
-"""Work that whoever asks for it shares with all others who do: anyone may ask, as often as they like, and it costs once."""
+"""Single flight: concurrent callers of the same work share one run of it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,14 +10,14 @@ ResultT = TypeVar("ResultT")
 
 
 class SingleFlight(Generic[ResultT]):
-    """Does its work once for all who ask while it is done, and for a while afterwards.
+    """Runs work once for all callers that ask while it runs, and returns its result to later callers for a while.
 
-    A caller that is cancelled does not stop it.
+    A caller that is cancelled does not stop the work.
 
     Args:
-        work: Does it.
-        kept_seconds: For how long its result is given again.
-        clock: For that.
+        work: The work.
+        kept_seconds: For how long a result is reused.
+        clock: Measures that time.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SingleFlight(Generic[ResultT]):
         self._kept_until = 0.0
 
     async def __call__(self) -> ResultT:
-        """Return the result; raise what the work does, which is not kept."""
+        """Return the result. An error of the work is raised, and not reused."""
         if self._task is None or (self._task.done() and self._now() >= self._kept_until):
             self._task = asyncio.create_task(self._run())
         return await asyncio.shield(self._task)

@@ -1,12 +1,12 @@
 """Limits the rate of requests without a valid key, so that they cannot slow tenants' calls.
 
-Every request takes time of the event loop, also a refused one. Refusing at once does not protect the loop, because the client
+Every request takes time of the event loop, even a refused one. Refusing at once does not protect the loop, because the client
 sends its next request at once. A request that comes too early therefore waits for its turn, and a request whose turn is too
-far away is held for the longest wait and then refused. A client that has one connection, such as a Prometheus or a balancer's probe, still gets its
-answer while other connections of its address ask without a pause.
+far away is held for the longest wait and then refused. A client with one connection, such as Prometheus or a balancer's probe,
+still gets its response while other connections of its address send requests without a pause.
 
-Each path of the probes has turns of its own. Behind a network that hides clients' addresses, a balancer and the kubelet have the address
-of everybody else: requests for other paths would have Kubernetes end the process.
+Each path of the probes has turns of its own. Behind a network that hides clients' addresses, a balancer and the kubelet share
+their address with all clients: without turns of its own a probe would time out, and Kubernetes would restart the process.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Turns:
         self._empty_at: OrderedDict[str, float] = OrderedDict()
 
     def take(self, client: str) -> float | None:
-        """Take a turn, and return after how many seconds it comes; None, and no turn, if that is too long."""
+        """Take a turn, and return after how many seconds it comes; if that is too long, take none and return None."""
         now, interval = self._now(), 1.0 / self._rate.requests_per_second
         empty_at = max(self._empty_at.get(client, 0.0), now)
         seconds = empty_at - now - interval * (self._rate.burst_requests_max - 1)
@@ -99,7 +99,7 @@ class Strangers:
             await refusal(scope, receive, send)
 
     def _waiting(self, scope: Scope, send: Send) -> Send:
-        """Return what sends an answer; if the key that was shown is not a good one, after its turn."""
+        """Return a `send` that waits for the client's turn if the request's key turned out to be invalid."""
 
         async def send_in_turn(message: Message) -> None:
             if message["type"] == "http.response.start" and "principal" not in scope.get("state", {}):
@@ -109,7 +109,7 @@ class Strangers:
         return send_in_turn
 
     async def _wait(self, scope: Scope) -> bool:
-        """Wait for the client's turn, and return whether there is one soon enough."""
+        """Wait for the client's turn, and return whether it came soon enough."""
         address, name = scope.get("client"), scope["path"].rpartition("/")[2]
         client = "unknown" if address is None else network_of(address[0])
         seconds = self._turns.take(f"{client} {name}" if name in _PROBES else client)

@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 from fastapi.responses import StreamingResponse
-from starlette.exceptions import HTTPException  # also the framework's own, which is one
+from starlette.exceptions import HTTPException  # FastAPI's own is a subclass
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +22,7 @@ _LAST_PART_SECONDS_MAX: Final = 1.0
 
 @asynccontextmanager
 async def watching(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
-    """Check every `WATCH_SECONDS` of the block that the request may still be made; call `refuse` once if it may not."""
+    """Check every `WATCH_SECONDS` in the block whether the caller may still make the request; call `refuse` once if not."""
     task = asyncio.create_task(_watch(access, refuse), name="tenantry stream's key")
     try:
         yield
@@ -37,16 +37,16 @@ async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
         await anyio.sleep(WATCH_SECONDS)
         try:
             await access.check_stream()
-        except (HTTPException, TenantryError) as error:  # also if the check itself fails
+        except (HTTPException, TenantryError) as error:  # a check that fails counts as a refusal
             refuse(error)
             return
 
 
 class WatchedResponse(StreamingResponse):
-    """Sends another response's stream for as long as the request may still be made.
+    """Sends another response's stream for as long as the caller may still make the request.
 
-    If the length of the answer was announced, the connection is cut off. Otherwise the answer ends early, and the client learns the
-    reason when it asks again.
+    If the response has a Content-Length, the connection is closed. Otherwise the response ends early, and the client learns the
+    reason when it sends the request again.
 
     Args:
         response: The response.
@@ -60,7 +60,7 @@ class WatchedResponse(StreamingResponse):
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Send the response."""
         with anyio.CancelScope() as sending:
             async with watching(self._access, lambda _: sending.cancel()):
                 await self._response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What nobody expected: one line in the log that says what and where, and an answer that says nothing of it."""
+"""Unexpected errors: one line in the log with type and place, and a response without details."""
 
 from pathlib import Path
 from typing import Final
@@ -13,18 +13,18 @@ REQUEST_FAILED: Final = "tenantry.request.failed"
 
 
 def log_failure(log: EventLog, error: Exception, **data: object) -> None:
-    """Log an error without its words and without a stack: both may hold what a client sent."""
+    """Log an error without its message and its stack: both may hold what a client sent."""
     log.error(REQUEST_FAILED, error_type=type(error).__name__, at=_place(error), **data)
 
 
 class AnswerSend:
-    """Sends an answer, and knows whether it has begun: then another one cannot take its place.
+    """Sends a response, and knows whether it has begun: then no other response can be sent.
 
     Args:
-        send: The server's.
+        send: The server's `send`.
 
     Attributes:
-        has_begun: Whether it has.
+        has_begun: Whether the response has begun.
     """
 
     def __init__(self, send: Send) -> None:
@@ -32,13 +32,13 @@ class AnswerSend:
         self.has_begun = False
 
     async def __call__(self, message: Message) -> None:
-        """Send a part of it."""
+        """Send a part of the response."""
         self.has_begun = True
         await self._send(message)
 
 
 class Failures:
-    """Answers requests that fail for a reason that nobody expected, and keeps the error from the server's own log.
+    """Answers requests that fail with an unexpected error, and keeps the error out of the server's own log.
 
     Args:
         app: The application.
@@ -54,7 +54,7 @@ class Failures:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            return  # nobody is there to be answered
+            return  # there is no client to answer
         except Exception as error:
             if scope["type"] != "http":
                 raise
@@ -79,5 +79,5 @@ def _place(error: BaseException) -> str:
 
 
 def _route(scope: Scope) -> str:
-    # Not the path: whoever calls chooses it.
+    # Not the path: the caller chooses it.
     return str(getattr(scope.get("route"), "path", "unknown"))

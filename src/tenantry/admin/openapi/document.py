@@ -1,8 +1,4 @@
-"""The OpenAPI document: what the framework writes of each operation, and what all operations have in common.
-
-Every problem that any operation may answer with, the headers that go with answers, where an answer leads to, and an example
-of everything that goes in and out.
-"""
+"""Completes the OpenAPI document that FastAPI generates: problems, headers, links and examples."""
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -22,15 +18,15 @@ class _Problem(NamedTuple):
 
 _PROBLEMS: Final = {
     400: _Problem(
-        "The body is malformed, or the cursor is none that was made here.",
+        "The body is malformed, or the cursor was not made by this service.",
         "malformed",
         "Malformed body",
         "body/7: JSON decode error",
     ),
     401: _Problem(
-        "No key was shown, or none that is good.",
+        "The request has no key, or its key is not valid.",
         "unauthorized",
-        "No good key",
+        "No valid key",
         "this key is unknown, expired or revoked",
     ),
     403: _Problem(
@@ -40,49 +36,49 @@ _PROBLEMS: Final = {
         "this key lacks the scope 'operate'",
     ),
     404: _Problem(
-        "There is no such thing.",
+        "It does not exist.",
         "tenant-not-found",
         "Tenant not found",
         "tenant 'acme' does not exist: create it first",
     ),
     408: _Problem(
-        "The body did not come in time.",
+        "The body did not arrive in time.",
         "request-timeout",
         "Request timeout",
-        "the body did not come within 30 s",
+        "the body did not arrive within 30 s",
     ),
     409: _Problem(
-        "The tenant's state does not allow it, somebody else is at it, or a request with this key is under way.",
+        "The tenant's state does not allow it, another operation works on the tenant, or a request with this Idempotency-Key is pending.",
         "tenant-suspended",
         "Tenant suspended",
         "tenant 'acme' is suspended: archive is not possible",
     ),
     411: _Problem(
-        "A bundle has an idempotency key and no length.",
+        "The request has an Idempotency-Key, a bundle, and no Content-Length.",
         "length-required",
         "Length required",
-        "send a Content-Length with a bundle that has an Idempotency-Key: it is what another request is told by",
+        "an import with an Idempotency-Key needs a Content-Length: it is part of the request's fingerprint",
     ),
     412: _Problem(
         "The tenant was changed since it was read.",
         "revision",
         "The tenant was changed",
-        'If-Match is not "4", which is the tenant\'s ETag by now: read it again',
+        'If-Match does not name "4", the tenant\'s present ETag: read it again',
     ),
     413: _Problem(
         "The body is too large.",
         "content-too-large",
         "Content too large",
-        "the body may have 1048576 bytes",
+        "the request body exceeds 1,048,576 bytes",
     ),
     415: _Problem(
-        "The body is of another type.",
+        "The body has another media type.",
         "unsupported-media-type",
         "Unsupported media type",
         "send the body as application/json",
     ),
     422: _Problem(
-        "The request is not what is described here.",
+        "The request does not match this document.",
         "invalid",
         "Invalid request",
         "path/tenant_id: String should have at most 48 characters",
@@ -94,24 +90,24 @@ _PROBLEMS: Final = {
         "too many wrong keys came from this address: try again in 6 s",
     ),
     500: _Problem(
-        "Something failed that should not.",
+        "An unexpected error occurred.",
         "internal",
         "Internal error",
-        "something went wrong inside; the log of the service says where",
+        "an unexpected error occurred; the service's log says where",
     ),
     503: _Problem(
-        "Too much is under way, or the service stops.",
+        "The service is overloaded or shutting down.",
         "pool-exhausted",
         "Pool exhausted",
         "all 64 places are in use",
     ),
     504: _Problem(
-        "It took too long.",
+        "The call took too long.",
         "call-timeout",
         "Call timeout",
         "the call took longer than 30 s",
     ),
-    507: _Problem("There is no space left.", "storage-full", "Storage full", "the disk is full: make room"),
+    507: _Problem("The disk is full.", "storage-full", "Storage full", "the disk is full: make room"),
 }
 _WAITING_HELPS: Final = (409, 429, 503, 504)
 _ALWAYS: Final = (401, 403, 422, 429, 500, 503, 504)
@@ -119,23 +115,23 @@ _WITH_BODY: Final = (400, 408, 413, 415)
 _WITH_KEY: Final = (408, 409, 413)
 
 _HEADERS: Final[dict[str, Node]] = {
-    "ETag": {"description": "The tenant's revision: for If-Match.", "schema": {"type": "string"}},
+    "ETag": {"description": "The tenant's revision, for If-Match.", "schema": {"type": "string"}},
     "Location": {
-        "description": "Where to find it.",
+        "description": "The URL of what was created or begun.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Retry-After": {
-        "description": "After how many seconds to come again.",
+        "description": "After how many seconds to try again.",
         "schema": {"type": "integer", "minimum": 0},
     },
-    "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
         "description": "`true` if this is the recorded response to an earlier request with this Idempotency-Key.",
         "schema": {"type": "string"},
     },
 }
 _OF_A_JOB: Final = ("get_job", "follow_job", "list_results", "pause_job", "resume_job", "cancel_job")
-# What the model checks of two fields together.
+# The model's rule for two fields together, which pydantic leaves out of the schema.
 _BURST_NEEDS_RATE: Final = [
     {"properties": {"calls_burst_max": {"type": "null"}}},
     {"required": ["calls_per_second_max"], "properties": {"calls_per_second_max": {"type": "number"}}},
@@ -143,14 +139,14 @@ _BURST_NEEDS_RATE: Final = [
 _DESCRIPTION: Final = """
 Every operation below `/v1` needs a key: `Authorization: Bearer tnt_…`.
 
-Refusals and failures are problem details (RFC 9457). Programs look at their `type`, which is stable; `retry_after_seconds`,
-and the header `Retry-After`, are there where waiting helps. Long work is answered with 202 and an operation to follow, at
-`Location`, or as a stream of events at `…/events`.
+Refusals and failures are problem details (RFC 9457). Programs should compare their `type`, which is stable. If waiting helps,
+a problem has `retry_after_seconds`, and the response the header `Retry-After`. Long work responds with 202 and an operation,
+which can be read at `Location` or followed as a stream of events at `…/events`.
 """
 
 
 def complete(document: Node) -> Node:
-    """Complete the framework's document, and return it."""
+    """Complete FastAPI's document, and return it."""
     document["info"]["description"] = _DESCRIPTION.strip()
     examples = {type(model).__name__: model.model_dump(mode="json") for model in MODELS}
     for path, method, operation in _operations(document):
@@ -219,7 +215,7 @@ def _add_headers(path: str, method: str, operation: Node) -> None:
 
 
 def _add_links(operation: Node) -> None:
-    """Say what an answer leads to: an operation to follow, a tenant to look at."""
+    """Add links from a response to what it names: an operation to follow, or a tenant."""
     for status, response in operation["responses"].items():
         targets: tuple[tuple[str, str], ...] = ()
         if status == "202" and _reference(response) == "FleetJob":
@@ -236,13 +232,13 @@ def _add_links(operation: Node) -> None:
 
 
 def _reference(response: Node) -> str:
-    """Return the name of the model that a response is made of, or nothing."""
+    """Return the name of a response's model, or an empty text."""
     schema = response.get("content", {}).get("application/json", {}).get("schema", {})
     return _name(schema)
 
 
 def _name(schema: Node) -> str:
-    """Return the name of the model that a schema refers to, also where it may be left out; or nothing."""
+    """Return the name of the model that a schema refers to, also of an optional one; or an empty text."""
     for candidate in (schema, *schema.get("anyOf", ())):
         if "$ref" in candidate:
             return str(candidate["$ref"]).rpartition("/")[2]
@@ -254,7 +250,7 @@ def _add_examples(path: str, operation: Node, examples: dict[str, Any]) -> None:
     contents += [(status, found.get("content", {})) for status, found in operation["responses"].items()]
     for status, content in contents:
         for media_type, media in content.items():
-            if media.pop("itemSchema", None) is not None:  # the framework is ahead of OpenAPI 3.1
+            if media.pop("itemSchema", None) is not None:  # FastAPI writes what only OpenAPI 3.2 has
                 media.pop("schema", None)
             name = _name(media.get("schema", {}))
             if (path, media_type) in TEXTS:

@@ -1,4 +1,4 @@
-"""One example of everything that goes in and out, made of the models themselves, for the document."""
+"""Examples for the OpenAPI document: one of each model, made from the models themselves."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -51,7 +51,7 @@ _SNAPSHOT_ID: Final = "20261123t120000000000z-00ff00ff"
 _KEY_ID: Final = "0123456789abcdef"
 _JOB_ID: Final = "20261123-120000-000000-00ff00ff"
 _OPERATION_ID: Final = "9f86d081884c7d65"
-# What continues a page differs from service to service: none can be shown that would be taken.
+# A cursor is signed by its service: no example would be accepted.
 _LAST_PAGE: Final = None
 
 _LIMITS = TenantLimits(calls_per_second_max=100, calls_burst_max=200)
@@ -215,10 +215,10 @@ MODELS: Final[tuple[BaseModel, ...]] = (
     ),
     Readiness(is_ready=True, service="ok", catalog="ok", pool="ok", disk="ok"),
 )
-"""An example of each model: new fields that have a default are in it by themselves."""
+"""An example of each model; a new field with a default appears in it without a change here."""
 
 BEGUN: Final[dict[str, Any]] = {"state": "running", "finished_at": None, "result": None}
-"""What an operation is when it has been accepted."""
+"""How a new operation differs from one that has ended."""
 
 TEXTS: Final[dict[tuple[str, str], str]] = {
     ("/healthz", "text/plain"): "ok\n",
@@ -236,7 +236,7 @@ TEXTS: Final[dict[tuple[str, str], str]] = {
     ("/v1/tenants/{tenant_id}/import", "application/gzip"): "the bytes of acme.tar.gz",
     ("/v1/tenants/{tenant_id}/replace-file", "application/vnd.sqlite3"): "the bytes of acme.db",
 }
-"""Examples of what is no JSON, by path and media type."""
+"""Examples of bodies that are not JSON, by path and media type."""
 
 PARAMETERS: Final[dict[str, Any]] = {
     "tenant_id": "acme",

@@ -1,4 +1,4 @@
-"""The route of the OpenAPI document: bytes that are made once, because anyone may ask for them."""
+"""The route of the OpenAPI document, which is encoded once because it needs no key."""
 
 import gzip
 import json
@@ -17,10 +17,10 @@ _KEPT_FOREVER: Final = float("inf")
 
 
 def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
-    """Return the operation ``/openapi.json``, which is not in the document.
+    """Return the router for ``/openapi.json``, which is not in the document itself.
 
     Args:
-        make: Makes the document; called once, on a thread, when somebody first asks.
+        make: Makes the document; called once, on a thread, at the first request.
     """
     router = APIRouter(include_in_schema=False)
     encode = SingleFlight(lambda: run_in_thread(lambda: _Encoded(make())), kept_seconds=_KEPT_FOREVER)
@@ -46,7 +46,7 @@ class _Encoded:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        # The prefix may come from a request's path, where the application is mounted below a parameter.
+        # A limited cache: the prefix may come from a request's path, if the application is mounted below a parameter.
         self.below = lru_cache(_PREFIXES_MAX)(self._below)
         self.below("")
 

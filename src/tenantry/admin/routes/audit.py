@@ -1,4 +1,4 @@
-"""The audit: who did what to which tenant, and whether its chain of hashes holds."""
+"""The audit: list who did what to which tenant, and verify its hash chain."""
 
 from typing import Annotated
 
@@ -29,8 +29,8 @@ async def list_audit(
 ) -> AuditPage:
     """Return who did what to which tenant, newest first.
 
-    A key for some tenants sees what was done to the tenant that has the id now, also when it had another, and not what was
-    done to another tenant that had the same id before.
+    A key for some tenants sees the whole history of the tenant that has the id now, also under former ids, and nothing of
+    other tenants that had the id before.
     """
     wanted = {"tenant_id": tenant_id}
     if tenant_id is None:
@@ -48,7 +48,7 @@ async def list_audit(
 
 @router.get("/verification", responses=documented())
 async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerificationOut:
-    """Compute the audit's chain of hashes anew and compare."""
+    """Compute the audit's hash chain again and compare it."""
     principal.check_fleet()
     found = await service.registry.audit.verify()
     return AuditVerificationOut(
@@ -57,7 +57,7 @@ async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerif
 
 
 def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:
-    """Return a row without the name of another tenant than the caller's: the one that this one was cloned from."""
+    """Return an entry without the id of the tenant that this one was cloned from, unless it is the caller's too."""
     source = entry.detail.get("source")
     if source is None or principal.is_for(source):
         return entry

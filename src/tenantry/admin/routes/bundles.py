@@ -1,4 +1,4 @@
-"""Bundles as streamed bodies: a tenant leaves as one, and another comes of one."""
+"""Bundles as streamed bodies: export a tenant, import one, or replace a tenant's database file."""
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -35,39 +35,39 @@ DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
 """Registered with IANA."""
 
 TRANSFERS_MAX: Final = 8
-"""How many bundles may be made, sent or received at once: each takes space on the disk."""
+"""How many bundles may be made, sent or received at once: each takes disk space."""
 
 TRANSFERS_PER_CALLER_MAX: Final = 4
-"""How many of them may be one caller's: others get their turn too."""
+"""How many of them one caller may have, so that other callers get their turn."""
 
 ACCEPTED_CHARACTERS_MAX: Final = 2000
-_ACCEPT_TABLES: Final = "Names of tables that no schema pack makes and that the tenant may have, with commas between them. Needs the scope 'admin'."
-_OWNER: Final = "The uid that the file may be marked with instead of the tenant's: it becomes the tenant's."
+_ACCEPT_TABLES: Final = "Names of tables of no schema pack that the tenant may have, separated by commas. Needs the scope 'admin'."
+_OWNER: Final = "The uid of another tenant that the file may be marked with; the file becomes this tenant's."
 _UID: Final = "^[0-9a-f]{32}$"
 _MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
 
 
 class BundleRoute(AdminRoute):
-    """An operation whose body is a bundle."""
+    """An endpoint whose body is a bundle."""
 
     body_type = MEDIA_TYPE
     is_streamed = True
 
 
 class DatabaseRoute(AdminRoute):
-    """An operation whose body is a plain SQLite file."""
+    """An endpoint whose body is a plain SQLite file."""
 
     body_type = DATABASE_MEDIA_TYPE
     is_streamed = True
 
 
 class BundleResponse(StreamingResponse):
-    """Sends a file, and gives up on a client that does not take it.
+    """Sends a file, and closes the connection of a client that takes it too slowly.
 
     Args:
         path: The file.
-        headers: Of the answer.
+        headers: The response's headers.
         pace: How fast the client must be.
     """
 
@@ -77,7 +77,7 @@ class BundleResponse(StreamingResponse):
         self._pace = pace
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Send the response."""
 
         async def send_in_time(message: Message) -> None:
             with anyio.CancelScope(deadline=self._pace.deadline()) as waiting:
@@ -91,7 +91,7 @@ class BundleResponse(StreamingResponse):
         except TimeoutError as error:
             raise ClientDisconnect from error
         finally:
-            # Otherwise the file stays open until somebody collects what was left in the middle.
+            # Otherwise the file stays open until the generator is garbage collected.
             with anyio.CancelScope(shield=True):
                 await self._chunks.aclose()
 
@@ -101,14 +101,14 @@ database_router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"]
 
 
 async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
-    """Give a path for a bundle; its file goes when the answer was sent, or nobody is there to take it."""
+    """Yield a path for a bundle; its file is removed when the response was sent or the client has gone."""
     with _counted(service, principal):
         async with service.registry.scratch_directory() as directory:
             yield directory / "bundle.tar.gz"
 
 
 async def _administrators_place(principal: Administrator, service: CurrentService) -> AsyncIterator[Path]:
-    """Give a path for a database, like `_place`."""
+    """Yield a path for a database, like `_place`."""
     with _counted(service, principal):
         async with service.registry.scratch_directory() as directory:
             yield directory / "sent.db"
@@ -158,9 +158,9 @@ async def import_tenant(
         str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
     ] = None,
 ) -> TenantOut:
-    """Create a tenant of this id from a bundle; all of it is verified before that begins.
+    """Create a tenant of this id from a bundle, which is verified first.
 
-    A bundle whose database has objects that no schema pack makes is refused with their names.
+    A bundle whose database has objects of no schema pack is refused with their names.
     """
     accepted = _names(accept_tables)
     if accepted:
@@ -197,9 +197,9 @@ async def replace_file(
         str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
     ] = None,
 ) -> TenantOut:
-    """Put a plain SQLite file in the place of the tenant's database; all of it is verified before that begins.
+    """Replace the tenant's database by a plain SQLite file, which is verified first.
 
-    The old database is kept with its log: `undo-restore` brings it back.
+    The old database is kept with its log: `undo-restore` undoes the replacement.
     """
     await service.registry.get(tenant_id)
     async with if_match.applied():
@@ -216,18 +216,18 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
-    """Raise if the id is taken, before very much is received in vain; importing makes sure of it again."""
+    """Raise if the id is taken, before the bundle is received; the import itself checks again."""
     tenant = await registry.find(tenant_id)
     if tenant is not None:
         raise TenantExistsError(f"tenant {tenant_id!r} exists already ({tenant.state})", tenant_id=tenant_id)
 
 
 async def _receive(request: Request, path: Path) -> None:
-    """Write a body into a file, for as long as there is room left on the disk for what tenants write."""
+    """Write a body into a file while enough disk space is left for what tenants write."""
     with storage_errors(f"receive {path}"):
         await _check_room(path.parent, declared_bytes(request))
         bytes_unmeasured = 0
-        # Its owner's alone, whatever the umask says.
+        # Only its owner may read it, whatever the umask.
         private = partial(os.open, mode=FILE_MODE)
         async with await anyio.open_file(path, "wb", opener=private) as file:
             async for chunk in request.stream():
@@ -242,7 +242,8 @@ async def _check_room(directory: Path, size_bytes: int) -> None:
     room = await run_in_thread(partial(room_bytes, directory))
     if room <= size_bytes:
         raise StorageFullError(
-            f"there is room for a bundle of {room} bytes, if tenants are to go on writing: make room, then try again"
+            f"not enough disk space for the bundle: {room:,} bytes can be stored without taking space from writers; free some, then "
+            "try again"
         )
 
 

@@ -1,7 +1,7 @@
 """The console: a web page for operators. It is a client of the API like any other, and has no rights of its own.
 
-Its files (`console/`) are read once, into memory: what is served is looked up by name, so no request can reach any other
-file. They hold no secret, so they need no key; the key that an operator types goes to the API alone.
+Its files (`console/`) are read into memory once and looked up by name, so no request can reach another file. They hold no
+secret, so they need no key. The key that an operator types is sent only to the API.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 
-# Whatever a tenant's name or an error's text may hold, the page runs only the scripts that came with it and speaks only to
-# the service that served it. Trusted Types keep even those scripts from ever making markup out of text.
+# The page runs only its own scripts and sends requests only to its own service, whatever text a tenant's name or an error
+# holds. Trusted Types keep these scripts from making markup out of text.
 # https://www.w3.org/TR/CSP3/, https://www.w3.org/TR/trusted-types/
 _POLICY: Final = (
     "default-src 'none'",
@@ -43,7 +43,7 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Kept by the browser, and asked about each time: after an upgrade no page runs with half of the old modules.
+    # Cached but revalidated each time: after an upgrade no page mixes old and new modules.
     "Cache-Control": "no-cache",
 }
 
@@ -53,9 +53,9 @@ class Asset:
     """One file of the console.
 
     Attributes:
-        body: What is sent.
-        media_type: What it is.
-        etag: Changes with the body.
+        body: The content.
+        media_type: The media type.
+        etag: Identifies the content.
     """
 
     body: bytes
@@ -70,7 +70,7 @@ def make_console() -> APIRouter:
 
     @router.api_route("", methods=["GET", "HEAD"])
     async def redirect() -> Response:
-        # Relative, so that it holds wherever the application is mounted and whatever stands before it.
+        # Relative, so that it works below any prefix of the application or of a proxy.
         return Response(status_code=308, headers={**HEADERS, "Location": "console/"})
 
     @router.api_route("/{name}", methods=["GET", "HEAD"])

@@ -1,22 +1,22 @@
-"""Where to go from the API's root: for people who look what answers there. Without a key."""
+"""The index at the API's root: links for people. It needs no key."""
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 
 class Index(BaseModel):
-    """What is where."""
+    """The links."""
 
     name: str
     links: dict[str, str]
 
 
 def make_index(*, has_probes: bool, has_console: bool) -> APIRouter:
-    """Return the operation. It is not in the document: whoever reads that is past it.
+    """Return the router for `/`, the list of links. Not in the OpenAPI document: its readers need no index.
 
     Args:
-        has_probes: Whether there are probes and metrics.
-        has_console: Whether there is a console.
+        has_probes: Whether the probes and metrics are served.
+        has_console: Whether the console is served.
     """
     router = APIRouter(include_in_schema=False)
     links = {"document": "/openapi.json", "tenants": "/v1/tenants", "jobs": "/v1/jobs", "audit": "/v1/audit"}

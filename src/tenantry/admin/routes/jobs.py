@@ -1,4 +1,4 @@
-"""Fleet jobs: the same work over many tenants, started, followed and steered."""
+"""Fleet jobs, the same work over many tenants: start, follow, pause, resume and cancel them."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final
@@ -22,10 +22,10 @@ from tenantry.texts import SCHEMAS_MAX, SchemaName
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
 
 JOB_TENANTS_MAX: Final = 10_000_000
-"""More than a job can have: a number of tenants above it means nothing."""
+"""More tenants than a job can have; larger numbers are refused."""
 
 SCHEMA_VERSION_MAX: Final = 10_000
-"""Names of migrations begin with four digits."""
+"""The names of migrations begin with four digits."""
 
 JobPath = Annotated[str, Path(max_length=80, examples=["20261123-120000-000000-00ff00ff"])]
 FailuresMax = (
@@ -35,10 +35,10 @@ FailuresMax = (
 )
 SchemaVersions = Annotated[
     dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
-    # Of names pydantic tells the document what good ones are, and not that there may be no others.
+    # pydantic describes valid names in the document, but not that others are refused.
     Field(min_length=1, max_length=SCHEMAS_MAX, json_schema_extra={"additionalProperties": False}),
 ]
-# Above 0 % and up to 100 %: the same as the job's own rule, in a form that the document can tell.
+# Above 0 % and up to 100 %: the job's own rule, as a pattern for the document.
 Share = Annotated[
     str,
     Field(pattern=r"^([1-9][0-9]?(\.[0-9]{1,2})?|0\.([1-9][0-9]?|0[1-9])|100(\.0{1,2})?)%$"),
@@ -74,14 +74,16 @@ class StartJobRequest(Body):
     return_on_failure: StrictBool = False
     arguments: Arguments | None = Field(
         default=None,
-        description="What the work is given: no secrets. At most 65,536 characters, nested at most 32 deep.",
+        description="Passed to the work; no secrets. At most 65,536 characters and 32 levels.",
     )
 
 
 class ResumeJobRequest(Body):
-    """How a job goes on."""
+    """How to resume a job."""
 
-    failures_max: FailuresMax = Field(default=None, description="From now on; as before if left out.")
+    failures_max: FailuresMax = Field(
+        default=None, description="The limit from now on; unchanged if left out."
+    )
 
 
 class JobPage(BaseModel):
@@ -92,7 +94,7 @@ class JobPage(BaseModel):
 
 
 class ResultPage(BaseModel):
-    """A page of what became of a job's tenants."""
+    """A page of the results of a job's tenants."""
 
     items: Sequence[FleetResult]
     next_cursor: str | None
@@ -127,7 +129,7 @@ async def list_jobs(
 
 @router.get("/{job_id}", responses=documented(404))
 async def get_job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetProgress:
-    """Return how far a job is."""
+    """Return a job's progress."""
     principal.check_fleet()
     return await service.registry.fleet.progress(job_id)
 
@@ -141,13 +143,13 @@ async def list_results(
         str | None,
         Query(
             max_length=40,
-            description="ok, skipped, an error's; failed for any error's, left for those still to be done.",
+            description="`ok`, `skipped`, or an error's outcome; `failed` for all errors, `left` for tenants that are not done.",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> ResultPage:
-    """Return a page of what became of a job's tenants, in the order of waves and ids."""
+    """Return a page of the results of a job's tenants, ordered by wave and id."""
     principal.check_fleet()
     signer, query = await service.signer(), f"results {job_id} {outcome}"
     page = await service.registry.fleet.results(
@@ -161,18 +163,18 @@ async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> F
     return await service.registry.fleet.get(job_id)
 
 
-# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+# Looked up before the response begins: a stream that has begun cannot become a 404.
 FoundJob = Annotated[FleetJob, Depends(_job)]
 
 
 @router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
 async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
-    """Stream a job's progress as server-sent events, until it is paused, stopped or has ended, or the service stops.
+    """Stream a job's progress as server-sent events until the job is paused or stopped or has ended, or the service stops.
 
-    It ends within a second when the key is not good any more.
+    The stream ends within a second after the key becomes invalid.
     """
     seen = None
-    # The job is not waited for when the service stops: it goes on when one is started again.
+    # When the service stops, the stream does not wait for the job, which continues at the next start.
     while not service.stopping.is_set():
         try:
             progress = await service.registry.fleet.progress(job.id)
@@ -192,7 +194,7 @@ async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[Se
 async def pause_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """Begin no further tenant of a job until it is resumed."""
+    """Pause a job: no further tenant is begun until it is resumed."""
     principal.check_fleet()
     return await service.registry.fleet.pause(job_id, reason=body.reason if body is not None else None)
 
@@ -201,7 +203,7 @@ async def pause_job(
 async def resume_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ResumeJobRequest | None = None
 ) -> FleetJob:
-    """Let a paused or stopped job go on; failures so far are accepted."""
+    """Resume a paused or stopped job; the failures so far are accepted."""
     principal.check_fleet()
     failures_max = body.failures_max if body is not None else None
     return await service.registry.fleet.resume(job_id, failures_max=failures_max)
@@ -211,6 +213,6 @@ async def resume_job(
 async def cancel_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """End a job: no further tenant of it is begun."""
+    """Cancel a job: no further tenant is begun."""
     principal.check_fleet()
     return await service.registry.fleet.cancel(job_id, reason=body.reason if body is not None else None)

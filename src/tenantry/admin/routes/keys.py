@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked; and who makes the request."""
+"""API keys: create, list and revoke them; show the caller of a request."""
 
 from typing import Annotated
 
@@ -15,33 +15,33 @@ router = APIRouter(prefix="/v1", tags=["keys"], route_class=AdminRoute)
 
 
 class CreateKeyRequest(Body):
-    """A key to make."""
+    """An API key to create."""
 
     name: Annotated[KeyName, Field(examples=["nightly backups"])] = ""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
     tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
-        default=None, description="The only tenants that it is for; all if left out."
+        default=None, description="The tenants that the key is for; all tenants if left out."
     )
     expires_in_seconds: Annotated[float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400)] = None
 
 
 class CreatedKey(ApiKey):
-    """A key that was just made."""
+    """A new API key, with its token."""
 
-    token: str = Field(description="Shown this once: only its hash is kept.")
+    token: str = Field(description="Shown only this once: the service keeps only its hash.")
 
 
 class Caller(Body):
-    """Who makes the request."""
+    """The caller of a request."""
 
-    name: str = Field(description="In the audit.", examples=["key:0123456789abcdef"])
+    name: str = Field(description="The caller's principal in the audit.", examples=["key:0123456789abcdef"])
     key: ApiKey | None = Field(
-        description="The key, without its secret; null where another way in was found, which may do everything."
+        description="The key without its secret; null for a caller that is authenticated in another way, who may do everything."
     )
 
 
 class KeyList(Body):
-    """A page of the keys, oldest first, also those that are refused by now."""
+    """A page of keys, oldest first, including expired and revoked keys."""
 
     items: list[ApiKey]
     next_cursor: str | None
@@ -54,7 +54,7 @@ async def create_key(
     service: CurrentService,
     response: Response,
 ) -> CreatedKey:
-    """Make an API key; its token is shown this once."""
+    """Create an API key; its token is shown only this once."""
     principal.check_fleet()
     made, token = await service.registry.keys.create(**body.model_dump(), made_by=principal.key)
     response.headers["Cache-Control"] = "no-store"
@@ -77,7 +77,7 @@ async def list_keys(
 
 @router.get("/caller", responses=documented())
 async def get_caller(principal: Reader) -> Caller:
-    """Return who makes the request, and what its key is good for."""
+    """Return the caller of the request, and what its key allows."""
     return Caller(name=principal.name, key=principal.key)
 
 
@@ -87,6 +87,6 @@ async def revoke_key(
     principal: Administrator,
     service: CurrentService,
 ) -> ApiKey:
-    """Have an API key refused from now on."""
+    """Revoke an API key, with immediate effect."""
     principal.check_fleet()
     return await service.registry.keys.revoke(key_id, revoked_by=principal.key)

@@ -1,4 +1,4 @@
-"""Operations that a request began: shown and followed by their id."""
+"""Operations: read or follow one by its id."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -24,13 +24,13 @@ async def _operation(operation_id: OperationPath, principal: Reader, service: Cu
     return await _operation_shown(service, principal, operation)
 
 
-# Looked for before an answer begins: in the middle of a stream nobody can be told that there is none.
+# Looked up before the response begins: a stream that has begun cannot become a 404.
 FoundOperation = Annotated[Operation, Depends(_operation)]
 
 
 @router.get("/{operation_id}", responses=documented(404))  # noqa: FAST003  # `_operation` takes it
 async def get_operation(operation: FoundOperation, response: Response) -> Operation:
-    """Return long work that a request began, as it is now."""
+    """Return an operation as it is now."""
     if operation.state is OperationState.RUNNING:
         response.headers["Retry-After"] = str(POLL_SECONDS)
     return operation
@@ -44,7 +44,7 @@ async def get_operation(operation: FoundOperation, response: Response) -> Operat
 async def follow_operation(
     operation: FoundOperation, principal: Reader, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream an operation as server-sent events: as it is, at each step and when it has ended, while the key is good."""
+    """Stream an operation as server-sent events: at once, at each step and at its end, while the key is valid."""
     seen = service.operations.get(operation.id)
     while True:
         shown = await _operation_shown(service, principal, seen)
@@ -56,20 +56,20 @@ async def follow_operation(
 
 async def _check_may_see(service: Service, principal: Principal, operation: Operation) -> None:
     if principal.tenants is None or operation.started_by == principal.name:
-        return  # A key lets go of a tenant that it has purged, and is to hear that it is done.
+        return  # A purge removes the tenant from the key that began it; its caller still sees the result.
     if operation.tenant_uid not in await _own_uids(service, principal):
         raise another_tenant()
 
 
 async def _operation_shown(service: Service, principal: Principal, operation: Operation) -> Operation:
-    """Return what the caller may see of an operation: no paths, and nothing of a tenant that the key is not for."""
+    """Return an operation as the caller may see it: without paths, and without tenants that the key is not for."""
     if principal.tenants is None:
         return operation
     if operation.action == "clone" and operation.started_by != principal.name:
         made = (operation.result or {}).get("uid")
         if made is None or made not in await _own_uids(service, principal):
             operation = operation.model_copy(update={"result": None, "problem": _reduced(operation.problem)})
-    # Also as an event, which does not go the way of other answers.
+    # Here, because the events of a stream do not pass `AdminRoute`'s own filter.
     return Operation.model_validate_json(
         values_without_paths(operation.model_dump_json().encode(), service.registry.config.data_dir)
     )
@@ -78,11 +78,11 @@ async def _operation_shown(service: Service, principal: Principal, operation: Op
 def _reduced(problem: Problem | None) -> Problem | None:
     if problem is None:
         return None
-    detail = "it concerns a tenant that this key is not for"
+    detail = "the problem concerns a tenant that this key is not for"
     return Problem(type=problem.type, title=problem.title, status=problem.status, detail=detail)
 
 
 async def _own_uids(service: Service, principal: Principal) -> set[str]:
-    # By what a tenant is and not by what it is called: an id may be another company's by now.
+    # By uid, because an id may belong to another tenant by now.
     own = await service.registry.list(tenant_ids=principal.tenants, limit=LIST_ITEMS_MAX)
     return {tenant.uid for tenant in own}

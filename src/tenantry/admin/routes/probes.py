@@ -1,4 +1,4 @@
-"""For machines that look after the service: is it alive, is it ready, and what does it measure. Without a key."""
+"""Liveness, readiness and metrics. These endpoints need no key."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from tenantry.threads import run_in_thread
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0
 KEPT_SECONDS: Final = 1.0
-"""For how long what was found is said again: anybody may ask, as often as they like."""
+"""For how long a result is reused: without a key anyone may ask, as often as they like."""
 
 NOT_READY_RETRY_AFTER_SECONDS: Final = 5
 
@@ -38,7 +38,7 @@ _OPENMETRICS_END: Final = b"# EOF\n"
 
 
 class Readiness(BaseModel):
-    """Whether the service can do its work, probe by probe: ``ok``, or what is wrong."""
+    """Whether the service is ready, and for each part ``ok`` or what is wrong."""
 
     is_ready: bool
     service: str
@@ -48,13 +48,13 @@ class Readiness(BaseModel):
 
 
 class Probes:
-    """Looks whether a registry can do its work; each look is bounded in time, and shared by all who ask for it.
+    """Checks whether a registry is ready; each check has a timeout, and concurrent callers share it.
 
     Args:
         registry: The registry.
-        clock: For how long the pool has not moved.
-        timeout_seconds: How long a look may take.
-        is_draining: Whether the service is about to stop.
+        clock: Measures for how long the pool has not moved.
+        timeout_seconds: The timeout of each check.
+        is_draining: Returns whether the service is about to stop.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Probes:
         self._timeout_seconds = timeout_seconds
         self._is_draining = is_draining
         self._look = SingleFlight(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
-        # One look for all: of a disk that does not answer, no more threads wait the more often it is asked for.
+        # Shared by itself: however often a disk is asked for that does not answer, only one thread waits for it.
         self._disk = SingleFlight(self._look_at_disk)
         self._moves = -1
         self._moved_at = 0.0
 
     async def look(self) -> Readiness:
-        """Return what there is to say."""
+        """Return the readiness."""
         found = await self._look()
-        if self._is_draining():  # also where the look was kept from before
+        if self._is_draining():  # also if the check was made before the drain
             return found.model_copy(update={"is_ready": False, "service": "stops"})
         return found
 
@@ -99,7 +99,7 @@ class Probes:
             return type(error).__name__
 
     def _pool(self) -> str:
-        """Return whether callers wait, and nobody was given or gave back a place for as long as a caller waits."""
+        """Return what is wrong if callers wait, and no place was given or given back for as long as a caller may wait."""
         pool = self._registry.statistics().pool
         moves, now = pool.opened + sum(pool.closed_by_reason.values()), self._clock.monotonic_seconds()
         if not pool.waiters or moves != self._moves:
@@ -125,13 +125,13 @@ def make_probes(
     has_exemplars: bool = True,
     clock: Clock | None = None,
 ) -> APIRouter:
-    """Return the operations.
+    """Return the router.
 
     Args:
-        registry: The registry that they look at.
-        collectors: The metrics.
-        probes: How they look; as usual if left out.
-        has_exemplars: Whether OpenMetrics have exemplars, which name tenants: not for strangers.
+        registry: The registry that is checked.
+        collectors: The metrics that ``/metrics`` exposes.
+        probes: The checks; with their defaults if left out.
+        has_exemplars: Whether OpenMetrics have exemplars, which name tenants and so must not be public.
         clock: Measures how long an exposition is reused.
     """
     router = APIRouter(tags=["probes"])
@@ -139,19 +139,19 @@ def make_probes(
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """Say that the process answers; nothing is looked at."""
+        """Respond if the process is alive; nothing is checked."""
         return "ok\n"
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz() -> Readiness:
-        """Say whether the service keeps running, the catalog can be written, the pool moves, and the disk has space; 503 if not."""
+        """Return whether the service is not about to stop, the catalog can be written, the pool moves and the disk has space; 503 if not."""
         found = await probes.look()
         if found.is_ready:
             return found
         headers = {"Retry-After": str(NOT_READY_RETRY_AFTER_SECONDS)}
         return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
 
-    # Balancers ask without wanting a body. Not in the document: there a name is one operation's.
+    # Balancers send HEAD. Not in the document, where an operation's name must be unique.
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
@@ -169,7 +169,7 @@ def make_probes(
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
-        """Return the metrics, and what ``/readyz`` says: as OpenMetrics, if that is asked for."""
+        """Return the metrics and the readiness; as OpenMetrics if the client asks for it."""
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
         return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
@@ -178,7 +178,7 @@ def make_probes(
 
 
 class _Exposed(Collector):
-    """The metrics and, beside them, whether the service is ready: Prometheus cannot read ``/readyz``."""
+    """The metrics, with the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
 
     def __init__(
         self, collectors: CollectorRegistry, readiness: Readiness, *, has_exemplars: bool = False
@@ -211,9 +211,9 @@ class _Family(Collector):
 
 
 async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
-    """Return the exposition of all families, and let tenants' calls run between two of them.
+    """Return the exposition of all families, and let the event loop run tenants' calls between two of them.
 
-    A thread would not help: it takes the interpreter's lock from the event loop for longer than a family needs.
+    A thread would hold the interpreter's lock for longer than one family takes.
     """
     pieces = []
     for family in families:
@@ -223,7 +223,7 @@ async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], 
 
 
 def _without_exemplars(family: Metric) -> Metric:
-    found = copy(family)  # its collector may keep it
+    found = copy(family)  # the collector may keep the original
     found.samples = [sample._replace(exemplar=None) for sample in family.samples]
     return found
 
@@ -232,7 +232,7 @@ def _disk(data_dir: Path) -> str | None:
     free_bytes = shutil.disk_usage(data_dir).free
     if free_bytes < DISK_BYTES_MIN:
         return f"{free_bytes} bytes free"
-    # Space says nothing of a file system that became read-only; the catalog's lock needs no write either.
+    # Write as well: a file system that became read-only still has free space, and the catalog's lock needs no write.
     with tempfile.TemporaryFile(dir=data_dir) as file:
         file.write(bytes(_WRITTEN_BYTES))
     return None

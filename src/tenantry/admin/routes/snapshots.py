@@ -1,4 +1,4 @@
-"""Snapshots: taken, listed, forgotten, restored, and restores undone."""
+"""Snapshots: take, list, delete, restore and drill them; undo a restore."""
 
 from contextlib import suppress
 from functools import partial
@@ -40,7 +40,7 @@ async def create_snapshot(
     service: CurrentService,
     response: Response,
 ) -> Operation:
-    """Take a snapshot of the tenant's present state; its calls go on. Its result is the snapshot."""
+    """Take a snapshot of the tenant while it serves calls. The operation's result is the snapshot."""
     tenant = await service.registry.get(tenant_id)
     work = partial(service.registry.snapshots.create, tenant_id)
     return accepted(service.operations.start("snapshot", tenant, work), response)
@@ -65,8 +65,8 @@ async def get_snapshot(
 async def delete_snapshot(
     tenant_id: TenantPath, snapshot_id: str, _: Administrator, service: CurrentService
 ) -> None:
-    """Forget a snapshot."""
-    with suppress(SnapshotCorruptError):  # which can be forgotten too
+    """Delete a snapshot."""
+    with suppress(SnapshotCorruptError):  # a corrupt snapshot can be deleted too
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     await service.registry.snapshots.delete(tenant_id, snapshot_id)
 
@@ -79,8 +79,8 @@ async def restore_snapshot(
     service: CurrentService,
     begin: BeginOperation,
 ) -> Operation:
-    """Make the tenant's database what it was in the snapshot; `undo-restore` takes it back. Its result is the tenant."""
-    # Also what a restore replaced can be brought back by its name.
+    """Replace the tenant's database by the snapshot's; `undo-restore` undoes it. The operation's result is the tenant."""
+    # The id may also be a restore point's.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     return await begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
@@ -88,7 +88,7 @@ async def restore_snapshot(
 
 @router.get("/restore-points", responses=documented(404))
 async def list_restore_points(tenant_id: TenantPath, _: Reader, service: CurrentService) -> RestorePointList:
-    """Return what the last restores replaced, oldest first; `snapshots/{id}/restore` takes these ids too."""
+    """Return the databases that the last restores replaced, oldest first; `snapshots/{id}/restore` takes these ids too."""
     points = await service.registry.snapshots.points(tenant_id)
     return RestorePointList(items=[RestorePoint(id=point) for point in points])
 
@@ -97,7 +97,7 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
 async def drop_restore_point(
     tenant_id: TenantPath, point: str, _: Administrator, service: CurrentService
 ) -> None:
-    """Remove what a restore replaced, for its space on the disk; the restore cannot be undone any more."""
+    """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
     await service.registry.snapshots.drop_point(tenant_id, point)
 
 
@@ -108,13 +108,13 @@ async def undo_restore(
     service: CurrentService,
     begin: BeginOperation,
 ) -> Operation:
-    """Bring back what the last restore replaced. Its result is the tenant."""
+    """Undo the last restore. The operation's result is the tenant."""
     return await begin("undo_restore", partial(service.registry.snapshots.undo_restore, tenant_id))
 
 
 @fleet_router.post("/claim-storage", responses=documented(409))
 async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
-    """Make the snapshot storage this data directory's; the directory that it belonged to is refused from then on."""
+    """Make this data directory the owner of the snapshot storage; the former owner is refused from then on."""
     principal.check_fleet()
     before = await service.registry.snapshots.claim_storage()
     location = service.registry.snapshots.storage_location
@@ -125,7 +125,7 @@ async def claim_storage(principal: Administrator, service: CurrentService) -> St
 async def drill_snapshots(
     body: DrillRequest, principal: Operator, service: CurrentService, response: Response
 ) -> Operation:
-    """Restore the newest snapshot of some tenants to a scratch place. Its result says what came of each."""
+    """Restore the newest snapshot of some tenants to a scratch directory. The operation's result has the outcome for each."""
     principal.check_fleet()
     work = partial(_drilled, service.registry, body.sample)
     return accepted(service.operations.start("drill", None, work), response)

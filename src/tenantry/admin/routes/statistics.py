@@ -1,4 +1,4 @@
-"""Statistics: size and load of each tenant, and the tenants with the most calls."""
+"""Statistics: the size and load of tenants, and the tenants with the most calls."""
 
 from contextlib import suppress
 from typing import Annotated, Final
@@ -35,7 +35,7 @@ async def list_statistics(
     service: CurrentService,
     tenant_id: Annotated[list[TenantIdText], Query(min_length=1, max_length=STATISTICS_TENANTS_MAX)],
 ) -> StatisticsList:
-    """Return the same of several tenants at once; those that do not exist are left out."""
+    """Return the statistics of several tenants; tenants that do not exist are left out."""
     for one in tenant_id:
         principal.check_tenant(one)
     items = []
@@ -49,7 +49,7 @@ async def list_statistics(
 async def get_top_tenants(
     principal: Reader, service: CurrentService, limit: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> TopTenantsOut:
-    """Return the tenants that call this process the most."""
+    """Return the tenants with the most calls in this process."""
     principal.check_fleet()
     return TopTenantsOut(items=service.top_tenants.top(limit))
 

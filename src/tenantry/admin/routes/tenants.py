@@ -1,4 +1,4 @@
-"""Tenants: created, listed, changed, and led through their life."""
+"""Tenants: create, list, change, and take them through their lifecycle."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -46,7 +46,7 @@ async def create_tenant(
     request: Request,
     response: Response,
 ) -> TenantOut:
-    """Create a tenant, with its database migrated."""
+    """Create a tenant with a migrated database."""
     request.state.principal.check_tenant(body.id)
     tenant = await service.registry.create(body.id, display_name=body.display_name)
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
@@ -62,9 +62,9 @@ async def list_tenants(
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> TenantPage:
-    """Return a page of tenants, in the order of their ids; those that were purged only with `state=purged`.
+    """Return a page of tenants, ordered by id; purged tenants only with `state=purged`.
 
-    A key for some tenants sees only those.
+    A key for some tenants sees only these tenants.
     """
     signer = await service.signer()
     query = f"tenants {state} {id_prefix}"
@@ -81,7 +81,7 @@ async def list_tenants(
 async def get_tenant(
     tenant_id: TenantPath, _: Reader, service: CurrentService, response: Response
 ) -> TenantOut:
-    """Return a tenant, in whatever state it is."""
+    """Return a tenant in any state."""
     return tagged(await service.registry.get(tenant_id), response)
 
 
@@ -94,7 +94,7 @@ async def change_tenant(
     response: Response,
     if_match: IfMatchHeader = None,
 ) -> TenantOut:
-    """Change a tenant's settings and limits; they apply at once."""
+    """Change a tenant's settings and limits, with immediate effect."""
     revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
     tenant = await service.registry.update(
         tenant_id,
@@ -114,7 +114,7 @@ async def delete_tenant(
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
-    """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be brought back."""
+    """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be undeleted."""
     async with if_match.applied():
         return tagged(await service.registry.delete(tenant_id), response)
 
@@ -134,7 +134,7 @@ async def suspend_tenant(
 
 
 def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[TenantRecord]]]) -> None:
-    """Add an operation that takes nothing but the tenant and answers with it."""
+    """Add an endpoint that takes only the tenant and returns it."""
 
     async def operate(
         tenant_id: TenantPath,
@@ -153,7 +153,7 @@ def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaita
 _add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
 _add_simple("unarchive", "Let an archived tenant serve calls again.", lambda s: s.registry.unarchive)
 _add_simple(
-    "undelete", "Bring a deleted tenant back into the state it was in.", lambda s: s.registry.undelete
+    "undelete", "Return a deleted tenant to its state before the deletion.", lambda s: s.registry.undelete
 )
 
 
@@ -181,7 +181,7 @@ async def quarantine_tenant(
     response: Response,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
-    """Set an active tenant apart: its calls are refused until it is repaired or restored."""
+    """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "quarantined by an operator"
     async with if_match.applied():
         return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
@@ -195,7 +195,7 @@ async def archive_tenant(
     begin: BeginOperation,
     body: ReasonRequest | None = None,
 ) -> Operation:
-    """Close the tenant for long: its database becomes one compacted file. Its result is the tenant."""
+    """Close the tenant for a long time: its database becomes one compacted file. The operation's result is the tenant."""
     return await begin("archive", partial(service.registry.archive, tenant_id, reason=_reason(body)))
 
 
@@ -206,7 +206,7 @@ async def repair_tenant(
     service: CurrentService,
     begin: BeginOperation,
 ) -> Operation:
-    """Check a quarantined tenant's database, mend what can be, and let it serve again. Its result is the tenant."""
+    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again. The operation's result is the tenant."""
     return await begin("repair", partial(service.registry.repair, tenant_id))
 
 
@@ -218,7 +218,7 @@ async def purge_tenant(
     begin: BeginOperation,
     body: PurgeRequest | None = None,
 ) -> Operation:
-    """Remove a deleted tenant's files and snapshots, for good. Its result is what is left of the entry."""
+    """Remove a deleted tenant's files and snapshots permanently. The operation's result is the purged tenant."""
     return await begin(
         "purge", partial(service.registry.purge, tenant_id, force=body is not None and body.force)
     )
@@ -232,7 +232,7 @@ async def clone_tenant(
     service: CurrentService,
     begin: BeginOperation,
 ) -> Operation:
-    """Create a tenant with this one's data, present or of a snapshot. Its result is the new tenant."""
+    """Create a tenant with this tenant's present data or a snapshot's. The operation's result is the new tenant."""
     principal.check_tenant(body.new_id)
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)
@@ -245,7 +245,7 @@ async def clone_tenant(
 
 
 def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
-    """Return what callers see of a tenant, and its ETag with it."""
+    """Return a tenant as callers see it, and set the response's ETag."""
     response.headers["ETag"] = etag(tenant)
     return TenantOut.of(tenant)
 

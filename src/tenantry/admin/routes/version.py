@@ -1,4 +1,4 @@
-"""What runs: versions and limits."""
+"""The versions and limits of the service."""
 
 from importlib.metadata import version
 
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 
 @router.get("/version", responses=documented())
 async def get_version(_: Reader, service: CurrentService) -> VersionOut:
-    """Return what runs, and with which limits."""
+    """Return the versions and limits of the service."""
     report = await service.registry.backend_report()
     limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
     return VersionOut(
