@@ -59,6 +59,13 @@ DRIVERS = {
     "sqlite3": ["storage/sqlite/"],
 }
 
+# Those that choose a back end, run one without a registry, read and write copies, and examine a data directory's files.
+KNOW_BACK_ENDS = (
+    *("storage/sqlite/", "storage/postgres/"),
+    *("storage/backends.py", "storage/standalone.py", "storage/artifacts.py"),
+    "doctor/",
+)
+
 MODULES = {
     "tenantry"
     if path == SOURCE / "__init__.py"
@@ -156,6 +163,17 @@ def test_no_import_cycle():
     while ready := {module for module, needs in graph.items() if module not in done and needs <= done}:
         done |= ready
     assert set(graph) - done == set()
+
+
+def test_only_storage_knows_its_back_ends():
+    """Everything else reaches databases through `tenantry.storage.protocol`; the doctor examines SQLite's files from outside."""
+    back_ends = ("tenantry.storage.sqlite", "tenantry.storage.postgres")
+    users = {
+        str(path.relative_to(SOURCE))
+        for path in MODULES.values()
+        if any(name.startswith(back_ends) for name in imports(path))
+    }
+    assert {user for user in users if not user.startswith(KNOW_BACK_ENDS)} == set()
 
 
 def test_the_back_ends_do_not_know_each_other():
