@@ -1,9 +1,8 @@
-"""Judges what the SQL of repositories and migrations may do to the connection that they share with others.
+"""Authorizes the SQL of repositories and migrations, which share their connection with other callers.
 
-SQLite's authorizer decides (https://www.sqlite.org/c3ref/set_authorizer.html) and not the SQL's text. It is asked about each
-action while a statement is prepared, before the action takes effect: ``EXPLAIN PRAGMA query_only = ON`` sets the pragma, for
-SQLite does that while it prepares the statement. Setting an authorizer makes SQLite prepare every cached statement
-again, so a cached statement does not escape it.
+SQLite's authorizer callback decides (https://www.sqlite.org/c3ref/set_authorizer.html), not the SQL's text. SQLite calls it for
+each action while it prepares a statement, before the action takes effect: ``EXPLAIN PRAGMA query_only = ON`` sets the pragma
+while the statement is prepared. Setting an authorizer makes SQLite prepare every cached statement again, so it covers these too.
 
 The authorizer refuses actions that outlive their statement: a pragma that changes the connection, a temporary table that hides a
 table of the tenant, another database, the end of a transaction that others share.
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from typing import Final, TypeAlias
 
 Judge: TypeAlias = Callable[[int, str | None, str | None, str | None], str | None]
-"""Takes an action's code, its two arguments and its database; returns the name of what is refused, None if it is allowed.
+"""Takes an action's code, its two arguments and its database; returns the name of a refused action, None for an allowed one.
 
 The codes and their arguments: https://www.sqlite.org/c3ref/c_alter_table.html
 """
@@ -43,9 +42,9 @@ _CREATE_TEMPORARY: Final = frozenset(
         sqlite3.SQLITE_CREATE_TEMP_VIEW,
     ]
 )
-# CREATE TRIGGER temp.name is told as a trigger of the main database, and only this row of it is told as it is.
+# SQLite reports CREATE TRIGGER temp.name as a trigger of the main database; only this row of the schema table shows it.
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
-# The first changes how the process itself works, given an address in memory (https://www.sqlite.org/fts3.html, section 8.1).
+# The first takes an address in memory of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 _UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
 _OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
 _CHANGES: Final = frozenset(
@@ -54,29 +53,29 @@ _CHANGES: Final = frozenset(
         *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE),
     ]
 )
-# The table is their second argument; of the others it is the first.
+# The table is the second argument of these, and the first of the others.
 _CHANGES_BESIDE: Final = frozenset(
     [
         *(sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_INDEX),
         *(sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_INDEX),
     ]
 )
-# Their argument says what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
+# Their argument names what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
 _REPORTING: Final = frozenset(
     [
         *("foreign_key_check", "foreign_key_list", "index_info", "index_list", "index_xinfo"),
         *("integrity_check", "quick_check", "table_info", "table_list", "table_xinfo"),
     ]
 )
-# They act without an argument too; every other pragma without an argument says what it is set to.
+# These act without an argument too; every other pragma without an argument only reads its value.
 _ACTING: Final = frozenset(["incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"])
 
 
 class RefusedActionError(Exception):
-    """SQL was refused before it did anything.
+    """The authorizer refused SQL, before it had any effect.
 
     Attributes:
-        action: The name of what it tried.
+        action: The name of the refused action.
     """
 
     # MigrationError and QueryError carry the driver's code.
@@ -89,7 +88,7 @@ class RefusedActionError(Exception):
 
 @contextmanager
 def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
-    """Ask `judge` about each action of the SQL that the block runs.
+    """Call `judge` for each action of the SQL that the block runs.
 
     Raises:
         RefusedActionError: It refused one.
@@ -126,14 +125,14 @@ def makes_temporary(action: int, first: str | None, database: str | None) -> boo
 
 
 def judge_statement(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
-    """Judge a repository's statement: see `Judge`."""
+    """Authorize a repository's statement: see `Judge`."""
     if makes_temporary(action, first, database):
         return "temporary tables, indexes, views or triggers"
     return judge_control(action, first, second, database)
 
 
 def judge_control(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
-    """Judge what both a statement and a migration must leave alone: see `Judge`."""
+    """Refuse the actions that neither a statement nor a migration may take: see `Judge`."""
     if action == sqlite3.SQLITE_PRAGMA:
         name = str(first).lower()
         is_report = name in _REPORTING or (second is None and name not in _ACTING)

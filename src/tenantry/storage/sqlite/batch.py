@@ -1,14 +1,14 @@
-"""Whole batches as plain functions on a thread: the write path and the read path.
+"""Runs whole batches as plain functions on a thread: the write path and the read path.
 
-Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT; nobody is answered
-before the COMMIT has returned, which with ``synchronous=FULL`` is when the write-ahead log has reached the disk.
+Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT. No caller is
+answered before COMMIT has returned, which with ``synchronous=FULL`` is when the write-ahead log has reached the disk.
 
-One request's failure is its own. SQLite undoes a failed statement by itself
-(https://www.sqlite.org/lang_conflict.html, ABORT), so a request of one statement needs nothing around it; one of several
-runs in a savepoint. A statement that failed and kept changes all the same (``OR FAIL``) takes the transaction with it.
-And some errors roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
-section 3): afterwards ``in_transaction`` is false, and nothing of the batch may be acknowledged. The request that
-caused it keeps its error; every other request runs again, alone, so that the innocent are served.
+A request that fails does not affect the others. SQLite undoes a failed statement itself
+(https://www.sqlite.org/lang_conflict.html, ABORT), so a request with one statement needs no savepoint; a request with several
+runs in one. After a statement that failed and kept some changes (``OR FAIL``), the whole transaction is rolled back.
+Some errors also roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
+section 3): afterwards ``in_transaction`` is false, and no request of the batch may be acknowledged. The request that
+caused the rollback keeps its error; every other request runs again, alone.
 """
 
 import re
@@ -34,7 +34,7 @@ _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*
 
 
 class _TransactionLostError(Exception):
-    """One request's error made SQLite roll back everybody's transaction."""
+    """The error of one request made SQLite roll back the transaction of the whole batch."""
 
     def __init__(self, index: int, error: TenantryError) -> None:
         super().__init__(index, error)
@@ -47,7 +47,7 @@ def write_batch(
 ) -> list[WriteOutcome]:
     """Run the requests in one transaction and commit it; return one outcome for each.
 
-    A request that met damage had no effect and runs once more, alone: SQLite says damage too when the disk failed to read once.
+    A request that met damage had no effect and runs again, alone: SQLite also reports damage when the disk failed to read once.
     """
     try:
         outcomes = _write_together(requests, guard, connection)
@@ -65,7 +65,7 @@ def write_batch(
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
     """Run reading statements on one snapshot, on a reader's connection; return one outcome for each.
 
-    A statement that met damage runs once more, as in `write_batch`.
+    A statement that met damage runs again, as in `write_batch`.
     """
     return _read_again(_read_batch, statements, connection)
 
@@ -73,9 +73,9 @@ def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) 
 def read_batch_beside_writes(
     statements: Sequence[Statement], connection: sqlite3.Connection
 ) -> list[ReadOutcome]:
-    """Run a read batch on the connection that also writes; a statement that writes all the same is undone and refused.
+    """Run a read batch on the connection that also writes; a statement that writes is undone and refused.
 
-    Not with ``PRAGMA query_only``: each switch of it makes SQLite prepare every cached statement anew.
+    Not with ``PRAGMA query_only``: each change of it makes SQLite prepare every cached statement again.
     """
     return _read_again(_read_batch_beside_writes, statements, connection)
 
@@ -94,7 +94,7 @@ def _read_again(
 
 def _read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
     if len(statements) == 1:
-        # A statement alone is a snapshot; BEGIN and ROLLBACK would cost more than it does.
+        # A single statement is a snapshot; BEGIN and ROLLBACK would cost more than the statement.
         return [read_one(statements[0], connection)]
     return _read_together(statements, read_one, connection)
 
@@ -105,13 +105,13 @@ def _read_batch_beside_writes(
     if len(statements) == 1:
         if _is_select(statements[0].text(DIALECT)):
             return [read_one(statements[0], connection)]
-        # What undoes the transaction undoes the statement: no savepoint is needed.
+        # The rollback of the transaction undoes the statement: no savepoint is needed.
         return _read_together(statements, _read_unless_it_writes, connection)
     return _read_together(statements, read_in_transaction, connection)
 
 
 def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
-    """Run one caller's statements inside the open transaction; a failure undoes them, and only them."""
+    """Run one caller's statements inside the open transaction; a failure undoes only these."""
     try:
         connection.execute("SAVEPOINT unit")
         results = _run_statements(request, connection)
@@ -123,7 +123,7 @@ def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
 
 
 def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Result]:
-    """Run a unit's statements inside its savepoint; one whose key says that it has run gives what it gave then."""
+    """Run a unit's statements inside its savepoint; a unit that has run with its key before returns the stored results."""
     if not isinstance(request, KeyedRequest):
         return [run_statement(statement, connection) for statement in request]
     kept = idempotency.find_results(request, connection)
@@ -135,7 +135,7 @@ def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Re
 
 
 def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
-    """Run one reading statement on the connection as it stands."""
+    """Run one reading statement, inside or outside a transaction."""
     try:
         return run_statement(statement, connection)
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
@@ -143,7 +143,7 @@ def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcom
 
 
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
-    """Run one reading statement inside the open transaction; one that wrote all the same is undone and refused."""
+    """Run one reading statement inside the open transaction; a statement that writes is undone and refused."""
     connection.execute("SAVEPOINT unit")
     outcome = _read_unless_it_writes(statement, connection)
     _undo_unit(connection)
@@ -178,7 +178,7 @@ def _write_together(
                 raise _TransactionLostError(index, outcome)
         connection.execute("COMMIT")
     except (*DRIVER_ERRORS, TenantryError) as error:
-        # Nothing was kept, so nobody may be told that it was; who had failed before keeps the reason.
+        # Nothing was committed, so no request may be acknowledged; those that had failed before keep their error.
         return [
             outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].operation)
             for request, outcome in zip_longest(requests, outcomes)
@@ -196,7 +196,7 @@ def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection)
 
 
 def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
-    """Run one unit of a batch; one of a single statement without the cost of a savepoint."""
+    """Run one unit of a batch; a unit with a single statement needs no savepoint."""
     if len(request) != 1 or isinstance(request, KeyedRequest):
         return run_unit(request, connection)
     statement, changes = request[0], connection.total_changes
@@ -204,9 +204,9 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
         return [run_statement(statement, connection)]
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
         if connection.total_changes != changes or is_damage(error):
-            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched. Of a
-            # statement of one row that meets damage SQLite keeps what it has done so far: a row, say, without its index.
-            # What failed must not be kept; without the transaction the rest of the batch runs again.
+            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched. When a
+            # statement of one row meets damage, SQLite keeps its changes so far, for example a row without its index entry.
+            # These changes must not be committed; after the rollback the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.operation)
 
@@ -217,7 +217,7 @@ def _undo_unit(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK TO unit")
             connection.execute("RELEASE unit")
         except DRIVER_ERRORS:
-            # Half a unit must never be committed; without the transaction the rest of the batch runs again.
+            # Half a unit must never be committed; after the rollback the rest of the batch runs again.
             roll_back(connection)
 
 
@@ -228,7 +228,7 @@ def _read_together(
 ) -> list[ReadOutcome]:
     outcomes: list[ReadOutcome] = []
     try:
-        # One read transaction for all: the snapshot's lock is taken once and not for each statement.
+        # One read transaction for all statements: the snapshot's lock is taken once.
         connection.execute("BEGIN")
         for statement in statements:
             outcome = read(statement, connection)
@@ -243,19 +243,19 @@ def _read_together(
 
 
 def _is_interrupted(outcome: object) -> TypeGuard[QueryError]:
-    """Whether every caller of the batch has gone: then nothing of it is wanted, and the next statement is no better off."""
+    """Return whether the batch was interrupted because every caller has gone: then no further statement should run."""
     return isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT"
 
 
 def _refused_write(statement: Statement) -> QueryError:
     return QueryError(
-        f"{statement.operation} writes, but was given to read(): nothing of it was kept; use write()",
+        f"{statement.operation} writes, but was given to read(): it had no effect; use write()",
         code="SQLITE_READONLY",
     )
 
 
 @lru_cache(maxsize=_DISTINCT_STATEMENTS_MAX)
 def _is_select(sql: str) -> bool:
-    """Whether it can only be a query: nothing that writes begins so."""
+    """Return whether the statement can only be a query, by its first word."""
     keyword = _FIRST_KEYWORD.match(sql)
     return keyword is not None and keyword[1].upper() == "SELECT"

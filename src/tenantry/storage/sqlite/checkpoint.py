@@ -1,19 +1,19 @@
-"""The checkpoint that ends a write-ahead log, in one place."""
+"""The checkpoint that empties a write-ahead log."""
 
 import sqlite3
 
 
 def truncate_log(connection: sqlite3.Connection) -> bool:
-    """Write the whole write-ahead log into the database and cut the log to nothing.
+    """Write the whole write-ahead log into the database and truncate the log.
 
     https://www.sqlite.org/pragma.html#pragma_wal_checkpoint. Only a database's one writer may do this, see
     `tenantry.storage.sqlite.store`.
 
     Args:
-        connection: The writer; it waits for readers as long as its busy timeout says.
+        connection: The writer; it waits for readers for its busy timeout.
 
     Returns:
-        False if a reader kept the log from being cut; then it is as long as it was.
+        False if a reader prevented the truncation; then the log is as long as before.
 
     Raises:
         sqlite3.Error: SQLite could not write the database.

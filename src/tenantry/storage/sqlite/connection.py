@@ -1,12 +1,13 @@
-"""An aiosqlite connection that runs whole functions on one of a thread pool's threads.
+"""An aiosqlite connection that runs whole functions on the threads of a pool.
 
-aiosqlite crosses to the connection's thread and back once for every call; a batch of 64 statements would cross 65
-times. `JobConnection.submit` crosses once for the batch, and begins at once: its caller need not wait for a task of its
-own to start. And it crosses to a thread that all connections share, see `tenantry.storage.sqlite.thread_pool`: so its sqlite3
-connection must be opened with ``check_same_thread=False``; one job at a time uses it, which is what SQLite asks for.
+A job is a function that uses the sqlite3 connection, for example for a whole batch. `JobConnection.submit` puts it into the
+connection's queue at once and returns its future. The sqlite3 connection must be opened with ``check_same_thread=False``, because
+the jobs run on any thread of the pool (`tenantry.storage.sqlite.thread_pool`), one at a time, as SQLite requires.
 
-It rests on private parts of aiosqlite: the attributes that its constructor sets, and the queue ``_tx`` of futures and
-functions, through which all of its own calls go. `tests/storage/sqlite/test_connection.py` pins them.
+This uses private parts of aiosqlite: the attributes that its constructor sets, and its queue ``_tx`` of futures and functions.
+aiosqlite's public interface cannot do either of two things that the speed depends on. It cannot run a function on the
+connection's thread: each call of its own is one statement and one crossing to the thread and back, which makes 65 crossings for a
+batch of 64. And it starts a thread for each connection. All calls of aiosqlite's own still work, through the same queue. `tests/storage/sqlite/test_connection.py` pins them.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool) -> None:
-        # Not aiosqlite's own: that makes a thread, which is not started but costs as much as all else here together.
+        # Without super().__init__(): that creates a thread, which costs as much as everything else here even if it is not started.
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._connector = connector
@@ -50,7 +51,7 @@ class JobConnection(aiosqlite.Connection):
         """Open the connection on one of the pool's threads and return it.
 
         Args:
-            connector: Opens the connection, for any thread; it runs on one, and closes what it opened if it fails.
+            connector: Opens the connection for use on any thread; if it fails it leaves nothing open. It runs on a thread.
             thread_pool: Runs its jobs.
 
         A caller that is cancelled leaves nothing open.
@@ -64,7 +65,7 @@ class JobConnection(aiosqlite.Connection):
         try:
             await asyncio.shield(opened)
         except BaseException:
-            # A cancelled caller: a thread is opening it and cannot be stopped half way. Let it, then close.
+            # The caller was cancelled, but the thread that opens the connection cannot be stopped. Wait for it, then close.
             await _finished(opened)
             if opened.exception() is None:
                 await _finished(asyncio.ensure_future(connection.aclose()))
@@ -85,7 +86,7 @@ class JobConnection(aiosqlite.Connection):
         return self._connection is not None
 
     def move_to(self, thread_pool: ThreadPool) -> None:
-        """Have the jobs to come run on another pool's threads; there must be none at the moment."""
+        """Run later jobs on another pool's threads; there must be no job at the moment."""
         self._thread_pool.unregister()
         self._thread_pool = thread_pool
         self._tx = thread_pool.register()
@@ -96,7 +97,7 @@ class JobConnection(aiosqlite.Connection):
         return self._tx.qsize()
 
     def submit(self, function: Callable[[sqlite3.Connection], T]) -> "Job[T]":
-        """Run `function` on one of the pool's threads, after those that were given before; return the future of its result.
+        """Run `function` on one of the pool's threads, after the jobs submitted before; return the future of its result.
 
         Raises:
             ValueError: The connection is closed.
@@ -106,7 +107,7 @@ class JobConnection(aiosqlite.Connection):
         return job
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `function` like `submit`, but to its end: cancellation only loses the result."""
+        """Run `function` like `submit`, and return its result. Cancellation only loses the result, the function runs to its end."""
         connection = self.opened()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((future, lambda: function(connection)))
@@ -116,10 +117,10 @@ class JobConnection(aiosqlite.Connection):
         """Close the connection; a no-op when it is closed.
 
         Args:
-            then: Called on the same thread when it is closed.
+            then: Called on the same thread after the connection was closed.
 
         Raises:
-            sqlite3.Error: It would not close; it is still open and can be closed again.
+            sqlite3.Error: It could not be closed; it is still open, and can be closed again.
         """
         if self._connection is None:
             return
@@ -130,7 +131,7 @@ class JobConnection(aiosqlite.Connection):
         try:
             await asyncio.shield(closed)
         except BaseException:
-            # A cancelled caller cannot take it back: what comes of it decides whether it is open.
+            # Closing continues although the caller was cancelled; whether it succeeds decides whether the connection is open.
             await _finished(closed)
             if closed.exception() is None:
                 self._thread_pool.unregister()
@@ -140,10 +141,10 @@ class JobConnection(aiosqlite.Connection):
         self._thread_pool.unregister()
 
     def abandon(self) -> bool:
-        """Close the connection here, without an event loop: the one that it was opened on has ended.
+        """Close the connection on this thread, without an event loop, because the loop that it was opened on has ended.
 
         Returns:
-            Whether it is closed. It is not if a thread still works on it.
+            Whether it is closed. It stays open if a thread still works on it.
         """
         if self._connection is None:
             return True
@@ -175,7 +176,7 @@ class JobConnection(aiosqlite.Connection):
         return connection
 
     def begin(self, job: "Job[Any]") -> bool:
-        """Note, on the thread, that the job runs; return False if it was cancelled before."""
+        """Record, on the thread, that the job runs; return False if it was cancelled before."""
         with self._job_lock:
             if job.cancelled():
                 return False
@@ -183,13 +184,13 @@ class JobConnection(aiosqlite.Connection):
             return True
 
     def end(self) -> None:
-        """Note, on the thread, that the job has ended: from here on no interrupt can hit the connection."""
+        """Record, on the thread, that the job has ended: from now on it cannot interrupt the connection."""
         with self._job_lock:
             self._running_job = None
 
     def interrupt_job(self, job: "Job[Any]") -> bool:
         """Interrupt the connection if it runs this job; return whether it does."""
-        # Under the lock the job cannot end and make way for another caller's, which would be hit instead.
+        # Under the lock the job cannot end, so the interrupt cannot hit the next caller's job.
         with self._job_lock:
             is_running = self._running_job is job
             if is_running:
@@ -198,11 +199,11 @@ class JobConnection(aiosqlite.Connection):
 
 
 class Job(asyncio.Future[T]):
-    """A function on its way to a connection's thread, and the future of its result.
+    """A function that runs on a connection's thread, and the future of its result.
 
-    Cancelling it keeps a function that has not begun from running, and interrupts the statement of one that has
-    (https://www.sqlite.org/c3ref/interrupt.html) until it ends. Whatever it had not committed by then is rolled back
-    before the connection's next job begins.
+    If it is cancelled before it begins, it does not run. If it is cancelled while it runs, its statements are interrupted until
+    it ends (https://www.sqlite.org/c3ref/interrupt.html); what it had not committed is rolled back before the connection's next
+    job begins.
     """
 
     def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:
@@ -212,7 +213,7 @@ class Job(asyncio.Future[T]):
         self._database = connection.opened()
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel it, see the class."""
+        """Cancel the job; see the class."""
         is_cancelled = super().cancel(msg)
         if is_cancelled:
             self._interrupt()
@@ -226,18 +227,18 @@ class Job(asyncio.Future[T]):
             return self._function(self._database)
         finally:
             self._connection.end()
-            # The interrupt may have hit the very statement that was to undo another.
+            # The interrupt may have hit the statement that was to roll back.
             if self.cancelled() and self._database.in_transaction:
                 self._database.execute("ROLLBACK")
 
     def _interrupt(self) -> None:
-        """Interrupt it, again and again until it ends: between two statements an interrupt hits nothing."""
+        """Interrupt the job repeatedly until it ends: an interrupt between two of its statements has no effect."""
         if self._connection.interrupt_job(self):
             self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
 
 
 async def _finished(task: "asyncio.Future[Any]") -> None:
-    """Wait until the task has finished, however often the waiting one is cancelled; the caller raises it again."""
+    """Wait until the task has finished, also if the caller is cancelled again; the caller re-raises the cancellation."""
     with anyio.CancelScope(shield=True):
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):

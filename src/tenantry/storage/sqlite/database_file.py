@@ -1,4 +1,4 @@
-"""The files of a database: where they are, whether they are there, and how SQLite is told to open them."""
+"""The files of a database: their paths, whether they exist, and the URI by which SQLite opens them."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def database_uri(path: Path, parameters: str) -> str:
 
 
 def log_of(path: Path) -> Path:
-    """Return where the write-ahead log of a database is."""
+    """Return the path of a database's write-ahead log."""
     return Path(f"{path}-wal")
 
 

@@ -26,7 +26,7 @@ _DUPLICATE: Final = {
 }
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NAMED_CONSTRAINTS: Final = {sqlite3.SQLITE_CONSTRAINT_NOTNULL, sqlite3.SQLITE_CONSTRAINT_CHECK}
-# The code says of which kind a constraint is; its name is only in the text.
+# The code names the kind of a constraint; its name is only in the text.
 _CONSTRAINT_NAME: Final = re.compile(
     r" constraint failed: (?:index '(?P<index>.+)'|(?P<columns>.+))", re.DOTALL
 )
@@ -38,7 +38,7 @@ _TRANSIENT: Final = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PROTOCOL,
 }
-# They stay until someone changes the rights, the mount or the process's limits.
+# These remain until an operator changes the rights, the mount or the process's limits.
 _LASTING: Final = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
@@ -50,27 +50,27 @@ _PRIMARY_CODE_MASK: Final = 0xFF
 _UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own words: SQLite has no code for it
 
 DRIVER_ERRORS: Final = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, MemoryError)
-"""What sqlite3 raises for a database, whatever the parameters are.
+"""The errors that sqlite3 raises for a database, with any parameters.
 
-It raises `UnicodeDecodeError`, and loses the code, where SQLite's message is not UTF-8: the message quotes a name of a damaged
+It raises `UnicodeDecodeError`, without a code, if SQLite's message is not UTF-8 because it quotes a name of a damaged
 schema. It raises `MemoryError` for ``SQLITE_NOMEM``.
 """
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the failure was the moment's: the same statement may succeed later."""
+    """Return whether the failure was temporary: the same statement may succeed later."""
     primary = _primary_code(error)
     return isinstance(error, MemoryError) or primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether there was no space: for the database or its log, or for the memory that its connections share."""
+    """Return whether there was no space for the database, its log, or the memory that its connections share."""
     extended = getattr(error, "sqlite_errorcode", None)
     return _primary_code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def is_busy(error: BaseException) -> bool:
-    """Return whether another connection holds a lock that was needed."""
+    """Return whether another connection holds a lock that the statement needs."""
     return _primary_code(error) == sqlite3.SQLITE_BUSY
 
 
@@ -80,7 +80,7 @@ def is_read_only(error: BaseException) -> bool:
 
 
 def is_interrupted(error: BaseException) -> bool:
-    """Return whether the statement was stopped from outside."""
+    """Return whether the statement was interrupted."""
     return _primary_code(error) == sqlite3.SQLITE_INTERRUPT
 
 
@@ -96,7 +96,7 @@ def is_undecodable(error: BaseException) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """Return what an error says: SQLite's message also where it is not UTF-8, and nothing of what a row holds."""
+    """Return the message of an error, also if SQLite's is not UTF-8; without the content of a row."""
     if isinstance(error, UnicodeDecodeError):
         return error.object.decode("utf-8", "replace")
     if is_undecodable(error):
@@ -105,20 +105,20 @@ def error_text(error: BaseException) -> str:
 
 
 def is_machine_failure(error: BaseException) -> bool:
-    """Return whether the failure was the machine's, for the moment or until someone mends it, and not the statement's."""
+    """Return whether the failure was caused by the machine and not by the statement."""
     return is_transient(error) or _primary_code(error) in _LASTING
 
 
 def map_error(error: BaseException, doing: str) -> TenantryError:
-    """Return tenantry's error for one that came out of sqlite3, with that one as its cause.
+    """Return tenantry's error for one that sqlite3 raised, with that one as its cause.
 
     Args:
-        error: What was raised: one of `DRIVER_ERRORS`, or what the binding of parameters raises (`OverflowError`,
+        error: One of `DRIVER_ERRORS`, or an error of binding parameters (`OverflowError`,
             `UnicodeEncodeError`, `ValueError`, `TypeError`).
-        doing: What failed, for the message: an operation's name or a step's.
+        doing: The operation or step that failed, for the message.
     """
     if isinstance(error, TenantryError):
-        # An instance belongs to the one caller that raises it; an error of the whole batch has many callers.
+        # Two callers must not raise the same instance; an error of the whole batch has many callers.
         again = copy.copy(error)
         again.__cause__ = error.__cause__
         return again
@@ -162,7 +162,7 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
 
 
 def _constraint(error: BaseException) -> tuple[str | None, tuple[str, ...]]:
-    """Return what SQLite calls the constraint, and its columns."""
+    """Return SQLite's name of the constraint, and its columns."""
     named = _CONSTRAINT_NAME.search(str(error))
     if named is None:
         return None, ()

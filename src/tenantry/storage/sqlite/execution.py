@@ -1,4 +1,4 @@
-"""Runs one statement of a repository: judged when its text is new, with its placeholders, and its result as `Fetch` says."""
+"""Runs one statement of a repository. The authorizer checks it if its text is new; `Fetch` decides what it returns."""
 
 import sqlite3
 from typing import Final
@@ -14,10 +14,10 @@ DIALECT: Final = "sqlite"
 _DISTINCT_STATEMENTS_MAX: Final = 4096
 _UNKNOWN: Final = NumberedStatement("", 0)
 _known: Final[dict[str, NumberedStatement | None]] = {}
-"""The texts of statements that were judged and have run, with the form to run them in: each is judged once in a process.
+"""The texts of statements that were authorized and have run, with the form to run them in. Each is authorized once in a process.
 
-An authorizer is not kept on the connection: it would be called for each column of each statement that is prepared, and each time
-the thread would wait for the interpreter's lock.
+The authorizer is not kept on the connection: SQLite would call it for each column of each statement that it prepares, and each
+call waits for the interpreter lock.
 """
 
 
@@ -26,7 +26,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
 
     Raises:
         QueryError: The statement would change the connection or the transaction; it had no effect.
-        Exception: Whatever the driver raises for the statement and its parameters.
+        Exception: What the driver raises for the statement and its parameters.
     """
     sql = statement.text(DIALECT)
     numbered = _known.get(sql, _UNKNOWN)
@@ -53,7 +53,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
             "connection; use tenant.transaction() for a transaction"
         ) from error
     except sqlite3.IntegrityError:
-        # A row was refused, so the statement was not: a text that mostly meets duplicates is not judged each time.
+        # SQLite refused a row, so the statement itself is allowed: a text that often meets duplicates is authorized once too.
         _remember(sql, numbered)
         raise
     _remember(sql, numbered)
@@ -98,7 +98,7 @@ def _is_schema_damaged(connection: sqlite3.Connection) -> bool:
 def _count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
     """Return how many rows a statement inserted, updated or deleted itself, without its triggers and foreign keys.
 
-    Python's count is of statements that begin with INSERT, UPDATE, DELETE or REPLACE, and not of those that return rows.
+    Python only counts for statements that begin with INSERT, UPDATE, DELETE or REPLACE and return no rows.
     """
     if cursor.rowcount >= 0 and cursor.description is None:
         return cursor.rowcount

@@ -1,12 +1,12 @@
-"""Compares the schema of a database that came from elsewhere with what the schema packs make.
+"""Compares the schema of a database that came from elsewhere with the schema that the packs create.
 
-A foreign database is a bundle that somebody sent or a file that somebody put in place. Its schema runs as code, so
-nothing that could run the schema may happen before this check: not even ``quick_check``, which evaluates CHECK constraints and generated
-columns. The check reads the names and texts of the schema's objects, and no others.
+A foreign database comes from a bundle, or from a file that an operator put in place. Its schema runs as code, so
+nothing that could run the schema may happen before this check, not even ``quick_check``, which evaluates CHECK constraints and generated
+columns. The check only reads the names and texts of the schema's objects.
 
 The expected objects come from running the packs' migrations, up to the versions that the file names, in a database in
-memory. Every other object is refused. The caller can accept further tables by name: their definitions are then run in
-the same database, under an authorizer that allows nothing but columns, constraints and indexes that call harmless functions.
+memory. Every other object is refused. The caller can accept further tables by name: their definitions then run in
+the same database, under an authorizer that only allows columns, constraints and indexes that call harmless functions.
 """
 
 import sqlite3
@@ -33,15 +33,15 @@ SCHEMA_SECONDS_MAX: Final = 10.0
 MIGRATIONS_MAX: Final = 10_000
 STATISTICS_ROWS_MAX: Final = 100_000
 STATISTICS_BYTES_MAX: Final = 16 * 2**20
-"""ANALYZE writes a row for each index, and some dozens where SQLite was built with STAT4."""
+"""ANALYZE writes a row for each index, and some dozens of rows if SQLite was built with STAT4."""
 
 _OBJECTS_SHOWN_MAX: Final = 20
 _BACKEND: Final = "sqlite"
-# Somebody who writes the file without SQLite can store any type in a column.
+# A program that writes the file without SQLite can store any type in a column.
 _MIGRATIONS_SQL: Final = (
     "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
 )
-# SQLite's own, wherever ANALYZE or AUTOINCREMENT was used.
+# SQLite's own tables, after ANALYZE or AUTOINCREMENT was used.
 _INTERNAL: Final = {
     "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
     "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
@@ -59,7 +59,7 @@ _MAKING: Final = frozenset(
 )
 _COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
 _SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
-# In time proportional to what they are given, and with a result that is not much larger. `instr`, `like` and `printf` are not so.
+# Functions that run in linear time and whose result is not much larger than their arguments, unlike `instr`, `like` and `printf`.
 _HARMLESS_FUNCTIONS: Final = frozenset(
     [
         *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
@@ -81,17 +81,17 @@ _HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_t
 
 
 def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
-    """Raise unless the schema of a database consists of what the packs make, and of tables that the caller accepts.
+    """Raise unless the schema of a database consists of the packs' objects and of tables that the caller accepts.
 
-    The data is not looked at: let `tenantry.storage.sqlite.maintenance.check` do that next.
+    The data is not checked: call `tenantry.storage.sqlite.integrity.check` next.
 
     Args:
-        path: A database that is one file, which nobody has open.
+        path: A closed database.
         schemas: The packs.
         accepted_tables: Names of further tables that it may have, with their indexes.
 
     Raises:
-        ForeignSchemaError: It has other objects, or lacks some; the error has their names.
+        ForeignSchemaError: It has other objects, or lacks some; the error names them.
         MigrationError: It is newer than the code.
         DatabaseCorruptError: It is damaged, not a database, or not one file.
     """
@@ -124,7 +124,7 @@ def _open(path: Path) -> sqlite3.Connection:
         hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
         hardening.confine(connection)
         hardening.harden(connection)  # reads the schema
-        # A name that is not UTF-8 must be readable too; it equals no expected name.
+        # A name that is not UTF-8 must be readable too; it is never an expected name.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
     except BaseException:
         connection.close()
@@ -135,7 +135,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def _applied(
     found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path
 ) -> tuple[list[AppliedMigration], int]:
-    """Return what the file says was applied to it, if its table of that is the one that it should be."""
+    """Return the migrations that the file lists as applied, if its table of these is tenantry's."""
     version = migrator.read_file_version(connection)
     table = [one for one in found if folded(one.name) == "schema_migrations"]
     if not table:
@@ -156,7 +156,7 @@ def _applied(
 def _check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
     """Raise if the statistics are larger than ANALYZE makes them: every connection loads all of them before its first statement.
 
-    Where they are gigabytes, opening lasts for minutes, on a thread that other tenants wait for.
+    With gigabytes of them, opening takes minutes, on a thread that other tenants wait for.
     """
     for one in found:
         columns = _INTERNAL_COLUMNS.get(folded(one.name)) if _is_internal(one) else None
@@ -173,14 +173,14 @@ def _check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connect
 
 
 def _stored(create_sql: str) -> SchemaObject:
-    """Return a table as the schema of a database that has it lists it."""
+    """Return a table's row in the schema table of a database that has it."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(create_sql)
         return next(one for one in read_schema(connection) if one.type == "table")
 
 
 def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
-    """Return a database in memory with all that tenantry itself makes of one at these versions."""
+    """Return a database in memory with everything that tenantry creates at these versions."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         add_functions(connection)
@@ -230,7 +230,7 @@ def _refused(what: str, objects: Sequence[SchemaObject], advice: str = _IMPORT) 
 
 
 def _own_tables() -> list[SchemaObject]:
-    """Return what a tenant's database may have beside its packs' objects: the owner, and the idempotency keys."""
+    """Return the objects that a tenant's database may have beside those of its packs: the owner, and the idempotency keys."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
             connection.execute(sql)
@@ -243,7 +243,7 @@ def _is_internal(one: SchemaObject) -> bool:
 
 
 def _accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
-    """Make the accepted tables and their indexes beside the expected ones, and return them as they came out.
+    """Create the accepted tables and their indexes beside the expected ones, and return their rows in the schema table.
 
     Raises:
         ForeignSchemaError: One of them is not a plain table or index.
@@ -276,13 +276,13 @@ def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
         if hidden in _HIDDEN_GENERATED:
             raise ValueError("a generated column")
         if default is not None:
-            # Prepared and not run: SQLite looks at the functions of a default value only when it is used.
+            # Prepared but not run: SQLite checks the functions of a default value only when the default is used.
             with judged(_judge_only(_COMPUTING), connection):
                 connection.execute(f"EXPLAIN SELECT {default}").close()
 
 
 def _judge_only(actions: Collection[int]) -> Judge:
-    """Return what refuses everything but these actions and calls of harmless functions."""
+    """Return an authorizer that only allows these actions and calls of harmless functions."""
 
     def judge(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
         is_allowed = (

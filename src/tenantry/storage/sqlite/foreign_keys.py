@@ -1,8 +1,8 @@
-"""Which rows a migration left without their parent.
+"""Finds the rows that a migration left without their parent.
 
 SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) runs without foreign keys and
-looks for broken ones at its end. A row that had no parent before the step is not the step's failure, so such rows are
-noted before, where there are any. The notes are in a temporary table and not in memory, because nothing bounds their number.
+looks for broken ones at its end. A row that had no parent before the step does not fail the step, so such rows are
+recorded before it. The records are in a temporary table and not in memory, because their number is not limited.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ _CREATE: Final = (
     "CREATE INDEX IF NOT EXISTS temp.tenantry_orphans_row ON tenantry_orphans (child, row_id)",
 )
 _DROP: Final = "DROP TABLE temp.tenantry_orphans"
-# A table without rowids reports its rows without a number: their count is compared.
+# For a table without rowids the pragma reports no number of the row, so the counts are compared.
 _NOTE: Final = """
 INSERT INTO temp.tenantry_orphans
 SELECT :child, "rowid", parent, count(*) FROM pragma_foreign_key_check(:child, 'main') GROUP BY "rowid", parent
@@ -51,9 +51,9 @@ class Noted(NamedTuple):
     """The tables with foreign keys before a step.
 
     Attributes:
-        whole: Those with all their parents.
+        whole: Those in which every row has its parent.
         unchecked: Those whose rows could not be checked: a parent lacks the unique key that they refer to.
-        orphaned: Those with rows that have no parent.
+        orphaned: Those with rows without a parent.
     """
 
     whole: frozenset[str]
@@ -62,7 +62,7 @@ class Noted(NamedTuple):
 
 
 def note_orphans(connection: sqlite3.Connection) -> Noted:
-    """Note, inside the step's transaction, which rows have no parent."""
+    """Record, inside the step's transaction, which rows have no parent."""
     children = _children(connection)
     found = {child: _has_orphans(child, connection) for child in children}
     orphaned = frozenset(child for child in children if found[child])
@@ -74,10 +74,10 @@ def note_orphans(connection: sqlite3.Connection) -> Noted:
 
 
 def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
-    """Check, in the same transaction, that every row without a parent was noted before.
+    """Check, in the same transaction, that every row without a parent was recorded before.
 
     Raises:
-        OrphanedRowsError: Some rows have lost their parent since, or came without one.
+        OrphanedRowsError: Some rows have lost their parent since, or were added without one.
         sqlite3.OperationalError: A parent has lost the unique key that its children refer to.
     """
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""The SQL functions that every connection has beside SQLite's own."""
+"""The SQL functions that tenantry adds to every connection."""
 
 import hashlib
 import math
@@ -9,9 +9,9 @@ from typing import Final
 from tenantry.storage.sqlite.pace import PROCESS
 
 DIGESTED_BYTES_MAX: Final = 64 * 2**20
-"""How much `sha256` takes: Python holds a copy of it in memory."""
+"""The longest argument of `sha256`: Python holds a copy of it in memory."""
 
-_VALUES_PER_LOOK: Final = 256  # a microsecond for each would be more than the sum itself costs
+_VALUES_PER_LOOK: Final = 256  # a check for each row (1 µs) would cost more than the sum
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
@@ -45,5 +45,5 @@ class _ExactSum:
         try:
             return math.fsum(self._values)
         except OverflowError:
-            # SQLite would call it a blob that is too big, and Python print it as an exception that nobody can catch.
+            # SQLite would report a blob that is too big, and Python would print an exception that no caller can catch.
             return math.inf

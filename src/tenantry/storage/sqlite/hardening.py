@@ -1,11 +1,11 @@
-"""What a database may make its connection do: less than SQLite allows by default.
+"""Limits what the schema of a database can make its connection do.
 
 The schema of a database file is code: triggers, views, CHECK constraints, generated columns and expressions in indexes run
-whenever somebody reads, writes or checks the file. https://www.sqlite.org/security.html lists SQLite's means against a hostile
-file. `harden` is for every connection. `confine` is for a file whose schema was not yet compared with what it should be.
+whenever the file is read, written or checked. https://www.sqlite.org/security.html lists SQLite's defences against a hostile
+file. `harden` is for every connection. `confine` is for a file whose schema was not checked yet.
 
-``trusted_schema`` stays on for the databases of tenants. Turned off, SQLite before 3.41 refuses even ``json_valid`` in a CHECK,
-which many schemas have, and a function that it would keep a schema from calling is missing here: none has a side effect.
+``trusted_schema`` stays on for the databases of tenants. If it is off, SQLite before 3.41 refuses even ``json_valid`` in a CHECK,
+which many schemas have. It would protect against functions with side effects, and connections here have none.
 """
 
 import math
@@ -17,21 +17,21 @@ from typing import Final
 from tenantry.threads import is_cancelled
 
 PRAGMAS: Final = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000;"
-"""What every connection sets before it reads anything else.
+"""Every connection sets these before it reads anything else.
 
-Pages are looked at when they are read, so that a damaged or forged one is found before it is used. The cache has 2,000 KiB, as by
-default, whatever the file's header says: otherwise the header of a bundle could let each connection hold its whole database in
+Pages are checked when they are read, so that a damaged or forged page is found before it is used. The cache has SQLite's default of
+2,000 KiB and not the size in the file's header: otherwise the header of a bundle could make each connection hold its whole database in
 memory (https://www.sqlite.org/fileformat2.html, section 1.3.10).
 """
 
 VALUE_BYTES_MAX: Final = 256 * 2**20
-"""How large a text, a blob or a row of a foreign database may be: each is held in memory."""
+"""The largest text, blob or row of a foreign database: each is held in memory."""
 
 CHECK_SECONDS_MIN: Final = 60.0
 CHECK_BYTES_PER_SECOND: Final = 4 * 2**20
-"""How fast the slowest disk checks a database. A check that takes longer than the two allow does something else."""
+"""The speed of a check on the slowest disk. A check that takes longer than these two allow is not only reading."""
 
-_OPS_PER_LOOK: Final = 20_000  # some milliseconds
+_OPS_PER_LOOK: Final = 20_000  # a few milliseconds
 _CONFINED: Final = (
     (sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX),
     (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200),
@@ -50,14 +50,14 @@ class Watch:
     A statement that is stopped fails with SQLITE_INTERRUPT (https://www.sqlite.org/c3ref/progress_handler.html).
 
     Args:
-        seconds_max: How long the connection may work; None: until it is cancelled.
+        seconds_max: How long the connection may work; None: no deadline.
     """
 
     def __init__(self, seconds_max: float | None = None) -> None:
         self._ends_at_seconds = math.inf if seconds_max is None else time.monotonic() + seconds_max
 
     def watch(self, connection: sqlite3.Connection) -> None:
-        """Watch a connection from now on. The thread that calls this is the one that works."""
+        """Watch a connection from now on; must be called on the thread that uses the connection."""
         connection.set_progress_handler(self._is_over, _OPS_PER_LOOK)
 
     def _is_over(self) -> bool:
@@ -65,7 +65,7 @@ class Watch:
 
 
 def harden(connection: sqlite3.Connection) -> None:
-    """Set what every connection to a database has."""
+    """Apply the settings of every connection."""
     connection.executescript(PRAGMAS)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 

@@ -1,7 +1,7 @@
-"""Idempotency keys in a database: what a unit gave is kept with its key, in the unit's own transaction.
+"""Idempotency keys in a database: the results of a unit are stored with its key, in the unit's own transaction.
 
-So the key is there if and only if what the unit did is, whatever happens in between. These functions run inside the savepoint
-of the unit, and what fails in them fails the unit.
+So the key is stored if and only if the unit's changes are. These functions run inside the savepoint of the unit, and an error in
+them fails the unit.
 """
 
 import json
@@ -15,10 +15,10 @@ from tenantry.statements import Fetch, Result
 from tenantry.storage.protocol import KeyedRequest
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024
-"""How large the results of a unit with a key may be, as JSON: they are stored beside what the unit wrote."""
+"""The largest results, as JSON, of a unit with a key: they are stored in the database."""
 
 EXPIRED_KEYS_REMOVED_MAX: Final = 16
-"""How many expired keys each new one removes: more than one, so that they get fewer, and few, so that no caller pays for all."""
+"""How many expired keys each new key removes: more than one, so that they become fewer, but few, so that no call is slow."""
 
 CREATE_SQL: Final = (
     """
@@ -36,12 +36,12 @@ _REMOVE_EXPIRED: Final = """
 DELETE FROM tenantry_idempotency
 WHERE key IN (SELECT key FROM tenantry_idempotency WHERE created_at <= ? ORDER BY created_at LIMIT ?)
 """
-# The same key may be there still, expired and not yet removed.
+# The same key may still be stored, expired and not yet removed.
 _KEEP: Final = "INSERT OR REPLACE INTO tenantry_idempotency VALUES (?, ?, ?, ?)"
 
 
 def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[Result] | None:
-    """Return what the unit gave when it ran, or None if it is to run now.
+    """Return the results of the unit from when it ran, or None if it must run now.
 
     Raises:
         IdempotencyConflictError: The key was used for another unit.
@@ -62,7 +62,7 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
 
 
 def keep_results(request: KeyedRequest, results: Sequence[Result], connection: sqlite3.Connection) -> None:
-    """Keep what the unit gave with its key, and remove some of the keys that have expired.
+    """Store the results of the unit with its key, and remove some expired keys.
 
     Raises:
         QueryError: The results are too large.
@@ -83,14 +83,14 @@ def _decoded(request: KeyedRequest, encoded: str) -> list[Result]:
 
 
 def _as_fetched(fetch: Fetch, result: Any) -> Result:
-    """Make the rows, which are lists in JSON, tuples again."""
+    """Convert the rows, which are lists in JSON, back to tuples."""
     if fetch is Fetch.ALL:
         return [tuple(row) for row in result]
     return tuple(result) if isinstance(result, list) else result
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:
-    return {"hex": value.hex()}  # what else SQLite gives, JSON knows
+    return {"hex": value.hex()}  # JSON has all other types of SQLite
 
 
 def _bytes_from_json(value: dict[str, str]) -> bytes:

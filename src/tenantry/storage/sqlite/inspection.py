@@ -1,6 +1,6 @@
-"""Looks at a database from outside, while its owner may use it: nothing is made, changed or recovered.
+"""Reads a database while its owner may use it: nothing is created, changed or recovered.
 
-For a process that has none of these files open itself: closing a file drops the process's locks on it
+Only for a process that does not have these files open: closing a file drops the process's locks on it
 (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 """
 

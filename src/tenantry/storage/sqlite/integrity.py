@@ -29,13 +29,13 @@ _PROBLEMS_SHOWN_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class DatabaseReport:
-    """What a check of a database found.
+    """The contents of a database that passed a check.
 
     Attributes:
         size_bytes: Of the file.
         schema_versions: The version that each schema is at.
         row_counts: How many rows each table has.
-        tenant_uid: Whose database it says it is, None if it does not say.
+        tenant_uid: The tenant that the database says it belongs to, None if it does not say.
     """
 
     size_bytes: int
@@ -46,15 +46,15 @@ class DatabaseReport:
 
 @repeated_on_damage
 def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
-    """Check a database that is one file and return what is in it.
+    """Check a closed database and return its contents.
 
     Args:
-        path: The file; it is opened as one that does not change, and neither locked nor written.
+        path: The file; it is opened as immutable, and neither locked nor written.
         is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
 
     Raises:
-        DatabaseCorruptError: It is damaged, or no database.
-        SnapshotError: It is sound, and a virtual table in it cannot be read.
+        DatabaseCorruptError: It is damaged, or not a database.
+        SnapshotError: It is not damaged, but a virtual table in it cannot be read.
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
@@ -75,17 +75,17 @@ def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: 
 
     Raises:
         DatabaseCorruptError: It is damaged.
-        sqlite3.Error: SQLite could not look, or met damage that it cannot describe.
+        sqlite3.Error: SQLite could not check it, or met damage that it cannot describe.
     """
     _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
 
 
 @repeated_on_damage
 def check_closed(path: Path, *, is_thorough: bool = False) -> None:
-    """Check a database that nobody has open and change nothing; a write-ahead log that a crash left beside it counts.
+    """Check a database that no process has open and change nothing; a write-ahead log that a crash left is part of it.
 
     Raises:
-        DatabaseCorruptError: It is damaged, or no database.
+        DatabaseCorruptError: It is damaged, or not a database.
     """
     parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
     try:
@@ -113,7 +113,7 @@ def read_closed_versions(path: Path) -> dict[str, int] | None:
 
 
 def _unreadable(error: Exception, path: Path) -> TenantryError:
-    """Return what a failure to read a database means: damage, unless it was stopped, or the machine failed."""
+    """Return the error for a database that cannot be read: damage, unless the check was interrupted or the machine failed."""
     if is_interrupted(error):
         return map_error(
             error, f"the check of {path} was cancelled, or took too long for a database of its size"
@@ -125,7 +125,7 @@ def _unreadable(error: Exception, path: Path) -> TenantryError:
 
 def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:
     rows = connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")
-    # A row may be of several lines, and the message goes into reasons, tables and logs, where one is one line.
+    # A row may have several lines, and the message must be one line in reasons, tables and logs.
     problems = [line for (row,) in rows for line in str(row).splitlines()]
     if problems != ["ok"]:
         raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(problems)}")
@@ -146,8 +146,8 @@ def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
             if is_damage(error) or error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
             raise SnapshotError(
-                f"table {table!r} of the database cannot be read ({error}): what a virtual table is made of was renamed or dropped; "
-                "make the table anew or drop it, then try again",
+                f"table {table!r} of the database cannot be read ({error}): a table that a virtual table consists of was renamed or dropped; "
+                "create the virtual table again or drop it, then try again",
                 code=error.sqlite_errorname,
             ) from error
     return counts

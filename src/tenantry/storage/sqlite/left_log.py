@@ -1,14 +1,14 @@
-"""Makes durable what a write-ahead log holds that its last owner left behind.
+"""Makes a write-ahead log durable that the last owner of the database left behind.
 
 A database that was not closed cleanly has a log, and SQLite recovers from it every frame that it can read. But a frame that can be
-read need not be on the disk: after an fsync that failed, Linux keeps the page, calls it clean, and never writes it again
+read is not always on the disk: after a failed fsync, Linux keeps the page, marks it as clean, and never writes it again
 (https://wiki.postgresql.org/wiki/Fsync_errors). The owner's caller got an error for that fsync. The next owner would acknowledge
 commits whose frames follow such a frame; after a power failure the log ends before it, and those commits are lost.
 
 So the next owner writes the log's bytes again, each in its place, and syncs them before it acknowledges anything. A power
-failure in the middle of that changes nothing: every byte on the disk is the old one or the same one. A checkpoint first would
-not do: SQLite syncs the log before it, which does nothing for such a frame, and a power failure in the middle of the checkpoint
-leaves a database that is half old and half new, without the log to mend it.
+failure in the middle of that does no harm: the bytes that it writes are the same. A checkpoint first would not be enough: SQLite
+syncs the log before it, which does not write such a frame, and a power failure in the middle of the checkpoint would leave a
+database that is half old and half new, without the log that could repair it.
 """
 
 import os
@@ -27,20 +27,20 @@ _BUSY_SECONDS: Final = 5.0
 
 
 def make_log_durable(path: Path) -> None:
-    """Write a left log again and sync it, before anything is committed or checkpointed; a no-op where no log was left.
+    """Write a leftover log again and sync it, before any commit or checkpoint; a no-op if there is none.
 
     Raises:
         sqlite3.Error: SQLite cannot read the database, or another process writes to it.
         StorageFullError: The file system needs space to write the log again.
-        PersistenceConnectionError: The disk still fails: nothing was changed, and the next opening tries again.
+        PersistenceConnectionError: The disk still fails; nothing was changed, and the next opening tries again.
     """
     if not has_log(path) or os.path.lexists(f"{path}-journal"):
-        return  # With a rollback journal beside it, it is SQLite that knows which of the two counts.
-    # The last connection that closes checkpoints, unless it cannot write. This one closes last.
+        return  # With a rollback journal beside it, SQLite decides which of the two is valid.
+    # The last connection that closes checkpoints, unless it is read-only. This one closes last.
     with closing(_connect(path, "mode=ro")) as guard:
         guard.execute("PRAGMA user_version").fetchone()
         with closing(_connect(path, "mode=rw")) as connection:
-            # Keeps every other process from changing the log. It may be opened and closed beside SQLite, whose locks are on the
+            # Prevents other processes from changing the log. The log may be opened and closed beside SQLite, whose locks are on the
             # database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -1,17 +1,17 @@
-"""Keeps a write-ahead log below its limit while reads follow each other.
+"""Keeps a write-ahead log below its limit while reads overlap.
 
-Theory of operation. SQLite begins the log anew only at a moment at which nobody reads from it
-(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). Where one read begins before another has ended, that moment
-never comes, and the log grows with every write. So at the limit new reads are held, those that run come to their end, and the
-writer writes the log into the database and cuts it to nothing. Then the held reads run.
+Theory of operation. SQLite restarts the log only at a moment at which no read uses it
+(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). If each read begins before another has ended, that moment
+never comes, and the log grows with every write. So at the limit new reads are held, running reads end, and the writer writes the
+log into the database and truncates it. Then the held reads run.
 
 Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So a
 wait for one of the two while the other is held ends after `HOLD_SECONDS`, and the next attempt takes them in the other order. The first
-order is the writer, then the reads: it succeeds with short reads, and nothing is written meanwhile. The second succeeds with long reads,
-and writes continue until those have ended.
+order is the writer, then the reads: it succeeds with short reads, and no write runs meanwhile. The second succeeds with long reads, and
+writes continue until these have ended.
 
-A copy or a check of the whole database reads from the log for as long as it lasts. The log is cut back after it. Until then it grows by
-what is written meanwhile, up to the space that a copy leaves on the disk (`tenantry.files.disk_space`).
+A copy or a check of the whole database reads from the log for as long as it lasts. The log is truncated after it. Until then
+the log grows with every write, up to the space that a copy leaves on the disk (`tenantry.files.disk_space`).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ MEASURE_INTERVAL_SECONDS: Final = 0.005
 UNMEASURED_BATCHES_MAX: Final = 8
 HOLD_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
-"""How long until the next attempt where another process reads, or SQLite refuses."""
+"""How long until the next attempt, if another process reads or SQLite refuses."""
 
 LOG_CUT_BACK: Final = "tenantry.store.log_cut_back"
 LOG_NOT_CUT_BACK: Final = "tenantry.store.log_not_cut_back"
@@ -43,10 +43,10 @@ class LogLimit:
     """See the module.
 
     Args:
-        options: Where the database is, and the limit.
+        options: The database's path, and the limit.
         connections: Its writer and its readers.
         writer_lock: Held while the writer is used for longer than a job.
-        log: For what was done.
+        log: For the truncations.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LogLimit:
         return self._released is not None
 
     def measure(self) -> None:
-        """Look how long the log is; on any thread."""
+        """Measure the log; on any thread."""
         if self._path is None:
             return
         try:
@@ -80,10 +80,10 @@ class LogLimit:
             self._size_bytes = 0
 
     def measure_again(self) -> None:
-        """Look how long the log is, after a batch; on the writer's thread.
+        """Measure the log after a batch; on the writer's thread.
 
-        While the log is far below its limit, only after some batches or milliseconds. For a system call Python gives the interpreter lock
-        up, and waits for it again: a tenth of what a small batch costs.
+        While the log is far below its limit, this is done only after some batches or milliseconds. For a system call Python releases the
+        interpreter lock and waits for it again, which is a tenth of the cost of a small batch.
         """
         now = time.monotonic()
         self._unmeasured += 1
@@ -98,7 +98,7 @@ class LogLimit:
         self.measure()
 
     def enforce(self) -> None:
-        """Begin to cut the log back if it has reached its limit; on the event loop, before a call."""
+        """Begin to truncate the log if it has reached its limit; on the event loop, before a call."""
         if (
             self._size_bytes < self._bytes_max
             or self._cutting is not None
@@ -115,7 +115,7 @@ class LogLimit:
             await self._released.wait()
 
     async def aclose(self) -> None:
-        """Stop, and release held reads. Closing the database cuts the log back."""
+        """Stop, and release held reads. Closing the database truncates the log."""
         if self._cutting is not None:
             self._cutting.cancel()
             await asyncio.wait([self._cutting])
@@ -126,7 +126,7 @@ class LogLimit:
             self._log.warning(LOG_NOT_CUT_BACK, error=str(error), log_bytes=self._size_bytes)
 
     async def _cut_back(self) -> None:
-        """Cut the log back, in the first of the two orders that succeeds."""
+        """Truncate the log, in the first of the two orders that succeeds."""
         size_bytes = self._size_bytes
         try:
             while True:
@@ -142,7 +142,7 @@ class LogLimit:
             self._back_off()
 
     async def _cut_after_reads(self) -> bool:
-        """Hold reads, wait for those that run, then for the writer, but for that not long."""
+        """Hold reads and wait for those that run, then for the writer, for `HOLD_SECONDS` at most."""
         async with self._reads_held():
             for read in self._running_reads():
                 await asyncio.wait([read])
@@ -158,7 +158,7 @@ class LogLimit:
         return True
 
     async def _cut_after_writes(self) -> bool:
-        """Wait for the writer, then hold reads and wait for those that run, but for them not long."""
+        """Wait for the writer, then hold reads and wait for those that run, for `HOLD_SECONDS` at most."""
         async with self._writer_lock, self._reads_held():
             reads = self._running_reads()
             if reads:
@@ -178,7 +178,7 @@ class LogLimit:
             released.set()
 
     def _running_reads(self) -> "list[asyncio.Future[None]]":
-        """Return a future for each busy reader, done when the reads that the reader was given so far have ended."""
+        """Return a future for each busy reader, which is done when the reads submitted to it so far have ended."""
         return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
 
     async def _truncate(self) -> None:
@@ -199,7 +199,7 @@ def _do_nothing(_: sqlite3.Connection) -> None:
 
 
 def _truncate(connection: sqlite3.Connection) -> None:
-    """Cut the log back unless another program reads from it: it is not waited for, since reads are held meanwhile."""
+    """Truncate the log unless another program reads from it. Does not wait for that program, because reads are held."""
     (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")
     try:

@@ -1,13 +1,12 @@
 """Tells whether a write-ahead log that a killed process left belongs to the database beside it.
 
-SQLite applies whatever log lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html): in a
-file that somebody put in the place of the tenant's, pages of the old database would replace pages of the new one, which mixes
-the two.
-So an owner writes a note into the lock file before it begins a log: which file the database is (its inode), and the epoch in it.
-The note is behind the line that `LockFile` uses, and stays when the lock is taken by the next process. With a log there:
+SQLite applies any log that lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html). If the
+tenant's file was replaced, pages of the old database would replace pages of the new one, which mixes the two.
+So an owner writes a note into the lock file before it begins a log: the inode of the database's file, and its epoch. The note
+is after the line that `LockFile` uses, and stays when the next process takes the lock. If there is a log, and:
 
-    the lock file is another          the directory was copied or restored as a whole: the note says nothing
-    the database is another file      it was put there: the log is not its log
+    the lock file is another one      the directory was copied or restored as a whole: the note has no meaning
+    the database is another file      it was replaced: the log is not its log
     the database's epoch is older     an older database was copied into the file: the log is not its log
     the database's status was changed long after the log's
                                       a file was copied over it, or a process was killed while it closed the database: the
@@ -28,7 +27,7 @@ from tenantry.files.lock_file import CONTENT_BYTES
 from tenantry.storage.sqlite.database_file import database_uri, has_log, log_of
 
 CHANGED_SECONDS_MAX: Final = 60.0
-"""A checkpoint changes the database after the log, by no more than this; copying a file over the database does so later."""
+"""A checkpoint changes the database at most this long after the log; a copy over the database is later."""
 
 _EPOCH_SQL: Final = "SELECT epoch FROM tenantry_owner WHERE id = 1"
 _ADVICE: Final = (
@@ -43,21 +42,21 @@ class _Note(NamedTuple):
     epoch: int
 
     def condemns(self, database: "_Note") -> bool:
-        """Return whether a log that was begun under this note cannot be the log of a database that is so."""
+        """Return whether a log that was begun under this note cannot be the log of the database in this state."""
         return database.database_inode != self.database_inode or database.epoch < self.epoch
 
 
 def note_database(lock_fd: int, database: Path, epoch: int) -> None:
-    """Write down which file the database is, before a log is begun for it.
+    """Write the note of a database, before a log is begun for it.
 
-    The note is synced only where a power failure could bring back an old note that condemns the new log: one of another file, or
-    of a later epoch. A sync costs as much as a commit. Without it a power failure may take the note, and then nothing is known
-    of the log.
+    The note is synced only if a power failure could bring back an old note that contradicts the new log: a note of another file or
+    of a later epoch. A sync costs as much as a commit. Without it a power failure may remove the note, and the log is then
+    accepted.
 
     Args:
         lock_fd: The descriptor of the lock file; the lock is held.
         database: The database.
-        epoch: The epoch in it.
+        epoch: The database's epoch.
 
     Raises:
         OSError: It cannot be written.
@@ -73,12 +72,13 @@ def note_database(lock_fd: int, database: Path, epoch: int) -> None:
         try:
             os.fsync(lock_fd)
         except OSError:
-            os.pwrite(lock_fd, line_before, CONTENT_BYTES)  # or the next attempt would find nothing to sync
+            # Otherwise the next attempt would find nothing to sync.
+            os.pwrite(lock_fd, line_before, CONTENT_BYTES)
             raise
 
 
 def is_foreign(lock_path: Path, database: Path) -> bool:
-    """Return whether a log lies beside the database that certainly is not its log."""
+    """Return whether the log beside the database is certainly not its log."""
     if not has_log(database) or (note := _read(lock_path)) is None:
         return False
     if database.lstat().st_ino != note.database_inode:
@@ -88,15 +88,15 @@ def is_foreign(lock_path: Path, database: Path) -> bool:
 
 
 def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> None:
-    """Raise if a log lies beside the database that is not its log.
+    """Raise if the log beside the database is not its log.
 
     Args:
         lock_path: The tenant's lock file; the lock is held.
-        database: The database, which nobody has open.
-        is_strict: Whether to raise also if the log only seems to belong to another database.
+        database: The database, which no process has open.
+        is_strict: Whether to raise also if the log probably belongs to another database.
 
     Raises:
-        DatabaseCorruptError: It is not its log; neither was changed.
+        DatabaseCorruptError: It is not its log; neither file was changed.
     """
     if is_foreign(lock_path, database):
         raise DatabaseCorruptError(
@@ -112,7 +112,7 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
 def _was_changed_late(lock_path: Path, database: Path) -> bool:
     if not has_log(database) or _read(lock_path) is None:
         return False
-    # No program can set the time of a file's status change (ctime), not even a copy that keeps the time of the content.
+    # No program can set the time of a file's status change (ctime), not even a copy that preserves the modification time.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
     return late_ns > CHANGED_SECONDS_MAX * 1e9
 
@@ -138,7 +138,7 @@ def _parsed(line: bytes) -> _Note | None:
 
 
 def _epoch_without_log(database: Path) -> int | None:
-    """Return the epoch in the database's own file, None if it cannot be read: half a checkpoint may lie in the file."""
+    """Return the epoch in the database's file, None if it cannot be read: the file may contain half a checkpoint."""
     uri = database_uri(database, "mode=ro&immutable=1")
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
