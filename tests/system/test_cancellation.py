@@ -105,7 +105,7 @@ async def check_nothing_held(registry: TenantRegistry) -> None:
 
     def is_quiet() -> bool:
         pool = registry.statistics().pool
-        actors = [actor for _, actor in registry._pool.tenants()]
+        actors = [actor for _, actor in registry._parts.pool.tenants()]
         return pool.open_tenants == pool.idle_tenants and all(
             actor is not None and actor.is_idle for actor in actors
         )
@@ -114,7 +114,7 @@ async def check_nothing_held(registry: TenantRegistry) -> None:
         if is_quiet():
             break
         await asyncio.sleep(0.001)
-    assert is_quiet(), repr(registry._pool)
+    assert is_quiet(), repr(registry._parts.pool)
     assert registry.statistics().pool.waiters == 0
 
 

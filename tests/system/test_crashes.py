@@ -204,7 +204,7 @@ async def make_call(data_dir: Path, name: str, reached: Callable[[str], object])
     async with TenantRegistry(config(data_dir)) as registry:
         registry.add_hook(FaultPoints(reached))
         await CALLS[name].run(registry)
-        registry._hooks.clear()
+        registry._parts.hooks._hooks.clear()
 
 
 def call_until_killed(data_dir: str, name: str, fault_point: str) -> None:

@@ -57,7 +57,7 @@ async def add_block(
 ) -> None:
     """Give an open tenant's writer the function ``block()``, which runs on its thread."""
     query(database_path(data_dir, tenant_id), "CREATE TABLE IF NOT EXISTS notes (x)")
-    actor = registry._pool.actor(tenant_id)
+    actor = registry._parts.pool.actor(tenant_id)
     assert actor is not None
     writer = actor._store._connections.writer
     await writer.run(lambda connection: connection.create_function("block", 0, block))
@@ -158,7 +158,7 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
         for tenant_id in ("acme", "globex"):
             await registry.create(tenant_id)
             await registry.tenant(tenant_id).messages.save(make_message(tenant_id))
-        actor = registry._pool.actor("acme")
+        actor = registry._parts.pool.actor("acme")
         assert actor is not None
         monkeypatch.setattr(JobConnection, "aclose", fail_for_acme)
         with structlog.testing.capture_logs() as logs:
@@ -233,7 +233,7 @@ async def test_a_statement_that_hangs_in_a_transaction(data_dir: Path):
     await registry.open()
     await registry.create("acme")
     await add_block(registry, data_dir, "acme", block)
-    actor = registry._pool.actor("acme")
+    actor = registry._parts.pool.actor("acme")
 
     async def work() -> None:
         async with registry.tenant("acme").transaction() as tx:

@@ -75,7 +75,7 @@ async def main(data_dir):
                     await asyncio.sleep(0)
             print(json.dumps(found), flush=True)
             await asyncio.to_thread(sys.stdin.readline)
-        writer = registry._pool.actor("acme")._store._connections.writer
+        writer = registry._parts.pool.actor("acme")._store._connections.writer
         print(json.dumps(await writer.run(lambda c: c.execute("PRAGMA synchronous").fetchone())), flush=True)
 
 asyncio.run(main(sys.argv[1]))
@@ -133,7 +133,7 @@ async def contents(registry: TenantRegistry) -> list[str]:
 
 async def pragma(registry: TenantRegistry, name: str) -> int:
     """Return what acme's writer is set to."""
-    actor = registry._pool.actor("acme")
+    actor = registry._parts.pool.actor("acme")
     assert actor is not None
     row = await actor._store._connections.writer.run(lambda c: c.execute(f"PRAGMA {name}").fetchone())
     return row[0]
@@ -514,7 +514,7 @@ class TestDurability:
 
 def acme_limits(registry: TenantRegistry) -> TenantLimits:
     """Return what the open tenant has."""
-    actor = registry._pool.actor("acme")
+    actor = registry._parts.pool.actor("acme")
     assert actor is not None
     return actor.limits
 
@@ -569,7 +569,7 @@ class TestLive:
         await save(registry)
         older = await registry.get("acme")
         await limit(registry, calls_in_flight_max=7)
-        await registry._operations.change._tools.apply_limits(older)
+        await registry._parts.tools.apply_limits(older)
         assert acme_limits(registry).calls_in_flight_max == 7
 
     async def test_limits_that_could_not_be_given(
@@ -616,7 +616,7 @@ class TestLive:
 
 def has_read_entry(registry: TenantRegistry, data_dir: Path) -> bool:
     """Return whether acme's opening has read the catalog and come to its database."""
-    is_opening = ("acme", None) in registry._pool.tenants()
+    is_opening = ("acme", None) in registry._parts.pool.tenants()
     return is_opening and str(database_path(data_dir, "acme")) in open_files(data_dir)
 
 
@@ -626,6 +626,6 @@ async def refuse_pragmas(registry: TenantRegistry, *, is_refused: bool) -> None:
     def deny(action: int, *_: object) -> int:
         return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_PRAGMA else sqlite3.SQLITE_OK
 
-    actor = registry._pool.actor("acme")
+    actor = registry._parts.pool.actor("acme")
     assert actor is not None
     await actor._store._connections.writer.run(lambda c: c.set_authorizer(deny if is_refused else None))

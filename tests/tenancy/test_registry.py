@@ -365,9 +365,9 @@ class TestLifecycle:
             await here.tenant("acme").messages.save(make_message("of the first"))
             await elsewhere.rename("acme", "globex")
             await elsewhere.create("acme")
-            await here._periodic_tasks.refresh()
-            await until(lambda: not here._pool.has("acme"))
-            await elsewhere._pool.close_tenant("acme", "state")
+            await here._parts.periodic_tasks.refresh()
+            await until(lambda: not here._parts.pool.has("acme"))
+            await elsewhere._parts.pool.close_tenant("acme", "state")
             assert await here.tenant("acme").messages.get_history("general") == ()
             assert len(await here.tenant("globex").messages.get_history("general")) == 1
 
@@ -377,7 +377,7 @@ class TestLifecycle:
             await registry.create(tenant_id)
         await registry.suspend("b")
         await registry.delete("c")
-        await registry._periodic_tasks.refresh()
+        await registry._parts.periodic_tasks.refresh()
         counts = registry.statistics().tenants
         assert {state: n for state, n in counts.items() if n} == {
             TenantState.ACTIVE: 2,
@@ -658,7 +658,7 @@ class TestOpeningATenant:
             with pytest.raises(TenantQuarantinedError, match="NOTADB"):
                 await registry.tenant("acme").messages.get_history("general")
             assert (await registry.get("acme")).state is TenantState.QUARANTINED
-            await registry._periodic_tasks.refresh()
+            await registry._parts.periodic_tasks.refresh()
             assert registry.statistics().tenants[TenantState.QUARANTINED] == 1
         assert path.read_bytes() == b"this is no database\n" * 500
 

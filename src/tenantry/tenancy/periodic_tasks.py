@@ -1,4 +1,4 @@
-"""What the registry does of its own accord while it is open."""
+"""What an open registry does again and again: follow other processes, close idle tenants, finish and purge what is left."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import anyio
 
-from tenantry.errors import DatabaseCorruptError, TenantryError
+from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
+from tenantry.tenancy.failed_tenants import FailedTenants
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.operations.purge import ExpiredTenants
 from tenantry.tenancy.operations.runner import OperationRunner
@@ -19,24 +20,22 @@ from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
-TENANT_FAILED: Final = "tenantry.tenant.failed"
 
 CHORES_INTERVAL_SECONDS: Final = 10.0
-FOUND_SOUND_SECONDS: Final = 60.0
-"""A tenant that fails again so soon after its database was found sound is not looked at once more."""
 
 PURGES_MAX: Final = 100
 """How many tenants one round of chores purges because their grace period has passed."""
 
 
 class PeriodicTasks:
-    """Follows other processes' changes, closes who is idle or cannot go on, and finishes what was left.
+    """Follows other processes' changes, closes idle tenants, and finishes what crashed processes began.
 
     Args:
         tools: The tenants.
         runner: Finishes operations that crashed processes began.
         expired: Purges tenants whose grace period has passed.
         fleet: Its jobs.
+        failed_tenants: Closes tenants that cannot go on.
         log: Of the registry.
 
     Attributes:
@@ -50,6 +49,7 @@ class PeriodicTasks:
         runner: OperationRunner,
         expired: ExpiredTenants,
         fleet: Fleet,
+        failed_tenants: FailedTenants,
         *,
         log: EventLog,
     ) -> None:
@@ -63,6 +63,7 @@ class PeriodicTasks:
         self._now = tools.context.clock.monotonic_seconds
         self._watch = tools.context.watch
         self._fleet = fleet
+        self._failed_tenants = failed_tenants
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
         self.disk: DiskSpace | None = None
@@ -70,7 +71,6 @@ class PeriodicTasks:
         self._changes_seen = 0
         self._chores: asyncio.Task[None] | None = None
         self._chores_due_seconds = float("-inf")
-        self._found_sound: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -85,7 +85,7 @@ class PeriodicTasks:
                 await asyncio.wait([self._chores])
 
     async def refresh(self) -> None:
-        """Look at the catalog if it has changed, and do here what it says.
+        """Read the catalog if it has changed, and do in this process what it says.
 
         Raises:
             PersistenceError: It cannot be read.
@@ -98,15 +98,11 @@ class PeriodicTasks:
             self._opener.forget_opened()
             await self._follow_others()
         self.states = await self._catalog.states()
-        # Only now: what failed half way is done again.
+        # Noted last, so that what failed half way is done again.
         self._changes_by_others, self._changes_seen = changes_by_others, changes
 
-    def close_failed(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Take a tenant that cannot go on out of the pool: damaged, or owned by another process now."""
-        self._spawn(self._fail(tenant, error))
-
     async def wait_background(self) -> None:
-        """Wait until nothing that was begun beside it is under way."""
+        """Wait for the tasks that were started beside it."""
         if self._background:
             await asyncio.wait(self._background)
 
@@ -118,33 +114,33 @@ class PeriodicTasks:
             self._start_chores()
             # Last: on a full disk it fails, and must not keep the others from their work.
             await self._watch.write(self._catalog)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+        except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     def _start_chores(self) -> None:
-        """Do what is to be done once in a while, beside what must be noticed at once: it may wait for another process."""
+        """Start the chores if they are due, in a task of their own: they may wait for another process."""
         is_under_way = self._chores is not None and not self._chores.done()
         if not is_under_way and self._now() >= self._chores_due_seconds:
             self._chores_due_seconds = self._now() + CHORES_INTERVAL_SECONDS
             self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
 
     async def _do_chores(self) -> None:
-        """Finish what other processes began and died of, and remove what was deleted, or has ended, long enough ago."""
+        """Finish what crashed processes began, purge expired tenants, and forget old fleet jobs."""
         try:
             self.disk = await run_in_thread(partial(measure_disk, self._config))
             await self._runner.reconcile(by="tenantry")
             await self._expired.purge(PURGES_MAX, by="tenantry")
             await self._fleet.forget_expired()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next round may go well
+        except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _follow_others(self) -> None:
-        """Close the open tenants that another process has suspended, deleted or quarantined; limit the others as it has."""
+        """Close open tenants that another process has suspended, deleted or quarantined; apply changed limits to the others."""
         actors = dict(self._pool.tenants())
         found = await self._catalog.find_many(list(actors))
         for tenant_id, actor in actors.items():
             tenant = found.get(tenant_id)
-            # Not waited for: one that finishes a long call must not keep others from being noticed.
+            # In tasks: a tenant that finishes a long call must not delay the others.
             if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
                 self._spawn(self._pool.close_tenant(tenant_id, "state"))
             elif actor is None or actor.limits != tenant.limits:
@@ -154,40 +150,16 @@ class PeriodicTasks:
         try:
             await self._tools.apply_limits(tenant)
         except TenantryError as error:
-            # Closed, and opened with them.
-            await self._fail(tenant, error)
+            # Closed, so that it is opened with its new limits.
+            await self._failed_tenants.close(tenant, error)
 
     def _is_served(self, tenant: TenantRecord) -> bool:
-        """Return whether a tenant may stay open here: it serves calls, or a call of this registry's own is at it."""
+        """Return whether a tenant may stay open here: it serves calls, or an operation of this registry works on it."""
         if tenant.state.allows(TenantEvent.PROVISION):
             return True
         if tenant.intent is not None:
             return self._runner.is_own(tenant)
         return tenant.state.allows(Permission.STAY_OPEN)
-
-    async def _fail(self, tenant: TenantRecord, error: TenantryError) -> None:
-        self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
-        if not isinstance(error, DatabaseCorruptError):
-            await self._pool.close_tenant(tenant.id, "failed")
-            return
-        # Closed, because it is looked at as nobody else uses it; its callers wait for the outcome.
-        async with self._pool.held(tenant.id, "check", reason="failed"):
-            try:
-                if await self._is_damaged(tenant):
-                    await self._opener.quarantine(tenant, error)
-            except TenantryError as failure:
-                self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
-
-    async def _is_damaged(self, tenant: TenantRecord) -> bool:
-        """Look at the tenant's database once more; a tenant that fails again soon after it was found sound is damaged."""
-        now = self._now()
-        self._found_sound = {
-            uid: at for uid, at in self._found_sound.items() if now - at < FOUND_SOUND_SECONDS
-        }
-        if tenant.uid in self._found_sound or await self._opener.is_damaged(tenant):
-            return True
-        self._found_sound[tenant.uid] = self._now()
-        return False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

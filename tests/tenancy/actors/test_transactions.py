@@ -56,7 +56,7 @@ def run_away(session: Any, kind: str) -> "asyncio.Task[Any]":
 
 def connections(registry: TenantRegistry, tenant_id: str) -> list[Any]:
     """Return the tenant's open connections, the writer first."""
-    store: Any = registry._pool._entries[tenant_id].actor._store
+    store: Any = registry._parts.pool._entries[tenant_id].actor._store
     return [store._connections.writer, *store._connections.readers]
 
 
@@ -195,7 +195,7 @@ async def test_a_write_that_runs_away_ends_at_its_deadline(data_dir: Path):
         with pytest.raises(CallTimeoutError) as caught:
             await soon(run_away(acme._session, "write"))
         assert caught.value.was_started
-        await until(lambda: registry._pool._entries["acme"].actor.is_idle)
+        await until(lambda: registry._parts.pool._entries["acme"].actor.is_idle)
         assert not await connections(registry, "acme")[0].run(lambda connection: connection.in_transaction)
         await acme.messages.save(make_message("after"))
         async with acme.transaction() as tx:
@@ -215,7 +215,7 @@ async def test_a_slow_batch_holds_no_other_tenant_up(data_dir: Path, kind: str):
         assert len(await soon(globex.messages.get_history("general"))) == 2
         assert not slow.done()
         # What hangs at the end of the registry would wait for its deadline.
-        for _, actor in registry._pool.tenants():
+        for _, actor in registry._parts.pool.tenants():
             for batch in [*actor._reads._batches, *actor._writes._batches]:
                 batch.running.cancel()
         slow.cancel()
@@ -354,8 +354,8 @@ async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_d
             await tx.messages.save(make_message("inside"))
             newcomer = asyncio.ensure_future(globex.messages.save(make_message("new")))
             await until(lambda: registry.statistics().pool.waiters == 1)
-            waiter = next(iter(registry._pool._queue._tenants.values()))[0]
-            registry._pool._preempt(waiter)
+            waiter = next(iter(registry._parts.pool._queue._tenants.values()))[0]
+            registry._parts.pool._preempt(waiter)
             assert len(await soon(acme.messages.get_history("general"))) == 1
             with pytest.raises(QueryError, match="would wait for its end"):
                 await acme.messages.save(make_message("outside"))

@@ -599,15 +599,15 @@ class TestRename:
             await registry.rename("acme", "damaged")
             await registry.rename("globex", "acme")
             # What an actor reports that was open until then.
-            registry._periodic_tasks.close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._periodic_tasks.wait_background()
+            registry._parts.failed_tenants.start_closing(tenant, DatabaseCorruptError("damaged"))
+            await registry._parts.failed_tenants.wait_ended()
             assert (await registry.get("damaged")).state is TenantState.QUARANTINED
             assert (await registry.get("acme")).state is TenantState.ACTIVE
             assert await contents(registry.tenant("acme")) == ["of globex"]
             await registry.delete("damaged")
             await registry.purge("damaged", force=True)
-            registry._periodic_tasks.close_failed(tenant, DatabaseCorruptError("damaged"))
-            await registry._periodic_tasks.wait_background()
+            registry._parts.failed_tenants.start_closing(tenant, DatabaseCorruptError("damaged"))
+            await registry._parts.failed_tenants.wait_ended()
             states = query(data_dir / "catalog.db", "SELECT id, state FROM tenants ORDER BY id")
             assert states == [("acme", "active"), ("damaged", "purged")]
 
@@ -923,7 +923,8 @@ class TestProcesses:
             # It is not to finish anything by itself here: the next time that it would is in a minute.
             await until(
                 lambda: (
-                    registry._periodic_tasks._chores is not None and registry._periodic_tasks._chores.done()
+                    registry._parts.periodic_tasks._chores is not None
+                    and registry._parts.periodic_tasks._chores.done()
                 )
             )
             with other_process(data_dir) as other:
@@ -1019,7 +1020,7 @@ class TestProcesses:
                     query(data_dir / "catalog.db", f"UPDATE tenants SET {changes}")
 
             registry.add_hook(note)
-            await registry._pool.close_tenant("acme", "idle")
+            await registry._parts.pool.close_tenant("acme", "idle")
             lock = database_path(data_dir, "acme").with_name("lock")
             with held_file(lock), pytest.raises(TenantOwnedElsewhereError):
                 await registry.rename("acme", "umbrella")

@@ -474,7 +474,7 @@ class TestRestore:
         settings = config(data_dir, pool_wait_timeout_seconds=0.05, call_timeout_seconds=30)
         async with TenantRegistry(settings) as registry:
             await registry.create("acme")
-            pool = registry._pool
+            pool = registry._parts.pool
 
             async def hold() -> None:
                 async with pool.held((await registry.get("acme")).id, "restore"):

@@ -1,0 +1,228 @@
+"""Makes the parts of a registry, each from finished ones: nothing is set on a part later."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.errors import MigrationError
+from tenantry.eventlog import EventLog
+from tenantry.events import Hook
+from tenantry.schema import Schema
+from tenantry.storage.backends import make_backend
+from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+from tenantry.storage.protocol import Backend
+from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.actors.limiter import Limiters
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.catalog.api_keys import ApiKeys
+from tenantry.tenancy.catalog.audit import AdminAudit
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
+from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.failed_tenants import FailedTenants, FailureReports
+from tenantry.tenancy.fleet.fleet import Fleet
+from tenantry.tenancy.fleet.work import FleetTools
+from tenantry.tenancy.hooks import Hooks
+from tenantry.tenancy.operations.archive import Archive
+from tenantry.tenancy.operations.change import Change
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.purge import ExpiredTenants, Purge
+from tenantry.tenancy.operations.rename import Rename
+from tenantry.tenancy.operations.repair import Repair
+from tenantry.tenancy.operations.runner import Finisher, OperationRunner, finishers_of
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.operator_api import TenantOperations
+from tenantry.tenancy.periodic_tasks import PeriodicTasks
+from tenantry.tenancy.registry_state import RegistryState
+from tenantry.tenancy.snapshots.archive import SnapshotArchive
+from tenantry.tenancy.snapshots.clone_export_import import Transfers
+from tenantry.tenancy.snapshots.copying import Copies
+from tenantry.tenancy.snapshots.location import default_location, keep_location
+from tenantry.tenancy.snapshots.restore import Restorer
+from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
+from tenantry.tenancy.snapshots.scratch import Scratch
+from tenantry.tenancy.snapshots.snapshots import Snapshots
+from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.tenancy.tenant_leases import TenantLeases
+from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.texts import SCHEMAS_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of a registry, in the order in which they are made.
+
+    Attributes:
+        keep_location: Remembers in the data directory where its snapshots are kept, or raises if they are elsewhere.
+    """
+
+    config: RegistryConfig
+    schemas: Sequence[Schema]
+    log: EventLog
+    state: RegistryState
+    hooks: Hooks
+    watch: ClockWatch
+    backend: Backend
+    catalog: Catalog
+    tools: OperationTools
+    failed_tenants: FailedTenants
+    leases: TenantLeases
+    scratch: Scratch
+    keep_location: Callable[[], None]
+    storage_owner: StorageOwner
+    operations: TenantOperations
+    runner: OperationRunner
+    snapshots: Snapshots
+    fleet: Fleet
+    snapshot_schedule: SnapshotSchedule
+    periodic_tasks: PeriodicTasks
+    audit: AdminAudit
+    keys: ApiKeys
+    recorded_responses: RecordedResponses
+
+    @property
+    def pool(self) -> ActorPool:
+        """The open tenants."""
+        return self.tools.pool
+
+
+def compose(
+    config: RegistryConfig,
+    *,
+    schemas: Sequence[Schema],
+    hooks: Sequence[Hook],
+    clock: Clock,
+    snapshot_storage: ObjectStorage | None,
+) -> Parts:
+    """Make the parts of a registry; nothing is opened or started.
+
+    Args:
+        config: The settings.
+        schemas: The packs that every tenant has.
+        hooks: Called with every event.
+        clock: For times and waits.
+        snapshot_storage: Where snapshots are kept; in the data directory if left out.
+
+    Raises:
+        MigrationError: There are too many packs, or two of one name.
+    """
+    _check_schemas(schemas)
+    log = EventLog()
+    state = RegistryState()
+    all_hooks = Hooks(hooks, log)
+    watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
+    backend = make_backend(config, schemas, clock=clock, log=log)
+    context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
+    # Limiters of its own: no load of any tenant delays the catalog.
+    catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
+    tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, log)
+    leases = TenantLeases(
+        state, catalog, tools.pool, tools.opener, call_timeout_seconds=config.call_timeout_seconds, log=log
+    )
+
+    scratch = Scratch(config.data_dir)
+    storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
+    storage_owner = StorageOwner(storage, config.data_dir, clock)
+    archive = SnapshotArchive(storage, storage_owner)
+    copies = Copies(tools.pool, tools.opener, backend)
+    create = Create(tools)
+    operations = TenantOperations(
+        create=create,
+        change=Change(tools),
+        archive=Archive(tools),
+        purge=Purge(tools, archive, storage_owner),
+        rename=Rename(tools),
+        repair=Repair(tools),
+        transfers=Transfers(tools, create, archive, copies, scratch, schemas),
+    )
+    restorer = Restorer(tools, archive, scratch, schemas)
+    runner = OperationRunner(
+        catalog,
+        context,
+        backend,
+        finishers=_finishers(operations, restorer),
+        check_open=state.check_open,
+        log=log,
+    )
+    snapshots = Snapshots(runner, catalog, archive, copies, backend, restorer, scratch, storage_owner)
+    fleet_tools = FleetTools(
+        catalog,
+        tools.pool,
+        runner,
+        context,
+        host=leases,
+        schemas=schemas,
+        backend=backend,
+        snapshots=snapshots,
+    )
+    fleet = Fleet(fleet_tools, check_open=state.check_open, log=log)
+    expired = ExpiredTenants(tools, runner, operations.purge)
+    return Parts(
+        config=config,
+        schemas=schemas,
+        log=log,
+        state=state,
+        hooks=all_hooks,
+        watch=watch,
+        backend=backend,
+        catalog=catalog,
+        tools=tools,
+        failed_tenants=failed_tenants,
+        leases=leases,
+        scratch=scratch,
+        keep_location=partial(keep_location, config.data_dir, storage.location),
+        storage_owner=storage_owner,
+        operations=operations,
+        runner=runner,
+        snapshots=snapshots,
+        fleet=fleet,
+        snapshot_schedule=SnapshotSchedule(snapshots, catalog, context, log),
+        periodic_tasks=PeriodicTasks(tools, runner, expired, fleet, failed_tenants, log=log),
+        audit=AdminAudit(catalog),
+        keys=ApiKeys(catalog, clock),
+        recorded_responses=RecordedResponses(catalog, clock, watch),
+    )
+
+
+def _open_tenants(
+    catalog: Catalog, context: ActorContext, backend: Backend, schemas: Sequence[Schema], log: EventLog
+) -> tuple[OperationTools, FailedTenants]:
+    """Return the pool with all that opens its tenants, and closes those that fail."""
+    config, clock = context.config, context.clock
+    failures = FailureReports()
+    opener = TenantOpener(catalog, schemas, context, backend, log=log, on_failure=failures.report)
+    pool = ActorPool(
+        opener.open,
+        open_tenants_max=config.open_tenants_max,
+        waiters_max=config.pool_waiters_max,
+        wait_timeout_seconds=config.pool_wait_timeout_seconds,
+        close_timeout_seconds=config.shutdown_timeout_seconds,
+        clock=clock,
+        report=context.report,
+        log=log,
+    )
+    failed_tenants = FailedTenants(pool, opener, now=clock.monotonic_seconds, log=log)
+    failures.subscribe(failed_tenants.start_closing)
+    return OperationTools(catalog, context, pool, opener, backend), failed_tenants
+
+
+def _finishers(operations: TenantOperations, restorer: Restorer) -> Mapping[str, Finisher]:
+    """Return how each operation of several steps is finished after a crash."""
+    return {
+        **finishers_of(
+            operations.create, operations.archive, operations.purge, operations.rename, operations.repair
+        ),
+        **operations.transfers.finishers,
+        **restorer.finishers,
+    }
+
+
+def _check_schemas(schemas: Sequence[Schema]) -> None:
+    names = [schema.name for schema in schemas]
+    if len(names) > SCHEMAS_MAX:
+        raise MigrationError(f"{len(names)} schemas are more than {SCHEMAS_MAX}: put several into one pack")
+    for name in names:
+        if names.count(name) > 1:
+            raise MigrationError(f"two schemas are named {name!r}: each needs a name of its own", schema=name)

@@ -1,0 +1,77 @@
+"""Gives handles of tenants, and leases of open tenants to those handles."""
+
+from tenantry.eventlog import EventLog
+from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.tenancy.actors.actor import ActorStatistics
+from tenantry.tenancy.actors.lease import Lease
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.handle import TenantHandle, TenantSession
+from tenantry.tenancy.registry_state import RegistryState
+from tenantry.tenancy.tenant_opener import TenantOpener, check_opens
+
+
+class TenantLeases:
+    """See `LeaseSource`.
+
+    Args:
+        state: Whether the registry is open.
+        catalog: The tenants' records.
+        pool: The open tenants.
+        opener: How they are opened.
+        call_timeout_seconds: How long a call of a handle may take.
+        log: Bound to each tenant.
+    """
+
+    def __init__(
+        self,
+        state: RegistryState,
+        catalog: Catalog,
+        pool: ActorPool,
+        opener: TenantOpener,
+        *,
+        call_timeout_seconds: float,
+        log: EventLog,
+    ) -> None:
+        self._state = state
+        self._catalog = catalog
+        self._pool = pool
+        self._opener = opener
+        self._call_timeout_seconds = call_timeout_seconds
+        self._log = log
+
+    def tenant(self, tenant_id: str) -> TenantHandle:
+        """Return a handle of the tenant; no I/O.
+
+        Raises:
+            InvalidTenantIdError: The text is not a valid tenant id.
+        """
+        parsed = parse_tenant_id(tenant_id)
+        session = TenantSession(parsed, self, self._call_timeout_seconds, self._log.bind(tenant_id=parsed))
+        return TenantHandle(session, self)
+
+    def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease if the tenant is open now."""
+        return self._pool.lease_nowait(tenant_id)
+
+    async def lease(self, tenant_id: TenantId) -> Lease:
+        """Return a lease, opening the tenant as needed.
+
+        Raises:
+            RegistryClosedError: The registry is not open.
+            TenantError, PersistenceError: Why the tenant cannot be opened.
+        """
+        self._state.check_open(tenant_id)
+        if self._pool.is_full and not self._pool.has(tenant_id) and not self._opener.has_opened(tenant_id):
+            # Checked before another tenant is evicted: an id that no tenant has, or a suspended tenant, evicts none.
+            check_opens(await self._catalog.get(tenant_id))
+        return await self._pool.lease(tenant_id)
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        self._pool.release(lease)
+
+    def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
+        """Return an open tenant's counters; None while it is closed."""
+        actor = self._pool.actor(tenant_id)
+        return actor.statistics() if actor is not None else None
