@@ -1,0 +1,188 @@
+"""The SQL of the table of tenants: one function for each statement."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from tenantry.clock import as_text
+from tenantry.ids import TenantId
+from tenantry.lifecycle import Permission, TenantEvent, TenantState, states_that_allow
+from tenantry.repository import placeholders
+from tenantry.statements import Fetch, Sql, Statement
+from tenantry.tenancy.catalog.audit import append_if
+from tenantry.tenancy.catalog.rows import COLUMNS, ID_IN_JSON, INSERT, SELECT, after_prefix, to_row
+from tenantry.tenancy.tenant_record import TenantRecord
+
+T = TypeVar("T")
+
+LISTED_VALUES_MAX: Final = 500
+"""How many values a list in a statement may have, so that one lookup does not delay the others for long."""
+
+COUNT_STATES: Final = Statement("catalog.states", "SELECT state, count FROM tenant_states", (), Fetch.ALL)
+CHECK_WRITABLE: Final = Statement(
+    "catalog.check_writable", "UPDATE tenant_states SET count = count WHERE 1 = 0"
+)
+
+
+def _state_in(states: Collection[TenantState]) -> str:
+    names = ", ".join(f"'{state}'" for state in states)
+    return f"state IN ({names})"
+
+
+_SERVED: Final = _state_in(states_that_allow(Permission.SERVE))
+_BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
+_PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
+_GONE: Final = _state_in(set(TenantState) - set(states_that_allow(Permission.EXIST)))
+
+COUNT_SERVED: Final = Statement(
+    "catalog.sample",
+    f"SELECT count(*) FROM tenants WHERE {_SERVED}",  # noqa: S608  # our names
+    (),
+    Fetch.ONE,
+)
+UNDER_WAY: Final = (
+    Statement("catalog.under_way", f"{SELECT} WHERE intent IS NOT NULL ORDER BY id", (), Fetch.ALL),
+    Statement(
+        "catalog.under_way", f"{SELECT} WHERE {_BEGINNING} AND intent IS NULL ORDER BY id", (), Fetch.ALL
+    ),
+)
+"""Two statements, because each uses an index and one with OR would use none."""
+
+
+def in_chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the values in lists of at most `LISTED_VALUES_MAX`."""
+    for start in range(0, len(values), LISTED_VALUES_MAX):
+        yield values[start : start + LISTED_VALUES_MAX]
+
+
+def insert(tenant: TenantRecord) -> list[Statement]:
+    """Return the unit that adds a tenant."""
+    return [_free_id("catalog.insert", tenant.id), Statement("catalog.insert", INSERT, to_row(tenant))]
+
+
+def find(tenant_id: TenantId) -> Statement:
+    """Return the statement that reads a tenant by its id."""
+    return Statement("catalog.find", f"{SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
+
+
+def find_by_uid(uid: str) -> Statement:
+    """Return the statement that reads a tenant by its stable key."""
+    return Statement("catalog.find_by_uid", f"{SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
+
+
+def find_many(tenant_ids: Sequence[TenantId]) -> Statement:
+    """Return the statement that reads at most `LISTED_VALUES_MAX` tenants."""
+    sql = f"{SELECT} WHERE id IN ({placeholders(tenant_ids)})"
+    return Statement("catalog.find_many", sql, tenant_ids, Fetch.ALL)
+
+
+def list_page(
+    after: str, prefix: str, state: TenantState | None, tenant_ids: Sequence[TenantId] | None, count: int
+) -> Statement:
+    """Return the statement that reads tenants in the order of their ids.
+
+    Args:
+        after: Only ids after this one.
+        prefix: Only ids that begin with it.
+        state: Only tenants in this state; None for all that exist.
+        tenant_ids: Only these, unless it is None.
+        count: How many at most.
+    """
+    # One lower bound: given two, SQLite uses either, and may scan all ids before the prefix.
+    conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
+    conditions.append(f"NOT {_GONE}" if state is None else "state = ?")
+    if state is not None:
+        parameters.append(state)
+    if prefix:
+        conditions.append("id < ?")
+        parameters.append(after_prefix(prefix))
+    where: str | Sql = " AND ".join(conditions)
+    if tenant_ids is not None:
+        where = where + " AND " + ID_IN_JSON
+        parameters.append(json.dumps(tenant_ids))
+    sql = f"{SELECT} WHERE " + where + " ORDER BY id LIMIT ?"
+    return Statement("catalog.list", sql, (*parameters, count), Fetch.ALL)
+
+
+def locations(name: str) -> Statement:
+    """Return the statement that reads the locations that are `name`, or `name` with a counter."""
+    sql = "SELECT location FROM tenants WHERE location = ? OR (location > ? AND location < ?)"
+    # "/" is the character after ".".
+    return Statement("catalog.locations", sql, (name, f"{name}.", f"{name}/"), Fetch.ALL)
+
+
+def to_purge(past: datetime, count: int) -> Statement:
+    """Return the statement that reads the deleted tenants whose grace period ended by `past`."""
+    sql = f"{SELECT} WHERE purge_after <= ? AND {_PURGEABLE} ORDER BY purge_after, id LIMIT ?"
+    return Statement("catalog.to_purge", sql, (as_text(past), count), Fetch.ALL)
+
+
+def by_snapshot_due(count: int) -> Statement:
+    """Return the statement that reads the active tenants whose snapshots are due first; those without a due time come first."""
+    sql = f"{SELECT} WHERE {_SERVED} ORDER BY snapshot_due_at NULLS FIRST, id LIMIT ?"
+    return Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL)
+
+
+def by_snapshot_due_after(latest: datetime, count: int) -> Statement:
+    """Return the statement that reads the active tenants whose snapshots are due after a time."""
+    sql = f"{SELECT} WHERE {_SERVED} AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
+    return Statement("catalog.by_snapshot_due_after", sql, (as_text(latest), count), Fetch.ALL)
+
+
+def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
+    """Return the statement that changes when a tenant's next snapshot is due, if that is still as in the record."""
+    before = () if tenant.snapshot_due_at is None else (as_text(tenant.snapshot_due_at),)
+    is_as_read = "snapshot_due_at = ?" if before else "snapshot_due_at IS NULL"
+    sql = f"UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND {is_as_read}"  # noqa: S608  # our names
+    parameters = (as_text(due_at), tenant.uid, *before)
+    return Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
+
+
+def find_by_number(numbers: Sequence[int]) -> Statement:
+    """Return the statement that reads active tenants by their numbers, which begin at 1, in the order of their ids."""
+    numbered = f"SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {_SERVED}"  # noqa: S608  # our names
+    drawn = f"SELECT uid FROM ({numbered}) AS numbered WHERE number IN ({placeholders(numbers)})"  # noqa: S608  # our names
+    return Statement("catalog.sample", f"{SELECT} WHERE uid IN ({drawn}) ORDER BY id", numbers, Fetch.ALL)
+
+
+def change(
+    before: TenantRecord, after: TenantRecord, fields: Collection[str], audit: Statement | None
+) -> list[Statement]:
+    """Return the unit that changes fields of a tenant if its revision is still that of `before`; the last result says whether.
+
+    Args:
+        before: The tenant as it was read.
+        after: The tenant as it is to be.
+        fields: The fields that are written.
+        audit: Appends a row to the audit; it does if the tenant is changed.
+    """
+    row = dict(zip(COLUMNS, to_row(after), strict=True))
+    where, key = "uid = ? AND revision = ?", (before.uid, before.revision)
+    unit = []
+    if "id" in fields:
+        unit.append(_free_id("catalog.change", after.id))
+    if audit is not None:
+        unit.append(append_if(f"EXISTS (SELECT 1 FROM tenants WHERE {where})", key, audit))  # noqa: S608  # our names
+    sql = f"UPDATE tenants SET {' = ?, '.join(fields)} = ? WHERE {where}"  # noqa: S608  # our names
+    parameters: tuple[Any, ...] = (*(row[name] for name in fields), *key)
+    return [*unit, Statement("catalog.change", sql, parameters, Fetch.ROWCOUNT)]
+
+
+def record_opened(uid: str, versions: dict[str, int], error: str | None) -> Statement:
+    """Return the statement that records how the last opening of a tenant's database ended."""
+    sql = "UPDATE tenants SET schema_versions = ?, last_error = ? WHERE uid = ?"
+    parameters = (json.dumps(versions, sort_keys=True), error, uid)
+    return Statement("catalog.record_opened", sql, parameters)
+
+
+def remove(tenant: TenantRecord) -> Statement:
+    """Return the statement that removes a tenant, if it is still in the state of the record."""
+    sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
+    return Statement("catalog.remove", sql, (tenant.uid, tenant.state))
+
+
+def _free_id(operation: str, tenant_id: TenantId) -> Statement:
+    """Return the statement that removes a purged tenant, so that its id can be used; not while the purge is under way."""
+    sql = f"DELETE FROM tenants WHERE id = ? AND {_GONE} AND intent IS NULL"  # noqa: S608  # our names
+    return Statement(operation, sql, (tenant_id,))
