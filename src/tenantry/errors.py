@@ -31,7 +31,7 @@
         │   ├── TenantQuarantinedError
         │   ├── DeletionProtectedError
         │   └── GracePeriodError         deleted, and not to be purged yet
-        ├── RevisionError                the tenant was changed meanwhile
+        ├── RevisionError                the tenant was changed since it was read
         ├── TenantBusyError              a lifecycle operation of it is under way
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
         ├── LimitError                   at a limit; carries retry_after_seconds

@@ -61,14 +61,14 @@ class OperatorAPI(ABC):
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
             display_name: For people; the id if left out.
 
-        A caller that is cancelled does not stop it. A crash in the middle is finished when a registry next opens.
+        Cancellation stops the waiting, not the creation. A creation that a crash interrupts is finished when a registry opens.
 
         Raises:
-            InvalidTenantIdError: The text is no tenant id; nothing was touched.
+            InvalidTenantIdError: The text is not a valid tenant id; nothing was changed.
             TenantExistsError: The id is taken.
             MigrationError: A migration failed; nothing is left of the tenant.
-            PersistenceError: The tenant could not be opened, and nothing is left of it; or it could not be written down that
-                it is there: then the next call of it, or the registry within a minute, finishes the creation.
+            PersistenceError: The tenant could not be opened, and nothing is left of it; or its state could not be changed to
+                active: then the next operation of it, or the registry within a minute, finishes the creation.
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
@@ -79,17 +79,17 @@ class OperatorAPI(ABC):
         )
 
     async def get(self, tenant_id: str) -> TenantRecord:
-        """Return the tenant's entry in the catalog, in whatever state it is.
+        """Return the tenant's record in the catalog, in whatever state it is.
 
         Raises:
-            InvalidTenantIdError: The text is no tenant id.
-            TenantNotFoundError: There is none.
+            InvalidTenantIdError: The text is not a valid tenant id.
+            TenantNotFoundError: The tenant does not exist.
         """
         self._check_open()
         return await self._catalog.get(parse_tenant_id(tenant_id))
 
     async def find(self, tenant_id: str) -> TenantRecord | None:
-        """Return the tenant's entry like `get`, or None if there is none."""
+        """Return the tenant's record like `get`, or None if the tenant does not exist."""
         try:
             return await self.get(tenant_id)
         except TenantNotFoundError:
@@ -107,16 +107,16 @@ class OperatorAPI(ABC):
         """Return a page of the catalog, in the order of ids.
 
         Args:
-            state: Only tenants in this state; all but the purged ones if left out. A purged tenant's entry stays until its id
+            state: Only tenants in this state; all but the purged ones if left out. A purged tenant's record stays until its id
                 is taken again.
-            id_prefix: Only those whose ids begin so.
-            tenant_ids: Only these, as far as they exist.
+            id_prefix: Only tenants whose ids begin with this.
+            tenant_ids: Only these; ids that no tenant has are left out.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            InvalidTenantIdError: One of `tenant_ids` is none.
-            QueryError: `id_prefix`, `limit` or `cursor` is not one.
+            InvalidTenantIdError: One of `tenant_ids` is not a valid tenant id.
+            QueryError: `id_prefix`, `limit` or `cursor` is not valid.
         """
         self._check_open()
         names = None if tenant_ids is None else [parse_tenant_id(one) for one in tenant_ids]
@@ -127,14 +127,16 @@ class OperatorAPI(ABC):
     async def suspend(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
         """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
 
-        Returns when the calls that were taken in are finished and the tenant is closed here; another process that has it
-        open does the same within a second. Like all of these: it can be repeated; a caller that is cancelled does not stop
-        it; after a crash the tenant is as before or as afterwards; and it is in the audit.
+        Returns when the calls that were accepted have ended and the tenant is closed in this process. Another process that has
+        it open closes it within a second.
+
+        What is true of every operation: it can be repeated. Cancellation stops the waiting, not the operation. After a crash the
+        tenant is as it was before, or as it is after the operation. The operation is in the audit.
 
         Raises:
-            TenantNotFoundError: There is none.
+            TenantNotFoundError: The tenant does not exist.
             TenantStateError: It is neither active nor suspended.
-            TenantBusyError: Another process is at a call of several steps with it.
+            TenantBusyError: Another operation of the tenant is under way.
         """
         return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
 
@@ -146,7 +148,7 @@ class OperatorAPI(ABC):
         """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
 
         Raises like `suspend`, and:
-            StorageFullError: Compacting needs as much free space as the database is large; the tenant is as before.
+            StorageFullError: Compacting needs as much free space as the database is large; the tenant is as it was.
         """
         self._check_open()
         check_reason(reason)
@@ -160,8 +162,8 @@ class OperatorAPI(ABC):
     async def delete(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
         """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
 
-        Its files and its id are kept until ``purge_after`` of the returned entry; then the registry purges it. Until then
-        `undelete` brings it back. Raises like `suspend`, and:
+        Its files and its id are kept until ``purge_after`` of the returned record. Until then `undelete` brings the tenant back;
+        afterwards the registry purges it. Raises like `suspend`, and:
             DeletionProtectedError: It is protected, see `update`.
         """
         self._check_open()
@@ -182,7 +184,7 @@ class OperatorAPI(ABC):
 
         Raises like `suspend`, and:
             GracePeriodError: It is in its grace period.
-            DataDirectoryError: A file cannot be removed; call again, nothing of the tenant can be used any more.
+            DataDirectoryError: A file cannot be removed; call again. The tenant stays purged and serves no calls.
         """
         self._check_open()
         work = partial(self._operations.purge.run, is_forced=force)
@@ -191,12 +193,12 @@ class OperatorAPI(ABC):
     async def rename(self, tenant_id: str, new_id: str) -> TenantRecord:
         """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
 
-        Calls that were taken in are finished; whoever uses the old id afterwards gets `TenantNotFoundError`. Another process
-        that has it open lets it go first, so that nobody is served by it under an id that is another tenant's by then.
+        Calls that were accepted are finished; later calls with the old id get `TenantNotFoundError`. Another process that has the
+        tenant open closes it first, so that no call is served by this tenant under an id that belongs to another one by then.
 
         Raises like `suspend`, and:
             TenantExistsError: The new id is taken.
-            TenantOwnedElsewhereError: Another process does not let it go; the tenant is as before.
+            TenantOwnedElsewhereError: Another process keeps it open; the tenant is as it was.
         """
         self._check_open()
         parsed, parsed_new = parse_tenant_id(tenant_id), parse_tenant_id(new_id)
@@ -204,18 +206,18 @@ class OperatorAPI(ABC):
         return await self._runner.run(parsed, "rename", work, new_id=parsed_new)
 
     async def quarantine(self, tenant_id: str, *, reason: str) -> TenantRecord:
-        """Set an active tenant apart, with the reason: its calls are refused with `TenantQuarantinedError`.
+        """Refuse an active tenant's calls until it is repaired or restored, with `TenantQuarantinedError` and the reason.
 
-        tenantry does this itself with a tenant whose file is damaged or whose migration fails. Raises like `suspend`.
+        tenantry itself quarantines a tenant whose database is damaged or whose migration fails. Raises like `suspend`.
         """
         return await self._apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
 
     async def repair(self, tenant_id: str) -> TenantRecord:
-        """Check a quarantined tenant's database, build its indexes anew if they are all that is wrong, migrate and open it.
+        """Check a quarantined tenant's database, rebuild its indexes if only they are damaged, and let it serve calls again.
 
         Raises like `suspend`, and:
-            DatabaseCorruptError: It is damaged beyond that, and stays quarantined: restore a snapshot.
-            MigrationError: A migration fails still.
+            DatabaseCorruptError: More than indexes is damaged; the tenant stays quarantined: restore a snapshot.
+            MigrationError: A migration still fails.
         """
         self._check_open()
         return await self._runner.run(parse_tenant_id(tenant_id), "repair", self._operations.repair.run)
@@ -229,20 +231,20 @@ class OperatorAPI(ABC):
         limits: TenantLimits | None = None,
         revision: int | None = None,
     ) -> TenantRecord:
-        """Change what an operator decides on; what is left out stays.
+        """Change a tenant's settings; what is left out stays.
 
         Args:
             tenant_id: The tenant.
             display_name: For people.
             deletion_protected: Whether `delete` is refused.
-            limits: What it may use; takes effect here before this returns, and within a second in another process that has
-                it open. What was taken in before is finished; a transaction that is open is waited for.
-            revision: The ``revision`` that the decision was made on: if it is another by now, nothing is changed.
+            limits: What it may use. They take effect in this process before this returns, and within a second in another
+                process that has it open. Calls that were accepted before are finished; an open transaction is waited for.
+            revision: The ``revision`` that the decision was made on: if the tenant has another by now, nothing is changed.
 
         Raises like `suspend`, and:
-            QueryError: The name is none.
-            RevisionError: `revision` is not the tenant's any more.
-            PersistenceError: The limits are in the catalog, but could not be given to the open database: call again.
+            QueryError: The name is not valid.
+            RevisionError: The tenant has another revision than `revision`.
+            PersistenceError: The limits are in the catalog, but could not be applied to the open database: call again.
         """
         self._check_open()
         if display_name is not None:
@@ -262,7 +264,7 @@ class OperatorAPI(ABC):
         *,
         display_name: str | None = None,
     ) -> TenantRecord:
-        """Create a tenant with another one's data, and return it; the other one's calls go on meanwhile.
+        """Create a tenant with the data of another, whose calls go on during this.
 
         Args:
             source: The other tenant.
@@ -292,7 +294,7 @@ class OperatorAPI(ABC):
     async def export(self, tenant_id: str, path: str | Path) -> Manifest:
         """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
 
-        Its calls go on meanwhile. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
+        The tenant's calls go on during this. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
 
         Args:
             tenant_id: The tenant.

@@ -1,4 +1,4 @@
-"""Opens a tenant for the pool: from its entry in the catalog to a running actor."""
+"""Opens a tenant for the pool: from its record in the catalog to a running actor."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -67,7 +67,7 @@ class TenantOpener:
 
         Raises:
             TenantError: The tenant does not exist, does not serve calls, or is open elsewhere.
-            TenantQuarantinedError: Its file is damaged or its migration failed: it was quarantined just now.
+            TenantQuarantinedError: Its database is damaged or its migration failed: it was quarantined because of that.
             PersistenceError: It cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
@@ -75,7 +75,7 @@ class TenantOpener:
         if not is_for_operation:
             check_opens(tenant)
         if is_for_operation:
-            # Only for a tenant that is being created is a missing database a new one.
+            # A missing database is made only for a tenant that is being created.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
         else:
             actor = await self._open_or_quarantine(tenant)
@@ -93,7 +93,7 @@ class TenantOpener:
         return actor
 
     async def is_damaged(self, tenant: TenantRecord) -> bool:
-        """Look at the database of a tenant that is closed once more: a disk that failed for a moment looks like damage too.
+        """Check the database of a closed tenant once more: a disk that failed for a moment looks like damage too.
 
         Raises:
             TenantOwnedElsewhereError: Another process has it open.
@@ -107,7 +107,7 @@ class TenantOpener:
 
     @contextmanager
     def opening_for_operation(self, tenant: TenantRecord) -> Iterator[None]:
-        """Let the tenant be opened though it serves nobody: its own lifecycle operation does it."""
+        """Let the tenant's own operation open it while the block runs, though it serves no calls."""
         self._for_operations.add(tenant.uid)
         try:
             yield
@@ -115,18 +115,18 @@ class TenantOpener:
             self._for_operations.discard(tenant.uid)
 
     def forget_opened(self, tenant_id: TenantId | None = None) -> None:
-        """Forget that the tenant, or any, could be opened: its state has changed, or may have."""
+        """Forget that the tenant, or any if left out, could be opened: its state may have changed."""
         if tenant_id is None:
             self._opened.clear()
         else:
             self._opened.discard(tenant_id)
 
     def has_opened(self, tenant_id: TenantId) -> bool:
-        """Return whether the tenant could be opened not long ago, and so most likely can be again. No I/O."""
+        """Return whether the tenant was opened not long ago, and so most likely can be opened again. No I/O."""
         return tenant_id in self._opened
 
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
-        """Set the tenant apart, durably and whatever its id is by now, and return what its callers are told."""
+        """Quarantine the tenant durably, also if it has another id by now, and return the error for its callers."""
         reason = as_reason(str(error))
         noted = await self._note_quarantine(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
@@ -140,7 +140,7 @@ class TenantOpener:
         return quarantined
 
     async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
-        """Open the tenant for its callers. What looks damaged is looked at once more, and opened again if it is sound."""
+        """Open the tenant for its callers; if it looks damaged, check it once more and open it again if it is sound."""
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
@@ -183,9 +183,11 @@ class TenantOpener:
                 return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
 
     async def _check_again(self, tenant: TenantRecord) -> None:
-        """Look the tenant up once more, now that no other process can open it: its id may be another tenant's by now.
+        """Read the tenant's record again, now that no other process can open it: its id may belong to another tenant by now.
 
-        Raises: As `check_opens`.
+        Raises:
+            TenantError: As `check_opens`.
+            TenantBusyError: The id belongs to another tenant.
         """
         latest = await self._catalog.get(tenant.id)
         check_opens(latest)
@@ -193,7 +195,7 @@ class TenantOpener:
             raise busy_error(tenant.id, "rename")
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Tell the tenant's own failure, which sets it apart, from the deployment's, which is noted and may pass."""
+        """Quarantine the tenant if the error is a fault of its database; otherwise only record it."""
         is_its_own = isinstance(error, DatabaseCorruptError) or (
             isinstance(error, MigrationError) and error.is_step_failure
         )
@@ -203,7 +205,7 @@ class TenantOpener:
             await self._note(tenant, tenant.schema_versions, str(error))
 
     async def _note(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
-        """Tell the catalog how the opening went; that this fails changes nothing about the opening."""
+        """Record in the catalog how the opening went; a failure of that is logged only."""
         try:
             await self._catalog.record_opened(tenant, versions, error)
         except TenantryError as failure:
@@ -233,7 +235,7 @@ def check_opens(tenant: TenantRecord) -> None:
 
     Raises:
         TenantError: It does not exist or does not serve calls.
-        TenantBusyError: A lifecycle operation works on its files, or its process died and nobody has finished it yet.
+        TenantBusyError: An operation works on it, or its process died and the operation is not finished yet.
     """
     check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
     if tenant.intent is not None:

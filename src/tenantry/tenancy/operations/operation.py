@@ -35,8 +35,8 @@ def expecting(revision: int | None) -> Iterator[None]:
     The revision is compared in the transaction of the change: of two operations that were decided on the same revision, one
     happens. For `clone` it is the source's revision; other operations that make a tenant expect none.
 
-    For example: ``with expecting(tenant.revision): await registry.suspend(tenant.id)`` raises `RevisionError` if somebody
-    changed the tenant since it was read.
+    For example: ``with expecting(tenant.revision): await registry.suspend(tenant.id)`` raises `RevisionError` if the
+    tenant was changed since it was read.
     """
     token = _expected_revision.set(_expected_revision.get() if revision is None else revision)
     try:
@@ -140,7 +140,7 @@ class Operation:
         expected = self._expected_revision
         if expected is not None and expected != tenant.revision:
             raise RevisionError(
-                f"tenant {tenant.id!r} was changed meanwhile: its revision is {tenant.revision}, not {expected}; read it again",
+                f"tenant {tenant.id!r} was changed since it was read: its revision is {tenant.revision}, not {expected}; read it again",
                 tenant_id=tenant.id,
                 revision=expected,
                 current_revision=tenant.revision,
@@ -325,9 +325,9 @@ def _before(tenant: TenantRecord) -> dict[str, str | None]:
 
 
 def _as_before(tenant: TenantRecord, intent: Intent) -> dict[str, Any]:
-    """Return what to change so that the tenant is as it was before the call began."""
+    """Return what to change so that the tenant is as it was before the operation began."""
     if tenant.state.allows(TenantEvent.REPAIR):
-        return {}  # It was before, or damage was noted meanwhile, and stays noted.
+        return {}  # It was quarantined before the operation or during it, and stays so.
     before = intent.arguments
     assert before["state"] is not None
     assert before["state_changed_at"] is not None

@@ -58,7 +58,7 @@ class Retries:
         self._failed.pop(tenant_uid, None)
 
     def keep_only(self, tenant_uids: Collection[str]) -> None:
-        """Forget what failed for other tenants: somebody else has done it."""
+        """Forget what failed for other tenants: another process has done it."""
         for tenant_uid in self._failed.keys() - set(tenant_uids):
             del self._failed[tenant_uid]
 
