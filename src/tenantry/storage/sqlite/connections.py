@@ -1,4 +1,4 @@
-"""The connections of one database: opened as they are needed, and which one a job goes to.
+"""The connections of one database: opens them when they are needed, and chooses one for each job.
 
 Theory of operation. A tenant that is only read needs no writer. A closed database (see `tenantry.storage.sqlite.immutable`)
 that is locked by this process cannot change, so it is opened as an immutable file: without a lock, a log or shared memory of
@@ -60,7 +60,7 @@ class Connections:
 
     Args:
         options: The path and how to open it.
-        thread_pools: The threads that work for it.
+        thread_pools: The threads that run its jobs.
         planner: Which migrations are pending.
         known_version: How many migrations the code knows.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
@@ -99,13 +99,13 @@ class Connections:
 
         Raises:
             sqlite3.Error, OSError: SQLite, or the system, refuses.
-            DatabaseCorruptError, DataDirectoryError: The file is not what it should be.
+            DatabaseCorruptError, DataDirectoryError: The file is damaged, or a link, or not a regular file.
             TenantOwnedElsewhereError: Another owner has it open.
         """
         try:
             connection = await JobConnection.open(self._open, self._thread_pools.write)
         except asyncio.CancelledError:
-            # The connection was closed again, but the lock is not the connection's.
+            # The connection was closed again, but the lock is still held.
             self._release(is_clean=False)
             raise
         if self._immutable_file is None:
@@ -117,10 +117,10 @@ class Connections:
         self.is_open = True
 
     async def aclose(self) -> None:
-        """Close the readers, then the writer, then give the lock back.
+        """Close the readers, then the writer, then release the lock.
 
         Raises:
-            sqlite3.Error: One would not close; what is still open can be closed again.
+            sqlite3.Error: A connection could not be closed; those still open can be closed again.
         """
         async with self._opening:
             for readers in (self._long_lived_readers, self.readers):
@@ -155,7 +155,7 @@ class Connections:
                     afterwards.callback(keeper.close)
             if all(connection.abandon() for connection in connections):
                 self._release(is_clean=False)
-        # At the end: where warnings are errors it raises.
+        # Last, because it raises if warnings are errors.
         warnings.warn(
             f"{self._options} was not closed: use 'async with', or close what opened it",
             ResourceWarning,
@@ -183,7 +183,7 @@ class Connections:
                 self._options, database_bytes_max=database_bytes_max, durability=durability
             )
             writer = self.writer
-        # Not under the lock: the job may wait for a long write, and readers are opened meanwhile.
+        # Not under the lock: the job may wait for a long write, and readers must be opened meanwhile.
         if writer is not None:
             with suppress(ValueError):  # closed meanwhile
                 await writer.run(partial(set_limits, self._options))
@@ -194,14 +194,14 @@ class Connections:
         return bool(self._long_lived_readers)
 
     def reader(self) -> JobConnection | None:
-        """Return the reader with the least to do; None if a new one should be opened, because all have something to do."""
+        """Return the reader with the fewest jobs; None if all are busy and a new one should be opened."""
         reader = min(self.readers, key=lambda reader: reader.backlog, default=None)
         if reader is not None and reader.backlog and len(self.readers) < self._options.readers_max:
             return None
         return reader
 
     async def new_reader(self) -> JobConnection:
-        """Return a reader, a new one unless others opened enough meanwhile.
+        """Open and return a reader, or return one that was opened meanwhile.
 
         Raises:
             PersistenceConnectionError: Not open.
@@ -250,7 +250,7 @@ class Connections:
             return batch.read_batch(statements, reader)
 
     def make_log_durable(self, connection: sqlite3.Connection) -> None:
-        """Make the name of the writer's log durable: after a commit, before anyone is told of it, and before a checkpoint.
+        """Make the name of the writer's log durable: after a commit and before it is acknowledged, and before a checkpoint.
 
         A job of the writer's connection calls it.
 

@@ -24,12 +24,12 @@ _GROWTH_PAGES_MAX: Final = 64
 def compact(path: Path) -> None:
     """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
 
-    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): cut short, the file is as it was. It needs as much
-    free space as the database is large, and as much again where temporary files are (https://www.sqlite.org/tempfiles.html).
+    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
+    much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
 
     Raises:
-        StorageFullError: It would leave too little space to those who write; the database is as it was.
-        PersistenceError: SQLite refused; the database is as it was.
+        StorageFullError: It would leave too little space for writes; the database is unchanged.
+        PersistenceError: SQLite refused; the database is unchanged.
     """
     if path.exists():
         size_bytes = path.stat().st_size
@@ -54,7 +54,7 @@ def _has_temporary_files(directory: Path) -> bool:
 
 @repeated_on_damage
 def checkpoint(path: Path) -> None:
-    """Write what the write-ahead log holds into the database and leave one file.
+    """Write the write-ahead log into the database and leave one file.
 
     Raises:
         PersistenceError: SQLite refused, or another program reads the database at this moment.
@@ -68,10 +68,10 @@ def checkpoint(path: Path) -> None:
 
 
 def repair(path: Path) -> None:
-    """Check a database thoroughly, and build its indexes anew if that is all that is wrong with it.
+    """Check a database thoroughly, and rebuild its indexes if only these are damaged.
 
     Raises:
-        DatabaseCorruptError: It is damaged beyond that.
+        DatabaseCorruptError: It has other damage.
         PersistenceError: SQLite refused for another reason, such as a full disk.
     """
     try:
@@ -91,7 +91,7 @@ def repair(path: Path) -> None:
 
 @repeated_on_damage
 def use_rollback_journal(path: Path) -> None:
-    """Make a copy a database with a rollback journal: one file, which can be read where nothing can be written.
+    """Switch a copy to a rollback journal, so that it can be read where no file can be created.
 
     Raises:
         PersistenceError: SQLite refused.
@@ -105,7 +105,7 @@ def use_rollback_journal(path: Path) -> None:
 
 @repeated_on_damage
 def assign_to_tenant(path: Path, tenant_uid: str) -> None:
-    """Make a copy, which nobody uses, another tenant's database, and leave one file.
+    """Assign a copy, which no process uses, to another tenant, and leave one file.
 
     Raises:
         PersistenceError: SQLite refused.
@@ -114,7 +114,7 @@ def assign_to_tenant(path: Path, tenant_uid: str) -> None:
         with closing(connect(path, WRITABLE, is_timed=True)) as connection:
             _limit_growth(connection)
             hand_over(connection, tenant_uid)
-            # A key that was used for a write of the other tenant says nothing about writes of this one.
+            # The other tenant's idempotency keys do not apply to this tenant's writes.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
@@ -122,6 +122,6 @@ def assign_to_tenant(path: Path, tenant_uid: str) -> None:
 
 
 def _limit_growth(connection: sqlite3.Connection) -> None:
-    """Let a database grow by a few pages and no more: the work to come needs no others."""
+    """Limit how many pages a database may grow by: the next statements need only a few."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages + _GROWTH_PAGES_MAX:d}").close()

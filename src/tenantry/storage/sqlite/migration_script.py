@@ -1,6 +1,6 @@
-"""Runs the SQL of one migration inside the transaction that holds it together with its number.
+"""Runs the SQL of one migration inside the transaction that also records its number.
 
-Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer keeps them from
+Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer prevents them from
 ending the transaction and from changing the connection.
 """
 
@@ -12,7 +12,7 @@ from tenantry.storage.sqlite.authorizer import RefusedActionError, judge_control
 from tenantry.storage.sqlite.sql_text import quoted
 
 ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
-"""What a migration may set: the runner turns foreign keys off before a step, and undoes the others after it."""
+"""The pragmas that a migration may set: the runner turns foreign keys off before a step, and resets the others after it."""
 
 _ADVICE: Final = (
     "create the table under a new name, copy the rows, drop the old table and rename the new one; drop views and triggers that "
@@ -27,7 +27,7 @@ SELECT DISTINCT child.name FROM sqlite_schema AS child, pragma_foreign_key_list(
 WHERE child.type = 'table' AND key."table" = ? COLLATE NOCASE ORDER BY child.name
 """
 _SHOWN_MAX: Final = 5
-# A virtual table takes its shadow tables along, so it goes before them.
+# Dropping a virtual table drops its shadow tables, so it is dropped before them.
 _FIND_TEMPORARY: Final = """
 SELECT type, name FROM sqlite_temp_schema
 WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'tenantry_orphans'
@@ -36,7 +36,7 @@ ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
 
 
 class BrokenScriptError(ValueError):
-    """A migration's SQL did what a migration may not do; the message says how to write it."""
+    """A migration's SQL did something that is not allowed in a migration; the message says how to write it."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -44,12 +44,12 @@ class BrokenScriptError(ValueError):
 
 
 class _StepJudge:
-    """Judges a step's actions, and records some of them.
+    """Authorizes the actions of a step, and records some of them.
 
     Attributes:
         dropped: The tables that the step dropped.
-        has_temporary: Whether the step made a temporary table, index, view or trigger. Asking the connection instead would
-            open its temporary database.
+        has_temporary: Whether the step created a temporary table, index, view or trigger. A query instead would open the
+            connection's temporary database.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class _StepJudge:
 
 
 def run_script(script: str, connection: sqlite3.Connection) -> None:
-    """Run a migration's statements; what it made in the temporary database ends with it.
+    """Run a migration's statements; the temporary objects that it created are dropped at its end.
 
     Raises:
         sqlite3.Error: A statement failed.
@@ -82,7 +82,7 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error.action) from error
     except sqlite3.OperationalError as error:
-        # What SQLite says of a view or trigger that a rename would break.
+        # SQLite's message for a view or trigger that a rename would break.
         if not str(error).startswith("error in "):
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
@@ -92,7 +92,7 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
 
 
 def split_statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script; SQLite's own tokenizer says where one ends."""
+    """Yield the statements of a script; SQLite's own tokenizer finds their ends."""
     statement = ""
     for part in script.split(";"):
         statement += f"{part};"
@@ -100,7 +100,7 @@ def split_statements(script: str) -> Iterator[str]:
             if statement.strip() != ";":
                 yield statement
             statement = ""
-    # The last part carries a semicolon that the script does not have.
+    # The last part has a semicolon that the script does not have.
     rest = statement.removesuffix(";")
     if rest.strip():
         yield rest
@@ -125,10 +125,10 @@ def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
 def _check_references(
     dropped: set[str], before: dict[tuple[str, str], str], connection: sqlite3.Connection
 ) -> None:
-    """Refuse what refers to a table that the step made and dropped.
+    """Refuse references to a table that the step created and dropped.
 
     ``ALTER TABLE users RENAME TO old_users`` makes every view, trigger and foreign key of ``users`` refer to ``old_users``. A
-    step that then makes a new ``users`` and drops ``old_users`` leaves them without a table.
+    step that then creates a new ``users`` and drops ``old_users`` leaves them without a table.
     """
     scratch = {name for name in dropped if ("table", name) not in before}
     if not scratch:
@@ -148,7 +148,7 @@ def _check_references(
 
 
 def _drop_temporary(connection: sqlite3.Connection) -> None:
-    """Drop what a step left in the temporary database: it would hide tables of the tenant from later statements."""
+    """Drop the temporary objects that a step left: they would hide tables of the tenant from later statements."""
     while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
         kind, name = found
         connection.execute(f"DROP {kind} temp.{quoted(name)}")

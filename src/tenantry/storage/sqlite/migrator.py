@@ -1,16 +1,16 @@
 """Applies migrations to a SQLite database: each in one transaction with its row and its ``user_version``.
 
-SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). What breaks this in Python are implicit
-transactions and ``executescript``, which commits first: so statements are executed one by one between our own BEGIN
-IMMEDIATE and COMMIT (`migration_script`).
+SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). Python's implicit transactions and ``executescript``, which
+commits first, would break this: so statements are executed one by one between our own BEGIN IMMEDIATE and COMMIT
+(`migration_script`).
 
-A step runs with foreign keys off, as SQLite's procedure for changing a table asks for
-(https://www.sqlite.org/lang_altertable.html, section 7): with them, dropping the old table deletes the rows of its children. The
-pragma has no effect inside a transaction, so it comes before BEGIN. Rows that the step leaves without their parent fail
-it (`foreign_keys`).
+A step runs with foreign keys off, as SQLite's procedure for changing a table requires
+(https://www.sqlite.org/lang_altertable.html, section 7): with foreign keys on, dropping the old table deletes the rows of its children. The
+pragma has no effect inside a transaction, so it comes before BEGIN. The step fails if it leaves rows
+without their parent (`foreign_keys`).
 
-Two processes may migrate one file at the same moment: what to apply next is planned again under the write lock, so the
-one that comes second finds the work of the first done.
+Two processes may migrate one file at the same moment: the plan is made again under the write lock, so the second process finds
+the migrations of the first applied.
 """
 
 import json
@@ -52,12 +52,12 @@ SUMMARY_SQL: Final = """
 SELECT user_version, (SELECT json_group_array(json_array(schema, version, checksum)) FROM schema_migrations) AS applied
 FROM pragma_user_version
 """
-"""What `plan` reads, as one row; an error if the database has no migrations at all."""
+"""What `plan` reads, as one row; fails if the database has no table of migrations."""
 _EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
 
 
 class Plan(NamedTuple):
-    """What a database has, and what it lacks."""
+    """The migrations that a database has, and those that are pending."""
 
     applied: list[AppliedMigration]
     file_version: int
@@ -65,11 +65,11 @@ class Plan(NamedTuple):
 
 
 Planner: TypeAlias = Callable[[list[AppliedMigration], int], tuple[Migration, ...]]
-"""Returns what is pending, from what was applied and the file's version."""
+"""Returns the pending migrations, from the applied ones and the file's version."""
 
 
 def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
-    """Plan from one snapshot: rows and ``user_version`` of two moments could look as if the file were changed by hand.
+    """Plan from one snapshot: rows and ``user_version`` of two moments could look like a file that was changed by hand.
 
     Raises:
         MigrationError: The planner refuses the database.
@@ -82,7 +82,7 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
-    """Plan from what `SUMMARY_SQL` gave. Raises like `plan`."""
+    """Plan from the row of `SUMMARY_SQL`. Raises like `plan`."""
     applied = [AppliedMigration(*row) for row in json.loads(applied_json)]
     return Plan(applied, file_version, planner(applied, file_version))
 
@@ -96,18 +96,18 @@ def read_file_version(connection: sqlite3.Connection) -> int:
 def apply_migrations(
     first: Plan, planner: Planner, clock: Clock, connection: sqlite3.Connection
 ) -> tuple[Migration, ...]:
-    """Apply what is pending in order, and return what was; someone else may have applied the rest meanwhile.
+    """Apply the pending migrations in order, and return those that were applied here; another process may have applied the rest.
 
-    Those before a failing one stay, the failing one leaves the file as it was.
+    If one fails, those before it stay applied, and it leaves the file as it was.
 
     Args:
-        first: What was planned before the file was locked.
+        first: The plan from before the file was locked.
         planner: Plans again, before each step.
         clock: For the rows' times.
         connection: The database's writer.
 
     Raises:
-        MigrationError: A step's SQL failed, or the planner refuses what someone else made of the database.
+        MigrationError: A step's SQL failed, or the planner refuses the database as another process left it.
     """
     applied: list[Migration] = []
     pending = first.pending
@@ -129,7 +129,7 @@ def apply_migrations(
 
 @contextmanager
 def _step(connection: sqlite3.Connection) -> Iterator[None]:
-    """Begin the transaction of a step without foreign keys; afterwards undo what is not committed and every setting."""
+    """Begin the transaction of a step without foreign keys; afterwards roll back if it was not committed, and reset every pragma."""
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -143,7 +143,7 @@ def _step(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _set_surely(pragma: str, connection: sqlite3.Connection) -> None:
-    """Run a pragma also while a caller that was cancelled interrupts the connection, which it does every few milliseconds."""
+    """Run a pragma although a cancelled caller interrupts the connection every few milliseconds."""
     try:
         connection.execute(pragma)
     except sqlite3.OperationalError as error:
@@ -158,7 +158,7 @@ def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
-    """Return what ``schema_migrations`` lists; a new database has no such table and lists nothing."""
+    """Return the rows of ``schema_migrations``; none for a new database, which has no such table."""
     if connection.execute(_EXISTS).fetchone() is None:
         return []
     return [AppliedMigration(*row) for row in connection.execute(_SELECT)]

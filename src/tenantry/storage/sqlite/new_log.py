@@ -1,12 +1,12 @@
 """Makes the name of a new write-ahead log durable with the first commit in it.
 
-SQLite makes the log's file when it opens a database, and syncs the directory when it syncs the log for the first time. It does not
-look whether the sync of the directory failed (``unixSync`` in os_unix.c). A power failure can then take the log's name, and every
-commit in the log with it. So tenantry syncs the directory too: after the commit, before anyone is told of it. By then the file
-system has written the name together with the log's content, and the sync costs next to nothing. Before the commit it would cost as
+SQLite creates the log's file when it opens a database, and syncs the directory when it syncs the log for the first time. It does not
+check whether the sync of the directory failed (``unixSync`` in os_unix.c). A power failure can then remove the log's name, and with
+it every commit in the log. So tenantry syncs the directory too, after the commit and before it is acknowledged. By then the file
+system has written the name together with the log's content, and the sync costs almost nothing. Before the commit it would cost as
 much as another commit.
 
-Until the name is durable nothing may be checkpointed: a power failure in the middle of a checkpoint would leave a database that is half old
+Until the name is durable there may be no checkpoint: a power failure in the middle of a checkpoint would leave a database that is half old
 and half new, without its log.
 """
 
@@ -31,10 +31,10 @@ class NewLog:
         self._is_durable = False
 
     def make_durable(self, connection: sqlite3.Connection) -> None:
-        """Sync the name and turn automatic checkpoints on; a no-op once that was done.
+        """Sync the name and turn automatic checkpoints on; a no-op after the first success.
 
         Args:
-            connection: The writer's, not in a transaction.
+            connection: The writer, not in a transaction.
 
         Raises:
             PersistenceConnectionError: The disk failed. Call again after the next commit, and before a checkpoint.
@@ -52,9 +52,9 @@ class NewLog:
         self._is_durable = True
 
     def keeper(self, options: SQLiteOptions, connection: sqlite3.Connection) -> sqlite3.Connection | None:
-        """Return a connection that keeps the writer from checkpointing when it closes, None where it may checkpoint.
+        """Return a connection that prevents a checkpoint when the writer closes; None if the writer may checkpoint.
 
-        SQLite checkpoints when the last connection closes, unless that one cannot write. Close this one after the writer.
+        SQLite checkpoints when the last connection closes, unless that one is read-only. Close this one after the writer.
 
         Raises:
             sqlite3.Error: It cannot be opened.

@@ -24,9 +24,9 @@ Progress = Callable[[int, int], None]
 def copy_database(source: sqlite3.Connection, target: Path, progress: Progress | None = None) -> None:
     """Write a consistent copy of an open database into a new file, durably, while others write to the database.
 
-    SQLite's online backup (https://www.sqlite.org/backup.html). A read transaction pins the source: it neither waits for its
-    writer nor begins again when that commits, and the copy is the state of one moment. The write-ahead log cannot be
-    cut back meanwhile.
+    SQLite's online backup (https://www.sqlite.org/backup.html). A read transaction pins the source: the copy
+    neither waits for the writer nor restarts when it commits, and is the state of one moment. The write-ahead log cannot be
+    truncated meanwhile.
 
     Args:
         source: A connection that nothing else uses.
@@ -35,7 +35,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
 
     Raises:
         sqlite3.Error: SQLite refused; no file is left.
-        StorageFullError: It would leave too little space to those who write; no file is left.
+        StorageFullError: It would leave too little space for writes; no file is left.
         OSError: The file cannot be made durable.
     """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -52,11 +52,11 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
                     progress(left, total)
 
             with closing(sqlite3.connect(target, isolation_level=None)) as connection:
-                # What a crash leaves of it nobody uses: it is made durable as a whole.
+                # A partial copy is never used: the whole file is synced at the end.
                 connection.execute("PRAGMA synchronous = OFF")
                 source.backup(connection, pages=_PAGES_PER_STEP, progress=go_on)
         finally:
-            if source.in_transaction:  # an error of the disk may have ended it
+            if source.in_transaction:  # a disk error may have ended it
                 source.execute("ROLLBACK")
         sync_file(target)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Opens SQLite connections: the file made private, checked before it is touched, and given its pragmas.
+"""Opens SQLite connections: creates the file as private, checks it before it is changed, and sets the pragmas.
 
 These functions run on a thread of the pool, as one job.
 """
@@ -37,10 +37,10 @@ from tenantry.storage.sqlite.writability import check_writable
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
 CHECKPOINT_PAGES: Final = 4000
-"""How many pages the write-ahead log gathers before they are written into the database: 16 MiB.
+"""How many pages the write-ahead log holds before it is checkpointed: 16 MiB.
 
-SQLite's own 1,000 are few for tables with a random key. There each row changes a page of its own in the key's index, and a
-page that changes again before it is written into the database is written once. Measured with 10⁶ messages, 64 to a
+SQLite's default of 1,000 is low for tables with a random key. There each row changes another page of the key's index, and a
+page that changes twice before a checkpoint is written into the database once. Measured with 10⁶ messages, 64 to a
 transaction: 29,000 rows/s with 1,000 pages, 32,500 with 4,000; the longest stall was about the same.
 """
 _CACHED_STATEMENTS: Final = 128
@@ -48,20 +48,20 @@ _CACHED_STATEMENTS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class SQLiteOptions:
-    """Where a database is and how to open it.
+    """The path of a database and how to open it.
 
     Attributes:
         path: The file; None for a database in memory.
-        root: A directory that the path may not leave: missing directories below it are made, links refused.
+        root: A directory that the path may not leave: missing directories below it are created, links are refused.
         must_exist: Whether a missing file is an error, rather than a new database.
-        durability: When a commit counts as done.
-        database_bytes_max: How large it may grow, None: as far as SQLite can.
-        is_wal: Write-ahead log, or rollback journal; a file that is in the other mode is switched.
-        is_read_by_writer: Whether reads run on the writer's connection: the only way in memory, and for a rollback
-            journal, which a read-only connection could not recover.
+        durability: When a commit returns.
+        database_bytes_max: How large it may grow; None: as far as SQLite can.
+        is_wal: Whether it has a write-ahead log or a rollback journal; a file in the other mode is switched.
+        is_read_by_writer: Whether reads run on the writer's connection: necessary in memory, and with a rollback
+            journal, which a read-only connection cannot recover.
         readers_max: How many read-only connections there may be.
-        journal_size_limit_bytes: What the write-ahead log is cut back to.
-        wal_bytes_max: At which length of the log reads are held until it is cut back.
+        journal_size_limit_bytes: The length that SQLite truncates the write-ahead log to.
+        wal_bytes_max: The length of the log at which reads are held until it is truncated.
         busy_timeout_seconds: How long to wait for another process's lock.
     """
 
@@ -82,11 +82,11 @@ class SQLiteOptions:
 
 
 def prepare_directory(options: SQLiteOptions) -> None:
-    """Make the directory of the file, where it may be made.
+    """Create the directory of the file, unless the database must exist.
 
     Raises:
-        OSError: It cannot be made.
-        DataDirectoryError: The path is not what it should be.
+        OSError: It cannot be created.
+        DataDirectoryError: A part of the path is a link or not a directory.
         DatabaseCorruptError: It is missing, and with it a database that must exist.
     """
     path, root = options.path, options.root
@@ -96,7 +96,9 @@ def prepare_directory(options: SQLiteOptions) -> None:
         make_directories(root, path.parent)
         return
     check_own_path(root, path)
-    if lstat(path.parent) is None:  # not to be made anew: a purged tenant's would stay for good
+    if (
+        lstat(path.parent) is None
+    ):  # not created again: the directory of a purged tenant would never be removed
         raise missing_error(path)
 
 
@@ -108,14 +110,14 @@ def open_writer(
     Args:
         options: The path and how to open it.
         known_version: How many migrations the code knows.
-        log: For what is odd about the file.
-        is_log_synced: Whether the name of a new log is durable on return. Without it, it must be made durable after the first
-            commit, and nothing is checkpointed automatically until then: see `tenantry.storage.sqlite.new_log`.
+        log: For warnings about the file.
+        is_log_synced: Whether the name of a new log is durable on return. If not, the caller must make it durable after the
+            first commit, and there are no automatic checkpoints until then: see `tenantry.storage.sqlite.new_log`.
 
     Raises:
-        sqlite3.Error: SQLite cannot open it, or it is no database.
-        OSError: The file cannot be made.
-        DataDirectoryError: The path is not what it should be.
+        sqlite3.Error: SQLite cannot open it, or it is not a database.
+        OSError: The file cannot be created.
+        DataDirectoryError: The path is a link or not a regular file.
     """
     if options.path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -125,8 +127,8 @@ def open_writer(
     connection = _open_file(options.path, options, known_version, log, checkpoint_pages)
     try:
         if is_log_synced:
-            # The first read after a switch to the log makes the log. SQLite syncs the directory with the first commit, but does not look
-            # whether that failed.
+            # The first read after a switch to the log creates the log. SQLite syncs the directory with the first commit, but does
+            # not check whether that failed.
             read_file_version(connection)
             sync_foreign_directory(options.path.parent)
     except BaseException:
@@ -136,7 +138,7 @@ def open_writer(
 
 
 def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
-    """Open a connection that cannot write: SQLite refuses, and refuses it to checkpoint.
+    """Open a connection that can neither write nor checkpoint.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.
@@ -146,7 +148,12 @@ def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
-    """Open a connection that cannot write, with the URI parameters that say how.
+    """Open a connection that cannot write.
+
+    Args:
+        path: The file.
+        parameters: Of the URI (https://www.sqlite.org/uri.html), such as ``mode=ro``.
+        options: How to open it.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.
@@ -167,13 +174,13 @@ def _open_file(
 ) -> sqlite3.Connection:
     if options.must_exist and is_missing(path):
         raise missing_error(path)
-    before = lstat(path) or _made_private(path)
+    before = lstat(path) or _create_private(path)
     check_file(path, before)
     make_log_durable(path)
     connection = _connect(path, "mode=rw", options)
     try:
         hardening.harden(connection)
-        # The first read of the file: raises if it is no database, before any pragma could change it.
+        # The first read of the file: raises if it is not a database, before a pragma could change it.
         file_version = read_file_version(connection)
         is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
@@ -184,11 +191,11 @@ def _open_file(
         raise
 
 
-def _made_private(path: Path) -> os.stat_result:
-    """Make a file of our own, unless somebody else just did, and return what it is.
+def _create_private(path: Path) -> os.stat_result:
+    """Create a private file, unless another process just did, and return its status.
 
     The file is never opened here: closing any descriptor of it would drop the locks of every other connection of this
-    process (https://www.sqlite.org/howtocorrupt.html, section 2.2). ``mknod`` makes it without one.
+    process (https://www.sqlite.org/howtocorrupt.html, section 2.2). ``mknod`` creates it without a descriptor.
     """
     with contextlib.suppress(FileExistsError):
         os.mknod(path, FILE_MODE | stat.S_IFREG)
@@ -204,9 +211,9 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
     connection = sqlite3.connect(
         database_uri(path, parameters),
         uri=True,
-        # Python's implicit transactions off: every BEGIN is ours.
+        # No implicit transactions of Python: every BEGIN is ours.
         isolation_level=None,
-        # One job at a time uses it, on whichever thread is free: `JobConnection` sees to that.
+        # `JobConnection` uses it on any thread, one job at a time.
         check_same_thread=False,
         timeout=options.busy_timeout_seconds,
         cached_statements=_CACHED_STATEMENTS,
@@ -225,12 +232,12 @@ def _set_up(
 ) -> sqlite3.Connection:
     is_wal = options.is_wal
     if options.path is not None and is_fresh:
-        # Changes the file's header when it was in another mode, so not on a file that is newer than the code.
+        # Changes the header of a file in the other mode, so it is not done to a file that is newer than the code.
         mode = _switch_to_wal(connection, options) if options.is_wal else _switch_from_wal(connection)
         if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
             is_wal = mode == "wal"
-    # As one script: at the end of each call Python waits for its turn among all threads.
+    # As one script: after each call Python waits for the interpreter lock.
     connection.executescript(
         f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
         f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
@@ -245,14 +252,14 @@ def _set_up(
 
 def set_limits(options: SQLiteOptions, connection: sqlite3.Connection) -> None:
     """Change the limits and the durability of the open writer, between two transactions."""
-    # Not as a script: Python would end a transaction for one.
+    # Not as a script: Python commits an open transaction before a script.
     is_wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.execute(f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)}")
     set_page_limit(options.database_bytes_max, connection)
 
 
 def _synchronous(durability: Durability, *, is_wal: bool) -> str:
-    """Return what SQLite calls the durability (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """Return SQLite's word for the durability (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
     With a rollback journal a commit is the removal of the journal. EXTRA syncs the directory after that; with FULL a power
     failure can bring the journal back, and SQLite then undoes the commit. NORMAL could damage such a database.
@@ -265,8 +272,8 @@ def _synchronous(durability: Durability, *, is_wal: bool) -> str:
 def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> str:
     """Switch to the write-ahead log, and return the mode that the file is in.
 
-    SQLite reads the header first and then asks for the lock, without waiting for it: it is busy at once when another
-    process opens the same new file. So wait for that one as a transaction waits, and try again.
+    SQLite reads the header first and then requests the lock without waiting for it: it fails at once if another process opens
+    the same new file. So wait for that process as a transaction waits, and try again.
     """
     deadline = time.monotonic() + options.busy_timeout_seconds
     while True:
@@ -280,7 +287,7 @@ def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> st
 
 
 def _switch_from_wal(connection: sqlite3.Connection) -> str:
-    """Switch to the rollback journal, and return the mode that the file is in: others may have the log in use."""
+    """Switch to the rollback journal, and return the mode that the file is in; it cannot be switched while others use the log."""
     try:
         return _set_journal_mode(connection, "DELETE")
     except sqlite3.OperationalError as error:

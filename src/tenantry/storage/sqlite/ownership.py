@@ -1,12 +1,12 @@
-"""One process owns a tenant's file: a lock that the kernel releases, and an epoch that fences off a past owner.
+"""Ownership of a tenant's file by one process: a lock that the kernel releases, and an epoch that fences off a past owner.
 
-The lock is a `LockFile` beside the database, held while the store is open. Its content names the holder for the error that
-others get, and is replaced by ``released`` on a clean close.
+The lock is a `LockFile` beside the database, held while the store is open. Its content names the holder for other processes'
+errors, and is replaced by ``released`` on a clean close.
 
-A lock can be lost without its holder noticing (someone removed the file, a file system forgot it). So the database
-carries an epoch and its owner's token, compared in every write transaction: an owner that was replaced cannot write.
-The epoch is raised at once when the last owner did not close cleanly and may still be alive; otherwise with the first
-write, in that write's own transaction, so that a tenant that is only read costs no commit.
+A lock can be lost without its holder noticing (the file was removed, or a network file system lost the lock). So the database
+contains an epoch and its owner's token, which every write transaction compares: an owner that was replaced cannot write.
+The epoch is raised at once if the last owner did not close cleanly and may still be alive; otherwise with the first
+write, in that write's own transaction, so that a tenant that is only read needs no commit.
 """
 
 import itertools
@@ -42,7 +42,7 @@ class FileOwnership:
 
     Args:
         lock_path: The lock file.
-        tenant_uid: What the database must say it belongs to.
+        tenant_uid: The tenant that the database must belong to.
         tenant_id: The tenant's id, for errors.
     """
 
@@ -60,7 +60,7 @@ class FileOwnership:
         return self._is_fenced
 
     def acquire(self) -> None:
-        """Take the lock, or say who holds it.
+        """Take the lock.
 
         Raises:
             TenantOwnedElsewhereError: Another process, or another registry of this one, holds it.
@@ -74,17 +74,17 @@ class FileOwnership:
             raise lock_error(self._lock.path, error) from error
 
     def release(self, *, is_clean: bool = True) -> None:
-        """Give the lock back; a no-op when it is not held."""
-        # Never clean for an owner that closes before it could fence off one that may still be alive. Whom a full disk keeps
-        # from saying so is taken by the next owner for one that did not close, and has the epoch raised behind it.
+        """Release the lock; a no-op if it is not held."""
+        # Never clean if this owner closes before it has fenced off a past owner that may still be alive. If a full disk prevents
+        # writing "released", the next owner assumes that this one did not close cleanly, and raises the epoch.
         self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
 
         Args:
-            connection: The writer's.
-            noted: The database's file, to be noted because no log lies beside it; None if one does.
+            connection: The writer.
+            noted: The database's file, if a note must be written because there is no log yet; else None.
 
         Raises:
             DatabaseCorruptError: It belongs to another tenant; it was not changed.
@@ -113,7 +113,7 @@ class FileOwnership:
         log_note.check_fits(self._lock.path, database)
 
     def note(self, database: Path) -> None:
-        """Write down which file the database is, before this owner begins a log for it.
+        """Write the note of the database, before this owner begins a log for it; see `tenantry.storage.sqlite.log_note`.
 
         Raises:
             OSError: It cannot be written.
@@ -121,7 +121,7 @@ class FileOwnership:
         log_note.note_database(self._lock.fileno(), database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
-        """Check that what `OWNER_SQL` gave is this tenant's, and remember who wrote last.
+        """Check that the row of `OWNER_SQL` is this tenant's, and remember the owner that wrote last.
 
         Raises:
             DatabaseCorruptError: It belongs to another tenant.
@@ -134,17 +134,17 @@ class FileOwnership:
         self._seen = (epoch, owner)
 
     def guard(self, connection: sqlite3.Connection) -> None:
-        """Check, first thing in a write transaction, that nobody else became the owner.
+        """Check, at the beginning of a write transaction, that no other process became the owner.
 
         Raises:
-            TenantOwnedElsewhereError: Someone did; this process must not write any more.
+            TenantOwnedElsewhereError: Another process did; this one must not write any more.
         """
         row = connection.execute(_SELECT_OWNER).fetchone()
         if row is not None and row[1] == self._token:
             return
         if row != self._seen:
             raise self._owned_elsewhere(*read_holder(self._lock.read()))
-        # If this transaction fails the row is as it was, and the next one raises the epoch again.
+        # If this transaction fails the row is unchanged, and the next transaction raises the epoch.
         connection.execute(_RAISE, (self._token,))
 
     def _raise_epoch(self, connection: sqlite3.Connection, *, is_new: bool) -> None:
@@ -177,7 +177,7 @@ class FileOwnership:
 
 
 def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:
-    """Make a database, a copy that nobody uses, another tenant's."""
+    """Assign a database, a copy that no process uses, to another tenant."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(CREATE_SQL)
     connection.execute("DELETE FROM tenantry_owner")

@@ -3,11 +3,11 @@
 Python has one interpreter lock. A statement that calls a Python function for each row (`sha256`, `exact_sum`) takes it for each row,
 and every other thread, the event loop's too, gets it only after the interpreter's switch interval of 5 ms
 (https://docs.python.org/3/library/sys.html#sys.setswitchinterval). Four tenants with such a statement left a neighbour a twentieth of its
-writes. So a job that has lasted longer than a turn makes pauses as long as its work, and of all such jobs one works at a time:
-together they use half of one processor. They do so only while shorter jobs begin: alone, a long job runs at full speed.
+writes. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one such job works at a time:
+together they use half of one processor. They pause only while shorter jobs begin: alone, a long job runs at full speed.
 
-`Pace.give_way` is called by these functions, which hold the interpreter lock anyway, and by SQLite's progress handler. A callback of
-the handler waits for the interpreter lock, so it comes too rarely for its cost to be measurable.
+These functions call `Pace.give_way`, because they hold the interpreter lock anyway, and so does SQLite's progress handler. A
+callback of the handler waits for the interpreter lock, so its interval is so long that the cost cannot be measured.
 """
 
 import sqlite3
@@ -20,19 +20,19 @@ LONG_JOB_SECONDS: Final = 0.1
 """A job that has run longer counts as long."""
 
 SLICE_SECONDS: Final = 0.002
-"""How long a long job works at least between two pauses."""
+"""The shortest time that a long job works between two pauses."""
 
 PAUSE_SECONDS_MAX: Final = 0.05
-"""How long a pause is at most: a statement that is interrupted ends after it."""
+"""The longest pause: an interrupted statement ends after it."""
 
 _HANDOVER_SECONDS: Final = 0.001
 _LANE_SECONDS_MAX: Final = 0.25  # the job that has the lane may wait for a disk
-_OPS_PER_LOOK: Final = 1_000_000  # some ten milliseconds
+_OPS_PER_LOOK: Final = 1_000_000  # about ten milliseconds
 _NEVER: Final = float("-inf")
 
 
 class _Job:
-    """The job of a thread."""
+    """The job that a thread runs."""
 
     __slots__ = ("began_seconds", "has_lane", "resumed_seconds")
 
@@ -42,7 +42,7 @@ class _Job:
 
 
 class _ThreadState(threading.local):
-    """A job for each thread: an attribute of this object costs as much as ten of others."""
+    """One job for each thread. A single attribute, because access to an attribute of a `threading.local` is slow."""
 
     def __init__(self) -> None:
         self.job = _Job()
@@ -66,13 +66,13 @@ class Pace:
         self._latest_began_seconds = _NEVER
 
     def begin_job(self) -> float:
-        """Note that a job begins on this thread, and return when."""
+        """Record that a job begins on this thread, and return the time."""
         job = self._thread.job
         job.began_seconds = job.resumed_seconds = self._latest_began_seconds = now = self._now()
         return now
 
     def end_job(self) -> None:
-        """Note that this thread's job has ended."""
+        """Record that this thread's job has ended."""
         job = self._thread.job
         job.began_seconds = _NEVER
         if job.has_lane:
@@ -80,7 +80,7 @@ class Pace:
             self._lane.release()
 
     def give_way(self) -> None:
-        """Pause if this thread's job is a long one, and others are at work."""
+        """Pause if this thread's job is long and other jobs begin."""
         job, now = self._thread.job, self._now()
         worked_seconds = now - job.resumed_seconds
         if (
@@ -91,7 +91,7 @@ class Pace:
             return
         are_others_at_work = now - self._latest_began_seconds < LONG_JOB_SECONDS
         if are_others_at_work:
-            # With the lane: no other long job works meanwhile.
+            # Keeps the lane during the pause, so that no other long job works.
             self._sleep(min(worked_seconds, PAUSE_SECONDS_MAX))
         if job.has_lane:
             job.has_lane = False
@@ -103,9 +103,9 @@ class Pace:
         job.resumed_seconds = self._now()
 
     def watch(self, connection: sqlite3.Connection) -> None:
-        """Have a connection's statements give way."""
+        """Make a connection's statements call `give_way`."""
         connection.set_progress_handler(self.give_way, _OPS_PER_LOOK)
 
 
 PROCESS: Final = Pace()
-"""The one for all databases, because the process has one interpreter lock."""
+"""The only one: the process has one interpreter lock."""

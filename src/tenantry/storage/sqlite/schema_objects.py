@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from tenantry.storage.sqlite.sql_text import COMMENT, QUOTED, folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
-# Space and names are SQLite's: of characters beyond ASCII all belong to names.
+# SQLite's white space and names: all characters beyond ASCII belong to names.
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
 )
@@ -26,7 +26,7 @@ class SchemaObject(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Its type and name, for a message: anybody may have written the name."""
+        """Its type and name, for a message; the name is not trusted."""
         name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
         return f"{self.type if self.type in _TYPES else 'object'} {name}"
 
@@ -37,7 +37,7 @@ class SchemaObject(NamedTuple):
 
     @property
     def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """Its key, its table and the tokens of its SQL: equal for two objects that are defined alike."""
+        """Its key, its table and the tokens of its SQL: equal for two objects with the same definition."""
         return *self.key, folded(self.table), tuple(sql_tokens(self.sql or ""))
 
 

@@ -1,4 +1,4 @@
-"""Measures the schema of a database file without SQLite: SQLite cannot read any of it without parsing all of it into memory.
+"""Measures the schema of a database file without SQLite: SQLite parses all of it into memory before it reads a part.
 
 The schema is the table whose b-tree begins at page 1 (https://www.sqlite.org/fileformat2.html, sections 1.3, 1.6 and 2.6).
 Only the sizes of its rows are read here, and never their content.
@@ -24,7 +24,7 @@ _VARINT_BYTES_MAX: Final = 9
 
 
 def check_schema_size(path: Path) -> None:
-    """Raise if a database's schema is too large to be looked at.
+    """Raise if a database's schema is too large to be parsed.
 
     Raises:
         DatabaseCorruptError: The schema is too large, or the file is not a database.
@@ -61,7 +61,7 @@ class _Pages:
         self.waiting: list[int] = []
 
     def visit(self, number: int) -> None:
-        """Count the rows of one page, and note those that it leads to."""
+        """Count the rows of one page, and add the pages that it refers to."""
         self._visited += 1
         # In files that SQLite writes an interior page has at least two children, and each leaf has a row.
         if self._visited > 2 * ROWS_MAX or not 1 <= number <= self._pages_max:

@@ -1,7 +1,7 @@
-"""Tells a damaged database from a disk that failed for a moment.
+"""Distinguishes a damaged database from a disk that failed temporarily.
 
-Where a read fails (EIO) inside a statement, SQLite says SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
-machine turns into that). So one error is not yet damage: before a tenant is quarantined for it, its files are read again, byte by byte
+If a read fails (EIO) inside a statement, SQLite reports SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
+machine turns into that). So one error does not prove damage: before a tenant is quarantined for it, its files are read again, byte by byte
 and without SQLite, and then checked on a new connection.
 """
 
@@ -19,7 +19,7 @@ _CAUSES_MAX: Final = 8
 
 
 def is_doubtful(error: BaseException) -> bool:
-    """Return whether an error may come from a disk that failed for a moment, although it says damage."""
+    """Return whether an error that reports damage may come from a disk that failed temporarily."""
     cause: BaseException | None = error
     for _ in range(_CAUSES_MAX):
         if cause is None:
@@ -31,7 +31,7 @@ def is_doubtful(error: BaseException) -> bool:
 
 
 def is_damaged(path: Path) -> bool:
-    """Check a database that nobody has open once more, without changing it; the time depends on its size.
+    """Check a database that no process has open again, without changing it; the time depends on its size.
 
     Raises:
         PersistenceConnectionError: The disk cannot read it now.
@@ -43,7 +43,7 @@ def is_damaged(path: Path) -> bool:
         _read_through(file)
     try:
         integrity.check_closed(path)
-        # An index that does not fit its table is damage too, and takes longer to find.
+        # An index that does not match its table is damage too, and only the thorough check finds it.
         integrity.check_closed(path, is_thorough=True)
     except DatabaseCorruptError:
         return True
@@ -51,7 +51,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def _read_through(path: Path) -> None:
-    """Read a file from the disk, and as far as the system allows not from its cache."""
+    """Read a file from the disk, as far as possible not from the system's cache."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

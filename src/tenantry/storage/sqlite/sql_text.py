@@ -7,7 +7,7 @@ COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 QUOTED: Final = r"""'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
 """A string or a quoted name. Both patterns need `re.DOTALL`.
 
-Without its end either goes to the end of the text: otherwise hostile text would be read once for each of its characters.
+Without its end, each pattern matches to the end of the text: otherwise hostile text would be scanned once for each character.
 """
 
 
@@ -15,7 +15,7 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def folded(name: str) -> str:
-    """Return a name as SQLite compares it: it tells cases apart beyond ASCII, and does not take U+212A for a K."""
+    """Return a name in the form in which SQLite compares it: only ASCII letters are compared without case."""
     return name.translate(_LOWER)
 
 

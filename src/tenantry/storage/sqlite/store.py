@@ -59,7 +59,7 @@ class SQLiteStore:
         schemas: The packs to migrate to.
         clock: For the times in ``schema_migrations``.
         log: Bound to the tenant where there is one.
-        thread_pools: The threads that the database's work is done on.
+        thread_pools: The threads that run the database's jobs.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
     """
 
@@ -81,7 +81,7 @@ class SQLiteStore:
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
-        # Held over a whole transaction, and given back by whoever ends it: an anyio.Lock belongs to one task.
+        # Held for a whole transaction and released by the task that ends it, so not an anyio.Lock, which belongs to one task.
         self._writer_lock = asyncio.Lock()
         self._connections = Connections(
             options,
@@ -94,7 +94,7 @@ class SQLiteStore:
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
         self._transaction: SQLiteTransaction | None = None
         self._copies: set[asyncio.Future[None]] = set()
-        self._is_closing = threading.Event()  # ends the copies that run
+        self._is_closing = threading.Event()  # ends running copies
         self._checks: set[asyncio.Future[None]] = set()
         self._is_read = False
 
@@ -129,7 +129,7 @@ class SQLiteStore:
             if not self._connections.is_open:
                 return
             self._log.debug(events.BACKEND_DISCONNECTING, backend=self.backend)
-            # Closing must not be left half done by a cancelled caller: it is bounded work on the local disk.
+            # A cancelled caller must not leave closing half done: it is bounded work on the local disk.
             with anyio.CancelScope(shield=True):
                 try:
                     self._is_closing.set()
@@ -152,7 +152,7 @@ class SQLiteStore:
             return False
         try:
             is_healthy = await connection.run(_select_one)
-        except (*DRIVER_ERRORS, ValueError):  # aiosqlite says ValueError when it was closed meanwhile
+        except (*DRIVER_ERRORS, ValueError):  # ValueError: it was closed meanwhile
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
         return is_healthy
@@ -168,7 +168,7 @@ class SQLiteStore:
                 return self._reported(plan, ())
             async with self._writer_lock:
                 writer = await self._connections.ensure_writer()
-                # A job, so that a caller that is cancelled ends a migration that would last long.
+                # Submitted as a job, so that cancellation interrupts a long migration.
                 return await writer.submit(partial(self._migrate, plan))
         except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
@@ -209,8 +209,8 @@ class SQLiteStore:
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
         """Apply limits to the writes; see `Store.apply_limits`."""
-        # In its turn: inside a transaction SQLite does not change `synchronous`, and takes for the database's size what the
-        # transaction may yet undo.
+        # Not inside a transaction: SQLite would not change `synchronous`, and would count pages that the transaction may
+        # still undo as the database's size.
         async with self._writer_lock:
             with self._mapped_errors():
                 await self._connections.apply_limits(database_bytes_max, durability)
@@ -219,7 +219,7 @@ class SQLiteStore:
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
         """Look for damage in the whole database; see `Store.check_integrity`.
 
-        It is one read transaction: while it lasts the write-ahead log cannot be cut back.
+        It is one read transaction: while it lasts the write-ahead log cannot be truncated.
         """
         self.check_connected()
         check = self._mapped(
@@ -267,7 +267,7 @@ class SQLiteStore:
         return transaction
 
     def _release_writer(self) -> None:
-        """Let others have the writer after a transaction."""
+        """Release the writer after a transaction."""
         self._writer_lock.release()
         self._log_limit.measure()
 
@@ -295,7 +295,7 @@ class SQLiteStore:
         """Write a consistent copy into a new file, beside the writer; see `Store.copy_to`."""
         self.check_connected()
         with self._mapped_errors():
-            # With the writer there is a write-ahead log to read beside it, whatever begins to write meanwhile.
+            # The writer must be open: then there is a write-ahead log, which allows to read while others write.
             await self._connections.ensure_writer()
         copy = asyncio.ensure_future(run_in_thread(partial(self._copy, path)))
         self._copies.add(copy)
@@ -314,9 +314,9 @@ class SQLiteStore:
             )
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
-        """Whether this is the first read, and the writer has nothing to do.
+        """Return whether this is the first read and the writer is idle.
 
-        A reader's connection and thread cost more than the read: a tenant that is opened for one look does without.
+        Opening a reader costs more than the read, and a tenant that is read once does not need one.
         """
         is_first, self._is_read = not self._is_read, True
         return is_first and self._ownership is not None and not (self._writer_lock.locked() or writer.backlog)
@@ -340,7 +340,7 @@ class SQLiteStore:
             return connection.submit(job)
 
     async def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a job on the writer's connection, opened if need be, once the transaction that holds it has ended."""
+        """Run a job on the writer after an open transaction has ended; open the writer first if needed."""
         async with self._writer_lock:
             with self._mapped_errors():
                 writer = await self._connections.ensure_writer()
@@ -349,7 +349,7 @@ class SQLiteStore:
     async def _checked(self, job: "asyncio.Future[None]") -> None:
         self._checks.add(job)
         try:
-            # Waited for and not awaited: that it was cancelled by `disconnect` is not the caller's own cancellation.
+            # Not awaited directly: if `disconnect` cancels the job, that must not look like the caller's own cancellation.
             await asyncio.wait([job])
         finally:
             self._checks.discard(job)
@@ -359,7 +359,7 @@ class SQLiteStore:
         job.result()
 
     async def _read_later(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
-        """Read once the write-ahead log is cut back, and the writer, which is being opened or could not be, is there."""
+        """Read after the write-ahead log was truncated and the writer was opened."""
         await self._log_limit.wait_released()
         try:
             with self._mapped_errors():
@@ -392,7 +392,7 @@ class SQLiteStore:
         return self._reported(plan, applied)
 
     def _reported(self, plan: migrator.Plan, applied: "tuple[Migration, ...]") -> MigrationReport:
-        """Return where the database is now; what this store did not apply itself, another process did meanwhile."""
+        """Return the versions of the database; migrations not applied by this store were applied by another process meanwhile."""
         if not plan.pending:
             self._log.debug(events.MIGRATION_SKIPPED)
         versions = {row.schema: row.version for row in plan.applied}
@@ -410,14 +410,14 @@ class SQLiteStore:
 
     @contextmanager
     def _mapped_errors(self) -> "Iterator[None]":
-        """Map what comes out of opening a connection or submitting a job."""
+        """Map the errors of opening a connection or submitting a job."""
         try:
             yield
         except (*DRIVER_ERRORS, OSError, ValueError) as error:
             raise self._map(error, f"cannot use {self._options}") from error
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
-        # What aiosqlite and sqlite3 say when a job comes too late for a connection that was closed meanwhile.
+        # Raised for a job on a connection that was closed meanwhile.
         is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
         if is_late and not isinstance(error, UnicodeDecodeError):
             return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
@@ -449,4 +449,4 @@ def _select_one(connection: sqlite3.Connection) -> bool:
 
 
 def _unguarded(_: sqlite3.Connection) -> None:
-    """Let everyone write: a database without an owner has one user by agreement."""
+    """Allow every write: a database without an owner has one user by agreement."""

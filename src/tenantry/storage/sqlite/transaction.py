@@ -74,7 +74,7 @@ class SQLiteTransaction:
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
 
-        Cancellation interrupts the statement that is running, and with it the transaction: it is rolled back.
+        Cancellation interrupts the running statement, and rolls the transaction back.
         """
         outcome = await self._run(partial(run_unit, request), self._interruptibly)
         return self._with_limit_named(outcome, request[0].operation)
@@ -86,7 +86,7 @@ class SQLiteTransaction:
     async def commit(self) -> None:
         """Commit, durably; see `StoreTransaction.commit`."""
         try:
-            # Never interrupted: its caller must not be told that nothing was kept when all of it was.
+            # Never interrupted: the caller must not get an error for a transaction that was committed.
             await self._run(partial(_commit, self._on_commit), self._connection.run)
         except DRIVER_ERRORS as error:
             raise map_error(error, "commit") from error
@@ -108,7 +108,7 @@ class SQLiteTransaction:
             release()
 
     async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run the job; cancelled it is interrupted, and has ended when its caller hears of it: what follows may use the writer."""
+        """Run the job. Cancellation interrupts it and waits for its end, so that the caller can use the writer afterwards."""
         try:
             return await self._connection.submit(job)
         except asyncio.CancelledError:
@@ -135,7 +135,7 @@ def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
 
 
 def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-    """Run the job only while SQLite itself says that there is a transaction: it may have rolled back on its own."""
+    """Run the job only if SQLite still has an open transaction: SQLite may have rolled it back after an error."""
     if not connection.in_transaction:
         raise TransactionClosedError(
             "the transaction was rolled back, by SQLite after an error or because a call inside it was cancelled: open a "

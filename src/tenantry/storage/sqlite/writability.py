@@ -1,8 +1,8 @@
-"""Finds a writer that SQLite could open for reading only.
+"""Detects a writer that SQLite could only open for reading.
 
-Where opening a file for writing fails, for too many open files for example, SQLite opens it for reading without a word
-(https://www.sqlite.org/c3ref/open.html). Every write through that connection fails until it is closed, which the catalog's is when
-the process ends.
+If a file cannot be opened for writing, for example with too many open files, SQLite opens it for reading without an error
+(https://www.sqlite.org/c3ref/open.html). Every write through that connection fails until it is closed, and the catalog's
+connection is closed only when the process ends.
 """
 
 import os
@@ -22,15 +22,15 @@ def check_writable(
         path: The file.
         file_version: The database's ``user_version``.
         busy_timeout_seconds: The connection's.
-        connection: The writer's, not in a transaction.
+        connection: The writer, not in a transaction.
 
     Raises:
-        PersistenceConnectionError: It cannot; the next opening most likely can.
+        PersistenceConnectionError: It cannot write; try to open it again.
     """
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
-        # Changes nothing, and is refused before anything is locked. BEGIN IMMEDIATE is not refused. As one script: at the end of each
-        # call Python waits for its turn among all threads.
+        # Has no effect, and is refused before a lock is taken; BEGIN IMMEDIATE would not be refused. As one script: after
+        # each call Python waits for the interpreter lock.
         connection.executescript(
             f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}"
         )
@@ -38,7 +38,7 @@ def check_writable(
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         connection.execute(busy_timeout)
-        # Whatever else is in the way, such as another process that writes, those who write will meet.
+        # Other obstacles, such as another process that writes, are reported by the writes themselves.
         if is_read_only(error) and os.access(path, os.W_OK):
             raise PersistenceConnectionError(
                 f"SQLite could open {path} for reading only, although this process may write to it: try again; look for too many open "
