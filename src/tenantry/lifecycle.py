@@ -3,7 +3,7 @@
 No other module decides by comparing states: it asks `TenantState.allows`. A new state is a line in the enumeration, a row in
 `STATES`, and its rows in `TRANSITIONS`.
 
-The diagram in ``docs/architecture.md`` is printed from the table: ``python -m tenantry.lifecycle``.
+The diagram in ``docs/design.md`` is printed from the table: ``python -m tenantry.lifecycle``.
 """
 
 from collections.abc import Mapping

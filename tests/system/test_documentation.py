@@ -44,9 +44,22 @@ def test_own_schema_example_runs(tmp_path: Path):
 
 
 def test_lifecycle_diagram_is_the_tables():
-    """The diagram in the architecture page is the one that the table prints."""
-    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert lifecycle.diagram() in architecture
+    """The diagram in the design page is the one that the table prints."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert lifecycle.diagram() in design
+
+
+def test_permissions_in_the_documentation_are_the_tables():
+    """The design page's table of states and permissions says what `lifecycle.STATES` says."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    header = ["state", *lifecycle.Permission]
+    rows = [
+        [state, *("yes" if state.allows(permission) else "" for permission in lifecycle.Permission)]
+        for state in lifecycle.TenantState
+    ]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in design.splitlines()]
+    begin = table.index(header)
+    assert table[begin + 2 : begin + 2 + len(rows)] == rows
 
 
 def test_links_of_the_documentation_lead_somewhere():
