@@ -61,7 +61,7 @@ from tenantry.files import lock_file
 from tenantry.limits import TenantLimits
 from tenantry.storage.sqlite import maintenance_connection
 from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.tenancy.operations.operation import expecting
+from tenantry.tenancy.operations.expected_revision import expecting
 from tenantry.tenancy.tenant_record import Intent
 from tenants import (
     MovedClock,

@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Path
 from tenantry.admin.http.problems import ProblemError
 from tenantry.admin.http.routing import CurrentService
 from tenantry.admin.schemas import TenantIdText
-from tenantry.tenancy.operations.operation import expecting
+from tenantry.tenancy.operations.expected_revision import expecting
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant_record import TenantRecord
 

@@ -1,14 +1,12 @@
 """One operation of a tenant: what its steps may ask and do, see `tenantry.tenancy.operations.runner`."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
-    contextmanager,
     suppress,
 )
-from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -24,30 +22,6 @@ from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
-
-_expected_revision: ContextVar[int | None] = ContextVar("tenantry_expected_revision", default=None)
-
-
-@contextmanager
-def expecting(revision: int | None) -> Iterator[None]:
-    """Let operations in the block happen only to a tenant that still has this revision; None changes nothing.
-
-    The revision is compared in the transaction of the change: of two operations that were decided on the same revision, one
-    happens. For `clone` it is the source's revision; other operations that make a tenant expect none.
-
-    For example: ``with expecting(tenant.revision): await registry.suspend(tenant.id)`` raises `RevisionError` if the
-    tenant was changed since it was read.
-    """
-    token = _expected_revision.set(_expected_revision.get() if revision is None else revision)
-    try:
-        yield
-    finally:
-        _expected_revision.reset(token)
-
-
-def expected_revision() -> int | None:
-    """Return the revision that operations of this context expect, see `expecting`; None if any will do."""
-    return _expected_revision.get()
 
 
 class OperationHost(Protocol):

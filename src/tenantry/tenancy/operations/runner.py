@@ -24,20 +24,20 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from tenantry.errors import (
-    PersistenceConnectionError,
     RegistryClosedError,
     TenantBusyError,
     TenantryError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.events import OperationEnded
 from tenantry.ids import TenantId
 from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.catalog.authority import check_authority
-from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
-from tenantry.tenancy.operations.operation import Operation, expected_revision
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.operations.attempt import Work, audited, reported
+from tenantry.tenancy.operations.expected_revision import expected_revision
+from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -46,11 +46,9 @@ T = TypeVar("T")
 
 LIFECYCLE_CALLED: Final = "tenantry.lifecycle.called"
 LIFECYCLE_FAILED: Final = "tenantry.lifecycle.failed"
-AUDIT_FAILED: Final = "tenantry.lifecycle.audit_failed"
 RECONCILED: Final = "tenantry.lifecycle.reconciled"
 
 
-Work: TypeAlias = Callable[[Operation], Awaitable[T]]
 Finisher: TypeAlias = Callable[[Operation, TenantRecord], Awaitable[None]]
 """Finishes an operation whose process died, or takes it back. The tenant's lock is held."""
 
@@ -248,8 +246,8 @@ class OperationRunner:
             )
             operation.tenant_uid = found.uid
             try:
-                with self._reported(operation):
-                    await self._audited(operation, partial(self._finish, found))
+                with reported(operation, self.context):
+                    await audited(operation, partial(self._finish, found), self.catalog, self._log)
             except TenantryError as error:
                 self.leave_unfinished(found, operation.action, error.outcome)
                 raise
@@ -301,59 +299,15 @@ class OperationRunner:
 
     async def _run(self, operation: Operation, work: Work[T], queue: str) -> T:
         try:
-            with self._reported(operation):
+            with reported(operation, self.context):
                 async with self._turn(operation.tenant_id, queue):
                     # Operations before it may have taken hours.
                     await check_authority()
-                    result = await self._audited(operation, work)
+                    result = await audited(operation, work, self.catalog, self._log)
         except TenantryError as error:
             self._log.failure(LIFECYCLE_FAILED, error, tenant_id=operation.tenant_id, action=operation.action)
             raise
         self._log.info(LIFECYCLE_CALLED, tenant_id=operation.tenant_id, action=operation.action)
-        return result
-
-    @contextmanager
-    def _reported(self, operation: Operation) -> Iterator[None]:
-        """Report the end of an operation as an event, which metrics count."""
-        now = self.context.clock.monotonic_seconds
-        started = now()
-        outcome = "error"
-        try:
-            yield
-            outcome = "ok"
-        except TenantryError as error:
-            outcome = error.outcome
-            raise
-        finally:
-            self.context.report(
-                OperationEnded(operation.tenant_id, operation.action, outcome, now() - started)
-            )
-
-    async def _audited(self, operation: Operation, work: Work[T]) -> T:
-        try:
-            while True:
-                try:
-                    result = await work(operation)
-                    break
-                except StaleTenantError:
-                    continue  # The tenant was changed between our look and our change: look again.
-                except OSError as error:
-                    raise PersistenceConnectionError(
-                        f"{operation.action} of tenant {operation.tenant_id!r}: {error}"
-                    ) from error
-        except TenantryError as error:
-            if error.outcome == operation.last_outcome:
-                raise
-            operation.detail["error"] = str(error)
-            try:
-                await self.catalog.write(operation.audited(error.outcome))
-            except TenantryError as failure:  # for example on a full disk: the caller gets the first error
-                self._log.failure(
-                    AUDIT_FAILED, failure, tenant_id=operation.tenant_id, action=operation.action
-                )
-            raise
-        if not operation.is_audited:
-            await self.catalog.write(operation.audited(operation.outcome))
         return result
 
 
