@@ -408,7 +408,7 @@ class RestorePoints(Protocol):
         """
         ...
 
-    async def forget_old(self, newest: str, *, latest: str, kept_max: int) -> None:
+    async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
         """Remove the oldest ones.
 
         Args:

@@ -36,15 +36,21 @@ from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.operator_api import TenantOperations
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
-from tenantry.tenancy.snapshots.archive import SnapshotArchive
-from tenantry.tenancy.snapshots.clone_export_import import Transfers
+from tenantry.tenancy.snapshots.clone import Clone
 from tenantry.tenancy.snapshots.copying import Copies
-from tenantry.tenancy.snapshots.location import default_location, keep_location
-from tenantry.tenancy.snapshots.restore import Restorer
+from tenantry.tenancy.snapshots.export import Export
+from tenantry.tenancy.snapshots.import_bundle import ImportBundle
+from tenantry.tenancy.snapshots.location import default_location, record_location
+from tenantry.tenancy.snapshots.replace_file import ReplaceFile
+from tenantry.tenancy.snapshots.restore import Restore
 from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
 from tenantry.tenancy.snapshots.scratch import Scratch
-from tenantry.tenancy.snapshots.snapshots import Snapshots
+from tenantry.tenancy.snapshots.snapshot_archive import SnapshotArchive
+from tenantry.tenancy.snapshots.snapshots import SnapshotOperations, Snapshots
 from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.snapshots.undo_restore import UndoRestore
 from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.texts import SCHEMAS_MAX
@@ -55,7 +61,7 @@ class Parts:
     """The parts of a registry, in the order in which they are made.
 
     Attributes:
-        keep_location: Remembers in the data directory where its snapshots are kept, or raises if they are elsewhere.
+        record_location: Records in the data directory where its snapshots are, or raises if they are elsewhere.
     """
 
     config: RegistryConfig
@@ -70,7 +76,7 @@ class Parts:
     failed_tenants: FailedTenants
     leases: TenantLeases
     scratch: Scratch
-    keep_location: Callable[[], None]
+    record_location: Callable[[], None]
     storage_owner: StorageOwner
     operations: TenantOperations
     runner: OperationRunner
@@ -126,7 +132,7 @@ def compose(
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config.data_dir, clock)
     archive = SnapshotArchive(storage, storage_owner)
-    copies = Copies(tools.pool, tools.opener, backend)
+    snapshot_tools = SnapshotTools(tools, archive, Copies(tools), scratch, schemas)
     create = Create(tools)
     operations = TenantOperations(
         create=create,
@@ -135,18 +141,25 @@ def compose(
         purge=Purge(tools, archive, storage_owner),
         rename=Rename(tools),
         repair=Repair(tools),
-        transfers=Transfers(tools, create, archive, copies, scratch, schemas),
+        clone=Clone(snapshot_tools, create),
+        export=Export(snapshot_tools),
+        import_bundle=ImportBundle(snapshot_tools, create),
     )
-    restorer = Restorer(tools, archive, scratch, schemas)
+    snapshot_operations = SnapshotOperations(
+        take_snapshot=TakeSnapshot(snapshot_tools),
+        restore=Restore(snapshot_tools),
+        undo_restore=UndoRestore(snapshot_tools),
+        replace_file=ReplaceFile(snapshot_tools),
+    )
     runner = OperationRunner(
         catalog,
         context,
         backend,
-        finishers=_finishers(operations, restorer),
+        finishers=_finishers(operations, snapshot_operations),
         check_open=state.check_open,
         log=log,
     )
-    snapshots = Snapshots(runner, catalog, archive, copies, backend, restorer, scratch, storage_owner)
+    snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
     fleet_tools = FleetTools(
         catalog,
         tools.pool,
@@ -172,7 +185,7 @@ def compose(
         failed_tenants=failed_tenants,
         leases=leases,
         scratch=scratch,
-        keep_location=partial(keep_location, config.data_dir, storage.location),
+        record_location=partial(record_location, config.data_dir, storage.location),
         storage_owner=storage_owner,
         operations=operations,
         runner=runner,
@@ -208,15 +221,20 @@ def _open_tenants(
     return OperationTools(catalog, context, pool, opener, backend), failed_tenants
 
 
-def _finishers(operations: TenantOperations, restorer: Restorer) -> Mapping[str, Finisher]:
+def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -> Mapping[str, Finisher]:
     """Return how each operation of several steps is finished after a crash."""
-    return {
-        **finishers_of(
-            operations.create, operations.archive, operations.purge, operations.rename, operations.repair
-        ),
-        **operations.transfers.finishers,
-        **restorer.finishers,
-    }
+    return finishers_of(
+        operations.create,
+        operations.archive,
+        operations.purge,
+        operations.rename,
+        operations.repair,
+        operations.clone,
+        operations.import_bundle,
+        on_snapshots.restore,
+        on_snapshots.undo_restore,
+        on_snapshots.replace_file,
+    )
 
 
 def _check_schemas(schemas: Sequence[Schema]) -> None:

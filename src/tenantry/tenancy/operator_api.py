@@ -22,7 +22,9 @@ from tenantry.tenancy.operations.purge import Purge
 from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import OperationRunner
-from tenantry.tenancy.snapshots.clone_export_import import Transfers
+from tenantry.tenancy.snapshots.clone import Clone
+from tenantry.tenancy.snapshots.export import Export
+from tenantry.tenancy.snapshots.import_bundle import ImportBundle
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.texts import check_display_name, check_reason
 
@@ -37,7 +39,9 @@ class TenantOperations:
     purge: Purge
     rename: Rename
     repair: Repair
-    transfers: Transfers
+    clone: Clone
+    export: Export
+    import_bundle: ImportBundle
 
 
 class OperatorAPI(ABC):
@@ -282,7 +286,7 @@ class OperatorAPI(ABC):
             check_display_name(display_name)
         source_id = parse_tenant_id(source)
         work = partial(
-            self._operations.transfers.clone,
+            self._operations.clone.run,
             source_id=source_id,
             snapshot_id=snapshot_id,
             display_name=display_name,
@@ -305,7 +309,7 @@ class OperatorAPI(ABC):
             SnapshotError: The file exists, or cannot be written.
         """
         self._check_open()
-        work = partial(self._operations.transfers.export, path=Path(path))
+        work = partial(self._operations.export.run, path=Path(path))
         return await self._runner.run(
             parse_tenant_id(tenant_id), "export", work, queue="snapshot", path=self._audited_path(path)
         )
@@ -340,7 +344,7 @@ class OperatorAPI(ABC):
         if display_name is not None:
             check_display_name(display_name)
         work = partial(
-            self._operations.transfers.import_bundle,
+            self._operations.import_bundle.run,
             path=Path(path),
             display_name=display_name,
             accepted_tables=accepted_tables,

@@ -245,7 +245,7 @@ class TenantRegistry(OperatorAPI):
         await parts.backend.open()
         try:
             await run_in_thread(partial(prepare_data_directory, parts.config))
-            await run_in_thread(parts.keep_location)
+            await run_in_thread(parts.record_location)
             await parts.scratch.sweep()
             await parts.catalog.open()
         except BaseException:

@@ -44,8 +44,8 @@ class SQLiteRestorePoints:
         except OSError as error:
             raise SnapshotError(f"cannot remove {directory}: {error}") from error
 
-    async def forget_old(self, newest: str, *, latest: str, kept_max: int) -> None:
-        """Remove the oldest; see `RestorePoints.forget_old`."""
+    async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
+        """Remove the oldest; see `RestorePoints.remove_old`."""
         forget = partial(replacement.forget_points, self._paths, newest, latest=latest, kept_max=kept_max)
         await run_in_thread(forget)
 

@@ -1,9 +1,9 @@
-"""Copies of a tenant's database: made while it is used or closed, checked and described."""
+"""Copies a tenant's database, while it is open or closed, and checks and describes the copy."""
 
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -14,16 +14,12 @@ from tenantry.storage import artifacts
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
 from tenantry.storage.archive.sealed_gzip import CompressedFile
 from tenantry.storage.artifacts import SQLITE_VERSION, DatabaseReport
-from tenantry.storage.protocol import Backend
-from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.tenant_opener import TenantOpener
-
-if TYPE_CHECKING:
-    from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class _Source(Protocol):
-    """An open database: a tenant's actor, or its store."""
+    """An open database: a tenant's actor or its store."""
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file."""
@@ -37,58 +33,66 @@ class _Source(Protocol):
 class Copies:
     """Makes and checks copies.
 
+    A tenant that serves calls is copied through its actor, beside its writer. A tenant that serves none is copied through a store of
+    its own, and not migrated for it. So is a tenant that serves calls, is closed and lacks migrations; its callers wait for the copy.
+
     Args:
-        pool: A tenant that serves calls is copied through its actor, beside its writer.
-        opener: Tells which tenants lack migrations, and quarantines damaged ones.
-        backend: Opens a tenant that does not serve calls, without migrating it.
+        tools: What operations work with.
     """
 
-    def __init__(self, pool: ActorPool, opener: TenantOpener, backend: Backend) -> None:
-        self._pool = pool
-        self._opener = opener
-        self._backend = backend
+    def __init__(self, tools: OperationTools) -> None:
+        self._pool = tools.pool
+        self._opener = tools.opener
+        self._backend = tools.backend
         self._log = EventLog()
 
-    async def copy(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
-        """Write a consistent copy of the tenant's present state into a new file, check it, and say what is in it.
+    async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
+        """Write a consistent copy of the tenant's present state into a new file, check it, and return what is in it.
 
-        One that is closed and lacks migrations is copied as it is, and not migrated for that; its callers wait meanwhile.
-
-        A copy that is damaged says nothing of the tenant, for it is on a disk too: the tenant's own database is looked at
-        then. If that is damaged, a tenant that serves calls is quarantined.
+        If the copy is damaged, its own disk may be the cause: then the tenant's database is checked. If that is damaged too, a
+        tenant that serves calls is quarantined.
 
         Raises:
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.
-            SnapshotError: The tenant has no files, or was closed meanwhile; or only the copy is damaged.
+            SnapshotError: The tenant has no database, or was closed before the copy ended; or only the copy is damaged.
             TenantError, PersistenceError: It cannot be opened or read.
         """
-        is_served = tenant.state.allows(Permission.SERVE) and tenant.intent is None
-        if is_served and self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
-            async with self._pool.held(tenant.id, "snapshot"):
-                try:
-                    return await self._copy_closed(tenant, path)
-                except DatabaseCorruptError as error:
-                    if not await self._opener.is_damaged(tenant):
-                        raise SnapshotError(
-                            f"the disk failed to read the database of tenant {tenant.id!r} for a moment: try again",
-                            is_retryable=True,
-                        ) from error
-                    raise await self._opener.quarantine(tenant, error) from error
-        if is_served:
-            lease = await self._pool.lease(tenant.id)
-            try:
-                if lease.actor.uid != tenant.uid:
-                    raise SnapshotError(f"tenant {tenant.id!r} was renamed meanwhile: call again")
-                # What is found damaged is quarantined by the actor.
-                return await _copied(tenant, lease.actor, path)
-            finally:
-                self._pool.release(lease)
-        if not tenant.state.allows(Permission.COPY):
-            raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
-        return await self._copy_closed(tenant, path)
+        if not tenant.state.allows(Permission.SERVE) or tenant.intent is not None:
+            if not tenant.state.allows(Permission.COPY):
+                raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
+            return await self._copy_closed(tenant, path)
+        if self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
+            return await self._copy_held(tenant, path)
+        return await self._copy_open(tenant, path)
 
-    async def _copy_closed(self, tenant: "TenantRecord", path: Path) -> DatabaseReport:
-        """Copy a tenant that nobody can open, because its state serves no calls: its file is not migrated for that."""
+    async def _copy_open(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
+        """Copy a tenant through its actor, which quarantines the tenant if it finds damage."""
+        lease = await self._pool.lease(tenant.id)
+        try:
+            if lease.actor.uid != tenant.uid:
+                raise SnapshotError(
+                    f"tenant {tenant.id!r} was renamed before it could be copied: try again",
+                    is_retryable=True,
+                )
+            return await _copied(tenant, lease.actor, path)
+        finally:
+            self._pool.release(lease)
+
+    async def _copy_held(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
+        """Copy a tenant that serves calls while it is closed and its callers wait."""
+        async with self._pool.held(tenant.id, "snapshot"):
+            try:
+                return await self._copy_closed(tenant, path)
+            except DatabaseCorruptError as error:
+                if not await self._opener.is_damaged(tenant):
+                    raise SnapshotError(
+                        f"the disk failed to read the database of tenant {tenant.id!r} for a moment: try again",
+                        is_retryable=True,
+                    ) from error
+                raise await self._opener.quarantine(tenant, error) from error
+
+    async def _copy_closed(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
+        """Copy a tenant that nobody can open at this moment."""
         store = self._backend.store(
             tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
         )
@@ -99,12 +103,12 @@ class Copies:
             await store.disconnect()
 
 
-async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> DatabaseReport:
+async def _copied(tenant: TenantRecord, source: _Source, path: Path) -> DatabaseReport:
     """Copy an open database and check the copy.
 
     Raises:
         DatabaseCorruptError: The database is damaged.
-        SnapshotError: The copy is, and the database is not.
+        SnapshotError: Only the copy is damaged.
     """
     try:
         await source.copy_to(path)
@@ -112,12 +116,12 @@ async def _copied(tenant: "TenantRecord", source: _Source, path: Path) -> Databa
     except DatabaseCorruptError as error:
         await source.check_integrity()
         raise SnapshotError(
-            f"a copy of tenant {tenant.id!r} came out damaged, and its own database is sound: look at the disk below {path.parent}"
+            f"a copy of tenant {tenant.id!r} is damaged, and its own database is sound: check the disk that holds {path.parent}"
         ) from error
 
 
 def manifest_of(
-    tenant: "TenantRecord",
+    tenant: TenantRecord,
     report: DatabaseReport,
     now: datetime,
     trigger: str,
@@ -163,6 +167,6 @@ def manifest_of(
         )
     except ValidationError as error:
         raise SnapshotError(
-            f"tenant {tenant.id!r} cannot be described in a manifest: {wrong_fields(error)}: too many tables, or a name that is too "
-            "long"
+            f"tenant {tenant.id!r} cannot be described in a manifest ({wrong_fields(error)}): it has too many tables, or a name is "
+            "too long"
         ) from error

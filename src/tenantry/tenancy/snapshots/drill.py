@@ -1,15 +1,12 @@
-"""Tries whether a tenant's newest snapshot could be restored, without touching the tenant."""
+"""Tests whether a tenant's newest snapshot can be restored, without changing the tenant."""
 
 import time
 from dataclasses import dataclass
 
 from tenantry.errors import SnapshotNotFoundError, TenantryError
 from tenantry.ids import TenantId
-from tenantry.storage.protocol import Backend
-from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.snapshots.archive import SnapshotArchive
-from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshot import newest_first
+from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 
@@ -20,9 +17,9 @@ class DrillResult:
     Attributes:
         tenant_id: The tenant.
         snapshot_id: Its newest snapshot, None if it has none.
-        outcome: ``ok``, or the error's `outcome`; ``not_found`` where there is no snapshot.
+        outcome: ``ok``, or the error's `outcome`; ``not_found`` if there is no snapshot.
         error: The error's message, None without an error.
-        age_seconds: How old the snapshot is: what would be lost.
+        age_seconds: How old the snapshot is: a restore would lose the writes since then.
         duration_seconds: How long fetching, checking and migrating it took.
     """
 
@@ -48,13 +45,10 @@ class DrillReport:
 
 async def try_newest(
     tenant: TenantRecord,
-    *,
-    archive: SnapshotArchive,
-    backend: Backend,
-    scratch: Scratch,
-    context: ActorContext,
+    tools: SnapshotTools,
 ) -> DrillResult:
-    """Bring the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
+    """Fetch the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
+    archive, context = tools.archive, tools.operations.context
     started = time.monotonic()
     snapshot_id, age_seconds = None, None
     outcome, error = "ok", None
@@ -65,10 +59,10 @@ async def try_newest(
             raise SnapshotNotFoundError(f"tenant {tenant.id!r} has no snapshot")
         manifest = await archive.manifest(tenant.uid, snapshot_id)
         age_seconds = (context.clock.now() - manifest.created_at).total_seconds()
-        async with scratch.directory() as directory:
+        async with tools.scratch.directory() as directory:
             database = directory / "tenant.db"
             await archive.fetch(manifest, database)
-            await backend.prepare(database)
+            await tools.operations.backend.prepare(database)
     except TenantryError as failure:
         outcome, error = failure.outcome, str(failure)
     return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)

@@ -35,7 +35,7 @@ def recorded_location(data_dir: Path) -> str | None:
             return None
 
 
-def keep_location(data_dir: Path, location: str) -> None:
+def record_location(data_dir: Path, location: str) -> None:
     """Write down where they are kept, unless that is the default or was done before.
 
     Args:

@@ -358,7 +358,7 @@ async def check_restore_points(make_backend: MakeBackend, directory: Path) -> No
                 await closed.keep(name, is_as_found=False)
                 await closed.exchange(name)
         expect(await points.names(), names)
-        await points.forget_old("before-4", latest="before-4", kept_max=2)
+        await points.remove_old("before-4", latest="before-4", kept_max=2)
         expect(await points.names(), ["before-3", "before-4", "before-5"])
         for _ in range(2):
             await points.remove("before-3")

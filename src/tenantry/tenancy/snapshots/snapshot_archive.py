@@ -159,7 +159,7 @@ class SnapshotArchive:
         await self._delete_each([stored.key for stored in await self._storage.list(f"{tenant_uid}/")])
         await self._storage.remove_leftovers(f"{tenant_uid}/")
 
-    async def retain(
+    async def apply_retention(
         self, tenant_uid: str, newest: str, *, kept_max: int, age_seconds_max: float, watch: ClockWatch
     ) -> Sequence[str]:
         """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.

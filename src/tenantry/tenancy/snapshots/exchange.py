@@ -1,0 +1,200 @@
+"""Exchange a tenant's database for another one and keep the old one as a restore point: what all kinds of restores share.
+
+The new database is prepared in a scratch directory: copied, checked and migrated. Then the tenant is closed in this process, its
+callers wait, and the intent is written:
+
+    begun     the intent is in the catalog; it contains the name of the restore point, which only this restore uses
+    placed    the new database is staged beside the tenant's
+    closed    the exchange begins; other processes close the tenant, and its lock is taken
+    kept      the old database is a restore point
+    exchanged the new database is in its place, after one rename
+    finished  the intent is gone, and callers continue
+
+If a step before the exchange fails, the restore is taken back. After a crash the back end says whether anything was staged or kept
+(`RestorePoints.has_begun`). If so, the restore is finished from its first step; otherwise it is taken back.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from tenantry.errors import (
+    DatabaseCorruptError,
+    SnapshotCorruptError,
+    SnapshotNotFoundError,
+    TenantStateError,
+)
+from tenantry.lifecycle import Permission, TenantEvent, next_state
+from tenantry.storage import artifacts
+from tenantry.storage.protocol import RestorePoints
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.tenant_record import TenantRecord
+
+RESTORE_POINTS_MAX: Final = 3
+"""How many restore points a tenant has at most; the oldest are deleted."""
+
+POINT_PREFIX: Final = "before-"
+"""What the names of restore points begin with: it tells them from ids of snapshots."""
+
+_UNDONE: Final = "undone:"
+
+
+class Exchange:
+    """Exchanges databases of tenants.
+
+    Args:
+        tools: What operations work with.
+        is_kept_as_found: Whether the old database is kept with its log exactly as they are, rather than as one file.
+        is_undo: Whether the exchange undoes the one before it.
+    """
+
+    def __init__(
+        self, tools: OperationTools, *, is_kept_as_found: bool = False, is_undo: bool = False
+    ) -> None:
+        self._tools = tools
+        self._is_kept_as_found = is_kept_as_found
+        self._is_undo = is_undo
+
+    async def run(
+        self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
+    ) -> TenantRecord:
+        """Prepare a database that was checked, and put it in the place of the tenant's.
+
+        Args:
+            operation: The restore.
+            tenant: The tenant.
+            database: The new database, in a scratch directory.
+            is_migrated: Whether it is migrated first.
+        """
+        context = self._tools.context
+        with operation.preparing():
+            versions = await self._tools.backend.prepare(database) if is_migrated else None
+        await artifacts.make_durable(database)
+        point = f"{POINT_PREFIX}{new_snapshot_id(context.clock.now())}"
+        operation.detail["point"] = point
+        points = self._tools.backend.points(tenant.place)
+        arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
+        # Held before the intent is written: a held caller waits, and one that finds the intent in the catalog is refused.
+        async with (
+            self._tools.pool.held(tenant.id, operation.action),
+            operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
+        ):
+            try:
+                await points.stage(point, database)
+                operation.step("placed")
+                return await self._exchange(operation, restoring, versions)
+            except Exception:
+                with anyio.CancelScope(shield=True):
+                    if await points.unstage(point):
+                        await operation.take_back(restoring)
+                raise
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish an exchange whose process died, or take it back if nothing was staged."""
+        if await self._tools.backend.points(tenant.place).has_begun(_point_of(tenant)):
+            async with self._tools.pool.held(tenant.id, operation.action):
+                await self._exchange(operation, tenant, None)
+        else:
+            await operation.take_back(tenant)
+
+    async def _exchange(
+        self, operation: Operation, tenant: TenantRecord, versions: dict[str, int] | None
+    ) -> TenantRecord:
+        """Exchange the databases of a tenant that is held."""
+        point = _point_of(tenant)
+        operation.step("closed")
+        async with self._tools.backend.exclusive(tenant.place) as closed:
+            await closed.keep(point, is_as_found=self._is_kept_as_found)
+            operation.step("kept")
+            await closed.exchange(point)
+            operation.step("exchanged")
+        known = {} if versions is None else {"schema_versions": versions, "last_error": None}
+        # Damage of the replaced database may have been noted since the intent was written.
+        latest = await self._tools.catalog.find_by_uid(tenant.uid) or tenant
+        points = self._tools.backend.points(tenant.place)
+        restored = await operation.complete(
+            latest,
+            restore_point=await self._restore_point(points, point),
+            **self._changes_of_state(latest),
+            **known,
+        )
+        await self._remove_old(points, point)
+        return restored
+
+    async def _restore_point(self, points: RestorePoints, point: str) -> str | None:
+        """Return what the tenant's record says of the restore point; None if there was no database to keep."""
+        if not await points.exists(point):
+            return None
+        return f"{_UNDONE}{point}" if self._is_undo else point
+
+    async def _remove_old(self, points: RestorePoints, point: str) -> None:
+        latest = f"{POINT_PREFIX}{begin_of_ids(self._tools.context.watch.latest_plausible())}"
+        await points.remove_old(point, latest=latest, kept_max=RESTORE_POINTS_MAX)
+
+    def _changes_of_state(self, tenant: TenantRecord) -> dict[str, object]:
+        """Return what changes for a quarantined tenant: its database is sound now, so it serves calls again.
+
+        It stays quarantined if the new database was not migrated: a migration that fails may be why it is quarantined.
+        """
+        assert tenant.intent is not None
+        is_migrated = tenant.intent.arguments["is_migrated"] is not None
+        if not tenant.state.allows(TenantEvent.REPAIR) or not is_migrated:
+            return {}
+        repaired = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
+        return {"state": repaired, "reason": None, "state_changed_at": self._tools.context.clock.now()}
+
+
+def check_restorable(tenant: TenantRecord, action: str) -> None:
+    """Raise unless the tenant's state allows a restore.
+
+    Raises:
+        TenantStateError: It does not.
+    """
+    if not tenant.state.allows(Permission.RESTORE):
+        raise TenantStateError(
+            f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",
+            tenant_id=tenant.id,
+            state=tenant.state,
+            event=action,
+        )
+
+
+def is_undone(tenant: TenantRecord) -> bool:
+    """Return whether the tenant's last restore was undone."""
+    return tenant.restore_point is not None and tenant.restore_point.startswith(_UNDONE)
+
+
+def is_last_point(tenant: TenantRecord, point: str) -> bool:
+    """Return whether the last restore, or its undoing, made this restore point."""
+    return tenant.restore_point in {point, f"{_UNDONE}{point}"}
+
+
+async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, database: Path) -> None:
+    """Write a restore point of the tenant into a new file, checked.
+
+    Raises:
+        SnapshotNotFoundError: The tenant has no such restore point.
+        SnapshotCorruptError: It is damaged; it stays as it is.
+        SnapshotError: It cannot be copied.
+    """
+    points = tools.backend.points(tenant.place)
+    if not await points.exists(check_snapshot_id(point, prefix=POINT_PREFIX)):
+        raise SnapshotNotFoundError(
+            f"tenant {tenant.id!r} has no restore point {point!r} any more: only the last {RESTORE_POINTS_MAX} are kept",
+            snapshot_id=point,
+        )
+    try:
+        await points.copy_to(point, database)
+    except DatabaseCorruptError as error:
+        raise SnapshotCorruptError(str(error)) from error
+
+
+def _point_of(tenant: TenantRecord) -> str:
+    """Return the restore point that the tenant's intent names."""
+    assert tenant.intent is not None
+    point = tenant.intent.arguments["point"]
+    assert point is not None
+    return point

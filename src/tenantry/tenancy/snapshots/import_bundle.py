@@ -1,0 +1,64 @@
+"""Import a bundle: create a tenant with the database in it. The steps are those of `new_from_copy`."""
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from tenantry.errors import SnapshotError
+from tenantry.files.disk_space import room_bytes
+from tenantry.storage import artifacts
+from tenantry.storage.archive.bundle import read_bundle
+from tenantry.storage.archive.manifest import Manifest
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
+from tenantry.tenancy.snapshots.snapshot_archive import check_contents
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.threads import run_in_thread
+
+
+class ImportBundle:
+    """Imports bundles.
+
+    Args:
+        tools: What it works with.
+        create: What new tenants have in common.
+    """
+
+    action = "import"
+
+    def __init__(self, tools: SnapshotTools, create: Create) -> None:
+        self._tools = tools
+        self._new = NewFromCopy(tools.operations, create)
+
+    async def run(
+        self,
+        operation: Operation,
+        *,
+        path: Path,
+        display_name: str | None,
+        accepted_tables: Collection[str],
+    ) -> TenantRecord:
+        """See `TenantRegistry.import_bundle`."""
+        new = await self._new.new_record(operation, operation.tenant_id)
+        async with self._tools.scratch.directory() as directory:
+            with operation.preparing():
+                manifest, database = await run_in_thread(partial(_unpack, path, directory))
+                # Before any other statement: a definition in the schema of a foreign database would run as code.
+                await artifacts.check_schema(database, self._tools.schemas, accepted_tables)
+                await check_contents(manifest, database)
+                new = new.model_copy(update={"display_name": display_name or manifest.display_name})
+                await self._new.prepare(new, database)
+            return await self._new.run(operation, new, database)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish an import whose process died, or remove the tenant."""
+        await self._new.finish(operation, tenant)
+
+
+def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:
+    try:
+        return read_bundle(path, directory, bytes_max=room_bytes(directory))
+    except OSError as error:
+        raise SnapshotError(f"the bundle {path} cannot be read: {error}") from error

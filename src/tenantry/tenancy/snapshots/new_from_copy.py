@@ -1,0 +1,69 @@
+"""Create a tenant with a copy of a database: the steps that clones and imports share.
+
+The copy is prepared in a scratch directory before the tenant is in the catalog. Then:
+
+    begun     the record and its intent are in the catalog; nobody can open the tenant
+    placed    the copy is the tenant's database
+    opened    the tenant is open
+    finished  it is active, and the intent is gone
+
+A creation that fails removes the database and the record. After a crash, a tenant with a database is finished, and one without a
+database is removed.
+"""
+
+from pathlib import Path
+
+from tenantry.errors import TenantryError
+from tenantry.storage import artifacts
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.tenant_record import Intent, TenantRecord
+
+
+class NewFromCopy:
+    """Creates tenants with copies of databases.
+
+    Args:
+        tools: What operations work with.
+        create: What new tenants have in common.
+    """
+
+    def __init__(self, tools: OperationTools, create: Create) -> None:
+        self._tools = tools
+        self._create = create
+
+    async def new_record(self, operation: Operation, display_name: str) -> TenantRecord:
+        """Return the record of the new tenant, which is not yet in the catalog; see `Create.new_record`."""
+        await operation.recover()
+        return await self._create.new_record(operation.tenant_id, display_name)
+
+    async def prepare(self, tenant: TenantRecord, database: Path) -> None:
+        """Migrate a copy that was checked, and mark it as the new tenant's."""
+        await self._tools.backend.prepare(database)
+        await artifacts.assign_to(database, tenant.uid)
+
+    async def run(self, operation: Operation, tenant: TenantRecord, database: Path) -> TenantRecord:
+        """Create the tenant with a copy that `prepare` has prepared."""
+        operation.tenant_uid = tenant.uid
+        intent = Intent(action=operation.action, begun_at=self._tools.context.clock.now())
+        tenant = tenant.model_copy(update={"intent": intent})
+        async with operation.lock(tenant):
+            await self._tools.catalog.insert(tenant)
+            operation.step("begun")
+            try:
+                await self._tools.backend.adopt(tenant.place, database)
+                operation.step("placed")
+                return await self._create.provision(operation, tenant)
+            except TenantryError:
+                await self._create.abort(tenant)
+                raise
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish a creation whose process died, or remove the tenant if it has no database."""
+        async with self._tools.backend.exclusive(tenant.place) as closed:
+            is_placed = await closed.exists()
+        if is_placed:
+            await self._create.provision(operation, tenant)
+        else:
+            await self._create.abort(tenant)

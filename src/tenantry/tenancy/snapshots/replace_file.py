@@ -1,0 +1,69 @@
+"""Replace a tenant's database by a plain SQLite file that an operator gives. The steps are those of `exchange`."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from tenantry.errors import SnapshotCorruptError
+from tenantry.storage import artifacts
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.snapshots.exchange import Exchange, check_restorable
+from tenantry.tenancy.snapshots.scratch import named
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class ReplaceFile:
+    """Replaces tenants' databases by files.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "replace_file"
+
+    def __init__(self, tools: SnapshotTools) -> None:
+        self._tools = tools
+        # An operator may have put files together that are not of one database: they are kept as they are.
+        self._exchange = Exchange(tools.operations, is_kept_as_found=True)
+
+    async def run(
+        self, operation: Operation, *, path: Path, owner: str | None, accepted_tables: Collection[str]
+    ) -> TenantRecord:
+        """See `Snapshots.replace_file`."""
+        tenant = await operation.get()
+        check_restorable(tenant, self.action)
+        async with self._tools.scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with operation.preparing(), named(database, str(path)):
+                await artifacts.copy_file(path, database)
+                # Before any other statement: a definition in the file's schema would run as code.
+                await artifacts.check_schema(database, self._tools.schemas, accepted_tables)
+                await _check_owner(database, tenant, owner)
+                operation.detail["sha256"] = await artifacts.digest(database)
+                if owner is not None and owner != tenant.uid:
+                    await artifacts.assign_to(database, tenant.uid)
+            return await self._exchange.run(operation, tenant, database, is_migrated=True)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish a replacement whose process died, or take it back."""
+        await self._exchange.finish(operation, tenant)
+
+
+async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None) -> None:
+    """Check a database thoroughly, and that it is marked as the tenant's or as the given owner's.
+
+    Raises:
+        SnapshotCorruptError: It is another tenant's.
+        DatabaseCorruptError: It is damaged.
+    """
+    report = await artifacts.check(database, is_thorough=True)
+    if report.tenant_uid is not None and report.tenant_uid in {tenant.uid, owner}:
+        return
+    if report.tenant_uid is None:
+        mark, advice = "no tenant", "give a file that tenantry made"
+    else:
+        mark = f"the tenant with the uid {report.tenant_uid!r}"
+        advice = f"give the right file, or make this one the tenant's with the owner {report.tenant_uid} (--owner, or owner in Python)"
+    raise SnapshotCorruptError(
+        f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
+    )

@@ -1,0 +1,42 @@
+"""Undo a tenant's last restore: bring back the database that it replaced. The steps are those of `exchange`."""
+
+from tenantry.errors import SnapshotNotFoundError
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.snapshots.exchange import Exchange, check_restorable, copy_point, is_undone
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+
+class UndoRestore:
+    """Undoes restores.
+
+    Args:
+        tools: What it works with.
+    """
+
+    action = "undo_restore"
+
+    def __init__(self, tools: SnapshotTools) -> None:
+        self._tools = tools
+        self._exchange = Exchange(tools.operations, is_undo=True)
+
+    async def run(self, operation: Operation) -> TenantRecord:
+        """See `Snapshots.undo_restore`."""
+        tenant = await operation.get()
+        if tenant.restore_point is None:
+            raise SnapshotNotFoundError(
+                f"tenant {tenant.id!r} has nothing to undo: it was never restored, its last restore replaced no database, or that "
+                "restore point was deleted"
+            )
+        if is_undone(tenant):
+            return tenant
+        check_restorable(tenant, self.action)
+        async with self._tools.scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with operation.preparing():
+                await copy_point(self._tools.operations, tenant, tenant.restore_point, database)
+            return await self._exchange.run(operation, tenant, database, is_migrated=True)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish an undo whose process died, or take it back."""
+        await self._exchange.finish(operation, tenant)
