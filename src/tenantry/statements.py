@@ -1,7 +1,7 @@
-"""Statements: SQL, its parameters and what is expected back; and the sessions that run them.
+"""Statements, which are SQL with parameters and the kind of result; and the sessions that run them.
 
-A repository builds statements and hands them to a session. Which connection runs them, on which thread, in
-whose transaction, is the session's matter.
+A repository builds statements and gives them to a session. The session decides which connection runs them, on which thread and in
+which transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from tenantry.eventlog import EventLog
 
 Row: TypeAlias = tuple[Any, ...]
 Result: TypeAlias = Any
-"""None, a row count, a row or None, or a list of rows: as the statement's `Fetch` says."""
+"""None, a row count, a row or None, or a list of rows, depending on the statement's `Fetch`."""
 
 
 class Fetch(Enum):
-    """What a statement gives back.
+    """What a session returns for a statement.
 
     Attributes:
         NONE: None.
-        ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without its triggers and foreign keys.
+        ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without those of its triggers and foreign keys.
         ONE: The first row; None if the result has no rows.
         ALL: A list of all rows.
     """
@@ -76,7 +76,7 @@ class Sql:
 
 
 class Statement(NamedTuple):
-    """One SQL statement and what is expected back from it.
+    """One SQL statement and the kind of its result.
 
     Attributes:
         operation: Its bounded name in metrics, ``<repository>.<method>``: ``messages.save``.
@@ -107,11 +107,11 @@ class ReadSession(Protocol):
 
     @property
     def log(self) -> EventLog:
-        """The event log, bound to the tenant where there is one."""
+        """The event log, bound to the tenant if there is one."""
         ...
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement and return what its `Fetch` says.
+        """Run one reading statement and return its result.
 
         Cancellation leaves nothing behind.
 
@@ -128,8 +128,8 @@ class Session(ReadSession, Protocol):
     async def write(self, *statements: Statement) -> list[Result]:
         """Run the statements as one atomic unit; return one result for each.
 
-        When this returns, the unit is committed and durable (inside a transaction: part of it). A caller that is
-        cancelled before its unit began leaves nothing behind; after that the unit may be committed whole.
+        When this returns, the unit is committed and durable; inside a transaction, it is part of the transaction. A caller that is
+        cancelled before its unit began leaves nothing behind; after that the whole unit may be committed.
 
         Raises:
             PersistenceError: The database refused or failed; nothing of the unit was kept.

@@ -37,7 +37,7 @@ _COST_RECORD = RecordType(
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
-# Over no rows an aggregate is NULL, and CPython's sqlite3 never even makes its object.
+# Without rows the aggregate is NULL: CPython's sqlite3 does not even create its object.
 _SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
 _QUERY = Listing(
     "cost_records.query",
@@ -98,7 +98,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[CostRecord]:
-        """Return the records that pass all filters given, oldest first; those of one instant as they were appended.
+        """Return the records that pass all filters given, oldest first; records of one instant in the order of insertion.
 
         Args:
             agent_id: Only records of this agent.
@@ -109,8 +109,8 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: The limit, the window or the cursor is refused.
-            MalformedRowError: A stored row is no valid record.
+            QueryError: The limit, the window or the cursor is not valid.
+            MalformedRowError: A stored row is not a valid record.
         """
         filters = {"task_id": task_id, "agent_id": agent_id}
         return await self._page(_QUERY, filters, window=Window(since, until), limit=limit, cursor=cursor)
@@ -123,13 +123,12 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> float:
-        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 where there are none.
+        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 if there are none.
 
-        The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float it was given, and
-        `exact_sum`, which the store provides, rounds once, at the end, as `math.fsum` does; it carries no error from
-        one addition to the next. So the result is within half a unit in the last place of the stored values' true
-        sum. What remains is what the costs had lost before they were given: at most 2⁻⁵³ of each as a part of itself,
-        which for a million calls of 1,000 dollars is a ten-thousandth of a cent.
+        The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float that was given, and
+        `exact_sum`, which the store provides, rounds only once, at the end, like `math.fsum`. So the result is within half a unit
+        in the last place of the true sum of the stored values. The costs themselves were rounded to floats before they were
+        given, each by a relative error of at most 2⁻⁵³: for a million calls of 1,000 dollars, a ten-thousandth of a cent.
 
         Args:
             agent_id: Only records of this agent.
@@ -138,7 +137,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             until: Only records up to this instant, itself included.
 
         Raises:
-            QueryError: The window is refused, or the sum is more than a float can say.
+            QueryError: The window is not valid, or the sum is larger than a float can be.
         """
         filters = {"task_id": task_id, "agent_id": agent_id}
         window = Window(since, until)
@@ -153,7 +152,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         total = float(row[0])
         if math.isinf(total):
             overflow = QueryError(
-                "the sum is more than a 64-bit float can say: narrow the filters or the window"
+                "the sum is larger than a 64-bit float can be: narrow the filters or the window"
             )
             self._log.failure(failed, overflow, **asked)
             raise overflow

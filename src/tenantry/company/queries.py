@@ -1,14 +1,14 @@
 """Builds the statements that read many rows: filters, a window of time, and the keyset that begins a page.
 
-Every page is a range of one index, wherever it lies. Three habits make it so, and `EXPLAIN QUERY PLAN` shows it:
+Every page, the last as well as the first, is a range of one index. Three rules ensure that, and tests check it with
+`EXPLAIN QUERY PLAN`:
 
-* The keyset is always bound, on the first page too (there by a key before all others), so that SQLite searches an
-  index where it would scan and sort.
-* The window's near end goes into the keyset's bound: SQLite uses one bound for each end of a range, and of two it
-  might use the wider.
-* The first filter given leads, so the most selective is named first; the others are written ``NOT column <> ?``,
-  which SQLite never takes for an index. Left to choose between two indexes without statistics, it may walk all tasks
-  of a project to find one agent's five. PostgreSQL, which has statistics, reads it as ``column = ?``.
+* The keyset always has a bound. On the first page that is a key before all others. Without a bound SQLite would scan and sort.
+* The window's near end is part of the keyset's bound. SQLite uses one bound for each end of a range, and of two bounds it might
+  use the wider.
+* The first filter given chooses the index, so the most selective filter is named first. The other filters are written
+  ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: given two indexes it may read all tasks
+  of a project to find five tasks of one agent. PostgreSQL has statistics, and treats ``NOT column <> ?`` as ``column = ?``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from tenantry.values import INT64_MAX
 
 Key: TypeAlias = tuple[str | int, ...]
 Filters: TypeAlias = Mapping[str, str | None]
-"""Column names and the values they must have, the most selective first; None is no filter."""
+"""Column names and the values that they must have, the most selective first; None means no filter."""
 
 _FIRST_TIMESTAMP = "0001-01-01T00:00:00.000000Z"
 _LAST_TIMESTAMP = "9999-12-31T23:59:59.999999Z"
@@ -49,7 +49,7 @@ class Order:
 
     Attributes:
         columns: The key's columns; every row of a listing begins with them.
-        start: A key that comes before that of every row.
+        start: A key before the keys of all rows.
     """
 
     columns: tuple[str, ...]
@@ -62,7 +62,7 @@ class Order:
         return ", ".join(f"{column} DESC" if self.is_newest_first else column for column in self.columns)
 
     def range(self, after: Key, since: str | None, until: str | None) -> list[_Condition]:
-        """Return the conditions that hold for the rows after a key and within a window."""
+        """Return the conditions on rows after a key and within a window."""
         if self.is_newest_first:
             start = after if until is None else min(after, (until, INT64_MAX))
             conditions, end = [self._keyset("<", start)], since
@@ -86,12 +86,12 @@ NEWEST_FIRST = Order(("timestamp", "seq"), (_LAST_TIMESTAMP, INT64_MAX), is_newe
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A query that is read in pages.
+    """A query whose result is read in pages.
 
     Attributes:
         operation: Its name in metrics, which is also the kind of its cursors.
         select: ``SELECT … FROM …``, the order's columns first.
-        order: In which order the rows come.
+        order: The order of the rows.
         done: The log event of success.
         failed: The log event of failure.
         required: The filters that must be given.
@@ -107,12 +107,12 @@ class Listing:
     def page(
         self, filters: Filters, window: Window, *, limit: int | None, cursor: str | None
     ) -> tuple[Statement, int]:
-        """Return the statement of one page, and how many rows the page may hold.
+        """Return the statement of one page, and how many rows the page may have.
 
-        The statement asks for one row more, which tells whether another page follows.
+        The statement asks for one more row, which shows whether there is another page.
 
         Raises:
-            QueryError: A required filter is missing, or the limit, the window or the cursor is refused.
+            QueryError: A required filter is missing, or the limit, the window or the cursor is not valid.
         """
         for name in self.required:
             if not isinstance(filters[name], str):
@@ -126,13 +126,13 @@ class Listing:
 
 
 def aggregate(operation: str, select: Sql, filters: Filters, window: Window) -> Statement:
-    """Return the statement that gives one row for all that lies in the window and passes the filters.
+    """Return the statement that aggregates the rows within the window that pass the filters.
 
     Raises:
-        QueryError: The window is refused.
+        QueryError: The window is not valid.
     """
     since, until = _bounds(window)
-    # The lower bound is always there, so that the time index, which covers the sum, is used without filters too.
+    # There is always a lower bound, so that the index on time, which covers the sum, is used without filters too.
     conditions = [*_equals(filters), _Condition("timestamp >= ?", (since or _FIRST_TIMESTAMP,))]
     if until is not None:
         conditions.append(_Condition("timestamp <= ?", (until,)))

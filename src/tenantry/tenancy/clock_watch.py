@@ -17,8 +17,7 @@ from tenantry.clock import Clock, as_text
 from tenantry.eventlog import EventLog
 from tenantry.events import ClockLeapt, Hook
 from tenantry.statements import Fetch, Statement
-from tenantry.tenancy.catalog.api_keys import KeyStore
-from tenantry.tenancy.catalog.audit import AuditStore
+from tenantry.tenancy.catalog.session import CatalogReader, CatalogSession
 
 CLOCK_LEAPT: Final = "tenantry.clock.leapt"
 CLOCK_GAP: Final = "tenantry.clock.gap"
@@ -107,7 +106,7 @@ class ClockWatch:
         """Return the moment after which a date is in the future."""
         return self._clock.now() + timedelta(seconds=LEAP_SECONDS_MIN)
 
-    async def open(self, store: KeyStore) -> None:
+    async def open(self, store: CatalogSession) -> None:
         """Compare the clock with the last time that a process wrote down, and write the present time down.
 
         Raises:
@@ -120,7 +119,7 @@ class ClockWatch:
         self._is_open = True
         await self.write(store)
 
-    async def write(self, store: KeyStore) -> None:
+    async def write(self, store: CatalogSession) -> None:
         """Write the present time down if that is due; after a leap it always is.
 
         Raises:
@@ -171,7 +170,7 @@ class ClockWatch:
         self._report(ClockLeapt(leap_seconds, self._hold_seconds))
 
 
-async def read_record(store: AuditStore) -> ClockRecord | None:
+async def read_record(store: CatalogReader) -> ClockRecord | None:
     """Return what processes wrote down; None in a new directory.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Keys to the admin API: made, found, revoked; `registry.keys`.
+"""API keys of the admin API: create, list, revoke, authenticate; `registry.keys`.
 
-A key is ``tnt_<id>_<secret>``. The id is stored and shown; of the secret only its SHA-256 is stored, which is enough for
-256 random bits, and it is compared in constant time.
+A key is ``tnt_<id>_<secret>``. The id is stored and shown. Of the secret only its SHA-256 is stored: a secret of 256 random bits
+needs no salt and no slow hash. The hashes are compared in constant time.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,9 +20,10 @@ from tenantry.clock import FIRST_INSTANT, Clock, as_text
 from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.statements import Fetch, Row, Statement
 from tenantry.tenancy.catalog.audit import append, append_if, current_principal
 from tenantry.tenancy.catalog.rows import decode_row
+from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.texts import check_key_name
 
 KEY_ROWS_DEFAULT: Final = 1_000
@@ -34,14 +35,14 @@ _INSERT: Final = f"INSERT INTO api_keys ({', '.join(_COLUMNS)}, hash) SELECT {',
 
 
 class Scope(StrEnum):
-    """What a key lets its holder do; each includes those before it."""
+    """What a key permits; each scope includes the scopes before it."""
 
     READ = "read"
     OPERATE = "operate"
     ADMIN = "admin"
 
     def includes(self, other: "Scope") -> bool:
-        """Return whether whoever has this scope may do what `other` allows."""
+        """Return whether this scope permits what `other` permits."""
         order = list(Scope)
         return order.index(self) >= order.index(other)
 
@@ -52,12 +53,13 @@ class ApiKey(BaseModel):
     Attributes:
         id: A part of the key itself.
         name: For people.
-        scopes: What it lets its holder do.
-        tenants: The ids of the only tenants that it is for; all if None. An id may be no tenant's yet. It changes when the
-            tenant is renamed, and goes when it is purged: a key is never for a tenant that takes the id later.
-        created_at, created_by: When and by whom it was made.
-        expires_at: From then on it is refused; never if None.
-        revoked_at: Since then it is refused.
+        scopes: What the key permits.
+        tenants: The ids of the tenants that the key is limited to; None for all tenants. A tenant with such an id need not exist
+            yet. An id in the list follows its tenant when that is renamed, and is removed when the tenant is purged, so a key is
+            never for another tenant that gets the id later.
+        created_at, created_by: When the key was created, and by which principal.
+        expires_at: When the key expires; None if it never does.
+        revoked_at: When the key was revoked; None if it was not.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,42 +74,30 @@ class ApiKey(BaseModel):
     revoked_at: datetime | None = None
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether it lets its holder do what the scope allows."""
+        """Return whether the key permits what the scope permits."""
         return any(mine.includes(scope) for mine in self.scopes)
 
     def is_for(self, tenant_id: str) -> bool:
-        """Return whether it is for this tenant."""
+        """Return whether the key is for this tenant."""
         return self.tenants is None or tenant_id in self.tenants
 
 
 class NewApiKey(NamedTuple):
-    """A key that was just made; the token is shown this once."""
+    """A key that was just created, with its token, which cannot be shown again."""
 
     key: ApiKey
     token: str
 
 
-class KeyStore(Protocol):
-    """Where keys are kept: the catalog."""
-
-    async def read(self, statement: Statement) -> Result:
-        """Run one reading statement."""
-        ...
-
-    async def write(self, *statements: Statement) -> Sequence[Result]:
-        """Run one unit."""
-        ...
-
-
 class ApiKeys:
-    """Makes and checks keys. Use `registry.keys`.
+    """Creates and checks keys. Use `registry.keys`.
 
     Args:
         store: The catalog.
-        clock: For their times.
+        clock: Dates the keys.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: CatalogSession, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
@@ -120,19 +110,19 @@ class ApiKeys:
         expires_in_seconds: float | None = None,
         made_by: ApiKey | None = None,
     ) -> NewApiKey:
-        """Make a key and return it with its token, which nobody can find out later.
+        """Create a key and return it with its token, which cannot be read again later.
 
         Args:
             name: For people.
-            scopes: What it lets its holder do.
-            tenants: The only tenants that it is for; all if None.
-            expires_in_seconds: How long it is good; for ever if None.
+            scopes: What the key permits.
+            tenants: The ids of the tenants that the key is limited to; None for all tenants.
+            expires_in_seconds: How long the key is valid; None for ever.
             made_by: The caller's own key, if the caller has one; the transaction that writes the new key checks that it is
                 still valid.
 
         Raises:
-            KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was made.
-            QueryError: No scope, tenants but none of them, a name that is too long, or a time that is not in the future.
+            KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was created.
+            QueryError: There is no scope, the list of tenants is empty, the name is too long, or the time is not above 0.
             InvalidTenantIdError: One of `tenants` is not a valid id.
         """
         check_key_name(name)
@@ -151,7 +141,7 @@ class ApiKeys:
         condition, parameters = _may_manage(made_by)
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
-        # Of one width, so that keys are listed in the order of time.
+        # A text of fixed width, so that keys are listed in the order of time.
         created_at = as_text(now)
         row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
@@ -167,14 +157,14 @@ class ApiKeys:
         return NewApiKey(key, f"tnt_{key.id}_{secret}")
 
     async def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[ApiKey]:
-        """Return a page of all keys, also those that are refused by now, oldest first.
+        """Return a page of all keys, expired and revoked ones too, oldest first.
 
         Args:
             limit: How many at most; 1,000 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: `limit` or `cursor` is not one.
+            QueryError: `limit` or `cursor` is not valid.
         """
         rows_max = page_rows(KEY_ROWS_DEFAULT if limit is None else limit)
         after = (FIRST_INSTANT, "") if cursor is None else decode_cursor("keys", cursor, str, str)
@@ -185,7 +175,7 @@ class ApiKeys:
         return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
 
     async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None) -> ApiKey:
-        """Have a key refused from now on. Can be repeated.
+        """Revoke a key: from now on it is refused. The call can be repeated.
 
         Args:
             key_id: The key.
@@ -193,12 +183,12 @@ class ApiKeys:
 
         Raises:
             KeyRefusedError: `revoked_by` is no longer valid; nothing was changed.
-            RecordNotFoundError: There is no such key.
+            RecordNotFoundError: The key does not exist.
         """
         self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        # A repeated call is audited too, so that it has a commit of its own. The first one can take effect although its last
-        # sync failed, and is durable only with the next commit.
+        # A repeated call is audited too, so that it commits. An earlier call whose last sync failed may have taken effect; it is
+        # durable only after another commit.
         condition, parameters = _may_manage(revoked_by)
         sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
         exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
@@ -214,10 +204,10 @@ class ApiKeys:
         return found[0]
 
     async def authenticate(self, token: str) -> ApiKey | None:
-        """Return the key whose token this is, if it is good now; None otherwise, with no word about why."""
+        """Return the key with this token if it is valid now; None otherwise, without a reason."""
         match = _TOKEN.fullmatch(token)
         found = await self._find(match["id"]) if match is not None else None
-        # Compared in any case, so that the time it takes does not tell whether the id exists.
+        # The hashes are compared even if there is no such key: the duration must not reveal whether the id exists.
         known_hash = found[1] if found is not None else _hash("")
         given_hash = _hash(match["secret"] if match is not None else token)
         if not hmac.compare_digest(known_hash, given_hash) or found is None:
@@ -227,7 +217,7 @@ class ApiKeys:
         return None if is_expired or key.revoked_at is not None else key
 
     async def has_any(self) -> bool:
-        """Return whether there is a key that was not revoked."""
+        """Return whether a key exists that was not revoked."""
         sql = "SELECT 1 FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
         return await self._store.read(Statement("keys.has_any", sql, (), Fetch.ONE)) is not None
 
@@ -265,7 +255,7 @@ def _may_manage(manager: ApiKey | None) -> tuple[str, tuple[str, ...]]:
 
 def _refused(what: str) -> KeyRefusedError:
     return KeyRefusedError(
-        f"the key of the caller is not good for this any more: {what}; use a key that was not revoked"
+        f"the caller's key does not permit this any more: {what}; use a valid key with enough rights"
     )
 
 
@@ -275,7 +265,7 @@ def _hash(secret: str) -> str:
 
 def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:
     if not tenants:
-        raise QueryError("a key for no tenant is good for nothing: name one, or leave tenants out for all")
+        raise QueryError("the list of tenants is empty: name at least one, or leave tenants out for all")
     return tuple(sorted(set(map(parse_tenant_id, tenants))))
 
 

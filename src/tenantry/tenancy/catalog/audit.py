@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Result, Row, Sql, Statement
+from tenantry.statements import Fetch, Row, Sql, Statement
 from tenantry.tenancy.catalog.rows import decode_row
+from tenantry.tenancy.catalog.session import CatalogReader
 from tenantry.texts import check_principal
 
 AUDIT_ROWS_DEFAULT: Final = 100
@@ -65,7 +66,7 @@ _principal: ContextVar[str | None] = ContextVar("tenantry_principal", default=No
 
 @contextmanager
 def acting_as(principal: str) -> Iterator[None]:
-    """Name who makes the calls of the block, for the audit; outside of it, it is the user that the process runs as.
+    """Name the principal of the calls in the block, for the audit; the default is the user that the process runs as.
 
     For example: ``with acting_as("alice"): await registry.suspend("acme")``.
 
@@ -81,12 +82,12 @@ def acting_as(principal: str) -> Iterator[None]:
 
 
 def shown_path(path: Path, data_dir: Path) -> str | None:
-    """Return a file's path as the audit shows it; None for a file in the data directory, where it is temporary."""
+    """Return a file's path for the audit; None for a file in the data directory, which is temporary."""
     return None if data_dir in path.parents else str(path)
 
 
 def current_principal() -> str:
-    """Return who makes the calls of this context."""
+    """Return the principal of the calls in this context."""
     return _principal.get() or _process_user()
 
 
@@ -94,15 +95,14 @@ class AdminAuditEntry(BaseModel):
     """One row of the audit.
 
     Attributes:
-        seq: Its number; the first is 1, and there are no gaps.
+        seq: The row's number; the first is 1, and there are no gaps.
         at: An instant in UTC.
         principal: Who made the call, see `acting_as`.
         action: The call's name.
-        tenant_id: The tenant as the caller named it, None where a call concerns no single tenant.
-        tenant_uid: The tenant's stable key, None where it was not found.
-        outcome: ``ok``; the error's `outcome`; or ``taken_back``, when its process died and the tenant was made what it was
-            before.
-        detail: What the call was given or decided; never a secret.
+        tenant_id: The tenant as the caller named it; None if the call concerns no single tenant.
+        tenant_uid: The tenant's stable key; None if the tenant was not found.
+        outcome: ``ok``; the error's `outcome`; or ``taken_back`` if the call's process died and the call was undone.
+        detail: The call's arguments and decisions; never a secret.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -122,9 +122,9 @@ class AuditVerification:
     """What `AdminAudit.verify` found.
 
     Attributes:
-        rows: How many rows were verified, up to the first that is wrong.
-        hash: The hash of the last of them: keep it elsewhere to find a chain that was forged as a whole.
-        problem: What is wrong, None if nothing is.
+        rows: How many rows are intact, up to the first that is not.
+        hash: The hash of the last intact row. Keep it elsewhere to detect a chain that was forged as a whole.
+        problem: The first problem; None if there is none.
     """
 
     rows: int
@@ -135,14 +135,6 @@ class AuditVerification:
     def is_intact(self) -> bool:
         """Whether no row was altered, removed or inserted."""
         return self.problem is None
-
-
-class AuditStore(Protocol):
-    """Where the table lies: the catalog."""
-
-    async def read(self, statement: Statement) -> Result:
-        """Run one reading statement."""
-        ...
 
 
 def append(
@@ -195,7 +187,7 @@ class AdminAudit:
         store: The catalog.
     """
 
-    def __init__(self, store: AuditStore) -> None:
+    def __init__(self, store: CatalogReader) -> None:
         self._store = store
 
     async def list(
@@ -209,13 +201,13 @@ class AdminAudit:
         """Return a page of the audit, newest first.
 
         Args:
-            tenant_id: Only what was done to the tenant of this id, under the id that it had then.
-            tenant_uid: Only what was done to the tenant with this stable key, whatever its id was then.
+            tenant_id: Only calls that named the tenant by this id.
+            tenant_uid: Only calls on the tenant with this stable key, whatever its id was then.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: `limit` or `cursor` is not one.
+            QueryError: `limit` or `cursor` is not valid.
         """
         rows_max = page_rows(AUDIT_ROWS_DEFAULT if limit is None else limit)
         before = 2**63 - 1 if cursor is None else decode_cursor("audit", cursor, int)[0]
@@ -246,7 +238,7 @@ class AdminAudit:
                 seq, last_hash = found_seq, found_hash
         head = await self._store.read(Statement("audit.head", _HEAD, (), Fetch.ONE))
         problem = None
-        # Rows that were appended since the last page was read are no problem: they follow from what was seen.
+        # Rows that were appended since the last page was read are not a problem: the chain continues with them.
         if head is None or head[0] < seq or (head[0] == seq and head[1] != last_hash):
             problem = "the head was altered"
         elif head[0] > seq and not await self._has_row(seq + 1):
@@ -259,7 +251,7 @@ class AdminAudit:
 
 
 def _from_row(row: Row) -> AdminAuditEntry:
-    # The model's fields stand in the order of the columns.
+    # The model's fields are in the order of the columns.
     columns = tuple(AdminAuditEntry.model_fields)
     return decode_row(AdminAuditEntry, columns, row, entity="audit_row", json_columns=("detail",))
 

@@ -1,8 +1,8 @@
-"""What a call was authorised for: its caller's right, and the one tenant that the caller named.
+"""The authority of a call: the caller's rights, and the one tenant that the caller named.
 
-A caller names a tenant by id. A rename, or a purge and a new tenant, can give the id to another company while the call waits:
-for its body, or for its turn. A call that runs under an authority finds only the tenant that it was authorised for, and its
-caller's right is checked again when its turn has come.
+A caller names a tenant by id. While the call waits, for its body or for its turn, a rename, or a purge and a creation, can give the
+id to another company. A call that runs under an authority finds only the tenant that it was authorised for, and the caller's
+rights are checked again when the call begins.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Authority(Protocol):
-    """What somebody may do at this moment.
+    """What a caller may do now.
 
     Attributes:
         tenant_id: The tenant that the caller named; None if the call concerns no single tenant.
@@ -29,7 +29,7 @@ class Authority(Protocol):
     def tenant_uid(self) -> str | None: ...  # noqa: D102  # see above
 
     async def check(self) -> object:
-        """Raise unless the caller may still do it."""
+        """Raise unless the caller may still make the call."""
         ...
 
 
@@ -47,7 +47,7 @@ def acting_under(authority: Authority) -> Iterator[None]:
 
 
 async def check_authority() -> None:
-    """Raise what the authority of this context raises, if the caller may not make the call any more."""
+    """Raise the error of this context's authority if the caller may no longer make the call."""
     authority = _authority.get()
     if authority is not None:
         await authority.check()

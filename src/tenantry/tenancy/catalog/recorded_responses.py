@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from tenantry.clock import Clock, as_text
 from tenantry.statements import Fetch, Statement
-from tenantry.tenancy.catalog.api_keys import KeyStore
+from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.tenancy.clock_watch import ClockWatch
 
 RETENTION_SECONDS: Final = 86_400.0
@@ -52,7 +52,7 @@ class PendingRequest:
     that request.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
+    def __init__(self, store: CatalogSession, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
         self._store = store
         self._clock = clock
         self._row = (key_id, key)
@@ -94,7 +94,7 @@ class RecordedResponses:
         watch: Tells which responses have expired.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock, watch: ClockWatch) -> None:
+    def __init__(self, store: CatalogSession, clock: Clock, watch: ClockWatch) -> None:
         self._store = store
         self._clock = clock
         self._watch = watch

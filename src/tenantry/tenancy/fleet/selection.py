@@ -1,4 +1,4 @@
-"""Which tenants a fleet job is for, and in which wave: chosen in the catalog, so that no process holds 100,000 of them."""
+"""Selects the tenants of a fleet job and their waves, in the catalog's SQL: no process holds 100,000 tenants in memory."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tenantry.tenancy.catalog.rows import ID_IN_JSON, after_prefix
 from tenantry.tenancy.fleet.job import FIRST_WAVE
 from tenantry.tenancy.fleet.options import FleetOptions, as_json
 
-# The first wave is spread evenly over the ids, beginning somewhere: of 10 among 1,000, every hundredth.
+# The first wave is spread evenly over the ids, from a random start: 10 of 1,000 are every hundredth.
 _INSERT: Final = f"""
 INSERT INTO fleet_results (job_id, wave, position, tenant_uid, tenant_id)
 SELECT ?, CASE WHEN (rank + ?) % total * canary % total < canary THEN {FIRST_WAVE:d} ELSE ? END, rank, uid, id FROM (
@@ -24,12 +24,12 @@ _IS_BELOW: Final = Sql({"sqlite": "coalesce(json_extract(schema_versions, '$.' |
 
 
 def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> Statement:
-    """Return the statement that gives a job its tenants.
+    """Return the statement that inserts the tenants of a job.
 
     Args:
         job_id: The job.
-        options: Its conditions, and the size of its first wave.
-        tenant_ids: Only these.
+        options: The conditions on tenants, and the size of the first wave.
+        tenant_ids: Only these tenants, unless it is None.
     """
     rest = FIRST_WAVE if options.canary is None else FIRST_WAVE + 1
     count, share = options.canary_size
@@ -40,7 +40,7 @@ def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[Tena
 
 
 def _where(options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> tuple[str | Sql, list[Any]]:
-    """Return the condition on tenants that the options make, and its parameters."""
+    """Return the options' condition on tenants, and its parameters."""
     where: str | Sql = f"state IN ({placeholders(options.states)})"
     parameters: list[Any] = [*options.states]
     if tenant_ids is not None:

@@ -1,7 +1,7 @@
 """Fleet jobs in the catalog: every decision about a job is written there first, and each tenant's outcome once.
 
-Several processes may have the catalog open. A job's state changes by a compare-and-set, so of a pause and an end at the same
-moment one is first; its tenants' outcomes are written by the process that holds the job's lock only.
+Several processes may have the catalog open. A job's state changes by a compare-and-set, so a pause and an end at the same moment
+take effect one after the other. Only the process that holds the job's lock writes the outcomes of its tenants.
 """
 
 import json
@@ -37,7 +37,7 @@ from tenantry.tenancy.fleet.selection import select_tenants
 
 ROWS_DEFAULT: Final = 100
 FORGET_ROWS_MAX: Final = 5_000
-"""How many outcomes are forgotten in one transaction: who waits for the catalog meanwhile is not to notice."""
+"""How many outcomes are deleted in one transaction, so that the catalog's other callers do not wait for long."""
 _CURSOR: Final = "fleet"
 
 _JOB_COLUMNS: Final = tuple(FleetJob.model_fields)
@@ -87,13 +87,13 @@ _NOTE: Final = "UPDATE fleet_results SET detail = ? WHERE job_id = ? AND wave = 
 
 @dataclass(slots=True)
 class PendingTenant:
-    """A tenant that is still to be done.
+    """A tenant of a job that has no outcome yet.
 
     Attributes:
-        wave, position: Its row.
-        tenant_uid: Its stable key.
-        tenant_id: Its id when the job was made.
-        detail: What the job remembers of it; written with the outcome, and before that where a crash must not lose it.
+        wave, position: The key of its row.
+        tenant_uid: The tenant's stable key.
+        tenant_id: The tenant's id when the job was created.
+        detail: The job's notes about the tenant. They are written with the outcome, or earlier if a crash must not lose them.
     """
 
     wave: int
@@ -105,14 +105,14 @@ class PendingTenant:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the work on a tenant ended."""
+    """How the job's work on a tenant ended."""
 
     outcome: str
     error: str | None = None
 
     @property
     def is_failure(self) -> bool:
-        """Whether it counts as failed."""
+        """Whether the tenant counts as failed."""
         return self.outcome not in {OK, SKIPPED}
 
 
@@ -120,8 +120,8 @@ class FleetTable:
     """Reads and writes jobs and their results.
 
     Args:
-        catalog: Where they are.
-        clock: Gives the times.
+        catalog: Has the tables.
+        clock: Dates the jobs and results.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
@@ -129,23 +129,23 @@ class FleetTable:
         self._clock = clock
 
     def new_id(self) -> str:
-        """Return an id for a new job, after those of the jobs before it."""
+        """Return an id for a new job; it sorts after the ids of earlier jobs."""
         return f"{self._clock.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
 
     async def insert(
         self, job_id: str, kind: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None
     ) -> FleetJob:
-        """Write a new job down, with the tenants it is for, and return it: all in one transaction of the catalog.
+        """Insert a new job with its tenants in one transaction, and return the job.
 
         Args:
-            job_id: A new one.
-            kind: What is done.
-            options: For which tenants, and how.
-            tenant_ids: For these only.
+            job_id: The id, from `new_id`.
+            kind: The kind of work.
+            options: Which tenants, and how.
+            tenant_ids: Only these tenants, unless it is None.
         """
         now, principal = as_text(self._clock.now()), audit.current_principal()
         row = (job_id, kind, options.model_dump_json(), JobState.PENDING, principal, now, now)
-        # Not with what the work is given: it may be a secret.
+        # Without the arguments of the work: they may be secret.
         detail = options.model_dump(mode="json", exclude_defaults=True, exclude={"arguments"})
         await self._catalog.write(
             Statement("fleet.insert", _INSERT_JOB, row),
@@ -159,7 +159,7 @@ class FleetTable:
         """Return a job.
 
         Raises:
-            JobNotFoundError: There is none.
+            JobNotFoundError: The job does not exist.
         """
         statement = Statement("fleet.get", f"{_SELECT_JOB} WHERE id = ?", (job_id,), Fetch.ONE)
         row = await self._catalog.read(statement)
@@ -181,13 +181,13 @@ class FleetTable:
         return Page(jobs, encode_cursor(_CURSOR, jobs[-1].id) if len(rows) > rows_max else None)
 
     async def live(self) -> Sequence[str]:
-        """Return the ids of the jobs that some process runs, or is to run."""
+        """Return the ids of the jobs that a process runs or will run."""
         sql = "SELECT id FROM fleet_jobs WHERE state IN (?, ?) ORDER BY id"
         rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
         return [job_id for (job_id,) in rows]
 
     async def forget_expired(self, before: datetime) -> None:
-        """Forget the jobs that ended before a moment, oldest first; live, paused and stopped ones are kept."""
+        """Delete the jobs that ended before a time, oldest first; live, paused and stopped jobs are kept."""
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
@@ -202,7 +202,7 @@ class FleetTable:
             )
 
     async def begin(self, job_id: str) -> FleetJob | None:
-        """Note that this process begins to run the job, and return it; None if it is not to be run any more."""
+        """Record that this process begins to run the job, and return the job; None if the job must not run any more."""
         now = as_text(self._clock.now())
         statement = Statement("fleet.begin", _BEGIN, (now, now, job_id), Fetch.ROWCOUNT)
         (count,) = await self._catalog.write(statement)
@@ -217,18 +217,18 @@ class FleetTable:
         is_audited: bool = True,
         **changes: Any,
     ) -> FleetJob:
-        """Let the event happen to the job and return it as it is then.
+        """Let the event happen to the job and return the changed job.
 
         Args:
             job_id: The job.
-            event: One that happened before changes nothing.
+            event: An event that has already happened changes nothing.
             reason: Why.
-            is_audited: Whether somebody asked for it.
-            changes: Options to change with it.
+            is_audited: Whether the event is a call of an operator, which the audit records.
+            changes: Options to change with the state.
 
         Raises:
-            JobNotFoundError: There is no such job.
-            JobError: There is no such transition.
+            JobNotFoundError: The job does not exist.
+            JobError: The job's state does not allow the event.
         """
         while True:
             job = await self.get(job_id)
@@ -248,7 +248,7 @@ class FleetTable:
                 return await self.get(job_id)
 
     async def refuse(self, action: str, job_id: str | None, error: JobError) -> None:
-        """Append a call that was refused to the audit."""
+        """Append a refused call to the audit."""
         await self._catalog.write(self.audited(action, job_id, error.outcome, error=str(error)))
 
     def audited(self, action: str, job_id: str | None, outcome: str, **detail: Any) -> Statement:
@@ -263,34 +263,34 @@ class FleetTable:
         )
 
     async def waves(self, job_id: str) -> Sequence[FleetWave]:
-        """Return how far the job's waves are, in order."""
+        """Return the progress of the job's waves, in order."""
         columns = tuple(FleetWave.model_fields)
         sql = f"SELECT {', '.join(columns)} FROM fleet_waves WHERE job_id = ? ORDER BY wave"  # noqa: S608  # our names
         rows = await self._catalog.read(Statement("fleet.waves", sql, (job_id,), Fetch.ALL))
         return [FleetWave.model_validate(dict(zip(columns, row, strict=True))) for row in rows]
 
     async def progress(self, job_id: str) -> FleetProgress:
-        """Return how far the job is.
+        """Return the progress of the job.
 
         Raises:
-            JobNotFoundError: There is none.
+            JobNotFoundError: The job does not exist.
         """
         job = await self.get(job_id)
         return measure(job, await self.waves(job_id), self._clock.now())
 
     async def pending(self, job_id: str, wave: int, after: int, limit: int) -> Sequence[PendingTenant]:
-        """Return tenants of the wave that are still to be done, in order, beginning after a position."""
+        """Return tenants of the wave that have no outcome yet, in order, beginning after a position."""
         statement = Statement("fleet.pending", _PENDING, (job_id, wave, after, limit), Fetch.ALL)
         rows = await self._catalog.read(statement)
         return [PendingTenant(*row, json.loads(detail)) for *row, detail in rows]  # type: ignore[call-arg]
 
     async def note(self, job_id: str, item: PendingTenant) -> None:
-        """Write down what the job remembers of a tenant that is not finished."""
+        """Write the job's notes about a tenant that has no outcome yet."""
         parameters = (as_json(item.detail), job_id, item.wave, item.position)
         await self._catalog.write(Statement("fleet.note", _NOTE, parameters))
 
     async def finish(self, job_id: str, item: PendingTenant, outcome: Outcome, seconds: float) -> None:
-        """Write a tenant's outcome down, for good."""
+        """Write a tenant's outcome; it does not change after that."""
         parameters = (
             outcome.outcome,
             outcome.error,

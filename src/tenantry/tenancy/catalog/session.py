@@ -1,0 +1,30 @@
+"""Access to the catalog's tables, as their modules need it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tenantry.statements import Result, Statement
+
+
+class CatalogReader(Protocol):
+    """Reads tables of the catalog."""
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement.
+
+        Raises:
+            PersistenceError: The catalog cannot be read.
+        """
+        ...
+
+
+class CatalogSession(CatalogReader, Protocol):
+    """Reads and changes tables of the catalog."""
+
+    async def write(self, *statements: Statement) -> Sequence[Result]:
+        """Run the statements as one atomic unit; committed and durable when this returns.
+
+        Raises:
+            PersistenceError: The catalog cannot be written; nothing of the unit was kept.
+        """
+        ...
