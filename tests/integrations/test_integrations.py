@@ -2,26 +2,20 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, WebSocket
-from fastapi.responses import JSONResponse
 from hypothesis import example, given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection, Request
-from starlette.routing import Mount, Route
+from starlette.requests import HTTPConnection
 
+from hosts import ACME, PROBLEM, check_refused, starlette_app
 from serving import client_of, connect_web_socket, serve
-from tenantry import RegistryConfig, TenantHandle, TenantLimits, TenantRegistry, TenantState, errors
-from tenantry.admin import create_admin_app
-from tenantry.admin.http.problems import problem_of, status_of
+from tenantry import RegistryConfig, TenantHandle, TenantLimits, TenantRegistry, TenantState
 from tenantry.integrations.fastapi import (
     Source,
     TenantDependency,
@@ -29,16 +23,12 @@ from tenantry.integrations.fastapi import (
     from_path,
     from_subdomain,
     install_error_handlers,
-    opened_registry,
-    registry_lifespan,
 )
 from tenantry.integrations.sources import subdomain
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import Recorder, database_path, make_message, query
 
 DOMAIN = "example.com"
-ACME = {"X-Tenant": "acme"}
-PROBLEM = "urn:tenantry:problem:"
+
 
 tenant_ids = st.from_regex(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?", fullmatch=True)
 
@@ -68,18 +58,6 @@ def make_app(registry: TenantRegistry, source: Source, path: str = "/messages") 
     return app
 
 
-def starlette_app(registry: Any, source: Source, **options: Any) -> Starlette:
-    """Return a plain Starlette application that says which tenant it is asked about."""
-    tenant = TenantDependency(registry, source=source)
-
-    async def whoami(request: Request) -> JSONResponse:
-        return JSONResponse((await tenant.resolve(request)).id)
-
-    app = Starlette(routes=[Route("/whoami", whoami)], **options)
-    install_error_handlers(app)
-    return app
-
-
 async def asked_token(connection: HTTPConnection) -> str | None:
     """Find the tenant as a host does that has it in a token, asynchronously."""
     await asyncio.sleep(0)
@@ -98,17 +76,6 @@ async def client(acme: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with one tenant, which is told by a header."""
     async with client_of(make_app(acme, from_header("X-Tenant"))) as opened:
         yield opened
-
-
-def check_refused(answer: httpx.Response, status: int, slug: str, *, has_detail: bool = False) -> None:
-    """Check that an answer is this problem, and says no more than it should."""
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    problem = answer.json()
-    assert problem["type"] == PROBLEM + slug
-    assert problem["status"] == status
-    known = {"type", "title", "status", "retry_after_seconds"} | ({"detail"} if has_detail else set())
-    assert set(problem) <= known
-    assert ("retry-after" in answer.headers) == ("retry_after_seconds" in problem)
 
 
 def check_comes_again(answer: httpx.Response) -> None:
@@ -491,132 +458,3 @@ class TestLoad:
             for index, name in enumerate(names):
                 found = (await client.get("/messages", headers={"X-Tenant": name})).json()
                 assert sorted(found) == sorted(f"{name} {number}" for number in range(index, 64, 8))
-
-
-class TestLifespan:
-    """The registry's life inside an application's."""
-
-    async def test_it_is_open_as_long_as_the_application_runs(self, data_dir: Path):
-        """From a configuration each start gets a registry of its own, which is closed at the end."""
-        config = RegistryConfig(data_dir=data_dir)
-        app = starlette_app(opened_registry, from_header("X-Tenant"), lifespan=registry_lifespan(config))
-        seen: list[TenantRegistry] = []
-
-        async def create(request: Request) -> JSONResponse:
-            seen.append(opened_registry(request))
-            return JSONResponse((await seen[-1].create("acme")).id)
-
-        app.router.routes.append(Route("/create", create, methods=["POST"]))
-        async with serve(app) as client:
-            assert (await client.post("/create")).json() == "acme"
-        async with serve(app) as client:
-            assert (await client.get("/whoami", headers=ACME)).json() == "acme"
-            assert (await client.post("/create")).status_code == 409
-        assert seen[0] is not seen[1]
-        for registry in seen:
-            with pytest.raises(Exception, match="the registry is not open"):
-                await registry.get("acme")
-
-    async def test_it_is_there_for_a_mounted_application(self, data_dir: Path):
-        """An application inside of another finds the registry that the outer one opened."""
-        registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
-        inner = starlette_app(opened_registry, from_header("X-Tenant"))
-        outer = Starlette(routes=[Mount("/inner", inner)], lifespan=registry_lifespan(registry))
-        async with serve(outer) as client:
-            await registry.create("acme")
-            assert (await client.get("/inner/whoami", headers=ACME)).json() == "acme"
-
-    async def test_lifespans_of_mounted_applications(self, data_dir: Path):
-        """Those that are named begin after the registry was opened and end before it is closed."""
-        registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
-        said: list[str] = []
-
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            await registry.create("acme")
-            said.append("begun")
-            yield
-            said.append((await registry.get("acme")).id)
-
-        inner = Starlette(lifespan=asynccontextmanager(lifespan))
-        outer = Starlette(
-            routes=[Mount("/inner", inner)], lifespan=registry_lifespan(registry, mounted=[inner])
-        )
-        async with serve(outer):
-            assert said == ["begun"]
-        assert said == ["begun", "acme"]
-
-    async def test_without_a_lifespan(self):
-        """An application that opens no registry answers 503, and the error says what is missing."""
-        async with client_of(starlette_app(opened_registry, from_header("X-Tenant"))) as client:
-            check_refused(await client.get("/whoami", headers=ACME), 503, "registry-closed")
-
-    async def test_the_admin_api_inside(self, data_dir: Path):
-        """Mounted, it works on the same registry, and says where things are from outside."""
-        registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
-        admin = create_admin_app(registry)
-        app = starlette_app(
-            registry, from_header("X-Tenant"), lifespan=registry_lifespan(registry, mounted=[admin])
-        )
-        app.mount("/admin", admin)
-        async with serve(app) as client:
-            key = (await registry.keys.create(scopes=[Scope.ADMIN])).token
-            headers = {"Authorization": f"Bearer {key}"}
-            once = {**headers, "Idempotency-Key": "once"}
-            for _ in range(2):
-                made = await client.post("/admin/v1/tenants", json={"id": "acme"}, headers=once)
-                assert (made.status_code, made.headers["location"]) == (201, "/admin/v1/tenants/acme")
-            assert (await client.get("/whoami", headers=ACME)).json() == "acme"
-            unknown = await client.get("/whoami", headers={"X-Tenant": "initech"})
-            check_refused(unknown, 404, "tenant-not-found")
-            begun = await client.post("/admin/v1/tenants/acme/archive", headers=headers)
-            followed = await client.get(f"{begun.headers['location']}/events", headers=headers)
-            assert followed.text.count("event: succeeded") == 1
-            check_refused(await client.get("/whoami", headers=ACME), 409, "tenant-state")
-
-
-async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What docs/integration.md shows runs as it stands, and does what the page says of it."""
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
-    program: dict[str, Any] = {"__name__": "program"}
-    exec("".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), program)
-    async with serve(program["app"]) as client:
-        [refusal] = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
-        await create_tenants(tmp_path / "data", "acme", "sleeping")
-        assert (await client.get("/tasks", headers=ACME)).json() == []
-        assert (await client.get("/count", headers=ACME)).text == "0"
-        assert (await client.get("/tasks", headers={"X-Tenant": "sleeping"})).json() == json.loads(refusal)
-        assert (await client.get("/me", headers={"Authorization": "Bearer t0ken"})).json() == "acme"
-        assert (await client.get("/me", headers=ACME)).status_code == 401
-    async with serve(program["runtime"]) as client:
-        assert (await client.get("/admin/healthz")).text == "ok\n"
-        assert (await client.get("/admin/v1/tenants")).status_code == 401
-
-
-async def create_tenants(data_dir: Path, active: str, suspended: str) -> None:
-    """Create two tenants, as an operator does beside a program that runs."""
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
-        await registry.create(active)
-        await registry.create(suspended)
-        await registry.suspend(suspended)
-
-
-def test_each_status_of_the_page_is_true():
-    """The page's table of statuses is that of the API: each `type` with the status that its error has."""
-    page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
-    known = {slug_of(kind): kind for kind in vars(errors).values() if is_error(kind)}
-    rows = re.findall(r"^\| (\d{3}) \|.*\| (`.*`) \|$", page, flags=re.MULTILINE)
-    assert len(rows) == 8
-    for status, slugs in rows:
-        for slug in re.findall(r"`([a-z-]+)`", slugs):
-            assert status_of(known[slug].__new__(known[slug])) == int(status), slug
-
-
-def is_error(value: object) -> bool:
-    """Return whether this is one of our errors."""
-    return isinstance(value, type) and issubclass(value, errors.TenantryError)
-
-
-def slug_of(kind: type[errors.TenantryError]) -> str:
-    """Return what ends the type of an error's problem."""
-    return str(problem_of(kind.__new__(kind))["type"]).removeprefix(PROBLEM)

@@ -1,12 +1,18 @@
 """What tests of fleets have: a schema that no tenant has yet, and tenants without files."""
 
+# tests look at files in between; nobody waits for them
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fleets import INVOICES_SQL, add_entries, fleet_config
+from registries import INVOICES
 from tenantry import Schema, TenantRegistry
-from tenants import write_pack
+from tenants import (
+    write_pack,
+)
 
 
 @pytest.fixture
@@ -30,3 +36,19 @@ async def entries(data_dir: Path) -> list[str]:
         ids = add_entries(data_dir, 20)
         await registry.suspend("zz-template")
     return ids
+
+
+@pytest.fixture
+def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """Return what makes a schema pack of these migrations, with invoices' repository, importable under a name of its own."""
+    count = iter(range(100))
+
+    def make(*migrations: str, name: str = "invoices") -> Schema:
+        folder = tmp_path / "packs"
+        monkeypatch.syspath_prepend(folder)
+        package = write_pack(
+            folder, f"pack_{abs(hash(request.node.nodeid)):x}_{next(count)}", *migrations, code=INVOICES
+        )
+        return Schema(name, package)
+
+    return make

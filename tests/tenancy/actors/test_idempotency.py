@@ -4,17 +4,17 @@ import asyncio
 import os
 import random
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyed_writes import RETENTION_SECONDS, MovedClock
 from samples import NOON, a_message, a_task
 from stores import OPTIONS, open_store, read_rows, run
 from tenantry import (
@@ -26,7 +26,6 @@ from tenantry import (
     TenantHandle,
     TenantRegistry,
 )
-from tenantry.clock import SystemClock
 from tenantry.errors import (
     ConstraintViolationError,
     DuplicateRecordError,
@@ -41,9 +40,12 @@ from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import as_another, database_path, held_writer, python, query, read_line, stored_contents, until
 
-RETENTION_SECONDS = 60.0
 SEED = 20260131
+
+
 INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
 # Whatever SQLite keeps. A NaN it takes for NULL, and no file name or text of ours holds half a character.
 VALUES = (
     st.none()
@@ -52,6 +54,7 @@ VALUES = (
     | st.binary()
     | st.text(st.characters(exclude_categories=["Cs"]))
 )
+
 
 # Two units in each pair that must not be taken for one another.
 OTHER_PAYLOADS: dict[str, tuple[list[Statement], list[Statement]]] = {
@@ -69,6 +72,7 @@ OTHER_PAYLOADS: dict[str, tuple[list[Statement], list[Statement]]] = {
     ),
     "other-sql": ([run("SELECT 1")], [run("SELECT 2")]),
 }
+
 
 # Saves messages with keys, one caller after the other, and says which was acknowledged as soon as it was.
 WRITER = """
@@ -96,21 +100,6 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-class MovedClock(SystemClock):
-    """The machine's clocks, but for the time of day, which moves when told to."""
-
-    def __init__(self) -> None:
-        self._now = NOON
-
-    def now(self) -> datetime:
-        """Return the time of day."""
-        return self._now
-
-    def move(self, seconds: float) -> None:
-        """Let time pass."""
-        self._now += timedelta(seconds=seconds)
-
-
 class Raw(Repository):
     """Runs any statements."""
 
@@ -122,42 +111,6 @@ class Raw(Repository):
         """Run it in two units, as a method should not that is called with a key."""
         await self.write(statement)
         await self.write(statement)
-
-
-class Step(NamedTuple):
-    """What the model and the tenant are both told: after some time, several callers send writes at once."""
-
-    seconds: int
-    sent: list[tuple[str, str, int]]  # key, what to do, to which record
-
-
-class Model:
-    """What a tenant with keys must do, in a few lines: it knows the records, and each key with its write and outcome."""
-
-    def __init__(self) -> None:
-        self.tasks: set[str] = set()
-        self.messages: set[str] = set()
-        self._keys: dict[str, tuple[tuple[str, int], Any, int]] = {}
-
-    def send(self, now: int, key: str, what: str, number: int) -> Any:
-        """Return the outcome; the type of an error stands for it."""
-        payload, outcome, created = self._keys.get(key, (None, None, -1_000_000))
-        if created + RETENTION_SECONDS > now:
-            return outcome if payload == (what, number) else IdempotencyConflictError
-        outcome = self._write(what, str(number))
-        if outcome is not DuplicateRecordError:
-            self._keys[key] = ((what, number), outcome, now)
-        return outcome
-
-    def _write(self, what: str, record: str) -> Any:
-        if what == "say" and record in self.messages:
-            return DuplicateRecordError
-        if what == "delete":
-            was_there = record in self.tasks
-            self.tasks.discard(record)
-            return was_there
-        (self.messages if what == "say" else self.tasks).add(record)
-        return None
 
 
 @pytest.fixture
@@ -542,61 +495,6 @@ async def test_kill_9_leaves_the_key_if_and_only_if_the_write(data_dir: Path, ac
             await acme.idempotent(f"key-{n}").messages.save(a_message(id=UUID(int=n), content=str(n)))
     assert set(map(str, numbers)) <= set(stored_contents(data_dir, "acme"))
     assert len(stored_contents(data_dir, "acme")) == len(keys(data_dir))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.builds(
-            Step,
-            st.sampled_from([0, 1, 30, 59, 60, 61]),
-            st.lists(
-                st.tuples(
-                    st.sampled_from(["a", "b", "c", "d"]),
-                    st.sampled_from(["save", "delete", "say"]),
-                    st.integers(1, 2),
-                ),
-                min_size=1,
-                max_size=6,
-            ),
-        ),
-        max_size=12,
-    )
-)
-def test_it_does_what_the_model_does(steps: list[Step]):
-    """Any keys, writes, repetitions at the same moment and later, and time that passes: every outcome and what is left."""
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(_follow(steps, Path(directory)))
-
-
-async def _follow(steps: list[Step], data_dir: Path) -> None:
-    model, clock, now = Model(), MovedClock(), 0
-    config = RegistryConfig(
-        data_dir=data_dir, idempotency_retention_seconds=RETENTION_SECONDS, clock_hold_seconds=0
-    )
-    async with TenantRegistry(config, clock=clock) as registry:
-        await registry.create("acme")
-        acme = registry.tenant("acme")
-        await acme.tasks.delete("open")  # from here on calls take effect in the order in which they are made
-        for step in steps:
-            now += step.seconds
-            clock.move(step.seconds)
-            outcomes = await asyncio.gather(
-                *(_send(acme, *sent) for sent in step.sent), return_exceptions=True
-            )
-            told = [type(outcome) if isinstance(outcome, TenantryError) else outcome for outcome in outcomes]
-            assert told == [model.send(now, *sent) for sent in step.sent]
-        assert {task.id for task in await acme.tasks.list_tasks()} == model.tasks
-    assert set(stored_contents(data_dir, "acme")) == model.messages
-
-
-async def _send(acme: TenantHandle, key: str, what: str, number: int) -> Any:
-    write, record = acme.idempotent(key), str(number)
-    if what == "delete":
-        return await write.tasks.delete(record)
-    if what == "save":
-        return await write.tasks.save(a_task(id=record))
-    return await write.messages.save(a_message(id=UUID(int=number), content=record))
 
 
 def _insert(row_id: int) -> Statement:

@@ -1,0 +1,42 @@
+"""What the tests of the registry share.
+
+Import it by name (``tests/support`` is on pytest's path): ``from registries import config``.
+"""
+
+# tests look at files in between; nobody waits for them
+
+from pathlib import Path
+from typing import Any
+
+from tenantry import RegistryConfig, TenantRegistry
+from tenants import (
+    make_message,
+)
+
+INVOICES = """
+from tenantry import Fetch, Repository, Statement
+
+class InvoiceRepository(Repository):
+    async def add(self, number, amount):
+        statement = Statement("invoices.add", "INSERT INTO invoices VALUES (?, ?)", (number, amount))
+        await self._write(statement, done="invoice.saved", failed="invoice.save_failed", number=number)
+
+    async def total(self):
+        statement = Statement("invoices.total", "SELECT sum(amount) FROM invoices", (), Fetch.ONE)
+        return (await self._read(statement, failed="invoice.total_failed"))[0]
+"""
+
+
+INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER NOT NULL) STRICT;"
+
+
+def config(data_dir: Path, **fields: Any) -> RegistryConfig:
+    """Return settings for a small pool."""
+    return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
+
+
+async def make_tenant(data_dir: Path, tenant_id: str = "acme", **fields: Any) -> None:
+    """Make a tenant with one message in it, and close everything."""
+    async with TenantRegistry(config(data_dir, **fields)) as registry:
+        await registry.create(tenant_id)
+        await registry.tenant(tenant_id).messages.save(make_message("first"))
