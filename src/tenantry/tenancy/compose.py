@@ -128,29 +128,13 @@ def compose(
         state, catalog, tools.pool, tools.opener, call_timeout_seconds=config.call_timeout_seconds, log=log
     )
 
-    scratch = Scratch(config.data_dir)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config.data_dir, clock)
-    archive = SnapshotArchive(storage, storage_owner)
-    snapshot_tools = SnapshotTools(tools, archive, Copies(tools), scratch, schemas)
-    create = Create(tools)
-    operations = TenantOperations(
-        create=create,
-        change=Change(tools),
-        archive=Archive(tools),
-        purge=Purge(tools, archive, storage_owner),
-        rename=Rename(tools),
-        repair=Repair(tools),
-        clone=Clone(snapshot_tools, create),
-        export=Export(snapshot_tools),
-        import_bundle=ImportBundle(snapshot_tools, create),
+    snapshot_tools = SnapshotTools(
+        tools, SnapshotArchive(storage, storage_owner), Copies(tools), Scratch(config.data_dir), schemas
     )
-    snapshot_operations = SnapshotOperations(
-        take_snapshot=TakeSnapshot(snapshot_tools),
-        restore=Restore(snapshot_tools),
-        undo_restore=UndoRestore(snapshot_tools),
-        replace_file=ReplaceFile(snapshot_tools),
-    )
+    operations = _operations(tools, snapshot_tools, storage_owner)
+    snapshot_operations = _snapshot_operations(snapshot_tools)
     runner = OperationRunner(
         catalog,
         context,
@@ -160,16 +144,7 @@ def compose(
         log=log,
     )
     snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
-    fleet_tools = FleetTools(
-        catalog,
-        tools.pool,
-        runner,
-        context,
-        host=leases,
-        schemas=schemas,
-        backend=backend,
-        snapshots=snapshots,
-    )
+    fleet_tools = FleetTools(catalog, tools.pool, runner, context, leases, schemas, backend, snapshots)
     fleet = Fleet(fleet_tools, check_open=state.check_open, log=log)
     expired = ExpiredTenants(tools, runner, operations.purge)
     return Parts(
@@ -184,7 +159,7 @@ def compose(
         tools=tools,
         failed_tenants=failed_tenants,
         leases=leases,
-        scratch=scratch,
+        scratch=snapshot_tools.scratch,
         record_location=partial(record_location, config.data_dir, storage.location),
         storage_owner=storage_owner,
         operations=operations,
@@ -219,6 +194,32 @@ def _open_tenants(
     failed_tenants = FailedTenants(pool, opener, now=clock.monotonic_seconds, log=log)
     failures.subscribe(failed_tenants.start_closing)
     return OperationTools(catalog, context, pool, opener, backend), failed_tenants
+
+
+def _operations(
+    tools: OperationTools, snapshot_tools: SnapshotTools, storage_owner: StorageOwner
+) -> TenantOperations:
+    create = Create(tools)
+    return TenantOperations(
+        create=create,
+        change=Change(tools),
+        archive=Archive(tools),
+        purge=Purge(tools, snapshot_tools.archive, storage_owner),
+        rename=Rename(tools),
+        repair=Repair(tools),
+        clone=Clone(snapshot_tools, create),
+        export=Export(snapshot_tools),
+        import_bundle=ImportBundle(snapshot_tools, create),
+    )
+
+
+def _snapshot_operations(tools: SnapshotTools) -> SnapshotOperations:
+    return SnapshotOperations(
+        take_snapshot=TakeSnapshot(tools),
+        restore=Restore(tools),
+        undo_restore=UndoRestore(tools),
+        replace_file=ReplaceFile(tools),
+    )
 
 
 def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -> Mapping[str, Finisher]:
