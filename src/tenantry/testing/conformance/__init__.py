@@ -48,7 +48,8 @@ from tenantry.testing.conformance.samples import (
     make_message,
     make_task,
 )
-from tenantry.testing.conformance.stores import STORE_CHECKS, MakeStore, StoreCheck, check_store
+from tenantry.testing.conformance.store_check import MakeStore, StoreCheck
+from tenantry.testing.conformance.stores import STORE_CHECKS, check_store
 
 __all__ = [
     "BACKEND_CHECKS",

@@ -1,0 +1,244 @@
+"""Checks of a `Store`: batches of writes and of reads, and the units that they consist of."""
+
+import asyncio
+from typing import Final
+
+from tenantry.errors import (
+    ConstraintViolationError,
+    DuplicateRecordError,
+    IdempotencyConflictError,
+    QueryError,
+)
+from tenantry.statements import Fetch, Row, Sql
+from tenantry.storage import Store
+from tenantry.testing.conformance.expectations import expect, expect_error
+from tenantry.testing.conformance.store_check import (
+    CALLERS,
+    SELECT,
+    MakeStore,
+    StoreChecks,
+    connected,
+    ids,
+    insert,
+    keyed,
+    pair,
+    run,
+    select,
+)
+
+checks: Final = StoreChecks()
+
+
+@checks.add
+async def check_results_follow_fetch(make_store: MakeStore) -> None:
+    """Each statement of a unit gives what its `Fetch` says: None, a count, a row or None, rows."""
+    async with connected(make_store) as store:
+        unit = (insert(1, 10), insert(2, 20, Fetch.ROWCOUNT), select(Fetch.ONE), select())
+        expect(await store.write([unit]), [[None, 1, (1, 10), [(1, 10), (2, 20)]]])
+        missing = run("DELETE FROM conformance WHERE id = ?", 9, fetch=Fetch.ROWCOUNT)
+        both = run("UPDATE conformance SET n = n + 1", fetch=Fetch.ROWCOUNT)
+        expect(await store.write([(missing,), (both,)]), [[0], [2]])
+        no_row = run("SELECT id FROM conformance WHERE id = ?", 9, fetch=Fetch.ONE)
+        no_rows = run("SELECT id FROM conformance WHERE id = ?", 9, fetch=Fetch.ALL)
+        expect(
+            await store.read([select(), select(Fetch.ONE), no_row, no_rows]),
+            [[(1, 11), (2, 21)], (1, 11), None, []],
+        )
+
+
+@checks.add
+async def check_runs_the_sql_of_its_dialect(make_store: MakeStore) -> None:
+    """Of SQL that differs between dialects a store runs its own; SQL that has none is the failure of its request alone."""
+    async with connected(make_store) as store:
+        own = run(Sql({"other": "no SQL", store.backend: SELECT}), fetch=Fetch.ALL)
+        other = run(Sql({"other": SELECT}), fetch=Fetch.ALL)
+        written, refused, also_written = await store.write(
+            [(insert(1), own), (insert(2), other), (insert(3),)]
+        )
+        expect((written, also_written), ([None, [(1, 0)]], [None]))
+        expect_error(refused, QueryError)
+        found, refused = await store.read([own, other])
+        expect(found, [(1, 0), (3, 0)])
+        expect_error(refused, QueryError)
+
+
+@checks.add
+async def check_counts_rows_of_any_writing_statement(make_store: MakeStore) -> None:
+    """A count is of the rows that the statement itself changed, whatever it begins with and whether it returns rows."""
+    async with connected(make_store) as store:
+        counts = {
+            "INSERT INTO conformance (id, n) VALUES (1, 0), (2, 0), (3, 0) RETURNING id": 3,
+            "WITH few AS (SELECT 1 AS id UNION SELECT 2) UPDATE conformance SET n = 1 WHERE id IN (SELECT id FROM few)": 2,
+            "UPDATE conformance SET n = 2 WHERE id > 1 RETURNING id, n": 2,
+            "UPDATE conformance SET n = 3 WHERE id > 9 RETURNING id": 0,
+            "/* none */ UPDATE conformance SET n = 3 WHERE id > 9": 0,
+            "WITH one AS (SELECT 1 AS id) DELETE FROM conformance WHERE id IN (SELECT id FROM one)": 1,
+            "WITH one AS (SELECT 4 AS id) INSERT INTO conformance (id, n) SELECT id, 0 FROM one RETURNING id": 1,
+            "-- all\nDELETE FROM conformance RETURNING id": 3,
+        }
+        unit = tuple(run(sql, fetch=Fetch.ROWCOUNT) for sql in counts)
+        expect(await store.write([unit]), [list(counts.values())])
+        expect(await store.write([(each,) for each in unit]), [[count] for count in counts.values()])
+        expect(await ids(store), [])
+
+
+@checks.add
+async def check_batch_runs_in_order(make_store: MakeStore) -> None:
+    """Requests take effect, and are answered, in the order given."""
+    async with connected(make_store) as store:
+        count = run("SELECT COUNT(*) FROM conformance", fetch=Fetch.ONE)
+        outcomes = await store.write([(insert(n), count) for n in range(CALLERS)])
+        expect(outcomes, [[None, (n + 1,)] for n in range(CALLERS)])
+
+
+@checks.add
+async def check_empty_batches_are_answered(make_store: MakeStore) -> None:
+    """Nothing asked, nothing answered."""
+    async with connected(make_store) as store:
+        expect(await store.write([]), [])
+        expect(await store.read([]), [])
+
+
+@checks.add
+async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
+    """A request that fails keeps nothing and leaves the others of its batch alone; the kinds of failure are told apart."""
+    async with connected(make_store) as store:
+        outcomes = await store.write(
+            [
+                (insert(1),),
+                (insert(1),),
+                (insert(2, None),),
+                (run("INSERT INTO nowhere (id) VALUES (1)"),),
+                (run("this is not SQL"),),
+                (insert(2**70),),
+                (run("INSERT INTO conformance (id, n) VALUES (?, ?)", 3),),
+                (insert(object()),),
+                (insert(4),),
+            ]
+        )
+        expect([outcomes[0], outcomes[-1]], [[None], [None]])
+        duplicate = expect_error(outcomes[1], DuplicateRecordError)
+        assert duplicate.constraint, "a duplicate names the constraint"
+        expect_error(outcomes[2], ConstraintViolationError)
+        for outcome in outcomes[3:-1]:
+            expect_error(outcome, QueryError)
+        expect(await ids(store), [1, 4])
+
+
+@checks.add
+async def check_unit_is_atomic(make_store: MakeStore) -> None:
+    """Of a unit of several statements all take effect or none, wherever it fails."""
+    async with connected(make_store) as store:
+        outcomes = await store.write([pair(1), (insert(2), insert(1)), (insert(1), insert(3)), pair(4)])
+        expect([outcomes[0], outcomes[3]], [[None, None], [None, None]])
+        for outcome in outcomes[1:3]:
+            expect_error(outcome, DuplicateRecordError)
+        expect(await ids(store), [-4, -1, 1, 4])
+
+
+@checks.add
+async def check_unit_with_a_key_takes_effect_once(make_store: MakeStore) -> None:
+    """Sent again it gives what it gave; another unit with its key is refused; one that fails, or is expired, runs again."""
+    async with connected(make_store) as store:
+        unit = (insert(1, 10, Fetch.ROWCOUNT), select(Fetch.ONE), select())
+        results = [1, (1, 10), [(1, 10)]]
+        outcomes = await store.write(
+            [
+                keyed((*unit, insert(1))),
+                keyed(unit),
+                keyed(unit),
+                keyed(pair(2), payload_hash=b"2"),
+                pair(3),
+            ]
+        )
+        expect_error(outcomes[0], DuplicateRecordError)
+        expect_error(outcomes[3], IdempotencyConflictError)
+        expect([*outcomes[1:3], outcomes[4]], [results, results, [None, None]])
+        expect(await store.write([keyed(unit, after_seconds=59)]), [results])
+        expect(await store.write([keyed(pair(2), payload_hash=b"2", after_seconds=60)]), [[None, None]])
+        expect(await ids(store), [-3, -2, 1, 2, 3])
+
+
+@checks.add
+async def check_failure_leaves_no_transaction(make_store: MakeStore) -> None:
+    """After a failed batch the next caller neither waits nor commits what failed."""
+    async with connected(make_store) as store:
+        (outcome,) = await store.write([(insert(1), insert(1))])
+        expect_error(outcome, DuplicateRecordError)
+        transaction = await store.begin()
+        await transaction.commit()
+        expect(await store.write([(insert(2),)]), [[None]])
+        expect(await ids(store), [2])
+
+
+@checks.add
+async def check_units_never_mix(make_store: MakeStore) -> None:
+    """Writers at the same moment: every unit is whole, and none is lost."""
+    async with connected(make_store) as store:
+        increment = run("UPDATE conformance SET n = n + 1 WHERE id = 0")
+        await store.write([(insert(0),)])
+        outcomes = await asyncio.gather(
+            *(store.write([(increment, increment, select(Fetch.ONE))]) for _ in range(CALLERS))
+        )
+        expect(sorted(outcome[0][2][1] for outcome in outcomes), list(range(2, 2 * CALLERS + 1, 2)))  # type: ignore[index]
+
+
+@checks.add
+async def check_reads_own_writes(make_store: MakeStore) -> None:
+    """A read that starts after a write was answered sees it, whoever else is busy."""
+    async with connected(make_store) as store:
+
+        async def write_then_read(row_id: int) -> None:
+            await store.write([(insert(row_id),)])
+            assert row_id in await ids(store), row_id
+
+        await asyncio.gather(*(write_then_read(n) for n in range(CALLERS)))
+
+
+@checks.add
+async def check_read_failure_is_the_statements_own(make_store: MakeStore) -> None:
+    """A reading statement that fails leaves the others of its batch alone."""
+    async with connected(make_store) as store:
+        await store.write([(insert(1),)])
+        outcomes = await store.read(
+            [select(), run("SELECT * FROM nowhere"), run(SELECT, "one too many"), select()]
+        )
+        expect([outcomes[0], outcomes[3]], [[(1, 0)], [(1, 0)]])
+        for outcome in outcomes[1:3]:
+            expect_error(outcome, QueryError)
+
+
+@checks.add
+async def check_reads_cannot_write(make_store: MakeStore) -> None:
+    """A write that is passed off as a read is refused and changes nothing, in a transaction too."""
+    async with connected(make_store) as store:
+        (outcome,) = await store.read([insert(1)])
+        expect_error(outcome, QueryError)
+        transaction = await store.begin()
+        expect_error(await transaction.read(insert(1)), QueryError)
+        expect(await transaction.write((insert(2),)), [None])
+        await transaction.commit()
+        expect(await ids(store), [2])
+
+
+@checks.add
+async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None:
+    """A caller that is cancelled loses the reply, never half a unit, and takes nobody else's rows along."""
+    async with connected(make_store) as store:
+        writers: list[asyncio.Task[Row | None]] = []
+        for row_id in range(1, CALLERS + 1):
+            write = asyncio.create_task(_write_pair(store, row_id))
+            writers.append(write)
+            for _ in range(row_id % 5):
+                await asyncio.sleep(0)
+            if row_id % 2:
+                write.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        await store.write([(insert(0),)])  # behind whatever still runs
+        found = set(await ids(store))
+        expect({-row_id for row_id in found}, found)
+        assert found >= {row_id for row_id in range(1, CALLERS + 1) if row_id % 2 == 0}, found
+
+
+async def _write_pair(store: Store, row_id: int) -> None:
+    expect(await store.write([pair(row_id)]), [[None, None]])

@@ -1,0 +1,85 @@
+"""What a check of a `Store` is, and what the checks share: a database with a table, and statements on it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+from tenantry.statements import Fetch, Sql, Statement
+from tenantry.storage import Store
+from tenantry.storage.protocol import KeyedRequest, Request
+from tenantry.testing.conformance.expectations import expect
+
+MakeStore: TypeAlias = Callable[[], Store]
+"""Returns a new store, disconnected, on an empty database that nobody else uses, with at least one schema."""
+
+StoreCheck: TypeAlias = Callable[[MakeStore], Awaitable[None]]
+
+CALLERS: Final = 20
+SELECT: Final = "SELECT id, n FROM conformance ORDER BY id"
+_TABLE: Final = "CREATE TABLE conformance (id INTEGER NOT NULL PRIMARY KEY, n INTEGER NOT NULL)"
+
+
+class StoreChecks(list[StoreCheck]):
+    """The checks of a module, in the order of their definitions."""
+
+    def add(self, check: StoreCheck) -> StoreCheck:
+        """Add a check: a decorator."""
+        self.append(check)
+        return check
+
+
+def insert(row_id: object, n: object = 0, fetch: Fetch = Fetch.NONE) -> Statement:
+    """Return the statement that inserts a row."""
+    return Statement(
+        "conformance.insert", "INSERT INTO conformance (id, n) VALUES (?, ?)", (row_id, n), fetch
+    )
+
+
+def run(sql: str | Sql, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
+    """Return a statement of any SQL."""
+    return Statement("conformance.run", sql, parameters, fetch)
+
+
+def select(fetch: Fetch = Fetch.ALL) -> Statement:
+    """Return the statement that reads the rows, in the order of their ids."""
+    return Statement("conformance.select", SELECT, (), fetch)
+
+
+def pair(row_id: int) -> Request:
+    """Return the unit that inserts two rows: one with the id, and one with the negative id."""
+    return insert(row_id), insert(-row_id)
+
+
+def keyed(request: Request, *, payload_hash: bytes = b"1", after_seconds: float = 0.0) -> KeyedRequest:
+    """Return a unit with a key that is kept for a minute.
+
+    Args:
+        request: The unit.
+        payload_hash: Tells it from another unit.
+        after_seconds: How long after the first unit it is sent.
+    """
+    now = datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=after_seconds)
+    return KeyedRequest(
+        request, key="key", payload_hash=payload_hash, now=now, kept_since=now - timedelta(minutes=1)
+    )
+
+
+async def ids(store: Store) -> list[int]:
+    """Return the ids of the rows."""
+    (rows,) = await store.read([select()])
+    assert isinstance(rows, list), rows
+    return [row[0] for row in rows]
+
+
+@asynccontextmanager
+async def connected(make_store: MakeStore) -> AsyncIterator[Store]:
+    """Give a new store with the table of the checks, connected for the block."""
+    store = make_store()
+    try:
+        await store.connect()
+        await store.migrate()
+        expect(await store.write([(run(_TABLE),)]), [[None]])
+        yield store
+    finally:
+        await store.disconnect()

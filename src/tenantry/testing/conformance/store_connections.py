@@ -1,0 +1,148 @@
+"""Checks of a `Store`: connecting, migrating, limits, and what it says about its database."""
+
+import asyncio
+from typing import Final
+
+from tenantry.errors import PersistenceConnectionError, StorageFullError
+from tenantry.statements import Fetch
+from tenantry.storage import Store
+from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
+from tenantry.testing.conformance.store_check import (
+    CALLERS,
+    MakeStore,
+    StoreChecks,
+    connected,
+    ids,
+    insert,
+    run,
+    select,
+)
+
+checks: Final = StoreChecks()
+
+
+@checks.add
+async def check_names_itself(make_store: MakeStore) -> None:
+    """It has the protocol's names, says which back end it is, and is made disconnected."""
+    store = make_store()
+    assert isinstance(store, Store)
+    assert store.backend.isidentifier(), store.backend
+    expect(store.is_connected, False)
+
+
+@checks.add
+async def check_connect_and_disconnect_are_idempotent(make_store: MakeStore) -> None:
+    """A second call changes nothing, and what is closed can be opened again."""
+    store = make_store()
+    await store.disconnect()
+    for _ in range(2):
+        await store.connect()
+        await store.connect()
+        expect(store.is_connected, True)
+        await store.disconnect()
+        await store.disconnect()
+        expect(store.is_connected, False)
+
+
+@checks.add
+async def check_connect_and_disconnect_are_serialised(make_store: MakeStore) -> None:
+    """Calls at the same moment leave it whole: connected or not, and usable either way."""
+    store = make_store()
+    await asyncio.gather(*(store.connect() for _ in range(CALLERS)))
+    expect(await store.health_check(), True)
+    await asyncio.gather(*(store.connect() if n % 2 else store.disconnect() for n in range(CALLERS)))
+    expect(await store.health_check(), store.is_connected)
+    await asyncio.gather(*(store.disconnect() for _ in range(CALLERS)))
+    expect(store.is_connected, False)
+
+
+@checks.add
+async def check_health_follows_the_connection(make_store: MakeStore) -> None:
+    """A store is healthy while it is connected; asking never raises."""
+    store = make_store()
+    expect(await store.health_check(), False)
+    await store.connect()
+    expect(await store.health_check(), True)
+    await store.disconnect()
+    expect(await store.health_check(), False)
+
+
+@checks.add
+async def check_migrates_once(make_store: MakeStore) -> None:
+    """The first migrate applies all, the second none; both say the same versions."""
+    store = make_store()
+    await store.connect()
+    try:
+        first, second = await store.migrate(), await store.migrate()
+    finally:
+        await store.disconnect()
+    assert first.applied, "a new database needs migrations"
+    expect(second.applied, ())
+    expect(second.versions, first.versions)
+    expect(first.versions, {migration.schema: migration.version for migration in first.applied})
+
+
+@checks.add
+async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
+    """A sound database passes either look, with a transaction open beside it, and is used as before afterwards."""
+    async with connected(make_store) as store:
+        transaction = await store.begin()
+        checks = asyncio.gather(*(store.check_integrity(is_thorough=n % 2 == 1) for n in range(4)))
+        await transaction.write((insert(1),))
+        await transaction.commit()
+        expect(await checks, [None] * 4)
+        expect(await store.write([(insert(2),)]), [[None]])
+        expect(await ids(store), [1, 2])
+
+
+@checks.add
+async def check_tells_of_changes(make_store: MakeStore) -> None:
+    """Each of its commits changes the token, where it gives one; reads and commits of its own are not changes by others."""
+    async with connected(make_store) as store:
+        others, tokens = await store.changes_by_others(), [store.change_token()]
+        expect(await store.write([(insert(1),)]), [[None]])
+        tokens.append(store.change_token())
+        transaction = await store.begin()
+        await transaction.write((insert(2),))
+        await transaction.commit()
+        tokens.append(store.change_token())
+        expect(await ids(store), [1, 2])
+        given = [token for token in tokens if token is not None]
+        expect(len(set(given)), len(given))
+        expect(await store.changes_by_others(), others)
+
+
+@checks.add
+async def check_use_needs_a_connection(make_store: MakeStore) -> None:
+    """Before connect and after disconnect every call says so."""
+    store = make_store()
+    for _ in range(2):
+        for use in (
+            lambda: store.write([(insert(1),)]),
+            lambda: store.read([select()]),
+            store.begin,
+            store.migrate,
+            store.check_integrity,
+            store.changes_by_others,
+        ):
+            with expect_raised(PersistenceConnectionError):
+                await use()
+        await store.connect()
+        await store.disconnect()
+
+
+@checks.add
+async def check_limits_change_while_it_is_used(make_store: MakeStore) -> None:
+    """A database at its limit refuses what needs more, and is read and used; with more room it takes it."""
+    async with connected(make_store) as store:
+        await store.write([(run("CREATE TABLE conformance_text (t TEXT NOT NULL)"),)])
+        fill = run("INSERT INTO conformance_text (t) VALUES (?)", "x" * 100_000)
+        await store.apply_limits(database_bytes_max=1_000_000, durability="normal")
+        outcomes = [(await store.write([(fill,)]))[0] for _ in range(20)]
+        expect_error(outcomes[-1], StorageFullError)
+        await store.write([(insert(1),)])
+        expect(await ids(store), [1])
+        await store.apply_limits(database_bytes_max=None, durability="full")
+        expect(await store.write([(fill,)]), [[None]])
+        count = run("SELECT COUNT(*) FROM conformance_text", fetch=Fetch.ONE)
+        expect(await store.read([count]), [(outcomes.count([None]) + 1,)])
