@@ -42,10 +42,10 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tenant", "list"], "say where: --url"),
-        (["tenant", "list", "--url", "http://127.0.0.1:1", "--data-dir", "x"], "say either: --url"),
-        (["tenant", "list", "--url", "127.0.0.1:1"], "is no URL like"),
-        (["tenant", "list", "--url", "http://me:secret@127.0.0.1:1"], "is no URL like"),
+        (["tenant", "list"], "name a target: --url"),
+        (["tenant", "list", "--url", "http://127.0.0.1:1", "--data-dir", "x"], "name one target: --url"),
+        (["tenant", "list", "--url", "127.0.0.1:1"], "is not a valid URL"),
+        (["tenant", "list", "--url", "http://me:secret@127.0.0.1:1"], "is not a valid URL"),
         (["tenant", "get", "No_Id", "--data-dir", "x"], "is not a tenant id"),
         (["tenant", "list", "--state", "odd", "--data-dir", "x"], "Invalid value for '--state'"),
         (["tenant", "list", "--limit", "0", "--data-dir", "x"], "--limit"),
@@ -65,9 +65,9 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
                 ("durability", "odd"),
             )
         ),
-        (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask at: say --yes"),
+        (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask: give --yes"),
         (["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"], "is no storage's"),
-        (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is no time"),
+        (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is not a duration"),
         (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),
         (["fleet", "start", "check", "--below", "company", "--data-dir", "x"], "is not SCHEMA=VERSION"),
         (["fleet", "start", "check", "--arguments", "[]", "--data-dir", "x"], "not a JSON object"),
@@ -87,7 +87,7 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
             ["fleet", "resume", "job-1", "--failures-max", "none", "--data-dir", "x"],
             "nor a share between 0 and 1",
         ),
-        (["doctor"], "say which directory"),
+        (["doctor"], "name the directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -118,7 +118,7 @@ def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
     """A command that only looks makes no directory: it ends with 3 and says what would make one."""
     done = tenantry("tenant", "list", "--data-dir", tmp_path / "typo")
     assert done.returncode == 3
-    assert "there is no data directory" in done.stderr
+    assert "is not a data directory" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_directory_without_its_catalog(tmp_path: Path):
     (tmp_path / "data" / "tenants").mkdir(parents=True)
     done = tenantry("tenant", "list", "--data-dir", tmp_path / "data")
     assert done.returncode == 3
-    assert "there is no catalog.db" in done.stderr
+    assert "has no catalog.db" in done.stderr
 
 
 def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
@@ -159,7 +159,11 @@ def test_a_service_that_does_not_answer():
 def test_keys_that_are_not_good(running: Service):
     """Without a key, with one that is none, and with one that is not good for this, a command ends with 4."""
     weak = document(tenantry("key", "create", "--scope", "read", "--json", env=running.env))["token"]
-    for key, said in (("", "send a key"), ("ключ", "characters that no key has"), (weak, "lacks the scope")):
+    for key, said in (
+        ("", "send a key"),
+        ("ключ", "characters that keys do not have"),
+        (weak, "lacks the scope"),
+    ):
         done = tenantry("tenant", "suspend", "acme", env={**running.env, "TENANTRY_API_KEY": key})
         assert (done.returncode, done.stdout) == (4, "")
         assert said in done.stderr
@@ -230,7 +234,7 @@ async def test_a_tenant_that_another_process_has_open(held: TenantRegistry):
     done = tenantry("snapshot", "create", "acme", "--data-dir", held.config.data_dir)
     assert done.returncode == 5
     assert f"open in process {os.getpid()}" in done.stderr
-    assert "speak to it with --url" in done.stderr
+    assert "use it with --url" in done.stderr
 
 
 async def test_a_call_that_is_under_way_elsewhere(registry: TenantRegistry):
@@ -318,7 +322,9 @@ async def test_interrupted_in_the_middle(data_dir: Path, mode: str):
             await until(is_archiving)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            assert ("the service goes on" if running else "is finished first") in process.stderr.readline()
+            assert (
+                "the service continues" if running else "waiting for the operation to end"
+            ) in process.stderr.readline()
             lock.release()
             assert process.wait(HANG_SECONDS) == 130
         await until(lambda: not is_archiving())

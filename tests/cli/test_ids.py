@@ -117,7 +117,7 @@ def test_a_tenant_is_not_taken_for_its_snapshot(place: Place, text: str):
     before = place.content()
     done = tenantry("snapshot", "delete", "acme", text, "--yes", *place.where, env=place.env)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is no id" in done.stderr
+    assert "is not an id" in done.stderr
     assert place.content() == before
 
 
@@ -125,7 +125,7 @@ def test_a_tenant_is_not_taken_for_its_snapshot(place: Place, text: str):
 def test_a_path_has_no_parts_that_shorten_it(part: str):
     """Whatever a command passes on, no path is made with what would make it another one."""
     for make in (lambda: tenant_path("acme", "snapshots", part), lambda: api_path(part, "x")):
-        with pytest.raises(CommandError, match="names nothing") as caught:
+        with pytest.raises(CommandError, match="is not an id") as caught:
             make()
         assert caught.value.exit_code is Exit.USAGE
 

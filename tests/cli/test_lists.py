@@ -17,7 +17,7 @@ from tenantry.cli import app
 from tenantry.tenancy.catalog.api_keys import Scope
 
 COUNT = 3
-MORE = re.compile(r"tenantry: there are more: --all for all, --cursor (\S+) for those that follow\n")
+MORE = re.compile(r"tenantry: more items follow: --all for all, --cursor (\S+) for the next page\n")
 
 
 async def prepare(data_dir: Path) -> tuple[str, str]:

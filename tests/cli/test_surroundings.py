@@ -70,12 +70,12 @@ CASES: list[Case] = [
         for text in ('{"a": NaN}', '{"a": 1e999}', r'{"a": "\ud800"}', "[" * 100_000)
     ),
     (["demo", "--seconds", "nan"], {}, 2, "--seconds"),
-    ([NO_TEXT], {}, 2, "no text in UTF-8"),
-    (["tenant", "create", "new", *HERE, "--display-name", NO_TEXT], {}, 2, "no text in UTF-8"),
-    (["tenant", "list", "--data-dir", NO_TEXT], {}, 2, "no text in UTF-8"),
-    (["tenant", "create", "new"], {"TENANTRY_DATA_DIR": NO_TEXT}, 2, "TENANTRY_DATA_DIR is no text in UTF-8"),
-    (["tenant", "list"], {"TENANTRY_URL": f"http://{NO_TEXT}"}, 2, "TENANTRY_URL is no text in UTF-8"),
-    (["tenant", "list", "--url", "http://a..b"], {}, 2, "is no URL"),
+    ([NO_TEXT], {}, 2, "not valid UTF-8"),
+    (["tenant", "create", "new", *HERE, "--display-name", NO_TEXT], {}, 2, "not valid UTF-8"),
+    (["tenant", "list", "--data-dir", NO_TEXT], {}, 2, "not valid UTF-8"),
+    (["tenant", "create", "new"], {"TENANTRY_DATA_DIR": NO_TEXT}, 2, "TENANTRY_DATA_DIR is not valid UTF-8"),
+    (["tenant", "list"], {"TENANTRY_URL": f"http://{NO_TEXT}"}, 2, "TENANTRY_URL is not valid UTF-8"),
+    (["tenant", "list", "--url", "http://a..b"], {}, 2, "is not a valid URL"),
     *(
         (["tenant", "list", *ELSEWHERE], {"NO_PROXY": "", **env}, code, said)
         for env, code, said in (
@@ -87,21 +87,21 @@ CASES: list[Case] = [
         )
     ),
     *(
-        ([*words, "--data-dir", ""], {}, 2, "it is empty")
+        ([*words, "--data-dir", ""], {}, 2, "the path is empty")
         for words in (["tenant", "create", "new"], ["serve"], ["demo"])
     ),
-    (["tenant", "list", "--data-dir", "file"], {}, 3, "there is no data directory"),
+    (["tenant", "list", "--data-dir", "file"], {}, 3, "is not a data directory"),
     (["tenant", "create", "new", "--data-dir", "file"], {}, 3, "cannot be used"),
-    (["doctor", "--data-dir", "file"], {}, 1, "there is no catalog"),
+    (["doctor", "--data-dir", "file"], {}, 1, "has no catalog"),
     (["demo", "--data-dir", "file"], {}, 2, "cannot be used"),
-    (["tenant", "list", "--data-dir", LONG], {}, 3, "cannot be looked into"),
-    (["doctor", "--data-dir", LONG], {}, 3, "can be looked at"),
+    (["tenant", "list", "--data-dir", LONG], {}, 3, "the data directory cannot be read"),
+    (["doctor", "--data-dir", LONG], {}, 3, "cannot read everything in"),
     (["demo", "--data-dir", LONG], {}, 2, "cannot be used"),
     (["demo"], {"TENANTRY_READ_THREADS": "many"}, 2, "TENANTRY_READ_THREADS"),
-    (["tenant", "import", "new", "/dev/zero", *HERE], {}, 2, "is no regular file"),
-    (["tenant", "import", "new", "fifo", *HERE], {}, 2, "is no regular file"),
+    (["tenant", "import", "new", "/dev/zero", *HERE], {}, 2, "is not a regular file"),
+    (["tenant", "import", "new", "fifo", *HERE], {}, 2, "is not a regular file"),
     (["tenant", "import", "new", "data", *HERE], {}, 2, "is a directory"),
-    (["tenant", "export", "acme", "fifo", "--force", *HERE], {}, 2, "is no regular file"),
+    (["tenant", "export", "acme", "fifo", "--force", *HERE], {}, 2, "is not a regular file"),
     (["serve", "--data-dir", "new", "--port", "8999", "--metrics-port", "8999"], {}, 2, "are both 8999"),
 ]
 

@@ -11,7 +11,7 @@ from tenantry.cli.commands import audit, demo, doctor, fleet, key, serve, snapsh
 from tenantry.cli.exits import EPILOG
 from tenantry.observability import configure_logging
 
-# What they log is for whoever runs them; the others say themselves what went wrong.
+# These commands log for their operators; the other commands print their errors.
 _LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
 _SILENT: Final = "critical"
 
@@ -22,7 +22,7 @@ app = Application(
     help="Keeps many companies' data apart, durable and fast.",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # They would print what variables hold, keys among it.
+    # They would print the values of variables, such as keys.
     pretty_exceptions_enable=False,
 )
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tenantry.ids import parse_tenant_id
 
 PAGE_ITEMS_DEFAULT: Final = 100
 _DURATION: Final = re.compile(r"(?P<count>\d{1,9}(?:\.\d{1,3})?)(?P<unit>[smhd]?)")
-# Wider than any of them is, so that the ids of another version are ids too.
+# Wider than our own ids, so that ids of another version are accepted too.
 _IDENTIFIER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -22,7 +22,7 @@ def tenant_id(text: str) -> str:
     """Return a tenant's id.
 
     Raises:
-        BadParameter: It is none.
+        BadParameter: The text is not a tenant id.
     """
     try:
         return parse_tenant_id(text)
@@ -34,35 +34,35 @@ def directory(text: str) -> Path:
     """Return a directory's path.
 
     Raises:
-        BadParameter: It is empty, as a variable is that nobody has set: the working directory is not meant by that.
+        BadParameter: The text is empty, as of a variable that is not set. It does not stand for the working directory.
     """
     if not text:
-        raise typer.BadParameter("it is empty: name a directory")
+        raise typer.BadParameter("the path is empty: name a directory")
     return Path(text)
 
 
 def identifier(text: str) -> str:
-    """Return the id of a snapshot, a job or a key; whether there is one, the service knows.
+    """Return the id of a snapshot, a job or a key, which need not exist.
 
     Raises:
-        BadParameter: It is none.
+        BadParameter: The text is not an id.
     """
     if _IDENTIFIER.fullmatch(text) is None:
-        raise typer.BadParameter(f"{text!r} is no id: give one as the lists show it")
+        raise typer.BadParameter(f"{text!r} is not an id: give one as the lists show it")
     return text
 
 
 def json_value(text: str) -> Any:
-    """Return what a text says in JSON.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is none, or none that others read too: Python also takes ``NaN``, ``1e999`` and halves of characters.
+        ValueError: The text is not JSON, or only Python accepts it: ``NaN``, ``1e999``, lone surrogates.
     """
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
     return value
 
 
@@ -70,12 +70,12 @@ def duration_seconds(text: str) -> float:
     """Return how many seconds ``90``, ``45s``, ``30m``, ``12h`` or ``7d`` are.
 
     Raises:
-        BadParameter: It is none of these.
+        BadParameter: The text is not a duration.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
         raise typer.BadParameter(
-            f"{text!r} is no time: use seconds, or a number with s, m, h or d, such as 90d"
+            f"{text!r} is not a duration: use seconds, or a number with s, m, h or d, such as 90d"
         )
     return float(match["count"]) * _UNIT_SECONDS[match["unit"]]
 
@@ -86,12 +86,12 @@ SnapshotArgument = Annotated[
     str, typer.Argument(parser=identifier, metavar="SNAPSHOT", help="The snapshot's id.")
 ]
 DisplayNameOption = Annotated[str | None, typer.Option(help="For people.")]
-PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only those whose ids begin so.")]
-ReasonOption = Annotated[str | None, typer.Option(help="Why; shown to whoever looks at the tenant.")]
+PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only tenants whose ids begin with this.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Why; shown with the tenant.")]
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")
 ]
 CursorOption = Annotated[
-    str | None, typer.Option(help="The next_cursor of the page before.", metavar="CURSOR")
+    str | None, typer.Option(help="The next_cursor of the previous page.", metavar="CURSOR")
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="All of them, not a page.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All items, not one page.")]

@@ -1,4 +1,4 @@
-"""How a function that speaks to the API becomes a command: where it works, what it prints, and how it ends."""
+"""Makes a command of a function that calls the API: its target, its output and its exit code."""
 
 import asyncio
 import inspect
@@ -36,7 +36,7 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--snapshot-storage",
-        help="Where that directory's snapshots are kept: s3://bucket/prefix, a directory, …; in itself if left out. "
+        help="Where the directory's snapshots are kept: s3://bucket/prefix, a directory, …; in the data directory if left out. "
         f"[{SNAPSHOT_STORAGE}]",
         rich_help_panel=_WHERE,
     ),
@@ -63,12 +63,12 @@ def command(
     A parameter whose type is a dataclass stands for its fields: each field is an option of the command.
 
     Args:
-        group: What the command belongs to.
-        show: What people see of the document that the function returns.
-        question: Asked before it is done, with the command's arguments in braces; nothing is asked if None.
-        alone: The field that ``--quiet`` prints alone; there is no such option if None.
-        may_create: Whether it makes a data directory that does not exist.
-        is_wrong: Whether the document tells of something wrong.
+        group: The group that the command is added to.
+        show: Formats the function's document for people.
+        question: Asked before the command runs, with its arguments in braces; None to ask nothing.
+        alone: The field that ``--quiet`` prints alone; None for a command without ``--quiet``.
+        may_create: Whether the command creates a missing data directory.
+        is_wrong: Returns whether the document reports a failure, which is exit code 1.
     """
 
     def add(work: Work) -> Work:
@@ -109,7 +109,7 @@ def command(
 
 @contextmanager
 def ending(*, is_json: bool) -> Iterator[None]:
-    """End the command with its exit code where the block fails, and say why."""
+    """End the command with an exit code if the block fails, and print why."""
     try:
         yield
     except CommandError as error:
@@ -128,7 +128,7 @@ def _run(target: Target, work: Work, given: dict[str, Any], *, may_create: bool)
 
 
 def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[Api]:
-    # Imported as they are needed: they are an extra, and slow to import.
+    # Imported only when needed: they need an extra, and are slow to import.
     with needs_extra():
         if target.url is not None:
             from tenantry.cli.client.remote import at_service  # noqa: PLC0415
@@ -142,7 +142,7 @@ def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """Say which extra is needed where the block imports what is not installed."""
+    """Name the extra to install if an import in the block fails."""
     try:
         yield
     except ImportError as error:
@@ -153,8 +153,8 @@ def needs_extra() -> Iterator[None]:
 
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
-        raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask at: say --yes")
-    # Not typer's own, which prints a blank on standard output.
+        raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask: give --yes")
+    # Not typer's own function, which prints a blank on standard output.
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError(Exit.REFUSED, "nothing was done")

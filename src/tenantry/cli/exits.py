@@ -20,9 +20,9 @@ class Exit(IntEnum):
 MEANINGS: Final = {
     Exit.DONE: "done",
     Exit.REFUSED: "refused, failed, or found something wrong",
-    Exit.USAGE: "the command line, or what it names, cannot be used",
+    Exit.USAGE: "the command line, or something that it names, cannot be used",
     Exit.UNREACHABLE: "the service or the data directory cannot be reached",
-    Exit.KEY: "the key is missing, not good, or not good for this",
+    Exit.KEY: "the key is missing, invalid, or not allowed to do this",
     Exit.LATER: "not now: the same command may succeed later",
     Exit.INTERRUPTED: "interrupted",
 }
@@ -35,9 +35,9 @@ class CommandError(Exception):
     """Ends a command.
 
     Args:
-        exit_code: With which exit code.
+        exit_code: The exit code.
         message: What went wrong and what to do, for people.
-        problem: The same for programs, as the service said it (RFC 9457).
+        problem: The same for programs, as the service sent it (RFC 9457).
     """
 
     def __init__(self, exit_code: Exit, message: str, *, problem: Mapping[str, Any] | None = None) -> None:

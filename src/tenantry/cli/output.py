@@ -1,4 +1,4 @@
-"""What commands print: one JSON document for programs, tables for people, and on standard error how far they are."""
+"""The output of commands: one JSON document for programs, tables for people, and progress on standard error."""
 
 import json
 import os
@@ -27,78 +27,78 @@ from rich.text import Text
 from tenantry.cli.exits import CommandError, Exit
 
 Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
-"""Makes of a document what people see of it; a string is printed as it is."""
+"""Formats a document for people; a string is printed as it is."""
 
 _PIPE_COLUMNS: Final = 200
-"""How wide tables are where no terminal says: nobody wants a wrapped id in a pipe."""
+"""The width of tables without a terminal: wide, so that ids in a pipe are not wrapped."""
 
 _KIBI: Final = 1024.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
-    """Print a document on standard output; that it is a page of more is said to people on standard error."""
+    """Print a document on standard output; tell people on standard error if more pages follow."""
     shown = _as_json(document) if is_json else show(document)
     if isinstance(shown, str):
         print_text(shown)
     else:
         print_on_console(lambda console: console.print(shown))
     if not is_json and document.get("next_cursor"):
-        print_note(f"there are more: --all for all, --cursor {document['next_cursor']} for those that follow")
+        print_note(f"more items follow: --all for all, --cursor {document['next_cursor']} for the next page")
 
 
 def print_on_console(render: Callable[[Console], object]) -> None:
-    """Print on standard output what a function prints on the console that it is given; raises as `print_text`."""
+    """Print on standard output what a function renders on a console; raises as `print_text`."""
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
     console = Console(width=None if has_width else _PIPE_COLUMNS)
-    with console.capture() as captured:  # rich itself ends the process where a reader has gone
+    with console.capture() as captured:  # rich ends the process if the reader of a pipe has gone
         render(console)
     print_text(captured.get().removesuffix("\n"))
 
 
 def print_text(text: str) -> None:
-    """Print on standard output; who reads it and has gone had enough.
+    """Print on standard output. A reader that has closed the pipe is not an error.
 
     Raises:
-        CommandError: It does not take what is printed.
+        CommandError: The output cannot be written.
     """
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        let_go_of_output()
+        discard_output()
     except OSError as error:
-        let_go_of_output()
+        discard_output()
         raise CommandError(
             Exit.REFUSED,
-            f"what came of it cannot be printed ({os.strerror(error.errno or 0)}), but it is done: make room, or "
-            "print elsewhere",
+            f"the operation succeeded, but its result could not be printed ({os.strerror(error.errno or 0)}): free space, "
+            "or print elsewhere",
         ) from error
 
 
-def let_go_of_output() -> None:
-    """Print no more: what is left of it would fail again when the process ends."""
-    with suppress(OSError, ValueError):  # it is closed, or a test's
+def discard_output() -> None:
+    """Redirect standard output to nothing: the rest of the buffer would fail again when the process ends."""
+    with suppress(OSError, ValueError):  # it is closed, or replaced by a test
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def print_failure(error: CommandError, *, is_json: bool) -> None:
-    """Print on standard error why a command did not do what it should: a sentence, or the problem as one line of JSON."""
+    """Print on standard error why a command failed: a sentence, or the problem as one line of JSON."""
     _say(json.dumps(error.problem) if is_json else f"tenantry: {plain(str(error))}")
 
 
 def print_note(text: str) -> None:
-    """Print something on standard error that people may want to know."""
+    """Print a note for people on standard error."""
     _say(f"tenantry: {plain(text)}")
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # nobody listens; the exit code still tells
+    with suppress(OSError):  # standard error is closed; the exit code remains
         typer.echo(line, err=True)
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
-    # The texts may come from anybody. Their control characters are escaped, which does not change the document.
+    # Texts may come from anyone. Escaping their control characters does not change the document.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_escaped, text))
@@ -110,19 +110,19 @@ def _as_json(document: Mapping[str, Any]) -> str:
 
 
 def _escaped(character: str) -> str:
-    """Return a character of a JSON text, or its escape (RFC 8259, section 7) where it is not printable."""
-    # A line break stands between fields: inside a text it is escaped already.
+    """Return a character of a JSON text, or its escape (RFC 8259, section 7) if it is not printable."""
+    # A line break separates fields; inside a text it is escaped already.
     if character.isprintable() or character == "\n":
         return character
     return json.dumps(character)[1:-1]
 
 
 def listing(*columns: str, items: str = "items") -> Show:
-    """Return what shows the items of a document as the rows of a table.
+    """Return a formatter that shows the items of a document as the rows of a table.
 
     Args:
         columns: The fields that are shown, in this order.
-        items: Where in the document they are.
+        items: The document's field that has the items.
     """
 
     def show(document: Mapping[str, Any]) -> RenderableType:
@@ -138,7 +138,7 @@ def listing(*columns: str, items: str = "items") -> Show:
 
 
 def record(document: Mapping[str, Any]) -> RenderableType:
-    """Return a document as one row for each of its fields."""
+    """Format a document as a table with a row for each field."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -148,7 +148,7 @@ def record(document: Mapping[str, Any]) -> RenderableType:
 
 
 def as_text(name: str, value: Any) -> str:
-    """Return a field's value as people read it; the unit is in the field's name."""
+    """Format a field's value for people; the unit is in the field's name."""
     if isinstance(value, list):
         return ", ".join(as_text(name, one) for one in value)
     if isinstance(value, dict):
@@ -169,7 +169,7 @@ def _word(name: str, value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text that others wrote without what would steer the terminal."""
+    """Return a text without characters that control the terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
@@ -177,7 +177,7 @@ def plain(text: str) -> str:
 
 @contextmanager
 def steps(label: str) -> Iterator[None]:
-    """Show on the terminal that something takes its time."""
+    """Show a spinner on the terminal during the block."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with _progress(*columns) as progress:
         progress.add_task(plain(label), total=None)
@@ -186,7 +186,7 @@ def steps(label: str) -> Iterator[None]:
 
 @contextmanager
 def transfer(label: str, bytes_max: int) -> Iterator[Callable[[int], None]]:
-    """Show on the terminal how many bytes went; give what to call with their number."""
+    """Show the progress of a transfer on the terminal; yield a function that takes the bytes so far."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -200,7 +200,7 @@ def transfer(label: str, bytes_max: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show on the terminal how many of how many are done; give what to call with both."""
+    """Show a count on the terminal; yield a function that takes how many are done, and of how many."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

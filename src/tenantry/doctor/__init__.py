@@ -1,4 +1,4 @@
-"""Looks a data directory over, and says what is wrong and what to do. It reads only, and the directory may be in use."""
+"""Examines a data directory, which may be in use, and reports what is wrong and what to do. It changes nothing."""
 
 from tenantry.doctor.examination import examine
 from tenantry.doctor.finding import Finding, Level, Report

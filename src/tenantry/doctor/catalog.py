@@ -38,16 +38,16 @@ async def check_version(catalog: Inspection) -> Finding:
     except MigrationError as error:
         return wrong(
             _CHECK,
-            f"this tenantry cannot open it: {error}",
-            "start the tenantry that has used the directory last, or a newer one",
+            f"this version of tenantry cannot open the catalog: {error}",
+            "use the version of tenantry that used the directory last, or a newer one",
         )
     if plan.pending:
         return note(
             _CHECK,
-            f"it lacks {len(plan.pending)} migrations",
-            "nothing: the next service that starts applies them; older versions of tenantry cannot open it after that",
+            f"the catalog lacks {len(plan.pending)} migrations",
+            "nothing: the next start of a service applies them; older versions of tenantry cannot open the catalog after that",
         )
-    return ok(_CHECK, f"it is at version {file_version}")
+    return ok(_CHECK, f"the catalog is at version {file_version}")
 
 
 async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:

@@ -1,4 +1,4 @@
-"""Compares the dates in a data directory with the machine's clock: a leap of the clock leaves dates in the future."""
+"""Finds dates in the future, which a clock that was ahead leaves in a data directory."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,19 +31,19 @@ def _clock(config: RegistryConfig, record: ClockRecord | None, now: datetime, la
     if record is not None and record.seen_at > latest:
         return wrong(
             check,
-            f"it says {now:%Y-%m-%d %H:%M} UTC, and a process wrote {record.seen_at:%Y-%m-%d %H:%M} UTC down",
-            "set the machine's clock; if it is right now, it was ahead, and the next service notes that",
+            f"the clock says {now:%Y-%m-%d %H:%M} UTC, but a process has recorded {record.seen_at:%Y-%m-%d %H:%M} UTC",
+            "set the machine's clock; if it is right now, it was ahead before, and the next start of a service records that",
         )
     if record is not None and record.steady_since is not None:
         until = record.steady_since + timedelta(seconds=config.clock_hold_seconds)
         if until > now:
             return note(
                 check,
-                f"it leapt, or nobody looked at it for long, at {record.steady_since:%Y-%m-%d %H:%M} UTC: nothing is deleted "
-                f"because of its age before {until:%Y-%m-%d %H:%M} UTC",
-                "see that the machine's clock is right and synchronized",
+                f"the clock leapt, or no process checked it for long, before {record.steady_since:%Y-%m-%d %H:%M} UTC: nothing "
+                f"is deleted because of its age before {until:%Y-%m-%d %H:%M} UTC",
+                "check that the machine's clock is right and synchronized",
             )
-    return ok(check, "it has not leapt")
+    return ok(check, "the clock has not leapt")
 
 
 def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: datetime) -> Finding:
@@ -67,11 +67,11 @@ def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: da
         return note(
             check,
             f"{len(ahead)} tenants have dates in the future: the clock was ahead when they were changed",
-            "those that are deleted are kept for longer; 'tenant purge --force' removes one now. Moments of scheduled snapshots "
-            "are chosen anew by the service",
+            "deleted tenants are kept for longer; 'tenant purge --force' removes one now. The service plans scheduled snapshots "
+            "again",
             ahead,
         )
-    return ok(check, "none is in the future")
+    return ok(check, "no date is in the future")
 
 
 def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
@@ -85,8 +85,8 @@ def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
     if ahead:
         return note(
             check,
-            f"{len(ahead)} snapshots are dated in the future: they count neither as the newest nor for retention",
+            f"{len(ahead)} snapshots are dated in the future: they do not count as the newest, nor for retention",
             "take a new snapshot of each of these tenants, then delete these with 'tenantry snapshot delete'",
             ahead,
         )
-    return ok(check, "none is in the future")
+    return ok(check, "no date is in the future")

@@ -1,4 +1,4 @@
-"""Puts the checks together."""
+"""Runs all checks on a data directory."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -25,11 +25,11 @@ _CLOCK_TABLE: Final = Statement(
 
 
 async def examine(config: RegistryConfig, *, snapshot_storage: ObjectStorage | None = None) -> Report:
-    """Look a data directory over; another process may use it meanwhile, and nothing in it is changed.
+    """Examine a data directory. Another process may use it at the same time, and nothing in it is changed.
 
     Args:
-        config: The settings that a service on it would have.
-        snapshot_storage: Where its snapshots are kept, None if in the directory itself.
+        config: The settings that a service on the directory would have.
+        snapshot_storage: Where the directory's snapshots are kept; None for the directory itself.
     """
     findings = [finding async for finding in _findings(config)]
     if snapshot_storage is not None:
@@ -42,8 +42,8 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
     if not (data_dir / "catalog.db").is_file():
         yield wrong(
             "data directory",
-            f"there is no catalog in {data_dir}",
-            "give a directory that a service has used; if this is one, put the newest copy of catalog.db back",
+            f"{data_dir} has no catalog",
+            "give a directory that a service has used; if this one was used, put the newest copy of catalog.db back",
         )
         return
     for finding in (*check_machine(config), *check_files(data_dir)):
@@ -55,8 +55,8 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
     except PersistenceError as error:
         yield wrong(
             "catalog",
-            f"it cannot be read: {error}",
-            "start a service on the directory: it recovers what a killed process left; if that fails, put the newest copy of "
+            f"the catalog cannot be read: {error}",
+            "start a service on the directory, which recovers what a killed process left; if that fails, put the newest copy of "
             "catalog.db back",
         )
 
@@ -65,11 +65,11 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
     data_dir = config.data_dir
     version = await check_version(catalog)
     if version.level is Level.WRONG:
-        return [version]  # this tenantry does not know the tables
+        return [version]  # this version of tenantry does not know the tables
     tenants = await read_tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
-        # What was under way at that moment has gone on since.
+        # Operations that were running at that moment have continued since.
         tenants = await read_tenants(catalog)
         differences &= compare(data_dir, tenants)
     return [
@@ -93,7 +93,7 @@ async def _audit(catalog: Inspection) -> Finding:
     if not found.is_intact:
         return wrong(
             "audit",
-            f"its chain is broken: {found.problem}",
-            "find out who may write catalog.db, and compare with a copy",
+            f"the audit's hash chain is broken: {found.problem}",
+            "find out who can write catalog.db, and compare it with a copy",
         )
-    return ok("audit", f"the chain of {found.rows:,} rows holds")
+    return ok("audit", f"the hash chain of {found.rows:,} rows is intact")

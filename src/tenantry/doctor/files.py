@@ -1,4 +1,4 @@
-"""Looks at the files of a data directory: whose they are, who may read them, and what was left behind."""
+"""Checks the owners and permissions of the files in a data directory, and finds files that dead processes left."""
 
 import os
 import stat
@@ -15,17 +15,17 @@ from tenantry.tenancy.data_directory import is_shared_by_group
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _RIGHTS: Final = "permissions"
 _LOCKED: Final = ("operations/*", "scratch/*.lock", f"snapshots/*/*{DRAFT_SUFFIX}")
-"""Files that are locked by whoever is at something, and removed when it is done."""
+"""Files that a process locks while it works on something, and removes afterwards."""
 
 
 def check_files(data_dir: Path) -> Iterator[Finding]:
-    """Yield what is found of the files."""
+    """Yield the findings about the files."""
     yield from _rights(data_dir)
     yield _leftovers(data_dir)
 
 
 class _Rights:
-    """Collects files whose rights, owner or kind is wrong."""
+    """Collects files whose permissions, owner or type is wrong."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -39,14 +39,14 @@ class _Rights:
         self._strange: set[str] = set()
 
     def look_at(self, path: Path, found: os.stat_result) -> None:
-        """Note whatever is wrong with a file or directory."""
+        """Record what is wrong with a file or directory."""
         self._count += 1
         if stat.S_ISLNK(found.st_mode):
             self._links.add(str(path))
             return
         is_of_group = self._is_shared and found.st_gid == self._root.st_gid
         if found.st_mode & (stat.S_IRWXO if is_of_group else _OTHERS):
-            # Kubernetes lets everybody list the root of a volume that it mounts, but not what is in the volume.
+            # Kubernetes lets everyone list the root of a volume that it mounts, but not its content.
             is_root = self._is_shared and path == self._data_dir and not found.st_mode & stat.S_IWOTH
             (self._open_to_group if is_root else self._open_to_all).add(str(path))
         elif found.st_mode & _OTHERS:
@@ -75,13 +75,13 @@ class _Rights:
             yield note(
                 _RIGHTS,
                 f"{len(self._open_to_group)} files or directories are open to the group {group}, as Kubernetes' fsGroup makes them",
-                f"nothing, if the service alone is in the group {group}: every member can read and change all data",
+                f"nothing, if only the service is in the group {group}: every member can read and change all data",
                 self._open_to_group,
             )
         if self._foreign:
             yield wrong(
                 _RIGHTS,
-                f"{len(self._foreign)} files or directories belong to another user than {data_dir} does",
+                f"{len(self._foreign)} files or directories have another owner than {data_dir}",
                 f"chown -R {self._root.st_uid} {data_dir}",
                 self._foreign,
             )
@@ -89,18 +89,18 @@ class _Rights:
             yield wrong(
                 _RIGHTS,
                 f"{len(self._links)} symbolic links: tenantry refuses to follow them",
-                "put what they lead to in their place",
+                "replace each link by its target",
                 self._links,
             )
         if self._strange:
             yield wrong(
                 "data directory",
-                f"{len(self._strange)} files lie in {data_dir / 'tenants'}, where only directories may be: no service starts",
+                f"{len(self._strange)} files are in {data_dir / 'tenants'}, where only directories may be: no service starts",
                 "move them away",
                 self._strange,
             )
         if not (self._open_to_all or self._open_to_group or self._foreign or self._links):
-            yield ok(_RIGHTS, f"{self._count:,} files and directories are their owner's alone")
+            yield ok(_RIGHTS, f"only their owner can access the {self._count:,} files and directories")
 
 
 def _rights(data_dir: Path) -> Iterator[Finding]:
@@ -111,16 +111,16 @@ def _rights(data_dir: Path) -> Iterator[Finding]:
 
 
 def _leftovers(data_dir: Path) -> Finding:
-    """Look for what processes that died left: their locks, and the files that they were writing."""
+    """Find locks and half-written files of processes that died."""
     found = {path: _inode(path) for pattern in _LOCKED for path in data_dir.glob(pattern)}
-    # Only now: a lock that was taken after one looked who holds it would seem to be nobody's.
+    # After the files were listed: otherwise a lock that is taken in between would seem to have no holder.
     held = held_locks()
     left = {str(path) for path, inode in found.items() if inode not in held and _inode(path) == inode}
     if left:
         return note(
             "leftovers",
-            f"{len(left)} files of processes that died in the middle of something",
-            "nothing: the service that runs, or the next one, finishes what they began and removes them",
+            f"{len(left)} files of processes that died during an operation",
+            "nothing: the running service, or the next start, finishes the operations and removes the files",
             left,
         )
     return ok("leftovers", "none")
@@ -134,10 +134,10 @@ def _inode(path: Path) -> int | None:
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the directory and everything in it; what vanishes meanwhile is not missed."""
+    """Yield the directory and everything in it; files that vanish during the walk are skipped."""
     yield data_dir, data_dir.stat()
     for directory, names, files in os.walk(data_dir):
-        # The file system's own, at the top of each: it belongs to root, and nothing in it is tenantry's.
+        # lost+found at the top of a file system belongs to root, and nothing in it is tenantry's.
         names[:] = [name for name in names if name != LOST_AND_FOUND]
         for name in (*names, *files):
             path = Path(directory, name)

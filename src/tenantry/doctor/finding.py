@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""The report of an examination, and its findings."""
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
@@ -11,7 +11,7 @@ SUBJECTS_MAX: Final = 20
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     NOTE = "note"
@@ -19,14 +19,14 @@ class Level(StrEnum):
 
 
 class Finding(BaseModel):
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: The check's name.
-        level: ``ok``; ``note``, worth knowing; ``wrong``, somebody has to do something.
-        found: In a sentence.
-        to_do: What to do, empty if nothing.
-        subjects: The tenants or files that it is about, the first of them.
+        level: ``ok``; ``note``, worth knowing; ``wrong``, needs an action.
+        found: The result in a sentence.
+        to_do: What to do; empty if nothing.
+        subjects: The first `SUBJECTS_MAX` tenants or files that the finding is about.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,10 +39,10 @@ class Finding(BaseModel):
 
 
 class Report(BaseModel):
-    """What an examination found.
+    """The result of an examination.
 
     Attributes:
-        data_dir: What was examined.
+        data_dir: The directory that was examined.
         findings: In the order of the checks.
     """
 
@@ -59,17 +59,17 @@ class Report(BaseModel):
 
 
 def ok(check: str, found: str) -> Finding:
-    """Return that all is well."""
+    """Return a finding without a problem."""
     return Finding(check=check, level=Level.OK, found=found)
 
 
 def note(check: str, found: str, to_do: str = "", subjects: Collection[str] = ()) -> Finding:
-    """Return something worth knowing."""
+    """Return a finding that is worth knowing."""
     return _of(check, Level.NOTE, found, to_do, subjects)
 
 
 def wrong(check: str, found: str, to_do: str, subjects: Collection[str] = ()) -> Finding:
-    """Return something that somebody has to do something about."""
+    """Return a finding that needs an action."""
     return _of(check, Level.WRONG, found, to_do, subjects)
 
 

@@ -1,4 +1,4 @@
-"""Looks at what is underneath: SQLite, the file system, its locks and space, and what the process may open."""
+"""Checks the machine: SQLite's version, the file system with its locks and space, and the limit of open files."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def check_machine(config: RegistryConfig) -> Iterator[Finding]:
-    """Yield what is found underneath a data directory that exists."""
+    """Yield the findings about the machine of a data directory that exists."""
     yield _sqlite()
     for place in _file_systems(config.data_dir):
         yield _file_system(place)
@@ -38,7 +38,7 @@ def check_machine(config: RegistryConfig) -> Iterator[Finding]:
 
 
 def _file_systems(data_dir: Path) -> Iterator[Path]:
-    """Yield the data directory, and those of its parts that are on file systems of their own."""
+    """Yield the data directory, and its parts that are on other file systems."""
     yield data_dir
     devices = {data_dir.stat().st_dev}
     for place in map(data_dir.joinpath, _PARTS):
@@ -48,7 +48,7 @@ def _file_systems(data_dir: Path) -> Iterator[Path]:
 
 
 def held_locks() -> set[int]:
-    """Return the inodes of the files that some process has locked as tenantry does (flock(2)); see proc_locks(5)."""
+    """Return the inodes of the files that a process has locked with flock(2); see proc_locks(5)."""
     inodes = set()
     for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
         fields = line.split()
@@ -62,9 +62,9 @@ def _sqlite() -> Finding:
     if has_wal_reset_bug():
         return note(
             check,
-            f"{SQLITE_VERSION} can damage a database when two connections write or checkpoint it at once; tenantry never "
-            "does that",
-            "let no other program write to tenants' databases; SQLite 3.51.3 has it fixed "
+            f"SQLite {SQLITE_VERSION} can damage a database when two connections write or checkpoint it at once; tenantry "
+            "never does that",
+            "let no other program write to tenants' databases; SQLite 3.51.3 fixes it "
             "(https://www.sqlite.org/wal.html, section 11)",
         )
     return ok(check, f"{SQLITE_VERSION}")
@@ -75,14 +75,14 @@ def _file_system(data_dir: Path) -> Finding:
     if os.statvfs(data_dir).f_flag & os.ST_RDONLY:
         return wrong(
             check,
-            f"the one of {data_dir} is read-only: no service starts",
-            "find out why (mount, dmesg: after an error of the disk Linux makes it so), then mount it read-write",
+            f"the file system of {data_dir} is read-only: no service starts",
+            "find the cause (mount, dmesg: after a disk error Linux makes it read-only), then mount it read-write",
         )
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         return wrong(
             check,
             f"the user {os.geteuid()} may not read and write in {data_dir}: no service of this user starts",
-            "run the service, and this, as the user that may",
+            "run the service, and this command, as the directory's owner",
         )
     name = file_system_type(
         data_dir, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
@@ -90,13 +90,13 @@ def _file_system(data_dir: Path) -> Finding:
     if name in _NETWORK:
         return wrong(
             check,
-            f"{name} is a network's: SQLite's locks cannot be relied on",
+            f"{name} is a network file system: SQLite's locks are not reliable on it",
             "move the directory to a local disk",
         )
     if name in _MEMORY:
         return wrong(
             check,
-            f"{name} is memory: all of it is lost when the machine stops",
+            f"{name} is in memory: all data is lost when the machine stops",
             "move the directory to a disk",
         )
     return ok(check, f"{name} at {data_dir}")
@@ -106,7 +106,7 @@ def file_system_type(path: Path, mounts: str) -> str:
     """Return the type of the file system that a path is on.
 
     Args:
-        path: Need not be absolute, nor free of links.
+        path: A path, which may be relative and have links.
         mounts: The content of ``/proc/self/mountinfo``.
     """
     place = path.resolve()
@@ -121,7 +121,7 @@ def file_system_type(path: Path, mounts: str) -> str:
 
 
 def _locks(data_dir: Path) -> Finding:
-    """Try a lock on the directory itself: nobody else uses that one, and nothing is written."""
+    """Try to lock the directory itself: no other code locks it, and nothing is written."""
     check = "locks"
     fds = [os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for _ in range(2)]
     try:
@@ -132,11 +132,11 @@ def _locks(data_dir: Path) -> Finding:
             return ok(check, "flock works")
         return wrong(
             check,
-            "two locks of one file were given at once: flock does nothing",
+            "flock is not enforced here: two exclusive locks of one file were granted",
             "move the directory to a local disk",
         )
     except BlockingIOError:
-        return ok(check, "flock works")  # another examination has it
+        return ok(check, "flock works")  # another examination holds the lock
     except OSError as error:
         return wrong(
             check,
@@ -153,7 +153,9 @@ def _space(data_dir: Path) -> Finding:
     usage = shutil.disk_usage(data_dir)
     found = f"{usage.free // _MIB:,} MiB free of {usage.total // _MIB:,} MiB"
     if usage.free < DISK_BYTES_MIN:
-        return wrong(check, found, f"free some: below {DISK_BYTES_MIN // _MIB} MiB the service is not ready")
+        return wrong(
+            check, found, f"free some space: below {DISK_BYTES_MIN // _MIB} MiB the service is not ready"
+        )
     status = os.statvfs(data_dir)
     if status.f_files and status.f_favail < _INODES_MIN:
         return wrong(

@@ -14,13 +14,13 @@ from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 STORAGE_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"
 _TO_DO: Final = (
-    "if this directory is a copy, 'tenantry snapshot switch-storage' gives it a storage of its own; if it was moved or restored, "
-    "or takes the other directory's snapshots over, 'tenantry snapshot claim-storage'"
+    "if this directory is a copy, give it a storage of its own with 'tenantry snapshot switch-storage'; if it was moved or "
+    "restored, or is to take over the other directory's snapshots, use 'tenantry snapshot claim-storage'"
 )
 
 
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
-    """Compare the storage's mark with the directory; neither is changed."""
+    """Compare the storage's owner mark with the directory; neither is changed."""
     owner = StorageOwner(storage, config.data_dir, SystemClock())
     try:
         with anyio.fail_after(STORAGE_SECONDS_MAX):
@@ -28,14 +28,12 @@ async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Findi
     except SnapshotStorageOwnedError as error:
         return wrong(_CHECK, str(error), _TO_DO)
     except TenantryError as error:
-        return wrong(
-            _CHECK, f"it cannot be read: {error}", "see that its place and its credentials are right"
-        )
+        return wrong(_CHECK, f"the storage cannot be read: {error}", "check its location and its credentials")
     except TimeoutError:
         return wrong(
             _CHECK,
             f"{storage.location} did not answer within {STORAGE_SECONDS_MAX:g} s",
-            "see that it can be reached",
+            "check that it can be reached",
         )
 
 
@@ -46,8 +44,8 @@ async def _compare(owner: StorageOwner) -> Finding:
     if mark is None:
         return note(
             _CHECK,
-            f"{owner.location} belongs to no data directory yet",
-            "nothing: the next service that runs on this directory makes it this directory's",
+            f"{owner.location} has no owner yet",
+            "nothing: the next start of a service makes this directory the owner",
         )
     if not await owner.is_own(mark):
         return wrong(

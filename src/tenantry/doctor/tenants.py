@@ -1,4 +1,4 @@
-"""Compares the catalog with the disk, and looks for tenants that somebody has to look after."""
+"""Compares the catalog with the files, and finds tenants that need an operator."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Difference(NamedTuple):
-    """Something that the catalog and the disk do not agree on.
+    """A difference between the catalog and the files.
 
     Attributes:
-        kind: What it is.
+        kind: The kind of difference.
         subject: The tenant, or the directory.
     """
 
@@ -38,7 +38,7 @@ REPLACED = "replaced"
 _WHAT_TO_DO = {
     ORPHAN: (
         "directories that no tenant of the catalog owns",
-        "look what they hold, then move them away: no tenant of that name can be created before",
+        "look at their content, then move them away: until then no tenant of that name can be created",
     ),
     MISSING: (
         "tenants have no database, or an empty one",
@@ -46,21 +46,21 @@ _WHAT_TO_DO = {
     ),
     FOREIGN: (
         "tenants' files are marked as another tenant's",
-        "put the right files in their places, then repair the tenants",
+        "put the right files back, then repair the tenants",
     ),
     REPLACED: (
-        "tenants' files were replaced beside the logs of the databases that were there",
-        "copy the right file out of the way, then 'tenantry tenant replace-file' puts it in its place",
+        "tenants' files were replaced, and beside them are the logs of the former databases",
+        "copy the right file to another place, and put it back with 'tenantry tenant replace-file'",
     ),
     DAMAGED: (
-        "tenants' files are no databases, or damaged",
+        "tenants' files are damaged, or not databases",
         "repair the tenant; if that fails, restore its newest snapshot",
     ),
 }
 
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
-    """Return what the catalog and the disk do not agree on. What is under way at this moment looks so too: compare twice."""
+    """Return the differences between catalog and files. Running operations cause differences too, so compare twice."""
     living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
     owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
@@ -74,32 +74,32 @@ def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
 
 
 def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
-    """Return those that may have files: a purge that was begun, and whose process died, is finished by the next."""
+    """Return the tenants that may have files: also purged ones whose purge was interrupted and will be finished."""
     return [
         tenant for tenant in tenants if tenant.state.allows(Permission.EXIST) or tenant.intent is not None
     ]
 
 
 def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
-    """Yield what is to be said of them."""
+    """Yield the findings about the differences."""
     check = "catalog and files"
     for kind, (found, to_do) in _WHAT_TO_DO.items():
         subjects = {difference.subject for difference in differences if difference.kind == kind}
         if subjects:
             yield wrong(check, f"{len(subjects)} {found}", to_do, subjects)
     if not differences:
-        yield ok(check, f"the catalog's {len(tenants):,} tenants and their files agree")
+        yield ok(check, f"the catalog's {len(tenants):,} tenants match their files")
 
 
 def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
-    """Yield what is to be said of the tenants' states."""
+    """Yield the findings about the tenants' states."""
     yield _quarantined(tenants)
-    yield _under_way(data_dir, tenants)
+    yield _interrupted(data_dir, tenants)
     yield _migrations(tenants)
 
 
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
-    """Look for snapshots in the data directory of tenants that the catalog does not know."""
+    """Find snapshots in the data directory whose tenants the catalog does not know."""
     known = {tenant.uid for tenant in _with_files(tenants)}
     unknown = {
         str(path)
@@ -110,10 +110,10 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> F
         return note(
             "snapshots",
             f"{len(unknown)} directories are of tenants that the catalog does not know",
-            "keep them if the catalog was lost, and remove them if not",
+            "keep them if the catalog was lost; otherwise remove them",
             unknown,
         )
-    return ok("snapshots", "the catalog knows whose they are")
+    return ok("snapshots", "the catalog knows the tenants of all snapshots")
 
 
 def _disagreement(data_dir: Path, tenant: TenantRecord) -> str | None:
@@ -144,7 +144,7 @@ def _quarantined(tenants: Sequence[TenantRecord]) -> Finding:
     return ok("quarantine", "no tenant is quarantined")
 
 
-def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
+def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     held = held_locks()
     left = {
         tenant.id
@@ -154,11 +154,11 @@ def _under_way(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     if left:
         return note(
             "lifecycle operations",
-            f"{len(left)} tenants have one under way whose process is gone",
-            "nothing, while a service runs or when the next one starts: it is finished or taken back",
+            f"{len(left)} tenants have an interrupted operation",
+            "nothing: the running service, or the next start, finishes it or takes it back",
             left,
         )
-    return ok("lifecycle operations", "none was left in the middle")
+    return ok("lifecycle operations", "no interrupted operations")
 
 
 def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
@@ -170,15 +170,15 @@ def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
     if newer:
         return wrong(
             check,
-            f"{len(newer)} tenants are at a version that this tenantry does not know",
-            "deploy the newer one",
+            f"{len(newer)} tenants are at a schema version that this version of tenantry does not know",
+            "deploy the newer version of tenantry",
             newer,
         )
     if pending:
         return note(
             check,
             f"{len(pending)} tenants lack migrations",
-            "each is migrated when it is opened; 'tenantry fleet start migrate' does it before",
+            "each is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
             pending,
         )
     return ok(check, f"every tenant is at version {known} of {COMPANY.name}")

@@ -1,4 +1,4 @@
-"""The certificate that servers encrypt with: read at the start, read again at SIGHUP, and when it ends."""
+"""The TLS certificate of the servers: loaded at the start, reloaded at SIGHUP; and when it expires."""
 
 import re
 import ssl
@@ -22,14 +22,14 @@ _CENTURY_ENDS: Final = 50
 
 
 class Certificate:
-    """A certificate with its key, as the files had them when they were last read without an error.
+    """A certificate with its key, as last loaded without an error.
 
     Args:
-        tls: The files.
+        tls: The certificate's and the key's files.
 
     Attributes:
-        context: What new connections are encrypted with.
-        expires_at_seconds: When the certificate ends, in Unix time; None if its file does not tell.
+        context: The TLS context of new connections.
+        expires_at_seconds: When the certificate expires, in Unix time; None if that cannot be read.
 
     Raises:
         ServeSettingsError: The files cannot be used.
@@ -41,9 +41,9 @@ class Certificate:
         self._load()
 
     def reload(self) -> None:
-        """Read the files again for new connections; existing connections keep the certificate that they began with.
+        """Load the files again for new connections; existing connections keep their certificate.
 
-        If the files cannot be used, the certificate stays what it was, and an error is logged.
+        If the files cannot be used, the old certificate stays, and an error is logged.
         """
         try:
             self._load()
@@ -51,8 +51,8 @@ class Certificate:
             self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
 
     def _load(self) -> None:
-        # Both are made before either is taken. The context is new, because a context whose certificate does not
-        # fit its key cannot be used any more.
+        # Both are made before either is assigned. The context is a new one: after a certificate that does not fit its
+        # key, a context cannot be used any more.
         context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
         self.context, self.expires_at_seconds = context, expires_at_seconds
         until = (
@@ -65,7 +65,7 @@ class Certificate:
 
 def _context(tls: Tls) -> ssl.SSLContext:
     def refuse() -> str:
-        # Without this OpenSSL asks for the password at the terminal, and a service without a user waits forever.
+        # Without this function OpenSSL asks for the password at the terminal, and a service waits forever.
         raise ServeSettingsError(
             f"--tls-key {tls.key} is encrypted: give a key without a password, in a file that only the service's user can "
             f"read (openssl pkey -in {tls.key} -out key.pem)"
@@ -82,7 +82,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 
 def _expires_at_seconds(tls: Tls) -> float | None:
-    """Return when the first certificate of a file ends: the one that the server shows."""
+    """Return when the first certificate of a file expires: the one that the server presents."""
     try:
         pem = _PEM.search(tls.cert.read_text("ascii", "replace"))
         return None if pem is None else _not_after_seconds(ssl.PEM_cert_to_DER_cert(pem[0]))

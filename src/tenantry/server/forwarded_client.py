@@ -1,4 +1,4 @@
-"""The client's address behind a proxy."""
+"""Takes the client's address from the proxy in front."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -6,10 +6,10 @@ from tenantry.admin.http.address import parse_address
 
 
 class ForwardedClient:
-    """Takes the client's address from the last entry of X-Forwarded-For: the one that the proxy in front wrote itself.
+    """Takes the client's address from the last entry of X-Forwarded-For: the entry that the proxy in front wrote itself.
 
-    Those before it are what the client says of itself. Some proxies write a port too: it differs between connections and says
-    nothing of who it is. An entry that is no address leaves the proxy's own.
+    Earlier entries come from the client and can be forged. A port, which some proxies add, is dropped: it differs between
+    connections of one client. If the entry is not an address, the proxy's own address stays.
 
     Args:
         app: The application.

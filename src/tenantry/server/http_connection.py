@@ -1,16 +1,14 @@
-"""One connection of an HTTP server: uvicorn's, with an end to all waiting for its client.
+"""One connection of an HTTP server: uvicorn's, with a timeout for everything that it waits for.
 
-Each thing that a client can leave undone has its time:
+| the client has to | within |
+|---|---|
+| send the head of a request | `HEAD_SECONDS_MAX` from its first byte; of the first request, from the connection's beginning |
+| begin the next request | `IDLE_SECONDS_MAX` from the last response |
+| end a body whose request was answered already | `LEFT_BODY_SECONDS_MAX`, without a pause of `LEFT_BODY_PAUSE_SECONDS_MAX` |
+| receive what is sent | `STUCK_SECONDS`: a connection without progress between two checks is closed |
+| end TLS after the connection was closed | `END_SECONDS_MAX` |
 
-- the head of a request, `HEAD_SECONDS_MAX` from its first byte; of the first one, from the connection's beginning;
-- to begin the next one, `IDLE_SECONDS_MAX` from the answer before;
-- the rest of a body that was answered already and that nobody reads, `LEFT_BODY_SECONDS_MAX` in all, while no pause in it is as
-  long as `LEFT_BODY_PAUSE_SECONDS_MAX`;
-- to take what is sent, `STUCK_SECONDS`: looked at so often, a connection that is as stuck as the last time is cut. One that
-  was closed, and still has something to send, is stuck too;
-- to end TLS, when the connection was closed and all was taken, `END_SECONDS_MAX`.
-
-A body that somebody reads has the time that the application gives it, and a stream that is taken goes on.
+A body that the application reads has the application's timeout. A stream that the client receives has no timeout.
 """
 
 import asyncio
@@ -30,31 +28,31 @@ HEAD_SECONDS_MAX: Final = 20.0
 """How long a client may take to send the head of a request."""
 
 IDLE_SECONDS_MAX: Final = 75
-"""How long a client may keep a connection between two requests. More than proxies do, usually 60 s: the side that sends requests
-has to be the one that lets go, or it sends one while the other hangs up, and does not know what became of it."""
+"""How long a client may keep a connection open between two requests. Longer than proxies do, usually 60 s: if the server closed
+the connection first, a proxy could send a request at that moment, and would not know whether it was handled."""
 
 LEFT_BODY_SECONDS_MAX: Final = 30.0
-"""How long a client may go on with a body after its answer. Most read it only when all is sent, and lose it if they are cut off
-before."""
+"""How long a client may continue to send a body after the response. Most clients read the response only after they have sent the
+whole body, and lose it if the connection is closed before."""
 
 LEFT_BODY_PAUSE_SECONDS_MAX: Final = 2.0
-"""How long it may send nothing of it meanwhile."""
+"""How long a client may pause in such a body."""
 
 STUCK_SECONDS: Final = 30.0
-"""A client that takes nothing of an answer is cut off after so long, and before twice as long."""
+"""A client that receives nothing of a response is disconnected after one to two of these intervals."""
 
 END_SECONDS_MAX: Final = 2.0
-"""How long a client may take to let go of a connection that was closed, and has nothing to send any more."""
+"""How long a client may take to close a connection that the server has closed and that has nothing left to send."""
 
 CONNECTIONS_MAX: Final = 256
-"""Further ones are refused."""
+"""Further connections are refused."""
 
 CONNECTIONS_PER_CLIENT_MAX: Final = 128
-"""Further ones of the same address are refused, so that one client does not take them all."""
+"""Further connections of the same address are refused, so that one client cannot take all of them."""
 
 
 class _Wait(Enum):
-    """What a client has its time for."""
+    """What the connection waits for."""
 
     HEAD = auto()
     NEXT = auto()
@@ -63,38 +61,38 @@ class _Wait(Enum):
 
 
 class TimeoutConnection(H11Protocol):
-    """A connection that waits for its client for so long and no longer.
+    """A connection with a timeout for everything that it waits for.
 
     Args:
-        options: uvicorn's.
-        is_shared: Whether many clients come from the same address: from a proxy in front.
-        is_stopping: Whether its server stops.
+        options: Options for uvicorn's class.
+        is_shared: Whether many clients share an address, because a proxy is in front.
+        is_stopping: Returns whether the server stops.
     """
 
     def __init__(self, *, is_shared: bool, is_stopping: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)
         self.is_stopping = is_stopping
         self.network: str | None = None
-        """Which of the clients it comes from; None if that is not known."""
+        """Identifies the client, see `network_of`; None if its address is unknown or shared."""
         self.carrier: asyncio.Transport | None = None
-        """What it is encrypted for; None if it is not."""
+        """The transport below TLS; None without TLS."""
         self._is_shared = is_shared
         self._waits_for: _Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._left_body_ends_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._stuck_bytes: int | None = None
-        """What there was to send at the last look, if it was stuck."""
+        """The unsent bytes at the last check, if the connection was stuck then."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin to wait for a head; refuse the connection if there are too many."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
+        """Begin to wait for the first request; refuse the connection if there are too many."""
         super().connection_made(transport)
         self.network = self.network_behind(transport)
-        if self.is_stopping():  # nobody would tell it any more
+        if self.is_stopping():  # the server has told its connections already to close
             transport.abort()
         elif is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
             self.connections.discard(self)
-            # Also where the client does not let TLS end: nobody counts it any more.
+            # Even if the client does not end TLS: the connection is no longer counted.
             self._watch = self.loop.call_later(END_SECONDS_MAX, transport.abort)
             self._end_with(
                 too_many(
@@ -107,53 +105,53 @@ class TimeoutConnection(H11Protocol):
             self._mind_client()
 
     def network_behind(self, transport: asyncio.BaseTransport) -> str | None:
-        """Return which of the clients a connection comes from; None if its address does not tell."""
+        """Return what identifies the client of a connection; None if its address is unknown or shared."""
         address = transport.get_extra_info("peername")
         return network_of(address[0]) if isinstance(address, tuple) and not self._is_shared else None
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and mind what is still to come."""
-        if self.transport.is_closing():  # TLS lets through what was under way
+        """Handle received data, and set the timeout for what is still missing."""
+        if self.transport.is_closing():  # TLS delivers data that arrived before the close
             return
         super().data_received(data)
         self._mind_client()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request."""
+        """Continue with the next request."""
         super().on_response_complete()
         self._mind_client()
 
     def resume_writing(self) -> None:
-        """Go on with an answer: the client has taken what there was."""
+        """Continue a response: the client has received what was buffered."""
         super().resume_writing()
         self._stuck_bytes = None
 
     def shutdown(self) -> None:
-        """Close it now, or after the answer that is under way."""
+        """Close the connection now, or after the response that is being sent."""
         super().shutdown()
         self._mind_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Cancel the timeouts."""
         self._wait_for(None)
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
+        """Refuse a malformed request."""
         if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
-            # Whoever works on the request whose body it is hears that there will be no more of it.
+            # Tell the application that the rest of its request's body will not arrive.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._end_with(ProblemError(400, "malformed-request", "Malformed request", msg))
 
     def _should_upgrade(self) -> bool:
-        # RFC 9110, section 7.8: it may be ignored. Whoever takes the connection over would not keep these times.
+        # RFC 9110, section 7.8: a server may ignore Upgrade. Another protocol would not have these timeouts.
         return False
 
     def _end_with(self, problem: ProblemError) -> None:
-        """Answer and hang up; if an answer has begun, only hang up."""
+        """Send a problem and close the connection; if a response has begun, only close."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             body = json.dumps(problem.content).encode()
             headers = {
@@ -172,7 +170,7 @@ class TimeoutConnection(H11Protocol):
         self.transport.close()
 
     def _mind_client(self) -> None:
-        """Give the client its time for what it is to do next, unless that is running already."""
+        """Start the timeout for the client's next step, unless it is running already."""
         theirs = self.conn.their_state
         if self.transport.is_closing():
             self._wait_for(_Wait.END, END_SECONDS_MAX)
@@ -201,14 +199,14 @@ class TimeoutConnection(H11Protocol):
         now = self.loop.time()
         if self._waits_for is not _Wait.LEFT_BODY:
             self._left_body_ends_at = now + LEFT_BODY_SECONDS_MAX
-        self._wait_for(None)  # something has come: its pause begins anew
+        self._wait_for(None)  # data has arrived: the pause begins again
         self._wait_for(_Wait.LEFT_BODY, min(LEFT_BODY_PAUSE_SECONDS_MAX, self._left_body_ends_at - now))
 
     def _give_up(self) -> None:
         if self._waits_for is not _Wait.END:
             self.transport.close()
             self._mind_client()
-        elif self._unsent_bytes():  # `_look` ends it if nobody takes that
+        elif self._unsent_bytes():  # `_look` closes it if the client receives nothing
             self._timer = self.loop.call_later(END_SECONDS_MAX, self._give_up)
         else:
             self.transport.abort()
@@ -228,6 +226,6 @@ class TimeoutConnection(H11Protocol):
 
 
 def is_over(network: str | None, networks: Sequence[str | None]) -> bool:
-    """Return whether there are too many connections, or too many from this network."""
+    """Return whether there are too many connections in all, or from this network."""
     is_over_share = network is not None and networks.count(network) > CONNECTIONS_PER_CLIENT_MAX
     return len(networks) > CONNECTIONS_MAX or is_over_share

@@ -1,4 +1,4 @@
-"""HTTP servers of this process: uvicorn's, with what it leaves to others. Needs the extra ``service``."""
+"""The HTTP server: uvicorn's, with limits on connections, requests and time. Needs the extra ``service``."""
 
 import asyncio
 import math
@@ -23,22 +23,22 @@ from tenantry.server.settings import Endpoint
 from tenantry.server.tls_handshake import Handshakes
 
 REQUESTS_MAX: Final = 256
-"""Further ones get 503: also a request whose client has gone away may still be worked on."""
+"""Further requests get 503. A request counts until it has been handled, even if its client has disconnected."""
 
 SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
-"""The kernel takes more of an answer when it has less than this to send."""
+"""The kernel accepts more of a response when it has less than this to send."""
 
 _BACKLOG: Final = 128
 
 
 class HttpServer(uvicorn.Server):
-    """A server that leaves signals to its process, which may have another server.
+    """A server that does not handle signals, because a process may run several servers.
 
     Args:
-        app: What it serves.
-        certificate: What it encrypts with; it does not if None.
-        closing_seconds: How long requests may go on when it stops.
-        is_behind_proxy: Whether all clients come from a proxy's address.
+        app: The application.
+        certificate: The TLS certificate; None for no TLS.
+        closing_seconds: How long requests may continue when the server stops.
+        is_behind_proxy: Whether all clients have a proxy's address.
     """
 
     def __init__(
@@ -67,36 +67,36 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.answers = asyncio.Event()
-        """Set when it does."""
+        """Set when the server accepts requests."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer."""
+        """Begin to accept requests."""
         await super().startup(sockets)
         self.answers.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End what was begun; what is no connection yet does not become one."""
+        """Stop: wait for requests, and abort TLS handshakes."""
         self._is_stopping = True
         if self._handshakes is not None:
             self._handshakes.abort()
         await super().shutdown(sockets)
         if self.force_exit:
-            # uvicorn leaves that out then, and Starlette would tell of its end with a stack trace.
+            # uvicorn omits this after a forced exit, and Starlette would log a stack trace.
             await self.lifespan.shutdown()
 
     def stop(self, *, is_urgent: bool) -> None:
-        """Accept nothing any more and end what was begun; if it is urgent, do not wait for it."""
+        """Accept no more connections, and wait for requests; if it is urgent, do not wait."""
         self.should_exit = True
         self.force_exit = is_urgent
 
 
 class RequestLimit:
-    """Takes a limited number of requests at once, and answers those that the end of the server cuts off.
+    """Limits the number of requests that are handled at once, and answers requests that are interrupted when the server stops.
 
     Args:
         app: The application.
@@ -113,7 +113,7 @@ class RequestLimit:
             refusal = await answer_problem(Request(scope), problem)
             await refusal(scope, receive, send)
             return
-        if scope["type"] == "lifespan":  # which lasts as long as the server
+        if scope["type"] == "lifespan":  # it lasts as long as the server
             await self._app(scope, receive, send)
             return
         self._running += 1
@@ -127,7 +127,8 @@ class RequestLimit:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The server stops, and gave it its time. Of an answer that has begun the client sees that more should come.
+            # The server stops, and the request's time is over. A response that has begun just ends: its client sees that it is
+            # incomplete.
             if scope["type"] == "http" and not answer.has_begun:
                 refusal = await answer_problem(Request(scope), _stopping())
                 await refusal(scope, receive, send)
@@ -145,21 +146,21 @@ def _stopping() -> ProblemError:
 
 @contextmanager
 def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """Give a socket that listens at the address and does not accept yet; nobody else can take it meanwhile.
+    """Yield a socket that is bound to the address and does not accept yet, so that no other process can take the address.
 
     Raises:
         ServeSettingsError: Nothing can listen at the address.
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    # By the protocol's name: only then asyncio sends small answers at once, and not after 40 ms (TCP_NODELAY).
+    # With the protocol named: otherwise asyncio does not set TCP_NODELAY, and small responses wait for 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # For connections too. The kernel would take some MB, and then nothing until a third of it has gone: a client that
-        # is slow but steady would look as if it took nothing.
+        # Connections inherit it. Otherwise the kernel takes some MB at once, and then nothing until a third of it is sent: a
+        # slow but steady client would look stuck.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
-            made.listen(_BACKLOG)  # until then somebody else may have bound it too (SO_REUSEADDR, socket(7))
+            made.listen(_BACKLOG)  # until then another process may bind it too (SO_REUSEADDR, socket(7))
         except OSError as error:
             raise ServeSettingsError(
                 f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): give another "

@@ -1,11 +1,11 @@
-"""Runs the service: in which order it starts and stops. Needs the extra ``service``.
+"""Runs the service, and defines in which order it starts and stops. Needs the extra ``service``.
 
-1. The ports are taken, so that nothing else happens when they cannot be.
-2. The registry opens, and with that what a crashed process began is finished.
-3. The servers answer, and the URL is printed.
-4. At SIGTERM or SIGINT ``/readyz`` says 503, and requests are still taken for ``drain_seconds``.
-5. The servers accept nothing any more, streams that follow fleet jobs end, then requests and operations that were begun, and the
-   registry closes. A second signal ends the draining, and does not wait for requests.
+1. The ports are bound first, so that nothing else happens if they are taken.
+2. The registry opens, and finishes what a crashed process began.
+3. The servers accept requests, and the URL is printed.
+4. At SIGTERM or SIGINT ``/readyz`` responds with 503, and requests are still accepted for ``drain_seconds``.
+5. The servers accept no more connections, streams that follow fleet jobs end, the service waits for requests and operations, and
+   the registry closes. A second signal ends the draining, and does not wait for requests.
 """
 
 import socket
@@ -38,7 +38,7 @@ from tenantry.tenancy.registry import TenantRegistry
 async def run_service(
     settings: ServeSettings, announce: Callable[[str], None], warn: Callable[[str], None]
 ) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal arrives.
 
     Args:
         settings: The service's settings.

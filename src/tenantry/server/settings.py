@@ -1,4 +1,4 @@
-"""What ``tenantry serve`` is to serve, and where."""
+"""The settings of the service."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ class Tls(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """An address to listen at; port 0 is any that is free."""
+    """An address to listen at; port 0 stands for any free port."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach it."""
         return ipaddress.ip_address(self.host).is_loopback
 
     @property
@@ -35,18 +35,18 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """What to serve, and where.
+    """The settings of the service.
 
     Attributes:
-        config: Of the registry.
+        config: The registry's settings.
         snapshot_storage: Where snapshots are kept; in the data directory if None.
         api: Where the API listens.
-        probes: Where the metrics and probes do; with the API if None.
-        tls: How both encrypt; not at all if None.
-        is_behind_proxy: Whether all clients come through a proxy, which tells who they are.
+        probes: Where the metrics and probes listen; with the API if None.
+        tls: The certificate of both; None for no TLS.
+        is_behind_proxy: Whether all clients come through a proxy, which forwards their addresses.
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``.
-        drain_seconds: How long requests are still taken after the signal to stop.
-        graceful_seconds: How long requests that have begun may take after that.
+        drain_seconds: How long requests are still accepted after the signal to stop.
+        graceful_seconds: How long requests that have begun may take after the drain.
     """
 
     config: RegistryConfig
@@ -63,16 +63,16 @@ class ServeSettings:
     def checked_hosts(self) -> tuple[str, ...] | None:
         """The allowed names, or None for all of them.
 
-        With TLS all names are allowed unless some are given: a browser has compared the name with the certificate by then.
+        With TLS all names are allowed unless some are given, because a browser has compared the name with the certificate.
         """
         return None if self.tls is not None and not self.allowed_hosts else self.allowed_hosts
 
     @property
     def is_exposed(self) -> bool:
-        """Whether other machines reach it."""
+        """Whether other machines can reach the API or the probes."""
         return not all(endpoint.is_loopback for endpoint in (self.api, self.probes) if endpoint is not None)
 
     @property
     def is_api_exposed(self) -> bool:
-        """Whether others than this machine's users reach the API, also through a proxy on this machine."""
+        """Whether users of other machines can reach the API, directly or through a proxy on this machine."""
         return self.is_behind_proxy or not self.api.is_loopback

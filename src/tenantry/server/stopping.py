@@ -1,9 +1,9 @@
-"""How a process that serves takes signals, and how its servers stop.
+"""Handles the signals of a service, and stops its servers.
 
 | signal | does |
 |---|---|
-| SIGTERM, SIGINT | stops: drains, then ends what was begun; a second one waits for nothing |
-| SIGHUP | reads the certificate again; stops if the process had a terminal that has gone |
+| SIGTERM, SIGINT | stops: drains, then waits for requests; after a second one it does not wait |
+| SIGHUP | reloads the certificate; stops if the process's terminal was closed |
 | SIGUSR1, SIGUSR2 | nothing |
 """
 
@@ -25,10 +25,10 @@ _STDIN: Final = 0
 
 
 class Stopping:
-    """Runs servers until a signal comes.
+    """Runs servers until a signal arrives.
 
     Args:
-        drain_seconds: How long the servers still take requests after the first signal, so that balancers can send them elsewhere.
+        drain_seconds: How long the servers still accept requests after the first signal, so that balancers can send them elsewhere.
         reload: Called at SIGHUP, unless it is None.
     """
 
@@ -43,7 +43,7 @@ class Stopping:
 
     @contextmanager
     def at_signals(self) -> Iterator[None]:
-        """Take signals in the block."""
+        """Handle signals in the block."""
         loop = asyncio.get_running_loop()
         for number in _STOP:
             loop.add_signal_handler(number, self._stop)

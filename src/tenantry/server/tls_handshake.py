@@ -1,4 +1,4 @@
-"""The beginning of encrypted connections: their number and their time are limited too, before anybody counts them as connections."""
+"""Limits the number and the duration of TLS handshakes, which are not counted as connections yet."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,23 +8,23 @@ from tenantry.server.certificate import Certificate
 from tenantry.server.http_connection import TimeoutConnection, is_over
 
 HANDSHAKE_SECONDS_MAX: Final = 10.0
-"""How long a client may take until its connection is encrypted."""
+"""How long a client may take for the TLS handshake."""
 
 CLOSED_SECONDS_MAX: Final = 60.0
-"""How long a connection that was closed may take to send what is left. It ends sooner by itself if its client takes nothing, or
-when all was taken; asyncio does not tell these apart, and cuts off what is left."""
+"""How long a closed connection may take to send the rest. `TimeoutConnection` ends it sooner if the client receives nothing or
+has received everything; asyncio cannot tell the two apart, and would drop the rest."""
 
 TLS_UNSENT_BYTES_MAX: Final = 64 * 2**10
-"""What waits to be encrypted and sent before an answer is told to wait: as much as without encryption. With asyncio's 512 KiB a
-slow but steady client would look as if it took nothing."""
+"""How much may wait for encryption before the application has to pause: as much as without TLS. With asyncio's 512 KiB a slow but
+steady client would look stuck."""
 
 
 class Handshakes:
-    """Makes connections that are encrypted first.
+    """Makes connections that begin with a TLS handshake.
 
     Args:
         make: Makes a connection.
-        certificate: What they are encrypted with.
+        certificate: The certificate of new connections.
     """
 
     def __init__(self, make: Callable[..., TimeoutConnection], certificate: Certificate) -> None:
@@ -33,21 +33,21 @@ class Handshakes:
         self._make = make
 
     def __call__(self, **options: Any) -> "Handshake":
-        """Return what makes a connection of a client that has just come."""
+        """Return the handshake of a new client."""
         return Handshake(self, self._make(**options))
 
     def abort(self) -> None:
-        """Hang up on all."""
+        """Abort all handshakes."""
         for handshake in list(self.under_way):
             handshake.abort()
 
 
 class Handshake(asyncio.Protocol):
-    """One beginning. It keeps what comes until the connection takes over.
+    """One handshake. It keeps what the client sends until the connection takes over.
 
     Args:
-        handshakes: All of them.
-        connection: What takes over.
+        handshakes: The server's handshakes.
+        connection: Takes over after the handshake.
     """
 
     def __init__(self, handshakes: Handshakes, connection: TimeoutConnection) -> None:
@@ -60,7 +60,7 @@ class Handshake(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; hang up if there are too many already, to whom nothing can be said yet."""
+        """Begin the handshake; abort if there are too many, because no response can be sent before TLS."""
         assert isinstance(transport, asyncio.Transport)
         self.network = self._connection.network_behind(transport)
         under_way = self._handshakes.under_way
@@ -69,19 +69,19 @@ class Handshake(asyncio.Protocol):
         if self._connection.is_stopping() or is_over(self.network, [one.network for one in under_way]):
             self.abort()
             return
-        transport.pause_reading()  # until somebody is there who understands it
+        transport.pause_reading()  # until TLS reads it
         self._task = asyncio.create_task(self._begin(transport))
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came with the handshake's end."""
+        """Keep data that arrived with the end of the handshake."""
         self._received += data
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
-        """Note that nobody is there any more."""
+        """Note that the client has disconnected."""
         self._is_lost = True
 
     def abort(self) -> None:
-        """Hang up."""
+        """Abort the handshake."""
         self._handshakes.under_way.discard(self)
         if self._task is not None:
             self._task.cancel()
@@ -98,7 +98,7 @@ class Handshake(asyncio.Protocol):
                 ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX,
                 ssl_shutdown_timeout=CLOSED_SECONDS_MAX,
             )
-        except OSError:  # the client has gone, took too long, or speaks something else
+        except OSError:  # the client has disconnected, took too long, or does not speak TLS
             transport.abort()
             return
         finally:

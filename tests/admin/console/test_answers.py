@@ -77,7 +77,7 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
 
     identity = next(key for key in api.get("/v1/keys").json()["items"] if key["scopes"] == ["operate"])
     api.delete(f"/v1/keys/{identity['id']}")
-    browser.see("The key is good no longer", "#sign-in-problem")
+    browser.see("The key is no longer valid", "#sign-in-problem")
     assert "globex" not in browser.text()
 
 

@@ -74,7 +74,7 @@ def test_what_is_not_tenantry(tmp_path: Path, line: str, status: int, body: str,
     ("status", "exit_code", "told"),
     [
         (413, 1, "client_max_body_size"),
-        (502, 5, "see that the service runs"),
+        (502, 5, "check that the service runs"),
     ],
 )
 def test_a_proxy_that_refuses_a_bundle(tmp_path: Path, status: int, exit_code: int, told: str):

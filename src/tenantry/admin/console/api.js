@@ -41,7 +41,7 @@ export class Api {
 
   /**
    * @param {string} key
-   * @param {() => void} onUnauthorized Called when the key is good no longer.
+   * @param {() => void} onUnauthorized Called when the key is no longer valid.
    */
   constructor(key, onUnauthorized = () => {}) {
     this.#key = key;

@@ -166,10 +166,10 @@ function markCurrent() {
 }
 
 async function signIn(key, isKept) {
-  if (!/^[\x21-\x7e]+$/.test(key)) throw new Error("This is no key: one begins with tnt_.");
+  if (!/^[\x21-\x7e]+$/.test(key)) throw new Error("This is not a key: keys begin with tnt_.");
   const api = new Api(key);
   const [caller, service] = await Promise.all([api.get("v1/caller"), api.get("v1/version")]);
-  api.onUnauthorized = () => signOut("The key is good no longer: it expired or was revoked.");
+  api.onUnauthorized = () => signOut("The key is no longer valid: it expired or was revoked.");
   if (isKept) sessionStorage.setItem(KEPT_KEY, key);
   app = new App(api, caller, service);
   at("fleet-link").hidden = !app.isForFleet;

@@ -1,4 +1,4 @@
-"""The admin API as commands speak to it: the same over a network and in this process."""
+"""The admin API as commands call it, over a network or in this process."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -37,11 +37,11 @@ _LATER_STATUSES: Final = {
 
 
 class Api:
-    """Makes requests and gives documents.
+    """Sends requests and returns documents.
 
     Args:
-        client: Knows where, and has the key.
-        advise: Adds to a problem what to do about it here.
+        client: The HTTP client, with the base URL and the key.
+        advise: Returns advice for a problem, or an empty text.
     """
 
     def __init__(self, client: "httpx.AsyncClient", advise: Callable[[Document], str]) -> None:
@@ -49,14 +49,14 @@ class Api:
         self._advise = advise
 
     async def get(self, path: str, **query: Any) -> Document:
-        """Return what is there."""
+        """Return the document at a path."""
         return await self._ask("GET", path, params=_given(query))
 
     async def check_missing(self, path: str, message: str) -> None:
-        """Check that there is no such thing, and that it may be asked for.
+        """Check that nothing exists at a path.
 
         Raises:
-            CommandError: There is, or the question was refused.
+            CommandError: Something exists, or the request was refused.
         """
         response = await self._client.request("GET", path)
         if response.is_success:
@@ -65,22 +65,22 @@ class Api:
             self._checked(response)
 
     async def post(self, path: str, body: Document | None = None) -> Document:
-        """Have something done at once, and return what came of it."""
+        """Send a POST, and return its result."""
         return await self._ask("POST", path, json=body)
 
     async def patch(self, path: str, body: Document, headers: dict[str, str]) -> Document:
-        """Change something, and return it."""
+        """Send a PATCH, and return what was changed."""
         return await self._ask("PATCH", path, json=body, headers=headers)
 
     async def delete(self, path: str) -> Document:
-        """Delete something, and return what is left of it."""
+        """Send a DELETE, and return the response's document."""
         return await self._ask("DELETE", path)
 
     async def operate(self, path: str, body: Document | None = None) -> Document:
-        """Have something done that takes a while, wait for its end, and return what came of it.
+        """Begin an operation, wait for its end, and return its result.
 
         Raises:
-            CommandError: It was refused, or failed.
+            CommandError: The operation was refused, or failed.
         """
         operation = await self.post(path, body)
         label = " ".join(filter(None, (operation["action"].replace("_", " "), operation["tenant_id"])))
@@ -97,7 +97,7 @@ class Api:
     async def pages(
         self, path: str, limit: int, cursor: str | None, *, is_all: bool, **query: Any
     ) -> Document:
-        """Return one page, or this and all that follow as one."""
+        """Return one page, or all pages from it on as one."""
         limit = PAGE_ITEMS_MAX if is_all else limit
         page = await self.get(path, limit=limit, cursor=cursor, **query)
         items = page["items"]
@@ -107,10 +107,10 @@ class Api:
         return {"items": items, "next_cursor": page["next_cursor"]}
 
     async def download(self, path: str, target: Path) -> int:
-        """Write a body into a file, which is there when it is whole and not before; return its size in bytes.
+        """Write a response's body into a file, which appears only when it is complete; return its size in bytes.
 
         Raises:
-            CommandError: It was refused, was cut short, or cannot be written.
+            CommandError: The request was refused, the body is incomplete, or the file cannot be written.
         """
         async with self._client.stream("GET", path, timeout=None) as response:
             if not response.is_success:
@@ -128,17 +128,17 @@ class Api:
                 if bytes_done != bytes_max:
                     raise CommandError(
                         Exit.REFUSED,
-                        f"only {bytes_done} of {bytes_max} bytes came: nothing was kept, try again",
+                        f"only {bytes_done:,} of {bytes_max:,} bytes arrived: nothing was kept, try again",
                     )
         return bytes_done
 
     async def upload(
         self, path: str, source: Path, *, media_type: str = BUNDLE_MEDIA_TYPE, **query: Any
     ) -> Document:
-        """Send a file as the body of a request, and return what came of it.
+        """Send a file as the body of a request, and return the result.
 
         Raises:
-            CommandError: It cannot be read, or was refused.
+            CommandError: The file cannot be read, or the request was refused.
         """
         with _file_errors(f"read {source}"):
             bytes_max = (await anyio.Path(source).stat()).st_size
@@ -158,7 +158,7 @@ class Api:
         return self._checked(response)
 
     def _checked(self, response: "httpx.Response") -> Document:
-        """Return what a response says, unless it says that something was refused."""
+        """Return a response's document; raise if the request was refused."""
         try:
             found = response.json() if response.content else {}
         except ValueError:
@@ -182,25 +182,25 @@ class Api:
 
 
 def api_path(*parts: str) -> str:
-    """Return the path of something in the API, in which each part stays what it is.
+    """Return a path of the API, with each part quoted.
 
     Raises:
-        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies shorten a path with one of these (RFC 3986,
-            section 5.2.4), and what is left is the path of something else.
+        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies remove such parts (RFC 3986, section 5.2.4), and the
+            result is another path.
     """
     for part in parts:
         if part in _PART_OF_NO_PATH:
-            raise CommandError(Exit.USAGE, f"{part!r} names nothing: give an id, as the lists show it")
+            raise CommandError(Exit.USAGE, f"{part!r} is not an id: give one as the lists show it")
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 
 
 def tenant_path(tenant_id: str, *parts: str) -> str:
-    """Return the path of a tenant, or of something that it has."""
+    """Return the path of a tenant, or a path below it."""
     return api_path("tenants", tenant_id, *parts)
 
 
 def poll_seconds() -> Iterator[float]:
-    """Yield how long to wait before looking again, and again: shortly at first."""
+    """Yield how long to wait before each look, short times first."""
     seconds = _POLL_SECONDS_MIN
     while True:
         yield seconds

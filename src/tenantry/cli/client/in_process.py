@@ -12,7 +12,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
-    """Passes an answer on as the application makes it; httpx's own keeps all of it in memory, and bundles are large.
+    """Streams the application's response; httpx's own transport keeps the whole body in memory, and bundles are large.
 
     Args:
         app: The application.
@@ -22,7 +22,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         self._app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Begin a request, and return when its answer has begun. What the application raises is raised here."""
+        """Begin a request, and return when its response has begun; errors of the application are raised here."""
         exchange = _Exchange(self._app, request)
         try:
             start = await exchange.next_message()
@@ -33,7 +33,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
 
 
 class _Exchange(httpx.AsyncByteStream):
-    """One request and its answer's body. The application runs as a task of its own and waits for its reader."""
+    """One request and its response's body. The application runs in a task, and waits for the reader of the body."""
 
     def __init__(self, app: ASGIApp, request: httpx.Request) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -43,20 +43,20 @@ class _Exchange(httpx.AsyncByteStream):
         self._task = asyncio.create_task(self._run(app, _scope(request)))
 
     async def next_message(self) -> Message:
-        """Return what the application sends next."""
+        """Return the application's next message."""
         try:
             return await self._messages.receive()
         except EndOfStream:
-            await self._task  # raises what the application did
+            await self._task  # raises the application's error
             raise
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for message in self._messages:
             yield message.get("body", b"")
-        await self._task  # raises what the application did
+        await self._task  # raises the application's error
 
     async def aclose(self) -> None:
-        """End the application's work on the request, if it goes on."""
+        """Cancel the application's task, if it still runs."""
         self._messages.close()
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -67,7 +67,7 @@ class _Exchange(httpx.AsyncByteStream):
 
     async def _receive(self) -> Message:
         if self._is_request_read:
-            await asyncio.Event().wait()  # whoever asked is there until the task is cancelled
+            await asyncio.Event().wait()  # the client stays connected until the task is cancelled
         try:
             return {"type": "http.request", "body": await anext(self._request_body), "more_body": True}
         except StopAsyncIteration:

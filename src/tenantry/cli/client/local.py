@@ -23,27 +23,27 @@ _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
 
 @asynccontextmanager
 async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: bool) -> AsyncIterator[Api]:
-    """Give the API of a data directory; at the end of the block everything that was begun has ended.
+    """Yield the API of a data directory; at the end of the block all operations have ended.
 
     Args:
         data_dir: The directory.
-        storage_url: Where its snapshots are kept; what the environment says, or itself, if None.
-        may_create: Whether a directory that does not exist is made.
+        storage_url: Where its snapshots are kept; if None, as the environment or the directory says.
+        may_create: Whether a missing directory is created.
 
     Raises:
-        CommandError: It cannot be opened.
+        CommandError: The directory cannot be opened.
     """
     config = registry_config(data_dir)
     if not may_create and not _is_there(config.data_dir, "catalog.db"):
         if _is_there(config.data_dir, "tenants"):
             raise CommandError(
                 Exit.UNREACHABLE,
-                f"there is no catalog.db in {config.data_dir}: put the newest copy of it back, while no process runs there",
+                f"{config.data_dir} has no catalog.db: stop all processes that use the directory, and put the newest copy of the file back",
             )
         raise CommandError(
             Exit.UNREACHABLE,
-            f"there is no data directory at {config.data_dir}: 'tenant create', 'tenant import', 'key create' and 'serve' "
-            "make one",
+            f"{config.data_dir} is not a data directory: 'tenant create', 'tenant import', 'key create' and 'serve' create "
+            "one",
         )
     note_other_owner(config.data_dir)
     registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url, config.data_dir))
@@ -60,7 +60,7 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
                 yield Api(client, _advise)
             except asyncio.CancelledError:
                 print_note(
-                    "what was begun is finished first; interrupted again, it ends at once, and the next start finishes it"
+                    "waiting for the operation to end; after another interruption the next start finishes it"
                 )
                 raise
 
@@ -71,11 +71,11 @@ def _is_there(data_dir: Path, name: str) -> bool:
     except OSError as error:
         raise CommandError(
             Exit.UNREACHABLE,
-            f"the data directory cannot be looked into ({error}): give another, or do it as its owner",
+            f"the data directory cannot be read ({error}): give another, or run this as its owner",
         ) from error
 
 
 def _advise(problem: Document) -> str:
     if problem.get("type") == _OWNED_ELSEWHERE:
-        return "if that is a service, speak to it with --url; if not, end it first"
+        return "if that is a service, use it with --url; if not, stop it first"
     return ""

@@ -22,29 +22,29 @@ ANSWER_SECONDS: Final = 300.0
 
 @asynccontextmanager
 async def at_service(text: str) -> AsyncIterator[Api]:
-    """Give the API of the service at a URL.
+    """Yield the API of the service at a URL.
 
     Raises:
-        CommandError: It cannot be reached, or went away in the block.
+        CommandError: The service cannot be reached, or the connection failed in the block.
     """
     url = _checked_url(text)
     try:
         async with _client(url) as client:
             yield Api(client, _advise)
     except asyncio.CancelledError:
-        print_note(
-            "the service goes on with what it was asked to do: 'tenantry audit list' says what came of it"
-        )
+        print_note("the service continues the operation: 'tenantry audit list' shows its result")
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        advice = "see that the service runs there"
+        advice = "check that the service runs there"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            advice = "see that the certificate is for this name; for one of your own, SSL_CERT_FILE=cert.pem"
+            advice = (
+                "check that the certificate is for this name; for a private one, set SSL_CERT_FILE=cert.pem"
+            )
         raise CommandError(Exit.UNREACHABLE, f"{url} cannot be reached ({_said(error)}): {advice}") from error
     except httpx.HTTPError as error:
         raise CommandError(
             Exit.UNREACHABLE,
-            f"{url} went away ({_said(error)}): it may have done what it was asked to do, 'tenantry audit list' says so",
+            f"the connection to {url} failed ({_said(error)}): the request may have been carried out, see 'tenantry audit list'",
         ) from error
 
 
@@ -55,7 +55,7 @@ def _client(url: httpx.URL) -> httpx.AsyncClient:
     except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
         raise CommandError(
             Exit.USAGE,
-            f"what the environment says of certificates or proxies cannot be used ({_said(error)}): see that "
+            f"the environment's settings for certificates or proxies cannot be used ({_said(error)}): check that "
             f"SSL_CERT_FILE is a PEM file, and that {', '.join(_PROXIES)} are URLs like http://127.0.0.1:3128",
         ) from error
 
@@ -67,11 +67,11 @@ def _said(error: Exception) -> str:
 def _checked_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
-        url.host.encode("idna")  # as the resolver is asked
+        url.host.encode("idna")  # the form that the resolver needs
     except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL("")
     if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
-        raise CommandError(Exit.USAGE, "--url is no URL like http://127.0.0.1:8321")
+        raise CommandError(Exit.USAGE, "--url is not a valid URL, such as http://127.0.0.1:8321")
     return url
 
 
@@ -79,7 +79,7 @@ def _headers() -> dict[str, str]:
     headers = {"User-Agent": f"tenantry/{version('tenantry')}"}
     key = os.environ.get(API_KEY, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise CommandError(Exit.KEY, f"{API_KEY} is no key: it has characters that no key has")
+        raise CommandError(Exit.KEY, f"{API_KEY} is not a valid key: it has characters that keys do not have")
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return headers
@@ -87,5 +87,5 @@ def _headers() -> dict[str, str]:
 
 def _advise(problem: Document) -> str:
     if problem.get("status") == httpx.codes.UNAUTHORIZED and not os.environ.get(API_KEY):
-        return f"put one into {API_KEY}; 'tenantry key create' makes them"
+        return f"put a key into {API_KEY}; 'tenantry key create' creates one"
     return ""

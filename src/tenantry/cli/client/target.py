@@ -1,4 +1,4 @@
-"""Where commands work: on a running service, or on a data directory in this process."""
+"""Chooses what a command works on: a running service, or a data directory in this process."""
 
 import os
 import pwd
@@ -27,12 +27,12 @@ API_KEY: Final = "TENANTRY_API_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service or a data directory: one of the two.
+    """Either a service or a data directory.
 
     Attributes:
-        url: Of a running service.
-        data_dir: Opened in this process.
-        snapshot_storage: Where the snapshots of that directory are kept; in the directory itself if None.
+        url: The URL of a running service.
+        data_dir: The data directory, to be opened in this process.
+        snapshot_storage: Where the directory's snapshots are kept; in the directory itself if None.
     """
 
     url: str | None
@@ -41,16 +41,16 @@ class Target:
 
 
 def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str | None = None) -> Target:
-    """Return where to work: what the command line says; if it says nothing, what the environment does.
+    """Return the target that the command line names, or else the environment.
 
     Raises:
-        CommandError: Neither says it, or one of them says both.
+        CommandError: Neither names a target, or one of them names two.
     """
     if url is None and data_dir is None:
         url, path = _environment(URL), _environment(DATA_DIR)
         data_dir = None if path is None else Path(path)
     if (url is None) is (data_dir is None):
-        says = "say where" if url is None else "say either"
+        says = "name a target" if url is None else "name one target"
         raise CommandError(
             Exit.USAGE,
             f"{says}: --url http://127.0.0.1:8321 (or {URL}) for a running service, --data-dir D (or {DATA_DIR}) for a "
@@ -60,24 +60,24 @@ def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str 
 
 
 def choose_data_dir(given: Path | None) -> Path:
-    """Return the data directory, for what works on nothing else.
+    """Return the data directory, for a command that cannot use a service.
 
     Raises:
-        CommandError: Neither the command line nor the environment says which.
+        CommandError: Neither the command line nor the environment names it.
     """
     text = given or _environment(DATA_DIR)
     if text is None:
-        raise CommandError(Exit.USAGE, f"say which directory: --data-dir D (or {DATA_DIR})")
+        raise CommandError(Exit.USAGE, f"name the directory: --data-dir D (or {DATA_DIR})")
     return Path(text)
 
 
 def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
-    """Return where snapshots are kept: where the command line, the environment or else the directory itself says.
+    """Return the storage of snapshots that the command line, the environment or the directory names.
 
-    None is the directory's own place for them.
+    None stands for the directory's own storage.
 
     Raises:
-        CommandError: It cannot be used.
+        CommandError: The storage cannot be used.
     """
     url = url or _environment(SNAPSHOT_STORAGE) or _recorded(data_dir)
     try:
@@ -87,14 +87,14 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
 
 
 def note_other_owner(data_dir: Path) -> None:
-    """Warn that the directory is another user's: what is made in it would be ours, and closed to its owner's service."""
-    with suppress(OSError):  # whether it can be opened at all is said by who opens it
+    """Warn if another user owns the directory: that user's service could not read the files that this process creates."""
+    with suppress(OSError):  # opening the directory reports such errors
         found = data_dir.stat()
         owner = found.st_uid
         if owner != os.geteuid() and not is_shared_by_group(found):
             print_note(
-                f"{data_dir} belongs to the user {_user(owner)}, and files that are made in it now do not: do this as that "
-                f"user (sudo -u {_user(owner)} …), and see what 'tenantry doctor' says of permissions"
+                f"{data_dir} belongs to the user {_user(owner)}, and files that this command creates will not: run it as that "
+                f"user (sudo -u {_user(owner)} …), and check permissions with 'tenantry doctor'"
             )
 
 
@@ -106,7 +106,7 @@ def _user(number: int) -> str:
 
 
 def _said(error: ErrorDetails) -> str:
-    """Return what is wrong, and where it is one setting's fault which one; of several the sentence names them itself."""
+    """Return the message of a validation error, with the setting that it concerns if it is one."""
     message = error["msg"].removeprefix("Value error, ")
     return ": ".join([*(f"TENANTRY_{str(part).upper()}" for part in error["loc"]), message])
 
@@ -115,12 +115,12 @@ def _recorded(data_dir: Path) -> str | None:
     try:
         recorded = recorded_location(data_dir)
     except SnapshotError:
-        return None  # whoever opens the directory says what is wrong with it
+        return None  # opening the directory reports what is wrong
     if recorded and "://" not in recorded and not recorded.startswith("/"):
         raise CommandError(
             Exit.USAGE,
-            f"the snapshots of {data_dir} are kept at {recorded!r}, which is no URL and no directory: only the program that "
-            "keeps them there can open them",
+            f"the snapshots of {data_dir} are kept at {recorded!r}, which is neither a URL nor a directory: only the program "
+            "that keeps them there can open them",
         )
     return recorded
 
@@ -130,15 +130,15 @@ def _environment(name: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CommandError(Exit.USAGE, f"{name} is no text in UTF-8: give another") from error
+        raise CommandError(Exit.USAGE, f"{name} is not valid UTF-8: set it to UTF-8 text") from error
     return text or None
 
 
 def registry_config(data_dir: Path) -> RegistryConfig:
-    """Return the settings of a registry on this directory; the rest comes from the environment.
+    """Return the settings of a registry on this directory; other settings come from the environment.
 
     Raises:
-        CommandError: The environment has a setting that is none.
+        CommandError: A setting of the environment is invalid.
     """
     try:
         return RegistryConfig(data_dir=data_dir)

@@ -17,17 +17,17 @@ async def list_(
     api: Api,
     *,
     tenant: Annotated[
-        str | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only what was done to this one.")
+        str | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only entries of this tenant.")
     ] = None,
     limit: LimitOption = PAGE_ITEMS_DEFAULT,
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List what was done, newest first; refusals too."""
+    """List operations, newest first, including refused ones."""
     return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant)
 
 
 @command(group, is_wrong=lambda found: not found["is_intact"])
 async def verify(api: Api) -> Document:
-    """Compute the chain of hashes anew, and find the first row that was altered, removed or inserted."""
+    """Compute the hash chain again, and find the first row that was altered, removed or inserted."""
     return await api.get("/v1/audit/verification")

@@ -1,4 +1,4 @@
-"""``tenantry demo``."""
+"""``tenantry demo``: busy and quiet companies in a small pool, checked afterwards."""
 
 import asyncio
 import tempfile
@@ -30,7 +30,9 @@ def demo(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            parser=directory, metavar="DIR", help="An empty directory to keep; a temporary one if left out."
+            parser=directory,
+            metavar="DIR",
+            help="An empty directory, which is kept; a temporary one if left out.",
         ),
     ] = None,
     quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
@@ -42,7 +44,7 @@ def demo(
     """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
     _check_empty(data_dir)
     with ending(is_json=json):
-        registry_config(data_dir or Path.cwd())  # says what in the environment cannot be used
+        registry_config(data_dir or Path.cwd())  # raises if a setting of the environment is invalid
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
             settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
             try:
@@ -61,7 +63,9 @@ def _check_empty(data_dir: Path | None) -> None:
     try:
         is_empty = data_dir is None or not data_dir.exists() or not any(data_dir.iterdir())
     except OSError as error:
-        raise typer.BadParameter(f"it cannot be used ({error})", param_hint="--data-dir") from error
+        raise typer.BadParameter(
+            f"the directory cannot be used ({error})", param_hint="--data-dir"
+        ) from error
     if not is_empty:
         raise typer.BadParameter(
             f"{data_dir} is not empty: give a new or an empty directory", param_hint="--data-dir"
@@ -73,7 +77,7 @@ def _directory(given: Path | None) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    # Here and not in /tmp, which may be memory: the demo is about durable writes.
+    # Not in /tmp, which may be in memory: the demo is about durable writes.
     with tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd()) as temporary:
         yield Path(temporary)
 

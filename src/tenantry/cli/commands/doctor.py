@@ -1,4 +1,4 @@
-"""``tenantry doctor``."""
+"""``tenantry doctor``: examine a data directory."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def doctor(
     storage_url: StorageOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Look a data directory over, in use or not, and say what is wrong and what to do; changes nothing."""
+    """Examine a data directory, which may be in use, and say what is wrong and what to do; changes nothing."""
     with ending(is_json=is_json):
         config = registry_config(choose_data_dir(data_dir))
         storage = choose_storage(storage_url, config.data_dir)
@@ -35,7 +35,7 @@ def doctor(
         except OSError as error:
             raise CommandError(
                 Exit.UNREACHABLE,
-                f"not all of it can be looked at ({error}): give another directory, or do it as its owner",
+                f"cannot read everything in {config.data_dir} ({error}): give another directory, or run this as the directory's owner",
             ) from error
         print_document(report.model_dump(mode="json"), _show, is_json=is_json)
         if not report.is_ok:

@@ -32,7 +32,7 @@ _VERSION_DIGITS_MAX: Final = 9
 _NONE: Final = "none"
 
 JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="And wait for its end, as `fleet wait` does.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the job's end, as `fleet wait` does.")]
 
 
 def _version(text: str) -> tuple[str, int]:
@@ -43,7 +43,7 @@ def _version(text: str) -> tuple[str, int]:
 
 
 def _share(text: str) -> str | float:
-    """Return ``10``, ``0.02`` or ``5%`` as the API takes it, and nan for what is none of these."""
+    """Return ``10``, ``0.02`` or ``5%`` in the API's form, and nan for any other text."""
     try:
         return text if text.endswith("%") else int(text) if text.isdecimal() else float(text)
     except ValueError:
@@ -67,12 +67,12 @@ def _failures(text: str) -> str | float:
 
 
 def _failures_or_none(text: str) -> str | float:
-    """Return how many may fail; `_NONE`, for any number, is told from an option that is left out."""
+    """Return how many may fail; `_NONE` stands for any number, and differs from an omitted option."""
     return _NONE if text == _NONE else _failures(text)
 
 
 def _check_option(name: str, value: object, otherwise: str) -> None:
-    """Raise unless a job can have this option."""
+    """Raise unless the value is valid for this option of a job."""
     try:
         FleetOptions.model_validate({name: value})
     except ValidationError as error:
@@ -98,39 +98,52 @@ class StartOptions:
     """The options of ``fleet start``: which tenants, in which order, and what is done to each."""
 
     state: Annotated[
-        list[TenantState] | None, typer.Option(help="Tenants in this state; active ones if left out.")
+        list[TenantState] | None,
+        typer.Option(help="Tenants in this state; active tenants if left out. May be repeated."),
     ] = None
     tenant: Annotated[
-        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only this one.")
+        list[str] | None,
+        typer.Option(parser=tenant_id, metavar="TENANT", help="Only this tenant. May be repeated."),
     ] = None
     prefix: PrefixOption = None
     below: Annotated[
         list[Any] | None,
-        typer.Option(parser=_version, metavar="SCHEMA=VERSION", help="Only those below this schema version."),
+        typer.Option(
+            parser=_version, metavar="SCHEMA=VERSION", help="Only tenants below this schema version."
+        ),
     ] = None
     canary: Annotated[
         Any,
-        typer.Option(parser=_canary, metavar="N|N%", help="So many go first, the rest if that went well."),
+        typer.Option(
+            parser=_canary,
+            metavar="N|N%",
+            help="How many tenants go first; the others follow if these succeed.",
+        ),
     ] = None
-    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many at once.")] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many tenants at once.")] = None
     failures_max: Annotated[
         Any,
         typer.Option(
-            parser=_failures_or_none, metavar="N|0.N|none", help="How many may fail before it stops."
+            parser=_failures_or_none,
+            metavar="N|0.N|none",
+            help="How many tenants may fail before the job stops.",
         ),
     ] = None
     canary_failures_max: Annotated[
         Any,
-        typer.Option(parser=_failures_or_none, metavar="N|0.N|none", help="How many of those that go first."),
+        typer.Option(
+            parser=_failures_or_none, metavar="N|0.N|none", help="How many of the first tenants may fail."
+        ),
     ] = None
     snapshot_before: Annotated[
         bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
     ] = False
     return_on_failure: Annotated[
-        bool, typer.Option("--return-on-failure", help="And return the tenant to it if its work fails.")
+        bool,
+        typer.Option("--return-on-failure", help="Restore that snapshot if the work on the tenant fails."),
     ] = False
     arguments: Annotated[
-        Any, typer.Option(parser=_arguments, metavar="JSON", help="What the work is given; no secrets.")
+        Any, typer.Option(parser=_arguments, metavar="JSON", help="Arguments for the work; no secrets.")
     ] = None
 
     def body(self) -> Document:
@@ -162,7 +175,7 @@ async def start(
     options: StartOptions,
     is_waited_for: WaitOption = False,
 ) -> Document:
-    """Start a job; it continues without this command, also after a crash. On a directory without a service give --wait: that runs it."""
+    """Start a job, which continues without this command, also after a crash. Without a service give --wait, which runs the job."""
     job = await api.post("/v1/jobs", {"kind": kind, **options.body()})
     return await _wait(api, job["id"]) if is_waited_for else job
 
@@ -181,7 +194,7 @@ async def list_(
 
 @command(group)
 async def progress(api: Api, job_id: JobArgument) -> Document:
-    """Show how far a job is."""
+    """Show a job's progress."""
     return await _progress(api, job_id)
 
 
@@ -191,19 +204,22 @@ async def results(
     job_id: JobArgument,
     *,
     outcome: Annotated[
-        str | None, typer.Option(help="Only these: ok, skipped, failed, left, or an error's outcome.")
+        str | None,
+        typer.Option(
+            help="Only results with this outcome: ok, skipped, failed, left, or an error's outcome."
+        ),
     ] = None,
     limit: LimitOption = PAGE_ITEMS_DEFAULT,
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List what became of a job's tenants."""
+    """List the results of a job's tenants."""
     return await api.pages(_path(job_id, "results"), limit, cursor, is_all=is_all, outcome=outcome)
 
 
 @command(group)
 async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """Begin no further tenant of a job until it is resumed."""
+    """Pause a job: no further tenant is begun until it is resumed."""
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
@@ -215,19 +231,19 @@ async def resume(
     failures_max: Annotated[
         Any,
         typer.Option(
-            parser=_failures, metavar="N|0.N", help="How many more may fail; as before if left out."
+            parser=_failures, metavar="N|0.N", help="How many more tenants may fail; unchanged if left out."
         ),
     ] = None,
     is_waited_for: WaitOption = False,
 ) -> Document:
-    """Let a paused or stopped job go on; the failures so far are accepted."""
+    """Resume a paused or stopped job; the failures so far are accepted."""
     job = await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
     return await _wait(api, job_id) if is_waited_for else job
 
 
 @command(group)
 async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """End a job: begin no further tenant of it, ever."""
+    """Cancel a job: no further tenant is begun."""
     return await api.post(_path(job_id, "cancel"), {"reason": reason})
 
 

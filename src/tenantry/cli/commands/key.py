@@ -1,4 +1,4 @@
-"""``tenantry key``: keys to the admin API."""
+"""``tenantry key``: API keys of the admin API."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -19,34 +19,37 @@ from tenantry.cli.command import command
 from tenantry.cli.output import as_text, listing
 from tenantry.tenancy.catalog.api_keys import Scope
 
-group = typer.Typer(name="key", no_args_is_help=True, help="Keys to the admin API.")
+group = typer.Typer(name="key", no_args_is_help=True, help="API keys of the admin API.")
 
 _COLUMNS = ("id", "name", "scopes", "tenants", "created_at", "created_by", "expires_at", "revoked_at")
 
 
 def _made(document: Mapping[str, Any]) -> str:
-    """Show the token on a line of its own, which no table folds: it is copied from there."""
+    """Show the token on a line of its own, so that it can be copied: no table wraps it."""
     scopes = as_text("scopes", document["scopes"])
-    return f"Key {document['id']} ({scopes}). It is shown this once: only its hash is kept.\n\n{document['token']}"
+    return f"Key {document['id']} ({scopes}). It is shown only this once: the service keeps only its hash.\n\n{document['token']}"
 
 
 @command(group, show=_made, alone="token", may_create=True)
 async def create(
     api: Api,
     *,
-    scope: Annotated[list[Scope] | None, typer.Option(help="What it allows: read if left out.")] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What the key allows; read if left out. May be repeated.")
+    ] = None,
     tenant: Annotated[
-        list[str] | None, typer.Option(parser=tenant_id, metavar="TENANT", help="The only tenants it is for.")
+        list[str] | None,
+        typer.Option(parser=tenant_id, metavar="TENANT", help="Allow only this tenant. May be repeated."),
     ] = None,
     name: Annotated[str, typer.Option(help="For people.")] = "",
     expires_in: Annotated[
         float | None,
         typer.Option(
-            parser=duration_seconds, metavar="TIME", help="How long it is good, such as 12h or 90d."
+            parser=duration_seconds, metavar="TIME", help="How long the key is valid, such as 12h or 90d."
         ),
     ] = None,
 ) -> Document:
-    """Make a key. It is shown this once: only its hash is kept."""
+    """Create a key. It is shown only this once: the service keeps only its hash."""
     body = {
         "name": name,
         "scopes": scope or [Scope.READ],
@@ -64,14 +67,14 @@ async def list_(
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List keys, oldest first, also those that are refused by now."""
+    """List keys, oldest first, including expired and revoked keys."""
     return await api.pages("/v1/keys", limit, cursor, is_all=is_all)
 
 
-@command(group, question="Have key {key_id} refused from now on?")
+@command(group, question="Revoke key {key_id}?")
 async def revoke(
     api: Api,
     key_id: Annotated[str, typer.Argument(parser=identifier, metavar="KEY", help="The key's id.")],
 ) -> Document:
-    """Have a key refused from now on."""
+    """Revoke a key, with immediate effect."""
     return await api.delete(api_path("keys", key_id))

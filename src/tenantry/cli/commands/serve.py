@@ -1,4 +1,4 @@
-"""``tenantry serve``: the admin API of a data directory, served alone."""
+"""``tenantry serve``: serve the admin API of a data directory."""
 
 import asyncio
 import ipaddress
@@ -22,7 +22,7 @@ _LOOPBACK: Final = "127.0.0.1"
 _LISTENING: Final = "Listening"
 
 _PortOption = Annotated[
-    int, typer.Option(min=0, max=65_535, help="0 takes a free one.", rich_help_panel=_LISTENING)
+    int, typer.Option(min=0, max=65_535, help="0 for any free port.", rich_help_panel=_LISTENING)
 ]
 _SECONDS_MAX: Final = 3600.0
 _STOPPING: Final = "Stopping"
@@ -38,7 +38,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="An address of this machine. Other than loopback: only with a key, and with TLS or --behind-proxy.",
+            help="An address of this machine. Any but loopback needs an API key, and TLS or --behind-proxy.",
             rich_help_panel=_LISTENING,
         ),
     ] = _LOOPBACK,
@@ -51,7 +51,7 @@ def serve(
         typer.Option(
             min=0,
             max=65_535,
-            help="Serve /metrics, /healthz and /readyz here, and not with the API.",
+            help="Serve /metrics, /healthz and /readyz at this port instead of the API's.",
             rich_help_panel=_LISTENING,
         ),
     ] = None,
@@ -70,8 +70,8 @@ def serve(
         typer.Option(
             envvar="TENANTRY_ALLOWED_HOSTS",
             metavar="NAME",
-            help="A name that clients call the service by, beside IP addresses and localhost; *.example.com for all names below "
-            "one, * for all names. May be repeated. With TLS all names are allowed if none is given.",
+            help="A host name of the service, beside IP addresses and localhost; *.example.com for all names below one, * for all "
+            "names. May be repeated. With TLS all names are allowed if none is given.",
             rich_help_panel=_LISTENING,
         ),
     ] = None,
@@ -81,8 +81,8 @@ def serve(
             envvar="TENANTRY_DRAIN_SECONDS",
             min=0,
             max=_SECONDS_MAX,
-            help="How long requests are still taken after the signal to stop, while /readyz says 503, so that balancers send "
-            "theirs elsewhere.",
+            help="How long requests are still accepted after the signal to stop, while /readyz responds with 503, so that "
+            "balancers send requests elsewhere.",
             rich_help_panel=_STOPPING,
         ),
     ] = 0.0,
@@ -92,15 +92,15 @@ def serve(
             envvar="TENANTRY_GRACEFUL_SECONDS",
             min=0,
             max=_SECONDS_MAX,
-            help="How long requests that have begun may take after that.",
+            help="How long requests that have begun may take after the drain.",
             show_default="TENANTRY_SHUTDOWN_TIMEOUT_SECONDS, 30",
             rich_help_panel=_STOPPING,
         ),
     ] = None,
 ) -> None:
-    """Serve the admin API of a data directory, until SIGTERM or Ctrl-C; prints its URL when it answers.
+    """Serve the admin API of a data directory until SIGTERM or Ctrl-C; prints the URL when it accepts requests.
 
-    SIGHUP reads the certificate again.
+    SIGHUP reloads the certificate.
     """
     with user_signals_ignored(), ending(is_json=False):
         config = registry_config(choose_data_dir(data_dir))
@@ -133,7 +133,7 @@ def serve(
 
 
 def _announce(line: str) -> None:
-    """Print a line; that nobody can read it is no reason not to serve."""
+    """Print a line; if it cannot be printed, serve all the same."""
     try:
         print_text(line)
     except CommandError as error:
@@ -145,21 +145,21 @@ def _checked_host(option: str, text: str) -> str:
     try:
         return str(ipaddress.ip_address(host))
     except ValueError as error:
-        raise CommandError(Exit.USAGE, f"{option}: {text!r} is no IP address") from error
+        raise CommandError(Exit.USAGE, f"{option}: {text!r} is not an IP address") from error
 
 
 def _checked_seconds(option: str, seconds: float) -> float:
-    if math.isnan(seconds):  # which is neither below a limit nor above one
+    if math.isnan(seconds):  # typer's limits do not refuse nan
         raise CommandError(Exit.USAGE, f"{option}: nan is not a number of seconds")
     return seconds
 
 
 def _checked_name(text: str) -> str:
-    # What a Host header may have of a name (RFC 3986, section 3.2.2), without its port.
+    # The characters of a name in a Host header (RFC 3986, section 3.2.2), without a port.
     if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9._~-]+", text):
         raise CommandError(
             Exit.USAGE,
-            f"--allowed-host: {text!r} is not a host's name: give the name alone, without a scheme and a port",
+            f"--allowed-host: {text!r} is not a host name: give the name without a scheme and a port",
         )
     return text
 
@@ -174,11 +174,11 @@ def _check_may_listen(settings: ServeSettings) -> None:
     if settings.api == settings.probes and settings.api.port != 0:
         raise CommandError(
             Exit.USAGE,
-            f"--port and --metrics-port are both {settings.api.port}: give the metrics another one, or none",
+            f"--port and --metrics-port are both {settings.api.port}: give the metrics another port, or omit --metrics-port",
         )
     if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
         raise CommandError(
             Exit.USAGE,
-            "will not listen beyond this machine unencrypted, keys would be read by others: give --tls-cert and "
-            "--tls-key, or --behind-proxy if a proxy in front encrypts",
+            "will not listen beyond this machine without TLS, because others could read keys: give --tls-cert and "
+            "--tls-key, or --behind-proxy if a proxy in front has TLS",
         )

@@ -21,7 +21,7 @@ _DRILLED = ("tenant_id", "outcome", "snapshot_id", "age_seconds", "duration_seco
 
 @command(group)
 async def create(api: Api, tenant_id: TenantArgument) -> Document:
-    """Take a snapshot of a tenant's present state; its calls go on."""
+    """Take a snapshot of a tenant while it serves calls."""
     return await api.operate(tenant_path(tenant_id, "snapshots"))
 
 
@@ -33,44 +33,44 @@ async def list_(api: Api, tenant_id: TenantArgument) -> Document:
     return await api.get(tenant_path(tenant_id, "snapshots"))
 
 
-@command(group, question="Forget snapshot {snapshot_id} of tenant {tenant_id}?")
+@command(group, question="Delete snapshot {snapshot_id} of tenant {tenant_id}?")
 async def delete(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgument) -> Document:
-    """Forget a snapshot."""
+    """Delete a snapshot."""
     await api.delete(tenant_path(tenant_id, "snapshots", snapshot_id))
     return {"tenant_id": tenant_id, "deleted": snapshot_id}
 
 
-@command(group, question="Make the data of tenant {tenant_id} what it was in snapshot {snapshot_id}?")
+@command(group, question="Replace the data of tenant {tenant_id} by snapshot {snapshot_id}?")
 async def restore(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgument) -> Document:
-    """Make a tenant's data what it was in the snapshot; `undo-restore` takes it back."""
+    """Replace a tenant's data by a snapshot's; `undo-restore` undoes it."""
     return await api.operate(tenant_path(tenant_id, "snapshots", snapshot_id, "restore"))
 
 
 @command(group, show=listing("id"))
 async def points(api: Api, tenant_id: TenantArgument) -> Document:
-    """List what restores of a tenant replaced and is still kept, oldest first; `restore` takes these ids too."""
+    """List the databases that restores of a tenant replaced, oldest first; `restore` takes these ids too."""
     return await api.get(tenant_path(tenant_id, "restore-points"))
 
 
-@command(group, question="Remove {point}, which a restore of tenant {tenant_id} replaced, for good?")
+@command(group, question="Remove {point}, which a restore of tenant {tenant_id} replaced, permanently?")
 async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
-    """Remove what a restore replaced, for its space on the disk; that restore cannot be undone any more."""
+    """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
     await api.delete(tenant_path(tenant_id, "restore-points", point))
     return {"tenant_id": tenant_id, "dropped": point}
 
 
-@command(group, question="Bring back what the last restore of tenant {tenant_id} replaced?")
+@command(group, question="Undo the last restore of tenant {tenant_id}?")
 async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
-    """Bring back what the last restore replaced."""
+    """Undo the last restore of a tenant."""
     return await api.operate(tenant_path(tenant_id, "undo-restore"))
 
 
 @command(
     group,
-    question="Make the snapshot storage this data directory's? The directory that it belonged to is refused from then on.",
+    question="Make this data directory the owner of the snapshot storage? The former owner is refused from then on.",
 )
 async def claim_storage(api: Api) -> Document:
-    """Make the snapshot storage this directory's: after it was moved or restored, or to take another one's snapshots over."""
+    """Make this directory the owner of its snapshot storage: after it was moved or restored, or to take over another's snapshots."""
     return await api.post("/v1/snapshots/claim-storage")
 
 
@@ -81,7 +81,7 @@ def switch_storage(
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Keep a directory's snapshots in another place from now on, beginning with none; end its service before."""
+    """Keep a directory's future snapshots in another storage, which begins empty; stop its service first."""
     with ending(is_json=is_json):
         config = registry_config(choose_data_dir(data_dir))
         storage = choose_storage(new, config.data_dir)
@@ -97,7 +97,7 @@ def switch_storage(
 async def drill(
     api: Api,
     *,
-    sample: Annotated[int, typer.Option(min=1, max=1000, help="How many tenants, drawn at random.")] = 10,
+    sample: Annotated[int, typer.Option(min=1, max=1000, help="How many tenants, chosen at random.")] = 10,
 ) -> Document:
-    """Restore the newest snapshot of some tenants to a scratch place, and say what came of each."""
+    """Restore the newest snapshot of some tenants to a scratch directory, and list the outcomes."""
     return await api.operate("/v1/snapshots/drill", {"sample": sample})

@@ -1,4 +1,4 @@
-"""``tenantry tenant``: the life of tenants."""
+"""``tenantry tenant``: create, list, change and export tenants, and take them through their lifecycle."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +28,10 @@ from tenantry.limits import TenantLimits
 
 _AcceptTablesOption = Annotated[
     str | None,
-    typer.Option(
-        help="Tables that no schema pack makes and that the tenant may have: names with commas between them."
-    ),
+    typer.Option(help="Tables of no schema pack that the tenant may have: names, separated by commas."),
 ]
 
-group = typer.Typer(name="tenant", no_args_is_help=True, help="The life of tenants.")
+group = typer.Typer(name="tenant", no_args_is_help=True, help="Tenants and their lifecycle.")
 
 _COLUMNS = ("id", "state", "display_name", "schema_versions", "state_changed_at", "busy_with", "reason")
 _NONE = "none"
@@ -53,7 +51,7 @@ def _limit(text: str) -> tuple[str, object]:
     try:
         TenantLimits.model_validate({name: limit})
     except ValidationError as error:
-        # How it goes with the others, which stay, the service knows: that has no place in this one.
+        # Only errors of this limit: the service checks it together with the others.
         wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
         if wrong:
             raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error
@@ -62,7 +60,7 @@ def _limit(text: str) -> tuple[str, object]:
 
 @command(group, may_create=True)
 async def create(api: Api, tenant_id: TenantArgument, *, display_name: DisplayNameOption = None) -> Document:
-    """Create a tenant, with its database migrated."""
+    """Create a tenant with a migrated database."""
     return await api.post("/v1/tenants", {"id": tenant_id, "display_name": display_name})
 
 
@@ -76,7 +74,7 @@ async def list_(
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List tenants, in the order of their ids."""
+    """List tenants, ordered by id."""
     return await api.pages("/v1/tenants", limit, cursor, is_all=is_all, state=state, id_prefix=prefix)
 
 
@@ -93,14 +91,15 @@ async def update(
     *,
     display_name: DisplayNameOption = None,
     is_protected: Annotated[
-        bool | None, typer.Option("--protect/--no-protect", help="Whether it cannot be deleted.")
+        bool | None,
+        typer.Option("--protect/--no-protect", help="Whether the tenant is protected from being deleted."),
     ] = None,
     limit: Annotated[
         list[Any] | None,
         typer.Option(
             parser=_limit,
             metavar="NAME=VALUE",
-            help=f"Set a limit, or take it away with NAME={_NONE}; the others stay. Names: "
+            help=f"Set a limit, or remove it with NAME={_NONE}; other limits stay. Names: "
             f"{', '.join(TenantLimits.model_fields)}.",
         ),
     ] = None,
@@ -108,10 +107,10 @@ async def update(
         int | None, typer.Option("--if-revision", help="Only if the tenant is still at this revision.")
     ] = None,
 ) -> Document:
-    """Change a tenant's settings and limits; they apply at once."""
+    """Change a tenant's settings and limits, with immediate effect."""
     changes: Document = {"display_name": display_name, "deletion_protected": is_protected}
     if limit:
-        # All limits go together, so the change is to those that were read, and refused if they are others by now.
+        # The API replaces all limits, so they are read first; the revision refuses the change if they differ by then.
         tenant = await api.get(tenant_path(tenant_id))
         changes["limits"] = tenant["limits"] | dict(limit)
         revision = tenant["revision"] if revision is None else revision
@@ -133,7 +132,7 @@ async def resume(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group)
 async def archive(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
-    """Close a tenant for long: its database becomes one compacted file."""
+    """Close a tenant for a long time: its database becomes one compacted file."""
     return await api.operate(tenant_path(tenant_id, "archive"), {"reason": reason})
 
 
@@ -145,24 +144,24 @@ async def unarchive(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group, question="Delete tenant {tenant_id}? Its calls are refused from now on.")
 async def delete(api: Api, tenant_id: TenantArgument) -> Document:
-    """Refuse a tenant's calls and begin its grace period, in which it can be brought back."""
+    """Refuse a tenant's calls and begin its grace period, in which it can be undeleted."""
     return await api.delete(tenant_path(tenant_id))
 
 
 @command(group)
 async def undelete(api: Api, tenant_id: TenantArgument) -> Document:
-    """Bring a deleted tenant back into the state it was in."""
+    """Return a deleted tenant to its state before the deletion."""
     return await api.post(tenant_path(tenant_id, "undelete"))
 
 
-@command(group, question="Remove the files and the snapshots of tenant {tenant_id}, for good?")
+@command(group, question="Remove the files and the snapshots of tenant {tenant_id} permanently?")
 async def purge(
     api: Api,
     tenant_id: TenantArgument,
     *,
-    is_forced: Annotated[bool, typer.Option("--force", help="Also in its grace period.")] = False,
+    is_forced: Annotated[bool, typer.Option("--force", help="Purge even within the grace period.")] = False,
 ) -> Document:
-    """Remove a deleted tenant's files and snapshots, for good."""
+    """Remove a deleted tenant's files and snapshots permanently."""
     return await api.operate(tenant_path(tenant_id, "purge"), {"force": is_forced})
 
 
@@ -183,25 +182,25 @@ async def clone(
         typer.Option(
             parser=identifier,
             metavar="SNAPSHOT",
-            help="One of its snapshots; its present state if left out.",
+            help="The snapshot to clone; the present data if left out.",
         ),
     ] = None,
     display_name: DisplayNameOption = None,
 ) -> Document:
-    """Create a tenant with another one's data."""
+    """Create a tenant with another tenant's data."""
     body = {"new_id": new_id, "snapshot_id": snapshot, "display_name": display_name}
     return await api.operate(tenant_path(tenant_id, "clone"), body)
 
 
 @command(group)
 async def quarantine(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
-    """Set an active tenant apart: its calls are refused until it is repaired or restored."""
+    """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
     return await api.post(tenant_path(tenant_id, "quarantine"), {"reason": reason})
 
 
 @command(group)
 async def repair(api: Api, tenant_id: TenantArgument) -> Document:
-    """Check a quarantined tenant's database, mend what can be, and let it serve again."""
+    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again."""
     return await api.operate(tenant_path(tenant_id, "repair"))
 
 
@@ -215,7 +214,7 @@ async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
 async def top(
     api: Api, *, limit: Annotated[int, typer.Option(min=1, max=100, help="How many at most.")] = 10
 ) -> Document:
-    """List the tenants that call the most, over the last minute and in the service's own process."""
+    """List the tenants with the most calls over the last minute, in the service's own process."""
     return await api.get("/v1/statistics/top", limit=limit)
 
 
@@ -225,11 +224,11 @@ async def export(
     tenant_id: TenantArgument,
     path: Annotated[Path, typer.Argument(help="The bundle: a .tar.gz with a plain SQLite file in it.")],
     *,
-    is_forced: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> Document:
-    """Write a bundle of a tenant's present state into a file; its calls go on meanwhile."""
+    """Write a bundle of a tenant's present data into a file, while the tenant serves calls."""
     if path.exists() and not path.is_file():
-        raise CommandError(Exit.USAGE, f"{path} is no regular file: give another path")
+        raise CommandError(Exit.USAGE, f"{path} is not a regular file: give another path")
     if path.exists() and not is_forced:
         raise CommandError(Exit.USAGE, f"{path} exists: give another path, or --force")
     size_bytes = await api.download(tenant_path(tenant_id, "export"), path)
@@ -238,7 +237,7 @@ async def export(
 
 @command(
     group,
-    question="Make the file {path} the database of tenant {tenant_id}? 'tenantry snapshot undo-restore' takes it back.",
+    question="Make the file {path} the database of tenant {tenant_id}? 'tenantry snapshot undo-restore' undoes it.",
 )
 async def replace_file(
     api: Api,
@@ -249,22 +248,22 @@ async def replace_file(
         str | None,
         typer.Option(
             metavar="UID",
-            help="The uid that the file may be marked with instead of the tenant's: it becomes the tenant's.",
+            help="The uid of another tenant that the file may be marked with; the file becomes this tenant's.",
         ),
     ] = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
-    """Put a plain SQLite file in the place of a tenant's database; all of it is verified before that begins.
+    """Replace a tenant's database by a plain SQLite file, which is verified first.
 
-    The old database is kept with its log: `snapshot undo-restore` brings it back.
+    The old database is kept with its log: `snapshot undo-restore` undoes the replacement.
     """
     for suffix in ("-wal", "-journal"):
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             raise CommandError(
                 Exit.USAGE,
-                f"{beside} lies beside the file, which is not all of the database: close it, or if the two belong together "
-                f"sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+                f"{beside} is beside the file, so the file is not the whole database: close the database, or if the two "
+                f"belong together run sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
             )
     return await api.upload(
         tenant_path(tenant_id, "replace-file"),
@@ -284,15 +283,15 @@ async def import_(
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
-    """Create a tenant from a bundle; all of it is verified before that begins.
+    """Create a tenant from a bundle, which is verified first.
 
-    A bundle whose database has objects that no schema pack makes is refused with their names.
+    A bundle whose database has objects of no schema pack is refused with their names.
     """
     if not path.is_file():
         raise CommandError(
-            Exit.USAGE, f"{path} is no regular file, whose size is known: write the bundle to one"
+            Exit.USAGE, f"{path} is not a regular file with a known size: write the bundle to a file first"
         )
-    # Before very much is sent: a server that refuses while it is sent to may not be heard.
+    # Before the bundle is sent: a refusal during the transfer may be lost.
     await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
     return await api.upload(
         tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
