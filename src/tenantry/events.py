@@ -95,7 +95,7 @@ class PoolWaited(NamedTuple):
 
 
 class OperationStepped(NamedTuple):
-    """A lifecycle operation has come to the end of one of its steps; all that is to survive a crash here is on the disk."""
+    """A step of a lifecycle operation (``create``, ``archive``, …) has ended, and its results are durable."""
 
     tenant_id: str
     action: str

@@ -157,7 +157,7 @@ def has_happened(state: TenantState, event: TenantEvent) -> bool:
 def next_state(
     state: TenantState, event: TenantEvent, *, tenant_id: str, before_delete: TenantState | None = None
 ) -> TenantState:
-    """Return where `event` leads from `state`; a state that the event already led to stays, so calls can be repeated.
+    """Return where `event` leads from `state`; a state that the event already led to stays, so requests can be repeated.
 
     Args:
         state: Where the tenant is.

@@ -156,8 +156,8 @@ class TenantRegistry(OperatorAPI):
         """Stop, in a fixed order; idempotent. Cancellation stops the waiting, not the closing: call again to wait for it.
 
         1. fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``, to go on when a registry next opens;
-        2. new calls are refused, and callers that wait for a place are sent away, with `RegistryClosedError`;
-        3. calls that were taken in are finished, for ``shutdown_timeout_seconds`` at most;
+        2. new calls, and callers that wait for a place in the pool, are refused with `RegistryClosedError`;
+        3. calls that were accepted are finished, within ``shutdown_timeout_seconds``;
         4. every tenant is checkpointed and closed, its writer last, and its lock released;
         5. lifecycle operations that were under way end; those that still make or check a copy after ``shutdown_timeout_seconds``
            are stopped, with `RegistryClosedError`; the catalog is closed.
