@@ -125,12 +125,12 @@ class PeriodicTasks:
             self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
 
     async def _do_chores(self) -> None:
-        """Finish what crashed processes began, purge expired tenants, and forget old fleet jobs."""
+        """Finish what crashed processes began, purge expired tenants, and delete old fleet jobs."""
         try:
             self.disk = await run_in_thread(partial(measure_disk, self._config))
             await self._runner.reconcile(by="tenantry")
             await self._expired.purge(PURGES_MAX, by="tenantry")
-            await self._fleet.forget_expired()
+            await self._fleet.delete_expired()
         except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 

@@ -24,7 +24,7 @@ from tenantry.errors import (
     PersistenceError,
     QueryError,
 )
-from tenantry.tenancy.fleet import job_run as fleet_run
+from tenantry.tenancy.fleet import attempts
 from tenantry.tenancy.fleet import runner as fleet_runner
 from tenantry.tenancy.fleet import table as fleet_table
 from tenants import MovedClock, query, until
@@ -37,7 +37,7 @@ class TestFaults:
         self, data_dir: Path, entries: list[str], monkeypatch: pytest.MonkeyPatch
     ):
         """Where the catalog is busy for a moment, the outcome is written later, and the work not done again."""
-        monkeypatch.setattr(fleet_run, "RETRY_SECONDS", (0.001,))
+        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001,))
         held = Held()
         await held.let_go()
         async with holding(data_dir, held) as registry:
@@ -120,8 +120,8 @@ class TestFaults:
 
     @pytest.mark.usefixtures("entries")
     async def test_what_ended_long_ago_is_forgotten(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
-        """The registry forgets a job with its outcomes when it ended `fleet_retention_seconds` ago; a paused one stays."""
-        monkeypatch.setattr(fleet_table, "FORGET_ROWS_MAX", 3)  # in several transactions
+        """A job is deleted with its outcomes when it ended `fleet_retention_seconds` ago; a paused one stays."""
+        monkeypatch.setattr(fleet_table, "DELETED_ROWS_MAX", 3)  # in several transactions
         clock = MovedClock()
         registry = TenantRegistry(
             fleet_config(data_dir, fleet_retention_seconds=3600, clock_hold_seconds=0), clock=clock

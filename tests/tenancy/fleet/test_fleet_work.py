@@ -34,7 +34,7 @@ from tenantry.errors import (
 )
 from tenantry.events import FleetTenantFinished, StoreMigrated, TenantClosed, TenantOpened
 from tenantry.observability import RegistryMetrics
-from tenantry.tenancy.fleet import work as fleet_work
+from tenantry.tenancy.fleet import attempts
 from tenantry.tenancy.fleet.job import JobState
 from tenants import HANG_SECONDS, Recorder, database_path, make_message, query, stored_contents, write_pack
 
@@ -127,7 +127,7 @@ class TestMigrate:
         self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
     ):
         """It is tried several times, then counts as failed; current as the other process has it, it is skipped."""
-        monkeypatch.setattr(fleet_work, "RETRY_SECONDS", (0.001, 0.001))
+        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001, 0.001))
         await make_fleet(data_dir, 2)
         async with TenantRegistry(fleet_config(data_dir)) as old:
             await old.tenant("t-00000").messages.save(make_message())
@@ -146,8 +146,8 @@ class TestMigrate:
         self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
     ):
         """A tenant that another process is at is tried again, and migrated once that one has finished."""
-        monkeypatch.setattr(fleet_work, "RETRY_SECONDS", (0.001,) * 10_000)
-        monkeypatch.setattr(fleet_work, "RETRY_AFTER_SECONDS_MAX", 0.0)
+        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001,) * 10_000)
+        monkeypatch.setattr(attempts, "RETRY_AFTER_SECONDS_MAX", 0.0)
         await make_fleet(data_dir, 1)
         hook = Recorder()
         async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
@@ -163,7 +163,7 @@ class TestMigrate:
         self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
     ):
         """A tenant whose next attempt is waited for stays to be done."""
-        monkeypatch.setattr(fleet_work, "RETRY_SECONDS", (HANG_SECONDS,))
+        monkeypatch.setattr(attempts, "RETRY_SECONDS", (HANG_SECONDS,))
         await make_fleet(data_dir, 1)
         hook = Recorder()
         async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
@@ -282,7 +282,7 @@ class TestSnapshots:
         self, data_dir: Path, entries: list[str], monkeypatch: pytest.MonkeyPatch
     ):
         """After an attempt that failed the tenant may not be as it was before: no other snapshot is taken of it."""
-        monkeypatch.setattr(fleet_work, "RETRY_SECONDS", (0.001, 0.001))
+        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001, 0.001))
         snapshots = FakeSnapshots()
         registry = TenantRegistry(fleet_config(data_dir))
         registry.fleet.register(

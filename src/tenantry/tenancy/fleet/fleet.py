@@ -1,13 +1,13 @@
-"""The same work over many tenants, as jobs that outlive the process: `TenantRegistry.fleet`.
+"""Jobs that do the same work on many tenants and outlive the process: `TenantRegistry.fleet`.
 
-A job is written down in the catalog before anything of it is done, with the tenants it is for. Whichever process holds its
-lock runs it (`tenantry.tenancy.fleet.job_run`); when that one dies, or closes its registry, the next registry on the same
-directory, or one that is open already, goes on where it was. Pause, resume and cancel change the catalog, and so reach the
-process that runs it, wherever it is.
+A job and its tenants are written to the catalog before the work begins. The process that holds the job's lock runs it
+(`tenantry.tenancy.fleet.job_run`). If that process dies or closes its registry, another registry on the same directory continues
+the job, at once or when it is opened. Pause, resume and cancel change the catalog, which the process that runs the job reads.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -42,22 +42,21 @@ TENANT_IDS_MAX: Final = 10_000
 
 
 class Fleet:
-    """Starts jobs over many tenants, steers them, and tells how far they are.
+    """Starts, pauses, resumes and cancels jobs over many tenants, and reports their progress.
 
-    A job does one of these to each of its tenants:
+    The kind of a job is the work that it does on each of its tenants:
 
-    * ``migrate``: opens it, which migrates it; one that is current is skipped without being opened. One whose migration
-      fails is quarantined with the reason, as it is when a call opens it. Whoever comes first, the job or a call, migrates
-      it, and the other finds it done.
-    * ``check``: looks for damage in its database, beside its calls; one that serves calls and is damaged is quarantined.
-      With the argument ``thorough`` indexes are compared with their tables too. Suspended, archived and quarantined tenants
-      can be checked as well.
-    * ``snapshot``: takes a snapshot of it; also of a tenant that is suspended, archived, quarantined or deleted.
+    * ``migrate``: opens the tenant, which migrates it. A tenant that has all migrations is skipped and not opened. A tenant whose
+      migration fails is quarantined with the reason, as when a call opens it.
+    * ``check``: checks the tenant's database for damage, while its calls continue. A tenant that serves calls and is damaged is
+      quarantined. With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined
+      tenants can be checked as well.
+    * ``snapshot``: takes a snapshot of the tenant; also if it is suspended, archived, quarantined or deleted.
     * the name of a function of your own, see `register`.
 
-    Each tenant gets one outcome, and a tenant with an outcome is never worked on again. One whose work was under way when the
-    process died has none, though the work may have been done: it is done again. To migrate and to check again changes
-    nothing; a function has to bear it.
+    Each tenant gets one outcome, and a tenant with an outcome is not worked on again. If the process dies during the work on a
+    tenant, the tenant has no outcome, and the work is done again, though it may have been done. Migrating or checking again changes
+    nothing; a function must be repeatable.
 
     Args:
         tools: What the work needs.
@@ -76,11 +75,11 @@ class Fleet:
     def register(self, name: str, function: FleetFunction) -> None:
         """Let jobs of this kind call ``await function(tenant, arguments)`` for each of their tenants.
 
-        It is given the tenant's handle and the job's arguments, and returns None or a dict that is kept, as JSON, with the
-        result; what it raises is the tenant's outcome. It has to bear being called again for a tenant: when its process
-        died, or its registry closed, in the middle of it, and after an error that may pass (`is_retryable`).
+        The function gets the tenant's handle and the job's arguments. It returns None, or a dict that is stored as JSON with the
+        result. An error that it raises is the tenant's outcome. It may be called again for a tenant: if the process died or the
+        registry closed during the first call, and after an error that may pass (`is_retryable`).
 
-        Register before the registry opens: a job that is found there, and whose function is not, is paused.
+        Register the function before the registry opens: a job whose function is missing then is paused.
 
         Raises:
             JobError: The name is taken.
@@ -105,38 +104,36 @@ class Fleet:
         return_on_failure: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> FleetJob:
-        """Start a job and return it; it goes on by itself, in the order of ids.
+        """Start a job over the tenants that meet all of the conditions now, and return it. It works in the order of ids.
 
-        The tenants are chosen now: those that fulfil all of the conditions. One that has left these states when its turn comes
-        is skipped, or failed if it was quarantined.
+        A tenant that has left these states before its turn is skipped; if it was quarantined, it has failed. A cancelled call may
+        have started the job.
 
         Args:
             kind: See the class.
             states: Tenants in these states. All kinds but ``check`` and ``snapshot`` are for active tenants only.
-            tenant_ids: Only these, 10,000 at most.
-            id_prefix: Only those whose ids begin so.
-            below: Only those that are below one of these schema versions, as far as the catalog knows: ``{"company": 2}``.
-            canary: So many go first, a number or a share of them all (``"5%"``, at least one), spread evenly over the ids;
-                the rest begins only after every one of them.
-            concurrency: How many are worked on at once; all jobs of a registry together leave half of its
+            tenant_ids: Only these tenants, 10,000 at most.
+            id_prefix: Only tenants whose ids begin with this.
+            below: Only tenants below one of these schema versions, as far as the catalog knows: ``{"company": 2}``.
+            canary: The size of a first wave, a number or a share of all tenants (``"5%"``, at least one), spread evenly over the
+                ids. The other tenants are begun when all of its tenants have an outcome.
+            concurrency: How many tenants are worked on at once. All jobs of a registry together leave half of its
                 ``open_tenants_max`` to callers.
-            failures_max: When more than so many tenants have failed, a number or a share of all (0.02), the job stops: no
-                further tenant is begun, those that were are finished. None for never. `resume` accepts the failures so far,
-                and counts from there.
-            canary_failures_max: The same for the canary wave, as a share of that: by default one failure stops.
-            snapshot_before: Take a snapshot of each tenant before the work on it.
-            return_on_failure: Return a tenant to that snapshot if the work fails; takes one before, of course.
-            arguments: What the work is given. Kept in the catalog, so: no secrets.
-
-        A caller that is cancelled may have started it.
+            failures_max: How many tenants may fail, a number or a share of all (0.02). When more have failed, the job stops: no
+                further tenant is begun, and those that were begun are finished. None for any number. `resume` accepts the failures
+                so far and counts from zero.
+            canary_failures_max: The same for the first wave; by default one failure stops the job.
+            snapshot_before: Whether to take a snapshot of each tenant before the work on it.
+            return_on_failure: Whether to restore a tenant from a snapshot taken before the work if the work fails.
+            arguments: What the work is given. They are stored in the catalog: do not give secrets.
 
         Raises:
-            JobError: The kind or an argument is none.
+            JobError: The kind or an option is not valid.
             TenantNotFoundError: One of `tenant_ids` does not exist.
-            InvalidTenantIdError: One of them is none.
+            InvalidTenantIdError: One of `tenant_ids` is not a valid id.
         """
         self._check_open()
-        try:
+        async with self._audited_refusal("start"):
             options = _options(
                 states=states,
                 id_prefix=id_prefix,
@@ -151,9 +148,6 @@ class Fleet:
             )
             self._work.check_kind(kind)
             _check_states(kind, options.states)
-        except JobError as error:
-            await self._table.refuse("start", None, error)
-            raise
         ids = None if tenant_ids is None else await self._existing(tenant_ids)
         job_id = self._table.new_id()
         async with self._runner.spawning(job_id):
@@ -163,7 +157,7 @@ class Fleet:
         """Return a job.
 
         Raises:
-            JobNotFoundError: There is none.
+            JobNotFoundError: The job does not exist.
         """
         self._check_open()
         return await self._table.get(job_id)
@@ -179,16 +173,16 @@ class Fleet:
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: `limit` or `cursor` is not one.
+            QueryError: `limit` or `cursor` is not valid.
         """
         self._check_open()
         return await self._table.list(state, limit, cursor)
 
     async def progress(self, job_id: str) -> FleetProgress:
-        """Return how far a job is, whichever process runs it.
+        """Return the progress of a job, in whatever process it runs.
 
         Raises:
-            JobNotFoundError: There is none.
+            JobNotFoundError: The job does not exist.
         """
         self._check_open()
         return await self._table.progress(job_id)
@@ -201,73 +195,70 @@ class Fleet:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[FleetResult]:
-        """Return a page of what became of a job's tenants, in the order of waves and ids.
+        """Return a page of the outcomes of a job's tenants, in the order of waves and ids.
 
         Args:
             job_id: The job.
-            outcome: Only tenants with this outcome; ``failed`` for any error's, ``left`` for those without one yet. Those that
-                have one if left out.
+            outcome: Only tenants with this outcome; ``failed`` for any error's, ``left`` for tenants without one yet. All tenants
+                with an outcome if left out.
             limit: How many at most; 100 if left out.
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            JobNotFoundError: There is no such job.
-            QueryError: `limit` or `cursor` is not one.
+            JobNotFoundError: The job does not exist.
+            QueryError: `limit` or `cursor` is not valid.
         """
         self._check_open()
         await self._table.get(job_id)
         return await self._table.results(job_id, outcome, limit, cursor)
 
     async def pause(self, job_id: str, *, reason: str | None = None) -> FleetJob:
-        """Begin no further tenant of a job, until it is resumed; those that were begun are finished.
+        """Begin no further tenant of a job until it is resumed. Those that were begun are finished. Repeatable.
 
-        Another process that runs it notices within ``catalog_poll_interval_seconds``. Can be repeated.
+        Another process that runs the job reads this from the catalog within ``catalog_poll_interval_seconds``.
 
         Raises:
-            JobNotFoundError: There is no such job.
+            JobNotFoundError: The job does not exist.
             JobError: It has ended.
         """
         check_reason(reason)
         return await self._steer(job_id, JobEvent.PAUSE, reason=reason)
 
     async def resume(self, job_id: str, *, failures_max: float | None = None) -> FleetJob:
-        """Let a paused or stopped job go on. Can be repeated.
+        """Let a paused or stopped job continue. Repeatable.
 
-        After a stop this accepts the failures so far: it stops again after as many more.
+        After a stop this accepts the failures so far: the job stops again after as many more.
 
         Args:
             job_id: The job.
-            failures_max: How many more may fail from now on, see `start`; as before if left out.
+            failures_max: How many more tenants may fail, see `start`; as before if left out.
 
         Raises:
-            JobNotFoundError: There is no such job.
+            JobNotFoundError: The job does not exist.
             JobError: It has ended, or its function is not registered here.
         """
         self._check_open()
         changes = {} if failures_max is None else {"failures_max": failures_max}
-        try:
+        async with self._audited_refusal(JobEvent.RESUME, job_id):
             job = await self._table.get(job_id)
             _options(**(job.options.model_dump() | changes))
             self._work.check_kind(job.kind, job_id=job_id)
-        except JobError as error:
-            await self._table.refuse(JobEvent.RESUME, job_id, error)
-            raise
         async with self._runner.spawning(job_id):
             return await self._steer(job_id, JobEvent.RESUME, **changes)
 
     async def cancel(self, job_id: str, *, reason: str | None = None) -> FleetJob:
-        """End a job: begin no further tenant of it, ever; those that were begun are finished. Like `pause` otherwise."""
+        """End a job for good: begin no further tenant. Those that were begun are finished. Otherwise like `pause`."""
         check_reason(reason)
         return await self._steer(job_id, JobEvent.CANCEL, reason=reason)
 
     async def wait(self, job_id: str) -> FleetProgress:
-        """Wait until a job is paused, stopped or has ended, in whatever process, and return how far it is then.
+        """Wait until a job is paused, stopped or has ended, in whatever process it runs, and return its progress.
 
-        If it runs here, nothing of it does any more when this returns. Cancellation stops the waiting only.
+        When this returns, no work of the job runs in this process. Cancellation stops the waiting, not the job.
 
         Raises:
-            JobNotFoundError: There is no such job.
-            RegistryClosedError: The registry closed; the job goes on when one is opened again.
+            JobNotFoundError: The job does not exist.
+            RegistryClosedError: The registry closed. The job continues when a registry is opened.
         """
         while True:
             self._check_open()
@@ -281,13 +272,13 @@ class Fleet:
                 return await self._table.progress(job_id)
 
     async def status(self, tenant_id: str) -> TenantMigrationStatus:
-        """Return which schema versions a tenant is at, which migrations it lacks, and what went wrong with it last.
+        """Return a tenant's schema versions, the migrations that it lacks, and its last error.
 
-        From the catalog: as of when it was last opened.
+        They are those of the tenant's last opening, from the catalog.
 
         Raises:
-            InvalidTenantIdError: The text is no tenant id.
-            TenantNotFoundError: There is none.
+            InvalidTenantIdError: The text is not a valid tenant id.
+            TenantNotFoundError: The tenant does not exist.
         """
         self._check_open()
         tenant = await self._tools.catalog.get(parse_tenant_id(tenant_id))
@@ -308,18 +299,18 @@ class Fleet:
         )
 
     async def adopt(self) -> None:
-        """Run the jobs that nobody runs, because their process died or closed; for the registry, again and again."""
+        """Run the jobs that no process runs, because their process died or closed its registry. Called periodically."""
         await self._runner.adopt()
 
-    async def forget_expired(self) -> None:
-        """Forget the jobs that ended more than ``fleet_retention_seconds`` ago; for the registry, once in a while."""
+    async def delete_expired(self) -> None:
+        """Delete the jobs that ended more than ``fleet_retention_seconds`` ago. Called periodically."""
         context = self._tools.context
-        await self._table.forget_expired(context.watch.expired_before(context.config.fleet_retention_seconds))
+        await self._table.delete_expired(context.watch.expired_before(context.config.fleet_retention_seconds))
 
     async def aclose(self) -> None:
-        """End what runs here between two tenants; the jobs stay to be run by whoever opens a registry next. Idempotent.
+        """Halt the jobs of this process between two tenants; the next registry that is opened continues them. Idempotent.
 
-        A tenant that is not finished in ``shutdown_timeout_seconds`` is left, and done again then.
+        Work on a tenant that does not end in ``shutdown_timeout_seconds`` is cancelled, and done again by that registry.
         """
         await self._runner.aclose()
 
@@ -337,14 +328,20 @@ class Fleet:
 
     async def _steer(self, job_id: str, event: JobEvent, **changes: Any) -> FleetJob:
         self._check_open()
-        try:
+        async with self._audited_refusal(event, job_id):
             job = await self._table.apply(job_id, event, **changes)
-        except JobError as error:
-            await self._table.refuse(event, job_id, error)
-            raise
         if job.state not in LIVE_STATES:
             self._runner.halt(job_id)
         return job
+
+    @asynccontextmanager
+    async def _audited_refusal(self, action: str, job_id: str | None = None) -> AsyncIterator[None]:
+        """Record in the audit that the block refused a call."""
+        try:
+            yield
+        except JobError as error:
+            await self._table.refuse(action, job_id, error)
+            raise
 
 
 def _options(**values: Any) -> FleetOptions:

@@ -1,4 +1,4 @@
-"""A fleet job: what it is to do, how far it is, and its life as a table. No I/O."""
+"""A fleet job: its record, its progress, and its states and transitions as a table. No I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from tenantry.tenancy.fleet.options import FleetOptions
 
 OK: Final = "ok"
 SKIPPED: Final = "skipped"
-"""The outcomes of tenants that did not fail; any other is an error's."""
+"""The outcomes of tenants that did not fail; any other outcome is an error's."""
 
 FIRST_WAVE: Final = 1
 
@@ -57,17 +57,18 @@ JOB_TRANSITIONS: Final[dict[tuple[JobState, JobEvent], JobState]] = {
     (S.STOPPED, E.RESUME): S.PENDING,
     (S.STOPPED, E.CANCEL): S.CANCELLED,
 }
-"""Pending waits for a process that runs it; paused by an operator, stopped by failures; cancelled and done are final."""
+"""A pending job waits for a process that runs it. An operator paused a paused job, failures stopped a stopped one. Cancelled and
+done are final."""
 
 LIVE_STATES: Final = (JobState.PENDING, JobState.RUNNING)
-"""Those in which some process runs the job, or is to."""
+"""The states in which a process runs the job, or will."""
 
 
 def next_job_state(state: JobState, event: JobEvent, *, job_id: str) -> JobState:
-    """Return where `event` leads from `state`; a state that the event led to stays, so calls can be repeated.
+    """Return the state that `event` leads to from `state`. In the state that it leads to, the event can be repeated.
 
     Raises:
-        JobError: There is no such transition; it names the state and the event.
+        JobError: There is no such transition. The message names the state and the event.
     """
     target = JOB_TRANSITIONS.get((state, event))
     if target is not None:
@@ -84,16 +85,16 @@ class FleetJob(BaseModel):
     """One job; a value, not a handle.
 
     Attributes:
-        id: Given to every call about it; ids are in the order in which jobs were made.
+        id: Names the job in calls. Ids sort in the order in which jobs were started.
         kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
         options: Which tenants, and how.
         state: Where it is in its life.
-        reason: Why it is in that state, where there is something to say.
-        created_by: Who made it, see `tenantry.tenancy.catalog.audit.acting_as`.
+        reason: Why it is in that state, if a reason is known.
+        created_by: The principal that started it, see `tenantry.tenancy.catalog.audit.acting_as`.
         created_at, state_changed_at: Instants in UTC.
         begun_at: When a process last began to run it.
-        finished_before: How many tenants were finished then.
-        failures_accepted: How many had failed when it was resumed after a stop: they do not count any more.
+        finished_before: How many tenants were finished at that time.
+        failures_accepted: How many tenants had failed when it was resumed after a stop. They do not count any more.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -112,12 +113,12 @@ class FleetJob(BaseModel):
 
 
 class FleetWave(BaseModel):
-    """How far one wave is.
+    """The progress of one wave.
 
     Attributes:
         wave: Its number, from 1.
-        total: Its tenants.
-        ok, skipped, failed: Those that are finished.
+        total: How many tenants it has.
+        ok, skipped, failed: How many have which outcome.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -130,24 +131,24 @@ class FleetWave(BaseModel):
 
     @property
     def finished(self) -> int:
-        """How many have an outcome."""
+        """How many tenants have an outcome."""
         return self.ok + self.skipped + self.failed
 
 
 class FleetProgress(BaseModel):
-    """How far a job is. `done`, `failed` and `skipped` never shrink.
+    """The progress of a job. `done`, `failed` and `skipped` never shrink.
 
     Attributes:
         job_id, kind, state, reason: The job's.
-        wave: The number of the wave that is under way; the last one after it has ended.
-        waves: How many there are.
-        total: Its tenants.
-        done: Those that are finished and did not fail: `skipped` included.
-        failed: Those that failed.
-        skipped: Those among `done` for which there was nothing to do.
-        left: Those that are still to be done.
-        rate_per_second: How many were finished in a second since the job was last begun; None before the first.
-        seconds_left: What is left at that rate; None unless it runs.
+        wave: The number of the present wave; that of the last one after the job has ended.
+        waves: How many waves there are.
+        total: How many tenants the job has.
+        done: How many are finished and did not fail, `skipped` included.
+        failed: How many failed.
+        skipped: How many of `done` needed no work.
+        left: How many have no outcome yet.
+        rate_per_second: How many tenants were finished per second since the job last began to run; None before the first.
+        seconds_left: How long the rest takes at that rate; None unless the job runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -168,7 +169,7 @@ class FleetProgress(BaseModel):
 
 
 def measure(job: FleetJob, waves: Sequence[FleetWave], now: datetime) -> FleetProgress:
-    """Return how far a job with these waves is at this moment."""
+    """Return the progress of a job with these waves."""
     total, failed = sum(wave.total for wave in waves), sum(wave.failed for wave in waves)
     finished, skipped = sum(wave.finished for wave in waves), sum(wave.skipped for wave in waves)
     left = total - finished
@@ -200,16 +201,16 @@ def _rate(job: FleetJob, finished: int, now: datetime) -> float | None:
 
 
 class FleetResult(BaseModel):
-    """What became of one tenant in a job.
+    """The outcome of one tenant in a job.
 
     Attributes:
         tenant_uid: Its stable key.
-        tenant_id: Its id when the job was made.
-        wave: The wave that it is in.
-        outcome: ``ok``, ``skipped``, or the error's `outcome`; None while it is still to be done.
-        error: What went wrong.
-        detail: What the work says of it: its function's result, the snapshot that was taken before, why it was skipped.
-        seconds: How long the work took, with all attempts.
+        tenant_id: Its id when the job was started.
+        wave: The number of its wave.
+        outcome: ``ok``, ``skipped``, or the error's `outcome`; None while it has no outcome yet.
+        error: The error's message.
+        detail: The function's result, the snapshot that was taken before the work, or why the tenant was skipped.
+        seconds: How long the work took, all attempts included.
         finished_at: An instant in UTC.
     """
 
@@ -226,7 +227,7 @@ class FleetResult(BaseModel):
 
 
 class TenantMigrationStatus(BaseModel):
-    """Where a tenant's database is, against the code.
+    """The migrations of a tenant's database, compared with those that the code has.
 
     Attributes:
         tenant_id: The tenant.

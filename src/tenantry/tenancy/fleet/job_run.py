@@ -1,25 +1,25 @@
-"""Runs one fleet job in this process: wave after wave, so many tenants at once, until it has ended or is told to stop.
+"""Runs one fleet job in this process, one wave after the other, until the job has ended or is halted.
 
-Theory of operation. The process that runs a job holds its lock, and nobody else works on its tenants. A worker takes the
-next tenant that has no outcome, does the work, and writes the outcome down before it takes another. So after a crash only
-the tenants that were being worked on are done again: at most as many as workers, and the only ones that may be worked on
-twice.
+Theory of operation. The process that runs a job holds the job's lock, so no other process works on its tenants. A worker takes the
+next tenant that has no outcome, does the work, and records the outcome before it takes another tenant. So a crash leaves at most
+one tenant for each worker whose work was done in part or without a record. Only these tenants are worked on twice.
 
-Between two tenants it looks, once in ``catalog_poll_interval_seconds``, whether the job is still to run: an operator's pause
-comes through the catalog, from whatever process. What was begun is finished; then the lock is given back.
+Between two tenants the run reads the job's state from the catalog, at most once in ``catalog_poll_interval_seconds``: any process
+may have paused or cancelled the job. The tenants that are being worked on are finished; then the lock is released.
 
-    handing out    workers take tenants; the last of a wave ends it, and the next begins
-    halted         paused, cancelled, too many failures, shutdown or a catalog that fails: workers end after their tenant
+    handing out    workers take tenants; a wave ends with its last tenant, and the next wave begins
+    halted         paused, cancelled, too many failures, shutdown or a failing catalog: workers end after their tenant
 """
 
 import asyncio
 from collections import deque
 from typing import Final
 
-from tenantry.errors import JobError, TenantryError
+from tenantry.errors import JobError
 from tenantry.eventlog import EventLog
 from tenantry.events import FleetTenantFinished
 from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.tenancy.fleet.attempts import with_retries
 from tenantry.tenancy.fleet.job import (
     FIRST_WAVE,
     FleetJob,
@@ -28,22 +28,22 @@ from tenantry.tenancy.fleet.job import (
     JobState,
 )
 from tenantry.tenancy.fleet.options import failures_allowed
-from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
-from tenantry.tenancy.fleet.work import RETRY_SECONDS, FleetWork, HaltedError
+from tenantry.tenancy.fleet.table import FleetTable, PendingTenant
+from tenantry.tenancy.fleet.work import FleetWork, JobHaltedError
 
 FLEET_JOB_ENDED: Final = "tenantry.fleet.ended"
 
 _TENANTS_PER_PAGE: Final = 256
 
 
-class FleetRun:
-    """One job, as this process runs it.
+class JobRun:
+    """Runs one job in this process.
 
     Args:
-        job: As it was begun.
-        table: Where it is written down.
-        work: Does its work on single tenants.
-        places: How many tenants all jobs of the registry work on at once.
+        job: The job.
+        table: The jobs in the catalog.
+        work: Does the work on single tenants.
+        places: Limits how many tenants all jobs of the registry work on at once.
         context: Settings, clock and event hook.
         log: Bound to the job.
     """
@@ -65,7 +65,7 @@ class FleetRun:
         self._context = context
         self._log = log
         self._now = context.clock.monotonic_seconds
-        self._looked_seconds = float("-inf")
+        self._checked_seconds = float("-inf")
         self._halted = asyncio.Event()
         self._handing_out = asyncio.Lock()
         self._page: deque[PendingTenant] = deque()
@@ -74,14 +74,14 @@ class FleetRun:
         self._failed: dict[int, int] = {}
 
     def halt(self) -> None:
-        """Begin no further tenant; what was begun is finished."""
+        """Begin no further tenant; those that were begun are finished."""
         self._halted.set()
 
     async def run(self) -> None:
-        """Do what is left of the job, and return when nothing of it runs here any more.
+        """Run the rest of the job, and return when it has ended or is halted and no worker is left.
 
         Raises:
-            TenantryError: The catalog fails; the job stays to be run.
+            TenantryError: The catalog failed. The job has not ended, and is run again later.
         """
         waves = await self._table.waves(self._job.id)
         self._total = sum(wave.total for wave in waves)
@@ -99,7 +99,7 @@ class FleetRun:
         try:
             await asyncio.gather(*workers)
         except BaseException:
-            # One worker's catalog failed, and the others finish their tenants; or all of it was cancelled.
+            # The catalog failed for one worker, and the others finish their tenants; or the run was cancelled.
             self.halt()
             await _end_all(workers)
             raise
@@ -115,9 +115,9 @@ class FleetRun:
                 await self._run_tenant(item)
 
     async def _next(self, wave: FleetWave) -> PendingTenant | None:
-        """Return a tenant to work on; None when the wave has none any more, or the job is not to go on."""
+        """Return the next tenant to work on; None when the wave has no more, or the job is halted."""
         async with self._handing_out:
-            await self._look()
+            await self._check_state()
             if self._halted.is_set():
                 return None
             if not self._page:
@@ -133,12 +133,12 @@ class FleetRun:
             self._after = item.position
             return item
 
-    async def _look(self) -> None:
-        """Look whether the job is still to run, unless it was looked a moment ago."""
+    async def _check_state(self) -> None:
+        """Halt if the catalog says that the job does not run any more; asked once in the poll interval."""
         now = self._now()
-        if now - self._looked_seconds < self._context.config.catalog_poll_interval_seconds:
+        if now - self._checked_seconds < self._context.config.catalog_poll_interval_seconds:
             return
-        self._looked_seconds = now
+        self._checked_seconds = now
         job = await self._table.get(self._job.id)
         if job.state is not JobState.RUNNING:
             self.halt()
@@ -146,29 +146,21 @@ class FleetRun:
     async def _run_tenant(self, item: PendingTenant) -> None:
         started = self._now()
         try:
-            outcome = await self._work.do(self._job, item, self._halted)
-        except HaltedError:
+            outcome = await self._work.run(self._job, item, self._halted)
+        except JobHaltedError:
             self.halt()
             return
         seconds = self._now() - started
-        await self._record(item, outcome, seconds)
+        # In several attempts: if the outcome is not recorded, the work is done again.
+        await with_retries(
+            lambda: self._table.finish(self._job.id, item, outcome, seconds), wait=asyncio.sleep
+        )
         if outcome.is_failure:
             self._failed[item.wave] += 1
         self._context.report(FleetTenantFinished(item.tenant_id, self._job.kind, outcome.outcome, seconds))
 
-    async def _record(self, item: PendingTenant, outcome: Outcome, seconds: float) -> None:
-        """Write the outcome down; not at once, where another process holds the catalog: what was done is not to be done again."""
-        for pause_seconds in (*RETRY_SECONDS, None):
-            try:
-                return await self._table.finish(self._job.id, item, outcome, seconds)
-            except TenantryError as error:
-                if pause_seconds is None or not error.is_retryable:
-                    raise
-                await asyncio.sleep(pause_seconds)
-        raise AssertionError  # the last attempt returns or raises
-
     async def _check_failures(self, wave: FleetWave) -> None:
-        """Stop the job if more have failed than may, since it was made or an operator resumed it after the last stop."""
+        """Stop the job if too many tenants have failed since it was started, or resumed after a stop."""
         options, accepted = self._job.options, self._job.failures_accepted
         failed = sum(self._failed.values()) - accepted
         limits = [("failures_max", options.failures_max, self._total)]
@@ -186,12 +178,12 @@ class FleetRun:
         try:
             job = await self._table.apply(self._job.id, event, reason=reason, is_audited=False)
         except JobError:
-            return  # An operator paused or cancelled it at the same moment.
+            return  # an operator paused or cancelled it at the same moment
         self._log.info(FLEET_JOB_ENDED, state=job.state, reason=reason)
 
 
 async def _end_all(workers: list["asyncio.Task[None]"]) -> None:
-    """Wait for the workers; if that is cancelled, they are."""
+    """Wait for the workers to end; if the wait is cancelled, cancel them."""
     try:
         await asyncio.wait(workers)
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Which tenants a fleet job is for, and how it goes about them: checked once, when it is started."""
+"""The options of a fleet job: its tenants, and how it works on them. They are checked when the job is started."""
 
 import json
 import math
@@ -16,7 +16,7 @@ CONCURRENCY: Final = 8
 JOB_FAILURES_MAX: Final = 10
 ARGUMENTS_CHARACTERS_MAX: Final = 65_536
 NESTED_MAX: Final = 32
-"""How deep JSON may be nested: whoever gives it to others puts it into more, and all who read it have a limit."""
+"""How deep JSON may be nested: the API wraps it in more JSON, and every reader has a limit."""
 
 _PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
 _HUNDREDTHS: Final = 10_000  # of a percent, in the whole
@@ -35,18 +35,18 @@ Arguments: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_arguments
 
 
 class FleetOptions(BaseModel):
-    """Which tenants a job is for, and how it goes about them; see `Fleet.start`.
+    """A job's tenants, and how it works on them; see `Fleet.start`.
 
     Attributes:
         states: Tenants in these states.
-        id_prefix: Whose ids begin so.
-        below: Who is below one of these schema versions, as far as the catalog knows.
-        canary: How many go first: a number, or a share such as ``"5%"``; None for no first wave.
-        concurrency: How many are worked on at once.
-        failures_max: How many may fail, a number or a share (0.02) of all; None for any.
-        canary_failures_max: The same among the first.
-        snapshot_before: Whether each has a snapshot taken before the work.
-        return_on_failure: Whether it is returned to that if the work fails.
+        id_prefix: Tenants whose ids begin with this.
+        below: Tenants below one of these schema versions, as far as the catalog knows.
+        canary: The size of the first wave, a number or a share such as ``"5%"``; None for a single wave.
+        concurrency: How many tenants are worked on at once.
+        failures_max: How many tenants may fail, a number or a share (0.02) of all; None for any number.
+        canary_failures_max: The same for the first wave.
+        snapshot_before: Whether a snapshot of each tenant is taken before the work.
+        return_on_failure: Whether a tenant is restored from that snapshot if the work fails.
         arguments: What the work is given.
     """
 
@@ -72,7 +72,7 @@ class FleetOptions(BaseModel):
 
     @property
     def canary_size(self) -> tuple[int, int]:
-        """The first wave as a number of tenants and as hundredths of a percent; one of them is 0."""
+        """The size of the first wave as a number of tenants and as hundredths of a percent; one of the two is 0."""
         if isinstance(self.canary, str):
             return 0, _hundredths(self.canary)
         return self.canary or 0, 0
@@ -86,14 +86,14 @@ def failures_allowed(failures_max: float | None, total: int) -> float:
 
 
 def as_json(value: object) -> str:
-    """Return `value` as JSON that SQLite and whoever is told of the job can read too.
+    """Return `value` as JSON that SQLite and every client of the API can read.
 
     Raises:
-        ValueError: It cannot be, or it is nested deeper than `NESTED_MAX`.
+        ValueError: It cannot be written as JSON, or is nested deeper than `NESTED_MAX`.
     """
     _check_nesting(value, NESTED_MAX)
     try:
-        to_json(value)  # text that is no Unicode: json has an escape for it, which nobody can send
+        to_json(value)  # refuses lone surrogates: json escapes them, and the escape cannot be sent as UTF-8
         return json.dumps(value, allow_nan=False, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"it must be JSON: {error}") from error

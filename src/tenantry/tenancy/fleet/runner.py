@@ -1,4 +1,4 @@
-"""Which fleet jobs this process runs: those whose lock it could take."""
+"""Runs fleet jobs in this process: those whose lock it can take."""
 
 import asyncio
 import contextvars
@@ -13,7 +13,7 @@ from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.fleet.job import LIVE_STATES, JobEvent
-from tenantry.tenancy.fleet.job_run import FleetRun
+from tenantry.tenancy.fleet.job_run import JobRun
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import FleetWork
 from tenantry.texts import as_reason
@@ -22,18 +22,18 @@ FLEET_JOB_BEGUN: Final = "tenantry.fleet.begun"
 FLEET_JOB_PAUSED: Final = "tenantry.fleet.paused"
 FLEET_JOB_FAILED: Final = "tenantry.fleet.failed"
 PLACES_SHARE: Final = 0.5
-"""The part of ``open_tenants_max`` that jobs work on at once, all together: the rest is left to callers."""
+"""The share of ``open_tenants_max`` that all jobs together work on at once. The rest is for callers."""
 
 FAILED_RETRY_SECONDS: Final = 5.0
-"""When a job that the catalog's failure ended is run again."""
+"""How long after a failure of the catalog a job is run again."""
 
 
 class FleetRunner:
-    """Keeps one task for each job that this process runs, or tries to.
+    """Has one task for each job that this process runs or tries to run.
 
     Args:
-        table: Where jobs are written down.
-        work: Does their work on single tenants.
+        table: The jobs in the catalog.
+        work: Does the work on single tenants.
         backend: Has the jobs' locks.
         context: Settings, clock and event hook.
         log: Of the registry.
@@ -48,22 +48,22 @@ class FleetRunner:
         self._context = context
         self._log = log
         self._places = asyncio.Semaphore(max(1, int(context.config.open_tenants_max * PLACES_SHARE)))
-        self._runs: dict[str, FleetRun] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # the last of each job
+        self._runs: dict[str, JobRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # the last task of each job
         self._alive: set[asyncio.Task[None]] = set()
         self._not_before: dict[str, float] = {}
         self._is_closed = False
 
     def task(self, job_id: str) -> "asyncio.Task[None] | None":
-        """Return the task that runs the job here, or tries to."""
+        """Return the task that runs the job in this process, or tries to; None if there is none."""
         return self._tasks.get(job_id)
 
     @asynccontextmanager
     async def spawning(self, job_id: str) -> AsyncIterator[None]:
-        """Hold the job's lock over the block that makes it one to be run, and run it then.
+        """Hold the job's lock during the block, which starts or resumes the job in the catalog, and run the job afterwards.
 
-        So whoever starts or resumes a job runs it: another process, which sees it in the catalog at once, may not have the
-        function that it needs.
+        So the process that starts or resumes a job runs it. Another process, which sees the job in the catalog at once, may not
+        have the function that the job needs.
 
         Raises:
             PersistenceConnectionError: The lock file cannot be opened.
@@ -75,12 +75,12 @@ class FleetRunner:
                 self._spawn(job_id, lock.pop_all() if has_lock else None)
 
     def halt(self, job_id: str) -> None:
-        """Begin no further tenant of the job, if it runs here."""
+        """Begin no further tenant of the job, if it runs in this process."""
         if job_id in self._runs:
             self._runs[job_id].halt()
 
     async def adopt(self) -> None:
-        """Run the jobs that nobody runs."""
+        """Run the jobs that no process runs."""
         now = self._context.clock.monotonic_seconds()
         for job_id in await self._table.live():
             if self._is_closed:
@@ -102,10 +102,15 @@ class FleetRunner:
             await asyncio.wait(late)
 
     def _spawn(self, job_id: str, lock: AsyncExitStack | None = None) -> None:
-        """Run the job in a task, which takes the lock over that it is given; without one it takes the lock itself."""
-        # After the one before it, if that is just about to end: it may not have seen that the job was resumed.
+        """Run the job in a task.
+
+        Args:
+            job_id: The job.
+            lock: The job's lock, which the task releases; without it, the task takes the lock itself.
+        """
+        # The task waits for the one before it, which may be about to end without having seen that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
-        # A context of its own: the limits of the call that started the job do not apply to the job, which may run for hours.
+        # The deadline of the call that started the job must not apply to the job, which may run for hours: a new context.
         task = asyncio.get_running_loop().create_task(
             work, name=f"tenantry fleet {job_id}", context=contextvars.Context()
         )
@@ -114,7 +119,7 @@ class FleetRunner:
         task.add_done_callback(partial(self._ended, job_id))
 
     async def _take_lock(self, job_id: str, lock: AsyncExitStack) -> bool:
-        """Let the stack hold the job's lock; return False if somebody else holds it."""
+        """Put the job's lock on the stack; return False if another process holds it."""
         try:
             await lock.enter_async_context(self._backend.lock(f"fleet-{job_id}"))
         except LockTakenError:
@@ -135,7 +140,7 @@ class FleetRunner:
                     await asyncio.wait([before])
                 if given is not None or await self._take_lock(job_id, lock):
                     await self._run_locked(job_id)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the job stays to be run and is tried again
+            except Exception as error:  # noqa: BLE001  # after any error the job has not ended, and is run again later
                 self._not_before[job_id] = self._context.clock.monotonic_seconds() + FAILED_RETRY_SECONDS
                 self._log.error(
                     FLEET_JOB_FAILED, job_id=job_id, error=str(error), error_type=type(error).__name__
@@ -155,7 +160,7 @@ class FleetRunner:
         if begun is None or self._is_closed:
             return
         self._log.info(FLEET_JOB_BEGUN, job_id=job_id, kind=begun.kind)
-        run = self._runs[job_id] = FleetRun(
+        run = self._runs[job_id] = JobRun(
             begun,
             self._table,
             self._work,

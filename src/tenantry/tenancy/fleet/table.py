@@ -36,7 +36,7 @@ from tenantry.tenancy.fleet.options import FleetOptions, as_json
 from tenantry.tenancy.fleet.selection import select_tenants
 
 ROWS_DEFAULT: Final = 100
-FORGET_ROWS_MAX: Final = 5_000
+DELETED_ROWS_MAX: Final = 5_000
 """How many outcomes are deleted in one transaction, so that the catalog's other callers do not wait for long."""
 _CURSOR: Final = "fleet"
 
@@ -77,7 +77,7 @@ WHERE job_id = ? AND wave = ? AND position = ? AND outcome IS NULL
 _EXPIRED: Final = """
 SELECT id FROM fleet_jobs WHERE state IN ('done', 'cancelled') AND state_changed_at < ? ORDER BY id LIMIT 1
 """
-_FORGET_RESULTS: Final = """
+_DELETE_RESULTS: Final = """
 DELETE FROM fleet_results WHERE job_id = ? AND (wave, position) IN (
     SELECT wave, position FROM fleet_results WHERE job_id = ? LIMIT ?
 )
@@ -186,13 +186,13 @@ class FleetTable:
         rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
         return [job_id for (job_id,) in rows]
 
-    async def forget_expired(self, before: datetime) -> None:
+    async def delete_expired(self, before: datetime) -> None:
         """Delete the jobs that ended before a time, oldest first; live, paused and stopped jobs are kept."""
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
             results = Statement(
-                "fleet.forget", _FORGET_RESULTS, (job_id, job_id, FORGET_ROWS_MAX), Fetch.ROWCOUNT
+                "fleet.forget", _DELETE_RESULTS, (job_id, job_id, DELETED_ROWS_MAX), Fetch.ROWCOUNT
             )
             while (await self._catalog.write(results))[0]:
                 pass

@@ -1,4 +1,4 @@
-"""What a fleet job does to one tenant: migrate it, check it, take a snapshot of it, or run a user's function on it."""
+"""The work of a fleet job on one tenant: migrate it, check it, take a snapshot of it, or call a user's function for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +19,7 @@ from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.fleet.attempts import RETRY_SECONDS, with_retries
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
@@ -35,35 +36,31 @@ BUILT_IN: Final = (MIGRATE, CHECK, SNAPSHOT)
 _PERMISSIONS: Final = {MIGRATE: Permission.MIGRATE, CHECK: Permission.CHECK, SNAPSHOT: Permission.COPY}
 SNAPSHOT_TRIGGER: Final = "fleet"
 
-RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""How long to wait before each further attempt on a tenant whose error may pass: it is busy, full, or open elsewhere."""
-
-RETRY_AFTER_SECONDS_MAX: Final = 5.0
 ERROR_CHARACTERS_MAX: Final = 2_000
 DETAIL_CHARACTERS_MAX: Final = 65_536
 
 FleetFunction: TypeAlias = Callable[[TenantHandle, dict[str, Any]], Awaitable[dict[str, Any] | None]]
-"""Works on one tenant, with the job's arguments; what it returns is kept as JSON."""
+"""Works on one tenant, with the job's arguments. What it returns is stored as JSON."""
 
 
 class TakenSnapshot(Protocol):
-    """A snapshot, of which a job needs to know only the name."""
+    """A snapshot, as far as jobs need it."""
 
     @property
     def id(self) -> str:
-        """What `Snapshotter.restore` is given."""
+        """Its id, for `Snapshotter.restore`."""
         ...
 
 
 class Snapshotter(Protocol):
-    """Takes snapshots of a tenant, and returns it to one."""
+    """Takes and restores snapshots."""
 
     async def create(self, tenant_id: str, *, trigger: str) -> TakenSnapshot:
-        """Take one of the tenant as it is: a closed tenant is not migrated for it."""
+        """Take a snapshot of the tenant. A closed tenant is not migrated for it."""
         ...
 
     async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool) -> object:
-        """Return the tenant to one."""
+        """Restore the tenant from a snapshot."""
         ...
 
 
@@ -75,8 +72,8 @@ class FleetHost(LeaseSource, Protocol):
         ...
 
 
-class HaltedError(Exception):
-    """The job is not to go on here: the tenant stays to be done."""
+class JobHaltedError(Exception):
+    """The job stops in this process before the work on a tenant has ended: the tenant stays pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +94,11 @@ class FleetWork:
     """Does the work of jobs on single tenants.
 
     Args:
-        tools: What it needs.
-        table: Where jobs are written down.
+        tools: What it works with.
+        table: The jobs in the catalog.
+
+    Attributes:
+        functions: The users' functions by name.
     """
 
     def __init__(self, tools: FleetTools, table: FleetTable) -> None:
@@ -111,7 +111,7 @@ class FleetWork:
         """Raise unless jobs of this kind can be run here.
 
         Raises:
-            JobError: Nobody registered the function.
+            JobError: The function is not registered.
         """
         if kind not in BUILT_IN and kind not in self.functions:
             raise JobError(
@@ -120,51 +120,54 @@ class FleetWork:
                 job_id=job_id,
             )
 
-    async def do(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
-        """Do the job's work on a tenant, in several attempts if its error may pass, and return how it ended.
+    async def run(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
+        """Do the job's work on a tenant, in several attempts if its error may pass, and return the outcome.
+
+        Args:
+            job: The job.
+            item: The tenant.
+            halted: Set when the job is to stop in this process.
 
         Raises:
-            HaltedError: The job is not to go on before it ended.
+            JobHaltedError: The job was halted between two attempts, or the registry closed.
         """
-        for pause_seconds in (*RETRY_SECONDS, None):
-            try:
-                return await self._do_once(job, item)
-            except RegistryClosedError as error:
-                raise HaltedError from error
-            except Exception as error:  # noqa: BLE001  # a user's function may raise anything; it is that tenant's failure
-                ours = error if isinstance(error, TenantryError) else None
-                if pause_seconds is None or ours is None or not ours.is_retryable:
-                    return await self._failed(job, item, error)
-                asked_seconds = min(ours.retry_after_seconds or 0.0, RETRY_AFTER_SECONDS_MAX)
-                await _pause(max(pause_seconds, asked_seconds), halted)
-        raise AssertionError  # the last attempt returns or raises
+        try:
+            return await with_retries(
+                partial(self._attempt, job, item), wait=partial(_wait_unless_halted, halted)
+            )
+        except JobHaltedError:
+            raise
+        except RegistryClosedError as error:
+            raise JobHaltedError from error
+        except Exception as error:  # noqa: BLE001  # a user's function may raise anything; it is that tenant's failure
+            return await self._failed(job, item, error)
 
-    async def _do_once(self, job: FleetJob, item: PendingTenant) -> Outcome:
+    async def _attempt(self, job: FleetJob, item: PendingTenant) -> Outcome:
         tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
         if tenant is None or tenant.state not in job.options.states:
-            return _out_of_reach(tenant, item)
+            return _skipped_by_state(tenant, item)
         if job.kind == MIGRATE and await self._is_current(tenant):
             return Outcome(SKIPPED)
         if job.options.snapshot_before and "snapshot_before" not in item.detail:
             item.detail["snapshot_before"] = await self._snapshot(tenant)
-            # Before the work: if this process dies in the middle of it, this is still the way back.
+            # Before the work: if this process dies during the work, the next one knows the snapshot.
             await self._table.note(job.id, item)
         work = self._built_in.get(job.kind) or partial(self._run_function, self.functions[job.kind])
         return await work(tenant, item, job.options.arguments)
 
     async def _failed(self, job: FleetJob, item: PendingTenant, error: Exception) -> Outcome:
         if job.options.return_on_failure and "snapshot_before" in item.detail:
-            await self._return(item)
+            await self._restore(item)
         if isinstance(error, TenantryError):
             return Outcome(error.outcome, str(error)[:ERROR_CHARACTERS_MAX])
         return Outcome(TenantryError.outcome, f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX])
 
-    async def _return(self, item: PendingTenant) -> None:
-        """Return the tenant to what it was before the work."""
+    async def _restore(self, item: PendingTenant) -> None:
+        """Restore the tenant from the snapshot that was taken before the work."""
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
-                # As it was: a migration that failed would fail again.
+                # Not migrated: a migration that failed would fail again.
                 await self._tools.snapshots.restore(tenant.id, item.detail["snapshot_before"], migrate=False)
         except TenantryError as error:
             item.detail["return_error"] = str(error)[:ERROR_CHARACTERS_MAX]
@@ -175,7 +178,7 @@ class FleetWork:
         try:
             lease = await self._tools.host.lease(tenant.id)
         except TenantOwnedElsewhereError:
-            # Whoever has it open migrated it, to what that process knows, and noted it in the catalog.
+            # The process that has it open migrated it to what it knows, and noted the versions in the catalog.
             latest = await self._tools.catalog.find_by_uid(tenant.uid)
             if latest is None or not self._are_current(latest.schema_versions):
                 raise
@@ -187,8 +190,8 @@ class FleetWork:
     async def _is_current(self, tenant: TenantRecord) -> bool:
         """Return whether the database has all migrations, without opening the tenant.
 
-        The catalog only knows what it was at when it was last opened: somebody may have put an older file in its place. So
-        the file has the last word; one that cannot be asked in passing is opened.
+        The catalog knows the versions of the last opening. An older file may have been put in the database's place since then, so
+        the file decides. If it cannot be read without a lock, the tenant is opened.
         """
         if not self._are_current(tenant.schema_versions):
             return False
@@ -218,10 +221,11 @@ class FleetWork:
         return Outcome(OK)
 
     async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
-        """Check the file of a tenant that serves nobody; no lifecycle operation begins meanwhile."""
+        """Check the database of a tenant that serves no calls; other operations on the tenant wait."""
         tenant = await operation.get()
         if tenant.state.allows(Permission.SERVE) or not tenant.state.allows(Permission.CHECK):
-            raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])  # its state changed meanwhile: look again
+            # Its state has changed since the job looked at it.
+            raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             await closed.check(is_thorough=is_thorough)
 
@@ -235,7 +239,7 @@ class FleetWork:
     async def _run_function(
         self, function: FleetFunction, tenant: TenantRecord, item: PendingTenant, arguments: dict[str, Any]
     ) -> Outcome:
-        result: object = await _called(function(self._tools.host.tenant(tenant.id), arguments))
+        result: object = await _awaited(function(self._tools.host.tenant(tenant.id), arguments))
         if result is not None:
             if not isinstance(result, dict) or len(as_json(result)) > DETAIL_CHARACTERS_MAX:
                 raise ValueError(
@@ -250,11 +254,11 @@ def permission_for(kind: str) -> Permission:
     return _PERMISSIONS.get(kind, Permission.SERVE)
 
 
-def _out_of_reach(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
-    """Return the outcome of a tenant that the job is not for any more: somebody decided so; but for one that was quarantined.
+def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
+    """Return the outcome of a tenant that has left the job's states since the job was started: it is skipped.
 
     Raises:
-        TenantQuarantinedError: It was, since the job was made.
+        TenantQuarantinedError: It was quarantined; then it has failed.
     """
     if tenant is not None and tenant.state.allows(TenantEvent.REPAIR):
         check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
@@ -262,11 +266,11 @@ def _out_of_reach(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
     return Outcome(SKIPPED)
 
 
-async def _called(work: Awaitable[object]) -> object:
-    """Await a user's function; that something it waited for was cancelled does not cancel the job.
+async def _awaited(work: Awaitable[object]) -> object:
+    """Await a user's function. A cancellation that comes from inside of it does not cancel the job.
 
     Raises:
-        RuntimeError: It was.
+        RuntimeError: A task or a future that the function awaited was cancelled.
     """
     try:
         return await work
@@ -277,13 +281,13 @@ async def _called(work: Awaitable[object]) -> object:
         raise RuntimeError("something that the function waited for was cancelled") from error
 
 
-async def _pause(seconds: float, halted: asyncio.Event) -> None:
-    """Wait, unless the job is not to go on.
+async def _wait_unless_halted(halted: asyncio.Event, seconds: float) -> None:
+    """Wait for so many seconds.
 
     Raises:
-        HaltedError: It is not.
+        JobHaltedError: The job was halted.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await halted.wait()
-            raise HaltedError
+            raise JobHaltedError
