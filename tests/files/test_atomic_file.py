@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
         for _ in range(5):
             doing = storage_errors("write")
             with (
-                pytest.raises(StorageFullError, match="make room") as caught,
+                pytest.raises(StorageFullError, match="free space") as caught,
                 doing,
                 DraftFile(disk / "file") as draft,
             ):
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
 def test_where_no_file_can_be_is_told(tmp_path: Path, path: str):
     """The error names the path and says what to do."""
     (tmp_path / "file").touch()
-    with pytest.raises(SnapshotError, match="see that the path is right") as caught, storage_errors("write"):
+    with pytest.raises(SnapshotError, match="check the path") as caught, storage_errors("write"):
         DraftFile(tmp_path / path).open()
     assert not caught.value.is_retryable
     assert str(tmp_path / path) in str(caught.value)

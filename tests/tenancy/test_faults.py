@@ -395,7 +395,7 @@ async def test_a_full_disk(tmp_path: Path):
                 registry.snapshots.create("acme"),
                 registry.export("acme", tmp_path / "acme.tar.gz"),
             ):
-                with pytest.raises(StorageFullError, match=r"free space|make room"):
+                with pytest.raises(StorageFullError, match="free space"):
                     await call
             assert list((disk / "data" / "operations").iterdir()) == []
             for path in ("/v1/tenants", "/v1/audit", "/v1/tenants/acme"):

@@ -92,7 +92,7 @@ class TestDataDirectory:
         directory.rename(moved)
         directory.symlink_to(moved)
         async with TenantRegistry(config(data_dir)) as registry:
-            with pytest.raises(DataDirectoryError, match="is a link or no directory") as caught:
+            with pytest.raises(DataDirectoryError, match="is a link or not a directory") as caught:
                 await registry.tenant("acme").messages.save(make_message())
             assert caught.value.path == str(directory)
             assert (await registry.get("acme")).state is TenantState.ACTIVE

@@ -1,6 +1,6 @@
-"""A file that appears under its name whole and durable, or not at all; and what its errors mean.
+"""Writes a file atomically: it appears under its name complete and durable, or not at all. Maps its errors.
 
-For what leaves the databases: snapshots, bundles, manifests. These functions block.
+Used for snapshots, bundles and manifests. These functions block.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from tenantry.files.durable_files import FILE_MODE, move
 from tenantry.files.lock_file import is_at
 
 DRAFT_SUFFIX: Final = ".DRAFT"
-"""In capitals, so that no draft has the name of an object."""
+"""In capitals, so that a draft never has the name of an object."""
 
 
 class DraftFile:
-    """A file that is written beside its place and moved there when it is whole and durable; what was there is replaced.
+    """A file that is written as a draft beside its path, and renamed to it when it is complete and durable; replaces a file there.
 
-    The draft is locked while it is written (flock(2)). A draft that a crash left has no lock: the next one takes it over.
-    As a context manager it is published at the end of the block, or discarded if that raises.
+    The draft is locked while it is written (flock(2)). A draft that a crash left is not locked, and the next draft replaces it.
+    As a context manager it is published at the end of the block, or discarded if the block raises.
 
     Args:
-        path: Where the file is to appear; its directory must exist.
+        path: The path of the file; its directory must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,18 +38,18 @@ class DraftFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Begin an empty draft; a no-op when it is begun.
+        """Create an empty draft; a no-op if it exists.
 
         Raises:
-            SnapshotError: Somebody else writes it at this moment (retryable), or something else is in its place.
-            OSError: It cannot be made.
+            SnapshotError: Another process writes the draft now (retryable), or the draft's path is not a private file.
+            OSError: It cannot be created.
         """
         while self._file is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.fdopen(os.open(self._draft, flags, FILE_MODE), "wb")
             try:
                 self._lock(file)
-                # Whoever held the lock may have published the draft: then this is its file.
+                # The past holder of the lock may have published the draft: then this is the published file.
                 if is_at(file.fileno(), self._draft):
                     file.truncate(0)
                     self._file = file
@@ -58,7 +58,7 @@ class DraftFile:
                     file.close()
 
     def write(self, content: bytes) -> int:
-        """Add to the draft.
+        """Append to the draft.
 
         Raises:
             OSError: The disk refused.
@@ -70,7 +70,7 @@ class DraftFile:
         """Make the draft durable and give it its name, durably.
 
         Raises:
-            OSError: The disk refused; whether the file has its name is not known.
+            OSError: The disk refused; it is unknown whether the file has its name.
         """
         assert self._file is not None
         self._file.flush()
@@ -79,14 +79,14 @@ class DraftFile:
         self._close()
 
     def discard(self) -> None:
-        """Remove the draft; a no-op when there is none, or when it was published."""
+        """Remove the draft; a no-op if there is none, or if it was published."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._draft.unlink()
             self._close()
 
     def remove_leftover(self) -> None:
-        """Remove a draft that a crash left; one that is being written is left alone."""
+        """Remove a draft that a crash left; a draft that is being written stays."""
         if os.path.lexists(self._draft):
             with contextlib.suppress(SnapshotError):
                 self.open()
@@ -113,9 +113,10 @@ class DraftFile:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SnapshotError(
-                f"{self.path} is being written at this moment: try again when that is done", is_retryable=True
+                f"{self.path} is being written now: try again when that is finished",
+                is_retryable=True,
             ) from error
-        # In a directory that others may write to, somebody may have put a file of his own there to read what we write.
+        # In a directory that others may write to, another user may have created the file to read our data.
         found = os.fstat(file.fileno())
         is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink <= 1
         if not is_ours or found.st_mode & 0o077:
@@ -124,29 +125,29 @@ class DraftFile:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            # What a full disk did not take is tried again here, and is nobody's any more.
+            # Closing tries again to write the data that a full disk refused; the error has been raised already.
             with contextlib.suppress(OSError):
                 file.close()
 
 
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
-    """Raise what the operating system refuses as tenantry's errors.
+    """Map errors of the operating system to tenantry's.
 
     Args:
-        doing: What was being done, to follow "cannot".
+        doing: The failed step, for the message after "cannot".
 
     Raises:
-        StorageFullError: The disk, the quota or the limit on a file's size.
-        SnapshotError: Anything else.
+        StorageFullError: The disk, the quota or the limit on a file's size is reached.
+        SnapshotError: Any other error.
     """
     try:
         yield
     except OSError as error:
         if is_full(error):
-            raise StorageFullError(f"cannot {doing} ({error}): make room, then try again") from error
+            raise StorageFullError(f"cannot {doing} ({error}): free space, then try again") from error
         raise SnapshotError(
-            f"cannot {doing} ({error}): see that the path is right and that this process may read and write there"
+            f"cannot {doing} ({error}): check the path and this process's rights there"
         ) from error
     except DataDirectoryError as error:
         raise SnapshotError(f"cannot {doing}: {error}") from error

@@ -1,4 +1,4 @@
-"""How much space there is on a disk, and how much of it is left to what tenants write."""
+"""Measures the free space of a disk, and reserves a part of it for tenants' writes."""
 
 import errno
 import os
@@ -9,18 +9,18 @@ from typing import Final
 from tenantry.errors import StorageFullError
 
 DISK_BYTES_MIN: Final = 64 * 2**20
-"""With less space than this, soon every write would be refused: what is brought in leaves so much."""
+"""Below this, writes would soon be refused: copies leave at least this much."""
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether it is the disk, the quota or the limit on a file's size that is reached."""
+    """Return whether the error says that the disk, the quota or the limit on a file's size is reached."""
     return error.errno in _FULL
 
 
 def is_exhausted(directory: Path) -> bool:
-    """Return whether no file can be made there, because space or inodes are used up; False if the system does not tell."""
+    """Return whether no file can be created there for lack of space or inodes; False if the system does not say."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -29,28 +29,28 @@ def is_exhausted(directory: Path) -> bool:
 
 
 def room_bytes(directory: Path) -> int:
-    """Return how large a file may become there and leave enough for what tenants write.
+    """Return how large a new file may become there without using the space reserved for tenants' writes.
 
     Raises:
-        OSError: It cannot be found out.
+        OSError: The file system cannot be read.
     """
     return max(0, shutil.disk_usage(directory).free - DISK_BYTES_MIN)
 
 
 def check_copy_fits(directory: Path, left_bytes: int, size_bytes: int) -> None:
-    """Refuse to go on with a copy that would take the space that tenants need.
+    """Raise if a copy would use the space reserved for tenants' writes.
 
-    A copy leaves as much as it takes, or `DISK_BYTES_MIN` where that is less: on a disk that is nearly full small tenants still
-    have their snapshots.
+    A copy leaves as much space as it uses, or `DISK_BYTES_MIN` if that is less, so that small tenants still get snapshots on a
+    nearly full disk.
 
     Args:
-        directory: Where the copy is.
-        left_bytes: How much of it is still to be written.
-        size_bytes: How large it will be.
+        directory: The directory of the copy.
+        left_bytes: How much of the copy is not written yet.
+        size_bytes: The final size of the copy.
 
     Raises:
         StorageFullError: It does not fit.
-        OSError: It cannot be found out.
+        OSError: The file system cannot be read.
     """
     free = shutil.disk_usage(directory).free
     if left_bytes + min(size_bytes, DISK_BYTES_MIN) > free:

@@ -1,11 +1,11 @@
-"""Makes, moves and removes files and directories so that a power failure afterwards does not undo it.
+"""Creates, moves and removes files and directories durably: a power failure afterwards does not undo it.
 
 fsync(2) of a file does not make the file's name durable: that needs an fsync of the directory. The same holds for a new directory,
-a rename and a removal. What a process finds is not durable either: the process that made or removed it may have died before
-its fsync. So each function here ends with an fsync of the directory whose entries matter, whether it changed something or not.
+a rename and a removal. An existing entry is not always durable: the process that created or removed it may have died
+before its fsync. So each function here ends with an fsync of the directory, also if it changed nothing.
 
-Directories are made from the top down, and each is made durable before anything is made in it. A directory's own entry
-therefore implies that those above it are durable, and of a path that is found only the last directory's entry is synced.
+Directories are created from the top down, and each is durable before an entry is created in it. If a directory exists,
+the directories above it are therefore durable, and only the last directory's entry is synced.
 
 These functions block.
 """
@@ -30,10 +30,10 @@ _CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
 
 def make_root(directory: Path) -> None:
-    """Make a directory and the missing ones above it, private and durable.
+    """Create a directory and the missing ones above it, private and durable.
 
     Raises:
-        OSError: It cannot be made or synced.
+        OSError: It cannot be created or synced.
     """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     if not missing and not directory.is_dir():
@@ -46,11 +46,11 @@ def make_root(directory: Path) -> None:
 
 
 def make_directories(root: Path, directory: Path) -> None:
-    """Make the missing directories between `root` and `directory`, private and durable; refuse links on the way.
+    """Create the missing directories between `root` and `directory`, private and durable; refuse links in the path.
 
     Raises:
-        DataDirectoryError: Something on the way is a link or not a directory.
-        OSError: One cannot be made or synced.
+        DataDirectoryError: A part of the path is a link or not a directory.
+        OSError: One cannot be created or synced.
     """
     unsynced, current = None, root
     for part in directory.relative_to(root).parts:
@@ -71,14 +71,14 @@ def make_directories(root: Path, directory: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a file another name, durably and in one step; what was there is replaced.
+    """Rename a file, durably and atomically; an existing target is replaced.
 
-    Its content must be durable already, see `sync_file`. Between two file systems the file is copied: first beside `target`, under
-    its name with `PART_SUFFIX`, which a crash may leave behind.
+    Its content must be durable already, see `sync_file`. Between two file systems the file is copied beside `target`
+    first, under its name with `PART_SUFFIX`; a crash may leave that file.
 
     Raises:
-        OSError: It cannot be moved, or not be synced: then it has its new name, which a power failure may undo.
-        StorageFullError: There is no room for the copy.
+        OSError: It cannot be moved; or it cannot be synced, and then has its new name, which a power failure may undo.
+        StorageFullError: There is no space for the copy.
     """
     try:
         source.rename(target)
@@ -113,7 +113,7 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def link(existing: Path, name: Path) -> None:
-    """Give a file a second name (a hard link), durably; a no-op where the name exists.
+    """Create a hard link to a file, durably; a no-op if the name exists.
 
     Raises:
         OSError: It cannot be linked or synced.
@@ -174,9 +174,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_foreign_directory(directory: Path) -> None:
-    """Make the entries of a directory durable that may belong to somebody else, or be on a read-only file system.
+    """Make the entries of a directory durable that may belong to another user, or be on a read-only file system.
 
-    Where it cannot be opened or synced for that reason, it stays as it is.
+    A directory that cannot be opened or synced for that reason is skipped.
 
     Raises:
         OSError: The disk failed.
@@ -189,10 +189,10 @@ def sync_foreign_directory(directory: Path) -> None:
 
 
 def check_own_path(root: Path, path: Path) -> None:
-    """Refuse a file below `root` that is a link, or to which a link leads; a missing one is accepted.
+    """Refuse a file below `root` that is a link or whose path contains one; a missing file is accepted.
 
     Raises:
-        DataDirectoryError: Something on the way is a link or not a directory, or at its end is not a file.
+        DataDirectoryError: A part of the path is a link or not a directory, or its end is not a regular file.
     """
     current = root
     for part in path.parent.relative_to(root).parts:
@@ -204,7 +204,7 @@ def check_own_path(root: Path, path: Path) -> None:
 
 
 def check_directory(path: Path, found: os.stat_result) -> None:
-    """Refuse a directory that is a link or something else.
+    """Refuse a path that is a link or not a directory.
 
     Args:
         path: The directory, for the error.
@@ -215,25 +215,25 @@ def check_directory(path: Path, found: os.stat_result) -> None:
     """
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirectoryError(
-            f"{path} is a link or no directory: tenantry keeps data only in directories of its own",
+            f"{path} is a link or not a directory: tenantry keeps data only in directories of its own",
             path=str(path),
         )
 
 
 def check_file(path: Path, found: os.stat_result) -> None:
-    """Refuse a database file that is a link or something else.
+    """Refuse a database file that is a link or not a regular file.
 
     Raises:
         DataDirectoryError: It is not a regular file.
     """
     if not stat.S_ISREG(found.st_mode):
         raise DataDirectoryError(
-            f"{path} is a link or no regular file: put the database itself there", path=str(path)
+            f"{path} is a link or not a regular file: put the database itself there", path=str(path)
         )
 
 
 def lstat(path: Path) -> os.stat_result | None:
-    """Return what is at the path, without following a link; None if nothing is."""
+    """Return the status of a path, without following a link; None if it does not exist."""
     try:
         return path.lstat()
     except FileNotFoundError:
@@ -241,10 +241,10 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def make_usable_root(path: Path) -> None:
-    """Make a directory with `make_root`, and check that this process may use it.
+    """Create a directory with `make_root`, and check that this process may use it.
 
     Raises:
-        OSError: It may not.
+        OSError: The process may not use it.
     """
     make_root(path)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):

@@ -1,7 +1,7 @@
-"""A file that one process, or one registry of a process, holds locked at a time; the kernel releases it with the process.
+"""A lock file, held by one process, or one registry in a process, at a time; the kernel releases it when the process ends.
 
-The lock is ``flock`` (flock(2)). A forked child closes its copies at once, or a lock would last as long as the child. The
-file carries one line of content: who holds it, for whoever is refused, or what its last holder left behind.
+The lock is ``flock`` (flock(2)). A forked child closes its copies at once, otherwise a lock would last as long as the child. The
+file contains one line: the name of its holder, for the error of other processes, or a text that its last holder wrote.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from tenantry.errors import PersistenceConnectionError, PersistenceError, Storag
 from tenantry.files.disk_space import is_full
 
 NAMELESS_SECONDS_MAX: Final = 0.05
-"""How long a held lock may have no name before it counts as held."""
+"""How long to wait for the holder's name before a held lock without a name is reported."""
 
 _NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
-CONTENT_BYTES: Final = 128  # one width, so that replacing it needs no truncation
+CONTENT_BYTES: Final = 128  # fixed, so that replacing the content needs no truncation
 _HOST: Final = socket.gethostname()
 
 
 class LockHeldError(Exception):
-    """Somebody else holds it.
+    """Another process, or another registry of this one, holds the lock.
 
     Attributes:
-        pid: The holder's process id; None while it has not written its name yet.
-        host: Its host, None likewise.
+        pid: The holder's process id; None if it has not written its name yet.
+        host: The holder's host, or None.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -40,10 +40,10 @@ class LockHeldError(Exception):
 
 
 class LockFile:
-    """A lock, not yet taken. Its methods block for moments, but never for the lock.
+    """A lock, not held at first. Its methods block for I/O, but never wait for the lock.
 
     Args:
-        path: The file; made if it is missing.
+        path: The file; created if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,11 +52,11 @@ class LockFile:
 
     @property
     def is_held(self) -> bool:
-        """Whether this object holds it."""
+        """Whether this object holds the lock."""
         return self._fd is not None
 
     def fileno(self) -> int:
-        """Return the descriptor of the file; the lock is held."""
+        """Return the descriptor of the file; the lock must be held."""
         assert self._fd is not None
         return self._fd
 
@@ -64,12 +64,12 @@ class LockFile:
         """Take the lock, write this process's name into it, and return the content that was there.
 
         Args:
-            may_make: Whether a missing file is made.
-            is_named: Whether the name is written. Without it, for a moment: a caller that finds a held lock without a name looks
-                again for `NAMELESS_SECONDS_MAX`.
+            may_make: Whether a missing file is created.
+            is_named: Whether the name is written. Without it the lock may only be held briefly: a caller that finds a held lock
+                without a name tries again for `NAMELESS_SECONDS_MAX`.
 
         Raises:
-            LockHeldError: Somebody else holds it.
+            LockHeldError: It is held elsewhere.
             OSError: The file cannot be opened or written.
         """
         try:
@@ -83,10 +83,10 @@ class LockFile:
         return content
 
     def release(self, content: bytes | None = None) -> None:
-        """Give the lock back; a no-op when it is not held.
+        """Release the lock; a no-op if it is not held.
 
         Args:
-            content: What to leave behind; on a full disk nothing is, and the holder's name stays.
+            content: The text to leave in the file; on a full disk it is not written, and the holder's name stays.
         """
         fd = self._fd
         if fd is None:
@@ -99,17 +99,17 @@ class LockFile:
             with _fork_lock:
                 self._fd = None
                 _held.discard(self)
-                os.close(fd)  # and no LOCK_UN: in a forked child that would unlock the parent's
+                os.close(fd)  # no LOCK_UN: in a forked child it would release the parent's lock
 
     def read(self) -> bytes:
-        """Return the content, of whoever holds it; nothing if there is no file."""
+        """Return the content of the file; empty if there is no file."""
         try:
             return _first_line(self.path.read_bytes())
         except OSError:
             return b""
 
     def remove(self) -> None:
-        """Remove the file while the lock is held, and give the lock back; a file that cannot be removed stays."""
+        """Remove the file while the lock is held, and release the lock; a file that cannot be removed stays."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -119,12 +119,12 @@ class LockFile:
         try:
             _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
         except OSError:
-            if is_new:  # on a full disk, say: nobody would ever know whose it was
+            if is_new:  # for example on a full disk: the lock would be held without a name
                 self.remove()
             raise
 
     def _locked(self, *, may_make: bool) -> int:
-        """Return a locked descriptor of the file that is at the path now: a lock on a removed file locks nobody out."""
+        """Return a locked descriptor of the file that is at the path now: a lock on a removed file has no effect."""
         looks_left = _NAMELESS_LOOKS
         while True:
             fd = self._opened(may_make=may_make)
@@ -135,7 +135,7 @@ class LockFile:
                     content = _read_content(fd)
                     if read_holder(content) != (None, None) or not looks_left:
                         raise LockHeldError(content) from error
-                    # Its holder is about to write its name, or looks whether it is abandoned.
+                    # Its holder is about to write its name, or checks whether it is abandoned.
                     looks_left -= 1
                     time.sleep(NAMELESS_SECONDS_MAX / _NAMELESS_LOOKS)
             else:
@@ -160,25 +160,25 @@ def remove_abandoned(directory: Path) -> None:
     for path in list(directory.iterdir()):
         lock = LockFile(path)
         with contextlib.suppress(LockHeldError, OSError):
-            # Its holder may have ended meanwhile: made anew, it would be in the way of the next one.
+            # A file that was removed meanwhile must not be created again: it would be a leftover.
             lock.acquire(may_make=False, is_named=False)
             lock.remove()
 
 
 def lock_error(path: Path, error: OSError) -> PersistenceError:
-    """Return what a caller is told of a lock file that cannot be opened or written."""
+    """Return the error of a lock file that cannot be opened or written."""
     if is_full(error):
         return StorageFullError(f"cannot lock {path} ({error}): free space on the disk")
     return PersistenceConnectionError(f"cannot lock {path}: {error}")
 
 
 def read_holder(content: bytes) -> tuple[int | None, str | None]:
-    """Return the process id and the host that a lock's content names; None where it names nobody."""
+    """Return the process id and the host in a lock's content; None for each that is missing."""
     try:
         holder = json.loads(content)
         return int(holder["pid"]), str(holder["host"])
     except (ValueError, TypeError, KeyError):
-        return None, None  # The holder took the lock a moment ago and has not written its name yet.
+        return None, None  # The holder has not written its name yet.
 
 
 def is_at(fd: int, path: Path) -> bool:
@@ -198,15 +198,15 @@ def _first_line(content: bytes) -> bytes:
 
 
 def _replace_content(fd: int, content: bytes) -> None:
-    # Not a byte longer or shorter than before: ftruncate waits for the disk on some file systems.
+    # Always of the same length: ftruncate waits for the disk on some file systems.
     os.pwrite(fd, content[: CONTENT_BYTES - 1].ljust(CONTENT_BYTES - 1) + b"\n", 0)
 
 
 _held: set[LockFile] = set()
-"""Those of this process that have their file open."""
+"""The lock files of this process that are open."""
 
 _fork_lock = threading.RLock()
-"""Keeps a fork from falling between a descriptor's opening or closing and its note in `_held`."""
+"""Prevents a fork between the opening or closing of a descriptor and the change of `_held`."""
 
 
 def _let_go_in_child() -> None:

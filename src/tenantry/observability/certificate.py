@@ -1,4 +1,4 @@
-"""When the certificate of a server ends, as a metric."""
+"""A metric for the expiry of a server's certificate."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,17 +8,17 @@ from prometheus_client.registry import Collector
 
 
 class CertificateMetrics(Collector):
-    """Collects when the certificate of new connections ends.
+    """Collects the expiry time of the certificate that new connections use.
 
     Args:
-        expires_at_seconds: Returns the Unix time; None where there is no certificate.
+        expires_at_seconds: Returns the Unix time; None if there is no certificate.
     """
 
     def __init__(self, expires_at_seconds: Callable[[], float | None]) -> None:
         self._expires_at_seconds = expires_at_seconds
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metric, without a sample where there is no certificate."""
+        """Return the metric, without a sample if there is no certificate."""
         family = GaugeMetricFamily(
             "tenantry_certificate_expiry_timestamp_seconds",
             "When the certificate ends that new connections are encrypted with; nothing without TLS.",
@@ -32,7 +32,7 @@ class CertificateMetrics(Collector):
 def export_certificate(
     expires_at_seconds: Callable[[], float | None], collector_registry: CollectorRegistry
 ) -> CertificateMetrics:
-    """Register a collector for the end of a server's certificate, and return the collector."""
+    """Register a collector for the expiry of a server's certificate, and return the collector."""
     metrics = CertificateMetrics(expires_at_seconds)
     collector_registry.register(metrics)
     return metrics

@@ -1,4 +1,4 @@
-"""How tenantry logs when it is the program, and not a library in someone else's."""
+"""Logging when tenantry is the program, not a library in another one."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import structlog
 
 LIBRARY_LOG: Final = "tenantry.library.log"
-"""The event that carries what a library logged."""
+"""The event for a message that a library logged."""
 
 
 def configure_logging(level: str = "info", output: Literal["json", "console"] = "json") -> None:

@@ -1,8 +1,8 @@
 """Prometheus metrics of a registry.
 
-Events are counted into plain integers as they come, and made into metric families only when someone scrapes: observing
-a prometheus_client histogram costs more than the rest of a call's bookkeeping together. Labels are few and bounded: a
-tenant's id is no label; it goes into OpenMetrics exemplars.
+Events are counted in plain integers, and converted to metric families only at a scrape: observing a prometheus_client
+histogram costs more than all other bookkeeping of a call. Labels are few and bounded: a tenant's id is not a label, it is in
+OpenMetrics exemplars.
 """
 
 import time
@@ -37,25 +37,25 @@ SECONDS_BUCKETS: Final = (
 )
 REQUESTS_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 OPERATIONS_MAX: Final = 200
-"""Operations beyond so many are counted as ``other``: a repository that makes up names must not make up series."""
+"""Further operations are counted as ``other``: a repository that generates names must not create series without limit."""
 
 Labels = tuple[str, ...]
 
 
 class Observed(Protocol):
-    """What is measured: a `TenantRegistry`, or anything that reports like one."""
+    """The object that is measured: a `TenantRegistry`, or an object that reports like one."""
 
     def add_hook(self, hook: Hook) -> None:
         """Call `hook` with every event from now on."""
         ...
 
     def statistics(self) -> RegistryStatistics:
-        """Return the state of the moment."""
+        """Return the current state."""
         ...
 
 
 def export_metrics(observed: Observed, collector_registry: CollectorRegistry) -> "RegistryMetrics":
-    """Measure `observed` from now on, and offer it to whoever scrapes `collector_registry`.
+    """Measure `observed` from now on, and export its metrics in `collector_registry`.
 
     Returns:
         The collector. Before another registry is measured in its place: ``collector_registry.unregister(metrics)``.
@@ -98,7 +98,7 @@ class _Histogram:
         series.exemplars[bucket] = (tenant_id, value, at_seconds)
 
     def merge(self, labels: Labels, other: _Series) -> None:
-        """Add what was counted in another histogram of the same bounds."""
+        """Add the counts of another histogram with the same bounds."""
         series = self._series.setdefault(labels, _Series(len(self._bounds)))
         series.counts = [one + another for one, another in zip(series.counts, other.counts, strict=True)]
         series.total += other.total
@@ -198,7 +198,7 @@ class RegistryMetrics(Collector):
         return [histogram.family() for histogram in self._histograms.values()]
 
     def collect(self) -> Iterable[Metric]:
-        """Return every family with its samples of this moment."""
+        """Return every family with its current samples."""
         yield from self.describe()
         yield self._calls().family()
         refused = CounterMetricFamily(
@@ -231,9 +231,9 @@ class RegistryMetrics(Collector):
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
 
     def _calls(self) -> _Histogram:
-        """Return the tenants' calls by channel: added up when somebody asks, it costs a call nothing.
+        """Return the tenants' calls by channel; they are added up at the scrape, so a call costs nothing more.
 
-        An operation that was refused before it ever ran has no channel yet; its calls are added when it has.
+        An operation that was refused before it first ran has no channel yet; its calls are added once it has one.
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",
@@ -261,7 +261,7 @@ class RegistryMetrics(Collector):
 
 
 def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
-    """Return what is no event but the state of the moment."""
+    """Return the gauges of the current state, which no event reports."""
     pool = statistics.pool
     yield GaugeMetricFamily("tenantry_pool_open_tenants", "Tenants that hold a place.", pool.open_tenants)
     yield GaugeMetricFamily("tenantry_pool_capacity_tenants", "Places in the pool.", pool.open_tenants_max)

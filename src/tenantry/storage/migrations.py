@@ -1,4 +1,4 @@
-"""Which migrations are pending: a decision on two lists, without I/O."""
+"""Decides which migrations are pending, from two lists and without I/O."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -20,14 +20,14 @@ def plan_migrations(
 ) -> tuple[Migration, ...]:
     """Return the migrations that a database lacks, in the order to apply them.
 
-    Packs that the database has and the code was not given are left alone: packs do not touch each other's tables.
+    Packs of the database that are not among `schemas` are ignored: packs do not use each other's tables.
 
     Args:
         schemas: The packs, in order.
-        backend: Whose migrations.
-        applied: What the database says was applied.
+        backend: The back end whose migrations are meant.
+        applied: The migrations that the database lists as applied.
         file_version: The number that every migration raises by one together with its row (SQLite's
-            ``user_version``); it tells a database that someone else changed.
+            ``user_version``); it detects a database that another program changed.
 
     Raises:
         MigrationError: The database is newer than the code, a checksum changed, or there is a gap.

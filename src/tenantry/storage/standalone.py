@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-# Python 3.11's own runtime check reads every property, and these raise on a back end that is not connected.
+# The runtime check of Python 3.11 reads every property, and these raise while the back end is not connected.
 from typing_extensions import Protocol, runtime_checkable
 
 from tenantry import events
@@ -32,7 +32,7 @@ from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 @runtime_checkable
 class PersistenceBackend(Protocol):
-    """A store plus the company's repositories; made disconnected."""
+    """A store and the company's repositories; disconnected at first."""
 
     @property
     def is_connected(self) -> bool:
@@ -51,17 +51,17 @@ class PersistenceBackend(Protocol):
 
     @property
     def cost_records(self) -> CostRecordRepository:
-        """What calls cost."""
+        """The cost records."""
         ...
 
     @property
     def messages(self) -> MessageRepository:
-        """What agents said."""
+        """The messages."""
         ...
 
     @property
     def audit_entries(self) -> AuditRepository:
-        """What agents were allowed to do."""
+        """The audit entries."""
         ...
 
     async def connect(self) -> None:
@@ -77,7 +77,7 @@ class PersistenceBackend(Protocol):
         ...
 
     async def migrate(self) -> None:
-        """Bring the tables to the version that this code knows."""
+        """Migrate the tables to the version that this code knows."""
         ...
 
 
@@ -87,7 +87,7 @@ _READ_THREADS: Final = 2
 class StoreSession:
     """Runs a repository's statements directly on a store; see `tenantry.statements.Session`.
 
-    Cancelling a write loses the reply; the write itself is committed whole or, if it had not begun, not at all.
+    Cancelling a write loses the reply; a write that has begun is committed, one that has not begun has no effect.
     """
 
     def __init__(self, store: Store, log: EventLog) -> None:
@@ -101,10 +101,10 @@ class StoreSession:
         return self._log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one transaction; without any there is nothing to do."""
+        """Run the statements as one transaction; a no-op without statements."""
         if not statements:
             return []
-        # One at a time: who waits here can still go, and leave nothing behind.
+        # One at a time: a caller that is cancelled while it waits here has had no effect.
         await self._writing.acquire()
         try:
             running = asyncio.ensure_future(self._store.write([statements]))
@@ -112,7 +112,7 @@ class StoreSession:
             self._writing.release()
             raise
         running.add_done_callback(lambda _: self._writing.release())
-        # Shielded: what has begun is better committed than half known.
+        # Shielded: a committed write is better than one with an unknown effect.
         (outcome,) = await asyncio.shield(running)
         if isinstance(outcome, TenantryError):
             raise outcome
@@ -133,10 +133,10 @@ class SQLitePersistenceBackend:
         self._log = EventLog()
         is_memory = config.path == MEMORY_PATH
         options = SQLiteOptions(
-            # Absolute from now on: a reader is opened later, when the working directory may be another.
+            # Absolute: a reader is opened later, when the working directory may have changed.
             path=None if is_memory else Path(config.path).absolute(),
             is_wal=config.wal_mode,
-            # A rollback journal's readers would have to recover it after a crash, which a read-only one cannot.
+            # After a crash the first reader must recover a rollback journal, which a read-only connection cannot do.
             is_read_by_writer=is_memory or not config.wal_mode,
             journal_size_limit_bytes=config.journal_size_limit,
             wal_bytes_max=config.wal_bytes_max,
@@ -176,19 +176,19 @@ class SQLitePersistenceBackend:
 
     @property
     def cost_records(self) -> CostRecordRepository:
-        """What calls cost; raises like `tasks`."""
+        """The cost records; raises like `tasks`."""
         self._store.check_connected()
         return self._cost_records
 
     @property
     def messages(self) -> MessageRepository:
-        """What agents said; raises like `tasks`."""
+        """The messages; raises like `tasks`."""
         self._store.check_connected()
         return self._messages
 
     @property
     def audit_entries(self) -> AuditRepository:
-        """What agents were allowed to do; raises like `tasks`."""
+        """The audit entries; raises like `tasks`."""
         self._store.check_connected()
         return self._audit_entries
 
@@ -197,7 +197,7 @@ class SQLitePersistenceBackend:
 
         Raises:
             PersistenceConnectionError: It cannot be opened; nothing is left open.
-            DatabaseCorruptError: The file is no database; it was not changed.
+            DatabaseCorruptError: The file is not a database; it was not changed.
         """
         await self._store.connect()
 
@@ -205,7 +205,7 @@ class SQLitePersistenceBackend:
         """Close the database; a no-op when it is closed.
 
         Raises:
-            PersistenceConnectionError: It would not close; it is still held and can be closed again.
+            PersistenceConnectionError: It could not be closed; it is still open, and can be closed again.
         """
         await self._store.disconnect()
 

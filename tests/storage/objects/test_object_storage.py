@@ -178,7 +178,7 @@ class TestDirectory:
     async def test_a_key_below_an_object_is_refused(self, storage: LocalStorage):
         """A file is no directory: the error says where, and both keys stay as they are."""
         await storage.put_bytes("a/b", b"1")
-        with pytest.raises(SnapshotError, match=r"a/b is a link or no directory"):
+        with pytest.raises(SnapshotError, match=r"a/b is a link or not a directory"):
             await storage.put_bytes("a/b/c", b"2")
         with pytest.raises(SnapshotError):
             await storage.put_bytes("a", b"2")

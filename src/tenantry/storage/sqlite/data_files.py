@@ -76,5 +76,5 @@ def _check_is_own_file(path: Path) -> None:
         return
     if not stat.S_ISREG(found.st_mode):
         raise DataDirectoryError(
-            f"{path} is a link or no regular file: put the catalog itself there", path=str(path)
+            f"{path} is a link or not a regular file: put the catalog itself there", path=str(path)
         )
