@@ -93,7 +93,7 @@ class SQLAuditRepository(RecordRepository[AuditEntry]):
 
         Raises:
             QueryError: The limit, the window or the cursor is refused.
-            MalformedRowError: A stored row is no valid entry.
+            MalformedRowError: A stored row is not a valid entry.
         """
         filters = {
             "agent_id": agent_id,

@@ -1,10 +1,10 @@
-"""The closed vocabularies of the company's models; the values are what is stored."""
+"""The enums of the company's models; their values are stored."""
 
 from enum import StrEnum
 
 
 class TaskType(StrEnum):
-    """The kind of work a task is."""
+    """The kind of work of a task."""
 
     DEVELOPMENT = "development"
     DESIGN = "design"
@@ -24,7 +24,7 @@ class Priority(StrEnum):
 
 
 class Complexity(StrEnum):
-    """How large a task is thought to be."""
+    """The estimated size of a task."""
 
     SIMPLE = "simple"
     MEDIUM = "medium"
@@ -33,7 +33,7 @@ class Complexity(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """Where a task is in its life; `tenantry.company.transitions` has the table."""
+    """The state of a task; `tenantry.company.transitions` has the table."""
 
     CREATED = "created"
     ASSIGNED = "assigned"
@@ -65,7 +65,7 @@ class CoordinationTopology(StrEnum):
 
 
 class ArtifactType(StrEnum):
-    """What a task is expected to produce."""
+    """The kind of result that a task is expected to produce."""
 
     CODE = "code"
     TESTS = "tests"
@@ -73,7 +73,7 @@ class ArtifactType(StrEnum):
 
 
 class LLMCallCategory(StrEnum):
-    """What a model call was made for."""
+    """The purpose of a model call."""
 
     PRODUCTIVE = "productive"
     COORDINATION = "coordination"
@@ -81,7 +81,7 @@ class LLMCallCategory(StrEnum):
 
 
 class MessageType(StrEnum):
-    """What a message is meant to do."""
+    """The purpose of a message."""
 
     TASK_UPDATE = "task_update"
     QUESTION = "question"
@@ -95,7 +95,7 @@ class MessageType(StrEnum):
 
 
 class MessagePriority(StrEnum):
-    """How soon a message wants to be read."""
+    """How urgent a message is."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -104,7 +104,7 @@ class MessagePriority(StrEnum):
 
 
 class AttachmentType(StrEnum):
-    """What an attachment's reference points to."""
+    """The kind of object that an attachment refers to."""
 
     ARTIFACT = "artifact"
     FILE = "file"
@@ -129,7 +129,7 @@ class ToolCategory(StrEnum):
 
 
 class AuditVerdict(StrEnum):
-    """What was decided about a tool call."""
+    """The decision about a tool call."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -138,7 +138,7 @@ class AuditVerdict(StrEnum):
 
 
 class RiskLevel(StrEnum):
-    """How much harm a tool call could do."""
+    """The risk of a tool call."""
 
     LOW = "low"
     MEDIUM = "medium"

@@ -1,4 +1,4 @@
-"""Messages: appended, read as the history of a channel, newest first."""
+"""Messages: appended, and read as the history of a channel, newest first."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -60,8 +60,8 @@ class SQLMessageRepository(RecordRepository[Message]):
         """Append the messages in one transaction: all or none.
 
         Raises:
-            DuplicateRecordError: One has the id of a message that exists, or of another of them; the database does
-                not say which.
+            DuplicateRecordError: One has the id of a stored message or of another of the messages; SQLite does not say
+                which.
             QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
         """
         messages = tuple(messages)
@@ -80,7 +80,7 @@ class SQLMessageRepository(RecordRepository[Message]):
             )
         except DuplicateRecordError as error:
             raise DuplicateRecordError(
-                f"one of {len(messages)} messages exists already, or is among them twice; none was saved",
+                f"one of {len(messages)} messages exists already, or two of them have the same id; none was saved",
                 code=error.code,
                 constraint=error.constraint,
                 columns=error.columns,
@@ -107,15 +107,15 @@ class SQLMessageRepository(RecordRepository[Message]):
             cursor: The `next_cursor` of the page before.
 
         Raises:
-            QueryError: The channel is no text, or the limit, the window or the cursor is refused.
-            MalformedRowError: A stored row is no valid message.
+            QueryError: The channel is not a text, or the limit, the window or the cursor is refused.
+            MalformedRowError: A stored row is not a valid message.
         """
         filters = {"channel": channel, "sender": sender}
         return await self._page(_HISTORY, filters, window=Window(since, until), limit=limit, cursor=cursor)
 
 
 def _parameters(message: Message) -> tuple[object, ...]:
-    # The path that is taken most: `_value_` skips the property that `value` is, and the usual message has no JSON.
+    # The most frequent write: `_value_` avoids the property `value`, and most messages have no JSON.
     attachments = message.attachments
     metadata = message.metadata
     return (

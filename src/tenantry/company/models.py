@@ -1,4 +1,4 @@
-"""The company's records: frozen, validated, and the same objects in and out of the repositories."""
+"""The company's models: frozen, validated, and both the input and the output of the repositories."""
 
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -31,29 +31,29 @@ from tenantry.values import Count, Sha256Str, Timestamp
 
 
 class _Record(BaseModel):
-    """What all models share: they never change, and a name they do not know is an error."""
+    """The base of all models: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ExpectedArtifact(_Record):
-    """Something that a task should leave behind."""
+    """A result that a task should produce."""
 
     type: ArtifactType
     path: NotBlankStr
 
 
 class AcceptanceCriterion(_Record):
-    """A condition for a task to count as done."""
+    """A condition for the acceptance of a task."""
 
     description: NotBlankStr
     met: bool = False
 
 
 class Task(_Record):
-    """A piece of work, and who does it.
+    """A piece of work and its agents.
 
-    Whether `assigned_to` must be set, must not, or may be is the status's matter; see `transitions`.
+    The status decides whether `assigned_to` must, must not or may be set; see `transitions`.
     """
 
     id: NotBlankStr
@@ -97,15 +97,15 @@ class Task(_Record):
         return self
 
     def with_transition(self, target: TaskStatus, **overrides: Any) -> Self:
-        """Return the task in its next status, with other fields changed along the way.
+        """Return the task in another status, with other fields changed too.
 
         Args:
-            target: The status to go to.
+            target: The new status.
             overrides: New values for other fields: ``assigned_to="ada"``.
 
         Raises:
-            ValueError: The life cycle has no such step, or the outcome is no valid task (then pydantic's
-                `ValidationError`, which is a ValueError too).
+            ValueError: The life cycle has no such step, or the result is not a valid task (pydantic's
+                `ValidationError`, which is a ValueError).
         """
         if "status" in overrides:
             raise ValueError("status is what the transition sets; it cannot be overridden")
@@ -115,7 +115,7 @@ class Task(_Record):
 
 
 class CostRecord(_Record):
-    """What one model call used and cost. Append-only; has no id of its own, and twins are allowed."""
+    """The usage and cost of one model call. Append-only; it has no id, and duplicates are allowed."""
 
     agent_id: NotBlankStr
     task_id: NotBlankStr
@@ -135,14 +135,14 @@ class CostRecord(_Record):
 
 
 class Attachment(_Record):
-    """A reference that a message carries."""
+    """A reference in a message."""
 
     type: AttachmentType
     ref: NotBlankStr
 
 
 class MessageMetadata(_Record):
-    """What a message says about itself; `extra` holds pairs, each key once."""
+    """The metadata of a message; `extra` has pairs with unique keys."""
 
     task_id: NotBlankStr | None = None
     project_id: NotBlankStr | None = None
@@ -159,11 +159,11 @@ class MessageMetadata(_Record):
 
 
 NO_METADATA = MessageMetadata()
-"""The default of every message, one object for all: the repository tells it by identity."""
+"""The default of every message, one object for all: the repository recognizes it by identity."""
 
 
 class Message(_Record):
-    """What one agent says to another in a channel. Append-only."""
+    """A message from one agent to another in a channel. Append-only."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -180,7 +180,7 @@ class Message(_Record):
 
 
 class AuditEntry(_Record):
-    """What was decided about one tool call, and why. Append-only."""
+    """The decision about one tool call, and its reason. Append-only."""
 
     id: NotBlankStr
     timestamp: Timestamp

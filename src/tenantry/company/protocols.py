@@ -1,7 +1,7 @@
-"""What a company's repositories offer, whichever back end is under them.
+"""The interfaces of a company's repositories, the same for every back end.
 
-The protocols are runtime-checkable, which sees names and no signatures: what a repository does is proved by the
-conformance suite.
+The protocols are runtime-checkable, which checks names but not signatures; the conformance suite tests the behaviour of a
+repository.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from tenantry.pages import Page
 
 @runtime_checkable
 class TaskRepository(Protocol):
-    """Keeps tasks."""
+    """Stores tasks."""
 
     async def save(self, task: Task) -> None:
         """Insert the task, or replace the one that has its id; transitions are not checked."""
@@ -44,7 +44,7 @@ class TaskRepository(Protocol):
 
 @runtime_checkable
 class CostRecordRepository(Protocol):
-    """Keeps cost records; append-only."""
+    """Stores cost records; append-only."""
 
     async def save(self, record: CostRecord) -> None:
         """Append the record."""
@@ -75,16 +75,16 @@ class CostRecordRepository(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> float:
-        """Return the sum of `cost_usd`, exact to the cent at a million records; 0.0 where nothing matches."""
+        """Return the sum of `cost_usd`, exact to the cent at a million records; 0.0 if none match."""
         ...
 
 
 @runtime_checkable
 class MessageRepository(Protocol):
-    """Keeps messages; append-only."""
+    """Stores messages; append-only."""
 
     async def save(self, message: Message) -> None:
-        """Append the message; `DuplicateRecordError` where its id exists."""
+        """Append the message; raises `DuplicateRecordError` if its id exists."""
         ...
 
     async def save_many(self, messages: Iterable[Message]) -> None:
@@ -107,10 +107,10 @@ class MessageRepository(Protocol):
 
 @runtime_checkable
 class AuditRepository(Protocol):
-    """Keeps audit entries; append-only."""
+    """Stores audit entries; append-only."""
 
     async def save(self, entry: AuditEntry) -> None:
-        """Append the entry; `DuplicateRecordError` where its id exists."""
+        """Append the entry; raises `DuplicateRecordError` if its id exists."""
         ...
 
     async def query(

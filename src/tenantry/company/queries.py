@@ -48,7 +48,7 @@ class Order:
     """A total order of a table's rows, the smallest key first unless `is_newest_first`.
 
     Attributes:
-        columns: The key's columns; every row of a listing begins with them.
+        columns: The key's columns, the first ones of every row of a listing.
         start: A key before the keys of all rows.
     """
 
@@ -156,7 +156,7 @@ def _where(conditions: Iterable[_Condition]) -> tuple[str, Key]:
 def _bounds(window: Window) -> tuple[str | None, str | None]:
     since, until = _bound("since", window.since), _bound("until", window.until)
     if since is not None and until is not None and until < since:
-        raise QueryError(f"until ({until}) lies before since ({since})")
+        raise QueryError(f"until ({until}) is before since ({since})")
     return since, until
 
 

@@ -1,7 +1,7 @@
-"""What the four repositories share: a model's row, and reading a page of them.
+"""The common part of the four repositories: a model's row, and reading a page of them.
 
-A column has the name of the model's field. Enums are text, timestamps text of one width, tuples and nested models
-JSON. Reading trusts nothing: each row passes the model's validation again.
+A column has the name of the model's field. Enums are stored as text, timestamps as text of fixed width, tuples and nested
+models as JSON. Each row that is read is validated by the model again.
 """
 
 import json
@@ -29,17 +29,17 @@ _UUID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class RecordType(Generic[ModelT]):
-    """How a model lies in its table.
+    """The mapping of a model to its table.
 
     Attributes:
-        entity: What errors call it.
+        entity: The model's name in errors.
         table: The table's name.
-        model: The model; `seq`, the insertion number, is the one column that is no field of it.
-        key: The columns that rows are ordered by; selected first.
+        model: The model; `seq`, the insertion number, is the only column that is not a field.
+        key: The columns that rows are ordered by, selected first.
         columns: The other columns.
-        json: Those of `columns` that hold JSON, and the text that stands for the field's default.
-        named: What log events call the fields that name a record.
-        malformed: The log event of a row that is not what the model says.
+        json: The columns with JSON, and the text of the field's default.
+        named: The names in log events of the fields that identify a record.
+        malformed: The log event of a row that is not a valid model.
     """
 
     entity: str
@@ -55,9 +55,9 @@ class RecordType(Generic[ModelT]):
     _validate: Callable[[dict[str, object]], ModelT] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Work out what `decode` would otherwise for every row."""
+        """Compute once what `decode` needs for every row."""
         object.__setattr__(self, "selected", self.key + self.columns)
-        # What `model_validate` calls, without its seven keyword arguments.
+        # The function that `model_validate` calls, without its seven keyword arguments.
         object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
 
     @property
@@ -81,7 +81,7 @@ class RecordType(Generic[ModelT]):
         """Return the model of a selected row.
 
         Raises:
-            MalformedRowError: The row is not what the model says. Names the fields, never their values.
+            MalformedRowError: The row is not valid. Names the fields, never their values.
         """
         fields = dict(zip(self.selected, row, strict=True))
         seq = fields.pop("seq", None)
@@ -110,7 +110,7 @@ class RecordRepository(Repository, Generic[ModelT]):
     _record_type: ClassVar[RecordType[ModelT]]
 
     def _decode(self, row: Row, **asked: object) -> ModelT:
-        """Return the model of a row; a malformed one is logged with all that was asked for."""
+        """Return the model of a row; a malformed row is logged with the parameters of the call."""
         try:
             return self._record_type.decode(row)
         except MalformedRowError as error:
@@ -126,7 +126,7 @@ class RecordRepository(Repository, Generic[ModelT]):
         limit: int | None,
         cursor: str | None,
     ) -> Page[ModelT]:
-        """Read one page; everything that was asked for goes to the log of a failure."""
+        """Read one page; a failure is logged with the parameters of the call."""
         asked = {**filters, **(window._asdict() if window else {}), "limit": limit, "cursor": cursor}
         try:
             statement, rows_max = listing.page(filters, window or Window(), limit=limit, cursor=cursor)
@@ -150,10 +150,10 @@ class RecordRepository(Repository, Generic[ModelT]):
         *,
         failed: str,
     ) -> list[Statement]:
-        """Return one statement for each record; one that was made without validation may be refused here.
+        """Return one statement for each record; a record made without validation may be refused.
 
         Raises:
-            QueryError: A record's fields are not what its model says.
+            QueryError: A record's fields are not valid.
         """
         try:
             return [Statement(operation, sql, parameters(record)) for record in records]
@@ -168,7 +168,7 @@ class RecordRepository(Repository, Generic[ModelT]):
             raise refused from error
 
     def _check_key(self, *, failed: str, **key: object) -> None:
-        """Refuse a key that is no text: SQLite would compare the number 5 with the text '5', and find it equal."""
+        """Refuse a key that is not a text: SQLite would treat the number 5 as equal to the text '5'."""
         for name, value in key.items():
             if not isinstance(value, str):
                 error = QueryError(f"{name} must be a text, not {type(value).__name__}")
@@ -176,7 +176,7 @@ class RecordRepository(Repository, Generic[ModelT]):
                 raise error
 
     def _check_count(self, records: Sequence[ModelT], *, failed: str) -> None:
-        """Refuse more records than one transaction should hold."""
+        """Refuse more records than the limit of one transaction."""
         if len(records) > SAVE_MANY_ROWS_MAX:
             error = QueryError(
                 f"save_many takes at most {SAVE_MANY_ROWS_MAX} records, not {len(records)}: split them"
@@ -186,7 +186,7 @@ class RecordRepository(Repository, Generic[ModelT]):
 
 
 def to_json(value: BaseModel | Sequence[object]) -> str:
-    """Return a nested model or a tuple as JSON; what is None is left out of a model, for that is the default."""
+    """Return a nested model or a tuple as JSON, without a model's None values, which are the default."""
     return pydantic_core.to_json(value, exclude_none=True).decode()
 
 
@@ -204,12 +204,12 @@ def _printable(record_id: object) -> str:
 def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return type(error).__name__
-    # Not the error's own text: that quotes the values, and payloads are never logged.
+    # Not the error's own text: it quotes the values, and payloads are never logged.
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return ", ".join(f"{_location(detail)} ({detail['type']})" for detail in details)
 
 
 def _location(detail: ErrorDetails) -> str:
-    # The name of a field that the model does not know is part of what was stored.
+    # The name of an unknown field is part of the payload.
     known = detail["loc"][:-1] if detail["type"] == "extra_forbidden" else detail["loc"]
     return ".".join(map(str, known)) or "the record"

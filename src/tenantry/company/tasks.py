@@ -75,8 +75,8 @@ class SQLTaskRepository(RecordRepository[Task]):
         """Return the task with this id, or None.
 
         Raises:
-            QueryError: The id is no text.
-            MalformedRowError: What is stored is no valid task.
+            QueryError: The id is not a text.
+            MalformedRowError: The stored row is not a valid task.
         """
         self._check_key(failed=events.TASK_FETCH_FAILED, task_id=task_id)
         row: Row | None = await self._read(
@@ -108,7 +108,7 @@ class SQLTaskRepository(RecordRepository[Task]):
 
         Raises:
             QueryError: The limit or the cursor is refused.
-            MalformedRowError: A stored row is no valid task.
+            MalformedRowError: A stored row is not a valid task.
         """
         filters = {"assigned_to": assigned_to, "project": project, "status": status}
         return await self._page(_LIST, filters, limit=limit, cursor=cursor)
@@ -117,7 +117,7 @@ class SQLTaskRepository(RecordRepository[Task]):
         """Delete the task with this id; return whether there was one.
 
         Raises:
-            QueryError: The id is no text.
+            QueryError: The id is not a text.
         """
         self._check_key(failed=events.TASK_DELETE_FAILED, task_id=task_id)
         (count,) = await self._write(

@@ -1,6 +1,6 @@
-"""The life of a task, as a table.
+"""The life cycle of a task, as a table.
 
-`save` does not look at it: a repository stores any valid task. `Task.with_transition` does.
+`Task.with_transition` checks it. `save` does not: a repository stores any valid task.
 """
 
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ TASK_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = MappingPro
         S.CANCELLED: frozenset(),
     }
 )
-"""Where each status leads; an empty set is final."""
+"""The statuses that can follow each status; none after a final one."""
 
 STATUSES_WITHOUT_ASSIGNEE: Final = frozenset({S.CREATED})
 STATUSES_WITH_ASSIGNEE: Final = frozenset({S.ASSIGNED, S.IN_PROGRESS, S.IN_REVIEW, S.COMPLETED})
-"""The statuses that settle whether someone is assigned; the others take either."""
+"""The statuses that require or forbid an assignee; the others allow both."""
 
 
 def check_transition(current: TaskStatus, target: TaskStatus) -> None:
     """Raise unless a task may go from `current` to `target`.
 
     Raises:
-        ValueError: The table has no such step; names both states and where the task could go.
+        ValueError: The table has no such step; names both states and the possible ones.
     """
     allowed = TASK_TRANSITIONS[current]
     if target not in allowed:

@@ -1,6 +1,6 @@
-"""The value types of the company's models: what a string, a number and a timestamp must be to be stored.
+"""The value types of the company's models: the strings, numbers and timestamps that can be stored.
 
-Whatever passes here can be written by every back end and comes back equal: no NUL and no lone surrogate in a
+Every back end stores such a value without loss: no NUL and no lone surrogate in a
 string, no integer beyond 64 bits, no NaN, no instant outside of the years 1 to 9999.
 """
 
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Hashable)
 
 def _check_not_blank(text: str) -> str:
     # One Python call beats a Rust pattern here: a pattern reads every character (1.6 µs per kilobyte of content),
-    # `in` is a memchr and `isspace` stops at the first character that is none.
+    # `in` is a memchr and `isspace` stops at the first character that is not white space.
     if "\0" in text or text.isspace():
         raise ValueError("must hold something other than white space, and no NUL")
     return text
@@ -37,7 +37,7 @@ def _check_iso8601(text: str) -> str:
     return text
 
 
-# The length makes pydantic-core read the text as UTF-8, which is what refuses lone surrogates: bare `str` lets them by.
+# The minimum length makes pydantic-core read the text as UTF-8, which refuses lone surrogates; a bare `str` accepts them.
 NotBlankStr = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_not_blank)]
 """At least one character that is not white space; not stripped; no NUL, no lone surrogates."""
 

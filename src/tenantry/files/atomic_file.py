@@ -147,7 +147,7 @@ def storage_errors(doing: str) -> Iterator[None]:
         if is_full(error):
             raise StorageFullError(f"cannot {doing} ({error}): free space, then try again") from error
         raise SnapshotError(
-            f"cannot {doing} ({error}): check the path and this process's rights there"
+            f"cannot {doing} ({error}): check the path, and that this process may read and write there"
         ) from error
     except DataDirectoryError as error:
         raise SnapshotError(f"cannot {doing}: {error}") from error

@@ -35,10 +35,10 @@ ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
 ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
 _ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
 _INTERRUPTED_SECONDS_MAX: Final = 0.5
-"""How long an interrupted statement takes to end, where it can."""
-# What still closes the stores of abandoned actors: the event loop itself keeps only weak references to tasks.
+"""How long to wait for an interrupted statement to end."""
+# The tasks that close the stores of abandoned actors: the event loop keeps only weak references to tasks.
 _LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
-# After these the tenant must not go on as it is: its file is damaged, or no longer this process's.
+# After these errors the actor must close: the file is damaged, or no longer owned by this process.
 _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 
 
@@ -70,7 +70,7 @@ class TenantActor:
         store: Its database, not yet connected.
         context: What all actors share.
         log: Bound to the tenant.
-        on_failure: Called once, when the tenant cannot go on as it is open now.
+        on_failure: Called once, when the actor must close because of an error.
         entry: The tenant in the catalog, whose limits the store was made with; None for the catalog's own actor.
     """
 
@@ -119,7 +119,7 @@ class TenantActor:
 
     @property
     def uid(self) -> str | None:
-        """The tenant's stable key: its id may be another tenant's by now."""
+        """The tenant's stable key; its id may belong to another tenant by now."""
         return self._entry.uid if self._entry is not None else None
 
     @property
@@ -177,7 +177,7 @@ class TenantActor:
         await self._store.copy_to(path)
 
     async def begin(self) -> TransactionSession:
-        """Open a transaction in its place among the writes; its caller ends it. Raises like `write`."""
+        """Open a transaction, in its place in the order of writes; the caller ends it. Raises like `write`."""
         self._check_is_outside("transaction")
         return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
@@ -204,7 +204,7 @@ class TenantActor:
         )
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Look for damage in the tenant's database, beside its calls; one that is damaged is quarantined.
+        """Check the tenant's database for damage, beside its calls; a damaged one is quarantined.
 
         Raises:
             DatabaseCorruptError: It is damaged.
@@ -213,25 +213,25 @@ class TenantActor:
         try:
             await self._store.check_integrity(is_thorough=is_thorough)
         except TenantryError as error:
-            self._judge(error)
+            self._fail_if_fatal(error)
             raise
 
     async def aclose(self, timeout_seconds: float) -> None:
-        """Finish the calls that were taken in, then close the store; idempotent.
+        """Finish the accepted calls, then close the store; idempotent.
 
         Args:
-            timeout_seconds: For the calls to finish. A batch that takes longer is interrupted. A batch that does not end then,
-                because its disk hangs, is left to its thread, with the lock held: what it does is unknown, so nobody else may
-                open the file until it has ended.
+            timeout_seconds: For the calls to finish. A batch that takes longer is interrupted. If it does not end then, because
+                the disk hangs, it stays on its thread with the lock held: its effect is unknown, so no other process may open
+                the file until it has ended.
 
         Raises:
-            PersistenceConnectionError: The store would not close; call again.
+            PersistenceConnectionError: The store could not be closed; call again.
         """
         now = self._context.clock.monotonic_seconds
         until = now() + timeout_seconds
         is_drained = await self._writes.aclose(timeout_seconds)
         if not is_drained and self._transaction is not None:
-            # Its caller does not end it, and nothing hangs: without it the store can be closed.
+            # The open transaction is idle: after its rollback the store can be closed.
             with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS):
                 await self._transaction.rollback()
                 is_drained = True
@@ -251,7 +251,7 @@ class TenantActor:
         return ActorStatistics(write=self._writes.statistics(), read=self._reads.statistics())
 
     async def _disconnect_late(self) -> None:
-        """Close the store behind the batch that goes on; then the tenant can be opened again."""
+        """Close the store after the batch that still runs; then the tenant can be opened again."""
         try:
             await self._store.disconnect()
         except TenantryError as error:
@@ -262,7 +262,7 @@ class TenantActor:
     def _limit_calls(self, entry: TenantRecord) -> None:
         limits, now = entry.limits, self._context.clock.monotonic_seconds
         bucket = self._context.buckets.of(entry.uid, limits, now())
-        # None costs a call one look: it is the usual case.
+        # None is the usual case, and costs a call one comparison.
         admission = None
         if bucket is not None or limits.calls_in_flight_max is not None:
             admission = Admission(self._tenant_id, limits, bucket, load=self._load, monotonic_seconds=now)
@@ -270,7 +270,7 @@ class TenantActor:
 
     def _load(self) -> Load:
         writes, reads = self._writes.load(), self._reads.load()
-        # A transaction that has ended is in the channel until the writer's task runs again.
+        # A transaction that has ended still counts in the channel until the writer's task runs again.
         has_ended = self._transaction is not None and self._transaction.has_ended
         return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
 
@@ -293,11 +293,11 @@ class TenantActor:
             limiter=limiter,
             clock=self._context.clock,
             report=self._context.report,
-            on_error=self._judge,
+            on_error=self._fail_if_fatal,
         )
 
     def _check_is_outside(self, what: str) -> None:
-        """Refuse what would wait for the transaction that it is made in, and so for itself."""
+        """Refuse a call that would wait for the transaction that encloses it, and so for itself."""
         if self._transaction is not None and self._transaction.encloses_caller:
             raise QueryError(
                 f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside of that "
@@ -318,7 +318,7 @@ class TenantActor:
             report=self._context.report,
             log=self._log,
             admit=self._writes.admit_inside,
-            on_error=self._judge,
+            on_error=self._fail_if_fatal,
         )
         # The caller may have gone while the transaction was begun.
         if begun.done():
@@ -346,7 +346,7 @@ class TenantActor:
             self._context.report(event(outcome, result, now() - started))
         return result
 
-    def _judge(self, error: TenantryError) -> None:
+    def _fail_if_fatal(self, error: TenantryError) -> None:
         if isinstance(error, _FATAL) and not self._has_failed:
             self._has_failed = True
             self._on_failure(error)

@@ -1,11 +1,11 @@
-"""Whether one more call of a tenant is taken in: its calls per second, and its calls in flight.
+"""Admits a tenant's calls: limits its calls per second and its calls in flight.
 
-Theory of operation. It is decided synchronously, on memory, before the call is in a mailbox: so a refused call costs next to
-nothing and leaves nothing behind. Calls in flight are what the tenant's channels hold at that moment, not a count of its own
-that could go wrong: a call whose caller has gone counts as long as its batch runs, and limits can change at any time. Calls
-per second are tokens in a bucket: each call takes one, and they come back at the tenant's rate until the bucket is full.
+Theory of operation. The decision is synchronous and in memory, before the call is in a mailbox, so a refused call costs almost
+nothing and has no effect. Calls in flight are counted in the tenant's channels at that moment, not in a separate counter that
+could go wrong: a call whose caller has gone counts as long as its batch runs, and limits can change at any time. Calls per
+second are a token bucket: each call takes a token, and tokens return at the tenant's rate until the bucket is full.
 
-The buckets are kept above the actors: a tenant that closes to make room and opens again finds its bucket as it left it.
+The buckets outlive the actors: a tenant that is evicted and opened again has the same bucket.
 """
 
 from collections import OrderedDict
@@ -17,20 +17,20 @@ from tenantry.limits import TenantLimits
 
 RETRY_AFTER_SECONDS_MIN: Final = 0.001
 BUCKETS_MAX: Final = 16_384
-"""How many buckets are kept: those of the tenants that were opened last. Who comes back after so many others begins anew."""
+"""How many buckets are kept, of the tenants that were opened last; any other tenant begins with a full bucket."""
 
-# An answer is rounded up by so much. Otherwise clock + answer could be a float just before the token is there.
+# The waiting time is rounded up by this much. Otherwise clock + waiting time could be a float just before the token returns.
 _TICK_SECONDS: Final = 1e-6
 _TICK_RATIO: Final = 1 + 1e-9
 
 
 class Bucket:
-    """Tokens for one tenant's calls; full at first.
+    """A token bucket for one tenant's calls; full at first.
 
     Args:
-        tokens_per_second: How fast they come back.
-        tokens_max: How many it holds.
-        now_seconds: The present moment, as in all its methods.
+        tokens_per_second: How fast tokens return.
+        tokens_max: How many tokens it holds.
+        now_seconds: The current time by a monotonic clock, as in all methods.
     """
 
     __slots__ = ("_max", "_per_second", "_seconds", "_tokens")
@@ -42,16 +42,16 @@ class Bucket:
         self._seconds = now_seconds
 
     def take(self, now_seconds: float) -> float:
-        """Take a token and return 0; if there is none, return how many seconds later there is, and change nothing."""
+        """Take a token and return 0; if there is none, return the seconds until there is one, and change nothing."""
         tokens = self._held(now_seconds)
         if tokens < 1.0:
             return (1.0 - tokens) / self._per_second * _TICK_RATIO + _TICK_SECONDS
-        # Noted only here: of many refusals close to each other, each would lose the little that came in between.
+        # Updated only here: at each of many refusals the fraction of a token that returned meanwhile would be lost to rounding.
         self._tokens, self._seconds = tokens - 1.0, now_seconds
         return 0.0
 
     def change(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
-        """Let tokens come at another rate from now on; those that are there stay, as far as it holds them."""
+        """Change the rate and the size from now on; tokens that are there stay, up to the new size."""
         self._tokens, self._seconds = self._held(now_seconds), now_seconds
         self._per_second, self._max = tokens_per_second, tokens_max
 
@@ -66,7 +66,7 @@ class Buckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def of(self, tenant_uid: str, limits: TenantLimits, now_seconds: float) -> Bucket | None:
-        """Return the tenant's bucket, with these limits from now on; None if it may call as often as it likes."""
+        """Return the tenant's bucket, with these limits from now on; None if its calls per second are not limited."""
         bucket = self._buckets.pop(tenant_uid, None)
         per_second = limits.calls_per_second_max
         if per_second is None:
@@ -83,18 +83,18 @@ class Buckets:
 
 
 class Load(NamedTuple):
-    """Calls that wait or run, and how long they will take, by the recent rate."""
+    """Calls that wait or run, and the seconds that they will take at the recent rate."""
 
     calls: int
     seconds: float
 
 
 class Admission:
-    """Decides for one open tenant that has such a limit.
+    """Admits the calls of one open tenant that has such a limit.
 
     Args:
         tenant_id: Named in errors.
-        limits: The tenant's.
+        limits: The tenant's limits.
         bucket: Its tokens, if its calls per second are limited.
         load: Returns its calls in flight.
         monotonic_seconds: The clock.
@@ -116,7 +116,7 @@ class Admission:
         self._now = monotonic_seconds
 
     def admit(self) -> None:
-        """Let one more call in.
+        """Admit one more call.
 
         Raises:
             TenantOverloadedError: ``calls_in_flight_max`` are in flight.
@@ -130,7 +130,7 @@ class Admission:
         self.admit_inside()
 
     def admit_inside(self) -> None:
-        """Let in a call inside the open transaction, which is the one in flight.
+        """Admit a call inside the open transaction, which is in flight already.
 
         Raises:
             TenantRateLimitedError: ``calls_per_second_max`` is used up.

@@ -1,4 +1,4 @@
-"""Idempotency keys on their callers' side: what is a key, what is the same write, and a session that makes one write."""
+"""Idempotency keys on the side of the caller: the form of a key, the hash of a write, and a session for one write."""
 
 import hashlib
 import re
@@ -26,8 +26,8 @@ class OnceSession(ReadSession, Protocol):
 class KeyedSession:
     """Sends a key with the one write that it makes; see `tenantry.statements.Session`.
 
-    One write, because a second one would be taken for the first sent again, or refused as another: a repository's method that
-    writes twice would leave half of its work. After a failure the same call may be made again.
+    Only one write, because a second one would be treated as a repetition of the first, or refused as a different write with the
+    same key: a repository's method that writes twice would do half of its work. After a failure the same call may be made again.
     """
 
     __slots__ = ("_has_written", "_key", "_session")
@@ -43,7 +43,7 @@ class KeyedSession:
         return self._session.log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one atomic unit, once for the key. No statements are no write, and need no key.
+        """Run the statements as one atomic unit, once for the key. Without statements it is a no-op and needs no key.
 
         Raises:
             QueryError: It has written before.
@@ -72,7 +72,7 @@ def check_key(key: object) -> str:
     """Return the key.
 
     Raises:
-        QueryError: It is none.
+        QueryError: It is not a valid key.
     """
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise QueryError(
@@ -82,12 +82,12 @@ def check_key(key: object) -> str:
 
 
 def hash_payload(statements: Request) -> bytes:
-    """Return a SHA-256 of the unit: its statements' SQL, parameters and what they give back, in their order.
+    """Return a SHA-256 of the unit: the SQL, parameters and `Fetch` of its statements, in their order.
 
-    Their names are left out: a name that metrics know can change between a call and its repetition.
+    Their names are left out: the name in metrics may change between a call and its repetition.
 
     Raises:
-        QueryError: A parameter is of a type whose values this cannot tell apart.
+        QueryError: A parameter has a type that is not supported.
     """
     digest = hashlib.sha256()
     for statement in statements:

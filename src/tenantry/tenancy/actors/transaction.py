@@ -1,4 +1,4 @@
-"""A transaction over several calls, as its caller sees it: a session with a deadline."""
+"""A transaction over several calls: a session with a deadline for its caller."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,7 +21,7 @@ TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
 _HAS_ENDED: Final = "the transaction has ended: open a new one"
 
-# Those of this task, and of the tasks that it was begun in: a child task inherits them, and keeps them when they have ended.
+# The transactions of this task and of its parents: a child task inherits them, also after they have ended.
 _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
     "tenantry_enclosing_transactions", default=frozenset()
 )
@@ -30,13 +30,13 @@ _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
 class TransactionSession:
     """Runs repository calls inside one open transaction; see `tenantry.statements.Session`.
 
-    It holds its tenant's writer until it ends, at the latest at its deadline; then a statement that is running is
-    interrupted, it is rolled back, and every later use raises. It never turns into autocommit. Each of its statements
+    It holds its tenant's writer until it ends. At its deadline a running statement is interrupted, the transaction is
+    rolled back, and every later use raises. It never turns into autocommit. Each of its statements
     needs a permit like any batch, so an open transaction that does nothing costs other tenants nothing.
 
     Args:
         transaction: The store's open transaction.
-        timeout_seconds: From now; what the deadline was, for the error.
+        timeout_seconds: How long it may be open from now.
         limiter: Shared by all tenants' write batches.
         tenant_id: Named in errors and events.
         backend: Named in events.
@@ -44,7 +44,7 @@ class TransactionSession:
         report: Takes the events.
         log: Bound to the tenant.
         admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
-        on_error: Called with the errors of its calls, for the actor to judge whether the tenant can go on.
+        on_error: Called with the errors of its calls; the actor decides whether it must close.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class TransactionSession:
         self._report = report
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._lock = asyncio.Lock()  # one statement at a time, and none while it ends
+        self._lock = asyncio.Lock()  # one statement at a time, and none during its end
         self._settled = asyncio.Event()  # it has ended, or its caller has gone
         self._statement: anyio.CancelScope | None = None  # of the statement that waits for a permit or runs
-        self._refusal: str | None = None  # why it takes no more statements
+        self._refusal: str | None = None  # why it accepts no more statements
         self._has_ended = False
         self._admit = admit
         self._on_error = on_error
@@ -90,30 +90,30 @@ class TransactionSession:
 
     @property
     def encloses_caller(self) -> bool:
-        """Whether the caller runs inside of it: a call of the caller that waits for its end would wait for itself.
+        """Whether the caller runs inside it: if the caller waited for its end, it would wait for itself.
 
-        Also in a task that was begun inside of it, for the transaction's own task may wait for that one.
+        This includes tasks that were started inside it, because the transaction's own task may wait for them.
         """
         return not self._has_ended and self in _enclosing.get()
 
     @contextmanager
     def enclosing(self) -> Iterator[None]:
-        """Note that the block, and the tasks that begin in it, run inside of it."""
+        """Mark that the block, and the tasks that are started in it, run inside it."""
         _enclosing.set(_enclosing.get() | {self})
         try:
             yield
         finally:
-            # Not the variable's own way back: a block may end in another context than it began in, as fixtures do.
+            # Not ContextVar.reset(): a block may end in another context than it began in, for example a fixture.
             _enclosing.set(_enclosing.get() - {self})
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run one unit inside the transaction; a failed unit is undone alone and the transaction goes on.
+        """Run one unit inside the transaction; a failed unit is undone alone and the transaction continues.
 
-        A caller that is cancelled while its statement runs interrupts it, and the transaction is rolled back.
+        Cancellation interrupts a running statement, and rolls the transaction back.
 
         Raises:
             TransactionClosedError: The transaction has ended, or ended while the unit ran.
-            TenantRateLimitedError: The tenant's calls per second are used up; the transaction is as before.
+            TenantRateLimitedError: The tenant's calls per second are used up; the transaction is unchanged.
             PersistenceError: The unit failed.
         """
         if not statements:
@@ -147,24 +147,24 @@ class TransactionSession:
                 self._on_error(error)
                 raise
             finally:
-                # A no-op but for a caller that was cancelled while it waited for the permit, before the store began the commit.
+                # A no-op, except for a caller that was cancelled while it waited for the permit, before the store began the commit.
                 with anyio.CancelScope(shield=True):
                     await self._roll_back()
 
     async def rollback(self) -> None:
-        """Interrupt the statement that is running, and undo everything; a no-op when it has ended."""
+        """Interrupt a running statement and undo everything; a no-op if it has ended."""
         self._refuse(_HAS_ENDED)
         async with self._lock:
             if not self._has_ended:
                 await self._roll_back()
 
     def abandon(self) -> None:
-        """Give it up without waiting: its caller has gone, and whoever waits for its end rolls it back. A no-op when ended."""
+        """Give the transaction up without waiting: `wait_ended` rolls it back. A no-op if it has ended."""
         self._refuse(_HAS_ENDED)
         self._settled.set()
 
     async def wait_ended(self) -> None:
-        """Wait until it has ended; at its deadline, or when its caller has gone, roll it back."""
+        """Wait until it has ended; roll it back at its deadline, or when its caller has given it up."""
         with anyio.move_on_after(self._timeout_seconds) as scope:
             await self._settled.wait()
         if scope.cancelled_caught:
@@ -206,7 +206,7 @@ class TransactionSession:
         return outcome
 
     def _refuse(self, why: str) -> None:
-        """Take no more statements, and interrupt the one that waits or runs; a commit that was begun goes on."""
+        """Accept no more statements, and interrupt the one that waits or runs; a commit that has begun continues."""
         self._refusal = self._refusal or why
         if self._statement is not None:
             self._statement.cancel()
