@@ -70,6 +70,15 @@ def test_links_of_the_documentation_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_files_that_the_documentation_names_exist():
+    """Each Python file that a Markdown page names with its folder exists, below the package or the repository."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for path in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text(encoding="utf-8")):
+            exists = any((root / path).is_file() for root in (ROOT / "src" / "tenantry", ROOT))
+            assert exists, f"{page.name} names {path}"
+
+
 def test_each_guarantee_names_a_test_that_exists():
     """Each sentence of the page of guarantees links at least one test, and the named file defines that test."""
     page = ROOT / "docs" / "guarantees.md"
