@@ -31,12 +31,16 @@ $(SERVICE)/admin.key: | $(VENV)/.runtime
 		&& $(BIN)/tenantry key create --data-dir $(SERVICE)/data --scope admin --name "make serve" --quiet > $@.new \
 		&& mv $@.new $@
 
-# A file's tests stay together: what they share, such as a service under load, is made once.
-TEST_PROCESSES ?= 2
+# A file's tests stay together: what they share, such as a service under load, is made once. One process more than there are
+# processors, because tests wait for other processes.
+TEST_PROCESSES ?= $(shell expr `nproc` + 1)
+
+# The processes that tests start would compile each module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: $(VENV)/.dev ## the whole suite with branch coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -50,7 +54,7 @@ PART := $(wildcard tests/test_*.py) $(addprefix tests/,files server storage/arch
 	$(addprefix tests/cli/,test_output.py client/test_in_process.py)
 
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PART)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PART)
 
 # Of pyenv's only those that a shim leads to can be called by name.
 test-versions: ## the same with each other version of Python that is found

@@ -1,6 +1,9 @@
 """What every test has: asyncio underneath, a quiet structlog, and a registry on a fresh directory."""
 
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from buckets import s3_server
 from certificates import make_certificate
+from measuring import measure_this_process_only
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenants import HANG_SECONDS, write_pack
@@ -19,15 +23,73 @@ settings.register_profile("tenantry", deadline=None, suppress_health_check=[Heal
 settings.load_profile("tenantry")
 
 
+MEMORY = Path("/dev/shm")
+"""A file system in memory on Linux."""
+
+FILES_BYTES_MAX = 4 * 2**30
+
+LONGEST = (
+    "test_schemathesis",
+    "test_life_of_tenants",
+    "test_isolation",
+    "test_answers",
+    "test_console",
+    "test_service_documentation",
+    "test_rules",
+    "test_company_runtime",
+    "test_commands",
+    "test_scrape",
+    "test_surroundings",
+    "test_fleet_pages",
+    "test_crashes",
+    "test_serve",
+)
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in the background so; the processes that tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the tests' files into memory, where there is enough of it: most of what tests wait for is the disk.
+
+    Nothing that they prove depends on it. ``PYTEST_DEBUG_TEMPROOT`` or ``--basetemp`` puts them elsewhere.
+    """
+    if config.option.basetemp is None and is_large_enough(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: otherwise one process would be at them when the others have nothing left."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def is_large_enough(directory: Path) -> bool:
+    """Return whether a directory is there to be written to, and has space for all files of a run."""
+    return os.access(directory, os.W_OK) and shutil.disk_usage(directory).free >= FILES_BYTES_MAX
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory for the test; on a disk if it is marked with ``disk``."""
+    if request.node.get_closest_marker("disk") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="tenantry-test-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio: aiosqlite knows no other."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _other_processes_are_not_measured() -> None:
+    """Measure the coverage of those other processes only that a test asks for."""
+    measure_this_process_only()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,15 @@ ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place() -> Iterator[Path]:
     """A directory with a data directory in it, and with what is no file and no directory."""
-    place = tmp_path_factory.mktemp("place")
+    # On a disk: doctor finds fault with a file system in memory.
+    with tempfile.TemporaryDirectory() as directory:
+        yield make_place(Path(directory))
+
+
+def make_place(place: Path) -> Path:
+    """Make what is in the directory, and return it."""
 
     async def prepare() -> None:
         async with TenantRegistry(RegistryConfig(data_dir=place / "data")) as registry:

@@ -355,15 +355,16 @@ class TestRefusals:
 
     async def test_no_place_in_the_pool(self, data_dir: Path):
         """503 with when to come again, if every place stays in use."""
-        config = RegistryConfig(data_dir=data_dir, open_tenants_max=1, pool_wait_timeout_seconds=0.05)
-        async with TenantRegistry(config) as registry:
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
             await registry.create("acme")
             await registry.create("globex")
-            async with (
-                client_of(make_app(registry, from_header("X-Tenant"))) as client,
-                registry.tenant("globex").transaction(),
-            ):
-                answer = await client.get("/messages", headers=ACME)
+        config = RegistryConfig(data_dir=data_dir, open_tenants_max=1, pool_wait_timeout_seconds=0.05)
+        async with (
+            TenantRegistry(config) as registry,
+            client_of(make_app(registry, from_header("X-Tenant"))) as client,
+            registry.tenant("globex").transaction(),
+        ):
+            answer = await client.get("/messages", headers=ACME)
         check_refused(answer, 503, "pool-exhausted")
         check_comes_again(answer)
 

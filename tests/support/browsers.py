@@ -4,7 +4,6 @@ Import it by name (``tests`` is on pytest's path): ``from browsers import Browse
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-import tenantry
 from needs import needed_program
 from tenants import HANG_SECONDS, python, read_json
 
@@ -114,9 +112,7 @@ class RunningService:
 @contextmanager
 def serving(data_dir: Path, busy: dict[str, int] | None = None) -> Iterator[RunningService]:
     """Serve a data directory in a process of its own, with load on every active tenant."""
-    paths = (Path(tenantry.__file__).parents[1], Path(__file__).parent, os.environ.get("PYTHONPATH"))
-    env = {"PYTHONPATH": os.pathsep.join(str(path) for path in paths if path)}
-    with python(_SERVICE, data_dir, json.dumps(busy or {}), env=env) as process:
+    with python(_SERVICE, data_dir, json.dumps(busy or {})) as process:
         told = read_json(process)
 
         def stop() -> None:

@@ -11,36 +11,26 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from measuring import MEASURED
 from tenants import HANG_SECONDS, read_line
-from warm_process import WarmProcess
+from warm_process import WarmChild, warm_process
 
 WHERE = ("TENANTRY_URL", "TENANTRY_DATA_DIR", "TENANTRY_API_KEY", "TENANTRY_SNAPSHOT_STORAGE")
 """What in the environment says where commands work."""
-
-
-_MEASURING = "COVERAGE_PROCESS_CONFIG"  # coverage.py's
 
 
 def environment(*, is_measured: bool = False, **changes: str) -> dict[str, str]:
     """Return this process's environment, with nothing in it that says where to work, and with these changes.
 
     Args:
-        is_measured: Whether its coverage counts, if anybody's does: that makes a short command half as slow again.
+        is_measured: Whether its coverage counts, if this process's does.
         changes: To the environment.
     """
-    left_out = {*WHERE} if is_measured else {*WHERE, _MEASURING}
-    kept = {name: value for name, value in os.environ.items() if name not in left_out}
-    return {**kept, "COLUMNS": "160", "NO_COLOR": "1", **changes}
-
-
-@cache
-def warm_process() -> WarmProcess:
-    """Return what runs commands of this process's tests."""
-    return WarmProcess(environment())
+    kept = {name: value for name, value in os.environ.items() if name not in WHERE}
+    return {**kept, **(MEASURED if is_measured else {}), "COLUMNS": "160", "NO_COLOR": "1", **changes}
 
 
 def tenantry(
@@ -53,9 +43,11 @@ def tenantry(
     changed = environment(is_measured=is_measured, **(env or {}))
     line = list(map(str, arguments))
     # What an interpreter does at its start, it has to do for this command.
-    is_cold = _MEASURING in changed or any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
+    is_cold = any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env or {})
     if not is_cold:
-        return warm_process().run(line, cwd=cwd or Path.cwd(), env=changed, timeout_seconds=HANG_SECONDS)
+        return warm_process(is_measured=is_measured).run(
+            line, cwd=cwd or Path.cwd(), env=changed, timeout_seconds=HANG_SECONDS
+        )
     return subprocess.run(
         [sys.executable, "-m", "tenantry", *line],
         cwd=cwd,
@@ -85,7 +77,7 @@ class Service:
         key: With the scope ``admin``.
     """
 
-    process: subprocess.Popen[str]
+    process: WarmChild
     line: str
     log_path: Path
     key: str
@@ -120,7 +112,11 @@ def make_key(data_dir: Path, *options: str) -> str:
 
 @contextmanager
 def service(
-    data_dir: Path, *options: object, key: str | None = None, env: Mapping[str, str] | None = None
+    data_dir: Path,
+    *options: object,
+    key: str | None = None,
+    env: Mapping[str, str] | None = None,
+    is_measured: bool = False,
 ) -> Iterator[Service]:
     """Run a service on a directory, on a port that is free, and kill it at the end if it still lives.
 
@@ -129,20 +125,16 @@ def service(
         options: More options of ``serve``.
         key: One that was made before; a new one if None.
         env: More of the environment.
+        is_measured: Whether its coverage counts, if this process's does.
     """
     key = key or make_key(data_dir)
     log_path = data_dir.parent / f"{data_dir.name}.log"
-    command = [sys.executable, "-m", "tenantry", "serve", "--data-dir", data_dir, "--port", 0, *options]
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment(is_measured=True, **(env or {})),
-        )
-    with process:
+    started = warm_process(is_measured=is_measured).start_with_pipes(
+        list(map(str, ["serve", "--data-dir", data_dir, "--port", 0, *options])),
+        env=environment(is_measured=is_measured, **(env or {})),
+        stderr_path=log_path,
+    )
+    with started as process:
         try:
             line = read_line(process)
             urls = [word.rstrip(",") for word in line.split() if "://" in word]

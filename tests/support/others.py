@@ -9,10 +9,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 from tenants import python, read_json
+from warm_process import WarmChild
 
 # Says that it is ready, and does as it is told, line by line.
 _OTHER_PROCESS = """
@@ -62,7 +62,7 @@ asyncio.run(main(*sys.argv[1:]))
 class Other:
     """The registry of another process."""
 
-    def __init__(self, process: Popen[str]) -> None:
+    def __init__(self, process: WarmChild) -> None:
         self.process = process
         self.pid = read_json(process)
 

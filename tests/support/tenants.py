@@ -11,14 +11,12 @@ import os
 import selectors
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import tenantry
 from tenantry import TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
@@ -26,6 +24,7 @@ from tenantry.events import BatchFinished
 from tenantry.files.lock_file import LockFile
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenantry.tenancy.catalog.catalog import CATALOG_NAME
+from warm_process import WarmChild, warm_process
 
 P = ParamSpec("P")
 EventT = TypeVar("EventT")
@@ -311,35 +310,28 @@ def write_pack(directory: Path, name: str, *migrations: str, code: str = "") -> 
 
 
 @contextmanager
-def python(
-    script: str, *args: object, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def python(script: str, *args: object, env: Mapping[str, str] | None = None) -> Iterator[WarmChild]:
     """Run a script in a process of its own, which is killed at the end of the block if it still lives.
 
     The script finds its arguments in ``sys.argv[1:]`` and may wait for its standard input. It imports the tenantry that is
     tested here, wherever another one is installed, and what tests share.
+
+    Args:
+        script: What it runs.
+        args: Its arguments.
+        env: More of the environment; of Python's own variables only ``PYTHONPATH`` has an effect.
     """
-    given = env or {}
-    paths = [
-        Path(tenantry.__file__).parents[1],
-        Path(__file__).parent,
-        *filter(None, [given.get("PYTHONPATH")]),
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, args)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+    started = warm_process().start_with_pipes(
+        list(map(str, args)), env={**os.environ, **(env or {})}, script=script
     )
-    with process:
+    with started as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str] | WarmChild) -> str:
     """Return the next line that a process prints."""
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -347,7 +339,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return line.rstrip("\n")
 
 
-def read_json(process: subprocess.Popen[str]) -> Any:
+def read_json(process: subprocess.Popen[str] | WarmChild) -> Any:
     """Return the next line that a process prints, as JSON."""
     return json.loads(read_line(process))
 

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from subprocess import Popen
 from typing import Any, Final
 
 import pytest
@@ -33,6 +32,7 @@ from tenantry.errors import (
 )
 from tenantry.events import BatchFinished, Event, OperationStepped
 from tenants import damage_index, database_path, make_message, python, query, read_json, tenant_files
+from warm_process import WarmChild
 
 # A process that forks itself for each line it is given and does there what the line says, two at a time; an empty line
 # waits for all. Each child is a process of its own that is killed for good, without the second that importing takes.
@@ -290,14 +290,14 @@ async def check_use(registry: TenantRegistry) -> None:
 
 
 @pytest.fixture(scope="module")
-def forking() -> Iterator[Popen[str]]:
+def forking() -> Iterator[WarmChild]:
     """The process whose children are killed."""
     with python(FORKING, Path(__file__)) as process:
         yield process
 
 
 def kill_at_each(
-    fault_points: list[str], name: str, before: Path, forking: Popen[str]
+    fault_points: list[str], name: str, before: Path, forking: WarmChild
 ) -> list[tuple[Path, str]]:
     """Make the call once for each fault point, in a process that dies there, and return what that left."""
     data_dirs = [before.with_name(f"killed-{number}") for number in range(len(fault_points))]
@@ -311,7 +311,7 @@ def kill_at_each(
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_killed_at_every_step(name: str, tmp_path: Path, forking: Popen[str]):
+async def test_killed_at_every_step(name: str, tmp_path: Path, forking: WarmChild):
     """Wherever the process dies, the next registry finds the old or the new state, and the same call then succeeds."""
     before, done = tmp_path / "before", tmp_path / "done"
     await prepare(before, name)

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager, suppress
 from importlib import metadata
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 
@@ -60,6 +61,16 @@ _ROUTERS: Final = (
     keys.router,
     version.router,
 )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+# Of the process: FastAPI works out an included router at its first request, which takes longer than most requests.
+_API: Final = APIRouter(generate_unique_id_function=_operation_id)
+for _router in _ROUTERS:
+    _API.include_router(_router)
 
 
 class _AdminApp(FastAPI):
@@ -127,11 +138,10 @@ def create_admin_app(
         openapi_url=None,  # `make_document_route` has it
         # A redirect to the same path with or without a slash would go where the Host header says.
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=_operation_id,
     )
     app.state.service = service
-    for router in _ROUTERS:
-        app.include_router(router)
+    app.router.routes.extend(_API.routes)
     app.include_router(make_document_route(app.openapi))
     app.include_router(make_index(has_probes=has_probes, has_console=has_console))
     if has_probes:

@@ -94,4 +94,5 @@ def test_who_may_only_look_is_offered_no_job_to_start_or_to_steer(
     browser.sign_in(service.url, service.keys["acme"])
     assert "Fleet" not in browser.text("nav")
     browser.open("#/fleet", "This key is for some tenants only")
-    assert len(browser.complaints()) == 1, "of the job that is not there"
+    # The page asks again until it is left, however long that takes.
+    assert len(set(browser.complaints())) == 1, "of the job that is not there"

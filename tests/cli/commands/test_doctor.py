@@ -18,6 +18,8 @@ from tenantry.errors import PersistenceError
 from tenantry.storage.sqlite.layout import tenant_paths
 from tenants import database_path, make_message, query
 
+pytestmark = pytest.mark.disk
+
 Damage = Callable[[Path], object]
 
 

@@ -62,6 +62,7 @@ def beside(database: Path) -> list[str]:
     return sorted(path.name for path in database.parent.iterdir() if path.name not in {"lock", database.name})
 
 
+@pytest.mark.disk
 def test_killed_and_started_again_and_ended(tmp_path: Path):
     """``kill -9`` loses nothing and the next start needs no help; SIGTERM leaves no lock and no write-ahead log."""
     data_dir = tmp_path / "data"

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import stat
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,6 +26,7 @@ from tenantry.storage.sqlite import opening
 from tenantry.storage.sqlite.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, python, query, read_line
+from warm_process import WarmChild
 
 _OWNER = """
 import asyncio, sys
@@ -81,9 +81,7 @@ def directory(data_dir: Path) -> Path:
     return made
 
 
-def other_owner(
-    data_dir: Path, *args: object, script: str = _OWNER
-) -> AbstractContextManager[subprocess.Popen[str]]:
+def other_owner(data_dir: Path, *args: object, script: str = _OWNER) -> AbstractContextManager[WarmChild]:
     """Start a process that opens the tenant's database, writes to it, and keeps it until it gets a line."""
     return python(script, data_dir, *args)
 

@@ -42,8 +42,6 @@ from tenants import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-SNAPSHOTS = 20
-
 
 async def make_damaged(data_dir: Path) -> None:
     """Create a tenant, and damage its file."""
@@ -79,19 +77,20 @@ class TestSnapshots:
         await registry.clone("acme", "globex", snapshot.id)
         assert await history(registry, "globex") == ["one", "two"]
 
-    async def test_snapshots_beside_constant_writes(self, data_dir: Path):
-        """Twenty snapshots of a tenant that eight callers write: each holds a prefix of what each of them was told."""
-        async with TenantRegistry(config(data_dir, snapshots_kept_max=SNAPSHOTS)) as registry:
+    @pytest.mark.parametrize("count", [20, pytest.param(50, marks=pytest.mark.soak)])
+    async def test_snapshots_beside_constant_writes(self, data_dir: Path, count: int):
+        """Many snapshots of a tenant that eight callers write: each holds a prefix of what each of them was told."""
+        async with TenantRegistry(config(data_dir, snapshots_kept_max=count)) as registry:
             await registry.create("acme")
             before: dict[str, list[int]] = {}
             after: dict[str, list[int]] = {}
             async with writing(registry, 8) as acknowledged:
-                for _ in range(SNAPSHOTS):
+                for _ in range(count):
                     told = [len(mine) for mine in acknowledged.values()]
                     snapshot = await registry.snapshots.create("acme")
                     before[snapshot.id] = told
                     after[snapshot.id] = [len(mine) for mine in acknowledged.values()]
-            assert len(await registry.snapshots.list("acme")) == SNAPSHOTS
+            assert len(await registry.snapshots.list("acme")) == count
             for number, snapshot_id in enumerate(before):
                 await registry.clone("acme", f"copy-{number}", snapshot_id)
                 contents = stored_contents(data_dir, f"copy-{number}")
