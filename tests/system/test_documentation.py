@@ -62,6 +62,19 @@ def test_permissions_in_the_documentation_are_the_tables():
     assert table[begin + 2 : begin + 2 + len(rows)] == rows
 
 
+def test_paths_on_the_architecture_page_exist():
+    """What the page names as a file or folder of the source is one: by its path, or by the end of its path."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+(?:\.py)?)?|[a-z_]+\.py)`", text))
+    there = [path.with_suffix("").as_posix() for path in [*ROOT.glob("*/*"), *(ROOT / "src").rglob("*")]]
+    assert named
+    assert {
+        name
+        for name in named
+        if not any(path.endswith("/" + name.removesuffix(".py").rstrip("/")) for path in there)
+    } == set()
+
+
 def test_links_of_the_documentation_lead_somewhere():
     """Every relative link of the Markdown pages names a file or folder that exists."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
