@@ -17,7 +17,7 @@ from tenants import HANG_SECONDS, make_message, open_files, stored_contents
 
 
 async def opened(data_dir: Path) -> TenantRegistry:
-    """Return a registry that is open, with a tenant at rest and one that is written to."""
+    """Return a registry that is open, with a tenant open for reading and one that is written to."""
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
     await registry.open()
     for tenant_id in ("acme", "globex"):

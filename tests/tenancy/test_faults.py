@@ -411,7 +411,9 @@ def fill(disk: Path) -> None:
             ballast.write(bytes(4096))
 
 
-@pytest.mark.parametrize("state", ["closed", "at rest", "awake", "left by a process that was killed"])
+@pytest.mark.parametrize(
+    "state", ["closed", "open for reading", "open for writing", "left by a process that was killed"]
+)
 async def test_reads_on_a_full_disk(tmp_path: Path, state: str):
     """Reads go on in whatever state the tenant is, also after a write that was refused; when there is space, so do writes."""
     with small_disk(tmp_path / "disk", "4m") as disk:
@@ -424,9 +426,9 @@ async def test_reads_on_a_full_disk(tmp_path: Path, state: str):
             (path.parent / "lock").write_bytes(b" " * 128)
         async with TenantRegistry(config(disk / "data")) as registry:
             messages = registry.tenant("acme").messages
-            if state == "at rest":
+            if state == "open for reading":
                 await messages.get_history("general")
-            if state == "awake":
+            if state == "open for writing":
                 await messages.save(make_message("before"))
             fill(disk)
             for _ in range(2):

@@ -53,8 +53,9 @@ def check_copy_fits(directory: Path, left_bytes: int, size_bytes: int) -> None:
         OSError: The file system cannot be read.
     """
     free = shutil.disk_usage(directory).free
-    if left_bytes + min(size_bytes, DISK_BYTES_MIN) > free:
+    reserved = min(size_bytes, DISK_BYTES_MIN)
+    if left_bytes + reserved > free:
         raise StorageFullError(
-            f"a copy needs {left_bytes} more bytes, and tenants that write need what would be left of the {free} that are "
+            f"not enough disk space: a copy needs {left_bytes} more bytes and leaves {reserved} for writes, and {free} are "
             "free: free space on the disk"
         )

@@ -166,13 +166,13 @@ class TestImport:
             registry.tenant("globex")._session,
             Statement("test.cache", "PRAGMA cache_size", fetch=Fetch.ONE),
         )
-        at_rest, (writing,), reading = (
+        immutable, (writing,), reading = (
             await session.read(cached),
             await session.write(cached),
             await session.read(cached),
         )
         assert header == (2000000000,)
-        assert at_rest == writing == reading == (-2000,)
+        assert immutable == writing == reading == (-2000,)
 
     async def test_a_bundle_that_is_unpacked_for_long(
         self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,17 +83,17 @@ async def test_a_database_that_is_closed_meanwhile(store: SQLiteStore, endless: 
         await check
 
 
-async def test_a_database_at_rest_is_woken(data_dir: Path, store: SQLiteStore, endless: list[Any]):
+async def test_a_check_opens_the_writer(data_dir: Path, store: SQLiteStore, endless: list[Any]):
     """One that was only read has a writer before it is checked: the first write beside the check does not wait for it."""
     await store.disconnect()
-    resting = make_owned_store(data_dir, must_exist=True)
-    await resting.connect()
-    await resting.migrate()
-    assert resting._connections.immutable_reader is not None
-    check = asyncio.create_task(resting.check_integrity())
+    opened = make_owned_store(data_dir, must_exist=True)
+    await opened.connect()
+    await opened.migrate()
+    assert opened._connections.immutable_reader is not None
+    check = asyncio.create_task(opened.check_integrity())
     await reached(lambda: endless)
-    assert await resting.write([(run("INSERT INTO notes VALUES (1000, 'beside')"),)]) == [[None]]
-    await resting.disconnect()
+    assert await opened.write([(run("INSERT INTO notes VALUES (1000, 'beside')"),)]) == [[None]]
+    await opened.disconnect()
     with pytest.raises(PersistenceConnectionError):
         await check
     assert not (data_dir / "tenants" / "acme" / "tenant.db-wal").exists()
@@ -139,14 +139,14 @@ def test_what_is_no_database(tmp_path: Path):
     assert integrity.read_closed_versions(tmp_path / "missing.db") is None
 
 
-async def test_versions_at_rest(store: SQLiteStore, database: Path):
+async def test_closed_versions(store: SQLiteStore, database: Path):
     """They are told of a database that was closed cleanly, and of none that is open or has a log beside it."""
     assert integrity.read_closed_versions(database) is None
     await store.disconnect()
     assert integrity.read_closed_versions(database) == {"company": 1}
 
 
-async def test_versions_at_rest_of_a_file_that_contradicts_itself(store: SQLiteStore, database: Path):
+async def test_closed_versions_of_a_file_that_contradicts_itself(store: SQLiteStore, database: Path):
     """They are not told of a database that counts more migrations than it lists: opening it says what is wrong."""
     await store.disconnect()
     with closing(sqlite3.connect(database)) as changed:

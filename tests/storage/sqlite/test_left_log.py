@@ -120,7 +120,7 @@ async def test_a_disk_that_still_fails(
 
 
 @pytest.fixture
-async def at_rest(data_dir: Path) -> Path:
+async def closed(data_dir: Path) -> Path:
     """A tenant's database with an empty table, closed cleanly."""
     make_root(data_dir)
     async with open_owned_store(data_dir) as store:
@@ -142,7 +142,7 @@ async def insert_in_transaction(store: SQLiteStore, value: int) -> None:
 
 @pytest.mark.parametrize("write", [insert, insert_in_transaction])
 async def test_the_name_of_a_new_log(
-    data_dir: Path, at_rest: Path, disk: Disk, write: Callable[[SQLiteStore, int], Awaitable[None]]
+    data_dir: Path, closed: Path, disk: Disk, write: Callable[[SQLiteStore, int], Awaitable[None]]
 ):
     """No commit is acknowledged before the log's name is durable, and the next commit tries again to make it durable."""
     async with open_owned_store(data_dir, must_exist=True) as store:
@@ -155,12 +155,12 @@ async def test_the_name_of_a_new_log(
         assert await read_rows(store, "SELECT x FROM t") == [(1,), (2,), (3,)]
         disk.error = errno.EIO
         await write(store, 4)  # once it is durable it is not synced again
-    assert not has_log(at_rest)
+    assert not has_log(closed)
 
 
-async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, at_rest: Path, disk: Disk):
+async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, closed: Path, disk: Disk):
     """Neither a long log nor the close of the tenant writes it into the database, and the next owner makes it durable first."""
-    before = content_of(at_rest)
+    before = content_of(closed)
     store = make_owned_store(data_dir, must_exist=True)
     await store.connect()
     disk.error, disk.failing = errno.EIO, "acme"
@@ -168,15 +168,15 @@ async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, at_rest:
         with pytest.raises(PersistenceError, match="Input/output error"):
             await store.write([(run("INSERT INTO t VALUES (zeroblob(20000000))"),)])
     await store.disconnect()
-    assert content_of(at_rest) == before
+    assert content_of(closed) == before
     assert open_files(data_dir) == []
     with pytest.raises(PersistenceConnectionError, match="look at the disk"):
         await store.connect()
-    assert content_of(at_rest) == before
+    assert content_of(closed) == before
     disk.error = None
     async with open_owned_store(data_dir, must_exist=True) as store:
         assert await read_rows(store, "SELECT count(*) FROM t") == [(2,)]
-    assert len(content_of(at_rest)) > len(before)
+    assert len(content_of(closed)) > len(before)
 
 
 async def test_a_tenant_is_not_to_blame(data_dir: Path, disk: Disk):

@@ -177,7 +177,7 @@ class TestDurability:
         await limit(registry)
         assert await pragma(registry, "synchronous") == 2
 
-    async def test_a_tenant_at_rest(self, registry: TenantRegistry):
+    async def test_a_tenant_that_is_open_for_reading(self, registry: TenantRegistry):
         """One that has only been read has no writer yet: the one that it gets has the new limits."""
         await save(registry)
         await save(registry, tenant_id="globex")

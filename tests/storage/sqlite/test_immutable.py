@@ -1,4 +1,4 @@
-"""A tenant that is only read is one file at rest: what that leaves alone, how a write wakes it, and what is seen of others."""
+"""A closed database is read as an immutable file: what that does not change, how a write opens the writer, and changes by others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +35,7 @@ def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLit
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
-    """A store that is at rest: it was written, closed cleanly and opened again."""
+    """A store that is open for reading: it was written, closed cleanly and opened again."""
     store = make_owned(tmp_path)
     await store.connect()
     await store.migrate()
@@ -53,7 +53,7 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def is_at_rest(store: SQLiteStore) -> bool:
+def is_open_for_reading(store: SQLiteStore) -> bool:
     """Return whether it has no writer."""
     return store._connections.immutable_reader is not None and store._connections.writer is None
 
@@ -70,7 +70,7 @@ async def test_reading_leaves_the_files_alone(store: SQLiteStore, tmp_path: Path
     for _ in range(3):
         assert await numbers(store) == [1]
         assert await store.health_check()
-        assert is_at_rest(store)
+        assert is_open_for_reading(store)
         assert names(tmp_path) == {"tenant.db", "lock"}
         await store.disconnect()
         await store.connect()
@@ -78,16 +78,16 @@ async def test_reading_leaves_the_files_alone(store: SQLiteStore, tmp_path: Path
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-async def test_a_write_wakes_it(store: SQLiteStore):
+async def test_a_write_opens_the_writer(store: SQLiteStore):
     """The first write opens the writer, and every read after its answer sees it."""
     assert await numbers(store) == [1]
     for n in range(2, 5):
         assert await store.write([(run("INSERT INTO t VALUES (?)", n),)]) == [[None]]
         assert await numbers(store) == list(range(1, n + 1))
-    assert not is_at_rest(store)
+    assert not is_open_for_reading(store)
 
 
-async def test_a_transaction_wakes_it(store: SQLiteStore):
+async def test_a_transaction_opens_the_writer(store: SQLiteStore):
     """So does a transaction, and reads beside it see the state before."""
     transaction = await store.begin()
     await transaction.write((run("INSERT INTO t VALUES (2)"),))
@@ -97,7 +97,7 @@ async def test_a_transaction_wakes_it(store: SQLiteStore):
 
 
 async def test_reads_and_the_first_write_at_once(store: SQLiteStore):
-    """Reads that come while it wakes wait for that and fail in no way; each sees the state before the write or after."""
+    """Reads that come while the writer is opened wait and do not fail; each sees the state before the write or after."""
     reads = [asyncio.ensure_future(numbers(store)) for _ in range(5)]
     write = asyncio.ensure_future(store.write([(run("INSERT INTO t VALUES (2)"),)]))
     for _ in range(20):
@@ -114,12 +114,12 @@ async def test_a_read_that_writes_is_refused(store: SQLiteStore, tmp_path: Path)
     for sql in ("INSERT INTO t VALUES (2)", "CREATE TEMP TABLE u (n)"):
         (outcome,) = await store.read([rows(sql)])
         assert isinstance(outcome, PersistenceError)
-    assert is_at_rest(store)
+    assert is_open_for_reading(store)
     assert query(tmp_path / "tenant.db", "SELECT n FROM t") == [(1,)]
 
 
 async def test_a_running_read_is_interrupted(store: SQLiteStore):
-    """A query that would run for minutes ends when its caller goes, and the tenant wakes all the same."""
+    """A query that would run for minutes ends when its caller goes, and the writer is opened."""
     reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
     await reached(lambda: store._connections.immutable_reader._running_job is not None)
     reading.cancel()
@@ -128,8 +128,8 @@ async def test_a_running_read_is_interrupted(store: SQLiteStore):
     assert await store.write([(run("INSERT INTO t VALUES (2)"),)]) == [[None]]
 
 
-async def test_a_cancelled_write_that_was_to_wake_it(store: SQLiteStore, tmp_path: Path):
-    """A write whose deadline passes while a read keeps it from waking the tenant leaves that usable, and its lock in order."""
+async def test_a_cancelled_write_that_was_to_open_the_writer(store: SQLiteStore, tmp_path: Path):
+    """A write whose deadline passes while a read delays the writer leaves the tenant usable, and its lock in order."""
     reading = asyncio.ensure_future(store.read([rows(COUNT_TO_A_BILLION)]))
     await reached(lambda: store._connections.immutable_reader._running_job is not None)
     write = asyncio.ensure_future(store.write([(run("INSERT INTO t VALUES (2)"),)]))
@@ -171,7 +171,7 @@ async def test_a_writer_that_cannot_be_opened(store: SQLiteStore, tmp_path: Path
     assert await numbers(store) == [1, 2]
 
 
-async def test_one_that_was_not_closed_is_awake(tmp_path: Path):
+async def test_one_that_was_not_closed_is_open_for_writing(tmp_path: Path):
     """After a crash there is a log to recover and perhaps an owner to fence off: the writer does that at once."""
     store = make_owned(tmp_path)
     await store.connect()
@@ -179,13 +179,13 @@ async def test_one_that_was_not_closed_is_awake(tmp_path: Path):
     await store.disconnect()
     (tmp_path / "lock").write_text("{}")
     await store.connect()
-    assert not is_at_rest(store)
+    assert not is_open_for_reading(store)
     await store.disconnect()
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-async def test_one_with_a_log_beside_it_is_awake(tmp_path: Path, *, is_empty: bool):
-    """What is still in the log would not be seen at rest. An empty log, as a full disk leaves it, holds nothing."""
+async def test_one_with_a_log_beside_it_is_open_for_writing(tmp_path: Path, *, is_empty: bool):
+    """What is still in the log would not be read. An empty log, as a full disk leaves it, holds nothing."""
     store = make_owned(tmp_path)
     await store.connect()
     await store.migrate()
@@ -195,16 +195,16 @@ async def test_one_with_a_log_beside_it_is_awake(tmp_path: Path, *, is_empty: bo
     else:
         left_open(tmp_path / "tenant.db", "CREATE TABLE in_the_log (n)")
     await store.connect()
-    assert is_at_rest(store) is is_empty
+    assert is_open_for_reading(store) is is_empty
     await store.disconnect()
 
 
-async def test_one_to_be_migrated_is_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A migration that is new to the file is applied, and the file is at rest the next time."""
+async def test_one_to_be_migrated_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A migration that is new to the file is applied, and the file is immutable the next time."""
     packs = tmp_path / "packs"
     monkeypatch.syspath_prepend(packs)
-    pack = Schema("more", write_pack(packs, "pack_of_a_resting_tenant", "CREATE TABLE more (n);"))
-    for schemas, has_rest in (
+    pack = Schema("more", write_pack(packs, "pack_of_a_closed_tenant", "CREATE TABLE more (n);"))
+    for schemas, is_current in (
         ([COMPANY], False),
         ([COMPANY], True),
         ([COMPANY, pack], False),
@@ -214,15 +214,15 @@ async def test_one_to_be_migrated_is_awake(tmp_path: Path, monkeypatch: pytest.M
         await store.connect()
         report = await store.migrate()
         assert report.versions == {schema.name: 1 for schema in schemas}
-        assert is_at_rest(store) is has_rest
+        assert is_open_for_reading(store) is is_current
         await store.disconnect()
 
 
-async def test_a_database_without_an_owner_is_always_awake(tmp_path: Path):
+async def test_a_database_without_an_owner_is_always_open_for_writing(tmp_path: Path):
     """Others may write it: one company's own file, used without a registry."""
     store = make_store(SQLiteOptions(path=tmp_path / "a.db"))
     for _ in range(2):
         await store.connect()
         await store.migrate()
-        assert not is_at_rest(store)
+        assert not is_open_for_reading(store)
         await store.disconnect()
