@@ -29,7 +29,7 @@ R = TypeVar("R", bound=Repository)
 
 
 class LeaseSource(Protocol):
-    """Where a handle gets its actor from: the registry."""
+    """Where a handle gets its actor from: `tenantry.tenancy.tenant_leases.TenantLeases`."""
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now."""

@@ -23,10 +23,11 @@ from tenantry.tenancy.fleet.attempts import RETRY_SECONDS, with_retries
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
-from tenantry.tenancy.handle import LeaseSource, TenantHandle
+from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.refusals import busy_error
+from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_record import TenantRecord
 
 MIGRATE: Final = "migrate"
@@ -64,14 +65,6 @@ class Snapshotter(Protocol):
         ...
 
 
-class FleetHost(LeaseSource, Protocol):
-    """The registry, as far as jobs need it."""
-
-    def tenant(self, tenant_id: str) -> TenantHandle:
-        """Return a handle on the tenant."""
-        ...
-
-
 class JobHaltedError(Exception):
     """The job stops in this process before the work on a tenant has ended: the tenant stays pending."""
 
@@ -84,7 +77,7 @@ class FleetTools:
     pool: ActorPool
     runner: OperationRunner
     context: ActorContext
-    host: FleetHost
+    leases: TenantLeases
     schemas: Sequence[Schema]
     backend: Backend
     snapshots: Snapshotter
@@ -176,7 +169,7 @@ class FleetWork:
 
     async def _migrate(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
         try:
-            lease = await self._tools.host.lease(tenant.id)
+            lease = await self._tools.leases.lease(tenant.id)
         except TenantOwnedElsewhereError:
             # The process that has it open migrated it to what it knows, and noted the versions in the catalog.
             latest = await self._tools.catalog.find_by_uid(tenant.uid)
@@ -184,7 +177,7 @@ class FleetWork:
                 raise
             return Outcome(SKIPPED)
         item.detail["schema_versions"] = lease.actor.schema_versions
-        self._tools.host.release(lease)
+        self._tools.leases.release(lease)
         return Outcome(OK)
 
     async def _is_current(self, tenant: TenantRecord) -> bool:
@@ -213,11 +206,11 @@ class FleetWork:
             check = partial(self._check_closed, is_thorough=is_thorough)
             await self._tools.runner.run(tenant.id, CHECK, check)
             return Outcome(OK)
-        lease = await self._tools.host.lease(tenant.id)
+        lease = await self._tools.leases.lease(tenant.id)
         try:
             await lease.actor.check_integrity(is_thorough=is_thorough)
         finally:
-            self._tools.host.release(lease)
+            self._tools.leases.release(lease)
         return Outcome(OK)
 
     async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
@@ -239,7 +232,7 @@ class FleetWork:
     async def _run_function(
         self, function: FleetFunction, tenant: TenantRecord, item: PendingTenant, arguments: dict[str, Any]
     ) -> Outcome:
-        result: object = await _awaited(function(self._tools.host.tenant(tenant.id), arguments))
+        result: object = await _awaited(function(self._tools.leases.tenant(tenant.id), arguments))
         if result is not None:
             if not isinstance(result, dict) or len(as_json(result)) > DETAIL_CHARACTERS_MAX:
                 raise ValueError(
