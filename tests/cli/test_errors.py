@@ -138,7 +138,7 @@ def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
     assert len(list(kept.glob("*/*.json"))) == 1
     refused = tenantry("tenant", "purge", "acme", "--yes", *there, "--snapshot-storage", tmp_path / "typo")
     assert refused.returncode != 0
-    assert f"are kept at {kept}, not at {tmp_path / 'typo'}" in refused.stderr
+    assert f"are stored at {kept}, not at {tmp_path / 'typo'}" in refused.stderr
     remembered = tmp_path / "data" / "snapshot-storage"
     remembered.write_text("a program's own\n")
     refused = tenantry("tenant", "purge", "acme", "--yes", *there)

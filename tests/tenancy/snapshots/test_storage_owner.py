@@ -198,7 +198,7 @@ async def test_a_switch_to_what_is_not_empty(copied: Path, backups: LocalStorage
     with pytest.raises(SnapshotStorageOwnedError):
         await switch_storage(config, backups)
     await unmarked.put_bytes("something", b"of somebody")
-    with pytest.raises(SnapshotError, match="an empty place"):
+    with pytest.raises(SnapshotError, match="an empty storage"):
         await switch_storage(config, unmarked)
     assert (copied / "snapshot-storage").read_text().strip() == backups.location
 

@@ -119,7 +119,7 @@ def _recorded(data_dir: Path) -> str | None:
     if recorded and "://" not in recorded and not recorded.startswith("/"):
         raise CommandError(
             Exit.USAGE,
-            f"the snapshots of {data_dir} are kept at {recorded!r}, which is neither a URL nor a directory: only the program "
+            f"the snapshots of {data_dir} are stored at {recorded!r}, which is neither a URL nor a directory: only the program "
             "that keeps them there can open them",
         )
     return recorded

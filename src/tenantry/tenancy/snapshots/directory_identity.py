@@ -1,10 +1,10 @@
-"""What tells a data directory from a copy of it.
+"""The identity of a data directory, which tells it from a copy.
 
 A data directory has a random id in the file ``identity``. A copy of the directory has a file with the same content, so the
-file itself counts too: its inode number, and the generation of that inode where the file system has one
-(``FS_IOC_GETVERSION``, see ioctl_iflags(2)). Renaming or mounting the directory elsewhere changes neither. A copy with ``cp``,
-``rsync`` or ``tar``, and a file that a backup program restored, have others. A clone of a whole volume has the same ones.
-These functions block.
+identity includes the file's inode number, and the generation of that inode if the file system has one (``FS_IOC_GETVERSION``, see
+ioctl_iflags(2)). Renaming the directory or mounting it elsewhere changes neither. A copy with ``cp``, ``rsync`` or ``tar``, and a
+file that a backup program restored, have other ones. A clone of a whole volume has the same ones and is not detected. These
+functions block.
 """
 
 import fcntl
@@ -26,12 +26,12 @@ _GENERATION_BYTES: Final = 4
 
 
 class DirectoryIdentity(NamedTuple):
-    """Which data directory it is.
+    """The identity of a data directory.
 
     Attributes:
-        id: Random; a copy has the same.
-        inode: The number of the file that holds the id; a copy has another.
-        generation: How often that number was given to a file; None where the file system does not tell.
+        id: A random id; a copy has the same one.
+        inode: The inode number of the file with the id; a copy has another one.
+        generation: The generation of the inode, which differs each time its number is used again; None if the file system has none.
     """
 
     id: str
@@ -39,7 +39,7 @@ class DirectoryIdentity(NamedTuple):
     generation: int | None
 
     def is_same(self, other: "DirectoryIdentity") -> bool:
-        """Return whether both are one directory, as far as both tell."""
+        """Return whether both are the same directory, as far as that is known."""
         if (self.id, self.inode) != (other.id, other.inode):
             return False
         return self.generation == other.generation or None in {self.generation, other.generation}
@@ -63,20 +63,23 @@ def read_identity(data_dir: Path) -> DirectoryIdentity | None:
         finally:
             os.close(fd)
     if not _ID.fullmatch(text):
-        raise SnapshotError(f"{path} does not hold an id: remove it, then 'tenantry snapshot claim-storage'")
+        raise SnapshotError(
+            f"{path} does not contain an id: remove it, then run 'tenantry snapshot claim-storage'"
+        )
     return found
 
 
 def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIdentity:
-    """Return the directory's identity, made if it has none yet.
+    """Return the directory's identity; make one if it has none yet.
 
     Args:
         data_dir: The data directory.
-        is_replaced: Whether it is made in any case: what belonged to the old one does not belong to the directory any more.
+        is_replaced: Whether a new identity is made in any case. A storage that belonged to the old one does not belong to the
+            directory any more.
 
     Raises:
         SnapshotError: It cannot be made, or another process makes it at this moment (retryable).
-        StorageFullError: There is no room for it.
+        StorageFullError: There is no space for it.
     """
     path = data_dir / _FILE_NAME
     with storage_errors(f"write {path}"):
@@ -98,6 +101,6 @@ def _generation(fd: int) -> int | None:
     buffer = bytearray(8)  # the request is declared with a long, of which the kernel fills an int
     try:
         fcntl.ioctl(fd, _GET_GENERATION, buffer)
-    except OSError:  # tmpfs, overlayfs and others have none
+    except OSError:  # tmpfs, overlayfs and others have no generations
         return None
     return int.from_bytes(buffer[:_GENERATION_BYTES], sys.byteorder)

@@ -1,7 +1,7 @@
-"""Where a data directory's snapshots are kept, written down in it.
+"""Records in a data directory where its snapshots are stored.
 
-Whoever opens the directory without knowing it would find no snapshot, and a purge would leave those of its tenant for ever:
-so a registry that was given another storage is not opened. These functions block.
+A registry with another storage would find no snapshots, and its purges would leave the snapshots of purged tenants for ever. So a
+registry that was given another storage is not opened. These functions block.
 """
 
 import os
@@ -16,12 +16,12 @@ _CHARACTERS_MAX: Final = 4096
 
 
 def default_location(data_dir: Path) -> Path:
-    """Return where the snapshots are kept if nothing else was said."""
+    """Return where snapshots are stored if no storage is given."""
     return data_dir / "snapshots"
 
 
 def recorded_location(data_dir: Path) -> str | None:
-    """Return where they are kept, as it was written down; None if nothing was.
+    """Return the recorded location of the snapshots, None if none is recorded.
 
     Raises:
         SnapshotError: It cannot be read.
@@ -36,14 +36,14 @@ def recorded_location(data_dir: Path) -> str | None:
 
 
 def record_location(data_dir: Path, location: str) -> None:
-    """Write down where they are kept, unless that is the default or was done before.
+    """Record where the snapshots are stored, unless that is the default or is recorded already.
 
     Args:
         data_dir: The data directory.
-        location: The storage's, see `ObjectStorage`.
+        location: The location of the storage, see `ObjectStorage`.
 
     Raises:
-        DataDirectoryError: They are kept elsewhere; the message says where, and what to do if that is to change.
+        DataDirectoryError: They are stored elsewhere. The message says where, and how to change it.
         SnapshotError: It cannot be read or written.
     """
     path, default = data_dir / _FILE_NAME, Path(os.path.abspath(default_location(data_dir)))  # noqa: PTH100  # as `LocalStorage.location`
@@ -52,14 +52,14 @@ def record_location(data_dir: Path, location: str) -> None:
         return
     if recorded is not None:
         change = f"move what is there first, then remove {path}, or start without them: 'tenantry snapshot switch-storage'"
-        raise _kept_elsewhere(data_dir, recorded, location, change)
+        raise _stored_elsewhere(data_dir, recorded, location, change)
     if default.is_dir() and any(default.iterdir()):
-        raise _kept_elsewhere(data_dir, str(default), location, f"move what is in {default} there first")
+        raise _stored_elsewhere(data_dir, str(default), location, f"move what is in {default} there first")
     change_location(data_dir, location)
 
 
 def change_location(data_dir: Path, location: str) -> None:
-    """Write down where they are kept from now on; snapshots that are elsewhere stay there and are not found any more.
+    """Record a new location. Snapshots that are elsewhere stay there, and are neither listed nor deleted any more.
 
     Raises:
         SnapshotError, StorageFullError: It cannot be written.
@@ -69,9 +69,9 @@ def change_location(data_dir: Path, location: str) -> None:
         draft.write(f"{location}\n".encode())
 
 
-def _kept_elsewhere(data_dir: Path, kept_at: str, given: str, change: str) -> DataDirectoryError:
+def _stored_elsewhere(data_dir: Path, stored_at: str, given: str, change: str) -> DataDirectoryError:
     return DataDirectoryError(
-        f"the snapshots of {data_dir} are kept at {kept_at}, not at {given}: give that snapshot storage; if they are to be "
-        f"kept elsewhere from now on, {change}",
+        f"the snapshots of {data_dir} are stored at {stored_at}, not at {given}: give that snapshot storage. To store them "
+        f"elsewhere from now on: {change}",
         path=str(data_dir),
     )

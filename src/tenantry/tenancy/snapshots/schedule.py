@@ -1,4 +1,4 @@
-"""Takes each active tenant's snapshot every so often, spread over the interval, whichever process comes first."""
+"""Takes a snapshot of each active tenant once in an interval, spread over the interval, in one of the open processes."""
 
 import random
 from datetime import timedelta
@@ -15,25 +15,25 @@ from tenantry.tenancy.snapshots.snapshots import Snapshots
 from tenantry.tenancy.tenant_record import TenantRecord
 
 SCHEDULE_FAILED: Final = "tenantry.snapshots.schedule_failed"
-LOOK_SECONDS_MAX: Final = 10.0
-"""How often it looks who is due; more often where the interval is short."""
+POLL_SECONDS_MAX: Final = 10.0
+"""How often it looks for tenants that are due; more often if the interval is short."""
 
-_TENANTS_PER_LOOK: Final = 100
-_LOOKS_PER_INTERVAL: Final = 10
+_TENANTS_PER_POLL: Final = 100
+_POLLS_PER_INTERVAL: Final = 10
 
 
 class SnapshotSchedule:
-    """Runs until it is cancelled.
+    """Takes snapshots until it is cancelled.
 
-    A tenant is due when its moment in the catalog has passed. Whoever moves that moment, a compare-and-set, takes the
-    snapshot: so of several processes one does. A new tenant's first moment lies anywhere in the interval. A snapshot that
-    fails is in the log and in the audit, and is tried again after a tenth of the interval.
+    The catalog has a due time for each tenant. Of several processes, the one that moves the due time with a compare-and-set takes the
+    snapshot. A new tenant's first due time is a random one within the interval. A snapshot that fails is in the log and in the audit,
+    and is tried again after a tenth of the interval.
 
     Args:
-        snapshots: Takes them.
-        catalog: Knows who is due.
+        snapshots: Takes the snapshots.
+        catalog: Has the due times.
         context: Settings and clock.
-        log: For what fails.
+        log: For failures.
     """
 
     def __init__(self, snapshots: Snapshots, catalog: Catalog, context: ActorContext, log: EventLog) -> None:
@@ -44,29 +44,29 @@ class SnapshotSchedule:
         self._log = log
 
     async def run(self) -> None:
-        """Look who is due, again and again."""
+        """Take the snapshots that are due, again and again."""
         interval_seconds = self._config.snapshot_interval_seconds
         assert interval_seconds is not None
         while True:
-            await anyio.sleep(min(LOOK_SECONDS_MAX, interval_seconds / _LOOKS_PER_INTERVAL))
+            await anyio.sleep(min(POLL_SECONDS_MAX, interval_seconds / _POLLS_PER_INTERVAL))
             try:
                 await self.take_due(interval_seconds)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the next look may go well
+            except Exception as error:  # noqa: BLE001  # after any error the next poll may succeed
                 self._log.error(SCHEDULE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def take_due(self, interval_seconds: float) -> None:
         """Take the snapshots that are due, ``snapshot_jobs_max`` at once."""
-        await self._bring_back(interval_seconds)
+        await self._correct_late(interval_seconds)
         limiter = anyio.CapacityLimiter(self._config.snapshot_jobs_max)
         async with anyio.create_task_group() as tasks:
-            for tenant in await self._catalog.by_snapshot_due(_TENANTS_PER_LOOK):
+            for tenant in await self._catalog.by_snapshot_due(_TENANTS_PER_POLL):
                 tasks.start_soon(self._take_if_due, tenant, interval_seconds, limiter)
 
-    async def _bring_back(self, interval_seconds: float) -> None:
-        """Choose a new moment where the present one is later than any that the schedule sets: the clock was ahead then."""
-        seconds_max = interval_seconds + self._config.snapshot_jitter_seconds + LOOK_SECONDS_MAX
+    async def _correct_late(self, interval_seconds: float) -> None:
+        """Choose a new due time if the present one is later than any that the schedule sets: the clock was ahead when it was set."""
+        seconds_max = interval_seconds + self._config.snapshot_jitter_seconds + POLL_SECONDS_MAX
         latest = self._clock.now() + timedelta(seconds=seconds_max)
-        for tenant in await self._catalog.by_snapshot_due_after(latest, _TENANTS_PER_LOOK):
+        for tenant in await self._catalog.by_snapshot_due_after(latest, _TENANTS_PER_POLL):
             await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
 
     async def _take_if_due(
@@ -76,8 +76,8 @@ class SnapshotSchedule:
             if tenant.snapshot_due_at is None:
                 await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
                 return
-            # A claim first: if this process ends before the snapshot is there, another try comes soon.
-            if not await self._move(tenant, interval_seconds / _LOOKS_PER_INTERVAL):
+            # To claim the tenant. If this process dies before the snapshot is stored, the next attempt comes soon.
+            if not await self._move(tenant, interval_seconds / _POLLS_PER_INTERVAL):
                 return
             jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311
             next_seconds = max(interval_seconds + jitter, 0.0)
@@ -85,8 +85,8 @@ class SnapshotSchedule:
                 with acting_as("tenantry"):
                     await self._snapshots.create(tenant.id, trigger="schedule")
             except TenantOwnedElsewhereError:
-                # Who has it open is to take it: leave the next turn to that one.
-                next_seconds = LOOK_SECONDS_MAX * random.random()  # noqa: S311
+                # The process that has it open can take the snapshot: it gets the next turn.
+                next_seconds = POLL_SECONDS_MAX * random.random()  # noqa: S311
             except TenantryError:
                 return
             latest = await self._catalog.find_by_uid(tenant.uid)

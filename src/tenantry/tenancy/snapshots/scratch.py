@@ -1,7 +1,7 @@
-"""A registry's place for files that are being made.
+"""A registry's directory for files that are being made.
 
-Where it is on the same file system as the tenants, as it is by default, files are renamed into place; otherwise they are copied. It
-is emptied by the next registry if this one dies.
+If it is on the same file system as the tenants, as it is by default, files are renamed into place; otherwise they are copied. If the
+process dies, the next registry that is opened empties the directory.
 """
 
 import contextlib
@@ -25,10 +25,12 @@ _LOCK_SUFFIX: Final = ".lock"
 
 
 class Scratch:
-    """Directories that last for a block.
+    """Makes directories that exist for the length of a block.
+
+    They are in ``scratch`` of the data directory, in a directory that only this registry uses, with a lock beside it.
 
     Args:
-        data_dir: It lies in ``scratch`` there, in a directory of this registry's own with a lock beside it.
+        data_dir: The data directory.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -40,24 +42,25 @@ class Scratch:
         self._is_closed = False
 
     async def sweep(self) -> None:
-        """Remove what registries that died have left: on a disk that is nearly full it is missed.
+        """Remove the directories of processes that died: they take space that others may need.
 
         Raises:
-            DataDirectoryError: It cannot be looked at.
+            DataDirectoryError: The directory cannot be read.
         """
         await run_in_thread(self._sweep)
 
     async def aclose(self) -> None:
-        """Remove what is there; idempotent."""
+        """Remove this registry's directory; idempotent."""
         await run_in_thread(self._close)
 
     @asynccontextmanager
     async def directory(self) -> AsyncIterator[Path]:
-        """Give a new, private directory, removed at the end of the block.
+        """Give a new, private directory that is removed at the end of the block.
 
         Raises:
             StorageFullError: The disk has no space for it.
             DataDirectoryError: It cannot be made for another reason.
+            RegistryClosedError: The registry is closed.
         """
         directory = await run_in_thread(self._make)
         try:
@@ -88,7 +91,7 @@ class Scratch:
             ) from error
 
     def _begin(self) -> Path:
-        """Make the directory of this registry, when it is first needed; its lock first, so that nobody sweeps it."""
+        """Make the directory of this registry, when it is first needed. Its lock comes first, so that no other registry sweeps it."""
         make_directories(self._data_dir, self._root)
         own = self._root / uuid.uuid4().hex
         lock = _lock_of(own)
@@ -123,11 +126,11 @@ class Scratch:
 def _remove_if_left(directory: Path) -> None:
     """Remove the directory of a registry that died, and its lock.
 
-    One without a lock was left too: by a registry that could not remove it, or by a power failure that kept the directory alone.
+    A directory without a lock is removed too: its registry could not remove it, or a power failure removed only the lock.
     """
     lock = _lock_of(directory)
     with contextlib.suppress(LockHeldError, OSError):
-        lock.acquire(is_named=False)  # a full disk takes no name
+        lock.acquire(is_named=False)  # a full disk has no space for a name in the lock file
         shutil.rmtree(directory, ignore_errors=True)
         lock.remove()
 

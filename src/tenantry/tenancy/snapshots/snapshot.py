@@ -1,4 +1,4 @@
-"""A snapshot as its callers see it, and what kept files say of it."""
+"""A snapshot as callers see it, and the ids of snapshots."""
 
 import re
 import secrets
@@ -11,24 +11,24 @@ from pydantic import BaseModel, ConfigDict
 from tenantry.errors import SnapshotNotFoundError
 from tenantry.storage.archive.manifest import Manifest
 
-# In the order of time, also as text; safe as a part of a path and of an object's key.
+# Sorts by time; safe as a part of a path and of an object's key.
 _SNAPSHOT_ID: Final = re.compile(r"[0-9]{8}t[0-9]{12}z-[0-9a-f]{8}")
 
 
 class Snapshot(BaseModel):
-    """A tenant's database as it was at one moment, kept outside of it.
+    """A tenant's database as it was at one time, stored elsewhere.
 
     Attributes:
-        id: In the order of time.
-        tenant_id: The id that the tenant had then.
-        tenant_uid: Its stable key.
-        created_at: The moment, in UTC; what was acknowledged before is in it.
-        trigger: Why it was made: ``manual``, ``schedule``, ``fleet`` and the like.
-        schema_versions: The version that each schema was at.
+        id: Its id; ids sort by time.
+        tenant_id: The id that the tenant had at that time.
+        tenant_uid: The tenant's stable key.
+        created_at: The time, in UTC; every write that was acknowledged before it is in the snapshot.
+        trigger: What asked for it: ``manual``, ``schedule``, ``fleet`` or a word of the caller's.
+        schema_versions: The version of each schema.
         row_counts: How many rows each table had.
         database_bytes: The size of the database.
-        stored_bytes: What is kept of it, compressed.
-        database_sha256: The digest of the database's file, in hexadecimal.
+        stored_bytes: The size of the stored object, compressed.
+        database_sha256: The SHA-256 of the database's file, in hexadecimal.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,18 +46,18 @@ class Snapshot(BaseModel):
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """Return what a manifest says."""
+        """Return the snapshot that a manifest describes."""
         assert manifest.snapshot_id is not None
         fields = manifest.model_dump(include=set(cls.model_fields))
         return cls(id=manifest.snapshot_id, **fields)
 
 
 class DatedIds(NamedTuple):
-    """Ids of snapshots by what their dates say.
+    """Ids of snapshots by their dates.
 
     Attributes:
-        past: Newest first.
-        future: Those dated in the future, because the clock was ahead when they were made; newest first.
+        past: Those dated in the past, newest first.
+        future: Those dated in the future, because the clock was ahead when they were taken; newest first.
     """
 
     past: list[str]
@@ -65,7 +65,7 @@ class DatedIds(NamedTuple):
 
 
 def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
-    """Sort ids by their dates, without those dated in the future: which of them is the newest cannot be told."""
+    """Sort ids by date, apart from those dated in the future: their true order is not known."""
     dated = DatedIds([], [])
     future_begin = begin_of_ids(latest_plausible)
     for snapshot_id in sorted(ids, reverse=True):
@@ -74,25 +74,25 @@ def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
 
 
 def begin_of_ids(instant: datetime) -> str:
-    """Return how the ids of an instant begin: ids are in the order of time."""
+    """Return what the ids of an instant begin with."""
     return f"{instant:%Y%m%dt%H%M%S%f}"
 
 
 def new_snapshot_id(now: datetime) -> str:
-    """Return an id for a snapshot that is made now."""
+    """Return an id for a snapshot that is taken now."""
     return f"{begin_of_ids(now)}z-{secrets.token_hex(4)}"
 
 
 def is_snapshot_id(value: str) -> bool:
-    """Return whether this is the form of a snapshot's id."""
+    """Return whether a text has the form of a snapshot's id."""
     return _SNAPSHOT_ID.fullmatch(value) is not None
 
 
 def check_snapshot_id(value: object, *, prefix: str = "") -> str:
-    """Return `value` if it has the form of a snapshot's id, after a prefix.
+    """Return `value` if it is a prefix and then the form of a snapshot's id.
 
     Raises:
-        SnapshotNotFoundError: It has not, so there is none.
+        SnapshotNotFoundError: It is not, so no snapshot has this id.
     """
     if isinstance(value, str) and value.startswith(prefix) and _SNAPSHOT_ID.fullmatch(value[len(prefix) :]):
         return value

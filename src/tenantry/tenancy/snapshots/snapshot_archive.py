@@ -1,7 +1,7 @@
-"""Where snapshots are kept: two objects for each, below the tenant's stable key.
+"""Stores snapshots as two objects each, below the tenant's stable key.
 
     <uid>/<snapshot id>.db.gz   the database, compressed
-    <uid>/<snapshot id>.json    its sealed manifest, written last: what has none is no snapshot
+    <uid>/<snapshot id>.json    its sealed manifest, written last: without it there is no snapshot
 
 What is stored is never trusted. Before anything is done with it, these are checked: the seal of the manifest, the SHA-256 of the
 compressed object and of the database in it, that the database is sound, and that it contains what the manifest says.
@@ -34,7 +34,7 @@ from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.threads import run_in_thread
 
 UNFINISHED_SECONDS: Final = 86_400.0
-"""What has had no manifest for so long will never get one: its process died."""
+"""A database that has had no manifest for so long will not get one: its process died."""
 _MANIFEST: Final = ".json"
 _DATABASE: Final = ".db.gz"
 
@@ -52,11 +52,11 @@ class ObjectsLeftError(SnapshotError):
 
 
 class SnapshotArchive:
-    """Keeps and gives back snapshots.
+    """Stores, fetches and deletes snapshots.
 
     Args:
-        storage: Keeps the objects.
-        owner: Checks that the storage is this directory's before anything is written, deleted or restored.
+        storage: Has the objects.
+        owner: Checks that the storage belongs to this data directory before anything is written, deleted or restored.
     """
 
     def __init__(self, storage: ObjectStorage, owner: StorageOwner) -> None:
@@ -88,11 +88,11 @@ class SnapshotArchive:
         return sorted(_ids(await self._names(tenant_uid), _MANIFEST))
 
     async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
-        """Return what is said of a snapshot.
+        """Return the manifest of a snapshot.
 
         Raises:
-            SnapshotNotFoundError: There is none.
-            SnapshotCorruptError: Its manifest was altered, or is another's.
+            SnapshotNotFoundError: The snapshot does not exist.
+            SnapshotCorruptError: Its manifest was changed, or is another snapshot's.
         """
         check_snapshot_id(snapshot_id)
         key = _key(tenant_uid, snapshot_id, _MANIFEST)
@@ -109,15 +109,16 @@ class SnapshotArchive:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} at {key}: {error}") from error
         if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
             raise SnapshotCorruptError(
-                f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r} of another place"
+                f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r}, which was moved there"
             )
         return manifest
 
     async def fetch(self, manifest: Manifest, path: Path) -> DatabaseReport:
-        """Write a snapshot's database into a new file, when everything about it was found to be right.
+        """Write a snapshot's database into a new file, checked.
 
         Raises:
-            SnapshotCorruptError: It is not what was kept; no file is left.
+            SnapshotCorruptError: It is not what was stored, or not what its manifest says.
+            DatabaseCorruptError: It is damaged, and was so when the snapshot was taken.
             SnapshotStorageOwnedError: The storage belongs to another data directory.
             SnapshotError, StorageFullError: It cannot be read, or written.
         """
@@ -133,7 +134,7 @@ class SnapshotArchive:
             compressed.unlink(missing_ok=True)
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
-        """Forget a snapshot; a missing one is not an error.
+        """Delete a snapshot; a missing one is not an error.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
@@ -141,14 +142,14 @@ class SnapshotArchive:
         """
         check_snapshot_id(snapshot_id)
         await self._owner.check()
-        # The manifest first: without it the rest is nothing.
+        # The manifest first: without it there is no snapshot.
         for suffix in (_MANIFEST, _DATABASE):
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
 
     async def delete_all(self, tenant_uid: str) -> None:
-        """Forget everything that is kept of a tenant, also objects that are not snapshots.
+        """Delete all objects of a tenant, also those that are not snapshots.
 
-        An object that cannot be deleted does not keep the others from it.
+        If one object cannot be deleted, the others are deleted nevertheless.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
@@ -162,36 +163,51 @@ class SnapshotArchive:
     async def apply_retention(
         self, tenant_uid: str, newest: str, *, kept_max: int, age_seconds_max: float, watch: ClockWatch
     ) -> Sequence[str]:
-        """Forget snapshots that are too many or too old, but never the one just made, whatever the clock says.
+        """Delete the snapshots that are too many or too old, and what crashed processes left.
 
-        Snapshots dated in the future neither count nor go. With the others goes what a process that died left of one a day ago
-        or longer. Raises like `delete`.
+        The newest snapshot stays, whatever the clock says. Snapshots dated in the future stay and do not count. A database without
+        a manifest is deleted when it is a day old.
+
+        Args:
+            tenant_uid: The tenant.
+            newest: The id of the snapshot that was just taken.
+            kept_max: How many snapshots stay.
+            age_seconds_max: How old they may be.
+            watch: Tells which dates are plausible.
+
+        Returns:
+            The ids of what was deleted.
+
+        Raises:
+            SnapshotStorageOwnedError: The storage belongs to another data directory.
+            ObjectsLeftError: Some objects remain.
+            SnapshotError: The storage cannot list the objects.
         """
         await self._owner.check()
         names = await self._names(tenant_uid)
         ids = _ids(names, _MANIFEST)
         past = newest_first(ids - {newest}, watch.latest_plausible()).past
         too_old = begin_of_ids(watch.expired_before(age_seconds_max))
-        going = [
+        surplus = [
             snapshot_id
             for place, snapshot_id in enumerate(past, start=1)
             if place >= kept_max or snapshot_id < too_old
         ]
-        # One that is younger may be another process's, which is about to write its manifest.
+        # Another process may be about to write the manifest of a younger one.
         unfinished = begin_of_ids(watch.expired_before(UNFINISHED_SECONDS))
-        going += sorted(
+        surplus += sorted(
             snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
         )
-        # The manifests first: without them the databases are nothing.
+        # The manifest first: without it there is no snapshot.
         await self._delete_each(
             [
                 _key(tenant_uid, snapshot_id, suffix)
-                for snapshot_id in going
+                for snapshot_id in surplus
                 for suffix in (_MANIFEST, _DATABASE)
             ]
         )
         await self._storage.remove_leftovers(f"{tenant_uid}/")
-        return going
+        return surplus
 
     async def _delete_each(self, keys: Sequence[str]) -> None:
         left, first_error = 0, None
@@ -200,7 +216,9 @@ class SnapshotArchive:
                 await self._storage.delete(key)
             except SnapshotError as error:
                 left, first_error = left + 1, first_error or error
-                if error.is_retryable:  # the storage is away or busy: so would it be for each of the others
+                if (
+                    error.is_retryable
+                ):  # the storage cannot be reached or is busy, and would be for the others too
                     left += len(keys) - place - 1
                     break
         if first_error is not None:

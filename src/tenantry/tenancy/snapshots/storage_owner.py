@@ -1,10 +1,9 @@
-"""Which data directory a snapshot storage belongs to: one, and a second one is refused.
+"""The owner of a snapshot storage: the one data directory that may use it.
 
-Without that, a copy of a data directory would take the original's snapshots for its own: its purges and its retention would
-delete them, and what it keeps could be restored into the original. So the storage holds a mark, the object
-``tenantry-owner.json``, that names the `DirectoryIdentity` of its directory. The first directory that uses the storage
-writes the mark. From then on it is compared before snapshots are written, deleted or restored; a comparison counts for
-`CHECKED_SECONDS_MAX`.
+Without an owner, a copy of a data directory would use the original's snapshots: its purges and its retention would delete them, and
+its own snapshots could be restored into the original. So the storage has a mark, the object ``tenantry-owner.json``, with the
+`DirectoryIdentity` of its owner. The first directory that uses the storage writes the mark. From then on the mark is compared before
+snapshots are written, deleted or restored; a comparison is valid for `CHECKED_SECONDS_MAX`.
 
 Snapshots inside the data directory itself are copied with it and belong to the copy: they need no mark.
 """
@@ -28,19 +27,19 @@ from tenantry.threads import run_in_thread
 MARK_KEY: Final = "tenantry-owner.json"
 MARK_BYTES_MAX: Final = 8192
 CHECKED_SECONDS_MAX: Final = 60.0
-"""How long a comparison counts: so long after another directory took the storage over, this one may still use it."""
+"""How long a comparison is valid. For so long this directory may use the storage after another directory has claimed it."""
 
 STORAGE_REFUSED: Final = "tenantry.snapshots.storage_refused"
 
 
 class StorageMark(BaseModel):
-    """The mark of a snapshot storage: which data directory it belongs to.
+    """The mark of a snapshot storage, which names its owner.
 
     Attributes:
-        directory: Its identity.
-        data_dir: Its path, when the mark was written.
-        host: The machine's name then.
-        marked_at: That instant, in UTC.
+        directory: The owner's identity.
+        data_dir: The owner's path when the mark was written.
+        host: The name of the machine at that time.
+        marked_at: That time, in UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,12 +56,12 @@ class StorageMark(BaseModel):
 
 
 class StorageOwner:
-    """Keeps and compares the mark of a snapshot storage.
+    """Writes and compares the mark of a snapshot storage.
 
     Args:
         storage: The storage.
-        data_dir: The data directory that wants to use it.
-        clock: Tells how old a comparison is.
+        data_dir: The data directory that is to use it.
+        clock: For the age of a comparison.
     """
 
     def __init__(self, storage: ObjectStorage, data_dir: Path, clock: Clock) -> None:
@@ -79,7 +78,7 @@ class StorageOwner:
         return self._storage.location
 
     async def check(self) -> None:
-        """Raise unless the storage belongs to this directory; one that belongs to none is this directory's from now on.
+        """Raise unless the storage belongs to this directory; mark a storage without a mark as this directory's.
 
         Raises:
             SnapshotStorageOwnedError: It belongs to another directory.
@@ -116,10 +115,10 @@ class StorageOwner:
             self._log.failure(STORAGE_REFUSED, error, location=self._storage.location)
 
     async def claim(self) -> StorageMark | None:
-        """Make the storage this directory's, whatever it was before, and return the mark that was there.
+        """Make this directory the storage's owner, whoever owns it, and return the mark before.
 
-        The directory gets a new identity. So the directory that had the storage is refused from then on, also if one is a copy
-        of the other. Snapshots in the data directory itself are left alone: nobody else has them.
+        The directory gets a new identity. So the owner before is refused from then on, also if one directory is a copy of the
+        other. A storage in the data directory itself needs no mark, and nothing changes.
 
         Raises:
             SnapshotError: The storage, or the data directory, cannot be written; call again.
@@ -130,7 +129,7 @@ class StorageOwner:
                 return None
             try:
                 before = await self.look()
-            except SnapshotStorageOwnedError:  # a mark that cannot be read
+            except SnapshotStorageOwnedError:  # the mark cannot be read
                 before = None
             identity = partial(make_identity, self._data_dir, is_replaced=True)
             await self._mark(await run_in_thread(identity))
@@ -154,11 +153,11 @@ class StorageOwner:
             raise self._owned("an unknown data directory (their mark cannot be read)", None) from error
 
     async def is_inside(self) -> bool:
-        """Return whether the storage lies in the data directory: then it needs no mark."""
+        """Return whether the storage is inside the data directory: then it needs no mark."""
         return await run_in_thread(partial(_is_inside, self._storage, self._data_dir))
 
     async def is_own(self, mark: StorageMark) -> bool:
-        """Return whether a mark names this directory.
+        """Return whether a mark names this directory as the owner.
 
         Raises:
             SnapshotError: The directory's identity cannot be read.
@@ -193,7 +192,7 @@ class StorageOwner:
         return SnapshotStorageOwnedError(
             f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, a "
             "copy, or was moved: nothing was written, deleted or restored. To take the snapshots over: 'tenantry snapshot "
-            "claim-storage'. To begin without snapshots in another place: 'tenantry snapshot switch-storage'",
+            "claim-storage'. To start without snapshots in another place: 'tenantry snapshot switch-storage'",
             location=self._storage.location,
             data_dir=str(self._data_dir),
             owner_data_dir=None if mark is None else mark.data_dir,
@@ -202,7 +201,7 @@ class StorageOwner:
 
 
 def _is_inside(storage: ObjectStorage, data_dir: Path) -> bool:
-    """Return whether a storage lies in the data directory, on the same file system: then a copy of one includes the other."""
+    """Return whether a storage is inside the data directory, on the same file system: then a copy of the directory includes it."""
     if not isinstance(storage, LocalStorage):
         return False
     try:

@@ -1,6 +1,6 @@
-"""Makes a data directory keep its snapshots in another place, without those of the old place.
+"""Switches a data directory to another snapshot storage and leaves the snapshots in the old one.
 
-For a copy of a data directory, whose snapshots belong to the original, and for a change of the place without moving anything.
+For a copy of a data directory, whose snapshots belong to the original, and for a change of the storage without moving snapshots.
 """
 
 from functools import partial
@@ -23,15 +23,15 @@ from tenantry.threads import run_in_thread
 
 
 async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
-    """Keep the snapshots of a data directory in this storage from now on, and return where they were kept before.
+    """Store the snapshots of a data directory in this storage from now on, and return the location of the old storage.
 
-    Snapshots that are kept there stay there: they are neither listed nor deleted any more. A registry that is open on the
-    directory uses the old storage until it closes. The call is in the audit.
+    Snapshots in the old storage stay there, and are neither listed nor deleted any more. A registry that is open on the directory
+    uses the old storage until it closes. The switch is in the audit.
 
     Raises:
         DataDirectoryError: There is no catalog in the directory.
         SnapshotStorageOwnedError: The storage belongs to another data directory; nothing was changed.
-        SnapshotError: The storage holds something and belongs to no directory, or cannot be used; nothing was changed.
+        SnapshotError: The storage has objects and no owner, or cannot be used; nothing was changed.
         PersistenceError: The catalog cannot be written.
     """
     data_dir, clock = config.data_dir, SystemClock()
@@ -43,7 +43,7 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
     owner = StorageOwner(storage, data_dir, clock)
     if not await owner.is_inside() and await owner.look() is None and await storage.list(""):
         raise SnapshotError(
-            f"{storage.location} holds objects, and no data directory has marked it as its own: give an empty place"
+            f"{storage.location} has objects, and no data directory has marked it as its own: give an empty storage"
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
