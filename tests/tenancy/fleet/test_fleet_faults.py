@@ -149,11 +149,11 @@ class TestFaults:
 
 def failing_once(registry: TenantRegistry, error: Exception) -> None:
     """Have the catalog refuse the next outcome."""
-    table = registry.fleet._table
-    finish = table.finish
+    results = registry.fleet._table.results
+    finish = results.finish
 
     async def fail(*_: Any) -> None:
-        table.finish = finish  # type: ignore[method-assign]
+        results.finish = finish  # type: ignore[method-assign]
         raise error
 
-    table.finish = fail  # type: ignore[method-assign]
+    results.finish = fail  # type: ignore[method-assign]

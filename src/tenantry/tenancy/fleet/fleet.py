@@ -210,7 +210,7 @@ class Fleet:
         """
         self._check_open()
         await self._table.get(job_id)
-        return await self._table.results(job_id, outcome, limit, cursor)
+        return await self._table.results.list(job_id, outcome, limit, cursor)
 
     async def pause(self, job_id: str, *, reason: str | None = None) -> FleetJob:
         """Begin no further tenant of a job until it is resumed. Those that were begun are finished. Repeatable.

@@ -28,7 +28,8 @@ from tenantry.tenancy.fleet.job import (
     JobState,
 )
 from tenantry.tenancy.fleet.options import failures_allowed
-from tenantry.tenancy.fleet.table import FleetTable, PendingTenant
+from tenantry.tenancy.fleet.results import PendingTenant
+from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import FleetWork, JobHaltedError
 
 FLEET_JOB_ENDED: Final = "tenantry.fleet.ended"
@@ -83,7 +84,7 @@ class JobRun:
         Raises:
             TenantryError: The catalog failed. The job has not ended, and is run again later.
         """
-        waves = await self._table.waves(self._job.id)
+        waves = await self._table.results.waves(self._job.id)
         self._total = sum(wave.total for wave in waves)
         self._failed = {wave.wave: wave.failed for wave in waves}
         for wave in waves:
@@ -122,7 +123,7 @@ class JobRun:
                 return None
             if not self._page:
                 self._page.extend(
-                    await self._table.pending(self._job.id, wave.wave, self._after, _TENANTS_PER_PAGE)
+                    await self._table.results.pending(self._job.id, wave.wave, self._after, _TENANTS_PER_PAGE)
                 )
             if not self._page:
                 return None
@@ -153,7 +154,7 @@ class JobRun:
         seconds = self._now() - started
         # In several attempts: if the outcome is not recorded, the work is done again.
         await with_retries(
-            lambda: self._table.finish(self._job.id, item, outcome, seconds), wait=asyncio.sleep
+            lambda: self._table.results.finish(self._job.id, item, outcome, seconds), wait=asyncio.sleep
         )
         if outcome.is_failure:
             self._failed[item.wave] += 1

@@ -1,13 +1,11 @@
-"""Fleet jobs in the catalog: every decision about a job is written there first, and each tenant's outcome once.
+"""Fleet jobs in the catalog: every decision about a job is written there first.
 
 Several processes may have the catalog open. A job's state changes by a compare-and-set, so a pause and an end at the same moment
-take effect one after the other. Only the process that holds the job's lock writes the outcomes of its tenants.
+take effect one after the other.
 """
 
-import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,21 +19,18 @@ from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.fleet.job import (
     LIVE_STATES,
-    OK,
-    SKIPPED,
     FleetJob,
     FleetProgress,
-    FleetResult,
-    FleetWave,
     JobEvent,
     JobState,
     measure,
     next_job_state,
 )
-from tenantry.tenancy.fleet.options import FleetOptions, as_json
+from tenantry.tenancy.fleet.options import FleetOptions
+from tenantry.tenancy.fleet.results import FleetResults
 from tenantry.tenancy.fleet.selection import select_tenants
 
-ROWS_DEFAULT: Final = 100
+JOB_ROWS_DEFAULT: Final = 100
 DELETED_ROWS_MAX: Final = 5_000
 """How many outcomes are deleted in one transaction, so that the catalog's other callers do not wait for long."""
 _CURSOR: Final = "fleet"
@@ -65,15 +60,6 @@ SET state = ?, reason = ?, state_changed_at = ?, options = ?,
 WHERE id = ? AND state = ?
 """  # noqa: S608  # our own
 _IS_AS_READ: Final = "EXISTS (SELECT 1 FROM fleet_jobs WHERE id = ? AND state = ?)"
-_RESULT_COLUMNS: Final = tuple(FleetResult.model_fields)
-_PENDING: Final = """
-SELECT wave, position, tenant_uid, tenant_id, detail FROM fleet_results
-WHERE job_id = ? AND wave = ? AND position > ? AND outcome IS NULL ORDER BY position LIMIT ?
-"""
-_FINISH: Final = """
-UPDATE fleet_results SET outcome = ?, error = ?, detail = ?, seconds = ?, finished_at = ?
-WHERE job_id = ? AND wave = ? AND position = ? AND outcome IS NULL
-"""
 _EXPIRED: Final = """
 SELECT id FROM fleet_jobs WHERE state IN ('done', 'cancelled') AND state_changed_at < ? ORDER BY id LIMIT 1
 """
@@ -82,51 +68,21 @@ DELETE FROM fleet_results WHERE job_id = ? AND (wave, position) IN (
     SELECT wave, position FROM fleet_results WHERE job_id = ? LIMIT ?
 )
 """
-_NOTE: Final = "UPDATE fleet_results SET detail = ? WHERE job_id = ? AND wave = ? AND position = ?"
-
-
-@dataclass(slots=True)
-class PendingTenant:
-    """A tenant of a job that has no outcome yet.
-
-    Attributes:
-        wave, position: The key of its row.
-        tenant_uid: The tenant's stable key.
-        tenant_id: The tenant's id when the job was created.
-        detail: The job's notes about the tenant. They are written with the outcome, or earlier if a crash must not lose them.
-    """
-
-    wave: int
-    position: int
-    tenant_uid: str
-    tenant_id: str
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the job's work on a tenant ended."""
-
-    outcome: str
-    error: str | None = None
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether the tenant counts as failed."""
-        return self.outcome not in {OK, SKIPPED}
 
 
 class FleetTable:
-    """Reads and writes jobs and their results.
+    """Reads and writes jobs.
 
     Args:
         catalog: Has the tables.
-        clock: Dates the jobs and results.
+        clock: Dates the jobs.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
+        self.results = FleetResults(catalog, clock)
+        """The results of the jobs."""
 
     def new_id(self) -> str:
         """Return an id for a new job; it sorts after the ids of earlier jobs."""
@@ -169,7 +125,7 @@ class FleetTable:
 
     async def list(self, state: JobState | None, limit: int | None, cursor: str | None) -> Page[FleetJob]:
         """Return a page of jobs, newest first."""
-        rows_max = page_rows(ROWS_DEFAULT if limit is None else limit)
+        rows_max = page_rows(JOB_ROWS_DEFAULT if limit is None else limit)
         conditions, parameters = ["state = ?"] * (state is not None), [state] * (state is not None)
         if cursor is not None:
             conditions.append("id < ?")
@@ -262,13 +218,6 @@ class FleetTable:
             detail={"job_id": job_id, **detail},
         )
 
-    async def waves(self, job_id: str) -> Sequence[FleetWave]:
-        """Return the progress of the job's waves, in order."""
-        columns = tuple(FleetWave.model_fields)
-        sql = f"SELECT {', '.join(columns)} FROM fleet_waves WHERE job_id = ? ORDER BY wave"  # noqa: S608  # our names
-        rows = await self._catalog.read(Statement("fleet.waves", sql, (job_id,), Fetch.ALL))
-        return [FleetWave.model_validate(dict(zip(columns, row, strict=True))) for row in rows]
-
     async def progress(self, job_id: str) -> FleetProgress:
         """Return the progress of the job.
 
@@ -276,70 +225,8 @@ class FleetTable:
             JobNotFoundError: The job does not exist.
         """
         job = await self.get(job_id)
-        return measure(job, await self.waves(job_id), self._clock.now())
-
-    async def pending(self, job_id: str, wave: int, after: int, limit: int) -> Sequence[PendingTenant]:
-        """Return tenants of the wave that have no outcome yet, in order, beginning after a position."""
-        statement = Statement("fleet.pending", _PENDING, (job_id, wave, after, limit), Fetch.ALL)
-        rows = await self._catalog.read(statement)
-        return [PendingTenant(*row, json.loads(detail)) for *row, detail in rows]  # type: ignore[call-arg]
-
-    async def note(self, job_id: str, item: PendingTenant) -> None:
-        """Write the job's notes about a tenant that has no outcome yet."""
-        parameters = (as_json(item.detail), job_id, item.wave, item.position)
-        await self._catalog.write(Statement("fleet.note", _NOTE, parameters))
-
-    async def finish(self, job_id: str, item: PendingTenant, outcome: Outcome, seconds: float) -> None:
-        """Write a tenant's outcome; it does not change after that."""
-        parameters = (
-            outcome.outcome,
-            outcome.error,
-            as_json(item.detail),
-            seconds,
-            as_text(self._clock.now()),
-            job_id,
-            item.wave,
-            item.position,
-        )
-        await self._catalog.write(Statement("fleet.finish", _FINISH, parameters))
-
-    async def results(
-        self, job_id: str, outcome: str | None, limit: int | None, cursor: str | None
-    ) -> Page[FleetResult]:
-        """Return a page of the job's results; see `Fleet.results`."""
-        rows_max = page_rows(ROWS_DEFAULT if limit is None else limit)
-        after = (0, -1) if cursor is None else decode_cursor(_CURSOR, cursor, int, int)
-        condition, parameters = _outcome_filter(outcome)
-        sql = f"""
-            SELECT position, {", ".join(_RESULT_COLUMNS)} FROM fleet_results
-            WHERE job_id = ? AND (wave, position) > (?, ?) AND {condition} ORDER BY wave, position LIMIT ?
-        """  # noqa: S608  # our names
-        values = (job_id, *after, *parameters, rows_max + 1)
-        rows = await self._catalog.read(Statement("fleet.results", sql, values, Fetch.ALL))
-        results = [_to_result(row[1:]) for row in rows[:rows_max]]
-        has_more = len(rows) > rows_max
-        last = encode_cursor(_CURSOR, results[-1].wave, rows[rows_max - 1][0]) if has_more else None
-        return Page(results, last)
-
-
-def _outcome_filter(outcome: str | None) -> tuple[str, tuple[str, ...]]:
-    failed = "outcome NOT IN ('ok', 'skipped')"
-    match outcome:
-        case None:
-            return "outcome IS NOT NULL", ()
-        case "left":
-            return "outcome IS NULL", ()
-        case "failed":
-            return failed, ()
-        case "ok" | "skipped":
-            return "outcome = ?", (outcome,)
-        case _:
-            return f"{failed} AND outcome = ?", (outcome,)
+        return measure(job, await self.results.waves(job_id), self._clock.now())
 
 
 def _to_job(row: Row) -> FleetJob:
     return decode_row(FleetJob, _JOB_COLUMNS, row, entity="fleet_job", json_columns=("options",))
-
-
-def _to_result(row: Row) -> FleetResult:
-    return decode_row(FleetResult, _RESULT_COLUMNS, row, entity="fleet_result", json_columns=("detail",))

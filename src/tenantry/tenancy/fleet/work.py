@@ -22,7 +22,8 @@ from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.fleet.attempts import RETRY_SECONDS, with_retries
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.options import as_json
-from tenantry.tenancy.fleet.table import FleetTable, Outcome, PendingTenant
+from tenantry.tenancy.fleet.results import Outcome, PendingTenant
+from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
@@ -144,7 +145,7 @@ class FleetWork:
         if job.options.snapshot_before and "snapshot_before" not in item.detail:
             item.detail["snapshot_before"] = await self._snapshot(tenant)
             # Before the work: if this process dies during the work, the next one knows the snapshot.
-            await self._table.note(job.id, item)
+            await self._table.results.note(job.id, item)
         work = self._built_in.get(job.kind) or partial(self._run_function, self.functions[job.kind])
         return await work(tenant, item, job.options.arguments)
 
