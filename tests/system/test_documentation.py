@@ -84,12 +84,15 @@ def test_links_of_the_documentation_lead_somewhere():
 
 
 def test_files_that_the_documentation_names_exist():
-    """Each Python file that a Markdown page names with its folder exists, below the package or the repository."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for path in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text(encoding="utf-8")):
-            exists = any((root / path).is_file() for root in (ROOT / "src" / "tenantry", ROOT))
-            assert exists, f"{page.name} names {path}"
+    """Each Python file that a Markdown page names with a folder is there, in a folder of that name."""
+    files = {
+        f"/{path.relative_to(ROOT)}"
+        for room in ("src", "tests", "examples")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text(encoding="utf-8")):
+            assert any(path.endswith(f"/{name}") for path in files), f"{page.name} names {name}"
 
 
 def test_each_guarantee_names_a_test_that_exists():
