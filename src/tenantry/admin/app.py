@@ -25,7 +25,7 @@ from tenantry.admin.http.problems import (
 from tenantry.admin.http.request_checks import RequestChecks
 from tenantry.admin.http.routing import Service
 from tenantry.admin.http.strangers import STRANGER_RATE, StrangerRate, Strangers
-from tenantry.admin.http.unexpected_errors import Failures
+from tenantry.admin.http.unexpected_errors import UnexpectedErrors
 from tenantry.admin.openapi.document import complete
 from tenantry.admin.openapi.route import make_document_route
 from tenantry.admin.routes import (
@@ -150,7 +150,7 @@ def create_admin_app(
     if has_console:
         app.include_router(make_console())
     _add_error_handlers(app)
-    app.add_middleware(Failures)
+    app.add_middleware(UnexpectedErrors)
     app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
     app.add_middleware(Strangers, rate=strangers)
     app.add_middleware(SafeHeaders)  # the last one is the outermost

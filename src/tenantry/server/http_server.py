@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.http.headers import SafeHeaders
 from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, later, too_many
-from tenantry.admin.http.unexpected_errors import AnswerSend
+from tenantry.admin.http.unexpected_errors import ResponseSend
 from tenantry.server.certificate import Certificate
 from tenantry.server.errors import ServeSettingsError
 from tenantry.server.http_connection import IDLE_SECONDS_MAX, TimeoutConnection
@@ -123,7 +123,7 @@ class RequestLimit:
             self._running -= 1
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = AnswerSend(send)
+        answer = ResponseSend(send)
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:

@@ -128,14 +128,14 @@ def test_a_purge_leads_on_from_its_page_only(service: RunningService, browser: B
     browser.sign_in(service.url, service.keys["admin"])
     browser.open("#/tenants/acme", "Stable key")
     with browser.cut_off("*/v1/operations/*"):
-        browser.confirm("Purge", "Purge for good", typed="acme")
+        browser.confirm("Purge", "Purge permanently", typed="acme")
         browser.see("There is no tenant acme.", "#view")
     browser.see("globex", "#view table")
     browser.learn("Done in ")
 
     browser.open("#/tenants/globex", "Stable key")
     with browser.cut_off("*/v1/operations/*"):
-        browser.confirm("Purge", "Purge for good", typed="globex")
+        browser.confirm("Purge", "Purge permanently", typed="globex")
         browser.see("There is no tenant globex.", "#view")
         browser.open("#/audit", "purge")
     browser.see("Done in ", "#activity")
@@ -187,5 +187,5 @@ def test_a_damaged_snapshot_is_named(
     manifest = next((data_dir / "snapshots").rglob(f"{kept[0]}.json"))
     manifest.write_bytes(manifest.read_bytes()[:-1])
     browser.sign_in(service.url, service.keys["read"])
-    browser.open("#/tenants/acme", f"Damaged, and good for nothing: {kept[0]}.")
+    browser.open("#/tenants/acme", f"Damaged, to be deleted: {kept[0]}.")
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "table[aria-label=Snapshots] tbody tr")) == 1

@@ -279,7 +279,7 @@ async def test_a_bundle_that_comes_with_a_key_that_is_revoked(
     service: Service, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The upload is refused within the interval of the watch, although its sender pauses; no tenant is made."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     made = await service.registry.keys.create(scopes=[Scope.ADMIN])
 
     head = f"POST /v1/tenants/acme/import HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made.token}\r\n"
@@ -298,7 +298,7 @@ async def test_a_key_that_is_revoked_while_an_export_goes_out(
     service: Service, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The answer is cut off, although its receiver takes nothing at that moment; the bundle's file is removed."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     await service.registry.create("acme")
     for number in range(12):
         content = random.Random(number).randbytes(512 * 1024).hex()
@@ -319,7 +319,7 @@ async def test_a_key_that_is_revoked_while_an_export_goes_out(
 
 async def test_a_stream_of_a_tenant_that_the_key_loses(service: Service, monkeypatch: pytest.MonkeyPatch):
     """A stream about an operation ends when the operation's tenant is another company's."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     await service.registry.create("acme")
     await service.registry.create("beta")
     admin = await service.caller("admin")

@@ -202,7 +202,7 @@ async def test_a_job_outlives_its_streams(
 
 async def test_a_stream_does_not_outlive_its_key(service: Service, job: str, monkeypatch: pytest.MonkeyPatch):
     """When the key is not good any more the stream ends as it should, and the job goes on."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     made = await service.registry.keys.create()
     async with served(service.app) as url, connected(url, made.token) as client:
         async with client.stream("GET", f"/v1/jobs/{job}/events") as response:

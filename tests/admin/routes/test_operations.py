@@ -217,7 +217,7 @@ async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: p
 @pytest.mark.usefixtures("acme")
 async def test_a_stream_does_not_outlive_its_key(service: Service, monkeypatch: pytest.MonkeyPatch):
     """When the key is revoked the stream ends, though the operation goes on; other keys' streams go on with it."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     made = await service.registry.keys.create()
     async with served(service.app) as url, connected(url, await service.token("admin")) as client:
         async with service.registry.tenant("acme").transaction():

@@ -1,4 +1,4 @@
-// What can be done to a tenant: who may, in which states, what is asked first, and the request that does it.
+// The actions on a tenant: the scope and the state that each needs, its dialog, and its request.
 
 import { newIdempotencyKey, path } from "./api.js";
 import { ask } from "./dialog.js";
@@ -23,7 +23,7 @@ export const ACTIONS = [
     name: "snapshot",
     scope: "operate",
     needs: "copy",
-    says: "Its calls go on meanwhile. Everything that was acknowledged until now will be in it.",
+    says: "The tenant keeps serving calls. The snapshot has everything that was acknowledged until now.",
     at: ({ id }) => path`v1/tenants/${id}/snapshots`,
   },
   {
@@ -36,21 +36,21 @@ export const ACTIONS = [
   {
     name: "archive",
     scope: "operate",
-    says: "It is closed for long: its calls are refused, and its database becomes one compacted file.",
+    says: "It is closed for a long time: its calls are refused, and its database becomes one compacted file.",
     fields: () => [REASON],
   },
   { name: "unarchive", scope: "operate", says: "It serves calls again." },
   {
     name: "repair",
     scope: "operate",
-    says: "Its database is checked, what can be mended is mended, and it serves calls again.",
+    says: "Its database is checked and, if possible, repaired, and it serves calls again.",
   },
-  { name: "undelete", scope: "operate", says: "It is again what it was before it was deleted." },
+  { name: "undelete", scope: "operate", says: "It returns to its state before the deletion." },
   {
     name: "clone",
     scope: "operate",
     needs: "copy",
-    says: "A new tenant begins with this one's present data.",
+    says: "A new tenant is created with this tenant's present data.",
     fields: () => [NEW_ID, NAME],
     confirm: "Clone",
   },
@@ -59,7 +59,7 @@ export const ACTIONS = [
     label: "Settings",
     scope: "operate",
     needs: "change",
-    says: "They apply at once.",
+    says: "Changes take effect immediately.",
     fields: (tenant) => [
       { ...NAME, label: "Display name", isRequired: true, value: tenant.display_name },
       {
@@ -79,7 +79,7 @@ export const ACTIONS = [
     name: "rename",
     scope: "admin",
     needs: "change",
-    says: "Its data and snapshots stay. Whoever calls it by the old id finds nobody.",
+    says: "Its data and snapshots stay. Calls with the old id fail from then on.",
     fields: () => [NEW_ID],
   },
   {
@@ -87,7 +87,7 @@ export const ACTIONS = [
     label: "Undo restore",
     scope: "admin",
     needs: "restore",
-    says: "What the last restore replaced comes back. What is there now is kept.",
+    says: "The database before the last restore comes back. The present one is kept.",
     confirm: "Undo the restore",
     at: ({ id }) => path`v1/tenants/${id}/undo-restore`,
   },
@@ -101,7 +101,7 @@ export const ACTIONS = [
   {
     name: "delete",
     scope: "admin",
-    says: "Its calls are refused. It can be brought back within its grace period; afterwards it is purged.",
+    says: "Its calls are refused. It can be undeleted within its grace period; afterwards it is purged.",
     isDangerous: true,
     method: "DELETE",
     at: ({ id }) => path`v1/tenants/${id}`,
@@ -109,9 +109,9 @@ export const ACTIONS = [
   {
     name: "purge",
     scope: "admin",
-    says: "Its files and snapshots are removed for good, also within its grace period. Nothing brings them back.",
+    says: "Its files and snapshots are removed permanently, even within its grace period. This cannot be undone.",
     fields: ({ id }) => [typed(id)],
-    confirm: "Purge for good",
+    confirm: "Purge permanently",
     isDangerous: true,
     body: () => ({ force: true }),
   },
@@ -123,7 +123,7 @@ export const SNAPSHOT_ACTIONS = [
     name: "restore",
     scope: "admin",
     needs: "restore",
-    says: "The tenant becomes what it was then. What it is now is kept, and can be brought back.",
+    says: "The snapshot's data replaces the tenant's present data, which is kept: the restore can be undone.",
     fields: ({ id }) => [typed(id)],
     isDangerous: true,
     at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}/restore`,
@@ -132,7 +132,7 @@ export const SNAPSHOT_ACTIONS = [
     name: "clone",
     scope: "operate",
     needs: "copy",
-    says: "A new tenant begins with the data of this snapshot.",
+    says: "A new tenant is created with this snapshot's data.",
     fields: () => [NEW_ID, NAME],
     body: (values, snapshot) => ({ ...values, snapshot_id: snapshot.id }),
   },
@@ -140,7 +140,7 @@ export const SNAPSHOT_ACTIONS = [
     name: "delete",
     scope: "admin",
     needs: "copy",
-    says: "The snapshot is forgotten for good.",
+    says: "The snapshot is deleted permanently.",
     isDangerous: true,
     method: "DELETE",
     at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}`,
@@ -165,7 +165,7 @@ export function labelOf({ name, label }) {
  * @param tenant
  * @param snapshot The one that the action is of, or null.
  * @param {(answer: Object?, before: Object) => void} onDone Called when it has been done, and long work when it has ended:
- *   with what came of it, and the tenant as it was.
+ *   with its result, and the tenant before it.
  */
 export function perform(app, action, tenant, snapshot, onDone) {
   const once = newIdempotencyKey();
@@ -193,7 +193,7 @@ export function create(app, onDone, id = "") {
   const once = newIdempotencyKey();
   ask({
     title: "Create a tenant",
-    says: "It gets a database of its own, migrated and ready.",
+    says: "It gets its own migrated database.",
     fields: [{ ...NEW_ID, name: "id", label: "Id", value: id }, NAME],
     confirm: "Create",
     submit: async (values) => {

@@ -1,4 +1,4 @@
-// What was done from this page: each action with what came of it, and long work with its steps as they happen.
+// The actions taken on this page, with their results; operations with their steps as they happen.
 
 import { path, Problem, Unreachable } from "./api.js";
 import { element, keepInStep, setText } from "./dom.js";

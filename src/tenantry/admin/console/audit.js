@@ -66,7 +66,7 @@ export function audit(app, parameters) {
 
   async function refresh(signal) {
     if (!app.isForFleet && tenantId === "") {
-      fill(place, empty("This key is for some tenants only: say of which to show."));
+      fill(place, empty("This key is for some tenants only: choose the tenant to show."));
       return;
     }
     const answer = await fetchPage(null, signal);

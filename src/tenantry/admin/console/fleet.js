@@ -32,7 +32,7 @@ export function fleet(app, parameters) {
   const table = new Table("Jobs", columns((id) => progress.get(id)), ({ id }) => id);
   const page = element("div", {}, heading("Fleet"));
   if (app.isForFleet) page.append(tools, lacking(app), place, more);
-  else page.append(empty("This key is for some tenants only, and jobs are over all of them."));
+  else page.append(empty("This key is for some tenants only; jobs need a key for all tenants."));
   if (app.allows("admin")) {
     const begin = () => start(app, (job) => app.go(`#/fleet/${encodeURIComponent(job.id)}`));
     tools.append(element("button", { type: "button", class: "primary", onclick: begin }, "Start job"));
@@ -66,7 +66,7 @@ export function fleet(app, parameters) {
 
 /** What a key that may only look is told, or nothing. */
 export function lacking(app) {
-  return element("p", { class: "hint", hidden: app.allows("admin") }, "To start and steer jobs needs a key with the scope admin.");
+  return element("p", { class: "hint", hidden: app.allows("admin") }, "Starting and steering jobs needs a key with the scope admin.");
 }
 
 /** How far a job is: a bar, and the numbers. */

@@ -51,7 +51,7 @@ export function job(app, id) {
     lacking(app),
     line,
     facts.element,
-    element("h2", {}, "What became of its tenants"),
+    element("h2", {}, "Results by tenant"),
     element("div", { class: "tools" }, element("div", { class: "field" }, element("label", { for: "outcome" }, "Show"), outcome)),
     place,
     more,

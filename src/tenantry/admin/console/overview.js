@@ -58,7 +58,7 @@ export function overview(app) {
 
   function showHistory() {
     if (!app.history.isServed) {
-      fill(chartsPlace, empty("The metrics are not served here: they have a port of their own, so there are no charts."));
+      fill(chartsPlace, empty("No charts: the metrics are served at another port."));
       states.hidden = true;
       return;
     }

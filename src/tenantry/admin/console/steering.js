@@ -1,4 +1,4 @@
-// What can be done with fleet jobs: started, and steered while they have not ended.
+// Starting fleet jobs, and steering them until they have ended.
 
 import { newIdempotencyKey, path } from "./api.js";
 import { labelOf } from "./actions.js";
@@ -19,7 +19,7 @@ export const JOB_ACTIONS = [
   {
     name: "resume",
     from: ["paused", "stopped"],
-    says: "It goes on where it was. Failures so far are accepted.",
+    says: "It continues where it stopped. Failures so far are accepted.",
     fields: [
       {
         ...ALLOWED,
@@ -32,7 +32,7 @@ export const JOB_ACTIONS = [
   {
     name: "cancel",
     from: ["pending", "running", "paused", "stopped"],
-    says: "It ends for good, and no further tenant is begun. What was done stays done.",
+    says: "It ends, and no further tenant is begun. Finished work stays.",
     fields: [REASON],
     confirm: "Cancel the job",
     isDangerous: true,
@@ -66,7 +66,7 @@ const fieldsOf = (app) => [
   {
     name: "tenant_ids",
     label: "Only these tenants (optional)",
-    hint: "Their ids, with blanks or commas between them.",
+    hint: "Their ids, separated by blanks or commas.",
     isFurther: true,
   },
   {
@@ -95,7 +95,7 @@ const fieldsOf = (app) => [
     isFurther: true,
   },
   { name: "snapshot_before", label: "Take a snapshot of each tenant before", kind: "check", isFurther: true },
-  { name: "return_on_failure", label: "Return a tenant to it if its work fails", kind: "check", isFurther: true },
+  { name: "return_on_failure", label: "Restore that snapshot if the work on a tenant fails", kind: "check", isFurther: true },
   { name: "arguments", label: "Arguments (optional)", kind: "lines", hint: "A JSON object; no secrets.", isFurther: true },
 ];
 
@@ -104,7 +104,7 @@ export function start(app, onDone) {
   const once = newIdempotencyKey();
   ask({
     title: "Start a fleet job",
-    says: "The same work on every tenant that is chosen. They are chosen now, and it begins at once.",
+    says: "The same work on every chosen tenant. Tenants are chosen now, and the job begins immediately.",
     fields: fieldsOf(app),
     confirm: "Start",
     submit: async (values) => {

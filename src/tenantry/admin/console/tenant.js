@@ -1,4 +1,4 @@
-// One tenant: how it is, what can be done to it, its snapshots, and what was done.
+// One tenant: its facts, its actions, its snapshots and its audit.
 
 import { ACTIONS, create, isOffered, labelOf, perform, SNAPSHOT_ACTIONS } from "./actions.js";
 import { path, Problem } from "./api.js";
@@ -104,11 +104,11 @@ export function tenant(app, id) {
         app.api.get(path`v1/tenants/${id}/restore-points`, {}, signal),
         app.api.get("v1/audit", { tenant_id: id, limit: AUDIT_ROWS }, signal),
       ]);
-      setText(damaged, `Damaged, and good for nothing: ${kept.damaged.join(", ")}.`);
+      setText(damaged, `Damaged, to be deleted: ${kept.damaged.join(", ")}.`);
       damaged.hidden = kept.damaged.length === 0;
       canUndo = replaced.items.length > 0;
       showActions();
-      showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps what the tenant is now.");
+      showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps the tenant's present data.");
       showList(audit, auditPlace, done.items, "Nothing yet.");
     } catch (error) {
       if (seen === mark) seen = null;

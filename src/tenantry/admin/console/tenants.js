@@ -1,4 +1,4 @@
-// All tenants: found, looked over, created.
+// The list of tenants: search, filter and create.
 
 import { create } from "./actions.js";
 import { element, fill, setText } from "./dom.js";
@@ -98,12 +98,12 @@ export function tenants(app, parameters) {
   function told(shown) {
     if (looked === null) return "";
     const all = `${count(shown)} ${shown === 1 ? "tenant" : "tenants"}`;
-    if (looked !== prefix()) return `${all} so far: the others are looked through.`;
+    if (looked !== prefix()) return `${all} so far; searching all tenants.`;
     return hasMore ? `The first ${all}, there are more.` : all;
   }
 
   function nothing() {
-    if (looked !== prefix()) return empty("All tenants are looked through…");
+    if (looked !== prefix()) return empty("Searching all tenants…");
     const which = state ? `is ${state}` : "is there";
     if (looked !== "") return empty(`No tenant ${which} whose id begins with ${looked}.`);
     if (state) return empty(`No tenant ${which}.`);

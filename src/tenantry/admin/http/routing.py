@@ -17,7 +17,7 @@ from tenantry.admin.http.cursors import CursorSigner
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
-from tenantry.admin.http.stream_authorization import WatchedResponse, watching
+from tenantry.admin.http.stream_authorization import AuthorizedResponse, stream_authorization
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.catalog.api_keys import Scope
@@ -95,9 +95,11 @@ class AdminRoute(APIRoute):
             request = Request(request.scope, receive)
             if self.body_field is not None or self.is_streamed:
                 check_media_type(request, self.body_type)
-            is_watched = watching(access, receive.refuse) if self.is_streamed else nullcontext()
+            authorization = (
+                stream_authorization(access, receive.refuse) if self.is_streamed else nullcontext()
+            )
             with acting_as(principal.name), acting_under(access), _refused_as_unauthorized():
-                async with is_watched:
+                async with authorization:
                     response = await self._answer(handle, request, access)
             if "location" in response.headers:
                 # Add the present prefix: it may differ from the prefix when the response was recorded.
@@ -105,7 +107,7 @@ class AdminRoute(APIRoute):
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
             if isinstance(response, StreamingResponse):
-                return WatchedResponse(response, access)
+                return AuthorizedResponse(response, access)
             if hides_paths(request) and response.body:
                 response.body = values_without_paths(bytes(response.body), service.registry.config.data_dir)
                 response.headers["content-length"] = str(len(response.body))

@@ -14,16 +14,16 @@ from starlette.types import Receive, Scope, Send
 from tenantry.admin.http.access import Access
 from tenantry.errors import TenantryError
 
-WATCH_SECONDS: Final = 1.0
+AUTHORIZATION_SECONDS: Final = 1.0
 """How long a stream may outlive its key."""
 
 _LAST_PART_SECONDS_MAX: Final = 1.0
 
 
 @asynccontextmanager
-async def watching(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
-    """Check every `WATCH_SECONDS` in the block whether the caller may still make the request; call `refuse` once if not."""
-    task = asyncio.create_task(_watch(access, refuse), name="tenantry stream's key")
+async def stream_authorization(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
+    """Check every `AUTHORIZATION_SECONDS` in the block whether the caller may still make the request; call `refuse` once if not."""
+    task = asyncio.create_task(_check_repeatedly(access, refuse), name="tenantry stream's key")
     try:
         yield
     finally:
@@ -32,9 +32,9 @@ async def watching(access: Access, refuse: Callable[[Exception], None]) -> Async
             await asyncio.wait([task])
 
 
-async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
+async def _check_repeatedly(access: Access, refuse: Callable[[Exception], None]) -> None:
     while True:
-        await anyio.sleep(WATCH_SECONDS)
+        await anyio.sleep(AUTHORIZATION_SECONDS)
         try:
             await access.check_stream()
         except (HTTPException, TenantryError) as error:  # a check that fails counts as a refusal
@@ -42,7 +42,7 @@ async def _watch(access: Access, refuse: Callable[[Exception], None]) -> None:
             return
 
 
-class WatchedResponse(StreamingResponse):
+class AuthorizedResponse(StreamingResponse):
     """Sends another response's stream for as long as the caller may still make the request.
 
     If the response has a Content-Length, the connection is closed. Otherwise the response ends early, and the client learns the
@@ -62,7 +62,7 @@ class WatchedResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         with anyio.CancelScope() as sending:
-            async with watching(self._access, lambda _: sending.cancel()):
+            async with stream_authorization(self._access, lambda _: sending.cancel()):
                 await self._response(scope, receive, send)
         if not sending.cancelled_caught:
             return

@@ -17,7 +17,7 @@ def log_failure(log: EventLog, error: Exception, **data: object) -> None:
     log.error(REQUEST_FAILED, error_type=type(error).__name__, at=_place(error), **data)
 
 
-class AnswerSend:
+class ResponseSend:
     """Sends a response, and knows whether it has begun: then no other response can be sent.
 
     Args:
@@ -37,7 +37,7 @@ class AnswerSend:
         await self._send(message)
 
 
-class Failures:
+class UnexpectedErrors:
     """Answers requests that fail with an unexpected error, and keeps the error out of the server's own log.
 
     Args:
@@ -50,7 +50,7 @@ class Failures:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        answer = AnswerSend(send)
+        answer = ResponseSend(send)
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
