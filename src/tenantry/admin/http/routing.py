@@ -61,7 +61,7 @@ class Service:
     async def signer(self) -> CursorSigner:
         """Return the signer of cursors; its secret is read once."""
         if self._signer is None:
-            self._signer = CursorSigner(await self.registry.recorded_responses.secret("cursors"))
+            self._signer = CursorSigner(await self.registry.secrets.get("cursors"))
         return self._signer
 
 

@@ -1,7 +1,6 @@
-"""Responses of the admin API by idempotency key, recorded in the catalog; and the service's secrets: `registry.recorded_responses`."""
+"""Responses of the admin API by idempotency key, recorded in the catalog; `registry.recorded_responses`."""
 
 import json
-import secrets
 from typing import Final, NamedTuple
 
 from tenantry.clock import Clock, as_text
@@ -14,7 +13,6 @@ PENDING_SECONDS_MAX: Final = 60.0
 """A pending request that was not renewed for so long belongs to a process that died: its key is free again."""
 
 _REMOVED_MAX: Final = 32
-_SECRET_BYTES: Final = 32
 _DELETE_EXPIRED: Final = """
 DELETE FROM idempotent_requests WHERE (key_id, key) IN (
     SELECT key_id, key FROM idempotent_requests WHERE created_at < ? ORDER BY created_at LIMIT ?
@@ -109,23 +107,6 @@ class RecordedResponses:
             if before is not None:
                 return before
             # The other request was forgotten between the two statements: try again.
-
-    async def secret(self, name: str) -> bytes:
-        """Return the service's secret of this name, the same in all its processes; the first call makes it."""
-        sql = "INSERT INTO service_secrets VALUES (?, ?) ON CONFLICT DO NOTHING"
-        select = Statement(
-            "recorded_responses.secret",
-            "SELECT value FROM service_secrets WHERE name = ?",
-            (name,),
-            Fetch.ONE,
-        )
-        row = await self._store.read(select)
-        if row is None:
-            made = (name, secrets.token_bytes(_SECRET_BYTES))
-            await self._store.write(Statement("recorded_responses.secret", sql, made))
-            row = await self._store.read(select)
-        value: bytes = row[0]
-        return value
 
     async def _insert_pending(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()
