@@ -37,7 +37,7 @@ def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Brow
     browser.open("#/tenants", "acme")
     assert "globex" not in browser.text()
     browser.open("#/overview", "This key is for some tenants only")
-    browser.open("#/audit", "say of which to show")
+    browser.open("#/audit", "choose the tenant to show")
     browser.find("#of").send_keys("acme", Keys.ENTER)
     browser.see("create", "table")
     assert browser.complaints() == []
@@ -110,7 +110,9 @@ def test_long_work_shows_its_steps_and_its_end(
     next((data_dir / "snapshots").rglob("*.gz")).write_bytes(b"")
     browser.confirm("Restore", typed="acme")
     browser.find("#activity [data-state=failed]")
-    browser.see("is not what was kept: its digest is another; use an older one", "#activity .entry-detail")
+    browser.see(
+        "is corrupt: what is stored is not what was written; restore an older one", "#activity .entry-detail"
+    )
     assert "Undo restore" not in browser.text(), "nothing was restored"
     browser.driver.refresh()
     browser.see("Stable key", "#view")
