@@ -8,7 +8,7 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.lifecycle import Permission
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
-from tenantry.tenancy.snapshots.location import default_location
+from tenantry.tenancy.snapshot_storage.location import default_location
 from tenantry.tenancy.snapshots.snapshot import is_snapshot_id, newest_first
 from tenantry.tenancy.tenant_record import TenantRecord
 

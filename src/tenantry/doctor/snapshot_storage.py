@@ -9,7 +9,7 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import SnapshotStorageOwnedError, TenantryError
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 
 STORAGE_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"

@@ -13,7 +13,7 @@ from tenantry.storage.sqlite import log_note
 from tenantry.storage.sqlite.data_files import LOST_AND_FOUND, find_tenant_directories
 from tenantry.storage.sqlite.inspection import read_closed_owner
 from tenantry.storage.sqlite.layout import tenant_paths
-from tenantry.tenancy.snapshots.location import default_location
+from tenantry.tenancy.snapshot_storage.location import default_location
 from tenantry.tenancy.tenant_record import TenantRecord
 
 

@@ -37,18 +37,18 @@ from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.operator_api import TenantOperations
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
+from tenantry.tenancy.snapshot_storage.location import default_location, record_location
+from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 from tenantry.tenancy.snapshots.clone import Clone
 from tenantry.tenancy.snapshots.copying import Copies
 from tenantry.tenancy.snapshots.export import Export
 from tenantry.tenancy.snapshots.import_bundle import ImportBundle
-from tenantry.tenancy.snapshots.location import default_location, record_location
 from tenantry.tenancy.snapshots.replace_file import ReplaceFile
 from tenantry.tenancy.snapshots.restore import Restore
 from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
 from tenantry.tenancy.snapshots.scratch import Scratch
 from tenantry.tenancy.snapshots.snapshot_archive import SnapshotArchive
 from tenantry.tenancy.snapshots.snapshots import SnapshotOperations, Snapshots
-from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
 from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.snapshots.undo_restore import UndoRestore

@@ -14,7 +14,7 @@ from tenantry.events import OperationEnded
 from tenantry.observability import export_metrics
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.tenancy.operations.retries import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Retries
-from tenantry.tenancy.snapshots.storage_owner import MARK_KEY
+from tenantry.tenancy.snapshot_storage.owner import MARK_KEY
 from tenants import HandClock, MovedClock, Recorder, chores_done, database_path, held_file
 
 

@@ -17,7 +17,7 @@ from tenantry.errors import SnapshotError
 from tenantry.storage.objects.cloud import open_storage
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.data_directory import is_shared_by_group
-from tenantry.tenancy.snapshots.location import recorded_location
+from tenantry.tenancy.snapshot_storage.location import recorded_location
 
 URL: Final = "TENANTRY_URL"
 DATA_DIR: Final = "TENANTRY_DATA_DIR"

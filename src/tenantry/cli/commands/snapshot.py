@@ -12,7 +12,7 @@ from tenantry.cli.command import DataDirOption, JsonOption, command, ending
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import listing, print_document, record
 from tenantry.errors import TenantryError
-from tenantry.tenancy.snapshots import storage_switch
+from tenantry.tenancy.snapshot_storage import switch
 
 group = typer.Typer(name="snapshot", no_args_is_help=True, help="Snapshots of tenants, and restoring them.")
 
@@ -87,7 +87,7 @@ def switch_storage(
         storage = choose_storage(new, config.data_dir)
         assert storage is not None
         try:
-            before = asyncio.run(storage_switch.switch_storage(config, storage))
+            before = asyncio.run(switch.switch_storage(config, storage))
         except TenantryError as error:
             raise CommandError(Exit.REFUSED, str(error)) from error
         print_document({"location": storage.location, "before": before}, record, is_json=is_json)

@@ -17,8 +17,8 @@ from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 from tenantry.tenancy.snapshots.snapshot_archive import ObjectsLeftError, SnapshotArchive
-from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.tenancy.tenant_record import OBJECTS_LEFT, TenantRecord, not_found
 
 

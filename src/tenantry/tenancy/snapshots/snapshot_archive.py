@@ -23,6 +23,7 @@ from tenantry.storage.archive.sealed_gzip import CompressedFile, decompress
 from tenantry.storage.artifacts import DatabaseReport
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 from tenantry.tenancy.snapshots.snapshot import (
     Snapshot,
     begin_of_ids,
@@ -30,7 +31,6 @@ from tenantry.tenancy.snapshots.snapshot import (
     is_snapshot_id,
     newest_first,
 )
-from tenantry.tenancy.snapshots.storage_owner import StorageOwner
 from tenantry.threads import run_in_thread
 
 UNFINISHED_SECONDS: Final = 86_400.0

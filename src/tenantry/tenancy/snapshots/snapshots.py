@@ -12,12 +12,12 @@ from tenantry.statements import Statement
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.snapshot_storage.owner import StorageMark, StorageOwner
 from tenantry.tenancy.snapshots.drill import DrillReport, try_newest
 from tenantry.tenancy.snapshots.exchange import POINT_PREFIX, is_last_point
 from tenantry.tenancy.snapshots.replace_file import ReplaceFile
 from tenantry.tenancy.snapshots.restore import Restore
 from tenantry.tenancy.snapshots.snapshot import Snapshot, check_snapshot_id, newest_first
-from tenantry.tenancy.snapshots.storage_owner import StorageMark, StorageOwner
 from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
 from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.snapshots.undo_restore import UndoRestore

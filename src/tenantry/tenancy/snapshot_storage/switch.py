@@ -17,8 +17,8 @@ from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.clock_watch import ClockWatch
-from tenantry.tenancy.snapshots.location import change_location, default_location, recorded_location
-from tenantry.tenancy.snapshots.storage_owner import StorageOwner
+from tenantry.tenancy.snapshot_storage.location import change_location, default_location, recorded_location
+from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 from tenantry.threads import run_in_thread
 
 

@@ -21,7 +21,11 @@ from tenantry.clock import Clock
 from tenantry.errors import SnapshotError, SnapshotNotFoundError, SnapshotStorageOwnedError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
-from tenantry.tenancy.snapshots.directory_identity import DirectoryIdentity, make_identity, read_identity
+from tenantry.tenancy.snapshot_storage.directory_identity import (
+    DirectoryIdentity,
+    make_identity,
+    read_identity,
+)
 from tenantry.threads import run_in_thread
 
 MARK_KEY: Final = "tenantry-owner.json"

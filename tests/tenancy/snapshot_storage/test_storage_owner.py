@@ -12,9 +12,9 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
 from tenantry.errors import DataDirectoryError, SnapshotError, SnapshotStorageOwnedError
 from tenantry.storage import LocalStorage, ObjectStorage, ObstoreStorage
-from tenantry.tenancy.snapshots.directory_identity import make_identity, read_identity
-from tenantry.tenancy.snapshots.storage_owner import CHECKED_SECONDS_MAX, MARK_KEY
-from tenantry.tenancy.snapshots.storage_switch import switch_storage
+from tenantry.tenancy.snapshot_storage.directory_identity import make_identity, read_identity
+from tenantry.tenancy.snapshot_storage.owner import CHECKED_SECONDS_MAX, MARK_KEY
+from tenantry.tenancy.snapshot_storage.switch import switch_storage
 from tenants import MovedClock, make_message
 
 Call = Callable[[TenantRegistry, str], Awaitable[object]]
