@@ -19,36 +19,21 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Final
 
 import anyio
 
 from tenantry.config import Durability
-from tenantry.errors import MigrationError, PersistenceConnectionError, TenantryError
-from tenantry.eventlog import EventLog
+from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
-from tenantry.storage.sqlite import batch, migrator
+from tenantry.storage.sqlite import batch
 from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.database_file import has_log
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
-from tenantry.storage.sqlite.immutable import ImmutableFile, open_immutable
+from tenantry.storage.sqlite.database_opener import DatabaseOpener
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 from tenantry.storage.sqlite.new_log import NewLog
-from tenantry.storage.sqlite.opening import (
-    SQLiteOptions,
-    open_reader,
-    open_writer,
-    prepare_directory,
-    set_limits,
-)
-from tenantry.storage.sqlite.ownership import OWNER_SQL, FileOwnership
+from tenantry.storage.sqlite.opening import open_reader, set_limits
 from tenantry.storage.sqlite.thread_pool import ThreadPools
-
-_SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
-"""Everything to know about a closed database. One statement, because after each one Python waits for the interpreter lock."""
 
 
 class _NotImmutableError(Exception):
@@ -59,35 +44,15 @@ class Connections:
     """See the module.
 
     Args:
-        options: The path and how to open it.
-        thread_pools: The threads that run its jobs.
-        planner: Which migrations are pending.
-        known_version: How many migrations the code knows.
-        ownership: The file's lock and epoch, None for a database that has one user by agreement.
-        log: For warnings about the file.
+        opener: Opens the writer, or the immutable file.
+        thread_pools: The threads that run the jobs.
     """
 
-    def __init__(
-        self,
-        options: SQLiteOptions,
-        thread_pools: ThreadPools,
-        *,
-        planner: migrator.Planner,
-        known_version: int,
-        ownership: FileOwnership | None,
-        log: EventLog,
-    ) -> None:
-        self._options = options
+    def __init__(self, opener: DatabaseOpener, thread_pools: ThreadPools) -> None:
+        self._opener = opener
         self._thread_pools = thread_pools
-        self._planner = planner
-        self._known_version = known_version
-        self._ownership = ownership
-        self._log = log
         self._opening = asyncio.Lock()
-        self._immutable_file: ImmutableFile | None = None
         self._new_log: NewLog | None = None
-        self.plan: migrator.Plan | MigrationError | None = None
-        """What to migrate, or why the file was refused and left unchanged; None if that is not known yet."""
         self.is_open = False
         self.writer: JobConnection | None = None
         self.immutable_reader: JobConnection | None = None
@@ -103,12 +68,12 @@ class Connections:
             TenantOwnedElsewhereError: Another owner has it open.
         """
         try:
-            connection = await JobConnection.open(self._open, self._thread_pools.write)
+            connection = await JobConnection.open(self._opener.open_first, self._thread_pools.write)
         except asyncio.CancelledError:
             # The connection was closed again, but the lock is still held.
-            self._release(is_clean=False)
+            self._opener.release(is_clean=False)
             raise
-        if self._immutable_file is None:
+        if self._opener.immutable_file is None:
             self.writer = connection
         else:
             # To the threads of readers: those of writers wait for the disk.
@@ -130,7 +95,7 @@ class Connections:
             last = self.immutable_reader or self.writer
             if last is not None:
                 await self._close_last(last)
-            self._release()  # a no-op if the connections were closed and the lock released before
+            self._opener.release()  # a no-op if the connections were closed and the lock released before
             self.immutable_reader = self.writer = self._new_log = None
             self.is_open = False
 
@@ -154,10 +119,10 @@ class Connections:
                 if keeper is not None:
                     afterwards.callback(keeper.close)
             if all(connection.abandon() for connection in connections):
-                self._release(is_clean=False)
+                self._opener.release(is_clean=False)
         # Last, because it raises if warnings are errors.
         warnings.warn(
-            f"{self._options} was not closed: use 'async with', or close what opened it",
+            f"{self._opener.options} was not closed: use 'async with', or close what opened it",
             ResourceWarning,
             stacklevel=1,
         )
@@ -179,14 +144,12 @@ class Connections:
             sqlite3.Error: They could not be applied to the open writer.
         """
         async with self._opening:
-            self._options = replace(
-                self._options, database_bytes_max=database_bytes_max, durability=durability
-            )
+            self._opener.apply_limits(database_bytes_max, durability)
             writer = self.writer
         # Not under the lock: the job may wait for a long write, and readers must be opened meanwhile.
         if writer is not None:
             with suppress(ValueError):  # closed meanwhile
-                await writer.run(partial(set_limits, self._options))
+                await writer.run(partial(set_limits, self._opener.options))
 
     @property
     def has_long_lived_readers(self) -> bool:
@@ -196,7 +159,7 @@ class Connections:
     def reader(self) -> JobConnection | None:
         """Return the reader with the fewest jobs; None if all are busy and a new one should be opened."""
         reader = min(self.readers, key=lambda reader: reader.backlog, default=None)
-        if reader is not None and reader.backlog and len(self.readers) < self._options.readers_max:
+        if reader is not None and reader.backlog and len(self.readers) < self._opener.options.readers_max:
             return None
         return reader
 
@@ -212,7 +175,7 @@ class Connections:
             reader = self.reader()
             if reader is None:
                 reader = await JobConnection.open(
-                    partial(open_reader, self._options), self._thread_pools.read
+                    partial(open_reader, self._opener.options), self._thread_pools.read
                 )
                 self.readers.append(reader)
             return reader
@@ -229,7 +192,9 @@ class Connections:
         """
         async with self._opening:
             await self._ensure_writer()
-            reader = await JobConnection.open(partial(open_reader, self._options), self._thread_pools.read)
+            reader = await JobConnection.open(
+                partial(open_reader, self._opener.options), self._thread_pools.read
+            )
             self._long_lived_readers.append(reader)
         try:
             yield reader
@@ -244,9 +209,9 @@ class Connections:
 
         If another process changed the file or has it open, the reader's cache may be wrong; then read with a new connection.
         """
-        if self._immutable_file is not None and self._immutable_file.is_unchanged():
+        if self._opener.immutable_file is not None and self._opener.immutable_file.is_unchanged():
             return batch.read_batch(statements, connection)
-        with closing(open_reader(self._options)) as reader:
+        with closing(open_reader(self._opener.options)) as reader:
             return batch.read_batch(statements, reader)
 
     def make_log_durable(self, connection: sqlite3.Connection) -> None:
@@ -262,13 +227,13 @@ class Connections:
             self._new_log = None
 
     def _keeper(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
-        return None if self._new_log is None else self._new_log.keeper(self._options, connection)
+        return None if self._new_log is None else self._new_log.keeper(self._opener.options, connection)
 
     async def _close_last(self, last: JobConnection) -> None:
         """Close the writer, or the immutable reader, and release the lock."""
         keeper = await last.run(self._keeper) if self._new_log is not None else None
         if keeper is None:
-            await last.aclose(self._release)
+            await last.aclose(self._opener.release)
             return
         try:
             await last.aclose(partial(self._release_after, keeper))
@@ -277,7 +242,7 @@ class Connections:
 
     def _release_after(self, keeper: sqlite3.Connection) -> None:
         keeper.close()
-        self._release()
+        self._opener.release()
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -308,10 +273,16 @@ class Connections:
             self.immutable_reader = await JobConnection.open(self._reopen_immutable, self._thread_pools.read)
 
     def _reopen_immutable(self) -> sqlite3.Connection:
-        connection = self._open_immutable(must_be_fenced=False)
+        connection = self._opener.open_as_immutable(must_be_fenced=False)
         if connection is None:
             raise _NotImmutableError
         return connection
+
+    def _open_deferred_writer(self) -> sqlite3.Connection:
+        writer = self._opener.open_deferred_writer()
+        assert self._opener.options.path is not None
+        self._new_log = NewLog(self._opener.options.path)
+        return writer
 
     async def _close_immutable_reader(self) -> None:
         reader, self.immutable_reader = self.immutable_reader, None
@@ -323,99 +294,3 @@ class Connections:
             if reader.is_open:
                 self.immutable_reader = reader
             raise
-
-    def _open(self) -> sqlite3.Connection:
-        """Open the first connection, on a thread."""
-        prepare_directory(self._options)
-        if self._ownership is None:
-            try:
-                return open_writer(self._options, self._known_version, self._log)
-            except DRIVER_ERRORS as error:
-                if not is_damage(error):
-                    raise
-                # SQLite reports damage too when the disk failed to read once. (For a tenant, its opener examines that.)
-                return open_writer(self._options, self._known_version, self._log)
-        self._ownership.acquire()
-        try:
-            assert self._options.path is not None
-            reader = self._open_immutable()
-            if reader is not None:
-                return reader
-            self._ownership.check_log(self._options.path)  # a closed database has none
-            return self._open_writer_or_immutable()
-        except BaseException:
-            # Nothing was changed under this lock, so the next owner must still find out whether the last one closed cleanly.
-            self._release(is_clean=False)
-            raise
-
-    def _open_writer_or_immutable(self) -> sqlite3.Connection:
-        """Open the writer, or on a full disk the immutable file, so that it can be read.
-
-        The first write's own transaction then fences off a past owner that may be alive. What that owner writes until then is seen.
-        """
-        try:
-            return self._open_planned_writer()
-        except DRIVER_ERRORS as error:
-            connection = self._open_immutable(must_be_fenced=False) if is_full(error) else None
-            if connection is None:
-                raise
-            return connection
-
-    def _open_immutable(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
-        """Open the file as immutable; None if it is not closed, or must be written to first."""
-        self._immutable_file = self.plan = None
-        if self._ownership is None or (must_be_fenced and not self._ownership.is_fenced):
-            return None
-        found = open_immutable(self._options)
-        if found is None:
-            return None
-        connection, immutable_file = found
-        try:
-            uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
-            plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
-            self._ownership.recognize(uid, epoch, owner)
-        except (sqlite3.Error, TypeError, ValueError, TenantryError):
-            plan = None  # The writer meets the same error and reports it.
-        if plan is None or plan.pending:
-            connection.close()
-            return None
-        self.plan, self._immutable_file = plan, immutable_file
-        return connection
-
-    def _open_planned_writer(self) -> sqlite3.Connection:
-        path = self._options.path
-        assert path is not None
-        was_log_left = has_log(path)
-        connection = open_writer(self._options, self._known_version, self._log)
-        try:
-            self._plan_and_claim(connection, None if was_log_left else path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _open_deferred_writer(self) -> sqlite3.Connection:
-        """Open the writer of a database that was open for reading, on a thread.
-
-        It makes no claim: each transaction compares the file's owner with the one that was seen when it was opened.
-        """
-        if self._ownership is not None and self._options.path is not None:
-            self._ownership.note(self._options.path)
-        assert self._options.path is not None
-        writer = open_writer(self._options, self._known_version, self._log, is_log_synced=False)
-        self._new_log = NewLog(self._options.path)
-        return writer
-
-    def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
-        """Plan, then claim, so that a refused database is not changed. `noted` is the file for which a log is begun."""
-        assert self._ownership is not None
-        try:
-            self.plan = migrator.plan(self._planner, connection)
-        except MigrationError as error:
-            self.plan = error
-        else:
-            self._ownership.claim(connection, noted)
-
-    def _release(self, *, is_clean: bool = True) -> None:
-        if self._ownership is not None:
-            self._ownership.release(is_clean=is_clean)

@@ -26,6 +26,7 @@ from tenantry.storage.sqlite import batch, integrity, migrator, online_backup
 from tenantry.storage.sqlite.change_token import read_change_token
 from tenantry.storage.sqlite.connection import JobConnection
 from tenantry.storage.sqlite.connections import Connections
+from tenantry.storage.sqlite.database_opener import DatabaseOpener
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.log_limit import LogLimit
 from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
@@ -83,14 +84,14 @@ class SQLiteStore:
         self._lifecycle = asyncio.Lock()
         # Held for a whole transaction and released by the task that ends it, so not an anyio.Lock, which belongs to one task.
         self._writer_lock = asyncio.Lock()
-        self._connections = Connections(
+        self._opener = DatabaseOpener(
             options,
-            thread_pools,
             planner=self._pending,
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
         )
+        self._connections = Connections(self._opener, thread_pools)
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
         self._transaction: SQLiteTransaction | None = None
         self._copies: set[asyncio.Future[None]] = set()
@@ -159,7 +160,7 @@ class SQLiteStore:
 
     async def migrate(self) -> MigrationReport:
         """Apply the pending migrations; see `Store.migrate`."""
-        plan, self._connections.plan = self._connections.plan, None
+        plan = self._opener.take_plan()
         try:
             self.check_connected()
             if isinstance(plan, MigrationError):
