@@ -216,6 +216,16 @@ def test_every_metric_is_shown_or_alerted_on(known: Mapping[str, frozenset[str]]
     assert families - {part.sub("", name) for name in used} == set()
 
 
+def test_the_design_page_lists_every_metric(known: Mapping[str, frozenset[str]]):
+    """The table of metrics in the documentation has each metric that the service exposes, and no other."""
+    page = (DASHBOARDS.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(tenantry_\w+)`", page[page.index("## Observability") :]))
+    part = re.compile(r"_(bucket|sum|count|created)$")
+    exposed = {part.sub("", name) for name in known if name.startswith("tenantry_")}
+    # Only a service with TLS has a certificate.
+    assert listed == exposed | {"tenantry_certificate_expiry_timestamp_seconds"}
+
+
 def test_a_dot_leads_to_its_tenant():
     """The data source that is provisioned links exemplars to a dashboard, and to a variable of it, that there are."""
     path = DASHBOARDS / "grafana" / "provisioning" / "datasources" / "tenantry.yml"

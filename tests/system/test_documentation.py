@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenantry import lifecycle
+from tenantry import RegistryConfig, lifecycle
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +73,14 @@ def test_paths_on_the_architecture_page_exist():
         for name in named
         if not any(path.endswith("/" + name.removesuffix(".py").rstrip("/")) for path in there)
     } == set()
+
+
+def test_every_setting_is_in_the_documentation():
+    """The design page's tables of limits and defaults have each setting of a registry but for its place."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tables = [line for line in design.splitlines() if line.startswith("|")]
+    settings = RegistryConfig.model_fields.keys() - {"data_dir"}
+    assert {name for name in settings if not any(f"`{name}`" in line for line in tables)} == set()
 
 
 def test_links_of_the_documentation_lead_somewhere():
