@@ -1,5 +1,6 @@
 """Tells from the files of a database, without a statement, whether anybody has committed since an earlier look."""
 
+import os
 import time
 from pathlib import Path
 from typing import Final
@@ -22,17 +23,19 @@ def read_change_token(path: Path, *, is_wal: bool) -> ChangeToken | None:
         change the times (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). None too if the
         database cannot be found: a statement will say what is wrong with it.
     """
+    modified_at = _modified_at(path)
+    if modified_at is None:
+        return None
+    log_modified_at = 0
+    if is_wal:
+        # The last connection removes the log when it closes.
+        log_modified_at = _modified_at(f"{path}-wal") or 0
+    is_racy = time.time_ns() - max(modified_at, log_modified_at) < TICK_NANOSECONDS
+    return None if is_racy else (modified_at, log_modified_at)
+
+
+def _modified_at(path: Path | str) -> int | None:
     try:
-        times = [path.stat().st_mtime_ns]
+        return os.stat(path).st_mtime_ns  # noqa: PTH116  # faster, and each lookup in the catalog calls it
     except OSError:
         return None
-    if is_wal:
-        times.append(_modified_at(path.with_name(f"{path.name}-wal")))
-    return None if time.time_ns() - max(times) < TICK_NANOSECONDS else tuple(times)
-
-
-def _modified_at(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:  # it is removed when the last connection closes
-        return 0
