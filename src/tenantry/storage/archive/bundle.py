@@ -1,10 +1,10 @@
-"""A tenant in one file that others can read: ``manifest.json``, ``SHA256SUMS`` and ``tenant.db`` in a ``.tar.gz``.
+"""A bundle: a tenant in one file that other programs can read, ``manifest.json``, ``SHA256SUMS`` and ``tenant.db`` in a ``.tar.gz``.
 
     tar xzf acme.tar.gz && sha256sum -c SHA256SUMS && sqlite3 tenant.db
 
-The archive is made and read here and not by `tarfile`: its form (POSIX.1-1988, "ustar") is fixed to the byte, so that the same
-tenant gives the same file, and so that reading is a comparison with what the manifest says must be there. No name and no
-size out of a bundle is ever followed.
+This module writes and reads the archive itself, without `tarfile`. The form (POSIX.1-1988, "ustar") is fixed to the byte: the same
+tenant gives the same file, and reading compares the archive with what the manifest says. So no name and no size in a bundle is used
+as a path or trusted.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ def write_bundle(target: Path, database: Path, manifest: Manifest) -> None:
 
     Args:
         target: The new file.
-        database: A database that is one file and does not change meanwhile.
-        manifest: Of the kind ``bundle``, and of this very database.
+        database: A database that is one file, and that nobody changes during the call.
+        manifest: The manifest of this database, of the kind ``bundle``.
 
     Raises:
         SnapshotCorruptError: The database is not the one that the manifest describes.
-        StorageFullError: There is no room.
-        SnapshotError: A file cannot be read or written, or the manifest is no bundle's.
+        StorageFullError: There is no space.
+        SnapshotError: A file cannot be read or written, or the manifest is not a bundle's.
 
     After an error the target is as it was.
     """
@@ -57,22 +57,23 @@ def write_bundle(target: Path, database: Path, manifest: Manifest) -> None:
 
 
 def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manifest, Path]:
-    """Check a bundle to the last byte and write its database, alone, as ``tenant.db`` into a directory, durably.
+    """Check every byte of a bundle and write its database as ``tenant.db`` into a directory, durably.
 
-    That the database is sound, and nothing but a tenant's, is not checked.
+    Whether the database is sound, and whether it is a tenant's, is not checked.
 
     Args:
         source: The bundle.
-        directory: Where to; it must exist and be private.
-        bytes_max: For how large a database there is room; that is looked at again with each part, for others may write meanwhile.
+        directory: The directory; it must exist and be private.
+        bytes_max: The size of the largest database that there is space for. The space is checked again with each part that is
+            written, because others write at the same time.
 
     Returns:
         The manifest, and the path of the database.
 
     Raises:
-        SnapshotCorruptError: It is not what was written, or no bundle.
-        SnapshotNotFoundError: There is no such file.
-        StorageFullError: There is no room.
+        SnapshotCorruptError: It is not what was written, or not a bundle.
+        SnapshotNotFoundError: The file does not exist.
+        StorageFullError: There is no space.
         SnapshotError: A newer tenantry made the bundle, or a file cannot be read or written.
 
     After an error there is no new file.
@@ -88,23 +89,23 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
         manifest = _read_manifest(archive, source)
         if manifest.database_bytes > bytes_max:
             raise StorageFullError(
-                f"{source} holds a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: make room, "
+                f"{source} contains a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: free disk space, "
                 "then try again"
             )
         found = copy_digested(archive, _LeavingRoom(draft, directory), manifest.database_bytes)
         is_whole = found == (manifest.database_bytes, manifest.database_sha256)
         after = _after_database(manifest)
         if not is_whole or archive.read(len(after) + 1) != after:
-            raise SnapshotCorruptError(f"{source} does not hold the database that its manifest describes")
+            raise SnapshotCorruptError(f"{source} does not contain the database that its manifest describes")
     return manifest, target
 
 
 class _LeavingRoom:
-    """Writes while there is room.
+    """Writes only while the disk has space for it.
 
     Args:
-        target: What it writes to.
-        directory: Where that is.
+        target: Where it writes to.
+        directory: The directory of the target.
     """
 
     def __init__(self, target: Writer, directory: Path) -> None:
@@ -115,18 +116,18 @@ class _LeavingRoom:
         """Write.
 
         Raises:
-            StorageFullError: It would take the space that tenants need.
+            StorageFullError: It would take space that tenants need for their writes.
         """
         if room_bytes(self._directory) < len(content):
             raise StorageFullError(
-                f"no room is left in {self._directory}, if tenants are to go on writing: make room, then try again"
+                f"{self._directory} has only the space left that tenants need for their writes: free disk space, then try again"
             )
         self._target.write(content)
 
 
 @contextmanager
 def _recognized(source: Path) -> Iterator[None]:
-    """Say of a file that is damaged, or not a bundle, what it is, where it looks like something known."""
+    """Replace the error of a file that is not a bundle by one that says what the file is, if that is recognized."""
     try:
         yield
     except SnapshotCorruptError as error:
@@ -137,18 +138,18 @@ def _recognized(source: Path) -> Iterator[None]:
 
 
 def _read_manifest(archive: Reader, source: Path) -> Manifest:
-    """Read up to the database, and compare it all with what the manifest in it says."""
+    """Read the archive up to the database, and compare all of it with what the manifest says."""
     header = archive.read(_BLOCK_BYTES)
     size_bytes = _size_in(header)
     if not 0 < size_bytes <= MANIFEST_BYTES_MAX:
-        raise SnapshotCorruptError(f"{source} is no bundle: it does not begin with a manifest")
+        raise SnapshotCorruptError(f"{source} is not a bundle: it does not begin with a manifest")
     content = archive.read(size_bytes)
     manifest = unseal(content)
     before = _before_database(content, manifest)
     rest = archive.read(len(before) - len(header) - len(content))
     if header + content + rest != before or manifest.kind != "bundle":
         raise SnapshotCorruptError(
-            f"{source} is no bundle: it holds something else than a manifest, sums and a database"
+            f"{source} is not a bundle: it contains something else than a manifest, sums and a database"
         )
     return manifest
 
@@ -178,14 +179,14 @@ def _after_database(manifest: Manifest) -> bytes:
 
 
 def _header(name: str, size_bytes: int, modified_seconds: int) -> bytes:
-    """Return the block that a file begins with: readable by its owner alone, and owned by whoever unpacks it."""
+    """Return the header block of a file that only its owner can read; the user who unpacks it becomes the owner."""
     fields = (
         name.encode("ascii").ljust(100, b"\0"),
         b"0000600\0",  # mode
         b"0000000\0" * 2,  # user, group
         _number(size_bytes),
         _number(min(max(modified_seconds, 0), _OCTAL_MAX)),
-        b" " * 8,  # the checksum's place counts as spaces
+        b" " * 8,  # the checksum is made with spaces in its own field
         b"0" + bytes(100),  # a regular file, no link
         b"ustar\x0000",
         bytes(64),  # names of user and group
@@ -197,7 +198,7 @@ def _header(name: str, size_bytes: int, modified_seconds: int) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    """Return a number in octal, or as GNU tar, BSD's and Python's tell the larger ones: in binary with the first bit set."""
+    """Return a number in octal; a larger one in binary with the first bit set, as GNU tar, BSD tar and Python write it."""
     return b"%011o\0" % value if value <= _OCTAL_MAX else b"\x80" + value.to_bytes(11, "big")
 
 

@@ -1,7 +1,7 @@
-"""What is known of a snapshot or a bundle, as a text in which every changed byte is found out.
+"""The manifest of a snapshot or a bundle: a text that describes it, and in which every changed byte is detected.
 
-The text is JSON in one form only: sorted keys, ASCII, an indent of one. Its field ``seal`` is the SHA-256 of this very text with an
-empty seal. Every format to come keeps that, so that a manifest of a newer one is told from a damaged one.
+The text is JSON in exactly one form: sorted keys, ASCII, an indent of one. Its field ``seal`` is the SHA-256 of the text with an empty
+seal. All later formats must keep this, so that a manifest of a newer format can be told from a damaged one.
 """
 
 import hashlib
@@ -36,29 +36,29 @@ MANIFEST_BYTES_MAX: Final = 1024 * 1024
 _SEAL: Final = "seal"
 
 SnapshotId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
-"""A part of an object's key."""
+"""The id of a snapshot; safe as a part of an object's key."""
 TenantUid = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z._-]{1,64}$")]
-"""What tenants have in their databases and below which their snapshots are kept."""
+"""A tenant's stable key, which its database contains and below which its snapshots are stored."""
 
 
 class Manifest(BaseModel):
-    """What a snapshot or a bundle holds.
+    """Describes the contents of a snapshot or a bundle.
 
     Attributes:
-        format: Of the manifest and of what it describes.
-        kind: A compressed database in object storage, or one archive that other programs read.
-        snapshot_id: The snapshot; of a bundle, the one that it was made from, None if it was made from the tenant itself.
-        tenant_id: The id that the tenant had then.
-        tenant_uid: Stable for the tenant's life; its database carries it too.
-        display_name: For people.
-        created_at: An instant in UTC.
+        format: The version of the format, of the manifest and of what it describes.
+        kind: ``snapshot``, a compressed database in object storage, or ``bundle``, one archive that other programs can read.
+        snapshot_id: The id of the snapshot. In a bundle, the snapshot that it was made from, None if it was made from the tenant.
+        tenant_id: The id that the tenant had at that time.
+        tenant_uid: The tenant's stable key, which its database contains too.
+        display_name: The tenant's name for people.
+        created_at: A time in UTC.
         trigger: What asked for it (``manual``, ``schedule``, ``fleet``, ``export``).
-        schema_versions: The version that each schema is at.
+        schema_versions: The version of each schema.
         row_counts: How many rows each table has.
-        database_bytes, database_sha256: Of the plain SQLite file.
-        stored_bytes, stored_sha256: Of the object that is stored, compressed; in a bundle the database itself again, for an
-            archive cannot hold its own digest.
-        tenantry_version, sqlite_version: What made it.
+        database_bytes, database_sha256: Size and SHA-256 of the plain SQLite file.
+        stored_bytes, stored_sha256: Size and SHA-256 of the stored, compressed object. In a bundle they are the database's, because
+            an archive cannot contain its own digest.
+        tenantry_version, sqlite_version: The versions that made it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,12 +113,12 @@ def unseal(content: bytes) -> Manifest:
     """Return the manifest of a sealed text.
 
     Raises:
-        SnapshotCorruptError: It is not what `seal` returned, to the byte.
+        SnapshotCorruptError: A byte differs from what `seal` returned.
         SnapshotError: A newer tenantry made it.
     """
     fields = _fields(content)
     if _sealed(fields) != content:
-        raise SnapshotCorruptError("the manifest was changed: its seal is not that of its text")
+        raise SnapshotCorruptError("the manifest is corrupt: checksum mismatch")
     if fields.get("format") != FORMAT:
         raise SnapshotError(
             f"the manifest has format {str(fields.get('format'))[:20]}, made by a newer tenantry: use that one"
@@ -126,29 +126,31 @@ def unseal(content: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        raise SnapshotCorruptError(f"the manifest is sealed, but not valid: {wrong_fields(error)}") from error
+        raise SnapshotCorruptError(
+            f"the manifest's checksum matches, but its content is not valid: {wrong_fields(error)}"
+        ) from error
     if seal(manifest) != content:
-        raise SnapshotCorruptError("the manifest is sealed, but not in the form that a manifest has")
+        raise SnapshotCorruptError("the manifest's checksum matches, but its form is not that of a manifest")
     return manifest
 
 
 def wrong_fields(error: ValidationError) -> str:
-    """Return the names of a manifest's fields that are wrong; not what they hold, for anybody may have written that."""
+    """Return the names of a manifest's wrong fields, without their values: an attacker may have written these."""
     found = set()
     for detail in error.errors(include_input=False, include_url=False):
         name = detail["loc"][0] if detail["loc"] else "kind"
-        found.add(str(name) if name in Manifest.model_fields else "a field that is not known")
+        found.add(str(name) if name in Manifest.model_fields else "an unknown field")
     return ", ".join(sorted(found))
 
 
 def _fields(content: bytes) -> dict[str, Any]:
-    """Return what the text holds, without its seal."""
+    """Return the fields of the text, without its seal."""
     try:
         fields = json.loads(content.decode("ascii")) if len(content) <= MANIFEST_BYTES_MAX else None
     except (ValueError, RecursionError) as error:
-        raise SnapshotCorruptError(f"the manifest is no JSON in ASCII: {error}") from error
+        raise SnapshotCorruptError(f"the manifest is not JSON in ASCII: {error}") from error
     if not isinstance(fields, dict):
-        raise SnapshotCorruptError(f"the manifest is no JSON object of at most {MANIFEST_BYTES_MAX} bytes")
+        raise SnapshotCorruptError(f"the manifest is not a JSON object of at most {MANIFEST_BYTES_MAX} bytes")
     fields.pop(_SEAL, None)
     return fields
 
