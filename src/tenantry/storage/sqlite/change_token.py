@@ -1,4 +1,4 @@
-"""Tells from the files of a database, without a statement, whether anybody has committed since an earlier look."""
+"""Detects commits by any process from the files of a database, without a statement."""
 
 import os
 import time
@@ -20,8 +20,8 @@ def read_change_token(path: Path, *, is_wal: bool) -> ChangeToken | None:
 
     Returns:
         None if a file was modified within the last tick of the file system's clock: another commit in the same tick would not
-        change the times (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). None too if the
-        database cannot be found: a statement will say what is wrong with it.
+        change the times (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). Also None if
+        the database cannot be found: the next statement reports why.
     """
     modified_at = _modified_at(path)
     if modified_at is None:

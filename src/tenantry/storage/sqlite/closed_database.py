@@ -1,4 +1,4 @@
-"""A tenant's SQLite file while nobody has it open, and the lock that keeps everybody else out."""
+"""A tenant's SQLite file while no store has it open, and the lock that excludes other processes."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,18 +23,18 @@ class SQLiteClosedDatabase:
     """See `ClosedDatabase`.
 
     Args:
-        paths: The tenant's.
+        paths: The tenant's files.
     """
 
     def __init__(self, paths: TenantPaths) -> None:
         self._paths = paths
 
     async def exists(self) -> bool:
-        """Return whether the file is there, durably; see `ClosedDatabase.exists`."""
+        """Return whether the file exists, durably; see `ClosedDatabase.exists`."""
         return await run_in_thread(self._exists)
 
     async def check(self, *, is_thorough: bool) -> None:
-        """Look for damage; see `ClosedDatabase.check`."""
+        """Check for damage; see `ClosedDatabase.check`."""
         await run_in_thread(partial(integrity.check_closed, self._paths.database, is_thorough=is_thorough))
 
     async def is_damaged(self) -> bool:
@@ -53,11 +53,11 @@ class SQLiteClosedDatabase:
         )
 
     async def repair(self) -> None:
-        """Build the indexes anew if that is all; see `ClosedDatabase.repair`."""
+        """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
         await run_in_thread(partial(maintenance.repair, self._paths.database))
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
-        """Give the file a second name; see `ClosedDatabase.keep`."""
+        """Keep the file under a second name; see `ClosedDatabase.keep`."""
         await run_in_thread(partial(replacement.keep, self._paths, point, is_merged=not is_as_found))
 
     async def exchange(self, point: str) -> None:
@@ -71,7 +71,7 @@ class SQLiteClosedDatabase:
     def _exists(self) -> bool:
         if not self._paths.database.exists():
             return False
-        # The process that put it there may have died between the rename and the sync.
+        # The process that renamed it to this path may have died before the sync.
         sync_file(self._paths.database)
         return True
 
@@ -85,19 +85,19 @@ async def closed_database(
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
-    """Hold the lock of a tenant that is closed here. Without a directory there is nothing that anybody could open.
+    """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock.
 
     Args:
         place: The tenant.
         paths: Its files.
         data_dir: The directory that its files may not leave.
         wait_seconds: How long to wait for another process that has it open.
-        monotonic_seconds: The clock of that.
+        monotonic_seconds: The clock for the waiting.
 
     Raises:
         TenantOwnedElsewhereError: The other process has it open.
         PersistenceConnectionError: The lock file cannot be opened.
-        DataDirectoryError: A link leads to the files.
+        DataDirectoryError: The path of the files contains a link.
     """
     await run_in_thread(partial(check_own_path, data_dir, paths.database))
     if not await run_in_thread(paths.directory.exists):
@@ -108,7 +108,7 @@ async def closed_database(
         await _acquire(ownership, monotonic_seconds, wait_seconds)
         yield SQLiteClosedDatabase(paths)
     finally:
-        # Also when cancelled: the thread that was to acquire it has done so by then. The next owner finds out in which state
+        # Also when cancelled: the thread may have acquired it by then. The next owner finds out in which state
         # the file is.
         ownership.release(is_clean=False)
 

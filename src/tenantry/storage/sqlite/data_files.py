@@ -19,7 +19,7 @@ _OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path) -> None:
-    """Make the directories of locks and tenants, and check that what is there can be used.
+    """Create the directories of locks and tenants, and check that existing files can be used.
 
     Raises:
         DataDirectoryError: A part of it is a symbolic link or not writable, or there are tenants and no catalog.
@@ -37,7 +37,7 @@ def prepare_data_files(data_dir: Path) -> None:
 
 
 def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
-    """Yield what lies where tenants' directories are; not what a file system keeps for itself at its top."""
+    """Yield the paths in the place of tenants' directories, without those that a file system creates at its top."""
     for path in (data_dir / "tenants").glob("*/*"):
         if path.parent.name != LOST_AND_FOUND:
             yield path
@@ -47,7 +47,7 @@ def check_open_files(config: RegistryConfig) -> None:
     """Check that the process may open as many files as the pool can hold.
 
     Raises:
-        PersistenceConnectionError: It may not; the message says what to change.
+        PersistenceConnectionError: It may not open as many; the message says what to change.
     """
     files = (
         config.open_tenants_max * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
@@ -62,7 +62,7 @@ def check_open_files(config: RegistryConfig) -> None:
 
 
 def _check_catalog_is_not_lost(path: Path) -> None:
-    """Raise where there are tenants and no catalog: an empty one would know none of them."""
+    """Raise if there are tenants and no catalog: a new catalog would list none of them."""
     if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
         raise FileNotFoundError(
             f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"

@@ -1,12 +1,12 @@
 """The files of a restore: the new database, and the replaced ones, which are kept as restore points.
 
     placed    the new database is ``restore-<point>.db`` in the tenant's directory
-    kept      the old one has a second name, ``points/<point>/tenant.db``
-    exchanged ``restore-<point>.db`` is renamed to ``tenant.db``: the moment at which one becomes the other
+    kept      the old database has a second name, ``points/<point>/tenant.db``
+    exchanged ``restore-<point>.db`` is renamed to ``tenant.db``, which replaces the old database atomically
 
-The name of the point is this restore's own. A file that an earlier restore gave up, and that a power failure brings back,
-therefore has another name and is never put in place; the next restore removes it. With ``restore-<point>.db`` there, nothing was
-exchanged; without it and without the directory of the kept file, nothing was done.
+Each restore has its own point. So a file that an earlier restore gave up, and that a power failure brings back, has another
+name and is never used; the next restore removes it. If ``restore-<point>.db`` exists, the databases were not exchanged; if
+neither it nor the directory of the kept file exists, nothing was done.
 
 These functions block; each can be repeated after a crash.
 """
@@ -34,17 +34,17 @@ from tenantry.storage.sqlite.layout import TenantPaths
 
 _PLACED: Final = "restore-{}.db"
 _ANY_PLACED: Final = "restore*.db*"
-"""Matches also the part that a crash left of a copy, see `move`."""
+"""Also matches a partial copy that a crash left, see `move`."""
 
 _FOREIGN: Final = ".db-wal-of-another-database"
 
 
 def copy_plain_file(source: Path, database: Path) -> None:
-    """Copy a database that is one plain file.
+    """Copy a closed database.
 
     Raises:
-        SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
-        StorageFullError: There is no room for it.
+        SnapshotError: It is not a regular file, has a log or journal beside it, or changed meanwhile.
+        StorageFullError: There is no space for the copy.
     """
     found = ImmutableFile.find(source)
     if found is None:
@@ -61,7 +61,7 @@ def copy_plain_file(source: Path, database: Path) -> None:
 
 
 def kept_database(paths: TenantPaths, point: str) -> Path:
-    """Return where what a restore replaced is kept."""
+    """Return the path of a restore point: the database that a restore replaced."""
     return _points_directory(paths) / point / paths.database.name
 
 
@@ -72,7 +72,7 @@ def list_points(paths: TenantPaths) -> list[str]:
 
 
 def copy_kept(kept: Path, database: Path) -> None:
-    """Copy what a restore replaced, with its log: until the exchange it is all that there is of that state."""
+    """Copy a restore point with its log: until the exchange it is the only copy of that state."""
     try:
         size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
         check_copy_fits(database.parent, size_bytes, size_bytes)
@@ -89,7 +89,7 @@ def copy_kept(kept: Path, database: Path) -> None:
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
-    """Return where the restored database is before the exchange."""
+    """Return the path of the restored database before the exchange."""
     return paths.directory / _PLACED.format(point)
 
 
@@ -101,7 +101,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
     """
     try:
         make_directories(data_dir, paths.directory)
-        # The operation's lock is held: no other restore of this tenant is under way.
+        # The operation's lock is held: no other restore of this tenant runs.
         for stale in paths.directory.glob(_ANY_PLACED):
             remove_files(stale)
         database.chmod(FILE_MODE)
@@ -111,7 +111,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
 
 
 def give_up(paths: TenantPaths, point: str) -> bool:
-    """Take back what was done before the exchange; return whether it had not come to that."""
+    """Undo the steps before the exchange; return False if the databases were exchanged."""
     placed, kept = placed_database(paths, point), kept_database(paths, point)
     if not placed.exists() and kept.parent.exists():
         return False
@@ -124,15 +124,15 @@ def give_up(paths: TenantPaths, point: str) -> bool:
 
 
 def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
-    """Give the tenant's database a second name; a no-op when it was exchanged, because a crash came in between.
+    """Keep the tenant's database under a second name; a no-op if a crash came after the exchange.
 
-    The directory of that name is there in any case: it says that the exchange may have come.
+    The directory of the point is created first: it shows that the exchange may have happened.
 
     Args:
-        paths: The tenant's.
-        point: The name of what is kept.
-        is_merged: Whether the log is written into the database. Files that somebody put there by hand may not belong together, so
-            both are kept as they are.
+        paths: The tenant's files.
+        point: The name of the restore point.
+        is_merged: Whether the log is written into the database. A log and a database that were put there by hand may not belong
+            together, so both are then kept unchanged.
     """
     kept = kept_database(paths, point)
     if not placed_database(paths, point).exists():
@@ -147,37 +147,37 @@ def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
         link(paths.database, kept)
         return
     if has_log(paths.database):
-        # Before SQLite opens it: beside what it takes for no database it removes the log.
+        # Before SQLite opens the database: if SQLite finds that it is not a database, it removes the log.
         remove_files(kept_log)
         link(log, kept_log)
     if is_merged:
         try:
             maintenance.checkpoint(paths.database)
         except DatabaseCorruptError:
-            pass  # It is kept as it is, with its log. Whatever else is in the way is an error before anything is exchanged.
+            pass  # It is kept unchanged, with its log. Any other error is raised before the exchange.
         else:
             remove_files(kept_log)
     link(paths.database, kept)
 
 
 def exchange(paths: TenantPaths, point: str) -> None:
-    """Put the restored database in the place of the old one, which has another name by now; a no-op when it is there."""
+    """Replace the old database, which has a second name, with the restored one; a no-op if that was done."""
     placed = placed_database(paths, point)
     if not placed.exists():
         sync_directory(paths.directory)
         return
-    # SQLite would apply the old database's log to the new one.
+    # SQLite would apply the old database's log to the new database.
     remove_files(*(Path(f"{paths.database}{suffix}") for suffix in ("-wal", "-shm", "-journal")))
     move(placed, paths.database)
 
 
 def has_begun(paths: TenantPaths, point: str) -> bool:
-    """Return whether anything was placed or kept."""
+    """Return whether a database was placed or kept."""
     return placed_database(paths, point).exists() or kept_database(paths, point).parent.exists()
 
 
 def forget_points(paths: TenantPaths, newest: str, *, latest: str, kept_max: int) -> None:
-    """Remove the oldest; never the one that was just made, nor those named after `latest`, which do not count."""
+    """Remove the oldest restore points, but not the newest one; points named after `latest` neither count nor are removed."""
     others = [point for point in list_points(paths) if point != newest and point <= latest]
     for old in others[: max(0, len(others) + 1 - kept_max)]:
         shutil.rmtree(_points_directory(paths) / old, ignore_errors=True)

@@ -15,7 +15,7 @@ class SQLiteRestorePoints:
     """See `RestorePoints`.
 
     Args:
-        paths: The tenant's.
+        paths: The tenant's files.
         data_dir: The directory that its files may not leave.
     """
 
@@ -28,7 +28,7 @@ class SQLiteRestorePoints:
         return await run_in_thread(partial(replacement.list_points, self._paths))
 
     async def exists(self, point: str) -> bool:
-        """Return whether the kept file is there."""
+        """Return whether the kept file exists."""
         return await run_in_thread(replacement.kept_database(self._paths, point).exists)
 
     async def copy_to(self, point: str, path: Path) -> None:
@@ -50,7 +50,7 @@ class SQLiteRestorePoints:
         await run_in_thread(forget)
 
     async def stage(self, point: str, path: Path) -> None:
-        """Move a ready file into the tenant's directory; see `RestorePoints.stage`."""
+        """Move a prepared file into the tenant's directory; see `RestorePoints.stage`."""
         await run_in_thread(partial(replacement.place, path, self._paths, point, self._data_dir))
 
     async def unstage(self, point: str) -> bool:
@@ -58,5 +58,5 @@ class SQLiteRestorePoints:
         return await run_in_thread(partial(replacement.give_up, self._paths, point))
 
     async def has_begun(self, point: str) -> bool:
-        """Return whether the staged file or the directory of the kept one is there."""
+        """Return whether the staged file, or the directory of a kept file, exists."""
         return await run_in_thread(partial(replacement.has_begun, self._paths, point))
