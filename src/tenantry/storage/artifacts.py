@@ -1,6 +1,6 @@
-"""A tenant's database as one SQLite file: what copies, snapshots and bundles hold, whatever the back end is.
+"""A tenant's database as one SQLite file: copies, snapshots and bundles contain it, whatever the back end is.
 
-These functions run on a thread; cancelling one ends its work and leaves the file to its caller.
+These functions work on a thread. Cancelling one stops its work and leaves the file to its caller.
 """
 
 from collections.abc import Collection, Sequence
@@ -72,7 +72,7 @@ async def copy_file(source: Path, path: Path) -> None:
     """Copy a database that is one plain file.
 
     Raises:
-        SnapshotError: It is not a file, something lies beside it, or it changed meanwhile.
+        SnapshotError: It is not a file, a log or journal is beside it, or it was changed during the copy.
         StorageFullError: There is no room for it.
     """
     await run_in_thread(partial(replacement.copy_plain_file, source, path))

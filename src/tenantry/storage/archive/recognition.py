@@ -21,7 +21,7 @@ _ORIGINAL: Final = "import the .tar.gz as 'tenantry tenant export' wrote it"
 
 
 def recognize(path: Path) -> str | None:
-    """Return what a file is and what to do, to follow "is"; None if it looks like a bundle, damaged perhaps.
+    """Return what a file is and what to do about it, worded to follow "is"; None if it looks like a bundle or a damaged one.
 
     Raises:
         OSError: It cannot be read.
