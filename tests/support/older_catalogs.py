@@ -23,7 +23,8 @@ async def make_older(data_dir: Path, migrations: int, packs: Path, monkeypatch: 
         monkeypatch: Makes the pack importable.
     """
     known = CATALOG.migrations("sqlite")[:migrations]
-    package = write_pack(packs, "older_catalog", *(migration.sql for migration in known))
+    # A name for each count: a pack's migrations are read once in a process.
+    package = write_pack(packs, f"older_catalog_{migrations}", *(migration.sql for migration in known))
     monkeypatch.syspath_prepend(packs)
     newer, older = data_dir / "newer.db", data_dir / "catalog.db"
     older.rename(newer)
