@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.peers import count_messages, fill_tasks
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Task
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 
 class Fleet:

@@ -20,7 +20,7 @@ from benchmarks.peers import WRITER_PRAGMAS
 from benchmarks.peers.message_row import INSERT, message_builder, row_of
 from benchmarks.peers.task_row import GET, build_tasks, decode_task
 from benchmarks.peers.tenantry_registry import open_tenantry_fleet
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 Use = Callable[[str], Awaitable[None]]
 

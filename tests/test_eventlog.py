@@ -13,7 +13,7 @@ from stores import AnyRepository, open_store, rows, run
 from tenantry import TenantRegistry
 from tenantry.errors import ConstraintViolationError, DuplicateRecordError, QueryError
 from tenantry.eventlog import EventLog
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.standalone import StoreSession
 
 KEYS = [

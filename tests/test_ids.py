@@ -12,7 +12,7 @@ from bad_ids import BAD_IDS
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import TENANT_ID_CHARACTERS_MAX, parse_tenant_id
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 NOT_TEXT = [None, 7, 1.5, b"acme", ["acme"], True, ..., Path("acme")]
 

@@ -14,7 +14,7 @@ from tenantry.company import Message, Task
 from tenantry.observability.metrics import export_metrics
 from tenantry.repository import Repository
 from tenantry.statements import Fetch, Statement
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenantry.tenancy.handle import TenantHandle
 
 TENANT = "acme"

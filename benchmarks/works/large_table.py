@@ -21,7 +21,7 @@ from benchmarks.peers.tenantry_registry import TENANT, open_tenantry
 from tenantry.company import SQLAuditRepository, SQLCostRecordRepository, SQLMessageRepository
 from tenantry.eventlog import EventLog
 from tenantry.statements import Row, Statement
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 _ROWS, _QUICK_ROWS, _FEW_ROWS = 1_000_000, 100_000, 2_000
 _CALLERS, _PAGE_ROWS = 64, 50

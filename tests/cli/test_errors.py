@@ -17,7 +17,7 @@ from commands import WHERE, Service, document, environment, service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
 from tenantry.files.lock_file import LockFile
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS, make_message, query, until
 

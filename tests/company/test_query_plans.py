@@ -18,7 +18,7 @@ from tenantry.company import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.statements import Fetch, Result, Statement
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession
 from tenantry.testing.conformance import make_audit_entry, make_cost_record, make_message, make_task

@@ -15,7 +15,7 @@ from tenantry.company import AuditVerdict, MessageMetadata, RiskLevel, TaskStatu
 from tenantry.errors import MalformedRowError, QueryError, TenantryError
 from tenantry.schema import Schema
 from tenantry.storage import PersistenceBackend, PersistenceConfig, create_backend
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.testing.conformance import make_audit_entry, make_cost_record, make_message, make_task
 from tenantry.testing.conformance.samples import at_minute
 from tenants import query, write_pack

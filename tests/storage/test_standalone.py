@@ -42,9 +42,9 @@ from tenantry.storage import (
     SQLitePersistenceBackend,
     create_backend,
 )
-from tenantry.storage.sqlite import opening
-from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections import opening
+from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession
 from tenantry.testing.conformance import make_cost_record, make_message, make_task
@@ -356,12 +356,12 @@ class TestFailedStatements:
         async with open_store(SQLiteOptions(path=path)) as store:
             transaction = await store.begin()
             with monkeypatch.context() as patched:
-                patched.setattr("tenantry.storage.sqlite.transaction.roll_back", fail)
+                patched.setattr("tenantry.storage.sqlite.connections.transaction.roll_back", fail)
                 with pytest.raises(QueryError):
                     await transaction.rollback()
             await store._connections.writer.run(lambda connection: connection.execute("ROLLBACK").close())
             with monkeypatch.context() as patched:
-                patched.setattr("tenantry.storage.sqlite.batch.roll_back", fail)
+                patched.setattr("tenantry.storage.sqlite.statements.batch.roll_back", fail)
                 with pytest.raises(QueryError):
                     await store.write([(run("SELECT 1"),)])
             assert await store.write([(run("CREATE TABLE t (n)"),)]) == [[None]]

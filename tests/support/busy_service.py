@@ -25,7 +25,7 @@ from tenantry.demo.company import Company, Timings
 from tenantry.errors import TenantryError
 from tenantry.observability import configure_logging, export_metrics
 from tenantry.observability.certificate import export_certificate
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 BUSY: Final = 3
 CALLERS: Final = 8

@@ -6,7 +6,7 @@ import pytest
 
 from stores import make_store
 from tenantry.schema import Schema
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenants import query, write_pack
 

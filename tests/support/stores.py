@@ -20,10 +20,10 @@ from tenantry.repository import Repository
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Result, Row, Statement
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 HANG_SECONDS = 60.0
 """When a wait for something that never comes is given up. Nothing is measured with it."""

@@ -22,7 +22,7 @@ from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType
 from tenantry.events import BatchFinished
 from tenantry.files.lock_file import LockFile
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenantry.tenancy.catalog.catalog import CATALOG_NAME
 from warm_process import WarmChild, warm_process
 

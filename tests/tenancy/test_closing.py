@@ -10,7 +10,7 @@ from tenantry import RegistryConfig, Schema, TenantHandle, TenantRegistry
 from tenantry.errors import RegistryClosedError, TransactionClosedError
 from tenantry.repository import Repository
 from tenantry.statements import Statement
-from tenantry.storage.sqlite.pace import PROCESS
+from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenants import make_message, write_pack
 
 ENDLESS = f"CREATE TABLE counted AS {COUNT_TO_A_BILLION}"

@@ -7,7 +7,7 @@ import pytest
 from directory_entries import EntryRecorder
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.errors import TenantryError
-from tenantry.storage.sqlite import replacement
+from tenantry.storage.sqlite.tenant_files import replacement
 from tenants import database_path, make_message, stored_contents, write_pack
 
 

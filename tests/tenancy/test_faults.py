@@ -25,7 +25,7 @@ from tenantry.errors import (
     TenantQuarantinedError,
 )
 from tenantry.events import BatchFinished, TenantClosed
-from tenantry.storage.sqlite.connection import JobConnection
+from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenants import (
     HANG_SECONDS,
     Recorder,

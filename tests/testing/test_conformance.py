@@ -17,7 +17,7 @@ from tenantry.eventlog import EventLog
 from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.cloud import ObstoreStorage
 from tenantry.storage.objects.protocol import LocalStorage
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.testing import (
     BACKEND_CHECKS,
     OBJECT_STORAGE_CHECKS,

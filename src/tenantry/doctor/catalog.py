@@ -7,8 +7,8 @@ from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import MigrationError
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.migrations import plan_migrations
-from tenantry.storage.sqlite.inspection import Inspection
-from tenantry.storage.sqlite.migrator import SUMMARY_SQL, plan_from_summary
+from tenantry.storage.sqlite.maintenance.inspection import Inspection
+from tenantry.storage.sqlite.migrations.migrator import SUMMARY_SQL, plan_from_summary
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenantry.tenancy.catalog.rows import COLUMNS, from_row
 from tenantry.tenancy.tenant_record import TenantRecord

@@ -15,7 +15,7 @@ from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshot
 from tenantry.errors import PersistenceError
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.storage.sqlite.inspection import Inspection
+from tenantry.storage.sqlite.maintenance.inspection import Inspection
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.clock_watch import ClockRecord, read_record
 

@@ -9,7 +9,7 @@ from typing import Final
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.files.atomic_file import DRAFT_SUFFIX
-from tenantry.storage.sqlite.data_files import LOST_AND_FOUND
+from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND
 from tenantry.tenancy.data_directory import is_shared_by_group
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

@@ -12,7 +12,7 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.disk_space import DISK_BYTES_MIN
-from tenantry.storage.sqlite.data_files import check_open_files
+from tenantry.storage.sqlite.database_files.data_files import check_open_files
 from tenantry.storage.sqlite.version import SQLITE_VERSION, has_wal_reset_bug
 
 _NETWORK: Final = {

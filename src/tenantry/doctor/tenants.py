@@ -9,10 +9,10 @@ from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import Permission, TenantEvent
-from tenantry.storage.sqlite import log_note
-from tenantry.storage.sqlite.data_files import LOST_AND_FOUND, find_tenant_directories
-from tenantry.storage.sqlite.inspection import read_closed_owner
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files import log_note
+from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND, find_tenant_directories
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
+from tenantry.storage.sqlite.maintenance.inspection import read_closed_owner
 from tenantry.tenancy.snapshot_storage.location import default_location
 from tenantry.tenancy.tenant_record import TenantRecord
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from tenantry.files.digests import file_sha256
 from tenantry.files.durable_files import sync_file
 from tenantry.schema import Schema
-from tenantry.storage.sqlite import foreign, integrity, maintenance, replacement
-from tenantry.storage.sqlite.integrity import DatabaseReport
+from tenantry.storage.sqlite.foreign import foreign
+from tenantry.storage.sqlite.maintenance import integrity, maintenance
+from tenantry.storage.sqlite.maintenance.integrity import DatabaseReport
+from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.storage.sqlite.version import SQLITE_VERSION
 from tenantry.threads import run_in_thread
 

@@ -25,9 +25,9 @@ from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Store
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from service import Service, check_problem, connected, ended, events, served
 from tenantry import errors
 from tenantry.admin.http.hidden_paths import without_paths
 from tenantry.admin.http.problems import public_answer
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 GZIP = {"content-type": "application/gzip"}
 

@@ -15,7 +15,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
 from tenantry.doctor.machine import file_system_type
 from tenantry.errors import PersistenceError
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenants import database_path, make_message, query
 
 pytestmark = pytest.mark.disk

@@ -22,8 +22,8 @@ from tenantry.errors import (
 from tenantry.statements import Fetch, Row, Statement
 from tenantry.storage import PersistenceBackend
 from tenantry.storage.protocol import WriteOutcome
-from tenantry.storage.sqlite import batch
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.statements import batch
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.testing.conformance import make_message
 from tenants import held_writer

@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_store, reached, rows, run
-from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.thread_pool import ThreadPool
+from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPool
 from tenants import open_files
 
 

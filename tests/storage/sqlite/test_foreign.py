@@ -27,8 +27,10 @@ from tenantry.errors import (
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.archive import bundle as bundles
 from tenantry.storage.sqlite import backend as sqlite_backend
-from tenantry.storage.sqlite import foreign, hardening, integrity, schema_pages
-from tenantry.storage.sqlite.foreign import check_foreign
+from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.foreign import foreign, schema_pages
+from tenantry.storage.sqlite.foreign.foreign import check_foreign
+from tenantry.storage.sqlite.maintenance import integrity
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"

@@ -12,10 +12,10 @@ from tenantry.company import COMPANY
 from tenantry.errors import PersistenceError
 from tenantry.eventlog import EventLog
 from tenantry.schema import Schema
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
 from tenants import open_files, query, write_pack
 
 COUNT = rows("SELECT n FROM t ORDER BY n")

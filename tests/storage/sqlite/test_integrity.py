@@ -15,7 +15,7 @@ import pytest
 
 from stores import COUNT_TO_A_BILLION, content, make_owned_store, open_owned_store, reached, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
-from tenantry.storage.sqlite import integrity, maintenance
+from tenantry.storage.sqlite.maintenance import integrity, maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
 
 PAGE_BYTES = 4096

@@ -13,8 +13,8 @@ from stores import left_open, make_backend, make_owned_store, open_backend, open
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
 from tenantry.files.durable_files import make_root
-from tenantry.storage.sqlite import maintenance
-from tenantry.storage.sqlite.database_file import has_log
+from tenantry.storage.sqlite.database_files.database_file import has_log
+from tenantry.storage.sqlite.maintenance import maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.testing.conformance import make_task
 from tenants import database_path, open_files, query

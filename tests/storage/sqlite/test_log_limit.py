@@ -12,8 +12,8 @@ import pytest
 from stores import HANG_SECONDS, open_store, read_rows, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import PersistenceConnectionError
-from tenantry.storage.sqlite import log_limit
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections import log_limit
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import database_path, make_message, until
 

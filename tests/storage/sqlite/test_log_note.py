@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.storage.sqlite import log_note
+from tenantry.storage.sqlite.database_files import log_note
 
 Note = Callable[[Path, int], None]
 

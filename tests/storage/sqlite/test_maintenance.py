@@ -12,13 +12,8 @@ import pytest
 
 from stores import content, left_open, open_owned_store, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError, SnapshotError
-from tenantry.storage.sqlite import (
-    database_file,
-    integrity,
-    maintenance,
-    maintenance_connection,
-    online_backup,
-)
+from tenantry.storage.sqlite.database_files import database_file
+from tenantry.storage.sqlite.maintenance import integrity, maintenance, maintenance_connection, online_backup
 from tenants import damage_index, held_writer, query
 
 ROWS = 2000

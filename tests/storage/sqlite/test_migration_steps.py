@@ -12,7 +12,7 @@ from stores import AnyRepository, MakePack, content, make_store, migrate, reache
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import ConstraintViolationError, MigrationError, TenantryError
 from tenantry.schema import Schema
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import held_writer, query
 

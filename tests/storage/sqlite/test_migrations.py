@@ -15,9 +15,9 @@ from tenantry.company import COMPANY
 from tenantry.errors import DatabaseCorruptError, MigrationError, QueryError
 from tenantry.schema import Migration, Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
-from tenantry.storage.sqlite import migrator
-from tenantry.storage.sqlite.migration_script import split_statements
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.migrations.migration_script import split_statements
 from tenants import python, query, read_line
 
 FIRST = "CREATE TABLE first (n INTEGER);"
@@ -28,7 +28,7 @@ import asyncio, sys
 from pathlib import Path
 from stores import make_store
 from tenantry.schema import Schema
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 
 async def migrate(path, schema, is_wal):
     store = make_store(SQLiteOptions(path=path, is_wal=is_wal, is_read_by_writer=not is_wal), [schema])

@@ -22,8 +22,8 @@ from tenantry.errors import (
     TenantOwnedElsewhereError,
 )
 from tenantry.files import lock_file
-from tenantry.storage.sqlite import opening
-from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.connections import opening
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, python, query, read_line
 from warm_process import WarmChild

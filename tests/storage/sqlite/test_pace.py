@@ -7,9 +7,15 @@ import pytest
 
 from stores import HANG_SECONDS, open_store, read_rows, rows, run
 from tenantry.errors import QueryError
-from tenantry.storage.sqlite import functions, pace
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.pace import LONG_JOB_SECONDS, PAUSE_SECONDS_MAX, PROCESS, SLICE_SECONDS, Pace
+from tenantry.storage.sqlite.connections import functions, pace
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.pace import (
+    LONG_JOB_SECONDS,
+    PAUSE_SECONDS_MAX,
+    PROCESS,
+    SLICE_SECONDS,
+    Pace,
+)
 
 LONG_SECONDS = LONG_JOB_SECONDS * 2
 

@@ -19,7 +19,7 @@ from tenantry.errors import (
     TenantQuarantinedError,
 )
 from tenantry.events import BatchFinished, StoreConnected, TenantClosed
-from tenantry.storage.sqlite import batch
+from tenantry.storage.sqlite.statements import batch
 from tenants import Recorder, database_path, make_message, query
 
 

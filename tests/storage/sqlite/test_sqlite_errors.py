@@ -18,8 +18,8 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.errors import is_machine_failure, is_transient, map_connection_error, map_error
-from tenantry.storage.sqlite.opening import SQLiteOptions
 from tenantry.storage.standalone import StoreSession
 
 MAPPED: dict[str, tuple[type[PersistenceError], bool]] = {

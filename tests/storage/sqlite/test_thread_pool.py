@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stores import HANG_SECONDS, reached
-from tenantry.storage.sqlite.thread_pool import SerialQueue, ThreadPool
+from tenantry.storage.sqlite.connections.thread_pool import SerialQueue, ThreadPool
 
 
 def put(queue: SerialQueue, function: Callable[[], Any]) -> "asyncio.Future[Any]":

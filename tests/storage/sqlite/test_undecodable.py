@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from stores import AnyRepository, open_store, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantQuarantinedError
-from tenantry.storage.sqlite import integrity, maintenance
-from tenantry.storage.sqlite.inspection import read_closed_owner
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.maintenance import integrity, maintenance
+from tenantry.storage.sqlite.maintenance.inspection import read_closed_owner
 from tenants import HANG_SECONDS, database_path, make_message, query, stored_contents
 
 GOOD_NAME, BAD_NAME = b"tablemessagesmessages", b"tablem\xffssagesmessages"

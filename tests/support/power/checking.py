@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from power.worlds import Company, World
 from tenantry import RegistryConfig, TenantRegistry, TenantState
-from tenantry.storage.sqlite.layout import tenant_paths
+from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenants import make_message
 
 CHANNEL = "general"

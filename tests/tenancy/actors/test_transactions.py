@@ -17,7 +17,7 @@ from stores import COUNT_TO_A_BILLION, open_store, read_rows, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import CallTimeoutError, QueryError, TenantError, TransactionClosedError
 from tenantry.events import CallRefused
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenants import HANG_SECONDS, Recorder, make_message, stored_contents, until
 
 LONG_SECONDS = 1000.0

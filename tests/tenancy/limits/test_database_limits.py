@@ -14,7 +14,7 @@ from tenantry.errors import (
     StorageFullError,
     TransactionClosedError,
 )
-from tenantry.storage.sqlite.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenants import (
     as_another,
     database_path,

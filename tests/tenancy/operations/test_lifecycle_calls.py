@@ -33,7 +33,7 @@ from tenantry.events import (
     StoreConnected,
 )
 from tenantry.files import lock_file
-from tenantry.storage.sqlite.ownership import FileOwnership
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenants import (
     Recorder,
     make_message,

@@ -23,7 +23,7 @@ from tenantry.errors import (
     TenantQuarantinedError,
     TenantSuspendedError,
 )
-from tenantry.storage.sqlite import maintenance_connection
+from tenantry.storage.sqlite.maintenance import maintenance_connection
 from tenants import (
     damage_index,
     database_path,

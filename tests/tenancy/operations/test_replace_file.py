@@ -19,8 +19,8 @@ from tenantry.errors import (
     TenantQuarantinedError,
     TenantStateError,
 )
-from tenantry.storage.sqlite import log_note
-from tenantry.storage.sqlite.database_file import log_of
+from tenantry.storage.sqlite.database_files import log_note
+from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenants import database_path, history, query, say, stored_contents
 
 Put = Callable[[Path, Path], object]

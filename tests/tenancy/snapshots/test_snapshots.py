@@ -23,7 +23,7 @@ from tenantry.errors import (
     TenantryError,
     TenantSuspendedError,
 )
-from tenantry.storage.sqlite import online_backup
+from tenantry.storage.sqlite.maintenance import online_backup
 from tenants import (
     HANG_SECONDS,
     MovedClock,

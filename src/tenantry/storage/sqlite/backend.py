@@ -25,17 +25,17 @@ from tenantry.storage.protocol import (
     Place,
     RestorePoints,
 )
-from tenantry.storage.sqlite import integrity, maintenance, second_look
-from tenantry.storage.sqlite.closed_database import closed_database
-from tenantry.storage.sqlite.data_files import check_open_files, prepare_data_files
-from tenantry.storage.sqlite.database_file import log_of
-from tenantry.storage.sqlite.hardening import check_seconds_max
-from tenantry.storage.sqlite.layout import TenantPaths, tenant_paths
-from tenantry.storage.sqlite.opening import SQLiteOptions
-from tenantry.storage.sqlite.ownership import FileOwnership
-from tenantry.storage.sqlite.restore_points import SQLiteRestorePoints
+from tenantry.storage.sqlite.connections.hardening import check_seconds_max
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.database_files.data_files import check_open_files, prepare_data_files
+from tenantry.storage.sqlite.database_files.database_file import log_of
+from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
+from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.storage.sqlite.thread_pool import ThreadPools
+from tenantry.storage.sqlite.tenant_files.closed_database import closed_database
+from tenantry.storage.sqlite.tenant_files.restore_points import SQLiteRestorePoints
 from tenantry.storage.sqlite.version import SQLITE_VERSION, log_sqlite_version
 from tenantry.threads import run_in_thread
 

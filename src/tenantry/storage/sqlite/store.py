@@ -22,17 +22,19 @@ from tenantry.errors import (
 from tenantry.files.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.protocol import ChangeToken, MigrationReport, ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite import batch, integrity, migrator, online_backup
-from tenantry.storage.sqlite.change_token import read_change_token
-from tenantry.storage.sqlite.connection import JobConnection
-from tenantry.storage.sqlite.connections import Connections
-from tenantry.storage.sqlite.database_opener import DatabaseOpener
+from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.connections.connections import Connections
+from tenantry.storage.sqlite.connections.database_opener import DatabaseOpener
+from tenantry.storage.sqlite.connections.log_limit import LogLimit
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_reader
+from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.connections.transaction import SQLiteTransaction
+from tenantry.storage.sqlite.database_files.change_token import read_change_token
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
-from tenantry.storage.sqlite.log_limit import LogLimit
-from tenantry.storage.sqlite.opening import SQLiteOptions, open_reader
-from tenantry.storage.sqlite.page_limit import with_limit_named
-from tenantry.storage.sqlite.thread_pool import ThreadPools
-from tenantry.storage.sqlite.transaction import SQLiteTransaction
+from tenantry.storage.sqlite.maintenance import integrity, online_backup
+from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.statements import batch
+from tenantry.storage.sqlite.statements.page_limit import with_limit_named
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from tenantry.eventlog import EventLog
     from tenantry.schema import Migration, Schema
     from tenantry.statements import Statement
-    from tenantry.storage.sqlite.ownership import FileOwnership
+    from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Connections to one database, and the threads that run their jobs."""

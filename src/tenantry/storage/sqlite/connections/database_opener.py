@@ -1,0 +1,165 @@
+"""Opens the writer of a database, or its immutable file: takes the lock, plans the migrations and claims the file.
+
+These functions run on a thread of the pool, as one job.
+"""
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from tenantry.config import Durability
+from tenantry.errors import MigrationError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.connections.immutable import ImmutableFile, open_immutable
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_writer, prepare_directory
+from tenantry.storage.sqlite.database_files.database_file import has_log
+from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL, FileOwnership
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
+from tenantry.storage.sqlite.migrations import migrator
+
+_SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
+"""Everything to know about a closed database. One statement, because after each one Python waits for the interpreter lock."""
+
+
+class DatabaseOpener:
+    """See the module.
+
+    Args:
+        options: The path and how to open it.
+        planner: Which migrations are pending.
+        known_version: How many migrations the code knows.
+        ownership: The file's lock and epoch, None for a database that has one user by agreement.
+        log: For warnings about the file.
+
+    Attributes:
+        options: The options with the limits that were applied last.
+        immutable_file: The file, if it was opened as immutable.
+    """
+
+    def __init__(
+        self,
+        options: SQLiteOptions,
+        *,
+        planner: migrator.Planner,
+        known_version: int,
+        ownership: FileOwnership | None,
+        log: EventLog,
+    ) -> None:
+        self.options = options
+        self.immutable_file: ImmutableFile | None = None
+        self._planner = planner
+        self._known_version = known_version
+        self._ownership = ownership
+        self._log = log
+        self._plan: migrator.Plan | MigrationError | None = None
+
+    def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
+        """Open the writer with these limits from now on."""
+        self.options = replace(self.options, database_bytes_max=database_bytes_max, durability=durability)
+
+    def take_plan(self) -> migrator.Plan | MigrationError | None:
+        """Return once what to migrate, or why the file was refused and left unchanged; None if that is not known."""
+        plan, self._plan = self._plan, None
+        return plan
+
+    def open_first(self) -> sqlite3.Connection:
+        """Take the lock and open the first connection: of the immutable file, or the writer. `immutable_file` says which.
+
+        Raises:
+            sqlite3.Error, OSError: SQLite, or the system, refuses.
+            DatabaseCorruptError, DataDirectoryError: The file is damaged, or a link, or not a regular file.
+            TenantOwnedElsewhereError: Another owner has it open.
+        """
+        prepare_directory(self.options)
+        if self._ownership is None:
+            try:
+                return open_writer(self.options, self._known_version, self._log)
+            except DRIVER_ERRORS as error:
+                if not is_damage(error):
+                    raise
+                # SQLite reports damage too when the disk failed to read once. (For a tenant, its opener examines that.)
+                return open_writer(self.options, self._known_version, self._log)
+        self._ownership.acquire()
+        try:
+            assert self.options.path is not None
+            reader = self.open_as_immutable()
+            if reader is not None:
+                return reader
+            self._ownership.check_log(self.options.path)  # a closed database has none
+            return self._open_writer_or_immutable()
+        except BaseException:
+            # Nothing was changed under this lock, so the next owner must still find out whether the last one closed cleanly.
+            self.release(is_clean=False)
+            raise
+
+    def _open_writer_or_immutable(self) -> sqlite3.Connection:
+        """Open the writer, or on a full disk the immutable file, so that it can be read.
+
+        The first write's own transaction then fences off a past owner that may be alive. What that owner writes until then is seen.
+        """
+        try:
+            return self._open_planned_writer()
+        except DRIVER_ERRORS as error:
+            connection = self.open_as_immutable(must_be_fenced=False) if is_full(error) else None
+            if connection is None:
+                raise
+            return connection
+
+    def open_as_immutable(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
+        """Open the file as immutable; None if it is not closed, or must be written to first."""
+        self.immutable_file = self._plan = None
+        if self._ownership is None or (must_be_fenced and not self._ownership.is_fenced):
+            return None
+        found = open_immutable(self.options)
+        if found is None:
+            return None
+        connection, immutable_file = found
+        try:
+            uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
+            plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
+            self._ownership.recognize(uid, epoch, owner)
+        except (sqlite3.Error, TypeError, ValueError, TenantryError):
+            plan = None  # The writer meets the same error and reports it.
+        if plan is None or plan.pending:
+            connection.close()
+            return None
+        self._plan, self.immutable_file = plan, immutable_file
+        return connection
+
+    def _open_planned_writer(self) -> sqlite3.Connection:
+        path = self.options.path
+        assert path is not None
+        was_log_left = has_log(path)
+        connection = open_writer(self.options, self._known_version, self._log)
+        try:
+            self._plan_and_claim(connection, None if was_log_left else path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def open_deferred_writer(self) -> sqlite3.Connection:
+        """Open the writer of a database that was open for reading; its log must be made durable, see `NewLog`.
+
+        It makes no claim: each transaction compares the file's owner with the one that was seen when it was opened.
+        """
+        if self._ownership is not None and self.options.path is not None:
+            self._ownership.note(self.options.path)
+        assert self.options.path is not None
+        return open_writer(self.options, self._known_version, self._log, is_log_synced=False)
+
+    def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
+        """Plan, then claim, so that a refused database is not changed. `noted` is the file for which a log is begun."""
+        assert self._ownership is not None
+        try:
+            self._plan = migrator.plan(self._planner, connection)
+        except MigrationError as error:
+            self._plan = error
+        else:
+            self._ownership.claim(connection, noted)
+
+    def release(self, *, is_clean: bool = True) -> None:
+        """Release the lock; a no-op if it is not held."""
+        if self._ownership is not None:
+            self._ownership.release(is_clean=is_clean)

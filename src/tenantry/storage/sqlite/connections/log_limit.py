@@ -1,0 +1,208 @@
+"""Keeps a write-ahead log below its limit while reads overlap.
+
+Theory of operation. SQLite restarts the log only at a moment at which no read uses it
+(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). If each read begins before another has ended, that moment
+never comes, and the log grows with every write. So at the limit new reads are held, running reads end, and the writer writes the
+log into the database and truncates it. Then the held reads run.
+
+Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So a
+wait for one of the two while the other is held ends after `HOLD_SECONDS`, and the next attempt takes them in the other order. The first
+order is the writer, then the reads: it succeeds with short reads, and no write runs meanwhile. The second succeeds with long reads, and
+writes continue until these have ended.
+
+A copy or a check of the whole database reads from the log for as long as it lasts. The log is truncated after it. Until then
+the log grows with every write, up to the space that a copy leaves on the disk (`tenantry.files.disk_space`).
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from tenantry.errors import TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.connections.connections import Connections
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS
+
+MEASURE_INTERVAL_SECONDS: Final = 0.005
+UNMEASURED_BATCHES_MAX: Final = 8
+HOLD_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = 1.0
+"""How long until the next attempt, if another process reads or SQLite refuses."""
+
+LOG_CUT_BACK: Final = "tenantry.store.log_cut_back"
+LOG_NOT_CUT_BACK: Final = "tenantry.store.log_not_cut_back"
+
+
+class LogLimit:
+    """See the module.
+
+    Args:
+        options: The database's path, and the limit.
+        connections: Its writer and its readers.
+        writer_lock: Held while the writer is used for longer than a job.
+        log: For the truncations.
+    """
+
+    def __init__(
+        self, options: SQLiteOptions, connections: Connections, writer_lock: asyncio.Lock, log: EventLog
+    ) -> None:
+        self._bytes_max = options.wal_bytes_max
+        has_log = options.path is not None and options.is_wal and not options.is_read_by_writer
+        self._path = f"{options.path}-wal" if has_log else None
+        self._connections = connections
+        self._writer_lock = writer_lock
+        self._log = log
+        self._size_bytes = 0
+        self._measured_seconds = 0.0
+        self._unmeasured = 0
+        self._cutting: asyncio.Task[None] | None = None
+        self._may_cut_at = 0.0
+        self._released: asyncio.Event | None = None
+
+    @property
+    def holds_reads(self) -> bool:
+        """Whether a read must wait, with `wait_released`."""
+        return self._released is not None
+
+    def measure(self) -> None:
+        """Measure the log; on any thread."""
+        if self._path is None:
+            return
+        try:
+            self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond less for each batch
+        except OSError:  # there is no log
+            self._size_bytes = 0
+
+    def measure_again(self) -> None:
+        """Measure the log after a batch; on the writer's thread.
+
+        While the log is far below its limit, this is done only after some batches or milliseconds. For a system call Python releases the
+        interpreter lock and waits for it again, which is a tenth of the cost of a small batch.
+        """
+        now = time.monotonic()
+        self._unmeasured += 1
+        is_far_below = self._size_bytes < self._bytes_max // 4
+        if (
+            is_far_below
+            and self._unmeasured < UNMEASURED_BATCHES_MAX
+            and now < self._measured_seconds + MEASURE_INTERVAL_SECONDS
+        ):
+            return
+        self._unmeasured, self._measured_seconds = 0, now
+        self.measure()
+
+    def enforce(self) -> None:
+        """Begin to truncate the log if it has reached its limit; on the event loop, before a call."""
+        if (
+            self._size_bytes < self._bytes_max
+            or self._cutting is not None
+            or self._connections.has_long_lived_readers
+        ):
+            return
+        if asyncio.get_running_loop().time() >= self._may_cut_at:
+            self._cutting = asyncio.create_task(self._cut_back(), name="tenantry log limit")
+            self._cutting.add_done_callback(self._ended)
+
+    async def wait_released(self) -> None:
+        """Wait until reads are no longer held."""
+        while self._released is not None:
+            await self._released.wait()
+
+    async def aclose(self) -> None:
+        """Stop, and release held reads. Closing the database truncates the log."""
+        if self._cutting is not None:
+            self._cutting.cancel()
+            await asyncio.wait([self._cutting])
+
+    def _ended(self, cutting: "asyncio.Task[None]") -> None:
+        self._cutting = None
+        if not cutting.cancelled() and (error := cutting.exception()) is not None:
+            self._log.warning(LOG_NOT_CUT_BACK, error=str(error), log_bytes=self._size_bytes)
+
+    async def _cut_back(self) -> None:
+        """Truncate the log, in the first of the two orders that succeeds."""
+        size_bytes = self._size_bytes
+        try:
+            while True:
+                if await self._cut_after_writes() or await self._cut_after_reads():
+                    break
+        except (*DRIVER_ERRORS, OSError, ValueError, TenantryError):
+            self._back_off()
+            raise
+        self.measure()
+        if self._size_bytes < self._bytes_max:
+            self._log.debug(LOG_CUT_BACK, log_bytes=size_bytes)
+        else:
+            self._back_off()
+
+    async def _cut_after_reads(self) -> bool:
+        """Hold reads and wait for those that run, then for the writer, for `HOLD_SECONDS` at most."""
+        async with self._reads_held():
+            for read in self._running_reads():
+                await asyncio.wait([read])
+            try:
+                async with asyncio.timeout(HOLD_SECONDS):
+                    await self._writer_lock.acquire()
+            except TimeoutError:
+                return False
+            try:
+                await self._truncate()
+            finally:
+                self._writer_lock.release()
+        return True
+
+    async def _cut_after_writes(self) -> bool:
+        """Wait for the writer, then hold reads and wait for those that run, for `HOLD_SECONDS` at most."""
+        async with self._writer_lock, self._reads_held():
+            reads = self._running_reads()
+            if reads:
+                _, pending = await asyncio.wait(reads, timeout=HOLD_SECONDS)
+                if pending:
+                    return False
+            await self._truncate()
+        return True
+
+    @asynccontextmanager
+    async def _reads_held(self) -> AsyncIterator[None]:
+        self._released = released = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._released = None
+            released.set()
+
+    def _running_reads(self) -> "list[asyncio.Future[None]]":
+        """Return a future for each busy reader, which is done when the reads submitted to it so far have ended."""
+        return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
+
+    async def _truncate(self) -> None:
+        writer = self._connections.writer
+        if writer is not None:
+            await writer.submit(self._truncate_named)
+
+    def _truncate_named(self, connection: sqlite3.Connection) -> None:
+        self._connections.make_log_durable(connection)
+        _truncate(connection)
+
+    def _back_off(self) -> None:
+        self._may_cut_at = asyncio.get_running_loop().time() + RETRY_SECONDS
+
+
+def _do_nothing(_: sqlite3.Connection) -> None:
+    """Run after the jobs that were submitted before."""
+
+
+def _truncate(connection: sqlite3.Connection) -> None:
+    """Truncate the log unless another program reads from it. Does not wait for that program, because reads are held."""
+    (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        truncate_log(connection)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {busy_milliseconds:d}")

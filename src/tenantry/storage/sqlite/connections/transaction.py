@@ -1,0 +1,149 @@
+"""A transaction over several calls on the writer's connection."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from tenantry.errors import TransactionClosedError
+from tenantry.statements import Statement
+from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.statements.batch import Guard, read_in_transaction, roll_back, run_unit
+
+T = TypeVar("T")
+
+WithLimitNamed = Callable[[WriteOutcome, str], WriteOutcome]
+"""Returns the outcome of a named write; an error because of a limit names the limit."""
+
+OnCommit = Callable[[sqlite3.Connection], None]
+"""Runs on the writer's thread after COMMIT."""
+
+
+class SQLiteTransaction:
+    """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
+
+    def __init__(
+        self,
+        connection: JobConnection,
+        release: Callable[[], None],
+        with_limit_named: WithLimitNamed,
+        on_commit: OnCommit,
+    ) -> None:
+        self._connection = connection
+        self._with_limit_named = with_limit_named
+        self._on_commit = on_commit
+        self._release: Callable[[], None] | None = release
+
+    @classmethod
+    async def begin(
+        cls,
+        connection: JobConnection,
+        guard: Guard,
+        release: Callable[[], None],
+        *,
+        with_limit_named: WithLimitNamed,
+        on_commit: OnCommit,
+    ) -> "SQLiteTransaction":
+        """Begin a transaction.
+
+        Args:
+            connection: The writer's connection, used by nothing else until `release` is called.
+            guard: Refuses an owner that was replaced.
+            release: Called once, when the transaction has ended.
+            with_limit_named: Called with each unit's outcome.
+            on_commit: Called after COMMIT, before `commit` returns; `commit` raises its errors.
+
+        A caller that is cancelled leaves no transaction open.
+        """
+        try:
+            await connection.run(partial(_begin, guard))
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await connection.run(roll_back)
+            if isinstance(error, DRIVER_ERRORS):
+                raise map_error(error, "begin") from error
+            raise
+        return cls(connection, release, with_limit_named, on_commit)
+
+    async def write(self, request: Request) -> WriteOutcome:
+        """Run one unit inside the transaction; see `StoreTransaction.write`.
+
+        Cancellation interrupts the running statement, and rolls the transaction back.
+        """
+        outcome = await self._run(partial(run_unit, request), self._interruptibly)
+        return self._with_limit_named(outcome, request[0].operation)
+
+    async def read(self, statement: Statement) -> ReadOutcome:
+        """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""
+        return await self._run(partial(read_in_transaction, statement), self._interruptibly)
+
+    async def commit(self) -> None:
+        """Commit, durably; see `StoreTransaction.commit`."""
+        try:
+            # Never interrupted: the caller must not get an error for a transaction that was committed.
+            await self._run(partial(_commit, self._on_commit), self._connection.run)
+        except DRIVER_ERRORS as error:
+            raise map_error(error, "commit") from error
+        finally:
+            await self.rollback()
+
+    async def rollback(self) -> None:
+        """Undo everything; see `StoreTransaction.rollback`."""
+        release, self._release = self._release, None
+        if release is None:
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._connection.run(roll_back)
+        except (*DRIVER_ERRORS, ValueError) as error:
+            if self._connection.is_open:
+                raise map_error(error, "rollback") from error
+        finally:
+            release()
+
+    async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run the job. Cancellation interrupts it and waits for its end, so that the caller can use the writer afterwards."""
+        try:
+            return await self._connection.submit(job)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True), suppress(ValueError):  # closed meanwhile
+                await self._connection.run(roll_back)
+            raise
+
+    async def _run(
+        self,
+        job: Callable[[sqlite3.Connection], T],
+        run: Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]],
+    ) -> T:
+        if self._release is None:
+            raise TransactionClosedError("the transaction has ended: open a new one")
+        try:
+            return await run(partial(_run_inside, job))
+        except (sqlite3.ProgrammingError, ValueError) as error:
+            raise TransactionClosedError("the database was disconnected under the transaction") from error
+
+
+def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    guard(connection)
+
+
+def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Run the job only if SQLite still has an open transaction: SQLite may have rolled it back after an error."""
+    if not connection.in_transaction:
+        raise TransactionClosedError(
+            "the transaction was rolled back, by SQLite after an error or because a call inside it was cancelled: open a "
+            "new one"
+        )
+    return job(connection)
+
+
+def _commit(on_commit: OnCommit, connection: sqlite3.Connection) -> None:
+    connection.execute("COMMIT")
+    on_commit(connection)

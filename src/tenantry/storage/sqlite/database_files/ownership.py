@@ -1,0 +1,190 @@
+"""Ownership of a tenant's file by one process: a lock that the kernel releases, and an epoch that fences off a past owner.
+
+The lock is a `LockFile` beside the database, held while the store is open. Its content names the holder for other processes'
+errors, and is replaced by ``released`` on a clean close.
+
+A lock can be lost without its holder noticing (the file was removed, or a network file system lost the lock). So the database
+contains an epoch and its owner's token, which every write transaction compares: an owner that was replaced cannot write.
+The epoch is raised at once if the last owner did not close cleanly and may still be alive; otherwise with the first
+write, in that write's own transaction, so that a tenant that is only read needs no commit.
+"""
+
+import itertools
+import os
+import sqlite3
+import uuid
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
+from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, read_holder
+from tenantry.storage.sqlite.database_files import log_note
+
+_RELEASED = b"released"
+_OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
+
+CREATE_SQL = """
+CREATE TABLE IF NOT EXISTS tenantry_owner (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    tenant_uid TEXT    NOT NULL,  -- the catalog's key of the tenant: a file in the wrong place is found out
+    epoch      INTEGER NOT NULL,  -- raised by every owner that writes
+    owner      TEXT    NOT NULL   -- that owner's token
+) STRICT
+"""
+_INSERT = "INSERT OR IGNORE INTO tenantry_owner (id, tenant_uid, epoch, owner) VALUES (1, ?, 0, '')"
+OWNER_SQL: Final = "SELECT tenant_uid, epoch, owner FROM tenantry_owner WHERE id = 1"
+_SELECT_OWNER = "SELECT epoch, owner FROM tenantry_owner WHERE id = 1"
+_RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
+
+
+class FileOwnership:
+    """Ownership of one tenant's database file. Its methods run on the writer's thread.
+
+    Args:
+        lock_path: The lock file.
+        tenant_uid: The tenant that the database must belong to.
+        tenant_id: The tenant's id, for errors.
+    """
+
+    def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
+        self._lock = LockFile(lock_path)
+        self._tenant_uid = tenant_uid
+        self._tenant_id = tenant_id
+        self._token = next(_OWNER_TOKENS)
+        self._seen: tuple[int, str] = (0, "")
+        self._is_fenced = False
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether no past owner can write: it closed cleanly, or the epoch was raised since."""
+        return self._is_fenced
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process, or another registry of this one, holds it.
+            PersistenceConnectionError: The lock file cannot be opened.
+        """
+        try:
+            self._is_fenced = self._lock.acquire() == _RELEASED
+        except LockHeldError as error:
+            raise self._owned_elsewhere(error.pid, error.host) from error
+        except OSError as error:
+            raise lock_error(self._lock.path, error) from error
+
+    def release(self, *, is_clean: bool = True) -> None:
+        """Release the lock; a no-op if it is not held."""
+        # Never clean if this owner closes before it has fenced off a past owner that may still be alive. If a full disk prevents
+        # writing "released", the next owner assumes that this one did not close cleanly, and raises the epoch.
+        self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
+
+    def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
+        """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
+
+        Args:
+            connection: The writer.
+            noted: The database's file, if a note must be written because there is no log yet; else None.
+
+        Raises:
+            DatabaseCorruptError: It belongs to another tenant; it was not changed.
+        """
+        try:
+            uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")
+        except sqlite3.OperationalError:
+            if _has_owner_table(connection):
+                raise
+            if noted is not None:
+                self.note(noted)
+            self._raise_epoch(connection, is_new=True)
+            return
+        self.recognize(uid, epoch, owner)
+        if noted is not None:
+            self.note(noted)
+        if not self._is_fenced:
+            self._raise_epoch(connection, is_new=False)
+
+    def check_log(self, database: Path) -> None:
+        """Check that a log that a killed owner left belongs to the database that is there now; the lock is held.
+
+        Raises:
+            DatabaseCorruptError: It does not; neither was changed.
+        """
+        log_note.check_fits(self._lock.path, database)
+
+    def note(self, database: Path) -> None:
+        """Write the note of the database, before this owner begins a log for it; see `tenantry.storage.sqlite.database_files.log_note`.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        log_note.note_database(self._lock.fileno(), database, self._seen[0])
+
+    def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
+        """Check that the row of `OWNER_SQL` is this tenant's, and remember the owner that wrote last.
+
+        Raises:
+            DatabaseCorruptError: It belongs to another tenant.
+        """
+        if uid != self._tenant_uid:
+            raise DatabaseCorruptError(
+                f"{self._lock.path.parent} holds the database of another tenant (its mark is {uid!r}, not "
+                f"{self._tenant_uid!r}): put the right file in its place"
+            )
+        self._seen = (epoch, owner)
+
+    def guard(self, connection: sqlite3.Connection) -> None:
+        """Check, at the beginning of a write transaction, that no other process became the owner.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process did; this one must not write any more.
+        """
+        row = connection.execute(_SELECT_OWNER).fetchone()
+        if row is not None and row[1] == self._token:
+            return
+        if row != self._seen:
+            raise self._owned_elsewhere(*read_holder(self._lock.read()))
+        # If this transaction fails the row is unchanged, and the next transaction raises the epoch.
+        connection.execute(_RAISE, (self._token,))
+
+    def _raise_epoch(self, connection: sqlite3.Connection, *, is_new: bool) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if is_new:
+                connection.execute(CREATE_SQL)
+                connection.execute(_INSERT, (self._tenant_uid,))
+            connection.execute(_RAISE, (self._token,))
+            connection.execute("COMMIT")
+            self._is_fenced = True
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _owned_elsewhere(self, pid: int | None, host: str | None) -> TenantOwnedElsewhereError:
+        if pid == os.getpid():
+            where = (
+                "in another registry of this process: use that one, or close it there; one that was lost without aclose() "
+                "gives the tenant back when it is collected"
+            )
+        else:
+            where = f"in process {pid or 'unknown'} on {host or 'this host'}: close it there"
+        return TenantOwnedElsewhereError(
+            f"tenant {self._tenant_id!r} is open {where}",
+            tenant_id=self._tenant_id,
+            pid=pid,
+            host=host,
+        )
+
+
+def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:
+    """Assign a database, a copy that no process uses, to another tenant."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(CREATE_SQL)
+    connection.execute("DELETE FROM tenantry_owner")
+    connection.execute(_INSERT, (tenant_uid,))
+    connection.execute("COMMIT")
+
+
+def _has_owner_table(connection: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tenantry_owner'"
+    return connection.execute(query).fetchone() is not None

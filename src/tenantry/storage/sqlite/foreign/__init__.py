@@ -1,0 +1,1 @@
+"""Databases that came from elsewhere."""

@@ -1,0 +1,298 @@
+"""Compares the schema of a database that came from elsewhere with the schema that the packs create.
+
+A foreign database comes from a bundle, or from a file that an operator put in place. Its schema runs as code, so
+nothing that could run the schema may happen before this check, not even ``quick_check``, which evaluates CHECK constraints and generated
+columns. The check only reads the names and texts of the schema's objects.
+
+The expected objects come from running the packs' migrations, up to the versions that the file names, in a database in
+memory. Every other object is refused. The caller can accept further tables by name: their definitions then run in
+the same database, under an authorizer that only allows columns, constraints and indexes that call harmless functions.
+"""
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from tenantry.clock import SystemClock
+from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
+from tenantry.schema import Migration, Schema
+from tenantry.storage.migrations import AppliedMigration, plan_migrations
+from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.connections.functions import add_functions
+from tenantry.storage.sqlite.connections.immutable import ImmutableFile
+from tenantry.storage.sqlite.database_files import ownership
+from tenantry.storage.sqlite.database_files.database_file import database_uri
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
+from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject, read_schema, sql_tokens
+from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
+from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.statements import idempotency
+from tenantry.storage.sqlite.statements.authorizer import Judge, RefusedActionError, judged
+from tenantry.storage.sqlite.statements.sql_text import folded, quoted
+
+SCHEMA_SECONDS_MAX: Final = 10.0
+MIGRATIONS_MAX: Final = 10_000
+STATISTICS_ROWS_MAX: Final = 100_000
+STATISTICS_BYTES_MAX: Final = 16 * 2**20
+"""ANALYZE writes a row for each index, and some dozens of rows if SQLite was built with STAT4."""
+
+_OBJECTS_SHOWN_MAX: Final = 20
+_BACKEND: Final = "sqlite"
+# A program that writes the file without SQLite can store any type in a column.
+_MIGRATIONS_SQL: Final = (
+    "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
+)
+# SQLite's own tables, after ANALYZE or AUTOINCREMENT was used.
+_INTERNAL: Final = {
+    "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
+    "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "sqlite_stat4": "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+_INTERNAL_COLUMNS: Final = {
+    "sqlite_stat1": ("tbl", "idx", "stat"),
+    "sqlite_stat4": ("tbl", "idx", "neq", "nlt", "ndlt", "sample"),
+}
+_MAKING: Final = frozenset(
+    [
+        *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_INDEX),
+        *(sqlite3.SQLITE_READ, sqlite3.SQLITE_REINDEX),
+    ]
+)
+_COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
+_SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
+# Functions that run in linear time and whose result is not much larger than their arguments, unlike `instr`, `like` and `printf`.
+_HARMLESS_FUNCTIONS: Final = frozenset(
+    [
+        *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
+        *("nullif", "round", "rtrim", "substr", "substring", "trim", "typeof", "upper"),
+        *(
+            "current_date",
+            "current_time",
+            "current_timestamp",
+            "date",
+            "datetime",
+            "julianday",
+            "strftime",
+            "time",
+        ),
+        *("unixepoch",),
+    ]
+)
+_HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
+
+
+def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
+    """Raise unless the schema of a database consists of the packs' objects and of tables that the caller accepts.
+
+    The data is not checked: call `tenantry.storage.sqlite.maintenance.integrity.check` next.
+
+    Args:
+        path: A closed database.
+        schemas: The packs.
+        accepted_tables: Names of further tables that it may have, with their indexes.
+
+    Raises:
+        ForeignSchemaError: It has other objects, or lacks some; the error names them.
+        MigrationError: It is newer than the code.
+        DatabaseCorruptError: It is damaged, not a database, or not one file.
+    """
+    if ImmutableFile.find(path) is None:
+        raise DatabaseCorruptError(
+            f"{path} is not a database in one file: it is missing or empty, or a journal or log lies beside it"
+        )
+    try:
+        check_schema_size(path)
+        with closing(_open(path)) as connection:
+            found = read_schema(connection)
+            applied, file_version = _applied(found, connection, path)
+            _check_statistics(found, connection, path)
+    except (*DRIVER_ERRORS, OSError) as error:
+        raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error_text(error)}") from error
+    plan_migrations(schemas, _BACKEND, applied, file_version)
+    known = {schema.name: schema.migrations(_BACKEND) for schema in schemas}
+    migrations = [
+        m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
+    ]
+    accepted = {folded(name) for name in accepted_tables}
+    with closing(_database_of(migrations)) as expected:
+        _compare(found, read_schema(expected), accepted, expected)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    uri = database_uri(path, "mode=ro&immutable=1")
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
+        hardening.confine(connection)
+        hardening.harden(connection)  # reads the schema
+        # A name that is not UTF-8 must be readable too; it is never an expected name.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _applied(
+    found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path
+) -> tuple[list[AppliedMigration], int]:
+    """Return the migrations that the file lists as applied, if its table of these is tenantry's."""
+    version = migrator.read_file_version(connection)
+    table = [one for one in found if folded(one.name) == "schema_migrations"]
+    if not table:
+        return [], version
+    if [one.definition for one in table] != [_stored(migrator.CREATE_SQL).definition]:
+        raise ForeignSchemaError(
+            f"{path} has a 'schema_migrations' that tenantry did not make: it is not a tenant's database",
+            objects=tuple(one.shown for one in table),
+        )
+    rows = connection.execute(_MIGRATIONS_SQL, (MIGRATIONS_MAX + 1,)).fetchall()
+    if len(rows) > MIGRATIONS_MAX or any(tuple(map(type, row)) != (str, int, str) for row in rows):
+        raise DatabaseCorruptError(
+            f"what {path} lists as its migrations is malformed, or has more than {MIGRATIONS_MAX} rows"
+        )
+    return [AppliedMigration(*row) for row in rows], version
+
+
+def _check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
+    """Raise if the statistics are larger than ANALYZE makes them: every connection loads all of them before its first statement.
+
+    With gigabytes of them, opening takes minutes, on a thread that other tenants wait for.
+    """
+    for one in found:
+        columns = _INTERNAL_COLUMNS.get(folded(one.name)) if _is_internal(one) else None
+        if columns is None:
+            continue
+        size = " + ".join(f"ifnull(length({column}), 0)" for column in columns)
+        sql = f"SELECT count(*), total({size}) FROM (SELECT * FROM {one.name} LIMIT ?)"  # noqa: S608  # our names
+        rows, size_bytes = connection.execute(sql, (STATISTICS_ROWS_MAX + 1,)).fetchone()
+        if rows > STATISTICS_ROWS_MAX or size_bytes > STATISTICS_BYTES_MAX:
+            raise DatabaseCorruptError(
+                f"{path} is refused: its {one.name} has more than {STATISTICS_ROWS_MAX} rows or {STATISTICS_BYTES_MAX} bytes; "
+                "run ANALYZE on the database that it was made from, then make it again"
+            )
+
+
+def _stored(create_sql: str) -> SchemaObject:
+    """Return a table's row in the schema table of a database that has it."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(create_sql)
+        return next(one for one in read_schema(connection) if one.type == "table")
+
+
+def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
+    """Return a database in memory with everything that tenantry creates at these versions."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        add_functions(connection)
+
+        def plan(applied: list[AppliedMigration], _: int) -> tuple[Migration, ...]:
+            return tuple(migrations[len(applied) :])
+
+        migrator.apply_migrations(migrator.Plan([], 0, tuple(migrations)), plan, SystemClock(), connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _compare(
+    found: Sequence[SchemaObject],
+    expected: Sequence[SchemaObject],
+    accepted: Collection[str],
+    connection: sqlite3.Connection,
+) -> None:
+    """Raise unless the file's schema is the expected one, plus tenantry's own optional tables and the accepted ones."""
+    known = {one.key: one for one in (*_own_tables(), *expected)}
+    accepting = [one for one in found if one.key not in known and folded(one.table) in accepted]
+    known |= {one.key: one for one in _accepted(accepting, connection)}
+    unknown = [one for one in found if one.key not in known and not _is_internal(one)]
+    changed = [one for one in found if one.key in known and one.definition != known[one.key].definition]
+    missing = [one for one in expected if one.key not in {one.key for one in found}]
+    for what, objects, advice in (
+        ("has objects that no schema pack makes", unknown, _ACCEPT),
+        ("has objects that are not what the schema packs make", changed, _IMPORT),
+        ("lacks objects that its schema packs make", missing, _IMPORT),
+    ):
+        if objects:
+            raise _refused(f"the database {what}", objects, advice)
+    if len({one.key for one in found}) < len(found):
+        raise DatabaseCorruptError("the schema of the database has two objects of one name")
+
+
+_IMPORT: Final = "use it where the packs that made it are"
+_ACCEPT: Final = f"{_IMPORT}, or accept its tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
+
+
+def _refused(what: str, objects: Sequence[SchemaObject], advice: str = _IMPORT) -> ForeignSchemaError:
+    names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
+    more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
+    return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)
+
+
+def _own_tables() -> list[SchemaObject]:
+    """Return the objects that a tenant's database may have beside those of its packs: the owner, and the idempotency keys."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
+            connection.execute(sql)
+        return read_schema(connection)
+
+
+def _is_internal(one: SchemaObject) -> bool:
+    sql = _INTERNAL.get(folded(one.name))
+    return sql is not None and one.type == "table" and tuple(sql_tokens(sql)) == one.definition[-1]
+
+
+def _accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
+    """Create the accepted tables and their indexes beside the expected ones, and return their rows in the schema table.
+
+    Raises:
+        ForeignSchemaError: One of them is not a plain table or index.
+    """
+    names = {one.key for one in accepting}
+    for one in accepting:
+        if one.type not in {"table", "index"} or (
+            one.sql is None and not one.name.startswith("sqlite_autoindex_")
+        ):
+            raise _refused("an accepted table may have no triggers, and no view is accepted", [one])
+        if one.sql is None:
+            continue
+        try:
+            with judged(_judge_only(_MAKING), connection):
+                connection.execute(one.sql)
+            if one.type == "table":
+                _check_columns(one, connection)
+        except (*DRIVER_ERRORS, ValueError, RefusedActionError) as error:
+            raise _refused(
+                "an accepted table has more than columns, simple constraints and indexes "
+                f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",
+                [one],
+            ) from error
+    return [one for one in read_schema(connection) if one.key in names]
+
+
+def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
+    columns = connection.execute(f"PRAGMA table_xinfo({quoted(table.name)})").fetchall()
+    for *_, default, _, hidden in columns:
+        if hidden in _HIDDEN_GENERATED:
+            raise ValueError("a generated column")
+        if default is not None:
+            # Prepared but not run: SQLite checks the functions of a default value only when the default is used.
+            with judged(_judge_only(_COMPUTING), connection):
+                connection.execute(f"EXPLAIN SELECT {default}").close()
+
+
+def _judge_only(actions: Collection[int]) -> Judge:
+    """Return an authorizer that only allows these actions and calls of harmless functions."""
+
+    def judge(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
+        is_allowed = (
+            action in actions
+            or (action in {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE} and first in _SCHEMA_TABLES)
+            or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _HARMLESS_FUNCTIONS)
+        )
+        return None if is_allowed else f"{second or first or 'an action'}"
+
+    return judge

@@ -1,0 +1,63 @@
+"""The objects of a database's schema, and when two of them are the same."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from tenantry.storage.sqlite.statements.sql_text import COMMENT, QUOTED, folded
+
+_SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
+# SQLite's white space and names: all characters beyond ASCII belong to names.
+_TOKEN: Final = re.compile(
+    rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
+)
+_TYPES: Final = ("table", "index", "view", "trigger")
+_NAME_CHARACTERS_SHOWN_MAX: Final = 80
+
+
+class SchemaObject(NamedTuple):
+    """A row of the schema."""
+
+    type: str
+    name: str
+    table: str
+    sql: str | None
+
+    @property
+    def shown(self) -> str:
+        """Its type and name, for a message; the name is not trusted."""
+        name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
+        return f"{self.type if self.type in _TYPES else 'object'} {name}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the object within its schema."""
+        return self.type, folded(self.name)
+
+    @property
+    def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """Its key, its table and the tokens of its SQL: equal for two objects with the same definition."""
+        return *self.key, folded(self.table), tuple(sql_tokens(self.sql or ""))
+
+
+def read_schema(connection: sqlite3.Connection) -> list[SchemaObject]:
+    """Return the objects of a database's schema, oldest first."""
+    return [SchemaObject(*row) for row in connection.execute(_SELECT)]
+
+
+def sql_tokens(sql: str) -> Iterator[str]:
+    """Yield the tokens of SQL without space and comments, names in lower case and without quotes.
+
+    Versions of SQLite differ in how ALTER TABLE writes a definition.
+    """
+    for match in _TOKEN.finditer(sql):
+        if match["skipped"] is not None:
+            continue
+        token = match[0]
+        if token[0] == "'":
+            yield token
+        elif token[0] in '"`[':
+            yield folded(token[1:-1])
+        else:
+            yield folded(token)

@@ -1,0 +1,74 @@
+"""Reads a database while its owner may use it: nothing is created, changed or recovered.
+
+Only for a process that does not have these files open: closing a file drops the process's locks on it
+(https://www.sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+from tenantry.statements import Result, Statement
+from tenantry.storage.sqlite.connections.immutable import open_immutable
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_reader
+from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
+from tenantry.storage.sqlite.statements.execution import run_statement
+
+
+class Inspection:
+    """A database with a rollback journal, read by a connection that cannot write.
+
+    Args:
+        path: The file.
+
+    Raises:
+        PersistenceError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._connection = open_reader(SQLiteOptions(path=path))
+        except DRIVER_ERRORS as error:
+            raise map_connection_error(error, f"cannot open {path}") from error
+
+    async def read(self, statement: Statement) -> Result:
+        """Run one reading statement.
+
+        Raises:
+            PersistenceError: It cannot be read: a killed process left a journal, or it is damaged.
+        """
+        try:
+            return run_statement(statement, self._connection)
+        except DRIVER_ERRORS as error:
+            raise map_error(error, statement.operation) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def read_closed_owner(path: Path) -> str | None:
+    """Return the stable key of the tenant that a closed database says it belongs to, empty if it does not say.
+
+    None if the database is not closed: only its owner can then read it without leaving a trace.
+
+    Raises:
+        PersistenceError: It is damaged, or no database.
+    """
+    try:
+        found = open_immutable(SQLiteOptions(path=path))
+    except DRIVER_ERRORS as error:
+        raise map_connection_error(error, f"cannot open {path}") from error
+    if found is None:
+        return None
+    connection, immutable_file = found
+    with closing(connection):
+        try:
+            row = connection.execute(OWNER_SQL).fetchone()
+        except DRIVER_ERRORS as error:
+            if not immutable_file.is_unchanged():  # its owner has begun to write
+                return None
+            raise map_error(error, f"cannot read {path}") from error
+    if not immutable_file.is_unchanged():
+        return None
+    return "" if row is None else str(row[0])

@@ -1,0 +1,170 @@
+"""Checks databases for damage, and reads what they contain.
+
+These functions block for as long as the database is large; they run on a thread of their own.
+"""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
+from tenantry.storage.sqlite.connections.immutable import ImmutableFile
+from tenantry.storage.sqlite.errors import (
+    DRIVER_ERRORS,
+    error_text,
+    is_damage,
+    is_interrupted,
+    is_machine_failure,
+    map_connection_error,
+    map_error,
+)
+from tenantry.storage.sqlite.maintenance.maintenance_connection import (
+    IMMUTABLE,
+    READ_ONLY,
+    connect,
+    repeated_on_damage,
+)
+from tenantry.storage.sqlite.migrations.migrator import read_file_version
+from tenantry.storage.sqlite.statements.sql_text import quoted
+
+_PROBLEMS_SHOWN_MAX: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseReport:
+    """The contents of a database that passed a check.
+
+    Attributes:
+        size_bytes: Of the file.
+        schema_versions: The version that each schema is at.
+        row_counts: How many rows each table has.
+        tenant_uid: The tenant that the database says it belongs to, None if it does not say.
+    """
+
+    size_bytes: int
+    schema_versions: dict[str, int]
+    row_counts: dict[str, int]
+    tenant_uid: str | None
+
+
+@repeated_on_damage
+def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
+    """Check a closed database and return its contents.
+
+    Args:
+        path: The file; it is opened as immutable, and neither locked nor written.
+        is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
+
+    Raises:
+        DatabaseCorruptError: It is damaged, or not a database.
+        SnapshotError: It is not damaged, but a virtual table in it cannot be read.
+        QueryError: The check took too long for a database of this size, or was cancelled.
+    """
+    try:
+        with closing(connect(path, IMMUTABLE, is_timed=True)) as connection:
+            _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
+            return DatabaseReport(
+                size_bytes=path.stat().st_size,
+                schema_versions=_schema_versions(connection),
+                row_counts=_row_counts(connection),
+                tenant_uid=_tenant_uid(connection),
+            )
+    except (*DRIVER_ERRORS, OSError) as error:
+        raise _unreadable(error, path) from error
+
+
+def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
+    """Check an open database, while others read and write it.
+
+    Raises:
+        DatabaseCorruptError: It is damaged.
+        sqlite3.Error: SQLite could not check it, or met damage that it cannot describe.
+    """
+    _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
+
+
+@repeated_on_damage
+def check_closed(path: Path, *, is_thorough: bool = False) -> None:
+    """Check a database that no process has open and change nothing; a write-ahead log that a crash left is part of it.
+
+    Raises:
+        DatabaseCorruptError: It is damaged, or not a database.
+    """
+    parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
+    try:
+        with closing(connect(path, parameters, is_timed=True)) as connection:
+            check_connection(connection, name=str(path), is_thorough=is_thorough)
+    except DRIVER_ERRORS as error:
+        raise _unreadable(error, path) from error
+
+
+def read_closed_versions(path: Path) -> dict[str, int] | None:
+    """Return the version that each schema of a closed database is at, without a lock; None unless it is, and stays, closed.
+
+    Also None for a database whose versions contradict each other, as if it had been changed by hand: opening it reports how.
+    """
+    found = ImmutableFile.find(path)
+    if found is None:
+        return None
+    try:
+        with closing(connect(path, IMMUTABLE)) as connection:
+            versions = _schema_versions(connection)
+            is_sound = read_file_version(connection) == sum(versions.values())
+    except DRIVER_ERRORS:  # the next opening meets the same error and reports it
+        return None
+    return versions if is_sound and found.is_unchanged() else None
+
+
+def _unreadable(error: Exception, path: Path) -> TenantryError:
+    """Return the error for a database that cannot be read: damage, unless the check was interrupted or the machine failed."""
+    if is_interrupted(error):
+        return map_error(
+            error, f"the check of {path} was cancelled, or took too long for a database of its size"
+        )
+    if is_machine_failure(error) or isinstance(error, OSError):
+        return map_connection_error(error, f"cannot read {path}")
+    return DatabaseCorruptError(f"{path} cannot be read as a database: {error_text(error)}")
+
+
+def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:
+    rows = connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")
+    # A row may have several lines, and the message must be one line in reasons, tables and logs.
+    problems = [line for (row,) in rows for line in str(row).splitlines()]
+    if problems != ["ok"]:
+        raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(problems)}")
+
+
+def _schema_versions(connection: sqlite3.Connection) -> dict[str, int]:
+    if "schema_migrations" not in _tables(connection):
+        return {}
+    return dict(connection.execute("SELECT schema, max(version) FROM schema_migrations GROUP BY schema"))
+
+
+def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    counts = {}
+    for table in _tables(connection):
+        try:
+            (counts[table],) = connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()  # noqa: S608
+        except sqlite3.OperationalError as error:
+            if is_damage(error) or error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            raise SnapshotError(
+                f"table {table!r} of the database cannot be read ({error}): a table that a virtual table consists of was renamed or dropped; "
+                "create the virtual table again or drop it, then try again",
+                code=error.sqlite_errorname,
+            ) from error
+    return counts
+
+
+def _tenant_uid(connection: sqlite3.Connection) -> str | None:
+    if "tenantry_owner" not in _tables(connection):
+        return None
+    row = connection.execute("SELECT tenant_uid FROM tenantry_owner WHERE id = 1").fetchone()
+    return None if row is None else row[0]
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+    return [name for (name,) in connection.execute(sql)]

@@ -1,0 +1,127 @@
+"""Changes a closed database: compacts, checkpoints, repairs and converts it.
+
+These functions block for as long as the database is large; they run on a thread of their own.
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.files.disk_space import check_copy_fits
+from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
+from tenantry.storage.sqlite.database_files.ownership import hand_over
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.maintenance.integrity import check_connection
+from tenantry.storage.sqlite.maintenance.maintenance_connection import WRITABLE, connect, repeated_on_damage
+
+_GROWTH_PAGES_MAX: Final = 64
+
+
+@repeated_on_damage
+def compact(path: Path) -> None:
+    """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
+
+    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
+    much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
+
+    Raises:
+        StorageFullError: It would leave too little space for writes; the database is unchanged.
+        PersistenceError: SQLite refused; the database is unchanged.
+    """
+    if path.exists():
+        size_bytes = path.stat().st_size
+        copies = 2 if _has_temporary_files(path.parent) else 1
+        check_copy_fits(path.parent, copies * size_bytes, size_bytes)
+    try:
+        with closing(connect(path, WRITABLE)) as connection:
+            connection.execute("VACUUM")
+            truncate_log(connection)
+    except DRIVER_ERRORS as error:
+        raise map_error(error, f"cannot compact {path}") from error
+
+
+def _has_temporary_files(directory: Path) -> bool:
+    """Return whether SQLite's temporary files are on the directory's file system."""
+    places = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108
+    for place in filter(None, places):
+        if os.access(place, os.W_OK | os.X_OK):
+            return Path(place).stat().st_dev == directory.stat().st_dev
+    return True
+
+
+@repeated_on_damage
+def checkpoint(path: Path) -> None:
+    """Write the write-ahead log into the database and leave one file.
+
+    Raises:
+        PersistenceError: SQLite refused, or another program reads the database at this moment.
+    """
+    try:
+        with closing(connect(path, WRITABLE)) as connection:
+            if not truncate_log(connection):
+                raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
+    except DRIVER_ERRORS as error:
+        raise map_error(error, f"cannot checkpoint {path}") from error
+
+
+def repair(path: Path) -> None:
+    """Check a database thoroughly, and rebuild its indexes if only these are damaged.
+
+    Raises:
+        DatabaseCorruptError: It has other damage.
+        PersistenceError: SQLite refused for another reason, such as a full disk.
+    """
+    try:
+        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+            try:
+                check_connection(connection, name=str(path), is_thorough=True)
+            except DatabaseCorruptError:
+                connection.execute("REINDEX")
+                check_connection(connection, name=str(path), is_thorough=True)
+            truncate_log(connection)
+    except DRIVER_ERRORS as error:
+        mapped = map_error(error, f"cannot repair {path}")
+        if isinstance(mapped, DatabaseCorruptError):
+            raise DatabaseCorruptError(f"{mapped}: restore a snapshot", code=mapped.code) from error
+        raise mapped from error
+
+
+@repeated_on_damage
+def use_rollback_journal(path: Path) -> None:
+    """Switch a copy to a rollback journal, so that it can be read where no file can be created.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    try:
+        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except DRIVER_ERRORS as error:
+        raise map_error(error, f"cannot prepare {path}") from error
+
+
+@repeated_on_damage
+def assign_to_tenant(path: Path, tenant_uid: str) -> None:
+    """Assign a copy, which no process uses, to another tenant, and leave one file.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    try:
+        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+            _limit_growth(connection)
+            hand_over(connection, tenant_uid)
+            # The other tenant's idempotency keys do not apply to this tenant's writes.
+            connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
+            truncate_log(connection)
+    except DRIVER_ERRORS as error:
+        raise map_error(error, f"cannot prepare {path}") from error
+
+
+def _limit_growth(connection: sqlite3.Connection) -> None:
+    """Limit how many pages a database may grow by: the next statements need only a few."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + _GROWTH_PAGES_MAX:d}").close()

@@ -1,0 +1,77 @@
+"""Connections for the checks and the maintenance of a closed database."""
+
+import sqlite3
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from tenantry.errors import DatabaseCorruptError
+from tenantry.files.durable_files import sync_foreign_directory
+from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.connections.functions import add_functions
+from tenantry.storage.sqlite.connections.hardening import Watch, check_seconds_max
+from tenantry.storage.sqlite.database_files.database_file import database_uri, is_missing, missing_error
+from tenantry.storage.sqlite.database_files.left_log import make_log_durable
+from tenantry.storage.sqlite.errors import map_connection_error
+from tenantry.storage.sqlite.migrations.migrator import read_file_version
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_ONLY: Final = "mode=ro"
+IMMUTABLE: Final = "mode=ro&immutable=1"
+WRITABLE: Final = "mode=rw"
+_BUSY_SECONDS: Final = 5.0
+
+
+def repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
+    """Run work again, on a new connection, if it met damage: SQLite also reports damage when the disk failed to read once."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except DatabaseCorruptError:
+            return work(*args, **kwargs)
+
+    return run
+
+
+def connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.Connection:
+    """Open a closed database; its statements end when the caller is cancelled.
+
+    Args:
+        path: The file.
+        parameters: `READ_ONLY`, `IMMUTABLE` or `WRITABLE`.
+        is_timed: Whether they also end after a time that depends on the size of the file.
+
+    Raises:
+        sqlite3.Error: SQLite cannot open it.
+        DatabaseCorruptError: It is missing.
+        PersistenceConnectionError: Its directory cannot be synced.
+    """
+    if is_missing(path):
+        raise missing_error(path)
+    if parameters == WRITABLE:
+        make_log_durable(path)
+    connection = sqlite3.connect(
+        database_uri(path, parameters), uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+    )
+    try:
+        Watch(check_seconds_max(path) if is_timed else None).watch(connection)
+        connection.executescript(hardening.PRAGMAS)
+        add_functions(connection)
+        # With a rollback journal a commit is durable when the journal's removal is; with a write-ahead log it is FULL.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        if parameters == WRITABLE:
+            # The first read makes a new log. SQLite syncs the directory with the first commit, but does not look whether that failed.
+            read_file_version(connection)
+            sync_foreign_directory(path.parent)
+    except OSError as error:
+        connection.close()
+        raise map_connection_error(error, f"cannot sync {path.parent}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection

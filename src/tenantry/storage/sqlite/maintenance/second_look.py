@@ -1,0 +1,68 @@
+"""Distinguishes a damaged database from a disk that failed temporarily.
+
+If a read fails (EIO) inside a statement, SQLite reports SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
+machine turns into that). So one error does not prove damage: before a tenant is quarantined for it, its files are read again, byte by byte
+and without SQLite, and then checked on a new connection.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.storage.sqlite.database_files.database_file import is_missing, log_of
+from tenantry.storage.sqlite.errors import is_damage
+from tenantry.storage.sqlite.maintenance import integrity
+
+_CHUNK_BYTES: Final = 1024 * 1024
+_CAUSES_MAX: Final = 8
+
+
+def is_doubtful(error: BaseException) -> bool:
+    """Return whether an error that reports damage may come from a disk that failed temporarily."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if cause is None:
+            return False
+        if isinstance(cause, DatabaseCorruptError) or is_damage(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def is_damaged(path: Path) -> bool:
+    """Check a database that no process has open again, without changing it; the time depends on its size.
+
+    Raises:
+        PersistenceConnectionError: The disk cannot read it now.
+        QueryError: The check took too long, or was cancelled.
+    """
+    if is_missing(path):
+        return True
+    for file in (path, log_of(path)):
+        _read_through(file)
+    try:
+        integrity.check_closed(path)
+        # An index that does not match its table is damage too, and only the thorough check finds it.
+        integrity.check_closed(path, is_thorough=True)
+    except DatabaseCorruptError:
+        return True
+    return False
+
+
+def _read_through(path: Path) -> None:
+    """Read a file from the disk, as far as possible not from the system's cache."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            while os.read(fd, _CHUNK_BYTES):
+                pass
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PersistenceConnectionError(
+            f"the disk cannot read {path} ({error}): look at the disk, then try again"
+        ) from error

@@ -1,0 +1,159 @@
+"""Runs the SQL of one migration inside the transaction that also records its number.
+
+Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer prevents them from
+ending the transaction and from changing the connection.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+from tenantry.storage.sqlite.statements.authorizer import (
+    RefusedActionError,
+    judge_control,
+    judged,
+    makes_temporary,
+)
+from tenantry.storage.sqlite.statements.sql_text import quoted
+
+ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
+"""The pragmas that a migration may set: the runner turns foreign keys off before a step, and resets the others after it."""
+
+_ADVICE: Final = (
+    "create the table under a new name, copy the rows, drop the old table and rename the new one; drop views and triggers that "
+    "name the table before, and create them again after; or begin the migration with PRAGMA legacy_alter_table = ON "
+    "(https://www.sqlite.org/lang_altertable.html, section 7)"
+)
+_SCHEMA: Final = (
+    "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'trigger', 'view') ORDER BY name"
+)
+_FIND_CHILDREN: Final = """
+SELECT DISTINCT child.name FROM sqlite_schema AS child, pragma_foreign_key_list(child.name, 'main') AS key
+WHERE child.type = 'table' AND key."table" = ? COLLATE NOCASE ORDER BY child.name
+"""
+_SHOWN_MAX: Final = 5
+# Dropping a virtual table drops its shadow tables, so it is dropped before them.
+_FIND_TEMPORARY: Final = """
+SELECT type, name FROM sqlite_temp_schema
+WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'tenantry_orphans'
+ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
+"""
+
+
+class BrokenScriptError(ValueError):
+    """A migration's SQL did something that is not allowed in a migration; the message says how to write it."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.sqlite_errorname = code
+
+
+class _StepJudge:
+    """Authorizes the actions of a step, and records some of them.
+
+    Attributes:
+        dropped: The tables that the step dropped.
+        has_temporary: Whether the step created a temporary table, index, view or trigger. A query instead would open the
+            connection's temporary database.
+    """
+
+    def __init__(self) -> None:
+        self.dropped: set[str] = set()
+        self.has_temporary = False
+
+    def __call__(
+        self, action: int, first: str | None, second: str | None, database: str | None
+    ) -> str | None:
+        if action == sqlite3.SQLITE_DROP_TABLE:
+            self.dropped.add(str(first))
+        self.has_temporary = self.has_temporary or makes_temporary(action, first, database)
+        if action == sqlite3.SQLITE_PRAGMA and str(first).lower() in ALLOWED_PRAGMAS:
+            return None
+        return judge_control(action, first, second, database)
+
+
+def run_script(script: str, connection: sqlite3.Connection) -> None:
+    """Run a migration's statements; the temporary objects that it created are dropped at its end.
+
+    Raises:
+        sqlite3.Error: A statement failed.
+        BrokenScriptError: A statement is not allowed, or a view, trigger or foreign key is left without its table.
+    """
+    before, judge = _schema(connection), _StepJudge()
+    try:
+        with judged(judge, connection):
+            for statement in split_statements(script):
+                connection.execute(statement)
+    except RefusedActionError as error:
+        raise _refusal(error.action) from error
+    except sqlite3.OperationalError as error:
+        # SQLite's message for a view or trigger that a rename would break.
+        if not str(error).startswith("error in "):
+            raise
+        raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
+    if judge.has_temporary:
+        _drop_temporary(connection)
+    _check_references(judge.dropped, before, connection)
+
+
+def split_statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script; SQLite's own tokenizer finds their ends."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            if statement.strip() != ";":
+                yield statement
+            statement = ""
+    # The last part has a semicolon that the script does not have.
+    rest = statement.removesuffix(";")
+    if rest.strip():
+        yield rest
+
+
+def _refusal(action: str) -> BrokenScriptError:
+    if action.startswith("PRAGMA"):
+        why = (
+            f"a migration may set {', '.join(ALLOWED_PRAGMAS)} and read any other, and tenantry sets the rest when it opens the "
+            "database: remove the statement"
+        )
+    else:
+        why = "it runs in a transaction of tenantry's: remove the statement"
+    return BrokenScriptError(f"a migration may not use {action}: {why}", code="SQLITE_AUTH")
+
+
+def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return the SQL of each table, trigger and view, by type and name."""
+    return {(kind, name): sql for kind, name, sql in connection.execute(_SCHEMA)}
+
+
+def _check_references(
+    dropped: set[str], before: dict[tuple[str, str], str], connection: sqlite3.Connection
+) -> None:
+    """Refuse references to a table that the step created and dropped.
+
+    ``ALTER TABLE users RENAME TO old_users`` makes every view, trigger and foreign key of ``users`` refer to ``old_users``. A
+    step that then creates a new ``users`` and drops ``old_users`` leaves them without a table.
+    """
+    scratch = {name for name in dropped if ("table", name) not in before}
+    if not scratch:
+        return
+    after = _schema(connection)
+    changed = {key: sql for key, sql in after.items() if before.get(key) != sql and key[0] != "table"}
+    for table in sorted(scratch):
+        found = [f"table {child}" for (child,) in connection.execute(_FIND_CHILDREN, (table,))]
+        # SQLite writes the new name in double quotes wherever it renames a table.
+        written = quoted(table).lower()
+        found += [f"{kind} {name}" for (kind, name), sql in changed.items() if written in sql.lower()]
+        if found and ("table", table) not in after:
+            raise BrokenScriptError(
+                f"it leaves a reference to {table}, which it dropped, in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
+                code="SQLITE_ERROR",
+            )
+
+
+def _drop_temporary(connection: sqlite3.Connection) -> None:
+    """Drop the temporary objects that a step left: they would hide tables of the tenant from later statements."""
+    while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
+        kind, name = found
+        connection.execute(f"DROP {kind} temp.{quoted(name)}")

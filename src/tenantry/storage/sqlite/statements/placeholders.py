@@ -1,0 +1,66 @@
+"""Numbered placeholders (``?1``) as named ones (``:n1``).
+
+SQLite gives a numbered placeholder a name, which is its own text (https://www.sqlite.org/c3ref/bind_parameter_name.html). Python
+3.12.0 to 3.12.3 therefore warns of a named placeholder when the values come as a sequence
+(https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. With names the values come as a
+mapping, which every version takes.
+"""
+
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from tenantry.storage.sqlite.statements.sql_text import COMMENT, QUOTED
+
+# Comments, strings and quoted names come first: a question mark in them is not a placeholder.
+_TOKEN: Final = re.compile(
+    rf"{COMMENT}|{QUOTED}|\?(?P<number>[0-9]*)|(?P<name>[:@$][A-Za-z_0-9])",
+    re.DOTALL,
+)
+
+
+class NumberedStatement(NamedTuple):
+    """A statement whose placeholders were numbered.
+
+    Attributes:
+        sql: The statement with named placeholders.
+        values_count: How many values it takes.
+    """
+
+    sql: str
+    values_count: int
+
+    def names(self, parameters: Sequence[object]) -> dict[str, object]:
+        """Return the values by name.
+
+        Raises:
+            sqlite3.ProgrammingError: There are more or fewer than the statement takes.
+        """
+        if isinstance(parameters, Mapping):  # by the numbers themselves, as the driver has it
+            return {f"n{number}": value for number, value in parameters.items()}
+        if len(parameters) != self.values_count:
+            raise sqlite3.ProgrammingError(
+                f"the statement takes {self.values_count} values, and {len(parameters)} were given"
+            )
+        return {f"n{number}": value for number, value in enumerate(parameters, start=1)}
+
+
+def find_numbered(sql: str) -> NumberedStatement | None:
+    """Return the statement with names for its numbers; None if it has no numbers, or names of its own too."""
+    tokens = list(_TOKEN.finditer(sql))
+    if not any(token["number"] for token in tokens) or any(token["name"] for token in tokens):
+        return None
+    count = 0
+
+    def name(token: re.Match[str]) -> str:
+        nonlocal count
+        if token["number"] is None:
+            return token[0]
+        # A plain question mark takes the number after the largest so far (https://www.sqlite.org/lang_expr.html#varparam).
+        number = int(token["number"] or count + 1)
+        count = max(count, number)
+        return f":n{number}"
+
+    named = _TOKEN.sub(name, sql)
+    return NumberedStatement(named, count)

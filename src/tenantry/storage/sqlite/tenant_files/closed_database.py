@@ -1,0 +1,137 @@
+"""A tenant's SQLite file while no store has it open, and the lock that excludes other processes."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from tenantry.errors import DataDirectoryError, TenantOwnedElsewhereError
+from tenantry.files.durable_files import check_own_path, remove_tree, sync_file
+from tenantry.storage.protocol import Place
+from tenantry.storage.sqlite.database_files import log_note
+from tenantry.storage.sqlite.database_files.layout import TenantPaths
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
+from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
+from tenantry.storage.sqlite.tenant_files import replacement
+from tenantry.threads import run_in_thread
+
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+class SQLiteClosedDatabase:
+    """See `ClosedDatabase`.
+
+    Args:
+        paths: The tenant's files.
+    """
+
+    def __init__(self, paths: TenantPaths) -> None:
+        self._paths = paths
+
+    async def exists(self) -> bool:
+        """Return whether the file exists, durably; see `ClosedDatabase.exists`."""
+        return await run_in_thread(self._exists)
+
+    async def check(self, *, is_thorough: bool) -> None:
+        """Check for damage; see `ClosedDatabase.check`."""
+        await run_in_thread(partial(integrity.check_closed, self._paths.database, is_thorough=is_thorough))
+
+    async def is_damaged(self) -> bool:
+        """Read the files again, byte by byte, and check them; see `ClosedDatabase.is_damaged`."""
+        return await run_in_thread(partial(second_look.is_damaged, self._paths.database))
+
+    async def compact(self) -> None:
+        """Rebuild the file; see `ClosedDatabase.compact`."""
+        await run_in_thread(partial(log_note.check_fits, self._paths.lock, self._paths.database))
+        await run_in_thread(partial(maintenance.compact, self._paths.database))
+
+    async def check_repairable(self) -> None:
+        """Compare the write-ahead log with the file; see `ClosedDatabase.check_repairable`."""
+        await run_in_thread(
+            partial(log_note.check_fits, self._paths.lock, self._paths.database, is_strict=True)
+        )
+
+    async def repair(self) -> None:
+        """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
+        await run_in_thread(partial(maintenance.repair, self._paths.database))
+
+    async def keep(self, point: str, *, is_as_found: bool) -> None:
+        """Keep the file under a second name; see `ClosedDatabase.keep`."""
+        await run_in_thread(partial(replacement.keep, self._paths, point, is_merged=not is_as_found))
+
+    async def exchange(self, point: str) -> None:
+        """Rename the staged file; see `ClosedDatabase.exchange`."""
+        await run_in_thread(partial(replacement.exchange, self._paths, point))
+
+    async def remove(self) -> None:
+        """Remove the tenant's directory; see `ClosedDatabase.remove`."""
+        await run_in_thread(partial(_remove_directory, self._paths.directory))
+
+    def _exists(self) -> bool:
+        if not self._paths.database.exists():
+            return False
+        # The process that renamed it to this path may have died before the sync.
+        sync_file(self._paths.database)
+        return True
+
+
+@asynccontextmanager
+async def closed_database(
+    place: Place,
+    paths: TenantPaths,
+    *,
+    data_dir: Path,
+    wait_seconds: float,
+    monotonic_seconds: Callable[[], float],
+) -> AsyncIterator[SQLiteClosedDatabase]:
+    """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock.
+
+    Args:
+        place: The tenant.
+        paths: Its files.
+        data_dir: The directory that its files may not leave.
+        wait_seconds: How long to wait for another process that has it open.
+        monotonic_seconds: The clock for the waiting.
+
+    Raises:
+        TenantOwnedElsewhereError: The other process has it open.
+        PersistenceConnectionError: The lock file cannot be opened.
+        DataDirectoryError: The path of the files contains a link.
+    """
+    await run_in_thread(partial(check_own_path, data_dir, paths.database))
+    if not await run_in_thread(paths.directory.exists):
+        yield SQLiteClosedDatabase(paths)
+        return
+    ownership = FileOwnership(paths.lock, place.uid, place.tenant_id)
+    try:
+        await _acquire(ownership, monotonic_seconds, wait_seconds)
+        yield SQLiteClosedDatabase(paths)
+    finally:
+        # Also when cancelled: the thread may have acquired it by then. The next owner finds out in which state
+        # the file is.
+        ownership.release(is_clean=False)
+
+
+async def _acquire(
+    ownership: FileOwnership, monotonic_seconds: Callable[[], float], wait_seconds: float
+) -> None:
+    deadline = monotonic_seconds() + wait_seconds
+    while True:
+        try:
+            await run_in_thread(ownership.acquire)
+        except TenantOwnedElsewhereError:
+            if monotonic_seconds() >= deadline:
+                raise
+        else:
+            return
+        await anyio.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _remove_directory(directory: Path) -> None:
+    try:
+        remove_tree(directory)
+    except OSError as error:
+        raise DataDirectoryError(f"cannot remove {directory}: {error}", path=str(directory)) from error

@@ -1,0 +1,62 @@
+"""The restore points of one tenant as files beside its database."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tenantry.errors import SnapshotError
+from tenantry.files.durable_files import remove_tree
+from tenantry.storage.sqlite.database_files.layout import TenantPaths
+from tenantry.storage.sqlite.tenant_files import replacement
+from tenantry.threads import run_in_thread
+
+
+class SQLiteRestorePoints:
+    """See `RestorePoints`.
+
+    Args:
+        paths: The tenant's files.
+        data_dir: The directory that its files may not leave.
+    """
+
+    def __init__(self, paths: TenantPaths, data_dir: Path) -> None:
+        self._paths = paths
+        self._data_dir = data_dir
+
+    async def names(self) -> Sequence[str]:
+        """Return the names, oldest first."""
+        return await run_in_thread(partial(replacement.list_points, self._paths))
+
+    async def exists(self, point: str) -> bool:
+        """Return whether the kept file exists."""
+        return await run_in_thread(replacement.kept_database(self._paths, point).exists)
+
+    async def copy_to(self, point: str, path: Path) -> None:
+        """Copy the kept file with its log, and check the copy; see `RestorePoints.copy_to`."""
+        kept = replacement.kept_database(self._paths, point)
+        await run_in_thread(partial(replacement.copy_kept, kept, path))
+
+    async def remove(self, point: str) -> None:
+        """Remove the kept file; see `RestorePoints.remove`."""
+        directory = replacement.kept_database(self._paths, point).parent
+        try:
+            await run_in_thread(partial(remove_tree, directory))
+        except OSError as error:
+            raise SnapshotError(f"cannot remove {directory}: {error}") from error
+
+    async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
+        """Remove the oldest; see `RestorePoints.remove_old`."""
+        forget = partial(replacement.forget_points, self._paths, newest, latest=latest, kept_max=kept_max)
+        await run_in_thread(forget)
+
+    async def stage(self, point: str, path: Path) -> None:
+        """Move a prepared file into the tenant's directory; see `RestorePoints.stage`."""
+        await run_in_thread(partial(replacement.place, path, self._paths, point, self._data_dir))
+
+    async def unstage(self, point: str) -> bool:
+        """Remove the staged file; see `RestorePoints.unstage`."""
+        return await run_in_thread(partial(replacement.give_up, self._paths, point))
+
+    async def has_begun(self, point: str) -> bool:
+        """Return whether the staged file, or the directory of a kept file, exists."""
+        return await run_in_thread(partial(replacement.has_begun, self._paths, point))
