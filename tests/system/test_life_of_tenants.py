@@ -1,7 +1,7 @@
 """Random lifecycle operations and writes on a real registry, against a model of what a tenant is: no difference, ever.
 
 The model knows the states, the messages and the refusals, and nothing of files, catalogs or pools. A few ids, so that they
-are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 25
+are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 10
 without it.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,7 +36,7 @@ from tenantry.errors import (
 )
 from tenants import make_message, query
 
-LIVES = int(os.environ.get("TENANTRY_LIVES", "25"))
+LIVES = int(os.environ.get("TENANTRY_LIVES", "10"))
 CALLS_PER_LIFE = 40
 
 S = TenantState
@@ -419,3 +420,10 @@ TestLivesMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+@pytest.mark.soak
+class TestMoreLives(TestLivesMachine):
+    """The same with more lives."""
+
+    settings = settings(TestLivesMachine.settings, max_examples=10 * LIVES)

@@ -5,6 +5,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
+import pytest
 import structlog
 from structlog.testing import capture_logs
 
@@ -15,7 +16,6 @@ from tenantry.admin.http.unexpected_errors import REQUEST_FAILED
 from tenants import HandClock, make_message
 
 SECONDS_MAX = 600.0
-EXAMPLES_MAX = 5
 HERE = Path(__file__).parent
 
 
@@ -27,7 +27,8 @@ class LeapingClock(HandClock):
         return self.seconds
 
 
-async def test_the_api_is_what_its_document_says(registry: TenantRegistry):
+@pytest.mark.parametrize("examples_max", [2, pytest.param(20, marks=pytest.mark.soak)])
+async def test_the_api_is_what_its_document_says(registry: TenantRegistry, examples_max: int):
     """Whatever is sent, in line with the document or not, is answered as the document says, and nothing fails inside.
 
     What each check is told beforehand, and why, is in ``schemathesis.toml``.
@@ -39,7 +40,9 @@ async def test_the_api_is_what_its_document_says(registry: TenantRegistry):
     structlog.configure()
     with capture_logs() as logs:
         async with Service(registry, authenticate=authenticate) as service, served(service.app) as url:
-            returncode, said = await schemathesis(f"{url}/openapi.json", await service.token("admin"))
+            returncode, said = await schemathesis(
+                f"{url}/openapi.json", await service.token("admin"), examples_max
+            )
             count = sum(len(item) for item in service.app.openapi()["paths"].values())
     assert returncode == 0, said
     assert f"Tested: {count}" in said
@@ -47,10 +50,10 @@ async def test_the_api_is_what_its_document_says(registry: TenantRegistry):
     assert [log for log in logs if log["event"] == REQUEST_FAILED] == []
 
 
-async def schemathesis(document: str, token: str) -> tuple[int | None, str]:
+async def schemathesis(document: str, token: str, examples_max: int) -> tuple[int | None, str]:
     """Run it, and return its exit code and what it says."""
     command = ["--config-file", HERE / "schemathesis.toml", "run", document]
-    options = ["--checks", "all", "--max-examples", EXAMPLES_MAX, "--workers", 1]
+    options = ["--checks", "all", "--max-examples", examples_max, "--workers", 1]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli"),
         *map(str, (*command, *options, "-H", f"Authorization: Bearer {token}")),
