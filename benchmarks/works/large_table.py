@@ -143,7 +143,7 @@ async def _plan(page: Callable[[Any, str | None], Any], cursor: str, database: P
         rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", statement.parameters).fetchall()
     plan = [row[3] for row in rows]
     if not all(step.startswith("SEARCH") and "INDEX" in step for step in plan):
-        raise BenchmarkError(f"{statement.operation} is not read by index: {plan}")
+        raise BenchmarkError(f"{statement.name} is not read by index: {plan}")
     return plan
 
 

@@ -79,7 +79,7 @@ class Statement(NamedTuple):
     """One SQL statement and the kind of its result.
 
     Attributes:
-        operation: Its bounded name in metrics, ``<repository>.<method>``: ``messages.save``.
+        name: Its bounded name, such as ``messages.save``. Metrics have it as the label `operation`.
         sql: One statement with placeholders, ``?`` for each value; SQLite takes numbered ones (``?1``) too. An `Sql` where the
             dialects need different texts. The statement may not end or nest the transaction, attach a database, set a pragma, or
             make a temporary table, index, view or trigger.
@@ -87,7 +87,7 @@ class Statement(NamedTuple):
         fetch: What the session returns for it.
     """
 
-    operation: str
+    name: str
     sql: str | Sql
     parameters: Sequence[object] = ()
     fetch: Fetch = Fetch.NONE

@@ -89,7 +89,7 @@ class Listing:
     """A query whose result is read in pages.
 
     Attributes:
-        operation: Its name in metrics, which is also the kind of its cursors.
+        name: Its name in metrics, which is also the kind of its cursors.
         select: ``SELECT … FROM …``, the order's columns first.
         order: The order of the rows.
         done: The log event of success.
@@ -97,7 +97,7 @@ class Listing:
         required: The filters that must be given.
     """
 
-    operation: str
+    name: str
     select: str
     order: Order
     done: str
@@ -119,13 +119,13 @@ class Listing:
                 raise QueryError(f"{name} must be a text, not {type(filters[name]).__name__}")
         rows = page_rows(limit)
         key_types = map(type, self.order.start)
-        after = self.order.start if cursor is None else decode_cursor(self.operation, cursor, *key_types)
+        after = self.order.start if cursor is None else decode_cursor(self.name, cursor, *key_types)
         where, values = _where([*_equals(filters), *self.order.range(after, *_bounds(window))])
         sql = f"{self.select} WHERE {where} ORDER BY {self.order.sql} LIMIT ?"
-        return Statement(self.operation, sql, (*values, rows + 1), Fetch.ALL), rows
+        return Statement(self.name, sql, (*values, rows + 1), Fetch.ALL), rows
 
 
-def aggregate(operation: str, select: Sql, filters: Filters, window: Window) -> Statement:
+def aggregate(name: str, select: Sql, filters: Filters, window: Window) -> Statement:
     """Return the statement that aggregates the rows within the window that pass the filters.
 
     Raises:
@@ -137,7 +137,7 @@ def aggregate(operation: str, select: Sql, filters: Filters, window: Window) -> 
     if until is not None:
         conditions.append(_Condition("timestamp <= ?", (until,)))
     where, values = _where(conditions)
-    return Statement(operation, select + f" WHERE {where}", values, Fetch.ONE)
+    return Statement(name, select + f" WHERE {where}", values, Fetch.ONE)
 
 
 def _equals(filters: Filters) -> list[_Condition]:

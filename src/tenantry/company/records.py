@@ -139,7 +139,7 @@ class RecordRepository(Repository, Generic[ModelT]):
         if len(rows) <= rows_max:
             return Page(records)
         last = rows[rows_max - 1]
-        return Page(records, encode_cursor(listing.operation, *last[: len(listing.order.columns)]))
+        return Page(records, encode_cursor(listing.name, *last[: len(listing.order.columns)]))
 
     def _statements(
         self,

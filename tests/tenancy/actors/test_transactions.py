@@ -26,7 +26,7 @@ LONG_SECONDS = 1000.0
 RUNAWAY_READ = rows(COUNT_TO_A_BILLION)
 RUNAWAY_WRITE = run(f"UPDATE messages SET content = ({COUNT_TO_A_BILLION})")
 
-OPERATIONS = {"read": RUNAWAY_READ.operation, "write": RUNAWAY_WRITE.operation}
+OPERATIONS = {"read": RUNAWAY_READ.name, "write": RUNAWAY_WRITE.name}
 BOTH = pytest.mark.parametrize("kind", ["read", "write"])
 
 

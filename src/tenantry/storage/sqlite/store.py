@@ -286,7 +286,7 @@ class SQLiteStore:
         if self._database_bytes_max is None:
             return outcomes
         return [
-            self._with_limit_named(outcome, request[0].operation)
+            self._with_limit_named(outcome, request[0].name)
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
 

@@ -159,7 +159,7 @@ class TenantActor:
             TenantError, PersistenceError: As `Channel.call`.
         """
         self._check_is_outside("write")
-        return self._writes.call(request[0].operation, request)
+        return self._writes.call(request[0].name, request)
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
         """Run one unit once for its key, see `KeyedRequest`, when it is awaited. Raises like `write`."""
@@ -170,7 +170,7 @@ class TenantActor:
 
     def read(self, statement: Statement) -> Awaitable[Result]:
         """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
-        return self._reads.call(statement.operation, statement)
+        return self._reads.call(statement.name, statement)
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy of the tenant's database into a new file; see `Store.copy_to`."""

@@ -53,7 +53,7 @@ class KeyedSession:
             return []
         if self._has_written:
             raise QueryError(
-                f"{statements[0].operation}: the key {self._key!r} went with a write already, and nothing was written now: "
+                f"{statements[0].name}: the key {self._key!r} went with a write already, and nothing was written now: "
                 "one key is for one write; call tenant.idempotent() again, with another key for another write"
             )
         self._has_written = True
@@ -92,12 +92,12 @@ def hash_payload(statements: Request) -> bytes:
     digest = hashlib.sha256()
     for statement in statements:
         if not isinstance(statement.parameters, Sequence):
-            raise _refused(statement.operation, "its parameters", statement.parameters)
+            raise _refused(statement.name, "its parameters", statement.parameters)
         parts = [str(statement.sql), statement.fetch.value, *statement.parameters]
         # Numbers before lists and lengths before parts: no two units give the same bytes.
         digest.update(b"%d;" % len(parts))
         for part in parts:
-            encoded = _encoded(part, statement.operation)
+            encoded = _encoded(part, statement.name)
             digest.update(b"%d:%b" % (len(encoded), encoded))
     return digest.digest()
 

@@ -119,7 +119,7 @@ class TransactionSession:
         if not statements:
             self._check_open()
             return []
-        operation = statements[0].operation
+        operation = statements[0].name
         results: list[Result] = await self._run(
             "write", operation, lambda: self._transaction.write(statements)
         )
@@ -127,7 +127,7 @@ class TransactionSession:
 
     async def read(self, statement: Statement) -> Result:
         """Run one reading statement; it sees what the transaction wrote. Raises like `write`."""
-        return await self._run("read", statement.operation, lambda: self._transaction.read(statement))
+        return await self._run("read", statement.name, lambda: self._transaction.read(statement))
 
     async def commit(self) -> None:
         """Commit, durably.

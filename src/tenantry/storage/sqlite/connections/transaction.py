@@ -77,7 +77,7 @@ class SQLiteTransaction:
         Cancellation interrupts the running statement, and rolls the transaction back.
         """
         outcome = await self._run(partial(run_unit, request), self._interruptibly)
-        return self._with_limit_named(outcome, request[0].operation)
+        return self._with_limit_named(outcome, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""

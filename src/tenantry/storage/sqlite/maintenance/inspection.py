@@ -40,7 +40,7 @@ class Inspection:
         try:
             return run_statement(statement, self._connection)
         except DRIVER_ERRORS as error:
-            raise map_error(error, statement.operation) from error
+            raise map_error(error, statement.name) from error
 
     def close(self) -> None:
         """Close the connection."""

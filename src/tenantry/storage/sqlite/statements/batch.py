@@ -118,7 +118,7 @@ def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
         connection.execute("RELEASE unit")
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
         _undo_unit(connection)
-        return map_error(error, request[0].operation)
+        return map_error(error, request[0].name)
     return results
 
 
@@ -139,7 +139,7 @@ def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcom
     try:
         return run_statement(statement, connection)
     except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
-        return map_error(error, statement.operation)
+        return map_error(error, statement.name)
 
 
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
@@ -180,7 +180,7 @@ def _write_together(
     except (*DRIVER_ERRORS, TenantryError) as error:
         # Nothing was committed, so no request may be acknowledged; those that had failed before keep their error.
         return [
-            outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].operation)
+            outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].name)
             for request, outcome in zip_longest(requests, outcomes)
         ]
     finally:
@@ -208,7 +208,7 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
             # statement of one row meets damage, SQLite keeps its changes so far, for example a row without its index entry.
             # These changes must not be committed; after the rollback the rest of the batch runs again.
             roll_back(connection)
-        return map_error(error, statement.operation)
+        return map_error(error, statement.name)
 
 
 def _undo_unit(connection: sqlite3.Connection) -> None:
@@ -236,7 +236,7 @@ def _read_together(
                 raise outcome
             outcomes.append(outcome)
     except (*DRIVER_ERRORS, QueryError) as error:
-        return [map_error(error, statement.operation) for statement in statements]
+        return [map_error(error, statement.name) for statement in statements]
     finally:
         roll_back(connection)
     return outcomes
@@ -249,7 +249,7 @@ def _is_interrupted(outcome: object) -> TypeGuard[QueryError]:
 
 def _refused_write(statement: Statement) -> QueryError:
     return QueryError(
-        f"{statement.operation} writes, but was given to read(): it had no effect; use write()",
+        f"{statement.name} writes, but was given to read(): it had no effect; use write()",
         code="SQLITE_READONLY",
     )
 

@@ -38,7 +38,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
         if not is_undecodable(error) or _is_schema_damaged(connection):
             raise
         # The message quotes the caller's own bytes, or a row holds bytes that are not text.
-        raise QueryError(f"{statement.operation}: {error_text(error)}", code=type(error).__name__) from error
+        raise QueryError(f"{statement.name}: {error_text(error)}", code=type(error).__name__) from error
 
 
 def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) -> Result:
@@ -49,7 +49,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
             result = _execute(sql, statement, numbered, connection)
     except RefusedActionError as error:
         raise QueryError(
-            f"{statement.operation}: a statement may not use {error.action}, because all callers of this database share the "
+            f"{statement.name}: a statement may not use {error.action}, because all callers of this database share the "
             "connection; use tenant.transaction() for a transaction"
         ) from error
     except sqlite3.IntegrityError:

@@ -54,7 +54,7 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
     payload_hash, results = found
     if payload_hash != request.payload_hash:
         raise IdempotencyConflictError(
-            f"{request[0].operation}: the key {request.key!r} was used for another write, and nothing was written now: give "
+            f"{request[0].name}: the key {request.key!r} was used for another write, and nothing was written now: give "
             "each write a key of its own, and repeat a write with all that it had the first time",
             key=request.key,
         )
@@ -70,7 +70,7 @@ def keep_results(request: KeyedRequest, results: Sequence[Result], connection: s
     encoded = json.dumps(results, default=_bytes_as_json, separators=(",", ":"))
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(
-            f"{request[0].operation}: a write with a key may give back at most {RESULTS_BYTES_MAX} bytes, for they are kept "
+            f"{request[0].name}: a write with a key may give back at most {RESULTS_BYTES_MAX} bytes, for they are kept "
             f"with the key, and this one gave {len(encoded)}: ask for fewer rows or columns; nothing was written"
         )
     connection.execute(_REMOVE_EXPIRED, (_text(request.kept_since), EXPIRED_KEYS_REMOVED_MAX))
