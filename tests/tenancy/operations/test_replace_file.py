@@ -19,6 +19,7 @@ from tenantry.errors import (
     TenantQuarantinedError,
     TenantStateError,
 )
+from tenantry.files.digests import file_sha256
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenants import database_path, history, query, say, stored_contents
@@ -203,11 +204,14 @@ class TestReplaceFile:
             assert await history(registry, "acme") == ["one", "two"]
 
     async def test_the_file_of_another_tenant(self, data_dir: Path, older: Path):
-        """It is refused with whose it is; with that key given it becomes the tenant's own."""
+        """It is refused with whose it is, audited with its digest; with that key given it becomes the tenant's own."""
+        sha256 = file_sha256(older)
         async with opened(data_dir) as registry:
             acme, globex = await registry.get("acme"), await registry.create("globex")
             with pytest.raises(SnapshotCorruptError, match=acme.uid):
                 await registry.snapshots.replace_file("globex", older)
+            [refused] = await registry.audit.list(limit=1)
+            assert (refused.outcome, refused.detail["sha256"]) == (SnapshotCorruptError.outcome, sha256)
             await registry.snapshots.replace_file("globex", older, owner=acme.uid)
             messages = await registry.tenant("globex").messages.get_history("general")
             assert [message.content for message in messages] == ["two", "one"]

@@ -38,8 +38,10 @@ class ReplaceFile:
                 await artifacts.copy_file(path, database)
                 # Before any other statement: a definition in the file's schema would run as code.
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables)
-                await _check_owner(database, tenant, owner)
+                report = await artifacts.check(database, is_thorough=True)
+                # Before the next check, so that the audit says which file was refused.
                 operation.detail["sha256"] = await artifacts.digest(database)
+                _check_owner(report.tenant_uid, tenant, owner)
                 if owner is not None and owner != tenant.uid:
                     await artifacts.assign_to(database, tenant.uid)
             return await self._exchange.run(operation, tenant, database, is_migrated=True)
@@ -49,21 +51,24 @@ class ReplaceFile:
         await self._exchange.finish(operation, tenant)
 
 
-async def _check_owner(database: Path, tenant: TenantRecord, owner: str | None) -> None:
-    """Check a database thoroughly, and that it is marked as the tenant's or as the given owner's.
+def _check_owner(uid: str | None, tenant: TenantRecord, owner: str | None) -> None:
+    """Check that a database is marked as the tenant's or as the given owner's.
+
+    Args:
+        uid: The uid in the database.
+        tenant: The tenant.
+        owner: The uid that is accepted beside the tenant's.
 
     Raises:
         SnapshotCorruptError: It is another tenant's.
-        DatabaseCorruptError: It is damaged.
     """
-    report = await artifacts.check(database, is_thorough=True)
-    if report.tenant_uid is not None and report.tenant_uid in {tenant.uid, owner}:
+    if uid is not None and uid in {tenant.uid, owner}:
         return
-    if report.tenant_uid is None:
+    if uid is None:
         mark, advice = "no tenant", "give a file that tenantry made"
     else:
-        mark = f"the tenant with the uid {report.tenant_uid!r}"
-        advice = f"give the right file, or make this one the tenant's with the owner {report.tenant_uid} (--owner, or owner in Python)"
+        mark = f"the tenant with the uid {uid!r}"
+        advice = f"give the right file, or make this one the tenant's with the owner {uid} (--owner, or owner in Python)"
     raise SnapshotCorruptError(
         f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
     )
