@@ -393,10 +393,19 @@ class TestOpenAndClose:
         assert list(data_dir.rglob("*-wal")) == []
 
     async def test_open_and_close_can_be_repeated(self, registry: TenantRegistry):
-        """Opening what is open and closing what is closed does nothing."""
+        """Opening what is open and closing what is closed does nothing: tenants stay open, and stay closed."""
+        await registry.create("acme")
+        await registry.tenant("acme").messages.save(make_message("kept"))
+        before = registry.statistics().pool
         await registry.open()
-        await asyncio.gather(registry.aclose(), registry.aclose())
-        await registry.aclose()
+        assert registry.statistics().pool == before
+        await registry.tenant("acme").messages.save(make_message("kept, too"))
+        for _ in range(2):
+            await asyncio.gather(registry.aclose(), registry.aclose())
+            assert open_files(registry.config.data_dir) == []
+            with pytest.raises(RegistryClosedError):
+                await registry.get("acme")
+        assert stored_contents(registry.config.data_dir, "acme") == ["kept", "kept, too"]
 
     async def test_closing_finishes_calls_that_were_taken_in(self, data_dir: Path):
         """A write that was taken in before the close is answered, and is there."""

@@ -198,10 +198,9 @@ class TestBuckets:
             assert buckets.of("uid-1", TenantLimits(calls_per_second_max=1), 0.0) is not None
             assert buckets.of("uid-1", limits, 0.0) is None
 
-    def test_they_are_bounded(self, monkeypatch: pytest.MonkeyPatch):
+    def test_they_are_bounded(self):
         """At the limit the bucket goes whose tenant was opened the longest ago."""
-        monkeypatch.setattr(admission, "BUCKETS_MAX", 2)
-        buckets, limits = Buckets(), TenantLimits(calls_per_second_max=1)
+        buckets, limits = Buckets(buckets_max=2), TenantLimits(calls_per_second_max=1)
         for uid in ("uid-1", "uid-2", "uid-1", "uid-3", "uid-1"):
             bucket = buckets.of(uid, limits, 0.0)
             assert bucket is not None

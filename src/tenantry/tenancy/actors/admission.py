@@ -60,9 +60,14 @@ class Bucket:
 
 
 class Buckets:
-    """The buckets of a registry's tenants, at most `BUCKETS_MAX`."""
+    """The buckets of a registry's tenants.
 
-    def __init__(self) -> None:
+    Args:
+        buckets_max: How many are kept.
+    """
+
+    def __init__(self, buckets_max: int = BUCKETS_MAX) -> None:
+        self._buckets_max = buckets_max
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def of(self, tenant_uid: str, limits: TenantLimits, now_seconds: float) -> Bucket | None:
@@ -77,7 +82,7 @@ class Buckets:
         else:
             bucket.change(per_second, tokens_max, now_seconds)
         self._buckets[tenant_uid] = bucket
-        if len(self._buckets) > BUCKETS_MAX:
+        if len(self._buckets) > self._buckets_max:
             self._buckets.popitem(last=False)
         return bucket
 
