@@ -220,8 +220,12 @@ async def test_what_is_another_write(acme: TenantHandle, first: list[Statement],
 async def test_what_is_the_same_write(acme: TenantHandle):
     """The name in metrics and the kind of sequence are not part of it."""
     sql = "SELECT ?, ?, random()"
-    first = await acme.idempotent("key").repository(Raw).write(Statement("old.name", sql, ("a", 1)))
-    again = await acme.idempotent("key").repository(Raw).write(Statement("new.name", sql, ["a", 1]))
+    first = (
+        await acme.idempotent("key").repository(Raw).write(Statement("old.name", sql, ("a", 1), Fetch.ALL))
+    )
+    again = (
+        await acme.idempotent("key").repository(Raw).write(Statement("new.name", sql, ["a", 1], Fetch.ALL))
+    )
     assert again == first
 
 
