@@ -21,7 +21,7 @@ from tenantry.lifecycle import (
     Permission,
     TenantEvent,
     TenantState,
-    check_serves,
+    check_allows,
     diagram,
     has_happened,
     next_state,
@@ -118,22 +118,22 @@ def test_every_state_can_be_reached_and_only_purged_is_final():
 def test_states_that_do_not_serve(state: TenantState, error: type[TenantStateError], advice: str):
     """Each refusal has a type of its own, says why and what to do."""
     with pytest.raises(error, match=rf"'acme' is {state} \(unpaid\): {advice}") as caught:
-        check_serves(state, tenant_id="acme", reason="unpaid")
+        check_allows(state, Permission.READ, tenant_id="acme", reason="unpaid")
     assert (type(caught.value), caught.value.state, caught.value.reason) == (error, state, "unpaid")
     with pytest.raises(error, match=f"'acme' is {state}: "):
-        check_serves(state, tenant_id="acme")
+        check_allows(state, Permission.READ, tenant_id="acme")
 
 
 @pytest.mark.parametrize("state", [S.PROVISIONING, S.PURGED])
 def test_states_of_a_tenant_that_is_not_there(state: TenantState):
     """Not there yet and not there any more are the same to a caller."""
     with pytest.raises(TenantNotFoundError, match="'acme' does not exist: create it first"):
-        check_serves(state, tenant_id="acme")
+        check_allows(state, Permission.READ, tenant_id="acme")
 
 
 def test_an_active_tenant_serves():
     """Only an active tenant serves calls."""
-    check_serves(S.ACTIVE, tenant_id="acme")
+    check_allows(S.ACTIVE, Permission.READ, tenant_id="acme")
 
 
 # What the design says of each state, once more.
@@ -168,7 +168,7 @@ def test_an_operator_is_offered_what_the_state_allows():
     assert operator_choices(S.PROVISIONING) == ("exist",)
     assert operator_choices(S.PURGED) == ()
     assert operator_choices(S.DELETED) == ("exist", "copy", "change", "undelete", "purge")
-    assert {"serve", "suspend", "migrate"} <= set(operator_choices(S.ACTIVE))
+    assert {"read", "write", "suspend", "migrate"} <= set(operator_choices(S.ACTIVE))
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(TenantState, TenantEvent)))

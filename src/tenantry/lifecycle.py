@@ -58,7 +58,8 @@ class Permission(StrEnum):
 
     Attributes:
         EXIST: It is found by its id, and the id is taken.
-        SERVE: Repository calls, reads and writes alike, and with them all that opens the tenant for its callers.
+        READ: Repository calls that read, and with them all that opens the tenant for its callers.
+        WRITE: Repository calls that write. A state that allows this allows `READ`.
         STAY_OPEN: It may stay open in a process.
         MIGRATE: A fleet job may migrate it.
         COPY: Its data can be copied: snapshots, clones and bundles; it has a database and may have snapshots.
@@ -68,7 +69,8 @@ class Permission(StrEnum):
     """
 
     EXIST = "exist"
-    SERVE = "serve"
+    READ = "read"
+    WRITE = "write"
     STAY_OPEN = "stay_open"
     MIGRATE = "migrate"
     COPY = "copy"
@@ -118,7 +120,7 @@ _WITH_DATA: Final = frozenset({P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE})
 
 STATES: Final[Mapping[TenantState, StateRules]] = {
     S.PROVISIONING: StateRules(frozenset({P.EXIST, P.STAY_OPEN})),
-    S.ACTIVE: StateRules(_WITH_DATA | {P.SERVE, P.STAY_OPEN, P.MIGRATE}),
+    S.ACTIVE: StateRules(_WITH_DATA | {P.READ, P.WRITE, P.STAY_OPEN, P.MIGRATE}),
     S.SUSPENDED: StateRules(_WITH_DATA, TenantSuspendedError, "resume it first; its data is kept"),
     S.ARCHIVED: StateRules(_WITH_DATA, TenantStateError, "unarchive it first; its data is kept"),
     S.QUARANTINED: StateRules(
@@ -188,8 +190,16 @@ def no_such_tenant(tenant_id: str) -> TenantNotFoundError:
     return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
 
 
-def check_serves(state: TenantState, *, tenant_id: str, reason: str | None = None) -> None:
-    """Raise unless a tenant in this state serves repository calls.
+def check_allows(
+    state: TenantState, permission: Permission, *, tenant_id: str, reason: str | None = None
+) -> None:
+    """Raise unless a tenant in this state allows what a caller asks for.
+
+    Args:
+        state: Where the tenant is.
+        permission: What the caller asks for.
+        tenant_id: Named in the error.
+        reason: Why the tenant is in that state, where an operator said so.
 
     Raises:
         TenantSuspendedError: Suspended.
@@ -198,7 +208,7 @@ def check_serves(state: TenantState, *, tenant_id: str, reason: str | None = Non
         TenantNotFoundError: Not created yet, or purged.
         TenantStateError: Archived.
     """
-    if state.allows(P.SERVE):
+    if state.allows(permission):
         return
     rules = STATES[state]
     if rules.refusal is None:

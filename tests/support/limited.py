@@ -58,4 +58,5 @@ def acme_limits(registry: TenantRegistry) -> TenantLimits:
     """Return what the open tenant has."""
     actor = registry._parts.pool.actor("acme")
     assert actor is not None
-    return actor.limits
+    assert actor._entry is not None
+    return actor._entry.limits

@@ -62,19 +62,6 @@ def test_permissions_in_the_documentation_are_the_tables():
     assert table[begin + 2 : begin + 2 + len(rows)] == rows
 
 
-def test_paths_on_the_architecture_page_exist():
-    """What the page names as a file or folder of the source is one: by its path, or by the end of its path."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+(?:\.py)?)?|[a-z_]+\.py)`", text))
-    there = [path.with_suffix("").as_posix() for path in [*ROOT.glob("*/*"), *(ROOT / "src").rglob("*")]]
-    assert named
-    assert {
-        name
-        for name in named
-        if not any(path.endswith("/" + name.removesuffix(".py").rstrip("/")) for path in there)
-    } == set()
-
-
 def test_every_setting_is_in_the_documentation():
     """The design page's tables of limits and defaults have each setting of a registry but for its place."""
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
@@ -95,7 +82,7 @@ def test_files_that_the_documentation_names_exist():
     """Each Python file that a Markdown page names with a folder is there, in a folder of that name."""
     files = {
         f"/{path.relative_to(ROOT)}"
-        for room in ("src", "tests", "examples")
+        for room in ("src", "tests", "examples", "dashboards")
         for path in (ROOT / room).rglob("*.py")
     }
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:

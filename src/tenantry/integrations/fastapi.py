@@ -34,7 +34,7 @@ from tenantry.integrations.sources import (
     from_path,
     from_subdomain,
 )
-from tenantry.lifecycle import check_serves
+from tenantry.lifecycle import Permission, check_allows
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -107,7 +107,7 @@ class TenantDependency:
                 "the request does not say which tenant it is about: there is no default"
             )
         tenant = await registry.get(tenant_id)
-        check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+        check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
         return registry.tenant(tenant.id)
 
 

@@ -143,12 +143,12 @@ class PeriodicTasks:
             # In tasks: a tenant that finishes a long call must not delay the others.
             if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
                 self._spawn(self._pool.close_tenant(tenant_id, "state"))
-            elif actor is None or actor.limits != tenant.limits:
+            elif actor is None or not actor.has_applied(tenant):
                 self._spawn(self._limit(tenant))
 
     async def _limit(self, tenant: TenantRecord) -> None:
         try:
-            await self._tools.apply_limits(tenant)
+            await self._tools.apply_record(tenant)
         except TenantryError as error:
             # Closed, so that it is opened with its new limits.
             await self._failed_tenants.close(tenant, error)

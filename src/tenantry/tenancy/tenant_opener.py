@@ -13,7 +13,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
-from tenantry.lifecycle import Permission, TenantEvent, check_serves
+from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
@@ -237,6 +237,6 @@ def check_opens(tenant: TenantRecord) -> None:
         TenantError: It does not exist or does not serve calls.
         TenantBusyError: An operation works on it, or its process died and the operation is not finished yet.
     """
-    check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+    check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
     if tenant.intent is not None:
         raise busy_error(tenant.id, tenant.intent.action)

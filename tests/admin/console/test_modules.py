@@ -32,7 +32,7 @@ def test_actions_are_offered_as_the_core_allows_them(page: Browser):
         const offered = (allows) => ACTIONS.filter((action) => isOffered(action, { allows })).map(({ name }) => name);
         return [
             [...ACTIONS, ...SNAPSHOT_ACTIONS].map(({ name, needs }) => [name, needs ?? name]),
-            [offered([]), offered(["serve", "suspend", "copy"])],
+            [offered([]), offered(["read", "write", "suspend", "copy"])],
         ];
         """
     )

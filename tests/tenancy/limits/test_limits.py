@@ -317,7 +317,7 @@ class TestLive:
         await save(registry)
         older = await registry.get("acme")
         await limit(registry, calls_in_flight_max=7)
-        await registry._parts.tools.apply_limits(older)
+        await registry._parts.tools.apply_record(older)
         assert acme_limits(registry).calls_in_flight_max == 7
 
     async def test_limits_that_could_not_be_given(

@@ -74,7 +74,7 @@ export function overview(app) {
 
   function showStates(tenants) {
     // A state in which tenants serve calls is shown even without a tenant.
-    const shown = app.statesThatAllow("exist").filter((state) => app.states[state].includes("serve") || tenants[state] > 0);
+    const shown = app.statesThatAllow("exist").filter((state) => app.states[state].includes("read") || tenants[state] > 0);
     keepInStep(
       states,
       shown,

@@ -160,7 +160,7 @@ export function tenant(app, id) {
     if (points.length > POINTS_MAX) points.shift();
     charts.update(points);
     // A tenant that serves no calls, and served none since the page was opened, has nothing to draw.
-    charts.element.hidden = !known.allows.includes("serve") && points.every((point) => point.read === null);
+    charts.element.hidden = !known.allows.includes("read") && points.every((point) => point.read === null);
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));

@@ -18,7 +18,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
-from tenantry.limits import TenantLimits
+from tenantry.lifecycle import Permission, check_allows
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
@@ -99,8 +99,10 @@ class TenantActor:
             "read", store.read, context.limiters.read, workers=context.config.readers_per_tenant
         )
         self._entry = entry
+        self._is_read_only = False
         if entry is not None:
             self._limit_calls(entry)
+            self._is_read_only = _is_read_only(entry)
 
     @property
     def backend(self) -> str:
@@ -122,10 +124,12 @@ class TenantActor:
         """The tenant's stable key; its id may belong to another tenant by now."""
         return self._entry.uid if self._entry is not None else None
 
-    @property
-    def limits(self) -> TenantLimits:
-        """What the tenant may use now."""
-        return self._entry.limits if self._entry is not None else TenantLimits()
+    def has_applied(self, entry: TenantRecord) -> bool:
+        """Return whether the limits and the state of this record are those that apply now."""
+        known = self._entry
+        return (
+            known is not None and known.limits == entry.limits and self._is_read_only == _is_read_only(entry)
+        )
 
     async def open(self) -> None:
         """Connect the store and migrate it. If that fails, nothing is left open.
@@ -155,10 +159,12 @@ class TenantActor:
 
         Raises:
             QueryError: The caller runs inside the tenant's open transaction.
+            TenantStateError: The tenant's state allows reads only.
             ChannelClosedError: The actor is closing; lease again.
             TenantError, PersistenceError: As `Channel.call`.
         """
         self._check_is_outside("write")
+        self._check_is_writable()
         return self._writes.call(request[0].name, request)
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
@@ -179,10 +185,11 @@ class TenantActor:
     async def begin(self) -> TransactionSession:
         """Open a transaction, in its place in the order of writes; the caller ends it. Raises like `write`."""
         self._check_is_outside("transaction")
+        self._check_is_writable()
         return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
-    async def apply_limits(self, entry: TenantRecord) -> None:
-        """Apply the limits of the tenant's record; calls that were accepted before are finished.
+    async def apply_record(self, entry: TenantRecord) -> None:
+        """Apply the limits and the state of the tenant's record; calls that were accepted before are finished.
 
         Limits of calls apply at once, limits of the database after an open transaction has ended.
 
@@ -197,6 +204,7 @@ class TenantActor:
             return
         self._entry = entry
         self._limit_calls(entry)
+        self._is_read_only = _is_read_only(entry)
         limits = entry.limits
         await self._store.apply_limits(
             database_bytes_max=limits.database_bytes_max,
@@ -258,6 +266,11 @@ class TenantActor:
             self._log.failure(ACTOR_ABANDONED, error)
         else:
             self._log.info(ACTOR_RECOVERED)
+
+    def _check_is_writable(self) -> None:
+        if self._is_read_only and self._entry is not None:
+            entry = self._entry
+            check_allows(entry.state, Permission.WRITE, tenant_id=entry.id, reason=entry.reason)
 
     def _limit_calls(self, entry: TenantRecord) -> None:
         limits, now = entry.limits, self._context.clock.monotonic_seconds
@@ -350,3 +363,8 @@ class TenantActor:
         if isinstance(error, _FATAL) and not self._has_failed:
             self._has_failed = True
             self._on_failure(error)
+
+
+def _is_read_only(entry: TenantRecord) -> bool:
+    """Return whether the tenant's state lets callers read and not write."""
+    return entry.state.allows(Permission.READ) and not entry.state.allows(Permission.WRITE)

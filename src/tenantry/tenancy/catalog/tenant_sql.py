@@ -30,7 +30,7 @@ def _state_in(states: Collection[TenantState]) -> str:
     return f"state IN ({names})"
 
 
-_SERVED: Final = _state_in(states_that_allow(Permission.SERVE))
+_SERVED: Final = _state_in(states_that_allow(Permission.READ))
 _BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
 _PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
 _GONE: Final = _state_in(set(TenantState) - set(states_that_allow(Permission.EXIST)))

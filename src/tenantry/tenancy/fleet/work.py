@@ -13,7 +13,7 @@ from tenantry.errors import (
     TenantOwnedElsewhereError,
     TenantryError,
 )
-from tenantry.lifecycle import Permission, TenantEvent, check_serves
+from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
@@ -203,7 +203,7 @@ class FleetWork:
 
     async def _check(self, tenant: TenantRecord, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
         is_thorough = bool(arguments.get("thorough"))
-        if not tenant.state.allows(Permission.SERVE):
+        if not tenant.state.allows(Permission.READ):
             check = partial(self._check_closed, is_thorough=is_thorough)
             await self._tools.runner.run(tenant.id, CHECK, check)
             return Outcome(OK)
@@ -217,7 +217,7 @@ class FleetWork:
     async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
         """Check the database of a tenant that serves no calls; other operations on the tenant wait."""
         tenant = await operation.get()
-        if tenant.state.allows(Permission.SERVE) or not tenant.state.allows(Permission.CHECK):
+        if tenant.state.allows(Permission.READ) or not tenant.state.allows(Permission.CHECK):
             # Its state has changed since the job looked at it.
             raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
@@ -245,7 +245,7 @@ class FleetWork:
 
 def permission_for(kind: str) -> Permission:
     """Return what a tenant's state has to allow so that a job of this kind can work on it."""
-    return _PERMISSIONS.get(kind, Permission.SERVE)
+    return _PERMISSIONS.get(kind, Permission.WRITE)
 
 
 def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
@@ -255,7 +255,7 @@ def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outco
         TenantQuarantinedError: It was quarantined; then it has failed.
     """
     if tenant is not None and tenant.state.allows(TenantEvent.REPAIR):
-        check_serves(tenant.state, tenant_id=tenant.id, reason=tenant.reason)
+        check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
     item.detail["skipped"] = "gone" if tenant is None else tenant.state
     return Outcome(SKIPPED)
 

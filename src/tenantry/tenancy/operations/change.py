@@ -27,7 +27,9 @@ class Change:
     async def apply(self, operation: Operation, *, event: TenantEvent, reason: str | None) -> TenantRecord:
         """Let the event happen; unless the tenant may stay open afterwards, close it."""
         tenant = await operation.apply(await operation.get(), event, reason=reason)
-        if not tenant.state.allows(Permission.STAY_OPEN):
+        if tenant.state.allows(Permission.STAY_OPEN):
+            await self._tools.apply_record(tenant)
+        else:
             await self._close(operation, tenant)
         return tenant
 
@@ -56,7 +58,7 @@ class Change:
         tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
             # Also if the catalog has them already: an earlier request may have come no further.
-            await self._tools.apply_limits(tenant)
+            await self._tools.apply_record(tenant)
         return tenant
 
     async def _close(self, operation: Operation, tenant: TenantRecord) -> None:

@@ -74,8 +74,8 @@ class OperationTools:
         finally:
             self.pool.release(lease)
 
-    async def apply_limits(self, tenant: TenantRecord) -> None:
-        """Apply the limits of this record to the tenant, if it is open in this process or being opened.
+    async def apply_record(self, tenant: TenantRecord) -> None:
+        """Apply the limits and the state of this record to the tenant, if it is open in this process or being opened.
 
         Raises:
             PersistenceError: Its database's own limits could not be changed; call again.
@@ -83,4 +83,4 @@ class OperationTools:
         # An opening that is under way may have read the record before.
         actor = await self.pool.opened(tenant.id)
         if actor is not None:
-            await actor.apply_limits(tenant)
+            await actor.apply_record(tenant)

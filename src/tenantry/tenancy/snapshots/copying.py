@@ -57,7 +57,7 @@ class Copies:
             SnapshotError: The tenant has no database, or was closed before the copy ended; or only the copy is damaged.
             TenantError, PersistenceError: It cannot be opened or read.
         """
-        if not tenant.state.allows(Permission.SERVE) or tenant.intent is not None:
+        if not tenant.state.allows(Permission.READ) or tenant.intent is not None:
             if not tenant.state.allows(Permission.COPY):
                 raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
             return await self._copy_closed(tenant, path)
