@@ -27,6 +27,7 @@ __all__ = [
     "digest",
     "leave_one_file",
     "make_durable",
+    "owner_of",
 ]
 
 
@@ -78,6 +79,15 @@ async def copy_file(source: Path, path: Path) -> None:
         StorageFullError: There is no room for it.
     """
     await run_in_thread(partial(replacement.copy_plain_file, source, path))
+
+
+async def owner_of(path: Path) -> str | None:
+    """Return the uid of the tenant that a file says it belongs to; None if it does not say.
+
+    Raises:
+        DatabaseCorruptError: It is no database.
+    """
+    return await run_in_thread(partial(integrity.read_tenant_uid, path))
 
 
 async def assign_to(path: Path, tenant_uid: str) -> None:

@@ -1,5 +1,6 @@
 """What is kept of a tenant is never trusted: every damage is found before it is used."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenants import (
+    database_path,
     history,
     make_message,
     query,
@@ -100,6 +102,49 @@ class TestFlippedBytes:
         assert len(await history(registry, "acme")) > 200
         assert (await registry.get("acme")).state is TenantState.ACTIVE
         assert not (await registry.snapshots.drill()).is_ok
+
+
+class TestDatabaseOfAnotherTenant:
+    """What is kept of a tenant may only be its own data, whatever the digests say."""
+
+    async def test_in_a_snapshot(self, registry: TenantRegistry, data_dir: Path):
+        """A snapshot whose manifest fits another tenant's database is neither restored nor cloned, and the drill reports it."""
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await say(registry, tenant_id, f"of {tenant_id}")
+        snapshot = await registry.snapshots.create("acme")
+        await registry.snapshots.create("globex")
+        uid = (await registry.get("globex")).uid
+        (others,) = (data_dir / "snapshots" / uid).glob("*.db.gz")
+        (manifest,) = [path for path in kept_files(data_dir) if path.name == f"{snapshot.id}.json"]
+        forge_snapshot(manifest, lambda path: path.write_bytes(gzip.decompress(others.read_bytes())))
+        with pytest.raises(SnapshotCorruptError, match="another tenant"):
+            await registry.snapshots.restore("acme", snapshot.id)
+        with pytest.raises(SnapshotCorruptError, match="another tenant"):
+            await registry.clone("acme", "copy", snapshot.id)
+        assert await registry.find("copy") is None
+        results = {result.tenant_id: result.outcome for result in (await registry.snapshots.drill()).results}
+        assert results == {"acme": "corrupt", "globex": "ok"}
+
+    @pytest.mark.parametrize("action", ["undo_restore", "restore"])
+    async def test_in_a_restore_point(self, registry: TenantRegistry, data_dir: Path, action: str):
+        """A restore point with another tenant's database is refused before the tenant changes."""
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+            await say(registry, tenant_id, f"of {tenant_id}")
+            await registry.snapshots.restore(tenant_id, (await registry.snapshots.create(tenant_id)).id)
+        before = await registry.get("acme")
+        assert before.restore_point is not None
+        kept, others = [
+            next((database_path(data_dir, tenant_id).parent / "points").glob("*/tenant.db"))
+            for tenant_id in ("acme", "globex")
+        ]
+        kept.write_bytes(others.read_bytes())
+        arguments = {"undo_restore": (), "restore": (before.restore_point,)}[action]
+        with pytest.raises(SnapshotCorruptError, match="another tenant"):
+            await getattr(registry.snapshots, action)("acme", *arguments)
+        assert await registry.get("acme") == before
+        assert await history(registry, "acme") == ["of acme"]
 
 
 class TestDrill:

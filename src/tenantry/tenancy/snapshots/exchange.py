@@ -177,7 +177,7 @@ async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, da
 
     Raises:
         SnapshotNotFoundError: The tenant has no such restore point.
-        SnapshotCorruptError: It is damaged; it stays as it is.
+        SnapshotCorruptError: It is damaged, or the database of another tenant; it stays as it is.
         SnapshotError: It cannot be copied.
     """
     points = tools.backend.points(tenant.place)
@@ -188,8 +188,13 @@ async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, da
         )
     try:
         await points.copy_to(point, database)
+        owner = await artifacts.owner_of(database)
     except DatabaseCorruptError as error:
         raise SnapshotCorruptError(str(error)) from error
+    if owner not in {tenant.uid, None}:
+        raise SnapshotCorruptError(
+            f"restore point {point!r} of tenant {tenant.id!r} contains the database of another tenant (its mark is {owner!r})"
+        )
 
 
 def _point_of(tenant: TenantRecord) -> str:

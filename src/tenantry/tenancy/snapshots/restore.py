@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tenantry.errors import SnapshotCorruptError
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.exchange import POINT_PREFIX, Exchange, check_restorable, copy_point
 from tenantry.tenancy.snapshots.tools import SnapshotTools
@@ -41,6 +40,4 @@ class Restore:
 
     async def _fetch(self, tenant: TenantRecord, snapshot_id: str, database: Path) -> None:
         manifest = await self._tools.archive.manifest(tenant.uid, snapshot_id)
-        report = await self._tools.archive.fetch(manifest, database)
-        if report.tenant_uid != tenant.uid:
-            raise SnapshotCorruptError(f"snapshot {snapshot_id!r} contains the database of another tenant")
+        await self._tools.archive.fetch(manifest, database)

@@ -113,11 +113,11 @@ class SnapshotArchive:
             )
         return manifest
 
-    async def fetch(self, manifest: Manifest, path: Path) -> DatabaseReport:
+    async def fetch(self, manifest: Manifest, path: Path) -> None:
         """Write a snapshot's database into a new file, checked.
 
         Raises:
-            SnapshotCorruptError: It is not what was stored, or not what its manifest says.
+            SnapshotCorruptError: It is not what was stored, not what its manifest says, or the database of another tenant.
             DatabaseCorruptError: It is damaged, and was so when the snapshot was taken.
             SnapshotStorageOwnedError: The storage belongs to another data directory.
             SnapshotError, StorageFullError: It cannot be read, or written.
@@ -129,9 +129,13 @@ class SnapshotArchive:
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
             await run_in_thread(partial(_unpack, manifest, compressed, path))
-            return await check_contents(manifest, path)
+            report = await check_contents(manifest, path)
         finally:
             compressed.unlink(missing_ok=True)
+        if report.tenant_uid != manifest.tenant_uid:
+            raise SnapshotCorruptError(
+                f"snapshot {manifest.snapshot_id!r} contains the database of another tenant"
+            )
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
         """Delete a snapshot; a missing one is not an error.

@@ -117,6 +117,19 @@ def read_closed_versions(path: Path) -> dict[str, int] | None:
     return versions if is_sound and found.is_unchanged() else None
 
 
+def read_tenant_uid(path: Path) -> str | None:
+    """Return the tenant that a copy says it belongs to; None if it does not say.
+
+    Raises:
+        DatabaseCorruptError: It is not a database.
+    """
+    try:
+        with closing(connect(path, IMMUTABLE)) as connection:
+            return _tenant_uid(connection)
+    except (*DRIVER_ERRORS, OSError) as error:
+        raise _unreadable(error, path) from error
+
+
 def _unreadable(error: Exception, path: Path) -> TenantryError:
     """Return the error for a database that cannot be read: damage, unless the check was interrupted or the machine failed."""
     if is_interrupted(error):
