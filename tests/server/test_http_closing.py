@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from http_servers import GET, LARGE_BYTES, LAST_GET, Patience, Running, answer_much, answer_ok, running
+from http_servers import GET, LARGE_BYTES, LAST_GET, Running, answer_much, answer_ok, running
 from tenantry.server.http_connection import TimeoutConnection
+from tenantry.server.limits import ServerLimits
 from tenantry.server.settings import Tls
 from tenants import HANG_SECONDS, until
 
@@ -27,11 +28,11 @@ def only_connection(server: Running) -> TimeoutConnection:
 
 @is_encrypted_or_not
 async def test_an_idle_client_that_does_not_let_go(
-    patience: Patience, caplog: pytest.LogCaptureFixture, tls: Tls, *, is_encrypted: bool
+    caplog: pytest.LogCaptureFixture, tls: Tls, *, is_encrypted: bool
 ):
     """A server that stops hangs up on it, also where TLS would wait for the client to end it too."""
-    patience(END_SECONDS_MAX=0.01)
-    async with running(answer_ok, tls if is_encrypted else None) as server:
+    limits = ServerLimits(end_seconds_max=0.01)
+    async with running(answer_ok, tls if is_encrypted else None, limits=limits) as server:
         reader, writer = await server.connect(GET)
         await reader.readuntil(b"ok")
         pause(writer)
@@ -41,10 +42,10 @@ async def test_an_idle_client_that_does_not_let_go(
 
 
 @is_encrypted_or_not
-async def test_the_rest_of_an_answer_is_sent(patience: Patience, tls: Tls, *, is_encrypted: bool):
+async def test_the_rest_of_an_answer_is_sent(tls: Tls, *, is_encrypted: bool):
     """A client that takes its time gets all of it, though the connection was closed when the last of it was written."""
-    patience(END_SECONDS_MAX=0.001)
-    async with running(answer_much, tls if is_encrypted else None) as server:
+    limits = ServerLimits(end_seconds_max=0.001)
+    async with running(answer_much, tls if is_encrypted else None, limits=limits) as server:
         reader, _ = await server.connect(LAST_GET)
         answer = await reader.read()
         assert answer.endswith(b"\r\n\r\n" + b"x" * LARGE_BYTES)
@@ -52,10 +53,10 @@ async def test_the_rest_of_an_answer_is_sent(patience: Patience, tls: Tls, *, is
 
 
 @is_encrypted_or_not
-async def test_who_takes_the_rest_is_not_stuck(patience: Patience, tls: Tls, *, is_encrypted: bool):
+async def test_who_takes_the_rest_is_not_stuck(tls: Tls, *, is_encrypted: bool):
     """A closed connection goes on for as long as its client takes something between two looks."""
-    patience(STUCK_SECONDS=HANG_SECONDS)
-    async with running(answer_much, tls if is_encrypted else None) as server:
+    limits = ServerLimits(stuck_seconds=HANG_SECONDS)
+    async with running(answer_much, tls if is_encrypted else None, limits=limits) as server:
         reader, _ = await server.connect(LAST_GET)
         await until(lambda: server.connections == 1 and only_connection(server)._unsent_bytes() > 0)
         connection = only_connection(server)

@@ -11,9 +11,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from http_servers import GET, LARGE_BYTES, POST, Patience, answer_much, answer_ok, running
-from tenantry.server import http_connection, http_server
+from http_servers import GET, LARGE_BYTES, POST, answer_much, answer_ok, running
 from tenantry.server.http_server import SOCKET_UNSENT_BYTES_MAX, HttpServer, bound
+from tenantry.server.limits import SERVER_LIMITS, ServerLimits
 from tenantry.server.settings import Endpoint, Tls
 from tenants import HANG_SECONDS, until
 
@@ -32,10 +32,10 @@ def problem_in(answer: bytes, status: int, kind: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("first", [b"", GET, POST + b"x" * 50])
-async def test_a_client_that_never_ends_its_head(patience: Patience, first: bytes):
+async def test_a_client_that_never_ends_its_head(first: bytes):
     """Whoever sends a head bit by bit is hung up on, also after a first good request."""
-    patience(HEAD_SECONDS_MAX=0.05)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(head_seconds_max=0.05)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         if first:
             await reader.readuntil(b"ok")
@@ -44,10 +44,10 @@ async def test_a_client_that_never_ends_its_head(patience: Patience, first: byte
 
 
 @pytest.mark.parametrize("first", [GET, POST + b"x" * 50])
-async def test_a_client_between_two_requests(patience: Patience, first: bytes):
+async def test_a_client_between_two_requests(first: bytes):
     """It has more time than a head, which whoever has just come must send."""
-    patience(HEAD_SECONDS_MAX=0.05, IDLE_SECONDS_MAX=HANG_SECONDS)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(head_seconds_max=0.05, idle_seconds_max=HANG_SECONDS)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         await reader.readuntil(b"ok")
         fresh, _ = await server.connect()
@@ -57,10 +57,10 @@ async def test_a_client_between_two_requests(patience: Patience, first: bytes):
 
 
 @pytest.mark.parametrize("first", [GET, POST + b"x" * 50, POST])
-async def test_a_client_that_never_comes_back(patience: Patience, first: bytes):
+async def test_a_client_that_never_comes_back(first: bytes):
     """It is hung up on, whether its body was there when it was answered or came later."""
-    patience(IDLE_SECONDS_MAX=0.05)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(idle_seconds_max=0.05)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         await reader.readuntil(b"ok")
         if first == POST:
@@ -68,10 +68,10 @@ async def test_a_client_that_never_comes_back(patience: Patience, first: bytes):
         assert await reader.read() == b""
 
 
-async def test_a_body_that_was_answered_and_pauses(patience: Patience):
+async def test_a_body_that_was_answered_and_pauses():
     """A client that was answered before its body was read is hung up on when it sends nothing more of it."""
-    patience(LEFT_BODY_PAUSE_SECONDS_MAX=0.05)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_pause_seconds_max=0.05)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST)
         await reader.readuntil(b"ok")
         writer.write(b"x")
@@ -79,10 +79,10 @@ async def test_a_body_that_was_answered_and_pauses(patience: Patience):
         await until(lambda: server.connections == 0)
 
 
-async def test_a_body_that_was_answered_and_does_not_end(patience: Patience):
+async def test_a_body_that_was_answered_and_does_not_end():
     """It does not go on for good, though it always moves."""
-    patience(LEFT_BODY_SECONDS_MAX=0.05, LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_seconds_max=0.05, left_body_pause_seconds_max=HANG_SECONDS)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST.replace(b"50", b"%d" % 2**40))
         await reader.readuntil(b"ok")
         while server.connections:
@@ -92,10 +92,10 @@ async def test_a_body_that_was_answered_and_does_not_end(patience: Patience):
             assert await reader.read() == b""
 
 
-async def test_a_body_that_was_answered_and_moves(patience: Patience):
+async def test_a_body_that_was_answered_and_moves():
     """A slow client may send all of it, and then hear why it was refused, though one that pauses is hung up on before."""
-    patience(LEFT_BODY_SECONDS_MAX=HANG_SECONDS, LEFT_BODY_PAUSE_SECONDS_MAX=0.05)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_seconds_max=HANG_SECONDS, left_body_pause_seconds_max=0.05)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST.replace(b"50", b"%d" % LARGE_BYTES))
         await reader.readuntil(b"ok")
         await server.connect(POST)
@@ -109,10 +109,10 @@ async def test_a_body_that_was_answered_and_moves(patience: Patience):
         await reader.readuntil(b"ok")
 
 
-async def test_a_body_that_was_answered_and_ends(patience: Patience):
+async def test_a_body_that_was_answered_and_ends():
     """A client that sends the rest of it can go on with its next request."""
-    patience(LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_pause_seconds_max=HANG_SECONDS)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST)
         await reader.readuntil(b"ok")
         writer.write(b"x" * 50 + GET)
@@ -120,10 +120,10 @@ async def test_a_body_that_was_answered_and_ends(patience: Patience):
         assert server.connections == 1
 
 
-async def test_who_is_refused_while_it_sends_hears_why(patience: Patience):
+async def test_who_is_refused_while_it_sends_hears_why():
     """A client in the middle of a large body is not cut off before it has read the answer."""
-    patience(LEFT_BODY_PAUSE_SECONDS_MAX=HANG_SECONDS)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_pause_seconds_max=HANG_SECONDS)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST.replace(b"50", str(LARGE_BYTES).encode()))
         writer.write(b"x" * LARGE_BYTES)
         await writer.drain()
@@ -136,12 +136,10 @@ async def test_who_is_refused_while_it_sends_hears_why(patience: Patience):
     "body",
     [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", POST],
 )
-async def test_a_body_that_is_nonsense_after_its_answer(
-    patience: Patience, caplog: pytest.LogCaptureFixture, body: bytes
-):
+async def test_a_body_that_is_nonsense_after_its_answer(caplog: pytest.LogCaptureFixture, body: bytes):
     """The server hangs up, and nothing has failed."""
-    patience(LEFT_BODY_SECONDS_MAX=0.05)
-    async with running(answer_ok) as server:
+    limits = ServerLimits(left_body_seconds_max=0.05)
+    async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(body)
         await reader.readuntil(b"ok")
         writer.write(b"nonsense\r\n")
@@ -151,10 +149,10 @@ async def test_a_body_that_is_nonsense_after_its_answer(
 
 @pytest.mark.parametrize("is_encrypted", [False, True])
 @pytest.mark.parametrize("head", [GET * 50, GET.replace(b"Host", b"Connection: close\r\nHost")])
-async def test_a_client_that_reads_nothing(patience: Patience, tls: Tls, head: bytes, *, is_encrypted: bool):
+async def test_a_client_that_reads_nothing(tls: Tls, head: bytes, *, is_encrypted: bool):
     """Whoever asks and does not take the answer is cut off, also when the server has nothing more to say."""
-    patience(STUCK_SECONDS=0.05)
-    async with running(answer_much, tls if is_encrypted else None) as server:
+    limits = ServerLimits(stuck_seconds=0.05)
+    async with running(answer_much, tls if is_encrypted else None, limits=limits) as server:
         _, writer = await server.connect()
         assert isinstance(writer.transport, asyncio.ReadTransport)
         writer.transport.pause_reading()
@@ -163,9 +161,9 @@ async def test_a_client_that_reads_nothing(patience: Patience, tls: Tls, head: b
         await until(lambda: server.connections == 0)
 
 
-async def test_a_stream_that_is_read(patience: Patience):
+async def test_a_stream_that_is_read():
     """However little it says, it goes on for as long as its client takes it."""
-    patience(STUCK_SECONDS=0.01)
+    limits = ServerLimits(stuck_seconds=0.01)
     let_go = asyncio.Event()
 
     async def say_little(_: Scope, __: Receive, send: Send) -> None:
@@ -176,7 +174,7 @@ async def test_a_stream_that_is_read(patience: Patience):
         await let_go.wait()
         await send({"type": "http.response.body", "body": b"data: last\n\n"})
 
-    async with running(say_little) as server:
+    async with running(say_little, limits=limits) as server:
         reader, _ = await server.connect(GET)
         for _ in range(20):
             await reader.readuntil(b"data: x")
@@ -185,10 +183,10 @@ async def test_a_stream_that_is_read(patience: Patience):
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])
-async def test_one_client_has_a_share(monkeypatch: pytest.MonkeyPatch, tls: Tls, *, is_encrypted: bool):
+async def test_one_client_has_a_share(tls: Tls, *, is_encrypted: bool):
     """Beyond it its connections are refused at once with a problem, whatever they would have asked; one that ends makes room."""
-    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 2)
-    async with running(answer_ok, tls if is_encrypted else None) as server:
+    limits = ServerLimits(connections_per_client_max=2)
+    async with running(answer_ok, tls if is_encrypted else None, limits=limits) as server:
         first, _ = await server.connect(GET)
         await first.readuntil(b"ok")
         _, second = await server.connect()
@@ -204,11 +202,10 @@ async def test_one_client_has_a_share(monkeypatch: pytest.MonkeyPatch, tls: Tls,
         await third.readuntil(b"ok")
 
 
-async def test_clients_behind_a_proxy_have_no_shares(monkeypatch: pytest.MonkeyPatch):
+async def test_clients_behind_a_proxy_have_no_shares():
     """All come from its address: only the limit of all connections holds."""
-    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 1)
-    monkeypatch.setattr(http_connection, "CONNECTIONS_MAX", 2)
-    async with running(answer_ok, is_behind_proxy=True) as server:
+    limits = ServerLimits(connections_max=2, connections_per_client_max=1)
+    async with running(answer_ok, is_behind_proxy=True, limits=limits) as server:
         for _ in range(2):
             reader, _ = await server.connect(GET)
             await reader.readuntil(b"ok")
@@ -216,9 +213,8 @@ async def test_clients_behind_a_proxy_have_no_shares(monkeypatch: pytest.MonkeyP
         problem_in(await refused.read(), 503, "too-many-connections")
 
 
-async def test_too_many_requests(monkeypatch: pytest.MonkeyPatch):
+async def test_too_many_requests():
     """Requests that are worked on are counted, also when their clients have gone; more are refused with a problem."""
-    monkeypatch.setattr(http_server, "REQUESTS_MAX", 1)
     let_go, is_begun = asyncio.Event(), asyncio.Event()
 
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
@@ -227,7 +223,7 @@ async def test_too_many_requests(monkeypatch: pytest.MonkeyPatch):
             await let_go.wait()
         await answer_ok(scope, receive, send)
 
-    async with running(work) as server:
+    async with running(work, limits=ServerLimits(requests_max=1)) as server:
         _, gone = await server.connect(GET)
         await is_begun.wait()
         gone.close()
@@ -305,4 +301,4 @@ def test_how_long_requests_may_go_on(closing_seconds: float, given: int):
 
 def test_uvicorn_leaves_idle_clients_as_much_time():
     """It has a time of its own for them."""
-    assert HttpServer(answer_ok, None, 0).config.timeout_keep_alive == http_connection.IDLE_SECONDS_MAX
+    assert HttpServer(answer_ok, None, 0).config.timeout_keep_alive == SERVER_LIMITS.idle_seconds_max

@@ -1,59 +1,40 @@
 """The beginning of encrypted connections."""
 
 import contextlib
-from typing import Any
 
 import pytest
 
 from http_servers import GET, answer_ok, running
-from tenantry.server import http_connection, http_server, tls_handshake
+from tenantry.server.limits import ServerLimits
 from tenantry.server.settings import Tls
 from tenantry.server.tls_handshake import Handshakes
 from tenants import HANG_SECONDS, until
 
 
-@pytest.fixture
-def handshakes(monkeypatch: pytest.MonkeyPatch) -> list[Handshakes]:
-    """All handshakes that servers have."""
-    made: list[Handshakes] = []
-
-    class Seen(Handshakes):
-        def __init__(self, *options: Any) -> None:
-            super().__init__(*options)
-            made.append(self)
-
-    monkeypatch.setattr(http_server, "Handshakes", Seen)
-    return made
-
-
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03", GET])
-async def test_clients_that_do_not_encrypt(
-    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes], sent: bytes
-):
+async def test_clients_that_do_not_encrypt(tls: Tls, sent: bytes):
     """Whoever connects and does not go on, or speaks something else, is hung up on."""
-    monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS_MAX", 0.05)
-    async with running(answer_ok, tls) as server:
+    limits = ServerLimits(handshake_seconds_max=0.05)
+    async with running(answer_ok, tls, limits=limits) as server:
         server.trust = None
         reader, _ = await server.connect(sent)
         with contextlib.suppress(ConnectionResetError):
             assert not (await reader.read()).startswith(b"HTTP")
-        await until(lambda: not handshakes[0].under_way)
+        await until(lambda: not server.handshakes)
 
 
-async def test_too_many_who_do_not_encrypt(
-    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
-):
+async def test_too_many_who_do_not_encrypt(tls: Tls):
     """One client has a share of those that begin; what is beyond it is hung up on, and others are let in when they have gone."""
-    monkeypatch.setattr(http_connection, "CONNECTIONS_PER_CLIENT_MAX", 2)
-    async with running(answer_ok, tls) as server:
+    limits = ServerLimits(connections_per_client_max=2)
+    async with running(answer_ok, tls, limits=limits) as server:
         trust, server.trust = server.trust, None
         begun = [await server.connect() for _ in range(2)]
-        await until(lambda: len(handshakes[0].under_way) == 2)
+        await until(lambda: server.handshakes == 2)
         refused, _ = await server.connect()
         assert await refused.read() == b""
         for _, writer in begun:
             writer.close()
-        await until(lambda: not handshakes[0].under_way)
+        await until(lambda: not server.handshakes)
         server.trust = trust
         reader, _ = await server.connect(GET)
         await reader.readuntil(b"ok")
@@ -68,29 +49,25 @@ async def test_a_request_that_comes_with_the_end_of_the_handshake(tls: Tls):
                 await reader.readuntil(b"ok")
 
 
-async def test_a_handshake_does_not_keep_a_server_that_stops(
-    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
-):
+async def test_a_handshake_does_not_keep_a_server_that_stops(tls: Tls):
     """It is hung up on, and does not have its time."""
-    monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS_MAX", 2 * HANG_SECONDS)
-    async with running(answer_ok, tls) as server:
+    limits = ServerLimits(handshake_seconds_max=2 * HANG_SECONDS)
+    async with running(answer_ok, tls, limits=limits) as server:
         server.trust = None
         reader, _ = await server.connect()
-        await until(lambda: len(handshakes[0].under_way) == 1)
+        await until(lambda: server.handshakes == 1)
         server.server.stop(is_urgent=False)
         assert await reader.read() == b""
-        assert not handshakes[0].under_way
+        assert not server.handshakes
 
 
-async def test_a_handshake_that_ends_when_the_server_stops(
-    monkeypatch: pytest.MonkeyPatch, tls: Tls, handshakes: list[Handshakes]
-):
+async def test_a_handshake_that_ends_when_the_server_stops(monkeypatch: pytest.MonkeyPatch, tls: Tls):
     """Its client is not served any more: the others were told to go, and nobody would tell it."""
     monkeypatch.setattr(Handshakes, "abort", lambda _: None)  # it is just too late for this one
     async with running(answer_ok, tls) as server:
         trust, server.trust = server.trust, None
         reader, writer = await server.connect()
-        await until(lambda: len(handshakes[0].under_way) == 1)
+        await until(lambda: server.handshakes == 1)
         server.server.stop(is_urgent=False)
         await until(lambda: not server.is_listening)
         assert trust is not None

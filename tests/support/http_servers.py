@@ -6,7 +6,7 @@ Import it by name (``tests`` is on pytest's path): ``from http_servers import ru
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,9 +28,6 @@ LAST_GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 LARGE_BYTES = 8 * 2**20
 """More than the kernel keeps of an answer that nobody reads."""
-
-Patience = Callable[..., None]
-"""Shortens what a server waits for its clients: the fixture ``patience``."""
 
 
 async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +58,12 @@ class Running:
     def connections(self) -> int:
         """How many there are."""
         return len(self.server.server_state.connections)
+
+    @property
+    def handshakes(self) -> int:
+        """How many TLS handshakes are under way."""
+        assert self.server.handshakes is not None
+        return len(self.server.handshakes.under_way)
 
     @property
     def is_listening(self) -> bool:

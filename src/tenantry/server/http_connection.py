@@ -1,21 +1,23 @@
 """One connection of an HTTP server: uvicorn's, with a timeout for everything that it waits for.
 
+The timeouts are fields of `ServerLimits`.
+
 | the client has to | within |
 |---|---|
-| send the head of a request | `HEAD_SECONDS_MAX` from its first byte; of the first request, from the connection's beginning |
-| begin the next request | `IDLE_SECONDS_MAX` from the last response |
-| end a body whose request was answered already | `LEFT_BODY_SECONDS_MAX`, without a pause of `LEFT_BODY_PAUSE_SECONDS_MAX` |
-| receive what is sent | `STUCK_SECONDS`: a connection without progress between two checks is closed |
-| end TLS after the connection was closed | `END_SECONDS_MAX` |
+| send the head of a request | `head_seconds_max` from its first byte; of the first request, from the connection's beginning |
+| begin the next request | `idle_seconds_max` from the last response |
+| end a body whose request was answered already | `left_body_seconds_max`, without a pause of `left_body_pause_seconds_max` |
+| receive what is sent | `stuck_seconds`: a connection without progress between two checks is closed |
+| end TLS after the connection was closed | `end_seconds_max` |
 
 A body that the application reads has the application's timeout. A stream that the client receives has no timeout.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,32 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tenantry.admin.http.address import network_of
 from tenantry.admin.http.headers import SAFE_HEADERS
 from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError, too_many
-
-HEAD_SECONDS_MAX: Final = 20.0
-"""How long a client may take to send the head of a request."""
-
-IDLE_SECONDS_MAX: Final = 75
-"""How long a client may keep a connection open between two requests. Longer than proxies do, usually 60 s: if the server closed
-the connection first, a proxy could send a request at that moment, and would not know whether it was handled."""
-
-LEFT_BODY_SECONDS_MAX: Final = 30.0
-"""How long a client may continue to send a body after the response. Most clients read the response only after they have sent the
-whole body, and lose it if the connection is closed before."""
-
-LEFT_BODY_PAUSE_SECONDS_MAX: Final = 2.0
-"""How long a client may pause in such a body."""
-
-STUCK_SECONDS: Final = 30.0
-"""A client that receives nothing of a response is disconnected after one to two of these intervals."""
-
-END_SECONDS_MAX: Final = 2.0
-"""How long a client may take to close a connection that the server has closed and that has nothing left to send."""
-
-CONNECTIONS_MAX: Final = 256
-"""Further connections are refused."""
-
-CONNECTIONS_PER_CLIENT_MAX: Final = 128
-"""Further connections of the same address are refused, so that one client cannot take all of them."""
+from tenantry.server.limits import ServerLimits
 
 
 class _Wait(Enum):
@@ -64,13 +41,17 @@ class TimeoutConnection(H11Protocol):
     """A connection with a timeout for everything that it waits for.
 
     Args:
+        limits: How long the client may take, and how many connections there may be.
         options: Options for uvicorn's class.
         is_shared: Whether many clients share an address, because a proxy is in front.
         is_stopping: Returns whether the server stops.
     """
 
-    def __init__(self, *, is_shared: bool, is_stopping: Callable[[], bool], **options: Any) -> None:
+    def __init__(
+        self, *, limits: ServerLimits, is_shared: bool, is_stopping: Callable[[], bool], **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.limits = limits
         self.is_stopping = is_stopping
         self.network: str | None = None
         """Identifies the client, see `network_of`; None if its address is unknown or shared."""
@@ -90,10 +71,12 @@ class TimeoutConnection(H11Protocol):
         self.network = self.network_behind(transport)
         if self.is_stopping():  # the server has told its connections already to close
             transport.abort()
-        elif is_over(self.network, [getattr(one, "network", None) for one in self.connections]):
+        elif self.limits.has_too_many(
+            [getattr(one, "network", None) for one in self.connections], self.network
+        ):
             self.connections.discard(self)
             # Even if the client does not end TLS: the connection is no longer counted.
-            self._watch = self.loop.call_later(END_SECONDS_MAX, transport.abort)
+            self._watch = self.loop.call_later(self.limits.end_seconds_max, transport.abort)
             self._end_with(
                 too_many(
                     "connections",
@@ -173,11 +156,11 @@ class TimeoutConnection(H11Protocol):
         """Start the timeout for the client's next step, unless it is running already."""
         theirs = self.conn.their_state
         if self.transport.is_closing():
-            self._wait_for(_Wait.END, END_SECONDS_MAX)
+            self._wait_for(_Wait.END, self.limits.end_seconds_max)
         elif theirs is h11.IDLE and self._is_between_requests():
-            self._wait_for(_Wait.NEXT, IDLE_SECONDS_MAX)
+            self._wait_for(_Wait.NEXT, self.limits.idle_seconds_max)
         elif theirs is h11.IDLE:
-            self._wait_for(_Wait.HEAD, HEAD_SECONDS_MAX)
+            self._wait_for(_Wait.HEAD, self.limits.head_seconds_max)
         elif theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE:
             self._wait_for_left_body()
         else:
@@ -198,16 +181,18 @@ class TimeoutConnection(H11Protocol):
     def _wait_for_left_body(self) -> None:
         now = self.loop.time()
         if self._waits_for is not _Wait.LEFT_BODY:
-            self._left_body_ends_at = now + LEFT_BODY_SECONDS_MAX
+            self._left_body_ends_at = now + self.limits.left_body_seconds_max
         self._wait_for(None)  # data has arrived: the pause begins again
-        self._wait_for(_Wait.LEFT_BODY, min(LEFT_BODY_PAUSE_SECONDS_MAX, self._left_body_ends_at - now))
+        self._wait_for(
+            _Wait.LEFT_BODY, min(self.limits.left_body_pause_seconds_max, self._left_body_ends_at - now)
+        )
 
     def _give_up(self) -> None:
         if self._waits_for is not _Wait.END:
             self.transport.close()
             self._mind_client()
         elif self._unsent_bytes():  # `_look` closes it if the client receives nothing
-            self._timer = self.loop.call_later(END_SECONDS_MAX, self._give_up)
+            self._timer = self.loop.call_later(self.limits.end_seconds_max, self._give_up)
         else:
             self.transport.abort()
 
@@ -218,14 +203,8 @@ class TimeoutConnection(H11Protocol):
             self.transport.abort()
             return
         self._stuck_bytes = unsent_bytes if is_stuck else None
-        self._watch = self.loop.call_later(STUCK_SECONDS, self._look)
+        self._watch = self.loop.call_later(self.limits.stuck_seconds, self._look)
 
     def _unsent_bytes(self) -> int:
         beneath = 0 if self.carrier is None else self.carrier.get_write_buffer_size()
         return beneath + self.transport.get_write_buffer_size()
-
-
-def is_over(network: str | None, networks: Sequence[str | None]) -> bool:
-    """Return whether there are too many connections in all, or from this network."""
-    is_over_share = network is not None and networks.count(network) > CONNECTIONS_PER_CLIENT_MAX
-    return len(networks) > CONNECTIONS_MAX or is_over_share

@@ -18,12 +18,10 @@ from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_
 from tenantry.admin.http.unexpected_errors import ResponseSend
 from tenantry.server.certificate import Certificate
 from tenantry.server.errors import ServeSettingsError
-from tenantry.server.http_connection import IDLE_SECONDS_MAX, TimeoutConnection
+from tenantry.server.http_connection import TimeoutConnection
+from tenantry.server.limits import SERVER_LIMITS, ServerLimits
 from tenantry.server.settings import Endpoint
 from tenantry.server.tls_handshake import Handshakes
-
-REQUESTS_MAX: Final = 256
-"""Further requests get 503. A request counts until it has been handled, even if its client has disconnected."""
 
 SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
 """The kernel accepts more of a response when it has less than this to send."""
@@ -39,6 +37,7 @@ class HttpServer(uvicorn.Server):
         certificate: The TLS certificate; None for no TLS.
         closing_seconds: How long requests may continue when the server stops.
         is_behind_proxy: Whether all clients have a proxy's address.
+        limits: How long clients may take, and how many connections and requests there may be.
     """
 
     def __init__(
@@ -48,21 +47,26 @@ class HttpServer(uvicorn.Server):
         closing_seconds: float,
         *,
         is_behind_proxy: bool = False,
+        limits: ServerLimits = SERVER_LIMITS,
     ) -> None:
         self._is_stopping = False
         make: Any = partial(
-            TimeoutConnection, is_shared=is_behind_proxy, is_stopping=lambda: self._is_stopping
+            TimeoutConnection,
+            limits=limits,
+            is_shared=is_behind_proxy,
+            is_stopping=lambda: self._is_stopping,
         )
-        self._handshakes = None if certificate is None else Handshakes(make, certificate)
+        self.handshakes = None if certificate is None else Handshakes(make, certificate)
+        """The TLS handshakes that are under way; None without TLS."""
         super().__init__(
             uvicorn.Config(
-                SafeHeaders(RequestLimit(app)),
-                http=self._handshakes or make,  # type: ignore[arg-type]  # it is only called
+                SafeHeaders(RequestLimit(app, limits.requests_max)),
+                http=self.handshakes or make,  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=IDLE_SECONDS_MAX,
+                timeout_keep_alive=math.ceil(limits.idle_seconds_max),
                 timeout_graceful_shutdown=math.ceil(closing_seconds),
             )
         )
@@ -82,8 +86,8 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: wait for requests, and abort TLS handshakes."""
         self._is_stopping = True
-        if self._handshakes is not None:
-            self._handshakes.abort()
+        if self.handshakes is not None:
+            self.handshakes.abort()
         await super().shutdown(sockets)
         if self.force_exit:
             # uvicorn omits this after a forced exit, and Starlette would log a stack trace.
@@ -100,16 +104,20 @@ class RequestLimit:
 
     Args:
         app: The application.
+        requests_max: How many requests may be handled at once.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, requests_max: int) -> None:
         self._app = app
+        self._requests_max = requests_max
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or refuse it."""
-        if scope["type"] == "http" and self._running >= REQUESTS_MAX:
-            problem = too_many("requests", f"{REQUESTS_MAX} requests are handled already: try again later")
+        if scope["type"] == "http" and self._running >= self._requests_max:
+            problem = too_many(
+                "requests", f"{self._requests_max} requests are handled already: try again later"
+            )
             refusal = await answer_problem(Request(scope), problem)
             await refusal(scope, receive, send)
             return

@@ -5,14 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tenantry.server.certificate import Certificate
-from tenantry.server.http_connection import TimeoutConnection, is_over
-
-HANDSHAKE_SECONDS_MAX: Final = 10.0
-"""How long a client may take for the TLS handshake."""
-
-CLOSED_SECONDS_MAX: Final = 60.0
-"""How long a closed connection may take to send the rest. `TimeoutConnection` ends it sooner if the client receives nothing or
-has received everything; asyncio cannot tell the two apart, and would drop the rest."""
+from tenantry.server.http_connection import TimeoutConnection
 
 TLS_UNSENT_BYTES_MAX: Final = 64 * 2**10
 """How much may wait for encryption before the application has to pause: as much as without TLS. With asyncio's 512 KiB a slow but
@@ -66,7 +59,8 @@ class Handshake(asyncio.Protocol):
         under_way = self._handshakes.under_way
         under_way.add(self)
         self._transport = transport
-        if self._connection.is_stopping() or is_over(self.network, [one.network for one in under_way]):
+        networks = [one.network for one in under_way]
+        if self._connection.is_stopping() or self._connection.limits.has_too_many(networks, self.network):
             self.abort()
             return
         transport.pause_reading()  # until TLS reads it
@@ -95,8 +89,8 @@ class Handshake(asyncio.Protocol):
                 self,
                 self._handshakes.certificate.context,
                 server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX,
-                ssl_shutdown_timeout=CLOSED_SECONDS_MAX,
+                ssl_handshake_timeout=self._connection.limits.handshake_seconds_max,
+                ssl_shutdown_timeout=self._connection.limits.closed_seconds_max,
             )
         except OSError:  # the client has disconnected, took too long, or does not speak TLS
             transport.abort()
