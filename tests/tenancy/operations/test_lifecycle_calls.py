@@ -177,6 +177,19 @@ class TestWhatTheSystemRefuses:
         assert await contents(registry.tenant("acme")) == ["of acme"]
 
 
+class TestAnOpenTransaction:
+    """Operations on a tenant while a transaction of it is open."""
+
+    async def test_a_request_that_changes_nothing(self, registry: TenantRegistry):
+        """A repeated resume does not wait for the transaction, which may be its own caller's."""
+        await registry.create("acme")
+        async with registry.tenant("acme").transaction() as tx:
+            await tx.messages.save(make_message("one"))
+            async with asyncio.timeout(5):
+                await registry.resume("acme")
+        assert await contents(registry.tenant("acme")) == ["one"]
+
+
 class TestCancellation:
     """Callers that leave, and a registry that closes, while lifecycle operations are under way."""
 
