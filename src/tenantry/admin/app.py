@@ -25,6 +25,7 @@ from tenantry.admin.http.problems import (
 from tenantry.admin.http.request_checks import RequestChecks
 from tenantry.admin.http.routing import Service
 from tenantry.admin.http.strangers import STRANGER_RATE, StrangerRate, Strangers
+from tenantry.admin.http.stream_authorization import AUTHORIZATION_SECONDS
 from tenantry.admin.http.unexpected_errors import UnexpectedErrors
 from tenantry.admin.openapi.document import complete
 from tenantry.admin.openapi.route import make_document_route
@@ -92,6 +93,7 @@ def create_admin_app(
     has_console: bool = True,
     allowed_hosts: Collection[str] | None = None,
     strangers: StrangerRate = STRANGER_RATE,
+    authorization_seconds: float = AUTHORIZATION_SECONDS,
 ) -> FastAPI:
     """Return the admin API of a registry, to be served alone or mounted into an application of your own.
 
@@ -101,7 +103,7 @@ def create_admin_app(
 
     Args:
         registry: The tenants.
-        authenticate: Identifies the caller; by API key if left out. Called again every second while a stream runs.
+        authenticate: Identifies the caller; by API key if left out. Called again every `authorization_seconds` while a stream runs.
         collectors: The metrics that ``/metrics`` exposes.
         has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are served; they need no key.
         has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars, which name tenants to callers without a key.
@@ -110,6 +112,7 @@ def create_admin_app(
         allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``; ``*.example.com``
             for all names below one. Other names get 421. None for all names, if the surrounding application checks them.
         strangers: How often each client may send requests without a valid key.
+        authorization_seconds: How often the key of a stream is checked: a stream outlives its key by at most this.
     """
     clock = SystemClock()
     service = Service(
@@ -118,6 +121,7 @@ def create_admin_app(
         Operations(clock),
         TopTenants(),
         bodies,
+        authorization_seconds,
     )
     registry.add_hook(service.top_tenants)
     registry.add_hook(service.operations.observe)

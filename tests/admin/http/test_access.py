@@ -275,15 +275,13 @@ async def test_a_key_that_revokes_itself(service: Service):
     check_problem(await client.delete(f"/v1/keys/{made.key.id}"), 401, "unauthorized")
 
 
-async def test_a_bundle_that_comes_with_a_key_that_is_revoked(
-    service: Service, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_bundle_that_comes_with_a_key_that_is_revoked(service: Service, data_dir: Path):
     """The upload is refused within the interval of the watch, although its sender pauses; no tenant is made."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
+    checking = Service(service.registry, authorization_seconds=0.01)
     made = await service.registry.keys.create(scopes=[Scope.ADMIN])
 
     head = f"POST /v1/tenants/acme/import HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made.token}\r\n"
-    async with served(service.app) as url, asyncio.timeout(HANG_SECONDS):
+    async with served(checking.app) as url, asyncio.timeout(HANG_SECONDS):
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(f"{head}Content-Type: application/gzip\r\nContent-Length: 1000\r\n\r\nx".encode())
         await until(lambda: any((data_dir / "scratch").glob("*/*/bundle.tar.gz")))
@@ -294,17 +292,14 @@ async def test_a_bundle_that_comes_with_a_key_that_is_revoked(
     assert await service.registry.find("acme") is None
 
 
-async def test_a_key_that_is_revoked_while_an_export_goes_out(
-    service: Service, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_key_that_is_revoked_while_an_export_goes_out(service: Service, data_dir: Path):
     """The answer is cut off, although its receiver takes nothing at that moment; the bundle's file is removed."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
     await service.registry.create("acme")
     for number in range(12):
         content = random.Random(number).randbytes(512 * 1024).hex()
         await service.registry.tenant("acme").messages.save(make_message(content))
     made = await service.registry.keys.create(scopes=[Scope.OPERATE])
-    patient = Service(service.registry, bodies=BodyLimits(seconds_max=3600))
+    patient = Service(service.registry, bodies=BodyLimits(seconds_max=3600), authorization_seconds=0.01)
     async with served(patient.app) as url, asyncio.timeout(HANG_SECONDS):
         with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
             # What the kernel buffers is less than the bundle, so the server waits for its client.
@@ -317,14 +312,14 @@ async def test_a_key_that_is_revoked_while_an_export_goes_out(
             await until(lambda: not any((data_dir / "scratch").glob("*/*/bundle.tar.gz")))
 
 
-async def test_a_stream_of_a_tenant_that_the_key_loses(service: Service, monkeypatch: pytest.MonkeyPatch):
+async def test_a_stream_of_a_tenant_that_the_key_loses(service: Service):
     """A stream about an operation ends when the operation's tenant is another company's."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
+    checking = Service(service.registry, authorization_seconds=0.01)
     await service.registry.create("acme")
     await service.registry.create("beta")
-    admin = await service.caller("admin")
+    admin = await service.caller("admin", app=checking.app)
     token = await service.token("read", tenants=["acme", "beta"])
-    async with served(service.app) as url, connected(url, token) as client:
+    async with served(checking.app) as url, connected(url, token) as client:
         async with service.registry.tenant("acme").transaction():
             accepted = await admin.post("/v1/tenants/acme/archive")
             async with client.stream("GET", f"{accepted.headers['location']}/events") as response:

@@ -200,11 +200,11 @@ async def test_a_job_outlives_its_streams(
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
-async def test_a_stream_does_not_outlive_its_key(service: Service, job: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_stream_does_not_outlive_its_key(service: Service, job: str):
     """When the key is not good any more the stream ends as it should, and the job goes on."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
+    checking = Service(service.registry, authorization_seconds=0.01)
     made = await service.registry.keys.create()
-    async with served(service.app) as url, connected(url, made.token) as client:
+    async with served(checking.app) as url, connected(url, made.token) as client:
         async with client.stream("GET", f"/v1/jobs/{job}/events") as response:
             seen = events(response)
             assert (await anext(seen))["state"] == "running"

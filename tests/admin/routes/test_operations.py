@@ -215,11 +215,11 @@ async def test_a_client_that_goes_away_from_a_stream(service: Service, caplog: p
 
 
 @pytest.mark.usefixtures("acme")
-async def test_a_stream_does_not_outlive_its_key(service: Service, monkeypatch: pytest.MonkeyPatch):
+async def test_a_stream_does_not_outlive_its_key(service: Service):
     """When the key is revoked the stream ends, though the operation goes on; other keys' streams go on with it."""
-    monkeypatch.setattr("tenantry.admin.http.stream_authorization.AUTHORIZATION_SECONDS", 0.01)
+    checking = Service(service.registry, authorization_seconds=0.01)
     made = await service.registry.keys.create()
-    async with served(service.app) as url, connected(url, await service.token("admin")) as client:
+    async with served(checking.app) as url, connected(url, await service.token("admin")) as client:
         async with service.registry.tenant("acme").transaction():
             accepted = await client.post("/v1/tenants/acme/archive")
             path = f"{accepted.headers['location']}/events"

@@ -17,7 +17,11 @@ from tenantry.admin.http.cursors import CursorSigner
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
-from tenantry.admin.http.stream_authorization import AuthorizedResponse, stream_authorization
+from tenantry.admin.http.stream_authorization import (
+    AUTHORIZATION_SECONDS,
+    AuthorizedResponse,
+    stream_authorization,
+)
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.catalog.api_keys import Scope
@@ -35,6 +39,7 @@ class Service:
         operations: The operations that run, and those that have ended.
         top_tenants: Counts calls by tenant.
         bodies: The limits of request bodies.
+        authorization_seconds: How often the key of a stream is checked.
         transfers: How many bundles are being sent or received, by caller.
         draining: Set when the service is about to stop.
         stopping: Set when streams that do not end by themselves must end.
@@ -47,12 +52,14 @@ class Service:
         operations: Operations,
         top_tenants: TopTenants,
         bodies: BodyLimits = BODY_LIMITS,
+        authorization_seconds: float = AUTHORIZATION_SECONDS,
     ) -> None:
         self.registry = registry
         self.authenticate = authenticate
         self.operations = operations
         self.top_tenants = top_tenants
         self.bodies = bodies
+        self.authorization_seconds = authorization_seconds
         self.transfers: Counter[str] = Counter()
         self.draining = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -69,7 +76,7 @@ class AdminRoute(APIRoute):
     """An endpoint that needs an API key; a POST also takes an idempotency key.
 
     The caller's right is checked when the request begins, when the whole body has arrived, when the operation has its turn, and
-    every second while a stream is received or sent; see `Access`.
+    every `AUTHORIZATION_SECONDS` while a stream is received or sent; see `Access`.
     """
 
     body_type: ClassVar[str] = "application/json"
@@ -95,8 +102,11 @@ class AdminRoute(APIRoute):
             request = Request(request.scope, receive)
             if self.body_field is not None or self.is_streamed:
                 check_media_type(request, self.body_type)
+            seconds = service.authorization_seconds
             authorization = (
-                stream_authorization(access, receive.refuse) if self.is_streamed else nullcontext()
+                stream_authorization(access, receive.refuse, interval_seconds=seconds)
+                if self.is_streamed
+                else nullcontext()
             )
             with acting_as(principal.name), acting_under(access), _refused_as_unauthorized():
                 async with authorization:
@@ -107,7 +117,7 @@ class AdminRoute(APIRoute):
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
             if isinstance(response, StreamingResponse):
-                return AuthorizedResponse(response, access)
+                return AuthorizedResponse(response, access, interval_seconds=seconds)
             if hides_paths(request) and response.body:
                 response.body = values_without_paths(bytes(response.body), service.registry.config.data_dir)
                 response.headers["content-length"] = str(len(response.body))

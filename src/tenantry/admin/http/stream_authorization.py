@@ -15,15 +15,18 @@ from tenantry.admin.http.access import Access
 from tenantry.errors import TenantryError
 
 AUTHORIZATION_SECONDS: Final = 1.0
-"""How long a stream may outlive its key."""
+"""How often the key of a stream is checked: a stream outlives its key by at most this."""
 
 _LAST_PART_SECONDS_MAX: Final = 1.0
 
 
 @asynccontextmanager
-async def stream_authorization(access: Access, refuse: Callable[[Exception], None]) -> AsyncIterator[None]:
-    """Check every `AUTHORIZATION_SECONDS` in the block whether the caller may still make the request; call `refuse` once if not."""
-    task = asyncio.create_task(_check_repeatedly(access, refuse), name="tenantry stream's key")
+async def stream_authorization(
+    access: Access, refuse: Callable[[Exception], None], *, interval_seconds: float
+) -> AsyncIterator[None]:
+    """Check repeatedly in the block whether the caller may still make the request; call `refuse` once if not."""
+    checks = _check_repeatedly(access, refuse, interval_seconds)
+    task = asyncio.create_task(checks, name="tenantry stream's key")
     try:
         yield
     finally:
@@ -32,9 +35,11 @@ async def stream_authorization(access: Access, refuse: Callable[[Exception], Non
             await asyncio.wait([task])
 
 
-async def _check_repeatedly(access: Access, refuse: Callable[[Exception], None]) -> None:
+async def _check_repeatedly(
+    access: Access, refuse: Callable[[Exception], None], interval_seconds: float
+) -> None:
     while True:
-        await anyio.sleep(AUTHORIZATION_SECONDS)
+        await anyio.sleep(interval_seconds)
         try:
             await access.check_stream()
         except (HTTPException, TenantryError) as error:  # a check that fails counts as a refusal
@@ -51,18 +56,22 @@ class AuthorizedResponse(StreamingResponse):
     Args:
         response: The response.
         access: What the request may do.
+        interval_seconds: How often that is checked.
     """
 
-    def __init__(self, response: StreamingResponse, access: Access) -> None:
+    def __init__(self, response: StreamingResponse, access: Access, *, interval_seconds: float) -> None:
         super().__init__(response.body_iterator, response.status_code)
         self.raw_headers = response.raw_headers
         self._response = response
         self._access = access
+        self._interval_seconds = interval_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         with anyio.CancelScope() as sending:
-            async with stream_authorization(self._access, lambda _: sending.cancel()):
+            async with stream_authorization(
+                self._access, lambda _: sending.cancel(), interval_seconds=self._interval_seconds
+            ):
                 await self._response(scope, receive, send)
         if not sending.cancelled_caught:
             return
