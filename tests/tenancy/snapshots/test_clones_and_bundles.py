@@ -1,5 +1,7 @@
 """New tenants from others' data: clones, and bundles that other programs can read."""
 
+import asyncio
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tenantry.errors import (
     TenantExistsError,
     TenantNotFoundError,
 )
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenants import database_path, make_message, query, stored_contents, write_pack
 
 
@@ -66,6 +69,27 @@ class TestClone:
         await registry.clone("acme", "globex")
         await registry.tenant("globex").messages.save(make_message("three"))
         assert stored_contents(data_dir, "globex") == ["one", "two", "three"]
+
+    async def test_left_by_a_process_whose_thread_still_has_the_file(self, data_dir: Path):
+        """A registry opens without waiting for the file of a clone that was not finished; the next one finishes it."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await make_acme(registry)
+            clone = await registry.clone("acme", "globex")
+        intent = json.dumps({"action": "clone", "arguments": {}, "begun_at": "2026-01-01T00:00:00Z"})
+        query(
+            data_dir / "catalog.db",
+            "UPDATE tenants SET state = 'provisioning', intent = ? WHERE id = 'globex'",
+            intent,
+        )
+        lock = FileOwnership(database_path(data_dir, "globex").with_name("lock"), clone.uid, clone.id)
+        lock.acquire()
+        try:
+            async with asyncio.timeout(5), TenantRegistry(config(data_dir, call_timeout_seconds=600.0)):
+                pass
+        finally:
+            lock.release()
+        async with TenantRegistry(config(data_dir)) as registry:
+            assert (await registry.get("globex")).state is TenantState.ACTIVE
 
 
 class TestBundle:

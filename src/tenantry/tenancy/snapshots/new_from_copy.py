@@ -61,7 +61,8 @@ class NewFromCopy:
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish a creation whose process died, or remove the tenant if it has no database."""
-        async with self._tools.backend.exclusive(tenant.place) as closed:
+        # Nobody serves the tenant, so another holder of its lock is a thread that hangs. A registry that opens must not wait for it.
+        async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             is_placed = await closed.exists()
         if is_placed:
             await self._create.provision(operation, tenant)
