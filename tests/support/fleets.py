@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tenantry import RegistryConfig, TenantHandle, TenantRegistry
+from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.job import FleetResult
+from tenantry.tenancy.fleet.limits import FLEET_LIMITS, FleetLimits
 from tenants import HANG_SECONDS, database_path, make_message, query
 
 INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER NOT NULL) STRICT;"
@@ -25,6 +27,14 @@ def fleet_config(data_dir: Path, **fields: Any) -> RegistryConfig:
     return RegistryConfig(
         data_dir=data_dir, **{"open_tenants_max": 16, "catalog_poll_interval_seconds": 0.02, **fields}
     )
+
+
+def limited(registry: TenantRegistry, limits: FleetLimits) -> TenantRegistry:
+    """Give other limits to the fleet jobs of a registry that has not opened yet, and return the registry."""
+    fleet = registry.fleet
+    tools = replace(fleet._tools, limits=limits)
+    Fleet.__init__(fleet, tools, check_open=fleet._check_open, log=fleet._runner._log)
+    return registry
 
 
 def tenant_ids(count: int) -> list[str]:
@@ -149,9 +159,11 @@ def fail_with(error: Exception) -> Any:
 
 
 @asynccontextmanager
-async def holding(data_dir: Path, held: Held, **fields: Any) -> AsyncIterator[TenantRegistry]:
+async def holding(
+    data_dir: Path, held: Held, *, limits: FleetLimits = FLEET_LIMITS, **fields: Any
+) -> AsyncIterator[TenantRegistry]:
     """Open a registry that knows the function ``held``."""
-    registry = TenantRegistry(fleet_config(data_dir, **fields))
+    registry = limited(TenantRegistry(fleet_config(data_dir, **fields)), limits)
     registry.fleet.register("held", held)
     async with registry:
         yield registry

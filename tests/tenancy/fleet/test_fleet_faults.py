@@ -14,6 +14,7 @@ from fleets import (
     fail_with,
     fleet_config,
     holding,
+    limited,
     paused_job,
 )
 from tenantry import TenantRegistry
@@ -24,36 +25,32 @@ from tenantry.errors import (
     PersistenceError,
     QueryError,
 )
-from tenantry.tenancy.fleet import attempts
-from tenantry.tenancy.fleet import runner as fleet_runner
-from tenantry.tenancy.fleet import table as fleet_table
+from tenantry.tenancy.fleet.limits import FleetLimits
 from tenants import MovedClock, query, until
 
 
 class TestFaults:
     """A catalog that fails under a job."""
 
-    async def test_an_outcome_that_cannot_be_written_yet(
-        self, data_dir: Path, entries: list[str], monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_an_outcome_that_cannot_be_written_yet(self, data_dir: Path, entries: list[str]):
         """Where the catalog is busy for a moment, the outcome is written later, and the work not done again."""
-        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001,))
+        limits = FleetLimits(retry_seconds=(0.001,))
         held = Held()
         await held.let_go()
-        async with holding(data_dir, held) as registry:
+        async with holding(data_dir, held, limits=limits) as registry:
             failing_once(registry, QueryError("busy", is_transient=True))
             job = await registry.fleet.start("held", concurrency=2)
             assert (await registry.fleet.wait(job.id)).done == 20
         assert sorted(held.order) == entries
 
     @pytest.mark.usefixtures("entries")
-    async def test_an_outcome_that_cannot_be_written(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    async def test_an_outcome_that_cannot_be_written(self, data_dir: Path):
         """The job ends here, the others finish; after a while it goes on, and that tenant is done again."""
-        monkeypatch.setattr(fleet_runner, "FAILED_RETRY_SECONDS", 0.0)
+        limits = FleetLimits(failed_retry_seconds=0.0)
         held = Held()
         await held.let_go()
         with structlog.testing.capture_logs() as logs:
-            async with holding(data_dir, held) as registry:
+            async with holding(data_dir, held, limits=limits) as registry:
                 failing_once(registry, PersistenceError("disk full"))
                 job = await registry.fleet.start("held", concurrency=2)
                 assert (await registry.fleet.wait(job.id)).done == 20
@@ -119,13 +116,12 @@ class TestFaults:
             assert list((data_dir / "operations").iterdir()) == []
 
     @pytest.mark.usefixtures("entries")
-    async def test_what_ended_long_ago_is_forgotten(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    async def test_what_ended_long_ago_is_forgotten(self, data_dir: Path):
         """A job is deleted with its outcomes when it ended `fleet_retention_seconds` ago; a paused one stays."""
-        monkeypatch.setattr(fleet_table, "DELETED_ROWS_MAX", 3)  # in several transactions
+        limits = FleetLimits(deleted_rows_max=3)  # in several transactions
         clock = MovedClock()
-        registry = TenantRegistry(
-            fleet_config(data_dir, fleet_retention_seconds=3600, clock_hold_seconds=0), clock=clock
-        )
+        config = fleet_config(data_dir, fleet_retention_seconds=3600, clock_hold_seconds=0)
+        registry = limited(TenantRegistry(config, clock=clock), limits)
         async with registry:
             registry.fleet.register("fail", fail_with(ValueError("no")))
             paused = await paused_job(registry, "fail")

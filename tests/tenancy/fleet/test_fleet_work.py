@@ -16,6 +16,7 @@ from fleets import (
     fail_with,
     fleet_config,
     holding,
+    limited,
     make_fleet,
     nested,
     paused_job,
@@ -34,8 +35,8 @@ from tenantry.errors import (
 )
 from tenantry.events import FleetTenantFinished, StoreMigrated, TenantClosed, TenantOpened
 from tenantry.observability import RegistryMetrics
-from tenantry.tenancy.fleet import attempts
 from tenantry.tenancy.fleet.job import JobState
+from tenantry.tenancy.fleet.limits import FleetLimits
 from tenants import HANG_SECONDS, Recorder, database_path, make_message, query, stored_contents, write_pack
 
 
@@ -123,15 +124,15 @@ class TestMigrate:
             with pytest.raises(TenantNotFoundError):
                 await registry.fleet.status("t-00001")
 
-    async def test_a_tenant_that_is_open_elsewhere(
-        self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_tenant_that_is_open_elsewhere(self, data_dir: Path, invoices: Schema):
         """It is tried several times, then counts as failed; current as the other process has it, it is skipped."""
-        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001, 0.001))
+        limits = FleetLimits(retry_seconds=(0.001, 0.001))
         await make_fleet(data_dir, 2)
         async with TenantRegistry(fleet_config(data_dir)) as old:
             await old.tenant("t-00000").messages.save(make_message())
-            async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+            async with limited(
+                TenantRegistry(fleet_config(data_dir), schemas=[invoices]), limits
+            ) as registry:
                 job = await registry.fleet.start("migrate")
                 assert (await registry.fleet.wait(job.id)).failed == 1
                 [failed] = await registry.fleet.results(job.id, outcome="owned_elsewhere")
@@ -142,15 +143,14 @@ class TestMigrate:
                 job = await registry.fleet.start("migrate")
                 assert (await registry.fleet.wait(job.id)).skipped == 2
 
-    async def test_a_tenant_that_is_busy_for_a_while(
-        self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_tenant_that_is_busy_for_a_while(self, data_dir: Path, invoices: Schema):
         """A tenant that another process is at is tried again, and migrated once that one has finished."""
-        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001,) * 10_000)
-        monkeypatch.setattr(attempts, "RETRY_AFTER_SECONDS_MAX", 0.0)
+        limits = FleetLimits(retry_seconds=(0.001,) * 10_000, retry_after_seconds_max=0.0)
         await make_fleet(data_dir, 1)
         hook = Recorder()
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
+        async with limited(
+            TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]), limits
+        ) as registry:
             intent = json.dumps({"action": "snapshot", "begun_at": "2026-11-23T12:00:00Z"})
             query(data_dir / "catalog.db", "UPDATE tenants SET intent = ?", intent)
             job = await registry.fleet.start("migrate")
@@ -159,14 +159,14 @@ class TestMigrate:
             assert (await registry.fleet.wait(job.id)).done == 1
             assert len(await all_results(registry, job.id)) == 1
 
-    async def test_a_pause_ends_the_attempts(
-        self, data_dir: Path, invoices: Schema, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_pause_ends_the_attempts(self, data_dir: Path, invoices: Schema):
         """A tenant whose next attempt is waited for stays to be done."""
-        monkeypatch.setattr(attempts, "RETRY_SECONDS", (HANG_SECONDS,))
+        limits = FleetLimits(retry_seconds=(HANG_SECONDS,))
         await make_fleet(data_dir, 1)
         hook = Recorder()
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
+        async with limited(
+            TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]), limits
+        ) as registry:
             intent = json.dumps({"action": "snapshot", "begun_at": "2026-11-23T12:00:00Z"})
             query(data_dir / "catalog.db", "UPDATE tenants SET intent = ?", intent)
             job = await registry.fleet.start("migrate")
@@ -278,13 +278,10 @@ class TestSnapshots:
         assert result.error == f"ValueError: {entries[0]} fails"
         assert result.detail == {"snapshot_before": "snapshot-1", "return_error": "the snapshot is gone"}
 
-    async def test_a_retry_uses_the_first(
-        self, data_dir: Path, entries: list[str], monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_retry_uses_the_first(self, data_dir: Path, entries: list[str]):
         """After an attempt that failed the tenant may not be as it was before: no other snapshot is taken of it."""
-        monkeypatch.setattr(attempts, "RETRY_SECONDS", (0.001, 0.001))
         snapshots = FakeSnapshots()
-        registry = TenantRegistry(fleet_config(data_dir))
+        registry = limited(TenantRegistry(fleet_config(data_dir)), FleetLimits(retry_seconds=(0.001, 0.001)))
         registry.fleet.register(
             "busy", fail_with(TenantBusyError("busy", tenant_id=None, action="x", retry_after_seconds=0))
         )

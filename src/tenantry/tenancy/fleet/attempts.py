@@ -1,35 +1,33 @@
 """Repeats work whose error may pass: a tenant that is busy or open in another process, or a catalog that is locked."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from tenantry.errors import TenantryError
+from tenantry.tenancy.fleet.limits import FleetLimits
 
 T = TypeVar("T")
 
-RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""How long to wait before each further attempt."""
 
-RETRY_AFTER_SECONDS_MAX: Final = 5.0
-"""The longest wait that an error can ask for."""
-
-
-async def with_retries(work: Callable[[], Awaitable[T]], *, wait: Callable[[float], Awaitable[object]]) -> T:
+async def with_retries(
+    work: Callable[[], Awaitable[T]], limits: FleetLimits, *, wait: Callable[[float], Awaitable[object]]
+) -> T:
     """Await work, and await it again after a wait while it fails with a retryable error.
 
     Args:
         work: Does the work; called for each attempt.
+        limits: How many further attempts there are, and how long to wait before each.
         wait: Waits for so many seconds. What it raises ends the attempts.
 
     Raises:
         Exception: The error of the last attempt, or one that is not retryable.
     """
-    for seconds in RETRY_SECONDS:
+    for seconds in limits.retry_seconds:
         try:
             return await work()
         except TenantryError as error:
             if not error.is_retryable:
                 raise
-            asked_seconds = min(error.retry_after_seconds or 0.0, RETRY_AFTER_SECONDS_MAX)
+            asked_seconds = min(error.retry_after_seconds or 0.0, limits.retry_after_seconds_max)
         await wait(max(seconds, asked_seconds))
     return await work()

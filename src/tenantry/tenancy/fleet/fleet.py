@@ -68,9 +68,9 @@ class Fleet:
         self._tools = tools
         self._check_open = check_open
         self._poll_seconds = tools.context.config.catalog_poll_interval_seconds
-        self._table = FleetTable(tools.catalog, tools.context.clock)
+        self._table = FleetTable(tools.catalog, tools.context.clock, tools.limits)
         self._work = FleetWork(tools, self._table)
-        self._runner = FleetRunner(self._table, self._work, tools.backend, tools.context, log)
+        self._runner = FleetRunner(self._table, self._work, tools.backend, tools.context, tools.limits, log)
 
     def register(self, name: str, function: FleetFunction) -> None:
         """Let jobs of this kind call ``await function(tenant, arguments)`` for each of their tenants.

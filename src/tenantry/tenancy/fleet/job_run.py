@@ -27,6 +27,7 @@ from tenantry.tenancy.fleet.job import (
     JobEvent,
     JobState,
 )
+from tenantry.tenancy.fleet.limits import FleetLimits
 from tenantry.tenancy.fleet.options import failures_allowed
 from tenantry.tenancy.fleet.results import PendingTenant
 from tenantry.tenancy.fleet.table import FleetTable
@@ -46,6 +47,7 @@ class JobRun:
         work: Does the work on single tenants.
         places: Limits how many tenants all jobs of the registry work on at once.
         context: Settings, clock and event hook.
+        limits: How often an outcome that cannot be recorded is tried again.
         log: Bound to the job.
     """
 
@@ -57,6 +59,7 @@ class JobRun:
         *,
         places: asyncio.Semaphore,
         context: ActorContext,
+        limits: FleetLimits,
         log: EventLog,
     ) -> None:
         self._job = job
@@ -64,6 +67,7 @@ class JobRun:
         self._work = work
         self._places = places
         self._context = context
+        self._limits = limits
         self._log = log
         self._now = context.clock.monotonic_seconds
         self._checked_seconds = float("-inf")
@@ -154,7 +158,9 @@ class JobRun:
         seconds = self._now() - started
         # In several attempts: if the outcome is not recorded, the work is done again.
         await with_retries(
-            lambda: self._table.results.finish(self._job.id, item, outcome, seconds), wait=asyncio.sleep
+            lambda: self._table.results.finish(self._job.id, item, outcome, seconds),
+            self._limits,
+            wait=asyncio.sleep,
         )
         if outcome.is_failure:
             self._failed[item.wave] += 1

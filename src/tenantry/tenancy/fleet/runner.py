@@ -14,6 +14,7 @@ from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.fleet.job import LIVE_STATES, JobEvent
 from tenantry.tenancy.fleet.job_run import JobRun
+from tenantry.tenancy.fleet.limits import FleetLimits
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.fleet.work import FleetWork
 from tenantry.texts import as_reason
@@ -24,9 +25,6 @@ FLEET_JOB_FAILED: Final = "tenantry.fleet.failed"
 PLACES_SHARE: Final = 0.5
 """The share of ``open_tenants_max`` that all jobs together work on at once. The rest is for callers."""
 
-FAILED_RETRY_SECONDS: Final = 5.0
-"""How long after a failure of the catalog a job is run again."""
-
 
 class FleetRunner:
     """Has one task for each job that this process runs or tries to run.
@@ -36,16 +34,24 @@ class FleetRunner:
         work: Does the work on single tenants.
         backend: Has the jobs' locks.
         context: Settings, clock and event hook.
+        limits: How long a job waits after a failure.
         log: Of the registry.
     """
 
     def __init__(
-        self, table: FleetTable, work: FleetWork, backend: Backend, context: ActorContext, log: EventLog
+        self,
+        table: FleetTable,
+        work: FleetWork,
+        backend: Backend,
+        context: ActorContext,
+        limits: FleetLimits,
+        log: EventLog,
     ) -> None:
         self._table = table
         self._work = work
         self._backend = backend
         self._context = context
+        self._limits = limits
         self._log = log
         self._places = asyncio.Semaphore(max(1, int(context.config.open_tenants_max * PLACES_SHARE)))
         self._runs: dict[str, JobRun] = {}
@@ -141,7 +147,8 @@ class FleetRunner:
                 if given is not None or await self._take_lock(job_id, lock):
                     await self._run_locked(job_id)
             except Exception as error:  # noqa: BLE001  # after any error the job has not ended, and is run again later
-                self._not_before[job_id] = self._context.clock.monotonic_seconds() + FAILED_RETRY_SECONDS
+                now = self._context.clock.monotonic_seconds()
+                self._not_before[job_id] = now + self._limits.failed_retry_seconds
                 self._log.error(
                     FLEET_JOB_FAILED, job_id=job_id, error=str(error), error_type=type(error).__name__
                 )
@@ -166,6 +173,7 @@ class FleetRunner:
             self._work,
             places=self._places,
             context=self._context,
+            limits=self._limits,
             log=self._log.bind(job_id=job_id),
         )
         try:

@@ -26,13 +26,12 @@ from tenantry.tenancy.fleet.job import (
     measure,
     next_job_state,
 )
+from tenantry.tenancy.fleet.limits import FleetLimits
 from tenantry.tenancy.fleet.options import FleetOptions
 from tenantry.tenancy.fleet.results import FleetResults
 from tenantry.tenancy.fleet.selection import select_tenants
 
 JOB_ROWS_DEFAULT: Final = 100
-DELETED_ROWS_MAX: Final = 5_000
-"""How many outcomes are deleted in one transaction, so that the catalog's other callers do not wait for long."""
 _CURSOR: Final = "fleet"
 
 _JOB_COLUMNS: Final = tuple(FleetJob.model_fields)
@@ -76,10 +75,12 @@ class FleetTable:
     Args:
         catalog: Has the tables.
         clock: Dates the jobs.
+        limits: How many rows are deleted at once.
     """
 
-    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, clock: Clock, limits: FleetLimits) -> None:
         self._catalog = catalog
+        self._limits = limits
         self._clock = clock
         self.results = FleetResults(catalog, clock)
         """The results of the jobs."""
@@ -147,9 +148,8 @@ class FleetTable:
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
-            results = Statement(
-                "fleet.forget", _DELETE_RESULTS, (job_id, job_id, DELETED_ROWS_MAX), Fetch.ROWCOUNT
-            )
+            values = (job_id, job_id, self._limits.deleted_rows_max)
+            results = Statement("fleet.forget", _DELETE_RESULTS, values, Fetch.ROWCOUNT)
             while (await self._catalog.write(results))[0]:
                 pass
             await self._catalog.write(

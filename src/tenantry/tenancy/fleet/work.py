@@ -19,8 +19,9 @@ from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.fleet.attempts import RETRY_SECONDS, with_retries
+from tenantry.tenancy.fleet.attempts import with_retries
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
+from tenantry.tenancy.fleet.limits import FLEET_LIMITS, FleetLimits
 from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.results import Outcome, PendingTenant
 from tenantry.tenancy.fleet.table import FleetTable
@@ -82,6 +83,7 @@ class FleetTools:
     schemas: Sequence[Schema]
     backend: Backend
     snapshots: Snapshotter
+    limits: FleetLimits = FLEET_LIMITS
 
 
 class FleetWork:
@@ -127,7 +129,9 @@ class FleetWork:
         """
         try:
             return await with_retries(
-                partial(self._attempt, job, item), wait=partial(_wait_unless_halted, halted)
+                partial(self._attempt, job, item),
+                self._tools.limits,
+                wait=partial(_wait_unless_halted, halted),
             )
         except JobHaltedError:
             raise
@@ -219,7 +223,7 @@ class FleetWork:
         tenant = await operation.get()
         if tenant.state.allows(Permission.READ) or not tenant.state.allows(Permission.CHECK):
             # Its state has changed since the job looked at it.
-            raise busy_error(tenant.id, "resume", RETRY_SECONDS[0])
+            raise busy_error(tenant.id, "resume", self._tools.limits.retry_seconds[0])
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             await closed.check(is_thorough=is_thorough)
 
