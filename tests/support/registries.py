@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.storage.sqlite.backend import SQLiteBackend
+from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenants import (
     make_message,
 )
@@ -33,6 +35,14 @@ INVOICES_SQL = "CREATE TABLE invoices (number TEXT PRIMARY KEY, amount INTEGER N
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
     """Return settings for a small pool."""
     return RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **fields})
+
+
+def limited(registry: TenantRegistry, limits: SQLiteLimits) -> TenantRegistry:
+    """Give other limits to the work on closed databases of a registry, and return the registry."""
+    backend = registry._parts.backend
+    assert isinstance(backend, SQLiteBackend)
+    backend._limits = limits
+    return registry
 
 
 async def make_tenant(data_dir: Path, tenant_id: str = "acme", **fields: Any) -> None:

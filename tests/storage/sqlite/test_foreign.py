@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forgeries import forged, running
+from registries import limited
 from stores import HANG_SECONDS, reached
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.company import COMPANY
@@ -25,17 +27,26 @@ from tenantry.errors import (
     TenantNotFoundError,
 )
 from tenantry.statements import Fetch, Statement
-from tenantry.storage.archive import bundle as bundles
-from tenantry.storage.sqlite import backend as sqlite_backend
-from tenantry.storage.sqlite.connections import hardening
-from tenantry.storage.sqlite.foreign import foreign, schema_pages
-from tenantry.storage.sqlite.foreign.foreign import check_foreign
+from tenantry.storage.archive.bundle import read_bundle
+from tenantry.storage.archive.manifest import Manifest
+from tenantry.storage.sqlite.foreign.foreign import STATISTICS_BYTES_MAX, STATISTICS_ROWS_MAX, check_foreign
+from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
+from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity
+from tenantry.tenancy.snapshots import import_bundle
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 SLOW_COLUMN = ", slow TEXT AS (hex(zeroblob(1000000 + n))) NOT NULL"
 """It takes ``quick_check`` milliseconds for each row."""
+
+LARGE_STATISTICS = (
+    (
+        "INSERT INTO sqlite_stat1 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        f"LIMIT {STATISTICS_ROWS_MAX + 1}) SELECT 'messages', NULL, i FROM n"
+    ),
+    f"UPDATE sqlite_stat1 SET stat = zeroblob({STATISTICS_BYTES_MAX}) WHERE rowid = 1",
+)
 
 HOSTILE = {
     "a trigger": (
@@ -148,16 +159,16 @@ class TestImport:
         else:
             await assert_refused(registry, bundle, "table 'messages'")
 
-    @pytest.mark.parametrize("statistics", ["rows", "bytes"])
+    @pytest.mark.parametrize("statement", LARGE_STATISTICS, ids=["rows", "bytes"])
     async def test_statistics_too_large_to_be_loaded(
-        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: str
+        self, registry: TenantRegistry, tmp_path: Path, statement: str
     ):
         """Every connection loads a database's statistics: those that ANALYZE did not make are refused, its own are not."""
         analyzed = forged(await exported(registry, tmp_path), running("ANALYZE"))
         await registry.import_bundle("analyzed", analyzed)
-        monkeypatch.setattr(foreign, f"STATISTICS_{statistics.upper()}_MAX", 1)
+        enlarged = forged(analyzed, running(statement))
         with pytest.raises(DatabaseCorruptError, match="its sqlite_stat1 has more than"):
-            await registry.import_bundle("globex", analyzed)
+            await registry.import_bundle("globex", enlarged)
 
     async def test_a_cache_as_large_as_the_header_says(self, registry: TenantRegistry, tmp_path: Path):
         """A file's header cannot let its connections hold the whole database in memory."""
@@ -181,15 +192,15 @@ class TestImport:
     ):
         """Others are imported meanwhile: a bundle of some megabytes can become gigabytes of zeros."""
         path = await exported(registry, tmp_path)
-        slow, going_on, room_bytes = threading.Event(), threading.Event(), bundles.room_bytes
+        slow, going_on = threading.Event(), threading.Event()
 
-        def wait(directory: Path) -> int:
+        def wait(*args: Any, **options: Any) -> tuple[Manifest, Path]:
             if not slow.is_set():
                 slow.set()
                 going_on.wait(HANG_SECONDS)
-            return room_bytes(directory)
+            return read_bundle(*args, **options)
 
-        monkeypatch.setattr(bundles, "room_bytes", wait)
+        monkeypatch.setattr(import_bundle, "read_bundle", wait)
         first = asyncio.ensure_future(registry.import_bundle("slow", path))
         try:
             await reached(slow.is_set)
@@ -200,14 +211,15 @@ class TestImport:
         assert (await first).id == "slow"
 
     async def test_a_disk_that_others_fill_while_a_bundle_is_unpacked(
-        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, registry: TenantRegistry, tmp_path: Path
     ):
-        """The import is given up as soon as the space is needed by tenants that write, and nothing is left of it."""
+        """It is unpacked no further when tenants that write need the space, and nothing is left of it."""
         path = await exported(registry, tmp_path)
-        monkeypatch.setattr(bundles, "room_bytes", lambda _: 0)
+        directory = tmp_path / "unpacked"
+        directory.mkdir()
         with pytest.raises(StorageFullError, match="only the space left"):
-            await registry.import_bundle("globex", path)
-        assert not [path for path in (registry.config.data_dir / "scratch").glob("*/*") if path.is_dir()]
+            read_bundle(path, directory, bytes_max=2**30, room=lambda _: 0)
+        assert list(directory.iterdir()) == []
 
     async def test_a_name_that_only_looks_known(self, registry: TenantRegistry, tmp_path: Path):
         """SQLite folds the case of ASCII alone: a table with a Kelvin sign in its name is not ``tasks``."""
@@ -267,16 +279,14 @@ class TestImport:
         bundle = forged(await exported(registry, tmp_path), running(*statements))
         await assert_refused(registry, bundle, "trigger 'bad'", accepted_tables=["notes"])
 
-    async def test_a_schema_too_large_to_be_read(
-        self, registry: TenantRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_schema_too_large_to_be_read(self, registry: TenantRegistry, tmp_path: Path):
         """Its size is found without SQLite, which would hold all of it in memory."""
         names = [f"CREATE TABLE t{number} (n)" for number in range(300)]
         bundle = forged(await exported(registry, tmp_path), running("BEGIN", *names, "COMMIT"))
         await assert_refused(registry, bundle, "and 2.. more")
-        monkeypatch.setattr(schema_pages, "ROWS_MAX", 300)
+        _, database = read_bundle(bundle, tmp_path, bytes_max=2**30)
         with pytest.raises(DatabaseCorruptError, match="300 objects"):
-            await registry.import_bundle("globex", bundle)
+            check_schema_size(database, rows_max=300)
 
     async def test_migrations_that_are_none(self, registry: TenantRegistry, tmp_path: Path):
         """The types of what a file lists as its migrations are looked at: only SQLite's own writer keeps to them."""
@@ -382,9 +392,11 @@ class TestSnapshots:
             query(path, f"CREATE TRIGGER bad AFTER INSERT ON t BEGIN {actions[how]}; END")
             snapshot = await registry.snapshots.create("acme")
         second = Schema("pack", write_pack(tmp_path, f"second_{how}", tables, "INSERT INTO t VALUES (1);"))
-        monkeypatch.setattr(hardening, "CHECK_SECONDS_MIN", 0.5 if how == "endless" else HANG_SECONDS)
-        monkeypatch.setattr(sqlite_backend, "room_bytes", lambda _: 20 * 2**20)
-        async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[second]) as registry:
+        limits = SQLiteLimits(
+            prepare_seconds_min=0.5 if how == "endless" else HANG_SECONDS, prepare_growth_bytes_max=10 * 2**20
+        )
+        restoring = limited(TenantRegistry(config, schemas=[second]), limits)
+        async with asyncio.timeout(HANG_SECONDS), restoring as registry:
             expected = SnapshotError if how == "endless" else MigrationError
             with pytest.raises(expected, match="triggers of its own" if how == "endless" else "full"):
                 await registry.snapshots.restore("acme", snapshot.id)
@@ -394,7 +406,7 @@ class TestSnapshots:
 class TestWatch:
     """Statements on a foreign database end."""
 
-    def test_a_check_has_a_deadline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_check_has_a_deadline(self, tmp_path: Path):
         """A check that lasts too long for a database of its size is stopped, and that is not taken for damage."""
         path = tmp_path / "test.db"
         with closing(sqlite3.connect(path)) as connection:
@@ -405,7 +417,6 @@ class TestWatch:
             )
             connection.commit()
         integrity.check(path)
-        monkeypatch.setattr(hardening, "CHECK_SECONDS_MIN", -1.0)
         with pytest.raises(QueryError, match="took too long") as caught:
-            integrity.check(path)
+            integrity.check(path, seconds_min=-1.0)
         assert caught.value.is_transient

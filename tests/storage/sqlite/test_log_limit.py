@@ -12,8 +12,7 @@ import pytest
 from stores import HANG_SECONDS, open_store, read_rows, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import PersistenceConnectionError
-from tenantry.storage.sqlite.connections import log_limit
-from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.sqlite.connections.opening import WAL_HOLD_SECONDS, SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import database_path, make_message, until
 
@@ -33,9 +32,11 @@ def log_bytes(path: Path) -> int:
 
 
 @asynccontextmanager
-async def limited_store(path: Path, bytes_max: int = LIMIT_BYTES) -> AsyncIterator[SQLiteStore]:
+async def limited_store(
+    path: Path, bytes_max: int = LIMIT_BYTES, hold_seconds: float = WAL_HOLD_SECONDS
+) -> AsyncIterator[SQLiteStore]:
     """Open a store with a table and a limit for its log."""
-    options = SQLiteOptions(path=path, wal_bytes_max=bytes_max)
+    options = SQLiteOptions(path=path, wal_bytes_max=bytes_max, wal_hold_seconds=hold_seconds)
     async with asyncio.timeout(HANG_SECONDS):
         async with open_store(options, "CREATE TABLE t (n INTEGER PRIMARY KEY, content BLOB)") as store:
             yield store
@@ -76,24 +77,21 @@ async def written_until_cut_back(store: SQLiteStore, path: Path) -> None:
         await write_much(store, path, 1)
 
 
-async def test_reads_that_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_reads_that_follow_each_other(tmp_path: Path):
     """The log is longer than its limit by two writes at most; without the limit it is several times as long."""
     unlimited, limited = tmp_path / "unlimited.db", tmp_path / "limited.db"
-    monkeypatch.setattr(
-        log_limit, "HOLD_SECONDS", HANG_SECONDS
-    )  # the reads are short, and the machine may be slow
     async with limited_store(unlimited, 2**30) as store, reading(store):
         assert await write_much(store, unlimited, 60) > 2 * LIMIT_BYTES
-    async with limited_store(limited) as store, reading(store):
+    # The reads are short, and the machine may be slow.
+    async with limited_store(limited, hold_seconds=HANG_SECONDS) as store, reading(store):
         longest = await write_much(store, limited, 60)
     assert LIMIT_BYTES <= longest <= LIMIT_BYTES + 2 * WRITE_BYTES
 
 
-async def test_reads_that_last_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_reads_that_last_long(tmp_path: Path):
     """Writes wait for no long read: they go on until it has ended, and then the log is cut back."""
     path = tmp_path / "test.db"
-    monkeypatch.setattr(log_limit, "HOLD_SECONDS", 0.0)  # every read is long
-    async with limited_store(path) as store, reading(store):
+    async with limited_store(path, hold_seconds=0.0) as store, reading(store):
         while log_bytes(path) < LIMIT_BYTES:
             await write_much(store, path, 1)
         await written_until_cut_back(store, path)

@@ -13,7 +13,7 @@ import pytest
 from stores import content, left_open, open_owned_store, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, QueryError, SnapshotError
 from tenantry.storage.sqlite.database_files import database_file
-from tenantry.storage.sqlite.maintenance import integrity, maintenance, maintenance_connection, online_backup
+from tenantry.storage.sqlite.maintenance import integrity, maintenance, online_backup
 from tenants import damage_index, held_writer, query
 
 ROWS = 2000
@@ -85,14 +85,11 @@ class TestCompact:
         assert files(path) == []
 
     @pytest.mark.parametrize("work", [maintenance.compact, maintenance.repair])
-    def test_a_file_that_is_in_use(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]
-    ):
+    def test_a_file_that_is_in_use(self, path: Path, work: Callable[..., object]):
         """Somebody holds it after all: that is the moment's failure and no damage; the file is as it was."""
-        monkeypatch.setattr(maintenance_connection, "_BUSY_SECONDS", 0.0)
         damage_index(path, "t_word", b"word 3")
         with held_writer(path), pytest.raises(QueryError, match="SQLITE_BUSY") as caught:
-            work(path)
+            work(path, busy_seconds=0.0)
         assert caught.value.is_transient
 
     def test_a_path_that_cannot_be_opened(self, path: Path):

@@ -7,7 +7,7 @@ import pytest
 
 from stores import HANG_SECONDS, open_store, read_rows, rows, run
 from tenantry.errors import QueryError
-from tenantry.storage.sqlite.connections import functions, pace
+from tenantry.storage.sqlite.connections.functions import DIGESTED_BYTES_MAX
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.pace import (
     LONG_JOB_SECONDS,
@@ -92,9 +92,8 @@ class TestPauses:
         assert machine.work(LONG_SECONDS) == []
 
 
-def test_of_several_long_jobs_one_works(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+def test_of_several_long_jobs_one_works(machine: Machine):
     """Beside others a long job works only while no other long job does: it waits until that pauses or ends."""
-    monkeypatch.setattr(pace, "_LANE_SECONDS_MAX", HANG_SECONDS)
     steps: list[str] = []
     waits = threading.Event()
 
@@ -102,7 +101,7 @@ def test_of_several_long_jobs_one_works(machine: Machine, monkeypatch: pytest.Mo
         if threading.current_thread() is second and seconds < SLICE_SECONDS:
             waits.set()  # it is about to ask whether it may work
 
-    machine.pace = Pace(lambda: machine.now_seconds, pausing)
+    machine.pace = Pace(lambda: machine.now_seconds, pausing, lane_seconds_max=HANG_SECONDS)
 
     def second_job() -> None:
         machine.pace.begin_job()
@@ -145,10 +144,9 @@ async def test_statements_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert asked == []
 
 
-async def test_a_digest_of_very_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_digest_of_very_much(tmp_path: Path):
     """What `sha256` is given has a limit, for it is copied."""
-    monkeypatch.setattr(functions, "DIGESTED_BYTES_MAX", 1000)
     async with open_store(SQLiteOptions(path=tmp_path / "test.db")) as store:
-        (outcome,) = await store.read([rows("SELECT sha256(zeroblob(1001))")])
+        (outcome,) = await store.read([rows(f"SELECT sha256(zeroblob({DIGESTED_BYTES_MAX + 1}))")])
         assert isinstance(outcome, QueryError)
-        assert len((await read_rows(store, "SELECT sha256(zeroblob(1000))"))[0][0]) == 64
+        assert len((await read_rows(store, f"SELECT sha256(zeroblob({DIGESTED_BYTES_MAX}))"))[0][0]) == 64

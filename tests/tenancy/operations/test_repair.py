@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from operators import bring_to, config, contents, spoil
+from registries import limited
 from tenantry import (
     Schema,
     TenantRegistry,
@@ -23,7 +24,7 @@ from tenantry.errors import (
     TenantQuarantinedError,
     TenantSuspendedError,
 )
-from tenantry.storage.sqlite.maintenance import maintenance_connection
+from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenants import (
     damage_index,
     database_path,
@@ -119,11 +120,9 @@ class TestRepair:
             await registry.archive("acme")
             assert (await registry.unarchive("acme")).state is TenantState.ACTIVE
 
-    async def test_a_file_that_is_busy_is_not_beyond_repair(
-        self, registry: TenantRegistry, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_file_that_is_busy_is_not_beyond_repair(self, registry: TenantRegistry, data_dir: Path):
         """What the moment refuses is not called damage, whose cure, an old snapshot, would cost data."""
-        monkeypatch.setattr(maintenance_connection, "_BUSY_SECONDS", 0.0)
+        limited(registry, SQLiteLimits(repair_busy_seconds=0.0))
         await bring_to(registry, TenantState.QUARANTINED)
         damage_index(database_path(data_dir, "acme"), "messages_channel", b"general")
         with (

@@ -9,6 +9,7 @@ import pytest
 
 from commands import document, tenantry
 from others import other_process
+from registries import limited
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.doctor import examine
 from tenantry.errors import (
@@ -20,8 +21,8 @@ from tenantry.errors import (
     TenantStateError,
 )
 from tenantry.files.digests import file_sha256
-from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.database_file import log_of
+from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenants import database_path, history, query, say, stored_contents
 
 Put = Callable[[Path, Path], object]
@@ -132,14 +133,11 @@ class TestAForeignLog:
                 await registry.archive("acme")
         assert contents(killed) == before
 
-    async def test_a_file_that_was_changed_late(
-        self, data_dir: Path, killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+    async def test_a_file_that_was_changed_late(self, data_dir: Path, killed: Path, tmp_path: Path):
         """A file of the same epoch that was copied over the database is found by its time; a touched log says that it was not."""
-        monkeypatch.setattr(log_note, "CHANGED_SECONDS_MAX", 0.0)
         shutil.copy2(killed, tmp_path / "same.db")
         shutil.copy2(tmp_path / "same.db", killed)
-        async with opened(data_dir) as registry:
+        async with limited(opened(data_dir), SQLiteLimits(changed_seconds_max=0.0)) as registry:
             await registry.quarantine("acme", reason="a file was put in its place")
             with pytest.raises(DatabaseCorruptError, match="touch"):
                 await registry.repair("acme")

@@ -8,7 +8,7 @@ as a path or trusted.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,9 @@ def write_bundle(target: Path, database: Path, manifest: Manifest) -> None:
         archive.write(_after_database(manifest))
 
 
-def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manifest, Path]:
+def read_bundle(
+    source: Path, directory: Path, *, bytes_max: int, room: Callable[[Path], int] = room_bytes
+) -> tuple[Manifest, Path]:
     """Check every byte of a bundle and write its database as ``tenant.db`` into a directory, durably.
 
     Whether the database is sound, and whether it is a tenant's, is not checked.
@@ -66,6 +68,7 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
         directory: The directory; it must exist and be private.
         bytes_max: The size of the largest database that there is space for. The space is checked again with each part that is
             written, because others write at the same time.
+        room: Returns how many bytes may be written into the directory at this moment.
 
     Returns:
         The manifest, and the path of the database.
@@ -92,7 +95,7 @@ def read_bundle(source: Path, directory: Path, *, bytes_max: int) -> tuple[Manif
                 f"{source} contains a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: free disk space, "
                 "then try again"
             )
-        found = copy_digested(archive, _LeavingRoom(draft, directory), manifest.database_bytes)
+        found = copy_digested(archive, _LeavingRoom(draft, directory, room), manifest.database_bytes)
         is_whole = found == (manifest.database_bytes, manifest.database_sha256)
         after = _after_database(manifest)
         if not is_whole or archive.read(len(after) + 1) != after:
@@ -106,11 +109,13 @@ class _LeavingRoom:
     Args:
         target: Where it writes to.
         directory: The directory of the target.
+        room: Returns how many bytes may be written there.
     """
 
-    def __init__(self, target: Writer, directory: Path) -> None:
+    def __init__(self, target: Writer, directory: Path, room: Callable[[Path], int]) -> None:
         self._target = target
         self._directory = directory
+        self._room = room
 
     def write(self, content: bytes) -> None:
         """Write.
@@ -118,7 +123,7 @@ class _LeavingRoom:
         Raises:
             StorageFullError: It would take space that tenants need for their writes.
         """
-        if room_bytes(self._directory) < len(content):
+        if self._room(self._directory) < len(content):
             raise StorageFullError(
                 f"{self._directory} has only the space left that tenants need for their writes: free disk space, then try again"
             )

@@ -32,6 +32,7 @@ from tenantry.storage.sqlite.database_files.data_files import check_open_files, 
 from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_paths
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
+from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.sqlite.tenant_files.closed_database import closed_database
@@ -50,6 +51,7 @@ class SQLiteBackend:
         schemas: The packs that every tenant is migrated to.
         clock: For the times in ``schema_migrations``, and of waiting.
         log: Of the registry.
+        limits: Of the work on closed databases.
     """
 
     dialect = "sqlite"
@@ -58,9 +60,16 @@ class SQLiteBackend:
     )
 
     def __init__(
-        self, config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
+        self,
+        config: RegistryConfig,
+        schemas: Sequence[Schema],
+        *,
+        clock: Clock,
+        log: EventLog,
+        limits: SQLiteLimits = SQLITE_LIMITS,
     ) -> None:
         self._config = config
+        self._limits = limits
         self._schemas = tuple(schemas)
         self._clock = clock
         self._log = log
@@ -145,6 +154,7 @@ class SQLiteBackend:
             place,
             self._paths(place),
             data_dir=self._config.data_dir,
+            limits=self._limits,
             wait_seconds=self._config.call_timeout_seconds if is_waited_for else 0.0,
             monotonic_seconds=self._clock.monotonic_seconds,
         )
@@ -183,8 +193,10 @@ class SQLiteBackend:
         It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
         that copies may take.
         """
-        seconds_max = await run_in_thread(partial(check_seconds_max, path))
-        limits = await run_in_thread(partial(_limits_of_copy, path))
+        seconds_max = await run_in_thread(partial(check_seconds_max, path, self._limits.prepare_seconds_min))
+        limits = await run_in_thread(
+            partial(_limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max)
+        )
         store = self._store(path, root=path.parent, limits=limits, log=self._log)
         await store.connect()
         try:
@@ -269,7 +281,7 @@ def _size_bytes(database: Path) -> int:
     return size
 
 
-def _limits_of_copy(path: Path) -> TenantLimits:
+def _limits_of_copy(path: Path, *, growth_bytes_max: int) -> TenantLimits:
     """Return how large a copy may become. The other half of the space is for the write-ahead log."""
-    bytes_max = path.stat().st_size + room_bytes(path.parent) // 2
+    bytes_max = path.stat().st_size + min(room_bytes(path.parent) // 2, growth_bytes_max)
     return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))

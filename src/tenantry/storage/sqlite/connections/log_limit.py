@@ -6,7 +6,7 @@ never comes, and the log grows with every write. So at the limit new reads are h
 log into the database and truncates it. Then the held reads run.
 
 Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So a
-wait for one of the two while the other is held ends after `HOLD_SECONDS`, and the next attempt takes them in the other order. The first
+wait for one of the two while the other is held ends after `wal_hold_seconds`, and the next attempt takes them in the other order. The first
 order is the writer, then the reads: it succeeds with short reads, and no write runs meanwhile. The second succeeds with long reads, and
 writes continue until these have ended.
 
@@ -31,7 +31,6 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 
 MEASURE_INTERVAL_SECONDS: Final = 0.005
 UNMEASURED_BATCHES_MAX: Final = 8
-HOLD_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """How long until the next attempt, if another process reads or SQLite refuses."""
 
@@ -53,6 +52,7 @@ class LogLimit:
         self, options: SQLiteOptions, connections: Connections, writer_lock: asyncio.Lock, log: EventLog
     ) -> None:
         self._bytes_max = options.wal_bytes_max
+        self._hold_seconds = options.wal_hold_seconds
         has_log = options.path is not None and options.is_wal and not options.is_read_by_writer
         self._path = f"{options.path}-wal" if has_log else None
         self._connections = connections
@@ -142,12 +142,12 @@ class LogLimit:
             self._back_off()
 
     async def _cut_after_reads(self) -> bool:
-        """Hold reads and wait for those that run, then for the writer, for `HOLD_SECONDS` at most."""
+        """Hold reads and wait for those that run, then for the writer, for `wal_hold_seconds` at most."""
         async with self._reads_held():
             for read in self._running_reads():
                 await asyncio.wait([read])
             try:
-                async with asyncio.timeout(HOLD_SECONDS):
+                async with asyncio.timeout(self._hold_seconds):
                     await self._writer_lock.acquire()
             except TimeoutError:
                 return False
@@ -158,11 +158,11 @@ class LogLimit:
         return True
 
     async def _cut_after_writes(self) -> bool:
-        """Wait for the writer, then hold reads and wait for those that run, for `HOLD_SECONDS` at most."""
+        """Wait for the writer, then hold reads and wait for those that run, for `wal_hold_seconds` at most."""
         async with self._writer_lock, self._reads_held():
             reads = self._running_reads()
             if reads:
-                _, pending = await asyncio.wait(reads, timeout=HOLD_SECONDS)
+                _, pending = await asyncio.wait(reads, timeout=self._hold_seconds)
                 if pending:
                     return False
             await self._truncate()

@@ -36,6 +36,7 @@ from tenantry.storage.sqlite.statements.page_limit import set_page_limit
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
+WAL_HOLD_SECONDS: Final = 0.5
 CHECKPOINT_PAGES: Final = 4000
 """How many pages the write-ahead log holds before it is checkpointed: 16 MiB.
 
@@ -62,6 +63,7 @@ class SQLiteOptions:
         readers_max: How many read-only connections there may be.
         journal_size_limit_bytes: The length that SQLite truncates the write-ahead log to.
         wal_bytes_max: The length of the log at which reads are held until it is truncated.
+        wal_hold_seconds: How long reads are held at most while the writer is waited for, and the writer while reads are waited for.
         busy_timeout_seconds: How long to wait for another process's lock.
     """
 
@@ -75,6 +77,7 @@ class SQLiteOptions:
     readers_max: int = READERS_MAX
     journal_size_limit_bytes: int = JOURNAL_SIZE_LIMIT_BYTES
     wal_bytes_max: int = WAL_BYTES_MAX
+    wal_hold_seconds: float = WAL_HOLD_SECONDS
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
 
     def __str__(self) -> str:

@@ -25,8 +25,10 @@ SLICE_SECONDS: Final = 0.002
 PAUSE_SECONDS_MAX: Final = 0.05
 """The longest pause: an interrupted statement ends after it."""
 
+LANE_SECONDS_MAX: Final = 0.25
+"""How long a long job waits for the one that works: that job may wait for a disk."""
+
 _HANDOVER_SECONDS: Final = 0.001
-_LANE_SECONDS_MAX: Final = 0.25  # the job that has the lane may wait for a disk
 _OPS_PER_LOOK: Final = 1_000_000  # about ten milliseconds
 _NEVER: Final = float("-inf")
 
@@ -54,13 +56,19 @@ class Pace:
     Args:
         now: A monotonic clock, in seconds.
         sleep: Sleeps, in seconds.
+        lane_seconds_max: How long a long job waits for another long job.
     """
 
     def __init__(
-        self, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
+        self,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        *,
+        lane_seconds_max: float = LANE_SECONDS_MAX,
     ) -> None:
         self._now = now
         self._sleep = sleep
+        self._lane_seconds_max = lane_seconds_max
         self._thread = _ThreadState()
         self._lane = threading.Lock()
         self._latest_began_seconds = _NEVER
@@ -99,7 +107,7 @@ class Pace:
         if are_others_at_work:
             # Without this pause the thread would take the lane again before a waiting thread wakes.
             self._sleep(_HANDOVER_SECONDS)
-            job.has_lane = self._lane.acquire(timeout=_LANE_SECONDS_MAX)
+            job.has_lane = self._lane.acquire(timeout=self._lane_seconds_max)
         job.resumed_seconds = self._now()
 
     def watch(self, connection: sqlite3.Connection) -> None:

@@ -87,13 +87,14 @@ def is_foreign(lock_path: Path, database: Path) -> bool:
     return epoch is not None and epoch < note.epoch
 
 
-def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> None:
+def check_fits(lock_path: Path, database: Path, *, changed_seconds_max: float | None = None) -> None:
     """Raise if the log beside the database is not its log.
 
     Args:
         lock_path: The tenant's lock file; the lock is held.
         database: The database, which no process has open.
-        is_strict: Whether to raise also if the log probably belongs to another database.
+        changed_seconds_max: Raise also if the database was changed longer than this after the log, which then probably belongs to
+            another database; None: do not compare the times.
 
     Raises:
         DatabaseCorruptError: It is not its log; neither file was changed.
@@ -102,19 +103,19 @@ def check_fits(lock_path: Path, database: Path, *, is_strict: bool = False) -> N
         raise DatabaseCorruptError(
             f"{database} was replaced while the log of the database that was there lay beside it ({database.name}-wal). {_ADVICE}"
         )
-    if is_strict and _was_changed_late(lock_path, database):
+    if changed_seconds_max is not None and _was_changed_late(lock_path, database, changed_seconds_max):
         raise DatabaseCorruptError(
             f"{database} was changed long after its log ({database.name}-wal): it seems that a file was copied over it. {_ADVICE}; if "
             f"no file was put there, 'touch {database}-wal' and repair again"
         )
 
 
-def _was_changed_late(lock_path: Path, database: Path) -> bool:
+def _was_changed_late(lock_path: Path, database: Path, seconds_max: float) -> bool:
     if not has_log(database) or _read(lock_path) is None:
         return False
     # No program can set the time of a file's status change (ctime), not even a copy that preserves the modification time.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
-    return late_ns > CHANGED_SECONDS_MAX * 1e9
+    return late_ns > seconds_max * 1e9
 
 
 def _read(lock_path: Path) -> _Note | None:

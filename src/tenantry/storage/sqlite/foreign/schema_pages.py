@@ -23,8 +23,12 @@ _LEAF: Final = 0x0D
 _VARINT_BYTES_MAX: Final = 9
 
 
-def check_schema_size(path: Path) -> None:
+def check_schema_size(path: Path, *, rows_max: int = ROWS_MAX) -> None:
     """Raise if a database's schema is too large to be parsed.
+
+    Args:
+        path: The file.
+        rows_max: How many objects the schema may have.
 
     Raises:
         DatabaseCorruptError: The schema is too large, or the file is not a database.
@@ -32,7 +36,7 @@ def check_schema_size(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            pages = _Pages(file)
+            pages = _Pages(file, rows_max)
             pages.visit(1)
             while pages.waiting:
                 pages.visit(pages.waiting.pop())
@@ -47,7 +51,7 @@ def check_schema_size(path: Path) -> None:
 class _Pages:
     """The pages of a file's schema, visited one after the other."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, rows_max: int) -> None:
         header = file.read(_HEADER_BYTES)
         if header[: len(_MAGIC)] != _MAGIC:
             raise ValueError("it is not an SQLite database")
@@ -56,6 +60,7 @@ class _Pages:
         if self._page_bytes < 512 or self._page_bytes & (self._page_bytes - 1):  # noqa: PLR2004  # section 1.3.2
             raise ValueError("its pages have an impossible size")
         self._file = file
+        self._rows_max = rows_max
         self._rows = self._rows_bytes = self._visited = 0
         self._pages_max = os.fstat(file.fileno()).st_size // self._page_bytes
         self.waiting: list[int] = []
@@ -64,7 +69,7 @@ class _Pages:
         """Count the rows of one page, and add the pages that it refers to."""
         self._visited += 1
         # In files that SQLite writes an interior page has at least two children, and each leaf has a row.
-        if self._visited > 2 * ROWS_MAX or not 1 <= number <= self._pages_max:
+        if self._visited > 2 * self._rows_max or not 1 <= number <= self._pages_max:
             raise IndexError(number)
         self._file.seek((number - 1) * self._page_bytes)
         page = self._file.read(self._page_bytes)
@@ -82,14 +87,14 @@ class _Pages:
         self.waiting.append(struct.unpack_from(">I", page, start + 8)[0])
         for (offset,) in struct.iter_unpack(">H", page[start + 12 : start + 12 + 2 * cells]):
             self.waiting.append(struct.unpack_from(">I", page, offset)[0])
-        if len(self.waiting) > 2 * ROWS_MAX:
+        if len(self.waiting) > 2 * self._rows_max:
             raise IndexError(len(self.waiting))
 
     def _count(self, row_bytes: int) -> None:
         self._rows += 1
         self._rows_bytes += row_bytes
-        if self._rows > ROWS_MAX or self._rows_bytes > ROWS_BYTES_MAX:
-            raise ValueError(f"its schema has more than {ROWS_MAX} objects or {ROWS_BYTES_MAX} bytes")
+        if self._rows > self._rows_max or self._rows_bytes > ROWS_BYTES_MAX:
+            raise ValueError(f"its schema has more than {self._rows_max} objects or {ROWS_BYTES_MAX} bytes")
 
 
 def _varint(page: bytes, offset: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
+from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,
@@ -50,12 +51,13 @@ class DatabaseReport:
 
 
 @repeated_on_damage
-def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
+def check(path: Path, *, is_thorough: bool = False, seconds_min: float = CHECK_SECONDS_MIN) -> DatabaseReport:
     """Check a closed database and return its contents.
 
     Args:
         path: The file; it is opened as immutable, and neither locked nor written.
         is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
+        seconds_min: How long the check may take, beside the time that the size of the file allows.
 
     Raises:
         DatabaseCorruptError: It is damaged, or not a database.
@@ -63,7 +65,7 @@ def check(path: Path, *, is_thorough: bool = False) -> DatabaseReport:
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
-        with closing(connect(path, IMMUTABLE, is_timed=True)) as connection:
+        with closing(connect(path, IMMUTABLE, seconds_min=seconds_min)) as connection:
             _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
             return DatabaseReport(
                 size_bytes=path.stat().st_size,
@@ -94,7 +96,7 @@ def check_closed(path: Path, *, is_thorough: bool = False) -> None:
     """
     parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
     try:
-        with closing(connect(path, parameters, is_timed=True)) as connection:
+        with closing(connect(path, parameters, seconds_min=CHECK_SECONDS_MIN)) as connection:
             check_connection(connection, name=str(path), is_thorough=is_thorough)
     except DRIVER_ERRORS as error:
         raise _unreadable(error, path) from error

@@ -11,21 +11,31 @@ from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.files.disk_space import check_copy_fits
+from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.database_files.ownership import hand_over
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
 from tenantry.storage.sqlite.maintenance.integrity import check_connection
-from tenantry.storage.sqlite.maintenance.maintenance_connection import WRITABLE, connect, repeated_on_damage
+from tenantry.storage.sqlite.maintenance.maintenance_connection import (
+    BUSY_SECONDS,
+    WRITABLE,
+    connect,
+    repeated_on_damage,
+)
 
 _GROWTH_PAGES_MAX: Final = 64
 
 
 @repeated_on_damage
-def compact(path: Path) -> None:
+def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
 
     VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
     much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
+
+    Args:
+        path: The database.
+        busy_seconds: How long to wait for another program that holds a lock of the database.
 
     Raises:
         StorageFullError: It would leave too little space for writes; the database is unchanged.
@@ -36,7 +46,7 @@ def compact(path: Path) -> None:
         copies = 2 if _has_temporary_files(path.parent) else 1
         check_copy_fits(path.parent, copies * size_bytes, size_bytes)
     try:
-        with closing(connect(path, WRITABLE)) as connection:
+        with closing(connect(path, WRITABLE, busy_seconds=busy_seconds)) as connection:
             connection.execute("VACUUM")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
@@ -67,15 +77,21 @@ def checkpoint(path: Path) -> None:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
 
-def repair(path: Path) -> None:
+def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     """Check a database thoroughly, and rebuild its indexes if only these are damaged.
+
+    Args:
+        path: The database.
+        busy_seconds: How long to wait for another program that holds a lock of the database.
 
     Raises:
         DatabaseCorruptError: It has other damage.
         PersistenceError: SQLite refused for another reason, such as a full disk.
     """
     try:
-        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+        with closing(
+            connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN, busy_seconds=busy_seconds)
+        ) as connection:
             try:
                 check_connection(connection, name=str(path), is_thorough=True)
             except DatabaseCorruptError:
@@ -97,7 +113,7 @@ def use_rollback_journal(path: Path) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+        with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error
@@ -111,7 +127,7 @@ def assign_to_tenant(path: Path, tenant_uid: str) -> None:
         PersistenceError: SQLite refused.
     """
     try:
-        with closing(connect(path, WRITABLE, is_timed=True)) as connection:
+        with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             _limit_growth(connection)
             hand_over(connection, tenant_uid)
             # The other tenant's idempotency keys do not apply to this tenant's writes.

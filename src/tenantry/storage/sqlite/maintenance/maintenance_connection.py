@@ -22,7 +22,7 @@ T = TypeVar("T")
 READ_ONLY: Final = "mode=ro"
 IMMUTABLE: Final = "mode=ro&immutable=1"
 WRITABLE: Final = "mode=rw"
-_BUSY_SECONDS: Final = 5.0
+BUSY_SECONDS: Final = 5.0
 
 
 def repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
@@ -38,13 +38,16 @@ def repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, parameters: str, *, seconds_min: float | None = None, busy_seconds: float = BUSY_SECONDS
+) -> sqlite3.Connection:
     """Open a closed database; its statements end when the caller is cancelled.
 
     Args:
         path: The file.
         parameters: `READ_ONLY`, `IMMUTABLE` or `WRITABLE`.
-        is_timed: Whether they also end after a time that depends on the size of the file.
+        seconds_min: How long they may take, beside the time that the size of the file allows; None for no deadline.
+        busy_seconds: How long they wait for another program that holds a lock of the database.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.
@@ -56,10 +59,10 @@ def connect(path: Path, parameters: str, *, is_timed: bool = False) -> sqlite3.C
     if parameters == WRITABLE:
         make_log_durable(path)
     connection = sqlite3.connect(
-        database_uri(path, parameters), uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+        database_uri(path, parameters), uri=True, isolation_level=None, timeout=busy_seconds
     )
     try:
-        Watch(check_seconds_max(path) if is_timed else None).watch(connection)
+        Watch(None if seconds_min is None else check_seconds_max(path, seconds_min)).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)
         # With a rollback journal a commit is durable when the journal's removal is; with a write-ahead log it is FULL.

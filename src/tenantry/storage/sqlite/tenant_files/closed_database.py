@@ -14,6 +14,7 @@ from tenantry.storage.protocol import Place
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.layout import TenantPaths
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
+from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.threads import run_in_thread
@@ -26,10 +27,12 @@ class SQLiteClosedDatabase:
 
     Args:
         paths: The tenant's files.
+        limits: Of a repair.
     """
 
-    def __init__(self, paths: TenantPaths) -> None:
+    def __init__(self, paths: TenantPaths, limits: SQLiteLimits) -> None:
         self._paths = paths
+        self._limits = limits
 
     async def exists(self) -> bool:
         """Return whether the file exists, durably; see `ClosedDatabase.exists`."""
@@ -51,12 +54,18 @@ class SQLiteClosedDatabase:
     async def check_repairable(self) -> None:
         """Compare the write-ahead log with the file; see `ClosedDatabase.check_repairable`."""
         await run_in_thread(
-            partial(log_note.check_fits, self._paths.lock, self._paths.database, is_strict=True)
+            partial(
+                log_note.check_fits,
+                self._paths.lock,
+                self._paths.database,
+                changed_seconds_max=self._limits.changed_seconds_max,
+            )
         )
 
     async def repair(self) -> None:
         """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
-        await run_in_thread(partial(maintenance.repair, self._paths.database))
+        busy_seconds = self._limits.repair_busy_seconds
+        await run_in_thread(partial(maintenance.repair, self._paths.database, busy_seconds=busy_seconds))
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
         """Keep the file under a second name; see `ClosedDatabase.keep`."""
@@ -84,6 +93,7 @@ async def closed_database(
     paths: TenantPaths,
     *,
     data_dir: Path,
+    limits: SQLiteLimits,
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
@@ -93,6 +103,7 @@ async def closed_database(
         place: The tenant.
         paths: Its files.
         data_dir: The directory that its files may not leave.
+        limits: Of a repair.
         wait_seconds: How long to wait for another process that has it open.
         monotonic_seconds: The clock for the waiting.
 
@@ -103,12 +114,12 @@ async def closed_database(
     """
     await run_in_thread(partial(check_own_path, data_dir, paths.database))
     if not await run_in_thread(paths.directory.exists):
-        yield SQLiteClosedDatabase(paths)
+        yield SQLiteClosedDatabase(paths, limits)
         return
     ownership = FileOwnership(paths.lock, place.uid, place.tenant_id)
     try:
         await _acquire(ownership, monotonic_seconds, wait_seconds)
-        yield SQLiteClosedDatabase(paths)
+        yield SQLiteClosedDatabase(paths, limits)
     finally:
         # Also when cancelled: the thread may have acquired it by then. The next owner finds out in which state
         # the file is.
