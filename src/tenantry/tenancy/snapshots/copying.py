@@ -60,6 +60,8 @@ class Copies:
         if not tenant.state.allows(Permission.READ) or tenant.intent is not None:
             if not tenant.state.allows(Permission.COPY):
                 raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
+            # The operation that ended its calls may still wait for those that were accepted; until then it is open here.
+            await self._pool.close_tenant(tenant.id, "state")
             return await self._copy_closed(tenant, path)
         if self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
             return await self._copy_held(tenant, path)
