@@ -46,7 +46,7 @@ _UrlOption = Annotated[
     typer.Option(help=f"A running service; the key is taken from {API_KEY}. [{URL}]", rich_help_panel=_WHERE),
 ]
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the key alone.")]
-_YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def command(
@@ -85,7 +85,7 @@ def command(
             with ending(is_json=is_json):
                 target = choose_target(url, data_dir, storage)
                 if question is not None and not is_sure:
-                    _ask(question.format_map(given))
+                    ask(question.format_map(given))
                 document = _run(target, work, _gathered(work, given), may_create=may_create)
                 shown = (lambda found: str(found[alone])) if is_quiet else show
                 print_document(document, shown, is_json=is_json and not is_quiet)
@@ -96,7 +96,7 @@ def command(
             one for each in list(inspect.signature(work).parameters.values())[1:] for one in _expanded(each)
         ]
         if question is not None:
-            own.append(_option("is_sure", _YesOption, default=False))
+            own.append(_option("is_sure", YesOption, default=False))
         if alone is not None:
             own.append(_option("is_quiet", _QuietOption, default=False))
         run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined]  # typer reads it
@@ -151,7 +151,12 @@ def needs_extra() -> Iterator[None]:
         ) from error
 
 
-def _ask(question: str) -> None:
+def ask(question: str) -> None:
+    """Ask at the terminal whether to go on.
+
+    Raises:
+        CommandError: The answer is no, or there is no terminal.
+    """
     if not sys.stdin.isatty():
         raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask: give --yes")
     # Not typer's own function, which prints a blank on standard output.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
@@ -10,9 +9,8 @@ from tenantry.lifecycle import Permission
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
 from tenantry.tenancy.snapshot_storage.location import default_location
 from tenantry.tenancy.snapshots.snapshot import is_snapshot_id, newest_first
+from tenantry.tenancy.snapshots.snapshot_archive import MANIFEST_SUFFIX
 from tenantry.tenancy.tenant_record import TenantRecord
-
-_MANIFEST: Final = ".json"
 
 
 def check_dates(
@@ -78,7 +76,7 @@ def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
     check = "dates of snapshots"
     ahead = set()
     for directory in default_location(config.data_dir).glob("*/"):
-        names = (path.name.removesuffix(_MANIFEST) for path in directory.glob(f"*{_MANIFEST}"))
+        names = (path.name.removesuffix(MANIFEST_SUFFIX) for path in directory.glob(f"*{MANIFEST_SUFFIX}"))
         ahead |= {
             str(directory / name) for name in newest_first(filter(is_snapshot_id, names), latest).future
         }

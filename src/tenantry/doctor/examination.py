@@ -10,7 +10,7 @@ from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Level, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
-from tenantry.doctor.snapshot_storage import check_storage
+from tenantry.doctor.snapshot_storage import check_storage, find_left_snapshots
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
 from tenantry.statements import Fetch, Statement
@@ -46,7 +46,7 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
             "give a directory that a service has used; if this one was used, put the newest copy of catalog.db back",
         )
         return
-    for finding in (*check_machine(config), *check_files(data_dir)):
+    for finding in (*check_machine(config), *check_files(data_dir), *find_left_snapshots(data_dir)):
         yield finding
     try:
         with closing(Inspection(data_dir / "catalog.db")) as catalog:

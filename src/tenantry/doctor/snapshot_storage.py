@@ -1,5 +1,8 @@
 """Checks which data directory owns the snapshot storage."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -7,9 +10,11 @@ import anyio
 from tenantry.clock import SystemClock
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
-from tenantry.errors import SnapshotStorageOwnedError, TenantryError
+from tenantry.errors import SnapshotError, SnapshotStorageOwnedError, TenantryError
 from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.tenancy.snapshot_storage.location import default_location, recorded_location
 from tenantry.tenancy.snapshot_storage.owner import StorageOwner
+from tenantry.tenancy.snapshots.snapshot_archive import MANIFEST_SUFFIX
 
 STORAGE_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"
@@ -17,6 +22,26 @@ _TO_DO: Final = (
     "if this directory is a copy, give it a storage of its own with 'tenantry snapshot switch-storage'; if it was moved or "
     "restored, or is to take over the other directory's snapshots, use 'tenantry snapshot claim-storage'"
 )
+
+
+def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
+    """Find snapshots in the data directory of which its registries know nothing, because they keep snapshots elsewhere."""
+    default = default_location(data_dir)
+    try:
+        recorded = recorded_location(data_dir)
+    except SnapshotError:
+        return  # no registry can be opened, and its error says why
+    if recorded in {None, os.path.abspath(default)}:  # noqa: PTH100  # as `LocalStorage.location`
+        return
+    left = {str(path) for path in default.glob(f"*/*{MANIFEST_SUFFIX}")}
+    if left:
+        yield note(
+            _CHECK,
+            f"{len(left)} {'snapshot is' if len(left) == 1 else 'snapshots are'} in {default}, but this directory keeps its snapshots at "
+            f"{recorded}: what is in {default} is neither listed nor deleted",
+            f"copy the content of {default} to {recorded}, or remove it if the snapshots are not needed",
+            left,
+        )
 
 
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:

@@ -39,7 +39,62 @@ class LockHeldError(Exception):
         super().__init__(f"held by process {self.pid or 'unknown'} on {self.host or 'this host'}")
 
 
-class LockFile:
+class _Locked:
+    """A descriptor that a lock is on, if it is open. A forked child closes its copy."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def _open(self, path: Path, flags: int) -> int:
+        with _fork_lock:
+            self._fd = fd = os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
+            _held.add(self)
+        return fd
+
+    def _close(self) -> None:
+        with _fork_lock:
+            fd, self._fd = self._fd, None
+            _held.discard(self)
+            if fd is not None:
+                os.close(fd)  # no LOCK_UN: in a forked child it would release the parent's lock
+
+
+class DirectoryLock(_Locked):
+    """A lock on a directory itself, not held at first: many holders share it, or one has it alone.
+
+    It makes no file, so it works on a full disk and leaves nothing behind. Its methods never wait for the lock.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def acquire(self, *, is_shared: bool) -> None:
+        """Take the lock.
+
+        Args:
+            is_shared: Whether others may share it; otherwise there is no other holder.
+
+        Raises:
+            BlockingIOError: Another holder is in the way.
+            OSError: The directory cannot be opened or locked.
+        """
+        fd = self._open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BaseException:
+            self._close()
+            raise
+
+    def release(self) -> None:
+        """Release the lock; a no-op if it is not held."""
+        self._close()
+
+
+class LockFile(_Locked):
     """A lock, not held at first. Its methods block for I/O, but never wait for the lock.
 
     Args:
@@ -47,8 +102,8 @@ class LockFile:
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
-        self._fd: int | None = None
 
     @property
     def is_held(self) -> bool:
@@ -96,10 +151,7 @@ class LockFile:
                 with contextlib.suppress(OSError):
                     _replace_content(fd, content)
         finally:
-            with _fork_lock:
-                self._fd = None
-                _held.discard(self)
-                os.close(fd)  # no LOCK_UN: in a forked child it would release the parent's lock
+            self._close()
 
     def read(self) -> bytes:
         """Return the content of the file; empty if there is no file."""
@@ -144,11 +196,7 @@ class LockFile:
             self.release()
 
     def _opened(self, *, may_make: bool) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
-        with _fork_lock:
-            self._fd = fd = os.open(self.path, flags, _FILE_MODE)
-            _held.add(self)
-        return fd
+        return self._open(self.path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0))
 
 
 def remove_abandoned(directory: Path) -> None:
@@ -202,8 +250,8 @@ def _replace_content(fd: int, content: bytes) -> None:
     os.pwrite(fd, content[: CONTENT_BYTES - 1].ljust(CONTENT_BYTES - 1) + b"\n", 0)
 
 
-_held: set[LockFile] = set()
-"""The lock files of this process that are open."""
+_held: set[_Locked] = set()
+"""The locks of this process whose descriptors are open."""
 
 _fork_lock = threading.RLock()
 """Prevents a fork between the opening or closing of a descriptor and the change of `_held`."""
@@ -212,7 +260,7 @@ _fork_lock = threading.RLock()
 def _let_go_in_child() -> None:
     """Close the copies that a forked child has of its parent's locks, which stay locked."""
     for lock in tuple(_held):
-        lock.release()
+        lock._close()  # noqa: SLF001  # not release, which may write
     _fork_lock.release()
 
 

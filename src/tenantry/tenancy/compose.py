@@ -9,6 +9,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import MigrationError
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook
+from tenantry.files.lock_file import DirectoryLock
 from tenantry.schema import Schema
 from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
@@ -62,6 +63,7 @@ class Parts:
     """The parts of a registry, in the order in which they are made.
 
     Attributes:
+        directory_lock: Held while the registry is open, shared with other registries.
         record_location: Records in the data directory where its snapshots are, or raises if they are elsewhere.
     """
 
@@ -77,6 +79,7 @@ class Parts:
     failed_tenants: FailedTenants
     leases: TenantLeases
     scratch: Scratch
+    directory_lock: DirectoryLock
     record_location: Callable[[], None]
     storage_owner: StorageOwner
     operations: TenantOperations
@@ -162,6 +165,7 @@ def compose(
         failed_tenants=failed_tenants,
         leases=leases,
         scratch=snapshot_tools.scratch,
+        directory_lock=DirectoryLock(config.data_dir),
         record_location=partial(record_location, config.data_dir, storage.location),
         storage_owner=storage_owner,
         operations=operations,

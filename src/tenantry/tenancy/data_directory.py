@@ -3,11 +3,15 @@
 import os
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from tenantry.config import RegistryConfig
+from tenantry.errors import DataDirectoryError
 from tenantry.files.durable_files import check_directory, make_usable_root, unusable_error
+from tenantry.files.lock_file import DirectoryLock
 
 
 class DiskSpace(NamedTuple):
@@ -46,6 +50,47 @@ def prepare_data_directory(config: RegistryConfig) -> None:
                 check_directory(path / name, (path / name).lstat())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unusable_error(path, error) from error
+
+
+def lock_for_registry(lock: DirectoryLock) -> None:
+    """Lock a data directory for an open registry, beside other registries: nobody else can have the directory alone.
+
+    Raises:
+        DataDirectoryError: Another process has the directory alone, or it cannot be locked.
+    """
+    try:
+        lock.acquire(is_shared=True)
+    except BlockingIOError as error:
+        raise DataDirectoryError(
+            f"another process has locked the data directory {lock.path}, as 'tenantry snapshot switch-storage' does: try again "
+            "when that process has ended",
+            path=str(lock.path),
+        ) from error
+    except OSError as error:
+        raise unusable_error(lock.path, error) from error
+
+
+@contextmanager
+def locked_alone(data_dir: Path) -> Iterator[None]:
+    """Lock a data directory while the block runs: no registry has it open, and none can be opened.
+
+    Raises:
+        DataDirectoryError: A registry has the directory open, or it cannot be locked.
+    """
+    lock = DirectoryLock(data_dir)
+    try:
+        lock.acquire(is_shared=False)
+    except BlockingIOError as error:
+        raise DataDirectoryError(
+            f"a process has the data directory {data_dir} open: stop the service or the program that uses it first",
+            path=str(data_dir),
+        ) from error
+    except OSError as error:
+        raise unusable_error(data_dir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_shared_by_group(found: os.stat_result) -> bool:

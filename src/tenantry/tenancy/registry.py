@@ -22,7 +22,7 @@ from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.protocol import BackendReport
 from tenantry.tenancy.compose import compose
-from tenantry.tenancy.data_directory import prepare_data_directory
+from tenantry.tenancy.data_directory import lock_for_registry, prepare_data_directory
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.operator_api import OperatorAPI
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, count_mailboxes
@@ -97,6 +97,7 @@ class TenantRegistry(OperatorAPI):
             return
         parts.backend.abandon()
         parts.scratch.abandon()
+        parts.directory_lock.release()
         warnings.warn(
             f"the registry of {parts.config.data_dir} was not closed: use 'async with TenantRegistry(…)', or call aclose()",
             ResourceWarning,
@@ -247,11 +248,13 @@ class TenantRegistry(OperatorAPI):
         await parts.backend.open()
         try:
             await run_in_thread(partial(prepare_data_directory, parts.config))
+            await run_in_thread(partial(lock_for_registry, parts.directory_lock))
             await run_in_thread(parts.record_location)
             await parts.scratch.sweep()
             await parts.catalog.open()
         except BaseException:
             parts.backend.abandon()
+            parts.directory_lock.release()
             raise
 
     async def _close(self) -> None:
@@ -269,6 +272,7 @@ class TenantRegistry(OperatorAPI):
         parts.state.was_closed = True
         # The steps run from the last to the first; one that fails does not skip the others.
         async with AsyncExitStack() as steps:
+            steps.callback(parts.directory_lock.release)
             steps.push_async_callback(parts.catalog.aclose, parts.config.shutdown_timeout_seconds)
             steps.push_async_callback(parts.backend.aclose)
             steps.push_async_callback(parts.failed_tenants.wait_ended)

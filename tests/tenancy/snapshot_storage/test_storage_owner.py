@@ -12,6 +12,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
 from tenantry.errors import DataDirectoryError, SnapshotError, SnapshotStorageOwnedError
 from tenantry.storage import LocalStorage, ObjectStorage, ObstoreStorage
+from tenantry.tenancy.data_directory import locked_alone
 from tenantry.tenancy.snapshot_storage.directory_identity import make_identity, read_identity
 from tenantry.tenancy.snapshot_storage.owner import CHECKED_SECONDS_MAX, MARK_KEY
 from tenantry.tenancy.snapshot_storage.switch import switch_storage
@@ -203,6 +204,45 @@ async def test_a_switch_to_what_is_not_empty(copied: Path, backups: LocalStorage
     assert (copied / "snapshot-storage").read_text().strip() == backups.location
 
 
+async def test_a_switch_beside_an_open_registry(copied: Path, backups: LocalStorage, tmp_path: Path):
+    """A switch is refused, and changes nothing, while a registry has the directory open, and no registry opens during a switch."""
+    config, new = RegistryConfig(data_dir=copied), LocalStorage(tmp_path / "new")
+    async with opened(copied, backups), opened(copied, backups):
+        with pytest.raises(DataDirectoryError, match="stop the service or the program"):
+            await switch_storage(config, new)
+    with locked_alone(copied), pytest.raises(DataDirectoryError, match="switch-storage"):
+        await opened(copied, backups).open()
+    assert (copied / "snapshot-storage").read_text().strip() == backups.location
+    assert await switch_storage(config, new) == backups.location
+
+
+async def test_a_switch_under_a_service(data_dir: Path, tmp_path: Path):
+    """The command refuses to switch while another process has the directory open, and says to stop it."""
+    async with opened(data_dir, None):
+        done = tenantry("snapshot", "switch-storage", tmp_path / "new", "--data-dir", data_dir, "--yes")
+    assert (done.returncode, "stop the service" in done.stderr) == (1, True)
+
+
+async def test_the_doctor_finds_snapshots_that_were_left(data_dir: Path, tmp_path: Path):
+    """Snapshots that are still in the data directory after a switch are counted by the examination; before it none are left."""
+
+    async def left() -> list[str]:
+        findings = (await examine(RegistryConfig(data_dir=data_dir))).findings
+        return [
+            f"{finding.level} {finding.found}" for finding in findings if finding.check == "snapshot storage"
+        ]
+
+    async with opened(data_dir, None) as registry:
+        await registry.create("acme")
+        await registry.snapshots.create("acme")
+    assert await left() == []
+    new = LocalStorage(tmp_path / "new")
+    await switch_storage(RegistryConfig(data_dir=data_dir), new)
+    [found] = await left()
+    assert found.startswith(f"note 1 snapshot is in {data_dir / 'snapshots'}")
+    assert new.location in found
+
+
 async def test_what_the_doctor_says(data_dir: Path, copied: Path, backups: LocalStorage, tmp_path: Path):
     """The examination tells a directory's own storage, another one's, and one that nobody has; and writes in none."""
 
@@ -228,7 +268,9 @@ async def test_the_commands(copied: Path, backups: LocalStorage, tmp_path: Path)
     claimed = document(tenantry("snapshot", "claim-storage", "--data-dir", copied, "--yes", "--json"))
     assert claimed["location"] == backups.location
     new = tmp_path / "new"
-    switched = document(tenantry("snapshot", "switch-storage", new, "--data-dir", copied, "--json"))
+    done = tenantry("snapshot", "switch-storage", new, "--data-dir", copied)
+    assert (done.returncode, "--yes" in done.stderr) == (2, True)
+    switched = document(tenantry("snapshot", "switch-storage", new, "--data-dir", copied, "--yes", "--json"))
     assert switched == {"location": str(new), "before": backups.location}
     assert document(tenantry("snapshot", "list", "acme", "--data-dir", copied, "--json"))["items"] == []
 

@@ -8,7 +8,7 @@ import typer
 from tenantry.cli.arguments import SnapshotArgument, TenantArgument
 from tenantry.cli.client.api import Api, Document, tenant_path
 from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
-from tenantry.cli.command import DataDirOption, JsonOption, command, ending
+from tenantry.cli.command import DataDirOption, JsonOption, YesOption, ask, command, ending
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import listing, print_document, record
 from tenantry.errors import TenantryError
@@ -78,14 +78,20 @@ async def claim_storage(api: Api) -> Document:
 def switch_storage(
     new: Annotated[str, typer.Argument(metavar="STORAGE", help="s3://bucket/prefix, a directory, ….")],
     *,
+    is_sure: YesOption = False,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Keep a directory's future snapshots in another storage, which begins empty; stop its service first."""
+    """Keep a directory's future snapshots in another storage, which begins empty; refused while a service has the directory open."""
     with ending(is_json=is_json):
         config = registry_config(choose_data_dir(data_dir))
         storage = choose_storage(new, config.data_dir)
         assert storage is not None
+        if not is_sure:
+            ask(
+                f"Keep the snapshots of {config.data_dir} at {storage.location} from now on? Present snapshots stay where they are, "
+                "and are neither listed nor deleted any more."
+            )
         try:
             before = asyncio.run(switch.switch_storage(config, storage))
         except TenantryError as error:

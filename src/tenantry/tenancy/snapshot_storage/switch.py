@@ -17,6 +17,7 @@ from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.clock_watch import ClockWatch
+from tenantry.tenancy.data_directory import locked_alone
 from tenantry.tenancy.snapshot_storage.location import change_location, default_location, recorded_location
 from tenantry.tenancy.snapshot_storage.owner import StorageOwner
 from tenantry.threads import run_in_thread
@@ -25,20 +26,26 @@ from tenantry.threads import run_in_thread
 async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
     """Store the snapshots of a data directory in this storage from now on, and return the location of the old storage.
 
-    Snapshots in the old storage stay there, and are neither listed nor deleted any more. A registry that is open on the directory
-    uses the old storage until it closes. The switch is in the audit.
+    Snapshots in the old storage stay there, and are neither listed nor deleted any more. While this runs, no registry can open the
+    directory. The switch is in the audit.
 
     Raises:
-        DataDirectoryError: There is no catalog in the directory.
+        DataDirectoryError: There is no catalog in the directory, or a registry has it open; nothing was changed.
         SnapshotStorageOwnedError: The storage belongs to another data directory; nothing was changed.
         SnapshotError: The storage has objects and no owner, or cannot be used; nothing was changed.
         PersistenceError: The catalog cannot be written.
     """
-    data_dir, clock = config.data_dir, SystemClock()
+    data_dir = config.data_dir
     if not await run_in_thread((data_dir / "catalog.db").is_file):
         raise DataDirectoryError(
             f"there is no catalog in {data_dir}: give a data directory", path=str(data_dir)
         )
+    with locked_alone(data_dir):  # an open registry would go on with the old storage
+        return await _switch(config, storage)
+
+
+async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
+    data_dir, clock = config.data_dir, SystemClock()
     before = await run_in_thread(partial(recorded_location, data_dir)) or str(default_location(data_dir))
     owner = StorageOwner(storage, data_dir, clock)
     if not await owner.is_inside() and await owner.look() is None and await storage.list(""):

@@ -35,7 +35,7 @@ from tenantry.threads import run_in_thread
 
 UNFINISHED_SECONDS: Final = 86_400.0
 """A database that has had no manifest for so long will not get one: its process died."""
-_MANIFEST: Final = ".json"
+MANIFEST_SUFFIX: Final = ".json"
 _DATABASE: Final = ".db.gz"
 
 
@@ -75,7 +75,9 @@ class SnapshotArchive:
         key = _key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE)
         await self._storage.put(key, database.path)
         try:
-            await self._storage.put_bytes(_key(manifest.tenant_uid, manifest.snapshot_id, _MANIFEST), sealed)
+            await self._storage.put_bytes(
+                _key(manifest.tenant_uid, manifest.snapshot_id, MANIFEST_SUFFIX), sealed
+            )
         except BaseException:
             # An object without a manifest is found by nobody until retention removes it.
             with anyio.CancelScope(shield=True), suppress(TenantryError):
@@ -85,7 +87,7 @@ class SnapshotArchive:
 
     async def ids(self, tenant_uid: str) -> Sequence[str]:
         """Return the ids of the tenant's snapshots, oldest first."""
-        return sorted(_ids(await self._names(tenant_uid), _MANIFEST))
+        return sorted(_ids(await self._names(tenant_uid), MANIFEST_SUFFIX))
 
     async def manifest(self, tenant_uid: str, snapshot_id: str) -> Manifest:
         """Return the manifest of a snapshot.
@@ -95,7 +97,7 @@ class SnapshotArchive:
             SnapshotCorruptError: Its manifest was changed, or is another snapshot's.
         """
         check_snapshot_id(snapshot_id)
-        key = _key(tenant_uid, snapshot_id, _MANIFEST)
+        key = _key(tenant_uid, snapshot_id, MANIFEST_SUFFIX)
         try:
             content = await self._storage.get_bytes(key, bytes_max=MANIFEST_BYTES_MAX)
         except SnapshotNotFoundError as error:
@@ -147,7 +149,7 @@ class SnapshotArchive:
         check_snapshot_id(snapshot_id)
         await self._owner.check()
         # The manifest first: without it there is no snapshot.
-        for suffix in (_MANIFEST, _DATABASE):
+        for suffix in (MANIFEST_SUFFIX, _DATABASE):
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
 
     async def delete_all(self, tenant_uid: str) -> None:
@@ -189,7 +191,7 @@ class SnapshotArchive:
         """
         await self._owner.check()
         names = await self._names(tenant_uid)
-        ids = _ids(names, _MANIFEST)
+        ids = _ids(names, MANIFEST_SUFFIX)
         past = newest_first(ids - {newest}, watch.latest_plausible()).past
         too_old = begin_of_ids(watch.expired_before(age_seconds_max))
         surplus = [
@@ -207,7 +209,7 @@ class SnapshotArchive:
             [
                 _key(tenant_uid, snapshot_id, suffix)
                 for snapshot_id in surplus
-                for suffix in (_MANIFEST, _DATABASE)
+                for suffix in (MANIFEST_SUFFIX, _DATABASE)
             ]
         )
         await self._storage.remove_leftovers(f"{tenant_uid}/")
