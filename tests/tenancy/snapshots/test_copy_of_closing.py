@@ -1,10 +1,13 @@
-"""A copy of a tenant that closes at this moment."""
+"""Copies of tenants that stop or begin to serve calls at this moment."""
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tenantry import TenantRegistry, TenantState
-from tenants import make_message, say, until
+from tenantry.storage import artifacts
+from tenants import history, make_message, say, until
 
 
 async def test_a_snapshot_of_a_tenant_that_is_being_suspended(registry: TenantRegistry, data_dir: Path):
@@ -21,3 +24,30 @@ async def test_a_snapshot_of_a_tenant_that_is_being_suspended(registry: TenantRe
         await until(lambda: taking.done() or (scratch.exists() and any(scratch.iterdir())))
     await suspending
     assert (await taking).row_counts["messages"] == 2
+
+
+async def test_a_call_of_a_tenant_that_is_resumed_during_its_snapshot(
+    registry: TenantRegistry, monkeypatch: pytest.MonkeyPatch
+):
+    """The call waits for the end of the copy; the tenant is not said to be open elsewhere."""
+    await registry.create("acme")
+    await say(registry, "acme", "one")
+    await registry.suspend("acme")
+    gate, has_begun, check = asyncio.Event(), asyncio.Event(), artifacts.check
+
+    async def check_later(path: Path) -> artifacts.DatabaseReport:
+        has_begun.set()
+        await gate.wait()
+        return await check(path)
+
+    monkeypatch.setattr(artifacts, "check", check_later)
+    taking = asyncio.ensure_future(registry.snapshots.create("acme"))
+    await has_begun.wait()
+    await registry.resume("acme")
+    writing = asyncio.ensure_future(say(registry, "acme", "two"))
+    holds = registry._parts.pool._holds
+    await until(lambda: writing.done() or any(hold.waiters for hold in holds.values()))
+    gate.set()
+    await writing
+    assert (await taking).row_counts["messages"] == 1
+    assert await history(registry, "acme") == ["one", "two"]

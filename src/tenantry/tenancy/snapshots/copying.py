@@ -34,13 +34,15 @@ class Copies:
     """Makes and checks copies.
 
     A tenant that serves calls is copied through its actor, beside its writer. A tenant that serves none is copied through a store of
-    its own, and not migrated for it. So is a tenant that serves calls, is closed and lacks migrations; its callers wait for the copy.
+    its own, and not migrated for it. So is a tenant that serves calls, is closed and lacks migrations. Meanwhile callers wait for the
+    copy: also those of a tenant that serves calls again before the copy has ended.
 
     Args:
         tools: What operations work with.
     """
 
     def __init__(self, tools: OperationTools) -> None:
+        self._catalog = tools.catalog
         self._pool = tools.pool
         self._opener = tools.opener
         self._backend = tools.backend
@@ -60,9 +62,7 @@ class Copies:
         if not tenant.state.allows(Permission.READ) or tenant.intent is not None:
             if not tenant.state.allows(Permission.COPY):
                 raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
-            # The operation that ended its calls may still wait for those that were accepted; until then it is open here.
-            await self._pool.close_tenant(tenant.id, "state")
-            return await self._copy_closed(tenant, path)
+            return await self._copy_unserved(tenant, path)
         if self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
             return await self._copy_held(tenant, path)
         return await self._copy_open(tenant, path)
@@ -79,6 +79,17 @@ class Copies:
             return await _copied(tenant, lease.actor, path)
         finally:
             self._pool.release(lease)
+
+    async def _copy_unserved(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
+        """Copy a tenant that serves no calls, after the last ones have ended; if it serves calls again, they wait for the copy."""
+        async with self._pool.held(tenant.id, "snapshot"):
+            found = await self._catalog.find_by_uid(tenant.uid)
+            if found is None or found.id != tenant.id or not found.state.allows(Permission.COPY):
+                raise SnapshotError(
+                    f"tenant {tenant.id!r} was renamed or purged before it could be copied: try again",
+                    is_retryable=True,
+                )
+            return await self._copy_closed(found, path)
 
     async def _copy_held(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Copy a tenant that serves calls while it is closed and its callers wait."""
