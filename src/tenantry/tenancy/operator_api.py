@@ -219,6 +219,9 @@ class OperatorAPI(ABC):
     async def repair(self, tenant_id: str) -> TenantRecord:
         """Check a quarantined tenant's database, rebuild its indexes if only they are damaged, and let it serve calls again.
 
+        So that a repair can be repeated, an active tenant is returned as it is: its database is not checked, and the audit's row has
+        ``is_checked`` false.
+
         Raises like `suspend`, and:
             DatabaseCorruptError: More than indexes is damaged; the tenant stays quarantined: restore a snapshot.
             MigrationError: A migration still fails.

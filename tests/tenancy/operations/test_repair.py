@@ -134,9 +134,13 @@ class TestRepair:
         assert (await registry.repair("acme")).state is TenantState.ACTIVE
 
     async def test_only_a_quarantined_tenant(self, registry: TenantRegistry):
-        """Of an active one nothing is to be repaired; others are refused."""
-        await bring_to(registry, TenantState.ACTIVE)
+        """An active one stays as it is, and the audit says that nothing was checked; others are refused."""
+        await bring_to(registry, TenantState.QUARANTINED)
+        await registry.repair("acme")
         assert (await registry.repair("acme")).state is TenantState.ACTIVE
+        repeated, first = (await registry.audit.list(tenant_id="acme"))[:2]
+        assert (repeated.action, repeated.outcome, repeated.detail) == ("repair", "ok", {"is_checked": False})
+        assert (first.action, first.outcome, first.detail) == ("repair", "ok", {})
         await registry.suspend("acme")
         with pytest.raises(TenantSuspendedError, match="repair is not possible"):
             await registry.repair("acme")

@@ -206,7 +206,10 @@ async def repair_tenant(
     service: CurrentService,
     begin: BeginOperation,
 ) -> Operation:
-    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again. The operation's result is the tenant."""
+    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again. The operation's result is the tenant.
+
+    An active tenant stays as it is and is not checked: start a fleet job of the kind `check` to check it.
+    """
     return await begin("repair", partial(service.registry.repair, tenant_id))
 
 

@@ -22,7 +22,7 @@ from tenantry.cli.arguments import (
 from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.output import listing
+from tenantry.cli.output import listing, print_note
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
 
@@ -201,7 +201,14 @@ async def quarantine(api: Api, tenant_id: TenantArgument, *, reason: ReasonOptio
 @command(group)
 async def repair(api: Api, tenant_id: TenantArgument) -> Document:
     """Check a quarantined tenant's database, repair what can be repaired, and let it serve again."""
-    return await api.operate(tenant_path(tenant_id, "repair"))
+    before = await api.get(tenant_path(tenant_id))
+    repaired = await api.operate(tenant_path(tenant_id, "repair"))
+    if repaired["revision"] == before["revision"]:
+        print_note(
+            f"{tenant_id} is {repaired['state']}: nothing was checked or repaired; to check it: "
+            f"tenantry fleet start check --tenant {tenant_id} --wait"
+        )
+    return repaired
 
 
 @command(group)

@@ -30,6 +30,7 @@ class Repair:
         """See `TenantRegistry.repair`."""
         tenant = await operation.get()
         if next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id) is tenant.state:
+            operation.detail = {**operation.detail, "is_checked": False}
             return tenant
         async with operation.begun(tenant) as damaged:
             async with self._tools.backend.exclusive(damaged.place) as closed:

@@ -1,0 +1,33 @@
+"""Commands about tenants, in this process and on a data directory: what they say beside their document."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from commands import WHERE
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.cli import app
+
+
+@pytest.fixture
+def acme(data_dir: Path) -> str:
+    """The one tenant of a data directory that no process has open; it is quarantined."""
+
+    async def make() -> str:
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            await registry.create("acme")
+            return (await registry.quarantine("acme", reason="odd")).id
+
+    return asyncio.run(make())
+
+
+def test_a_repair_that_has_nothing_to_do_says_so(data_dir: Path, acme: str):
+    """The repair of an active tenant says that nothing was checked, and how to check it; one that repairs says nothing."""
+    env = {**dict.fromkeys(WHERE, ""), "TENANTRY_DATA_DIR": str(data_dir)}
+    first, repeated = (CliRunner().invoke(app, ["tenant", "repair", acme], env=env) for _ in range(2))
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert repeated.exit_code == 0
+    assert "acme is active: nothing was checked or repaired" in repeated.stderr
+    assert "tenantry fleet start check --tenant acme --wait" in repeated.stderr
