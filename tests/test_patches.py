@@ -15,6 +15,7 @@ SOURCE = Path(tenantry.__file__).parent.parent
 
 REPLACED = {
     "tenantry.storage.archive.sealed_gzip.check_cancelled": "counts how often a thread asks whether it was cancelled",
+    "tenantry.storage.artifacts.check": "a copy whose check takes as long as a test needs",
     "tenantry.storage.sqlite.backend.closed_database": "a disk that refuses every lock",
     "tenantry.storage.sqlite.connections.opening._set_up": "the moment while a connection is opened",
     "tenantry.storage.sqlite.connections.opening.add_functions": "a connection that fails half way through its settings",
@@ -26,7 +27,7 @@ REPLACED = {
     "tenantry.storage.sqlite.migrations.migrator.apply_migrations": "the moment between the plan and its first step",
     "tenantry.storage.sqlite.statements.batch.roll_back": "a ROLLBACK that fails",
     "tenantry.storage.sqlite.tenant_files.replacement.place": "the death of a process before it places a file",
-    "tenantry.tenancy.snapshots.import_bundle.read_bundle": "a bundle that is unpacked for as long as a test needs",
+    "tenantry.tenancy.snapshots.import_bundle.read_bundle": "a bundle that is unpacked for as long as a test needs, or on a disk that others fill",
 }
 """Each attribute that tests replace, and the failure or the moment that it stands for."""
 
