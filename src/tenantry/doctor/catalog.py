@@ -18,8 +18,8 @@ _SUMMARY: Final = Statement("doctor.catalog_version", SUMMARY_SQL, (), Fetch.ONE
 _TENANT_COLUMNS: Final = Statement(
     "doctor.tenant_columns", "SELECT name FROM pragma_table_info('tenants')", (), Fetch.ALL
 )
-_BEFORE_LOCATIONS: Final = {"backend": "'sqlite'", "location": "directory"}
-"""Columns that a catalog lacks until a service has applied the migration 0006_location, and what it has in their place."""
+_OLDER: Final = {"backend": "'sqlite'", "location": "directory", "reason_before": "NULL"}
+"""Columns that a catalog lacks until a service has applied the migrations from 0006_location on, and what stands in for them."""
 
 
 async def check_version(catalog: Inspection) -> Finding:
@@ -57,6 +57,6 @@ async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:
         PersistenceError: The catalog, or one of its rows, cannot be read.
     """
     found = {name for (name,) in await catalog.read(_TENANT_COLUMNS)}
-    columns = [name if name in found else _BEFORE_LOCATIONS.get(name, name) for name in COLUMNS]
+    columns = [name if name in found else _OLDER.get(name, name) for name in COLUMNS]
     sql = f"SELECT {', '.join(columns)} FROM tenants ORDER BY id"  # noqa: S608  # our names
     return [from_row(row) for row in await catalog.read(Statement("doctor.tenants", sql, (), Fetch.ALL))]

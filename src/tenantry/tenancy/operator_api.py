@@ -176,7 +176,7 @@ class OperatorAPI(ABC):
         return await self._runner.run(parse_tenant_id(tenant_id), "delete", work, reason=reason)
 
     async def undelete(self, tenant_id: str) -> TenantRecord:
-        """Bring a deleted tenant back into the state that it was in. Raises like `suspend`."""
+        """Bring a deleted tenant back into the state that it was in, with the reason of that state. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.UNDELETE)
 
     async def purge(self, tenant_id: str, *, force: bool = False) -> TenantRecord:

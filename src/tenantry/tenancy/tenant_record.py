@@ -43,6 +43,7 @@ class TenantRecord(BaseModel):
         state: Where it is in its life.
         reason: Why it is in that state, where someone said so.
         state_before: Of a deleted tenant, the state it had.
+        reason_before: Of a deleted tenant, the reason of `state_before`.
         created_at, state_changed_at: Instants in UTC.
         purge_after: Of a deleted tenant, the end of its grace period.
         schema_versions: The version that each schema was at when the tenant was last opened.
@@ -66,6 +67,7 @@ class TenantRecord(BaseModel):
     state: TenantState
     reason: str | None = None
     state_before: TenantState | None = None
+    reason_before: str | None = None
     created_at: datetime
     state_changed_at: datetime
     purge_after: datetime | None = None

@@ -60,12 +60,14 @@ class TestDelete:
 
     @pytest.mark.parametrize("state", sorted(set(WAYS_TO_A_STATE) - {TenantState.DELETED}))
     async def test_undelete_leads_back(self, registry: TenantRegistry, state: TenantState):
-        """A deleted tenant becomes again what it was, with its data; undeleting twice is no mistake."""
+        """A deleted tenant becomes again what it was, with its data and the state's reason; undeleting twice is no mistake."""
         await bring_to(registry, state)
+        before = await registry.get("acme")
         deleted = await registry.delete("acme", reason="ended")
         assert (deleted.state, deleted.state_before, deleted.reason) == (TenantState.DELETED, state, "ended")
         undeleted = await registry.undelete("acme")
         assert (undeleted.state, undeleted.state_before, undeleted.purge_after) == (state, None, None)
+        assert undeleted.reason == before.reason
         assert await registry.undelete("acme") == undeleted
         if state is TenantState.ACTIVE:
             assert await contents(registry.tenant("acme")) == ["of acme"]

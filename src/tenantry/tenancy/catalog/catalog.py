@@ -200,7 +200,8 @@ class Catalog:
         Args:
             tenant: As it was read.
             event: An event that has already happened changes only the reason and the fields of `changes`.
-            reason: Why. If the event has already happened, None keeps the earlier reason.
+            reason: Why. If the event has already happened, None keeps the earlier reason. An undelete brings back the reason from before
+                the delete.
             audit: What `tenantry.tenancy.catalog.audit.append` returned; the row is in the audit if the change took effect.
             changes: Other fields to change with it.
 
@@ -216,10 +217,12 @@ class Catalog:
             if not changes:
                 return tenant
         else:
+            can_undelete = target.allows(TenantEvent.UNDELETE)
             changes = {
                 "state": target,
-                "reason": reason,
-                "state_before": tenant.state if target.allows(TenantEvent.UNDELETE) else None,
+                "reason": tenant.reason_before if event is TenantEvent.UNDELETE else reason,
+                "state_before": tenant.state if can_undelete else None,
+                "reason_before": tenant.reason if can_undelete else None,
                 "state_changed_at": self._clock.now(),
                 "purge_after": None,
                 **changes,
