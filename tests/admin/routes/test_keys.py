@@ -227,6 +227,25 @@ async def test_what_a_key_for_some_tenants_sees_of_the_audit(service: Service, a
     check_problem(await some.get("/v1/audit?tenant_id=none"), 404, "tenant-not-found")
 
 
+async def test_the_audit_of_one_company(service: Service, admin: httpx.AsyncClient):
+    """By its uid a tenant's rows are listed under all of its ids, without those of another one that has its former id."""
+    uid = (await admin.post("/v1/tenants", json={"id": "acme"})).json()["uid"]
+    await admin.post("/v1/tenants/acme/rename", json={"new_id": "acme2"})
+    other = (await admin.post("/v1/tenants", json={"id": "acme"})).json()["uid"]
+
+    async def actions(query: str) -> list[str]:
+        return [row["action"] for row in (await admin.get(f"/v1/audit?{query}")).json()["items"]]
+
+    assert await actions("tenant_id=acme") == ["create", "rename", "create"]
+    assert await actions(f"tenant_uid={uid}") == ["rename", "create"]
+    assert await actions(f"tenant_id=acme&tenant_uid={other}") == ["create"]
+    check_problem(await admin.get("/v1/audit?tenant_uid=acme"), 422, "invalid")
+    some = await service.caller("read", tenants=["acme"])
+    assert (await some.get(f"/v1/audit?tenant_id=acme&tenant_uid={other}")).status_code == 200
+    check_problem(await some.get(f"/v1/audit?tenant_id=acme&tenant_uid={uid}"), 403, "tenant")
+    check_problem(await some.get(f"/v1/audit?tenant_uid={other}"), 403, "tenant")
+
+
 async def test_what_a_key_for_some_tenants_lists(service: Service, admin: httpx.AsyncClient):
     """Only those, in the order of ids, in pages like everyone's."""
     for name in ("a", "b", "c", "d", "e"):

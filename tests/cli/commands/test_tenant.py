@@ -1,6 +1,7 @@
 """Commands about tenants, in this process and on a data directory: what they say beside their document."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,25 @@ def acme(data_dir: Path) -> str:
             return (await registry.quarantine("acme", reason="odd")).id
 
     return asyncio.run(make())
+
+
+def test_the_audit_of_one_company(data_dir: Path, acme: str):
+    """`--tenant-uid` lists the rows of the tenant with this uid alone; `--tenant` also those of earlier tenants with the id."""
+
+    async def replace() -> str:
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            await registry.rename(acme, "former")
+            return (await registry.create(acme)).uid
+
+    uid = asyncio.run(replace())
+    env = {**dict.fromkeys(WHERE, ""), "TENANTRY_DATA_DIR": str(data_dir)}
+
+    def actions(*options: str) -> list[str]:
+        done = CliRunner().invoke(app, ["audit", "list", *options, "--json"], env=env)
+        return [row["action"] for row in json.loads(done.stdout)["items"]]
+
+    assert actions("--tenant", acme) == ["create", "rename", "quarantine", "create"]
+    assert actions("--tenant-uid", uid) == ["create"]
 
 
 def test_a_repair_that_has_nothing_to_do_says_so(data_dir: Path, acme: str):

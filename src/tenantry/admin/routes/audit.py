@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from tenantry.admin.http.auth import Principal
+from tenantry.admin.http.auth import Principal, another_tenant
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import (
@@ -23,22 +23,37 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=AdminRoute)
 async def list_audit(
     principal: Reader,
     service: CurrentService,
-    tenant_id: Annotated[TenantIdText | None, Query()] = None,
+    tenant_id: Annotated[
+        TenantIdText | None,
+        Query(
+            description="Only rows in which the tenant had this id; an earlier tenant with this id has rows here too."
+        ),
+    ] = None,
+    tenant_uid: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9a-f]{32}$",
+            description="Only rows of the tenant with this `uid`, whatever its id was then.",
+        ),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> AuditPage:
     """Return who did what to which tenant, newest first.
 
     A key for some tenants sees the whole history of the tenant that has the id now, also under former ids, and nothing of
-    other tenants that had the id before.
+    other tenants that had the id before; it gives `tenant_id`.
     """
-    wanted = {"tenant_id": tenant_id}
+    wanted = {"tenant_id": tenant_id, "tenant_uid": tenant_uid}
     if tenant_id is None:
         principal.check_fleet()
     else:
         principal.check_tenant(tenant_id)
         if principal.tenants is not None:
-            wanted = {"tenant_uid": (await service.registry.get(tenant_id)).uid}
+            uid = (await service.registry.get(tenant_id)).uid
+            if tenant_uid not in {None, uid}:
+                raise another_tenant()
+            wanted = {"tenant_uid": uid}
     signer = await service.signer()
     query = f"audit {wanted}"
     page = await service.registry.audit.list(**wanted, limit=limit, cursor=signer.check(cursor, query))

@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from tenantry.cli.arguments import PAGE_ITEMS_DEFAULT, AllOption, CursorOption, LimitOption, tenant_id
+from tenantry.cli.arguments import (
+    PAGE_ITEMS_DEFAULT,
+    AllOption,
+    CursorOption,
+    LimitOption,
+    identifier,
+    tenant_id,
+)
 from tenantry.cli.client.api import Api, Document
 from tenantry.cli.command import command
 from tenantry.cli.output import listing
@@ -17,14 +24,27 @@ async def list_(
     api: Api,
     *,
     tenant: Annotated[
-        str | None, typer.Option(parser=tenant_id, metavar="TENANT", help="Only entries of this tenant.")
+        str | None,
+        typer.Option(
+            parser=tenant_id,
+            metavar="TENANT",
+            help="Only rows in which the tenant had this id; an earlier tenant with this id has rows here too.",
+        ),
+    ] = None,
+    tenant_uid: Annotated[
+        str | None,
+        typer.Option(
+            parser=identifier,
+            metavar="UID",
+            help="Only rows of the tenant with this uid, whatever its id was then; `tenant get` shows it.",
+        ),
     ] = None,
     limit: LimitOption = PAGE_ITEMS_DEFAULT,
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List operations, newest first, including refused ones."""
-    return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant)
+    """List operations, newest first, including those that the tenant's state refused."""
+    return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant, tenant_uid=tenant_uid)
 
 
 @command(group, is_wrong=lambda found: not found["is_intact"])
