@@ -53,3 +53,14 @@ async def test_doctor_reads_an_older_catalog(older: Path):
     found = {finding.check: finding.level for finding in report.findings}
     assert found["catalog"] is Level.NOTE
     assert found["catalog and files"] is Level.OK
+
+
+async def test_a_process_of_the_version_before_sees_what_changes(older: Path):
+    """Its statements name the column that the location had, and read and change tenants as before."""
+    async with TenantRegistry(RegistryConfig(data_dir=older)) as registry:
+        await registry.suspend("acme")
+    before = "SELECT directory, state FROM tenants WHERE id = 'acme'"
+    assert query(older / "catalog.db", before) == [("acme.1", "suspended")]
+    query(older / "catalog.db", "UPDATE tenants SET display_name = 'Acme' WHERE directory = 'acme.1'")
+    async with TenantRegistry(RegistryConfig(data_dir=older)) as registry:
+        assert (await registry.get("acme")).display_name == "Acme"
