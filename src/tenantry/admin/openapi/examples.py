@@ -240,6 +240,7 @@ TEXTS: Final[dict[tuple[str, str], str]] = {
 
 PARAMETERS: Final[dict[str, Any]] = {
     "tenant_id": "acme",
+    "tenant_uid": _UID,
     "snapshot_id": _SNAPSHOT_ID,
     "point": f"before-{_SNAPSHOT_ID}",
     "operation_id": _OPERATION_ID,
