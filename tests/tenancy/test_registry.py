@@ -305,6 +305,16 @@ class TestLifecycle:
             assert await here.tenant("acme").messages.get_history("general") == ()
             assert len(await here.tenant("globex").messages.get_history("general")) == 1
 
+    async def test_counts_are_there_from_the_start(self, data_dir: Path):
+        """A registry that has just been opened knows how many tenants are in each state."""
+        async with TenantRegistry(config(data_dir)) as registry:
+            await registry.create("acme")
+            await registry.create("globex")
+            await registry.suspend("globex")
+        async with TenantRegistry(config(data_dir)) as registry:
+            counts = registry.statistics().tenants
+        assert (counts[TenantState.ACTIVE], counts[TenantState.SUSPENDED]) == (1, 1)
+
     async def test_counts_follow_every_call(self, registry: TenantRegistry):
         """Operators see how many tenants are in each state."""
         for tenant_id in ("a", "b", "c", "d"):

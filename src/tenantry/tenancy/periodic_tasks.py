@@ -67,7 +67,7 @@ class PeriodicTasks:
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
         self.disk: DiskSpace | None = None
-        self._changes_by_others = 0
+        self._changes_by_others: int | None = None  # not asked yet: the first answer may be any number
         self._changes_seen = 0
         self._chores: asyncio.Task[None] | None = None
         self._chores_due_seconds = float("-inf")

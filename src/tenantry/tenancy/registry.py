@@ -221,7 +221,10 @@ class TenantRegistry(OperatorAPI):
         return self._parts.scratch.directory()
 
     def statistics(self) -> RegistryStatistics:
-        """Return the pool, the states and the mailboxes at this moment; no I/O."""
+        """Return the pool and the mailboxes at this moment, and how many tenants are in each state; no I/O.
+
+        The states are counted when the registry opens, and as of ``catalog_poll_interval_seconds`` ago at most afterwards.
+        """
         parts = self._parts
         waiting, waiting_peak = count_mailboxes(parts.pool)
         return RegistryStatistics(
