@@ -17,6 +17,7 @@ from benchmarks.peers import count_messages, fill_tasks
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Task
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
+from tenantry.tenancy.catalog.rows import SELECT
 
 
 class Fleet:
@@ -73,7 +74,7 @@ def add_entries(data_dir: Path, template: str, tenants: Sequence[str]) -> tuple[
     """Add tenants to the catalog, each an entry like the template's; return its uid, and theirs by tenant."""
     with closing(sqlite3.connect(data_dir / "catalog.db")) as catalog:
         catalog.row_factory = sqlite3.Row
-        entry = dict(catalog.execute("SELECT * FROM tenants WHERE id = ?", (template,)).fetchone())
+        entry = dict(catalog.execute(f"{SELECT} WHERE id = ?", (template,)).fetchone())
         uids = {tenant: _uid_like(entry["uid"]) for tenant in tenants}
         places = ", ".join(f":{name}" for name in entry)
         catalog.executemany(
