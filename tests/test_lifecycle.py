@@ -127,7 +127,9 @@ def test_states_that_do_not_serve(state: TenantState, error: type[TenantStateErr
 @pytest.mark.parametrize("state", [S.PROVISIONING, S.PURGED])
 def test_states_of_a_tenant_that_is_not_there(state: TenantState):
     """Not there yet and not there any more are the same to a caller."""
-    with pytest.raises(TenantNotFoundError, match="'acme' does not exist: create it first"):
+    with pytest.raises(
+        TenantNotFoundError, match="'acme' does not exist: check the id in the list of tenants"
+    ):
         check_allows(state, Permission.READ, tenant_id="acme")
 
 

@@ -187,7 +187,9 @@ def next_state(
 
 def no_such_tenant(tenant_id: str) -> TenantNotFoundError:
     """Return the error of a call on a tenant that was never created, or is purged."""
-    return TenantNotFoundError(f"tenant {tenant_id!r} does not exist: create it first", tenant_id=tenant_id)
+    return TenantNotFoundError(
+        f"tenant {tenant_id!r} does not exist: check the id in the list of tenants", tenant_id=tenant_id
+    )
 
 
 def check_allows(

@@ -47,9 +47,16 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
         (["tenant", "list", "--url", "127.0.0.1:1"], "is not a valid URL"),
         (["tenant", "list", "--url", "http://me:secret@127.0.0.1:1"], "is not a valid URL"),
         (["tenant", "get", "No_Id", "--data-dir", "x"], "is not a tenant id"),
-        (["tenant", "list", "--state", "odd", "--data-dir", "x"], "Invalid value for '--state'"),
+        (
+            ["tenant", "list", "--state", "odd", "--data-dir", "x"],
+            "Invalid value for '--state': 'odd' is not one of",
+        ),
         (["tenant", "list", "--limit", "0", "--data-dir", "x"], "--limit"),
         (["tenant", "export", "acme", "x.txt", "--url", "http://127.0.0.1:9"], "x.txt exists"),
+        (
+            ["tenant", "export", "acme", "no/x.tar.gz", "--url", "http://127.0.0.1:9"],
+            "no is not a directory in which files can be created",
+        ),
         (["tenant", "import", "acme", "missing.tar.gz", "--data-dir", "x"], "does not exist"),
         (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "is not NAME=VALUE"),
         *(
@@ -101,6 +108,20 @@ def test_what_cannot_be_used_is_said(
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tenant", "list", "--state", "odd"], ["tenant", "list", "--odd"], ["tenant", "get"], ["odd"]],
+    ids=" ".join,
+)
+def test_a_command_line_that_cannot_be_used_is_a_problem_with_json(arguments: list[str]):
+    """With ``--json`` an option, argument or command that cannot be used ends with 2 and one line of JSON that says why."""
+    done = CliRunner().invoke(app, [*arguments, "--json"], env=dict.fromkeys(WHERE, ""))
+    assert (done.exit_code, done.stdout) == (2, "")
+    problem = json.loads(done.stderr)
+    assert set(problem) == {"title", "detail"}
+    assert problem["detail"]
 
 
 def test_settings_in_the_environment_that_are_none(tmp_path: Path):
@@ -188,7 +209,7 @@ def test_refusals_are_a_sentence_or_a_problem(running: Service):
     """What the service refuses ends with 1: a sentence on standard error, and with ``--json`` the problem as one line."""
     done = tenantry("tenant", "get", "nobody", env=running.env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tenantry: tenant 'nobody' does not exist: create it first\n"
+    assert done.stderr == "tenantry: tenant 'nobody' does not exist: check the id in the list of tenants\n"
     done = tenantry("tenant", "get", "nobody", "--json", env=running.env)
     assert (done.returncode, done.stdout) == (1, "")
     assert json.loads(done.stderr)["type"] == "urn:tenantry:problem:tenant-not-found"
@@ -212,7 +233,7 @@ def test_a_bundle_that_is_none(running: Service, tmp_path: Path):
 def test_an_export_that_fails_leaves_no_file(running: Service, tmp_path: Path):
     """A bundle is there whole or not at all, and is its owner's alone."""
     assert tenantry("tenant", "export", "nobody", tmp_path / "no", env=running.env).returncode == 1
-    assert tenantry("tenant", "export", "acme", tmp_path / "no" / "yes", env=running.env).returncode == 1
+    assert tenantry("tenant", "export", "acme", tmp_path / "no" / "yes", env=running.env).returncode == 2
     assert list(tmp_path.iterdir()) == []
     assert tenantry("tenant", "export", "acme", tmp_path / "yes", env=running.env).returncode == 0
     assert (tmp_path / "yes").stat().st_mode & 0o777 == 0o600

@@ -3,17 +3,24 @@
 import io
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from tenantry.cli.exits import Exit
-from tenantry.cli.output import discard_output, print_note
+from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.output import discard_output, print_failure, print_note
+
+_UsageError: Final[Any] = typer.BadParameter.__bases__[0]
+"""The base of all errors of a command line; typer gives it no public name."""
+_IS_JSON: Final = "tenantry.is_json"
 
 
 class Commands(TyperGroup):
-    """All commands; refuses arguments that are not UTF-8 before a command gets them."""
+    """All commands; refuses arguments that are not UTF-8 before a command gets them.
+
+    A command line that cannot be used is reported as the command would report its own failure: with ``--json`` as one line of JSON.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the command line.
@@ -29,7 +36,25 @@ class Commands(TyperGroup):
                     f"{argument!r} is not valid UTF-8: give it in UTF-8, with LC_ALL=C.UTF-8 if the locale has another "
                     "encoding"
                 ) from error
+        ctx.meta[_IS_JSON] = "--json" in args
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the command line names.
+
+        Raises:
+            UsageError: The command line cannot be used; typer prints it for people.
+            Exit: It cannot be used, and that is printed as JSON.
+        """
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            # pydantic, with which typer checks values, puts this before a sentence.
+            error.message = error.message.replace("Value error, ", "")
+            if not ctx.meta[_IS_JSON]:
+                raise
+            print_failure(CommandError(Exit.USAGE, error.format_message()), is_json=True)
+            raise typer.Exit(Exit.USAGE) from error
 
 
 class Application(typer.Typer):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.errors import MigrationError
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.migrations import plan_migrations
@@ -44,7 +44,7 @@ async def check_version(catalog: Inspection) -> Finding:
     if plan.pending:
         return note(
             _CHECK,
-            f"the catalog lacks {len(plan.pending)} migrations",
+            f"the catalog lacks {counted(len(plan.pending), 'migration', 'migrations')}",
             "nothing: the next start of a service applies them; older versions of tenantry cannot open the catalog after that",
         )
     return ok(_CHECK, f"the catalog is at version {file_version}")

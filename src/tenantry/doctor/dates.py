@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from tenantry.config import RegistryConfig
-from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.lifecycle import Permission
 from tenantry.tenancy.clock_watch import LEAP_SECONDS_MIN, ClockRecord
 from tenantry.tenancy.snapshot_storage.location import default_location
@@ -64,7 +64,7 @@ def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: da
     if ahead:
         return note(
             check,
-            f"{len(ahead)} tenants have dates in the future: the clock was ahead when they were changed",
+            f"{counted(len(ahead), 'tenant has', 'tenants have')} dates in the future: the clock was ahead when they were set",
             "deleted tenants are kept for longer; 'tenant purge --force' removes one now. The service plans scheduled snapshots "
             "again",
             ahead,
@@ -83,7 +83,7 @@ def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
     if ahead:
         return note(
             check,
-            f"{len(ahead)} snapshots are dated in the future: they do not count as the newest, nor for retention",
+            f"{counted(len(ahead), 'snapshot is', 'snapshots are')} dated in the future, and not counted as the newest, nor for retention",
             "take a new snapshot of each of these tenants, then delete these with 'tenantry snapshot delete'",
             ahead,
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.files.atomic_file import DRAFT_SUFFIX
 from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND
@@ -67,40 +67,44 @@ class _Rights:
             )
             yield wrong(
                 _RIGHTS,
-                f"{len(self._open_to_all)} files or directories are open to {who}",
+                f"{counted(len(self._open_to_all), 'file or directory is', 'files or directories are')} open to {who}",
                 f"chmod -R {'o' if self._is_shared else 'go'}-rwx {data_dir}",
                 self._open_to_all,
             )
         if self._open_to_group:
             yield note(
                 _RIGHTS,
-                f"{len(self._open_to_group)} files or directories are open to the group {group}, as Kubernetes' fsGroup makes them",
+                f"{counted(len(self._open_to_group), 'file or directory is', 'files or directories are')} open to the group {group}, as "
+                "Kubernetes' fsGroup makes it",
                 f"nothing, if only the service is in the group {group}: every member can read and change all data",
                 self._open_to_group,
             )
         if self._foreign:
             yield wrong(
                 _RIGHTS,
-                f"{len(self._foreign)} files or directories have another owner than {data_dir}",
+                f"{counted(len(self._foreign), 'file or directory has', 'files or directories have')} another owner than {data_dir}",
                 f"chown -R {self._root.st_uid} {data_dir}",
                 self._foreign,
             )
         if self._links:
             yield wrong(
                 _RIGHTS,
-                f"{len(self._links)} symbolic links: tenantry refuses to follow them",
+                f"{counted(len(self._links), 'symbolic link', 'symbolic links')}: tenantry follows none",
                 "replace each link by its target",
                 self._links,
             )
         if self._strange:
             yield wrong(
                 "data directory",
-                f"{len(self._strange)} files are in {data_dir / 'tenants'}, where only directories may be: no service starts",
+                f"{counted(len(self._strange), 'file is', 'files are')} in {data_dir / 'tenants'}, where only directories may be: no service starts",
                 "move them away",
                 self._strange,
             )
         if not (self._open_to_all or self._open_to_group or self._foreign or self._links):
-            yield ok(_RIGHTS, f"only their owner can access the {self._count:,} files and directories")
+            yield ok(
+                _RIGHTS,
+                f"only their owner can access the {counted(self._count, 'file or directory', 'files and directories')}",
+            )
 
 
 def _rights(data_dir: Path) -> Iterator[Finding]:
@@ -119,7 +123,7 @@ def _leftovers(data_dir: Path) -> Finding:
     if left:
         return note(
             "leftovers",
-            f"{len(left)} files of processes that died during an operation",
+            f"{counted(len(left), 'file', 'files')} of processes that died during an operation",
             "nothing: the running service, or the next start, finishes the operations and removes the files",
             left,
         )

@@ -73,6 +73,11 @@ def wrong(check: str, found: str, to_do: str, subjects: Collection[str] = ()) ->
     return _of(check, Level.WRONG, found, to_do, subjects)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number and what is counted: "1 tenant is quarantined", "2 tenants are quarantined"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def _of(check: str, level: Level, found: str, to_do: str, subjects: Collection[str]) -> Finding:
     named = tuple(sorted(subjects)[:SUBJECTS_MAX])
     return Finding(check=check, level=level, found=found, to_do=to_do, subjects=named)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenantry.company import COMPANY
-from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.doctor.machine import held_locks
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import Permission, TenantEvent
@@ -37,22 +37,27 @@ REPLACED = "replaced"
 
 _WHAT_TO_DO = {
     ORPHAN: (
+        "directory that no tenant of the catalog owns",
         "directories that no tenant of the catalog owns",
         "look at their content, then move them away: until then no tenant of that name can be created",
     ),
     MISSING: (
+        "tenant has no database, or an empty one",
         "tenants have no database, or an empty one",
         "put the file back and repair the tenant, or restore a snapshot",
     ),
     FOREIGN: (
+        "tenant's file is marked as another tenant's",
         "tenants' files are marked as another tenant's",
         "put the right files back, then repair the tenants",
     ),
     REPLACED: (
+        "tenant's file was replaced, and beside it is the log of the former database",
         "tenants' files were replaced, and beside them are the logs of the former databases",
         "copy the right file to another place, and put it back with 'tenantry tenant replace-file'",
     ),
     DAMAGED: (
+        "tenant's file is damaged, or not a database",
         "tenants' files are damaged, or not databases",
         "repair the tenant; if that fails, restore its newest snapshot",
     ),
@@ -83,12 +88,13 @@ def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
 def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
     """Yield the findings about the differences."""
     check = "catalog and files"
-    for kind, (found, to_do) in _WHAT_TO_DO.items():
+    for kind, (one, many, to_do) in _WHAT_TO_DO.items():
         subjects = {difference.subject for difference in differences if difference.kind == kind}
         if subjects:
-            yield wrong(check, f"{len(subjects)} {found}", to_do, subjects)
+            yield wrong(check, counted(len(subjects), one, many), to_do, subjects)
     if not differences:
-        yield ok(check, f"the catalog's {len(tenants):,} tenants match their files")
+        living = sum(tenant.state.allows(Permission.EXIST) for tenant in tenants)
+        yield ok(check, f"the catalog's {counted(living, 'tenant matches its', 'tenants match their')} files")
 
 
 def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
@@ -109,7 +115,7 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> F
     if unknown:
         return note(
             "snapshots",
-            f"{len(unknown)} directories are of tenants that the catalog does not know",
+            f"{counted(len(unknown), 'directory is of a tenant', 'directories are of tenants')} that the catalog does not know",
             "keep them if the catalog was lost; otherwise remove them",
             unknown,
         )
@@ -137,7 +143,7 @@ def _quarantined(tenants: Sequence[TenantRecord]) -> Finding:
     if found:
         return wrong(
             "quarantine",
-            f"{len(found)} tenants are quarantined: their calls are refused",
+            f"{counted(len(found), 'tenant is', 'tenants are')} quarantined: calls are refused",
             "'tenantry tenant get' says why; then 'tenant repair', or 'snapshot restore'",
             found,
         )
@@ -154,7 +160,7 @@ def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     if left:
         return note(
             "lifecycle operations",
-            f"{len(left)} tenants have an interrupted operation",
+            f"{counted(len(left), 'tenant has', 'tenants have')} an interrupted operation",
             "nothing: the running service, or the next start, finishes it or takes it back",
             left,
         )
@@ -170,14 +176,14 @@ def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
     if newer:
         return wrong(
             check,
-            f"{len(newer)} tenants are at a schema version that this version of tenantry does not know",
+            f"{counted(len(newer), 'tenant is', 'tenants are')} at a schema version that this version of tenantry does not know",
             "deploy the newer version of tenantry",
             newer,
         )
     if pending:
         return note(
             check,
-            f"{len(pending)} tenants lack migrations",
+            f"{counted(len(pending), 'tenant lacks', 'tenants lack')} migrations",
             "each is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
             pending,
         )

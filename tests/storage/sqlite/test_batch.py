@@ -256,6 +256,20 @@ async def test_statements_about_the_connection_are_refused(store: SQLiteStore, s
 
 
 @pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("COMMIT", "share the connection; use tenant.transaction() for a transaction"),
+        ("PRAGMA page_size = 8192", "share the connection"),
+        ("CREATE TABLE tenantry_owner (id)", "tenantry keeps its own data there"),
+    ],
+)
+async def test_a_refused_statement_is_told_why(store: SQLiteStore, sql: str, reason: str):
+    """The error says why this statement is refused, and speaks of transactions only where the statement wanted one."""
+    (outcome,) = await store.write([(run(sql),)])
+    assert str(outcome).endswith(reason)
+
+
+@pytest.mark.parametrize(
     "sql", ["VACUUM", "VACUUM INTO '/nonexistent/copy.db'", "UPDATE sqlite_schema SET sql = ''"]
 )
 async def test_statements_that_sqlite_refuses(store: SQLiteStore, sql: str):

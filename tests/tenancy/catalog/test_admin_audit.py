@@ -161,7 +161,9 @@ class TestRows:
         ]
         [unknown] = [e for e in await registry.audit.list(tenant_id="nobody") if e.action == "suspend"]
         assert unknown.tenant_uid is None
-        assert unknown.detail == {"error": "tenant 'nobody' does not exist: create it first"}
+        assert unknown.detail == {
+            "error": "tenant 'nobody' does not exist: check the id in the list of tenants"
+        }
         assert (await registry.audit.verify()).is_intact
 
     async def test_who_made_the_call(self, registry: TenantRegistry):

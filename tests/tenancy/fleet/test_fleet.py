@@ -236,7 +236,7 @@ class TestWaves:
             job = await registry.fleet.start("held", canary=2, concurrency=1, arguments={"failing": entries})
             stopped = await registry.fleet.wait(job.id)
             assert (stopped.state, stopped.wave, stopped.failed) == (JobState.STOPPED, 1, 1)
-            assert stopped.reason == "1 tenants failed, more than canary_failures_max (0) allows"
+            assert stopped.reason == "1 tenant failed, more than canary_failures_max (0) allows"
             await registry.fleet.resume(job.id)
             stopped = await registry.fleet.wait(job.id)
             assert (stopped.state, stopped.wave, stopped.failed) == (JobState.STOPPED, 2, 2)

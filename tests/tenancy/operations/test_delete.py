@@ -49,9 +49,7 @@ class TestDelete:
         await bring_to(registry, TenantState.ACTIVE)
         assert (await registry.update("acme", deletion_protected=True)).deletion_protected
         for _ in range(2):
-            with pytest.raises(
-                DeletionProtectedError, match="set deletion_protected to False first"
-            ) as caught:
+            with pytest.raises(DeletionProtectedError, match="remove the protection") as caught:
                 await registry.delete("acme")
         assert (caught.value.tenant_id, caught.value.state) == ("acme", TenantState.ACTIVE)
         assert await contents(registry.tenant("acme")) == ["of acme"]

@@ -83,7 +83,7 @@ def revision_of(if_match: str, tenant: TenantRecord) -> int | None:
         412,
         "revision",
         "The tenant was changed",
-        f"If-Match does not name {etag(tenant)}, the tenant's present ETag: read it again",
+        f"tenant {tenant.id!r} is at revision {etag(tenant)}, and the request expects {if_match.strip()}: read it again",
         tenant_id=tenant.id,
         current_revision=tenant.revision,
     )

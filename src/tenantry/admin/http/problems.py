@@ -174,7 +174,11 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
     """Answer a request that fails validation, with the places of its errors but without its values, which may be secret."""
     assert isinstance(error, RequestValidationError)
     found = [
-        {"at": "/".join(map(str, one["loc"])), "detail": one["msg"], "kind": one["type"]}
+        {
+            "at": "/".join(map(str, one["loc"])),
+            "detail": one["msg"].removeprefix("Value error, "),
+            "kind": one["type"],
+        }
         for one in error.errors()[:_ERRORS_MAX]
     ]
     is_syntax = any(one["kind"] == "json_invalid" for one in found)

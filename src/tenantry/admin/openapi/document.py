@@ -39,7 +39,7 @@ _PROBLEMS: Final = {
         "It does not exist.",
         "tenant-not-found",
         "Tenant not found",
-        "tenant 'acme' does not exist: create it first",
+        "tenant 'acme' does not exist: check the id in the list of tenants",
     ),
     408: _Problem(
         "The body did not arrive in time.",
@@ -63,7 +63,7 @@ _PROBLEMS: Final = {
         "The tenant was changed since it was read.",
         "revision",
         "The tenant was changed",
-        'If-Match does not name "4", the tenant\'s present ETag: read it again',
+        'tenant \'acme\' is at revision "4", and the request expects "3": read it again',
     ),
     413: _Problem(
         "The body is too large.",

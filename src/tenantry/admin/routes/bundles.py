@@ -166,7 +166,7 @@ async def import_tenant(
     if accepted:
         principal.check_scope(Scope.ADMIN)
     await _check_free(service.registry, tenant_id)
-    with named(place, "the bundle"):
+    with named(place, "the file"):
         await _receive(request, place)
         tenant = await service.registry.import_bundle(
             tenant_id, place, display_name=display_name, accepted_tables=accepted

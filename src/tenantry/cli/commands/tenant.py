@@ -1,5 +1,6 @@
 """``tenantry tenant``: create, list, change and export tenants, and take them through their lifecycle."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,6 +239,10 @@ async def export(
         raise CommandError(Exit.USAGE, f"{path} is not a regular file: give another path")
     if path.exists() and not is_forced:
         raise CommandError(Exit.USAGE, f"{path} exists: give another path, or --force")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CommandError(
+            Exit.USAGE, f"{path.parent} is not a directory in which files can be created: give another path"
+        )
     size_bytes = await api.download(tenant_path(tenant_id, "export"), path)
     return {"tenant_id": tenant_id, "path": str(path), "size_bytes": size_bytes}
 

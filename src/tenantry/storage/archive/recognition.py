@@ -17,7 +17,7 @@ _ARCHIVES: Final = {
     b"\xfd7zXZ\0": "compressed with xz",
     b"BZh": "compressed with bzip2",
 }
-_ORIGINAL: Final = "import the .tar.gz as 'tenantry tenant export' wrote it"
+_ORIGINAL: Final = "import the .tar.gz as the export wrote it"
 
 
 def recognize(path: Path) -> str | None:

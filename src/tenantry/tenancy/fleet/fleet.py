@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from tenantry.errors import JobError, QueryError, TenantNotFoundError
+from tenantry.errors import JobError, QueryError
 from tenantry.eventlog import EventLog
 from tenantry.ids import parse_tenant_id
-from tenantry.lifecycle import TenantEvent, TenantState, states_that_allow
+from tenantry.lifecycle import TenantEvent, TenantState, no_such_tenant, states_that_allow
 from tenantry.pages import Page
 from tenantry.tenancy.fleet.job import (
     LIVE_STATES,
@@ -323,7 +323,7 @@ class Fleet:
         found = await self._tools.catalog.find_many(ids)
         for tenant_id in ids:
             if tenant_id not in found:
-                raise TenantNotFoundError(f"tenant {tenant_id!r} does not exist", tenant_id=tenant_id)
+                raise no_such_tenant(tenant_id)
         return ids
 
     async def _steer(self, job_id: str, event: JobEvent, **changes: Any) -> FleetJob:

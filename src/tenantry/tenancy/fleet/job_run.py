@@ -176,7 +176,8 @@ class JobRun:
         for name, failures_max, total in limits:
             if failed > failures_allowed(failures_max, total):
                 await self._end(
-                    JobEvent.STOP, f"{failed} tenants failed, more than {name} ({failures_max}) allows"
+                    JobEvent.STOP,
+                    f"{failed} {'tenant' if failed == 1 else 'tenants'} failed, more than {name} ({failures_max}) allows",
                 )
                 return
 

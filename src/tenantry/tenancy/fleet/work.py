@@ -110,9 +110,10 @@ class FleetWork:
             JobError: The function is not registered.
         """
         if kind not in BUILT_IN and kind not in self.functions:
+            then = ", and resume the job" if job_id is not None else ""
             raise JobError(
-                f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens, and "
-                f"resume the job; the kinds that need none are {', '.join(BUILT_IN)}",
+                f"no function {kind!r} is registered here: the program that opens the registry registers it before (fleet.register)"
+                f"{then}; the kinds that need none are {', '.join(BUILT_IN)}",
                 job_id=job_id,
             )
 

@@ -38,7 +38,7 @@ class Change:
         tenant = await operation.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
-                f"tenant {tenant.id!r} is protected from deletion: set deletion_protected to False first",
+                f"tenant {tenant.id!r} is protected from deletion: remove the protection (deletion_protected) with an update first",
                 tenant_id=tenant.id,
                 state=tenant.state,
                 event=TenantEvent.DELETE,

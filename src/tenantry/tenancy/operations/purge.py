@@ -71,7 +71,7 @@ class Purge:
                 "machine's clock)"
             )
         raise GracePeriodError(
-            f"tenant {tenant.id!r} is kept {until}: purge it then, or now by force; it cannot be brought back",
+            f"tenant {tenant.id!r} is kept {until}: purge it after that, or now with force (it cannot be brought back then)",
             tenant_id=tenant.id,
             state=tenant.state,
             event=TenantEvent.PURGE,

@@ -91,9 +91,16 @@ def is_snapshot_id(value: str) -> bool:
 def check_snapshot_id(value: object, *, prefix: str = "") -> str:
     """Return `value` if it is a prefix and then the form of a snapshot's id.
 
+    Args:
+        value: As the caller gave it.
+        prefix: The prefix of a restore point's id; empty for a snapshot's.
+
     Raises:
         SnapshotNotFoundError: It is not, so no snapshot has this id.
     """
     if isinstance(value, str) and value.startswith(prefix) and _SNAPSHOT_ID.fullmatch(value[len(prefix) :]):
         return value
-    raise SnapshotNotFoundError(f"{str(value)[:80]!r} is not a snapshot's id: take one from snapshots.list()")
+    kind = "restore point" if prefix else "snapshot"
+    raise SnapshotNotFoundError(
+        f"{str(value)[:80]!r} is not a {kind}'s id: take one from the list of the tenant's {kind}s"
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tenantry.storage.sqlite.statements.authorizer import (
+    TRANSACTIONS,
     RefusedActionError,
     judge_control,
     judged,
@@ -85,7 +86,7 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
             for statement in split_statements(script):
                 connection.execute(statement)
     except RefusedActionError as error:
-        raise _refusal(error.action) from error
+        raise _refusal(error) from error
     except sqlite3.OperationalError as error:
         # SQLite's message for a view or trigger that a rename would break.
         if not str(error).startswith("error in "):
@@ -111,14 +112,17 @@ def split_statements(script: str) -> Iterator[str]:
         yield rest
 
 
-def _refusal(action: str) -> BrokenScriptError:
+def _refusal(error: RefusedActionError) -> BrokenScriptError:
+    action = error.action
     if action.startswith("PRAGMA"):
         why = (
             f"a migration may set {', '.join(ALLOWED_PRAGMAS)} and read any other, and tenantry sets the rest when it opens the "
             "database: remove the statement"
         )
-    else:
+    elif action in TRANSACTIONS:
         why = "it runs in a transaction of tenantry's: remove the statement"
+    else:
+        why = f"{error.reason}: remove the statement"
     return BrokenScriptError(f"a migration may not use {action}: {why}", code="SQLITE_AUTH")
 
 

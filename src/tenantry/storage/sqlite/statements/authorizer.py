@@ -19,9 +19,11 @@ Judge: TypeAlias = Callable[[int, str | None, str | None, str | None], str | Non
 The codes and their arguments: https://www.sqlite.org/c3ref/c_alter_table.html
 """
 
+TRANSACTIONS: Final = ("BEGIN, COMMIT or ROLLBACK", "a savepoint")
+_OWN_TABLE: Final = "the table "
 _CONTROL: Final = {
-    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT or ROLLBACK",
-    sqlite3.SQLITE_SAVEPOINT: "a savepoint",
+    sqlite3.SQLITE_TRANSACTION: TRANSACTIONS[0],
+    sqlite3.SQLITE_SAVEPOINT: TRANSACTIONS[1],
     sqlite3.SQLITE_ATTACH: "ATTACH or VACUUM",  # VACUUM attaches the database that it writes
     sqlite3.SQLITE_DETACH: "DETACH",
 }
@@ -76,6 +78,7 @@ class RefusedActionError(Exception):
 
     Attributes:
         action: The name of the refused action.
+        reason: Why a repository's statement may not take it.
     """
 
     # MigrationError and QueryError carry the driver's code.
@@ -84,6 +87,11 @@ class RefusedActionError(Exception):
     def __init__(self, action: str) -> None:
         super().__init__(action)
         self.action = action
+        self.reason = "all callers of this database share the connection"
+        if action in TRANSACTIONS:
+            self.reason += "; use tenant.transaction() for a transaction"
+        elif action.startswith(_OWN_TABLE):
+            self.reason = "tenantry keeps its own data there"
 
 
 @contextmanager
@@ -141,5 +149,5 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
         return f"the function {second}"
     table = first if action in _CHANGES else second if action in _CHANGES_BESIDE else None
     if str(table).lower() in _OWN_TABLES:
-        return f"the table {table} for anything but reading"
+        return f"{_OWN_TABLE}{table} for anything but reading"
     return _CONTROL.get(action)

@@ -49,8 +49,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
             result = _execute(sql, statement, numbered, connection)
     except RefusedActionError as error:
         raise QueryError(
-            f"{statement.name}: a statement may not use {error.action}, because all callers of this database share the "
-            "connection; use tenant.transaction() for a transaction"
+            f"{statement.name}: a statement may not use {error.action}, because {error.reason}"
         ) from error
     except sqlite3.IntegrityError:
         # SQLite refused a row, so the statement itself is allowed: a text that often meets duplicates is authorized once too.
