@@ -28,7 +28,7 @@ FAULTS: Final = (
 )
 """Outcomes that are the service's fault, not the caller's and not a limit that somebody set.
 
-`quarantined` too, whoever set the tenant apart: its customers are not served.
+`quarantined` too, even if an operator quarantined the tenant: its customers are not served.
 """
 FAILED_RATIO_MAX: Final = 0.001
 SLOW_RATIO_MAX: Final = 0.01
@@ -573,7 +573,7 @@ SLO: Final = Board(
             "The two objectives.",
             f"- **{1 - FAILED_RATIO_MAX:.1%} of calls do not fail** through the service's fault. What a caller did "
             "(a duplicate, a suspended tenant) and limits that somebody set (rate, size, calls in flight) do not count, neither as failed nor as "
-            "calls; a quarantined tenant's calls do, whoever set it apart.\n"
+            "calls; a quarantined tenant's calls do, even if an operator quarantined it.\n"
             f"- **{1 - SLOW_RATIO_MAX:.0%} of writes are durable within {SLOW_SECONDS:g} s**, from the mailbox to the "
             "answer. A write that timed out counts as slow.",
         ),

@@ -209,7 +209,9 @@ def test_the_diagram_is_the_table(capsys: pytest.CaptureFixture[str]):
     lines = diagram().splitlines()
     assert lines[:2] == ["stateDiagram-v2", "    [*] --> provisioning"]
     assert lines[-1] == "    purged --> [*]"
-    assert lines[2:-1] == [f"    {s} --> {t}: {e}" for (s, e), t in TRANSITIONS.items()]
+    written = [f"    {s} --> {t}: {e}" for (s, e), t in TRANSITIONS.items()]
+    assert [line.removesuffix(" (to the state before)") for line in lines[2:-1]] == written
+    assert "    deleted --> active: undelete (to the state before)" in lines
     with pytest.warns(RuntimeWarning, match="found in sys.modules"):
         runpy.run_module("tenantry.lifecycle", run_name="__main__")
     assert capsys.readouterr().out.splitlines() == lines

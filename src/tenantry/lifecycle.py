@@ -226,7 +226,11 @@ def check_allows(
 
 def diagram() -> str:
     """Return the table as a Mermaid state diagram."""
-    lines = [f"    {source} --> {target}: {event}" for (source, event), target in TRANSITIONS.items()]
+    notes = {E.UNDELETE: " (to the state before)"}
+    lines = [
+        f"    {source} --> {target}: {event}{notes.get(event, '')}"
+        for (source, event), target in TRANSITIONS.items()
+    ]
     return "\n".join(["stateDiagram-v2", f"    [*] --> {S.PROVISIONING}", *lines, f"    {S.PURGED} --> [*]"])
 
 

@@ -76,7 +76,12 @@ def _load(schema: Schema, backend: str) -> tuple[Migration, ...]:
     try:
         directory = resources.files(schema.package) / "migrations" / backend
         files = sorted((f for f in directory.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    except (ModuleNotFoundError, FileNotFoundError, NotADirectoryError) as error:
+    except ModuleNotFoundError as error:
+        raise MigrationError(
+            f"the package {schema.package!r} of schema {schema.name!r} cannot be imported: {error}",
+            schema=schema.name,
+        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MigrationError(
             f"schema {schema.name!r} has no migrations for {backend}: expected "
             f"{schema.package}/migrations/{backend}/0001_….sql",

@@ -28,8 +28,8 @@ def test_demo_checks_every_acknowledged_write(demo: subprocess.CompletedProcess[
 def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
     """The JSON has rates, percentiles by operation, the mean batch, the pool and the metric families."""
     data = json.loads(demo.stdout)
-    assert {"messages.save", "cost_records.save", "tasks.save"} <= set(data["operations"])
-    assert all(o["p50_ms"] <= o["p99_ms"] for o in data["operations"].values())
+    assert {"messages.save", "cost_records.save", "tasks.save"} <= set(data["statements"])
+    assert all(o["p50_ms"] <= o["p99_ms"] for o in data["statements"].values())
     assert data["pool"]["open_tenants_peak"] <= data["pool"]["open_tenants_max"]
     assert data["mean_batch_requests"]["write"] >= 1
     assert "tenantry_query_duration_seconds" in data["metric_families"]

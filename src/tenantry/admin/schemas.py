@@ -40,18 +40,18 @@ class Body(BaseModel):
 
 
 class TenantOut(BaseModel):
-    """A tenant's entry in the catalog."""
+    """A tenant's record in the catalog."""
 
     id: str = Field(examples=["acme"])
     uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable: it never changes.")
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
-        description="What this state allows: permissions, such as `serve` for calls, and the transitions that can be asked for. Empty if the tenant was purged.",
+        description="What this state allows: permissions, such as `read` and `write` for calls, and the transitions that can be asked for. Empty if the tenant was purged.",
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
     reason: str | None = Field(description="Why the tenant is in this state, if a reason was given.")
-    busy_with: str | None = Field(description="The lifecycle operation that is under way.")
+    busy_with: str | None = Field(description="The operation on the tenant that is under way.")
     created_at: datetime
     state_changed_at: datetime
     purge_after: datetime | None
@@ -250,12 +250,12 @@ class AuditVerificationOut(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """The versions and limits of the service."""
+    """The versions and settings of the service."""
 
     tenantry: str
     backend: str = Field(description="The back end of the tenants' databases.")
     backend_version: str
-    limits: dict[str, Any]
+    settings: dict[str, Any] = Field(description="Its `RegistryConfig`; the unit is in a setting's name.")
     states: dict[TenantState, list[str]] = Field(
         description="Every state of a tenant, in the order of its life, and what it allows; see `allows` of a tenant."
     )

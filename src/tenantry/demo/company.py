@@ -33,15 +33,15 @@ CHANNELS: Final = ("general", "planning", "incidents")
 
 @dataclass
 class Timings:
-    """How long every call took, by operation, in seconds."""
+    """How long every call took, by statement, in seconds."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    async def timed(self, operation: str, call: Awaitable[T]) -> T:
+    async def timed(self, statement: str, call: Awaitable[T]) -> T:
         """Await `call`; note how long it took."""
         started = perf_counter()
         result = await call
-        self.seconds.setdefault(operation, []).append(perf_counter() - started)
+        self.seconds.setdefault(statement, []).append(perf_counter() - started)
         return result
 
     def count(self, *, is_read: bool) -> int:

@@ -21,7 +21,7 @@ def as_data(result: DemoResult) -> dict[str, Any]:
         "elapsed_seconds": round(seconds, 3),
         "writes_per_second": round(result.timings.count(is_read=False) / seconds),
         "reads_per_second": round(result.timings.count(is_read=True) / seconds),
-        "operations": {name: _operation(values) for name, values in sorted(result.timings.seconds.items())},
+        "statements": {name: _statement(values) for name, values in sorted(result.timings.seconds.items())},
         "mean_batch_requests": {
             channel: round(calls / batches, 1) for channel, (batches, calls) in sorted(result.batches.items())
         },
@@ -50,7 +50,7 @@ def as_json(result: DemoResult) -> str:
 def print_tables(result: DemoResult, console: Console) -> None:
     """Print the result for people."""
     data = as_data(result)
-    console.print(_operations_table(data))
+    console.print(_statements_table(data))
     console.print(_totals_table(data))
     console.print(f"[bold]Metric families exported[/] ({len(result.metric_families)}):")
     console.print("  " + ", ".join(result.metric_families), soft_wrap=False)
@@ -67,13 +67,13 @@ def print_tables(result: DemoResult, console: Console) -> None:
         )
 
 
-def _operations_table(data: dict[str, Any]) -> Table:
+def _statements_table(data: dict[str, Any]) -> Table:
     table = Table(
-        "operation", "kind", title=f"Calls in {data['elapsed_seconds']:.1f} s", title_justify="left"
+        "statement", "kind", title=f"Calls in {data['elapsed_seconds']:.1f} s", title_justify="left"
     )
     for column in ("calls", "p50 ms", "p99 ms"):
         table.add_column(column, justify="right")
-    for name, values in data["operations"].items():
+    for name, values in data["statements"].items():
         kind = "read" if name in READS else "write"
         table.add_row(
             name, kind, f"{values['calls']:,}", f"{values['p50_ms']:.2f}", f"{values['p99_ms']:.2f}"
@@ -95,7 +95,7 @@ def _totals_table(data: dict[str, Any]) -> Table:
     return table
 
 
-def _operation(seconds: list[float]) -> dict[str, float]:
+def _statement(seconds: list[float]) -> dict[str, float]:
     cuts = quantiles(seconds, n=_PERCENT) if len(seconds) > 1 else seconds * (_PERCENT - 1)
     return {
         "calls": len(seconds),

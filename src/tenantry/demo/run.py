@@ -53,7 +53,7 @@ class DemoResult:
 
     Attributes:
         elapsed_seconds: Of the working phase.
-        timings: Every call's duration, by operation.
+        timings: Every call's duration, by statement.
         batches: How many batches ran, and how many calls they carried, by channel.
         pool: The pool's counters at the end of the working phase.
         pool_waits: Callers that waited for a tenant to be opened.

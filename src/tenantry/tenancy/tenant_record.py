@@ -97,7 +97,7 @@ def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantN
 
     Args:
         tenant_id: As the caller gave it.
-        found: The catalog's entry, if there is one.
+        found: The catalog's record, if there is one.
     """
     left = (
         found.intent.arguments.get(OBJECTS_LEFT) if found is not None and found.intent is not None else None

@@ -34,7 +34,7 @@ FILES = {"import_tenant": GZIP, "replace_file": {"content-type": "application/vn
 # Bodies that an operation would take; every other operation takes an empty object.
 BODIES: dict[str, Any] = {
     "create_tenant": {"id": "fresh"},
-    "change_tenant": {"display_name": "Changed"},
+    "update_tenant": {"display_name": "Changed"},
     "rename_tenant": {"new_id": "fresh"},
     "clone_tenant": {"new_id": "fresh"},
     "purge_tenant": {"force": True},
@@ -128,7 +128,7 @@ async def test_an_id_that_is_given_away_while_the_body_comes(
         for name, (method, path) in operations(service, has_body=True).items()
         if "/acme" in path and name != "import_tenant"
     }
-    assert {"change_tenant", "rename_tenant", "clone_tenant", "suspend_tenant", "purge_tenant"} <= set(walked)
+    assert {"update_tenant", "rename_tenant", "clone_tenant", "suspend_tenant", "purge_tenant"} <= set(walked)
     await registry.create("acme")
     await registry.create("other")
     for name, (method, path) in walked.items():

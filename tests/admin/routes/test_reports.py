@@ -130,9 +130,9 @@ async def test_statistics(service: Service, admin: httpx.AsyncClient):
 
 
 async def test_the_version(admin: httpx.AsyncClient, service: Service):
-    """What runs, and its limits with their units; not where its data lies."""
+    """What runs, and its settings with their units; not where its data lies."""
     response = await admin.get("/v1/version")
     found = response.json()
     assert (found["backend"], found["backend_version"]) == ("sqlite", sqlite3.sqlite_version)
-    assert found["limits"]["open_tenants_max"] == 4
+    assert found["settings"]["open_tenants_max"] == 4
     assert str(service.registry.config.data_dir) not in response.text

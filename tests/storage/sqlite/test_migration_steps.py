@@ -144,6 +144,15 @@ class TestRebuild:
         assert caught.value.code == "SQLITE_ERROR"
         assert content(path) == before
 
+    async def test_a_column_without_a_type_needs_no_other_table(self, make_pack: MakePack, tmp_path: Path):
+        """A column without a type in a STRICT table is refused with SQLite's reason, and without advice to rebuild the table."""
+        step = "ALTER TABLE t ADD COLUMN x;"
+        with pytest.raises(MigrationError, match=r"missing datatype for t\.x") as caught:
+            await migrate(
+                tmp_path / "a.db", make_pack("CREATE TABLE t (id INTEGER PRIMARY KEY) STRICT;", step)
+            )
+        assert "under a new name" not in str(caught.value)
+
     @pytest.mark.parametrize("posts", [0, 2])
     @pytest.mark.parametrize(
         ("more", "named"), [("", "table posts"), (VIEWS, "view names, trigger posted, table posts")]

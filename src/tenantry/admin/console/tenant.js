@@ -93,7 +93,7 @@ export function tenant(app, id) {
     if (seen === null) await lookBack(signal);
   }
 
-  // What lies outside of the catalog's entry is asked for when the tenant has changed, and not every two seconds: the
+  // What lies outside of the catalog's record is asked for when the tenant has changed, and not every two seconds: the
   // snapshots may lie far away.
   async function lookBack(signal) {
     const mark = {};

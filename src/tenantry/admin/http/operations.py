@@ -134,7 +134,7 @@ class Operations:
                 404,
                 "operation-not-found",
                 "Operation not found",
-                "unknown operation; completed work is in the audit, and without an entry there nothing was changed",
+                "unknown operation; completed work is in the audit, and without a row there nothing was changed",
             )
         return operation
 

@@ -137,7 +137,7 @@ _BURST_NEEDS_RATE: Final = [
     {"required": ["calls_per_second_max"], "properties": {"calls_per_second_max": {"type": "number"}}},
 ]
 _DESCRIPTION: Final = """
-Every operation below `/v1` needs a key: `Authorization: Bearer tnt_…`.
+Every request below `/v1` needs a key: `Authorization: Bearer tnt_…`.
 
 Refusals and failures are problem details (RFC 9457). Programs should compare their `type`, which is stable. If waiting helps,
 a problem has `retry_after_seconds`, and the response the header `Retry-After`. Long work responds with 202 and an operation,

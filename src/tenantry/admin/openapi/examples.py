@@ -210,7 +210,7 @@ MODELS: Final[tuple[BaseModel, ...]] = (
         tenantry="0.1.0",
         backend="sqlite",
         backend_version="3.51.3",
-        limits={"open_tenants_max": 64},
+        settings={"open_tenants_max": 64},
         states=states_out(),
     ),
     Readiness(is_ready=True, service="ok", catalog="ok", pool="ok", disk="ok"),

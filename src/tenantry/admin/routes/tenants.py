@@ -86,7 +86,7 @@ async def get_tenant(
 
 
 @router.patch("/{tenant_id}", responses=documented(400, 404, 409, 412))
-async def change_tenant(
+async def update_tenant(
     tenant_id: TenantPath,
     body: UpdateTenantRequest,
     _: Operator,

@@ -1,4 +1,4 @@
-"""The versions and limits of the service."""
+"""The versions and settings of the service."""
 
 from importlib.metadata import version
 
@@ -13,13 +13,13 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 
 @router.get("/version", responses=documented())
 async def get_version(_: Reader, service: CurrentService) -> VersionOut:
-    """Return the versions and limits of the service."""
+    """Return the versions and settings of the service."""
     report = await service.registry.backend_report()
-    limits = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
+    settings = service.registry.config.model_dump(mode="json", exclude={"data_dir"})
     return VersionOut(
         tenantry=version("tenantry"),
         backend=report.backend,
         backend_version=report.version,
-        limits=limits,
+        settings=settings,
         states=states_out(),
     )

@@ -43,7 +43,10 @@ async def list_(
     cursor: CursorOption = None,
     is_all: AllOption = False,
 ) -> Document:
-    """List operations, newest first, including those that the tenant's state refused."""
+    """List operations, newest first, also those that failed or that the tenant's state refused.
+
+    A request that was refused before its operation began, such as one that its key does not allow, is not in the audit.
+    """
     return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant, tenant_uid=tenant_uid)
 
 

@@ -48,13 +48,13 @@ async def restore(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgu
 
 @command(group, show=listing("id"))
 async def points(api: Api, tenant_id: TenantArgument) -> Document:
-    """List the databases that restores of a tenant replaced, oldest first; `restore` takes these ids too."""
+    """List a tenant's restore points, oldest first: the databases that restores replaced; `restore` takes these ids too."""
     return await api.get(tenant_path(tenant_id, "restore-points"))
 
 
-@command(group, question="Remove {point}, which a restore of tenant {tenant_id} replaced, permanently?")
+@command(group, question="Remove restore point {point} of tenant {tenant_id} permanently?")
 async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
-    """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
+    """Remove a restore point, a database that a restore replaced, to free disk space; that restore can no longer be undone."""
     await api.delete(tenant_path(tenant_id, "restore-points", point))
     return {"tenant_id": tenant_id, "dropped": point}
 
@@ -103,7 +103,9 @@ def switch_storage(
 async def drill(
     api: Api,
     *,
-    sample: Annotated[int, typer.Option(min=1, max=1000, help="How many tenants, chosen at random.")] = 10,
+    sample: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many active tenants, chosen at random.")
+    ] = 10,
 ) -> Document:
-    """Restore the newest snapshot of some tenants to a scratch directory, and list the outcomes."""
+    """Restore the newest snapshot of some active tenants to a scratch directory, and list the outcomes."""
     return await api.operate("/v1/snapshots/drill", {"sample": sample})

@@ -81,7 +81,7 @@ async def list_(
 
 @command(group)
 async def get(api: Api, tenant_id: TenantArgument) -> Document:
-    """Show a tenant's entry in the catalog."""
+    """Show a tenant's record in the catalog."""
     return await api.get(tenant_path(tenant_id))
 
 

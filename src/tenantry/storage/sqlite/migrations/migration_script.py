@@ -88,8 +88,9 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:
-        # SQLite's message for a view or trigger that a rename would break.
-        if not str(error).startswith("error in "):
+        # SQLite's message for what a change would break: a view or trigger by a rename, the table's own constraints by DROP COLUMN.
+        # That of an added column, such as one without a type in a STRICT table, says itself what to correct.
+        if not str(error).startswith("error in ") or " after add column: " in str(error):
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
     if judge.has_temporary:
