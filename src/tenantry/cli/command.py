@@ -15,7 +15,7 @@ from tenantry.cli.arguments import directory
 from tenantry.cli.client.api import Api, Document
 from tenantry.cli.client.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
 from tenantry.cli.exits import EPILOG, CommandError, Exit
-from tenantry.cli.output import Show, print_document, print_failure, record
+from tenantry.cli.output import Show, print_document, print_failure, print_note, record
 
 Work: TypeAlias = Callable[..., Awaitable[Document]]
 Group: TypeAlias = typer.Typer
@@ -57,6 +57,7 @@ def command(
     alone: str | None = None,
     may_create: bool = False,
     is_wrong: Callable[[Document], bool] = lambda _: False,
+    note: Callable[[Target, Document], str] = lambda *_: "",
 ) -> Callable[[Work], Work]:
     """Make a command of a function whose first parameter is the API, and whose other parameters are the command's.
 
@@ -69,6 +70,7 @@ def command(
         alone: The field that ``--quiet`` prints alone; None for a command without ``--quiet``.
         may_create: Whether the command creates a missing data directory.
         is_wrong: Returns whether the document reports a failure, which is exit code 1.
+        note: Returns what people are told beside the document, on standard error; an empty text for nothing.
     """
 
     def add(work: Work) -> Work:
@@ -89,6 +91,9 @@ def command(
                 document = _run(target, work, _gathered(work, given), may_create=may_create)
                 shown = (lambda found: str(found[alone])) if is_quiet else show
                 print_document(document, shown, is_json=is_json and not is_quiet)
+                told = note(target, document)
+                if told and not is_json:
+                    print_note(told)
                 if is_wrong(document):
                     raise typer.Exit(Exit.REFUSED)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from commands import service, tenantry
+from commands import WHERE, service, tenantry
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.cli import app
 from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import database_path
 
@@ -104,3 +106,17 @@ async def test_a_job_that_is_waited_for_at_once(fleet: Fleet):
     found = fleet.says("start check --prefix damaged- --failures-max 0 --concurrency 1 --wait", exit_code=1)
     assert (found["state"], found["left"]) == ("stopped", 1)
     assert fleet.says(f"resume {found['job_id']} --wait", exit_code=1)["failed"] == 2
+
+
+def test_a_job_that_nobody_runs_yet(data_dir: Path):
+    """On a directory people are told what will run a job that they do not wait for; programs, and those who wait, are not."""
+    env = {**dict.fromkeys(WHERE, ""), "TENANTRY_DATA_DIR": str(data_dir)}
+
+    def started(*options: str) -> str:
+        done = CliRunner().invoke(app, ["fleet", "start", "check", *options], env=env)
+        assert done.exit_code == 0
+        return done.stderr
+
+    assert CliRunner().invoke(app, ["tenant", "create", "acme"], env=env).exit_code == 0
+    assert "a service on this directory does, or 'tenantry fleet wait " in started()
+    assert started("--json") == started("--wait") == ""

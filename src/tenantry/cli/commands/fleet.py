@@ -20,6 +20,7 @@ from tenantry.cli.arguments import (
     tenant_id,
 )
 from tenantry.cli.client.api import Api, Document, api_path, poll_seconds
+from tenantry.cli.client.target import Target
 from tenantry.cli.command import command
 from tenantry.cli.output import counting, listing
 from tenantry.lifecycle import TenantState
@@ -87,6 +88,13 @@ def _arguments(text: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise typer.BadParameter('not a JSON object, such as {"thorough": true}')
     return arguments
+
+
+def _who_runs(target: Target, job: Document) -> str:
+    """Return what to do for a job that was left in a directory: this command has ended, and ran nothing of it."""
+    if target.data_dir is None or "id" not in job:  # the progress of a job that was waited for has a job_id
+        return ""
+    return f"this command does not run the job: a service on this directory does, or 'tenantry fleet wait {job['id']}'"
 
 
 def _has_failed(job: Document) -> bool:
@@ -165,7 +173,7 @@ class StartOptions:
         return {name: value for name, value in given.items() if value is not None} | unlimited
 
 
-@command(group, is_wrong=_has_failed)
+@command(group, is_wrong=_has_failed, note=_who_runs)
 async def start(
     api: Api,
     kind: Annotated[
@@ -223,7 +231,7 @@ async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
-@command(group, is_wrong=_has_failed)
+@command(group, is_wrong=_has_failed, note=_who_runs)
 async def resume(
     api: Api,
     job_id: JobArgument,
