@@ -299,7 +299,7 @@ POOL: Final = Board(
         ),
         chart(
             "Wait for a place",
-            "From the call to its open tenant, for those that had to wait, by what came of it.",
+            "From the call to its open tenant, for those that had to wait, by outcome.",
             "s",
             *quantiles("tenantry_pool_wait_duration_seconds", "outcome"),
             has_exemplars=True,
@@ -479,7 +479,7 @@ FLEET: Final = Board(
         ),
         chart(
             "Snapshots and restores",
-            "In a minute, by what was done and what came of it.",
+            "In a minute, by action and outcome.",
             "opm",
             Query(
                 _per_minute(
