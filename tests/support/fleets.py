@@ -58,7 +58,9 @@ def add_entries(data_dir: Path, count: int) -> list[str]:
     ids = tenant_ids(count)
     with closing(sqlite3.connect(data_dir / "catalog.db")) as catalog:
         catalog.row_factory = sqlite3.Row
-        entry = dict(catalog.execute("SELECT * FROM tenants LIMIT 1").fetchone())
+        # Unlike SELECT *, table_info leaves out the generated column, which takes no value.
+        names = [name for (name,) in catalog.execute("SELECT name FROM pragma_table_info('tenants')")]
+        entry = dict(catalog.execute(f"SELECT {', '.join(names)} FROM tenants LIMIT 1").fetchone())
         places = ", ".join(f":{name}" for name in entry)
         catalog.executemany(
             f"INSERT INTO tenants ({', '.join(entry)}) VALUES ({places})",
