@@ -9,8 +9,8 @@ tenants by the life of one permit and not by its own length.
 
 That is safe because the limiter only keeps short work from crowding the disk. The limits that safety depends on are elsewhere:
 a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time, and at most ``open_tenants_max``
-tenants are open. So there are never more batches without a permit than connections of these tenants. Each such batch has an extra
-thread while it lasts (`tenantry.storage.sqlite.connections.thread_pool`), and is interrupted at its deadline at the latest.
+tenants are open. So there are never more batches without a permit than connections of these tenants. Where a back end
+runs batches on threads, each such batch has an extra one while it lasts. It is interrupted at its deadline at the latest.
 
 A batch that finds a permit free is handed to the disk in its caller's own step of the event loop. One timer serves the permits: it
 is set for the oldest.
