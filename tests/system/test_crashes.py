@@ -228,7 +228,7 @@ def snapshot(data_dir: Path) -> dict[str, Any]:
         # What restores replaced is as many files as there were restores, with names by chance.
         if path not in logs and "points" not in path.parts
     }
-    for row in query(data_dir / "catalog.db", "SELECT * FROM tenants"):
+    for row in query(data_dir / "catalog.db", f"SELECT {', '.join(columns)} FROM tenants"):
         tenant = dict(zip(columns, row, strict=True))
         tenant |= {name: tenant[name] is not None for name in WHETHER}
         found[tenant["id"]] = {name: value for name, value in tenant.items() if name not in BY_CHANCE}
