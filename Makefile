@@ -49,7 +49,7 @@ soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and
 
 # Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
 PART := $(wildcard tests/test_*.py) $(addprefix tests/,files server storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
-	$(addprefix tests/,company/test_models.py company/test_timestamps.py tenancy/fleet/test_job.py tenancy/test_registry.py tenancy/test_registry_transactions.py) \
+	$(addprefix tests/,company/test_models.py company/test_timestamps.py tenancy/fleet/test_job.py tenancy/test_registry.py tenancy/test_registry_reports.py tenancy/test_registry_transactions.py) \
 	$(addprefix tests/,system/test_cancellation.py system/test_documentation.py observability/test_logging.py observability/test_metrics.py) \
 	$(addprefix tests/cli/,test_output.py client/test_in_process.py)
 
