@@ -123,7 +123,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> float:
-        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 if there are none.
+        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 without any such record.
 
         The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float that was given, and
         `exact_sum`, which the store provides, rounds only once, at the end, like `math.fsum`. So the result is within half a unit

@@ -79,7 +79,7 @@ class DraftFile:
         self._close()
 
     def discard(self) -> None:
-        """Remove the draft; a no-op if there is none, or if it was published."""
+        """Remove the draft; do nothing if it is missing or was published."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._draft.unlink()

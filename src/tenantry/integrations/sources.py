@@ -87,7 +87,7 @@ def from_subdomain(domain: str, *, is_forwarded: bool = False) -> SubdomainSourc
     Args:
         domain: What all tenants' hosts end with, in ASCII.
         is_forwarded: Whether a proxy in front tells the host in ``X-Forwarded-Host``. It is read instead of ``Host`` then,
-            so the proxy must set it for every request and not pass on a client's: whoever can send it chooses the tenant.
+            so the proxy must set it for every request and not pass on a client's: a client that can send it chooses the tenant.
 
     Raises:
         ValueError: It is no domain.

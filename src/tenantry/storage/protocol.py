@@ -214,7 +214,7 @@ class Store(Protocol):
         ...
 
     def change_token(self) -> ChangeToken | None:
-        """Return a token that differs from every token before the last commit, whoever committed.
+        """Return a token that changes with every commit, also with those of other processes.
 
         So what was read after a token was returned holds for as long as the same token is returned. It costs no statement.
 

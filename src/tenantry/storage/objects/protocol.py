@@ -51,7 +51,7 @@ class ObjectStorage(Protocol):
 
     @property
     def location(self) -> str:
-        """Where it keeps them, without secrets: the same text for whoever opens the same storage later."""
+        """Where it keeps them, without secrets. It is the same text each time the same storage is opened."""
         ...
 
     async def put(self, key: str, path: Path) -> None:

@@ -100,6 +100,8 @@ class TenantActor:
         )
         self._entry = entry
         self._is_read_only = False
+        # What the store was last told; None if that failed.
+        self._store_limits = None if entry is None else entry.limits
         if entry is not None:
             self._limit_calls(entry)
             self._is_read_only = _is_read_only(entry)
@@ -191,7 +193,8 @@ class TenantActor:
     async def apply_record(self, entry: TenantRecord) -> None:
         """Apply the limits and the state of the tenant's record; calls that were accepted before are finished.
 
-        Limits of calls apply at once, limits of the database after an open transaction has ended.
+        Limits of calls apply at once, limits of the database after an open transaction has ended. A record with the limits
+        that the database has waits for no transaction.
 
         Args:
             entry: The record as it was read. Records may arrive in any order: an older one than the last has no effect.
@@ -206,10 +209,17 @@ class TenantActor:
         self._limit_calls(entry)
         self._is_read_only = _is_read_only(entry)
         limits = entry.limits
-        await self._store.apply_limits(
-            database_bytes_max=limits.database_bytes_max,
-            durability=limits.durability or self._context.config.durability,
-        )
+        if limits == self._store_limits:
+            return
+        self._store_limits = limits
+        try:
+            await self._store.apply_limits(
+                database_bytes_max=limits.database_bytes_max,
+                durability=limits.durability or self._context.config.durability,
+            )
+        except BaseException:
+            self._store_limits = None
+            raise
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
         """Check the tenant's database for damage, beside its calls; a damaged one is quarantined.

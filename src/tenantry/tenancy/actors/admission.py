@@ -42,7 +42,7 @@ class Bucket:
         self._seconds = now_seconds
 
     def take(self, now_seconds: float) -> float:
-        """Take a token and return 0; if there is none, return the seconds until there is one, and change nothing."""
+        """Take a token and return 0. Without a token, change nothing and return the seconds until the next one."""
         tokens = self._held(now_seconds)
         if tokens < 1.0:
             return (1.0 - tokens) / self._per_second * _TICK_RATIO + _TICK_SECONDS

@@ -124,7 +124,7 @@ class AuditVerification:
     Attributes:
         rows: How many rows are intact, up to the first that is not.
         hash: The hash of the last intact row. Keep it elsewhere to detect a chain that was forged as a whole.
-        problem: The first problem; None if there is none.
+        problem: The first problem, or None.
     """
 
     rows: int

@@ -61,7 +61,7 @@ class FleetRunner:
         self._is_closed = False
 
     def task(self, job_id: str) -> "asyncio.Task[None] | None":
-        """Return the task that runs the job in this process, or tries to; None if there is none."""
+        """Return the task that runs the job in this process or tries to take its lock, or None."""
         return self._tasks.get(job_id)
 
     @asynccontextmanager

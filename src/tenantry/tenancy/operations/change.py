@@ -28,7 +28,7 @@ class Change:
         """Let the event happen; unless the tenant may stay open afterwards, close it."""
         tenant = await operation.apply(await operation.get(), event, reason=reason)
         if tenant.state.allows(Permission.STAY_OPEN):
-            await self._tools.apply_state(tenant)
+            await self._tools.apply_record(tenant)
         else:
             await self._close(operation, tenant)
         return tenant

@@ -84,13 +84,3 @@ class OperationTools:
         actor = await self.pool.opened(tenant.id)
         if actor is not None:
             await actor.apply_record(tenant)
-
-    async def apply_state(self, tenant: TenantRecord) -> None:
-        """Apply this record like `apply_record`, unless it applies already: then no transaction of the tenant is waited for.
-
-        Raises:
-            PersistenceError: Its database's own limits could not be changed; call again.
-        """
-        actor = await self.pool.opened(tenant.id)
-        if actor is not None and not actor.has_applied(tenant):
-            await actor.apply_record(tenant)

@@ -119,7 +119,7 @@ class StorageOwner:
             self._log.failure(STORAGE_REFUSED, error, location=self._storage.location)
 
     async def claim(self) -> StorageMark | None:
-        """Make this directory the storage's owner, whoever owns it, and return the mark before.
+        """Make this directory the storage's owner, even if another directory owns it, and return the previous mark.
 
         The directory gets a new identity. So the owner before is refused from then on, also if one directory is a copy of the
         other. A storage in the data directory itself needs no mark, and nothing changes.

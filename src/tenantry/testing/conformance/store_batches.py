@@ -185,7 +185,7 @@ async def check_units_never_mix(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_reads_own_writes(make_store: MakeStore) -> None:
-    """A read that starts after a write was answered sees it, whoever else is busy."""
+    """A read that starts after a write was answered sees it, also while other callers are busy."""
     async with connected(make_store) as store:
 
         async def write_then_read(row_id: int) -> None:

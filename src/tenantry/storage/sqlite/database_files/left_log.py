@@ -27,7 +27,7 @@ _BUSY_SECONDS: Final = 5.0
 
 
 def make_log_durable(path: Path) -> None:
-    """Write a leftover log again and sync it, before any commit or checkpoint; a no-op if there is none.
+    """Write a leftover log again and sync it, before any commit or checkpoint; do nothing if there is no such log.
 
     Raises:
         sqlite3.Error: SQLite cannot read the database, or another process writes to it.
