@@ -1,4 +1,4 @@
-"""The two clocks, as a parameter: tests and simulations bring their own."""
+"""The clock that the core reads. It is a parameter, so that tests and simulations can pass their own clock."""
 
 import time
 from datetime import UTC, datetime
@@ -6,10 +6,10 @@ from typing import Final, Protocol
 
 
 class Clock(Protocol):
-    """What the core asks of time."""
+    """The clock that the core reads."""
 
     def monotonic_seconds(self) -> float:
-        """Return seconds since an arbitrary moment; never goes back."""
+        """Return the seconds since an arbitrary moment; the number never decreases."""
         ...
 
     def now(self) -> datetime:
@@ -20,7 +20,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    # A plain function, not a method around one: it is read twice for every call.
+    # Each call reads the clock twice, so this is the function itself and not a method that calls it.
     monotonic_seconds = staticmethod(time.perf_counter)
 
     def now(self) -> datetime:
@@ -29,9 +29,9 @@ class SystemClock:
 
 
 def as_text(instant: datetime) -> str:
-    """Return an instant in UTC as the text that the catalog stores: of one width, so it can be compared."""
+    """Return an instant in UTC as text for the catalog. All such texts have the same length, so they sort by time."""
     return instant.isoformat(timespec="microseconds")
 
 
 FIRST_INSTANT: Final = as_text(datetime.min.replace(tzinfo=UTC))
-"""Before, or at, every instant that is stored."""
+"""The earliest instant that can be stored."""

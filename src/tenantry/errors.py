@@ -2,24 +2,24 @@
 
     TenantryError
     ├── PersistenceError                 a database, a statement or a row
-    │   ├── DatabaseCorruptError         the file is damaged, or no database at all
+    │   ├── DatabaseCorruptError         the file is damaged, or is not a database
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
     │   │   └── DataDirectoryError       the data directory cannot be used as it is
     │   ├── MigrationError               a step failed, or the file and the code disagree
     │   ├── RecordNotFoundError
-    │   ├── DuplicateRecordError         told by the driver's extended error code
+    │   ├── DuplicateRecordError         a primary or unique key exists already
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
     │   │   ├── SnapshotNotFoundError
-    │   │   ├── SnapshotCorruptError     it is not what was written
+    │   │   ├── SnapshotCorruptError     its content differs from what was written
     │   │   ├── ForeignSchemaError       a database from elsewhere has objects that no schema pack makes
     │   │   └── SnapshotStorageOwnedError  the snapshot storage belongs to another data directory
     │   └── QueryError                   a statement or its arguments were refused
     │       ├── ConstraintViolationError NOT NULL, CHECK, FOREIGN KEY
     │       ├── IdempotencyConflictError the key was used for another write
-    │       ├── KeyRefusedError          the caller's API key is not good any more
-    │       ├── MalformedRowError        a stored row is not what the model says
-    │       ├── StorageFullError         the disk or the database's own limit
-    │       └── TransactionClosedError   a transaction used after its end
+    │       ├── KeyRefusedError          the caller's API key is not valid any more
+    │       ├── MalformedRowError        a stored row does not fit its model
+    │       ├── StorageFullError         the disk is full, or the database reached its own limit
+    │       └── TransactionClosedError   a transaction was used after its end
     └── TenantError                      one tenant, or the registry that keeps it
         ├── TenantRequiredError          a request names no tenant, or more than one
         ├── InvalidTenantIdError         (also a ValueError)
@@ -30,22 +30,22 @@
         │   ├── TenantDeletedError
         │   ├── TenantQuarantinedError
         │   ├── DeletionProtectedError
-        │   └── GracePeriodError         deleted, and not to be purged yet
+        │   └── GracePeriodError         deleted, and cannot be purged yet
         ├── RevisionError                the tenant was changed since it was read
-        ├── TenantBusyError              a lifecycle operation of it is under way
+        ├── TenantBusyError              a lifecycle operation of the tenant is running
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
-        ├── LimitError                   at a limit; carries retry_after_seconds
-        │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are under way
-        │   ├── TenantRateLimitedError   the tenant's calls per second
-        │   └── PoolExhaustedError       no actor could be had in time
+        ├── LimitError                   a limit is reached; carries retry_after_seconds
+        │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are running
+        │   ├── TenantRateLimitedError   the tenant made too many calls per second
+        │   └── PoolExhaustedError       no place in the pool became free in time
         ├── CallTimeoutError             the call's deadline passed
         ├── JobError                     a fleet job does not allow this
         │   └── JobNotFoundError
         └── RegistryClosedError
 
-Each class says whether the same call may succeed later (`is_retryable`) and which bounded
-`outcome` label it has in metrics; data is carried in attributes, never only in the message.
-Driver errors are mapped once, in the store, with ``raise … from``.
+Each class says whether the same call may succeed later (`is_retryable`), and which value of the `outcome` label it has in
+metrics. Everything in a message is also in an attribute. The store maps the errors of the database driver to these, with
+``raise … from``.
 """
 
 import copy
@@ -53,12 +53,12 @@ from typing import Any, ClassVar, Self
 
 
 class TenantryError(Exception):
-    """The root of everything that tenantry raises on purpose.
+    """The base class of all errors that tenantry raises on purpose.
 
     Attributes:
-        is_retryable: Whether the same call may succeed later, unchanged.
-        outcome: The value of the `outcome` label that metrics give this error.
-        retry_after_seconds: How long to wait before trying again, where waiting helps.
+        is_retryable: Whether the same call, unchanged, may succeed later.
+        outcome: The value of the `outcome` label in metrics.
+        retry_after_seconds: How long to wait before the next try; None if waiting does not help.
     """
 
     is_retryable: bool = False
@@ -66,13 +66,16 @@ class TenantryError(Exception):
     retry_after_seconds: float | None = None
 
     def for_another_caller(self) -> Self:
-        """Return a copy with the same cause: an instance, with its traceback, belongs to the one caller that raises it."""
+        """Return a copy of the error with the same cause.
+
+        Raising an error changes its traceback, so each caller needs an instance of its own.
+        """
         again = copy.copy(self)
         again.__cause__ = self.__cause__
         return again
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by attributes: the constructors take keywords, which exceptions do not remember."""
+        """Support copy and pickle: an exception does not store the keyword arguments of its constructor, so its attributes are copied."""
         return _rebuilt, (type(self), self.args, self.__dict__.copy())
 
 
@@ -88,7 +91,7 @@ class PersistenceError(TenantryError):
     """A database, a statement or a row failed.
 
     Attributes:
-        code: The driver's symbolic error code (``SQLITE_BUSY``), None where no driver spoke.
+        code: The database driver's name of the error (``SQLITE_BUSY``); None if the error does not come from the driver.
     """
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
@@ -97,7 +100,7 @@ class PersistenceError(TenantryError):
 
 
 class PersistenceConnectionError(PersistenceError):
-    """The database is not connected, cannot be reached, or would not close."""
+    """The database is not connected, cannot be reached, or could not be closed."""
 
     is_retryable = True
     outcome = "connection"
@@ -108,7 +111,7 @@ class PersistenceConnectionError(PersistenceError):
 
 
 class DataDirectoryError(PersistenceConnectionError):
-    """The data directory cannot be used as it is: the message says what to change."""
+    """The data directory cannot be used as it is; the message says what to change."""
 
     is_retryable = False
 
@@ -127,10 +130,10 @@ class MigrationError(PersistenceError):
     """A migration failed, or the database and the code disagree about what was applied.
 
     Attributes:
-        schema: The schema pack, None where the file as a whole is meant.
-        version: The migration's number, None where no single one is meant.
-        is_step_failure: Whether a step's own SQL failed (the tenant's matter); False where
-            code and file disagree (the deployment's matter: the tenant is not to blame).
+        schema: The name of the schema pack; None if the error is about the whole file.
+        version: The number of the migration; None if the error is about several.
+        is_step_failure: True if a migration itself failed on this tenant's data; False if the code and the file
+            disagree, which is a fault of the deployment and not of the tenant.
     """
 
     outcome = "migration"
@@ -164,10 +167,10 @@ class DuplicateRecordError(PersistenceError):
     """A record with this primary or unique key exists already; nothing was written.
 
     Attributes:
-        record_id: The record that was to be written, None where the statement does not name one.
-        constraint: The key that is taken: its columns with their table (``users.email``, or several with ``, `` between),
-            or the name of a unique index on expressions. None where the database does not say.
-        columns: The same columns, one by one; empty for an index on expressions.
+        record_id: The id of the record that was not written; None if the statement does not name one.
+        constraint: The unique key that exists already: its columns with their table (``users.email``; several are separated by
+            ``, ``), or the name of a unique index on expressions. None if the database does not tell.
+        columns: The columns of `constraint`; empty for an index on expressions.
     """
 
     outcome = "duplicate"
@@ -198,10 +201,10 @@ class SnapshotError(PersistenceError):
 
 
 class SnapshotNotFoundError(SnapshotError):
-    """There is no such snapshot of the tenant.
+    """The tenant has no such snapshot.
 
     Attributes:
-        snapshot_id: The one that was asked for, None where any would do.
+        snapshot_id: The id of the missing snapshot; None if the tenant has no snapshot at all.
     """
 
     outcome = "not_found"
@@ -212,7 +215,7 @@ class SnapshotNotFoundError(SnapshotError):
 
 
 class SnapshotCorruptError(SnapshotError):
-    """A snapshot, a bundle or a manifest is not what was written; nothing was changed."""
+    """A snapshot, a bundle or a manifest is damaged; nothing was changed."""
 
     outcome = "corrupt"
 
@@ -221,7 +224,7 @@ class ForeignSchemaError(SnapshotError):
     """A database from elsewhere has tables, triggers, views or indexes that no schema pack makes, or lacks some; nothing was changed.
 
     Attributes:
-        objects: The first of these objects, each as its type and its name.
+        objects: The type and the name of each of these objects; only the first ones if there are many.
     """
 
     outcome = "foreign_schema"
@@ -232,13 +235,13 @@ class ForeignSchemaError(SnapshotError):
 
 
 class SnapshotStorageOwnedError(SnapshotError):
-    """The snapshot storage belongs to another data directory, of which this one may be a copy; nothing was changed there.
+    """The snapshot storage belongs to another data directory, and this one may be a copy of that; nothing was changed in the storage.
 
     Attributes:
-        location: The storage's.
-        data_dir: The directory that was refused.
-        owner_data_dir: The path of the directory that it belongs to, None where its mark cannot be read.
-        owner_host: The machine of that directory, None likewise.
+        location: The address of the snapshot storage.
+        data_dir: The data directory that may not use the storage.
+        owner_data_dir: The path of the data directory that owns the storage; None if the storage's mark cannot be read.
+        owner_host: The host name of the machine with that data directory; None if the mark cannot be read.
     """
 
     def __init__(
@@ -261,7 +264,7 @@ class QueryError(PersistenceError):
     """A statement failed, or its arguments were refused before any SQL ran.
 
     Attributes:
-        is_transient: Whether the failure was the moment's (busy, interrupted, I/O).
+        is_transient: Whether the cause may be gone at the next try: the database was busy, the call was interrupted, or I/O failed.
     """
 
     def __init__(self, message: str, *, code: str | None = None, is_transient: bool = False) -> None:
@@ -274,8 +277,8 @@ class ConstraintViolationError(QueryError):
     """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row.
 
     Attributes:
-        constraint: The column with its table (``users.name``) of NOT NULL, the name or else the expression of CHECK. None for
-            a foreign key, a trigger, and where the database does not say.
+        constraint: For NOT NULL the column with its table (``users.name``); for CHECK its name, or its expression if it has no
+            name. None for a foreign key, for a trigger, or if the database does not tell.
     """
 
     outcome = "constraint"
@@ -286,16 +289,16 @@ class ConstraintViolationError(QueryError):
 
 
 class KeyRefusedError(QueryError):
-    """The caller's API key may not, or may no longer, make or revoke keys; nothing was changed."""
+    """The caller's API key is not allowed, or is no longer allowed, to create or revoke keys; nothing was changed."""
 
     outcome = "key_refused"
 
 
 class IdempotencyConflictError(QueryError):
-    """The idempotency key was used before, for a write with another payload; nothing was written.
+    """The idempotency key was used before for a different write; nothing was written.
 
     Attributes:
-        key: The key.
+        key: The idempotency key.
     """
 
     outcome = "idempotency_conflict"
@@ -306,11 +309,11 @@ class IdempotencyConflictError(QueryError):
 
 
 class MalformedRowError(QueryError):
-    """A stored row could not be turned into its model.
+    """A stored row does not fit its model.
 
     Attributes:
         entity: The kind of record (``task``).
-        record_id: The row's key as text.
+        record_id: The row's primary key as text.
     """
 
     outcome = "malformed"
@@ -322,11 +325,11 @@ class MalformedRowError(QueryError):
 
 
 class StorageFullError(QueryError):
-    """The disk, or the database's own size limit, is full; reads go on.
+    """The disk is full, or the database has reached its own size limit; reads still work.
 
     Attributes:
-        limit: ``database_bytes_max`` where it is that limit, None where it is the disk.
-        limit_value: What it is set to, in bytes.
+        limit: ``database_bytes_max`` if the database reached that limit; None if the disk is full.
+        limit_value: The value of the limit in bytes; None if the disk is full.
     """
 
     is_retryable = True
@@ -346,16 +349,16 @@ class StorageFullError(QueryError):
 
 
 class TransactionClosedError(QueryError):
-    """The transaction has ended: committed, rolled back, or past its deadline."""
+    """The transaction has ended: it was committed, it was rolled back, or its deadline has passed."""
 
     outcome = "transaction_closed"
 
 
 class TenantError(TenantryError):
-    """One tenant, or the registry that keeps it, cannot do what was asked.
+    """A tenant or the registry cannot serve the call.
 
     Attributes:
-        tenant_id: The tenant's id as given, None where the registry as a whole is meant.
+        tenant_id: The tenant's id as the caller gave it; None if the error is about the registry.
     """
 
     def __init__(self, message: str, *, tenant_id: str | None = None) -> None:
@@ -364,36 +367,36 @@ class TenantError(TenantryError):
 
 
 class TenantRequiredError(TenantError):
-    """A request does not say which tenant it is about, or says it twice: there is no default."""
+    """A request names no tenant, or more than one; there is no default tenant."""
 
     outcome = "no_tenant"
 
 
 class InvalidTenantIdError(TenantError, ValueError):
-    """The text is no tenant id; nothing was looked up and nothing touched."""
+    """The text is not a valid tenant id; nothing was looked up or changed."""
 
     outcome = "invalid_id"
 
 
 class TenantNotFoundError(TenantError):
-    """No such tenant in the catalog."""
+    """The catalog has no such tenant."""
 
     outcome = "not_found"
 
 
 class TenantExistsError(TenantError):
-    """The id is taken, by a living tenant or by a deleted one in its grace period."""
+    """Another tenant has the id; it may be a deleted tenant in its grace period."""
 
     outcome = "exists"
 
 
 class TenantStateError(TenantError):
-    """The tenant's state does not allow this.
+    """The tenant's state does not allow the call.
 
     Attributes:
-        state: The state it is in.
-        reason: Why it is in that state, where someone said so.
-        event: The lifecycle event that was refused, None where it was a repository call.
+        state: The tenant's state.
+        reason: The reason for the state, if an operator gave one.
+        event: The lifecycle event that was refused; None if a repository call was refused.
     """
 
     outcome = "state"
@@ -414,34 +417,34 @@ class TenantStateError(TenantError):
 
 
 class TenantSuspendedError(TenantStateError):
-    """The tenant is suspended: its data is kept, its calls are refused."""
+    """The tenant is suspended: its data is kept, and its calls are refused."""
 
     outcome = "suspended"
 
 
 class TenantDeletedError(TenantStateError):
-    """The tenant is deleted and waits out its grace period."""
+    """The tenant is deleted and in its grace period."""
 
     outcome = "deleted"
 
 
 class TenantQuarantinedError(TenantStateError):
-    """The tenant was quarantined after corruption or a failed migration; see `reason`."""
+    """The tenant was quarantined because its database is damaged or a migration failed; `reason` has the details."""
 
     outcome = "quarantined"
 
 
 class DeletionProtectedError(TenantStateError):
-    """The tenant is protected from deletion: take the protection away first."""
+    """The tenant is protected from deletion; remove the protection first."""
 
     outcome = "deletion_protected"
 
 
 class GracePeriodError(TenantStateError):
-    """The deleted tenant can still be brought back: it is purged after its grace period, or by force.
+    """The deleted tenant is in its grace period, in which it can be undeleted; only a forced purge is possible.
 
     Attributes:
-        retry_after_seconds: What is left of the grace period.
+        retry_after_seconds: The rest of the grace period.
     """
 
     is_retryable = True
@@ -455,11 +458,11 @@ class GracePeriodError(TenantStateError):
 
 
 class RevisionError(TenantError):
-    """The tenant was changed since it was read; nothing was changed now.
+    """The tenant was changed after the caller had read it; this call changed nothing.
 
     Attributes:
-        revision: The one that the change was decided on.
-        current_revision: The tenant's.
+        revision: The revision that the caller expects.
+        current_revision: The tenant's present revision.
     """
 
     outcome = "revision"
@@ -471,11 +474,11 @@ class RevisionError(TenantError):
 
 
 class TenantBusyError(TenantError):
-    """A lifecycle operation of the tenant is under way, here or in another process.
+    """Another lifecycle operation of the tenant is running, in this process or in another one.
 
     Attributes:
-        action: That call.
-        retry_after_seconds: When it is worth trying again.
+        action: The name of the running operation.
+        retry_after_seconds: How long to wait before the next try.
     """
 
     is_retryable = True
@@ -490,11 +493,11 @@ class TenantBusyError(TenantError):
 
 
 class TenantOwnedElsewhereError(TenantError):
-    """Another process, or another registry of this one, has the tenant open.
+    """Another process, or another registry of this process, has the tenant open.
 
     Attributes:
-        pid: The owner's process id, None if the lock file could not be read.
-        host: The owner's host name, None likewise.
+        pid: The process id of the owner; None if the lock file could not be read.
+        host: The host name of the owner; None if the lock file could not be read.
     """
 
     is_retryable = True
@@ -507,12 +510,12 @@ class TenantOwnedElsewhereError(TenantError):
 
 
 class LimitError(TenantError):
-    """Something that has a limit reached it; waiting helps.
+    """The call reached a limit; the same call may succeed later.
 
     Attributes:
-        limit: The setting's name (``mailbox_requests_max``).
-        limit_value: What it is set to.
-        retry_after_seconds: When it is worth trying again, computed from the recent rate.
+        limit: The name of the setting (``mailbox_requests_max``).
+        limit_value: The value of the setting.
+        retry_after_seconds: How long to wait before the next try, estimated from the recent rate of calls.
     """
 
     is_retryable = True
@@ -533,30 +536,30 @@ class LimitError(TenantError):
 
 
 class TenantOverloadedError(LimitError):
-    """The tenant's mailbox is full, or too many of its calls are under way; the call was not taken in."""
+    """The tenant's mailbox is full, or too many of its calls are running; the call had no effect."""
 
     outcome = "overloaded"
 
 
 class TenantRateLimitedError(LimitError):
-    """The tenant's ``calls_per_second_max`` and its burst are used up; the call was not taken in."""
+    """The tenant has used up its ``calls_per_second_max`` and its burst; the call had no effect."""
 
     outcome = "rate_limited"
 
 
 class PoolExhaustedError(LimitError):
-    """Every place in the pool stayed in use, or too many callers wait for one already."""
+    """No place in the pool became free in time, or too many callers wait for a place already."""
 
     outcome = "pool_exhausted"
 
 
 class CallTimeoutError(TenantError):
-    """The call's deadline passed.
+    """The call did not end within its timeout.
 
     Attributes:
-        timeout_seconds: The deadline that passed.
-        was_started: False: the call was taken back and has no effect. True: its batch was
-            running, and a write may or may not have been committed.
+        timeout_seconds: The timeout.
+        was_started: False if the call had not begun: it has no effect. True if its batch was running: a write may or may not
+            have been committed.
     """
 
     is_retryable = True
@@ -571,10 +574,10 @@ class CallTimeoutError(TenantError):
 
 
 class JobError(TenantError):
-    """A fleet job's kind or state does not allow this.
+    """The kind or the state of a fleet job does not allow the call.
 
     Attributes:
-        job_id: The job, None where none was made.
+        job_id: The id of the job; None if no job was created.
     """
 
     outcome = "job"
@@ -585,12 +588,12 @@ class JobError(TenantError):
 
 
 class JobNotFoundError(JobError):
-    """There is no such fleet job."""
+    """The fleet job does not exist."""
 
     outcome = "not_found"
 
 
 class RegistryClosedError(TenantError):
-    """The registry is not open, or closed while the call waited."""
+    """The registry is not open, or was closed while the call waited."""
 
     outcome = "closed"

@@ -1,8 +1,8 @@
 """Tenant ids.
 
-An id is 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter. That is at
-once a safe path part, a DNS label (RFC 1035, section 2.3.1) and, with a prefix, an unquoted PostgreSQL
-identifier of fewer than 63 bytes. It is parsed once, at the boundary; inside, a `TenantId` is trusted.
+A tenant id has 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, and begins with a letter. So it is a safe part of a path, a
+DNS label (RFC 1035, section 2.3.1) and, with a prefix, a PostgreSQL identifier of fewer than 63 bytes. `parse_tenant_id` checks each
+id where it enters the program; code that receives a `TenantId` does not check it again.
 """
 
 import re
@@ -14,9 +14,9 @@ TenantId = NewType("TenantId", str)
 
 TENANT_ID_CHARACTERS_MAX = 48
 TENANT_ID_PATTERN = r"[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?"
-"""The form of a tenant id, for a full match."""
+"""A regular expression for a whole tenant id."""
 ID_PREFIX_PATTERN = rf"^[a-z0-9-]{{1,{TENANT_ID_CHARACTERS_MAX}}}$"
-"""What tenant ids may begin with."""
+"""A regular expression for a prefix of tenant ids."""
 
 _SHOWN_CHARACTERS_MAX = 80
 _TENANT_ID = re.compile(TENANT_ID_PATTERN)
@@ -26,11 +26,11 @@ def parse_tenant_id(value: object) -> TenantId:
     """Return `value` as a `TenantId`.
 
     Raises:
-        InvalidTenantIdError: It is not a string, or not of the form that this module describes.
+        InvalidTenantIdError: The value is not a valid tenant id.
     """
     if isinstance(value, str) and _TENANT_ID.fullmatch(value):
         return TenantId(value)
-    # Bounded: the text may come from anyone, and ends up in logs.
+    # The text may come from a stranger and is written to logs, so its length is limited.
     shown = repr(value)[:_SHOWN_CHARACTERS_MAX]
     raise InvalidTenantIdError(
         f"{shown} is not a tenant id: use 1 to {TENANT_ID_CHARACTERS_MAX} characters of a-z, 0-9 and "
@@ -40,10 +40,10 @@ def parse_tenant_id(value: object) -> TenantId:
 
 
 def check_id_prefix(value: str) -> str:
-    """Return `value`, with which tenant ids may begin.
+    """Return `value` if it can be the prefix of a tenant id.
 
     Raises:
-        QueryError: None does.
+        QueryError: No tenant id can begin with it.
     """
     if not re.fullmatch(ID_PREFIX_PATTERN, value):
         raise QueryError(

@@ -1,9 +1,9 @@
-"""The life of a tenant as two tables: where each event leads, and what each state allows. No I/O.
+"""The states of a tenant as two tables: which state each event leads to, and what each state allows. No I/O.
 
-No other module decides by comparing states: it asks `TenantState.allows`. A new state is a line in the enumeration, a row in
-`STATES`, and its rows in `TRANSITIONS`.
+Other modules never compare states; they call `TenantState.allows`. To add a state, add it to the enumeration, to `STATES` and to
+`TRANSITIONS`.
 
-The diagram in ``docs/design.md`` is printed from the table: ``python -m tenantry.lifecycle``.
+``python -m tenantry.lifecycle`` prints the diagram in ``docs/design.md`` from the tables.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from tenantry.errors import (
 
 
 class TenantState(StrEnum):
-    """Where a tenant is in its life."""
+    """The state of a tenant in its life cycle."""
 
     PROVISIONING = "provisioning"
     ACTIVE = "active"
@@ -31,14 +31,14 @@ class TenantState(StrEnum):
     PURGED = "purged"
 
     def allows(self, what: "Permission | TenantEvent") -> bool:
-        """Return whether a tenant in this state allows something, or whether an event can happen to it."""
+        """Return whether this state grants the permission, or whether the event is possible in this state."""
         if isinstance(what, TenantEvent):
             return (self, what) in TRANSITIONS
         return what in STATES[self].allows
 
 
 class TenantEvent(StrEnum):
-    """What can happen to a tenant."""
+    """An event that changes the state of a tenant."""
 
     PROVISION = "provision"
     ABORT = "abort"
@@ -54,18 +54,18 @@ class TenantEvent(StrEnum):
 
 
 class Permission(StrEnum):
-    """What a state of a tenant may allow.
+    """Something that a state of a tenant can allow.
 
     Attributes:
-        EXIST: It is found by its id, and the id is taken.
-        READ: Repository calls that read, and with them all that opens the tenant for its callers.
-        WRITE: Repository calls that write. A state that allows this allows `READ`.
-        STAY_OPEN: It may stay open in a process.
-        MIGRATE: A fleet job may migrate it.
-        COPY: Its data can be copied: snapshots, clones and bundles; it has a database and may have snapshots.
-        CHECK: A fleet job may check its database; without `SERVE`, on the closed file.
-        RESTORE: Its database can be exchanged: restore, undo-restore and replace-file.
-        CHANGE: An operator may change its id, name, protection and limits.
+        EXIST: The tenant is found by its id, and no other tenant can have the id.
+        READ: Repository calls can read, and the tenant can be opened for them.
+        WRITE: Repository calls can write. A state that allows this also allows `READ`.
+        STAY_OPEN: The tenant may stay open in a process.
+        MIGRATE: A fleet job may migrate the tenant.
+        COPY: The tenant's data can be copied into snapshots, clones and bundles.
+        CHECK: A fleet job may check the tenant's database; the database is closed for this if the state does not allow `READ`.
+        RESTORE: The tenant's database can be replaced: restore, undo-restore and replace-file.
+        CHANGE: An operator may change the tenant's id, name, protection and limits.
     """
 
     EXIST = "exist"
@@ -80,12 +80,12 @@ class Permission(StrEnum):
 
 
 class StateRules(NamedTuple):
-    """What a state allows, and how it refuses repository calls.
+    """The permissions of a state, and the error for calls that it refuses.
 
     Attributes:
-        allows: What it allows, beside the events of `TRANSITIONS`.
-        refusal: The error of what is refused; None for a state whose callers are told that the tenant does not exist.
-        advice: What a caller that is refused is to do.
+        allows: The permissions of the state. `TRANSITIONS` has the events that are possible in it.
+        refusal: The class of the error for refused calls; None if such a call gets `TenantNotFoundError`.
+        advice: The end of the error's message: what the caller can do.
     """
 
     allows: frozenset[Permission]
@@ -111,7 +111,7 @@ TRANSITIONS: Final[dict[tuple[TenantState, TenantEvent], TenantState]] = {
     (S.ARCHIVED, E.DELETE): S.DELETED,
     (S.QUARANTINED, E.REPAIR): S.ACTIVE,
     (S.QUARANTINED, E.DELETE): S.DELETED,
-    # Undelete leads back to the state before; `next_state` is told which that was.
+    # Undelete leads back to the state before the deletion, which callers pass to `next_state`.
     (S.DELETED, E.UNDELETE): S.ACTIVE,
     (S.DELETED, E.PURGE): S.PURGED,
 }
@@ -133,42 +133,42 @@ STATES: Final[Mapping[TenantState, StateRules]] = {
 }
 
 _INTERNAL: Final = frozenset({P.STAY_OPEN, E.PROVISION, E.ABORT})
-"""What no operator asks for."""
+"""Permissions and events that operators cannot ask for."""
 
 
 def states_that_allow(what: Permission | TenantEvent) -> tuple[TenantState, ...]:
-    """Return the states that allow something, or from which an event leads on, in the order of a tenant's life."""
+    """Return the states that grant the permission, or in which the event is possible, in the order of a tenant's life cycle."""
     return tuple(state for state in TenantState if state.allows(what))
 
 
 def operator_choices(state: TenantState) -> tuple[str, ...]:
-    """Return what an operator may ask of a tenant in this state: permissions, then events."""
+    """Return what an operator may do to a tenant in this state: first the permissions, then the events."""
     return tuple(
         what.value for what in (*Permission, *TenantEvent) if what not in _INTERNAL and state.allows(what)
     )
 
 
 def has_happened(state: TenantState, event: TenantEvent) -> bool:
-    """Return whether the event leads to this state, so that a repeated request changes nothing."""
+    """Return whether the event leads to this state; then a repeated request changes nothing."""
     if any(leads_to is state for (_, e), leads_to in TRANSITIONS.items() if e is event):
         return True
-    # Undelete leads back to one of the states that can be deleted; which of them, the table does not know.
+    # Undelete leads back to the state before the deletion, which can be any state that allows DELETE.
     return event is E.UNDELETE and state.allows(E.DELETE)
 
 
 def next_state(
     state: TenantState, event: TenantEvent, *, tenant_id: str, before_delete: TenantState | None = None
 ) -> TenantState:
-    """Return where `event` leads from `state`; a state that the event already led to stays, so requests can be repeated.
+    """Return the state that `event` leads to from `state`; it is `state` itself if the event has happened already.
 
     Args:
-        state: Where the tenant is.
-        event: What happens.
-        tenant_id: Named in the error.
-        before_delete: Where a deleted tenant was before; undelete leads back there.
+        state: The present state of the tenant.
+        event: The event.
+        tenant_id: The tenant's id, for the error's message.
+        before_delete: The state of a deleted tenant before its deletion; undelete leads back to it.
 
     Raises:
-        TenantStateError: There is no such transition; it names the state and the event.
+        TenantStateError: The event is not possible in this state; the message names both.
     """
     target = TRANSITIONS.get((state, event))
     if target is not None:
@@ -186,7 +186,7 @@ def next_state(
 
 
 def no_such_tenant(tenant_id: str) -> TenantNotFoundError:
-    """Return the error of a call on a tenant that was never created, or is purged."""
+    """Return the error for a call to a tenant that was never created or is purged."""
     return TenantNotFoundError(
         f"tenant {tenant_id!r} does not exist: check the id in the list of tenants", tenant_id=tenant_id
     )
@@ -195,20 +195,20 @@ def no_such_tenant(tenant_id: str) -> TenantNotFoundError:
 def check_allows(
     state: TenantState, permission: Permission, *, tenant_id: str, reason: str | None = None
 ) -> None:
-    """Raise unless a tenant in this state allows what a caller asks for.
+    """Raise an error if the state does not grant the permission.
 
     Args:
-        state: Where the tenant is.
-        permission: What the caller asks for.
-        tenant_id: Named in the error.
-        reason: Why the tenant is in that state, where an operator said so.
+        state: The present state of the tenant.
+        permission: The permission that the caller needs.
+        tenant_id: The tenant's id, for the error's message.
+        reason: The reason for the state, if an operator gave one.
 
     Raises:
-        TenantSuspendedError: Suspended.
-        TenantDeletedError: Deleted, in its grace period.
-        TenantQuarantinedError: Quarantined.
-        TenantNotFoundError: Not created yet, or purged.
-        TenantStateError: Archived.
+        TenantSuspendedError: The tenant is suspended.
+        TenantDeletedError: The tenant is deleted and in its grace period.
+        TenantQuarantinedError: The tenant is quarantined.
+        TenantNotFoundError: The tenant is not created yet, or is purged.
+        TenantStateError: The tenant is archived.
     """
     if state.allows(permission):
         return
@@ -225,7 +225,7 @@ def check_allows(
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram."""
+    """Return `TRANSITIONS` as a Mermaid state diagram."""
     notes = {E.UNDELETE: " (to the state before)"}
     lines = [
         f"    {source} --> {target}: {event}{notes.get(event, '')}"

@@ -1,7 +1,7 @@
-"""Keyset pages: a tuple of models that knows where the next page begins.
+"""Pages of results, with a cursor for the next page (keyset pagination).
 
-A cursor is the sort key of the last row, so a page costs the same wherever it lies, and rows that arrive
-meanwhile neither repeat nor hide others. It is opaque to callers: URL-safe text whose form may change.
+A cursor contains the sort key of the last row. So every page costs the same, and rows that are inserted between two pages neither
+repeat nor hide other rows. A cursor is URL-safe text; callers must not rely on its form.
 """
 
 import base64
@@ -20,10 +20,10 @@ _INT64_MAX = 2**63 - 1
 
 
 class Page(tuple[T_co, ...]):  # noqa: SLOT001  # CPython gives a tuple's subclass no slots
-    """One page of results: a plain tuple, with the cursor of the page after it.
+    """One page of results: a tuple with the cursor of the next page.
 
     Attributes:
-        next_cursor: Pass it as `cursor` for the rows after these; None when these are the last.
+        next_cursor: The `cursor` argument for the next page; None if this is the last page.
     """
 
     next_cursor: str | None
@@ -36,7 +36,7 @@ class Page(tuple[T_co, ...]):  # noqa: SLOT001  # CPython gives a tuple's subcla
 
 
 def page_rows(limit: int | None) -> int:
-    """Return how many rows the page may hold; None means as many as one page can.
+    """Return the number of rows that a page may have: `limit`, or `PAGE_ROWS_MAX` if it is None.
 
     Raises:
         QueryError: `limit` is below 1 or above `PAGE_ROWS_MAX`.
@@ -45,22 +45,22 @@ def page_rows(limit: int | None) -> int:
         return PAGE_ROWS_MAX
     if type(limit) is not int or not 1 <= limit <= PAGE_ROWS_MAX:
         raise QueryError(
-            f"limit must be a whole number from 1 to {PAGE_ROWS_MAX}, not {limit!r}: page with the cursor"
+            f"limit must be a whole number from 1 to {PAGE_ROWS_MAX}, not {limit!r}: use the cursor to get more rows"
         )
     return limit
 
 
 def encode_cursor(query: str, *key: str | int) -> str:
-    """Return the cursor that continues `query` after the row with this sort key."""
+    """Return the cursor for the rows of `query` after the row with this sort key."""
     text = json.dumps([query, *key], ensure_ascii=True, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode("ascii")).rstrip(b"=").decode("ascii")
 
 
 def decode_cursor(query: str, cursor: str, *types: type[str] | type[int]) -> tuple[str | int, ...]:
-    """Return the sort key that `encode_cursor` was given: one value for each of `types`.
+    """Return the sort key in a cursor: one value for each of `types`.
 
     Raises:
-        QueryError: It is no cursor, or the cursor of another query.
+        QueryError: The text is not a cursor, or the cursor of another query.
     """
     try:
         padded = cursor[:_CURSOR_CHARACTERS_MAX].encode("ascii") + b"=" * (-len(cursor) % 4)

@@ -1,7 +1,7 @@
-"""Texts that come from outside: one type with one limit for each, whether it comes by the library, the API or a bundle.
+"""Types for texts that users give, with their length limits: the library, the admin API and bundles use the same types.
 
-The patterns are in the form that pydantic's and JSON Schema's regular expressions share, so that the API's document says the same.
-Control characters are allowed: the code that prints a text escapes them.
+The patterns only use what pydantic's and JSON Schema's regular expressions have in common, so the OpenAPI document contains them
+unchanged. Control characters are allowed: the code that prints a text escapes them.
 """
 
 from functools import cache
@@ -19,56 +19,56 @@ TRIGGER_CHARACTERS_MAX: Final = 40
 VERSION_CHARACTERS_MAX: Final = 100
 TABLE_NAME_CHARACTERS_MAX: Final = 1_000
 TABLES_MAX: Final = 10_000
-"""How many tables a manifest may name."""
+"""The largest number of tables in a manifest."""
 SCHEMAS_MAX: Final = 100
-"""How many schema packs a registry, a fleet job or a manifest may name."""
+"""The largest number of schema packs of a registry, a fleet job or a manifest."""
 
-# Spelt out, because languages do not agree on what a blank is.
+# A list of characters, because regular expressions of different languages disagree about what `\s` matches.
 _BLANKS: Final = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _NOT_BLANK: Final = rf"^[^\x00]*[^{_BLANKS}][^\x00]*$"
 
 DisplayName: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=DISPLAY_NAME_CHARACTERS_MAX, pattern=_NOT_BLANK)
 ]
-"""A tenant's name for people."""
+"""The name of a tenant that people see."""
 
 PrincipalName: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=PRINCIPAL_CHARACTERS_MAX, pattern=_NOT_BLANK)
 ]
-"""The name of a principal: who makes a call."""
+"""The name of the principal, which is the person or program that makes a call."""
 
 Reason: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=REASON_CHARACTERS_MAX, pattern=r"^[^\x00]+$")
 ]
-"""Why an operator does something."""
+"""The reason that an operator gives for an operation."""
 
 KeyName: TypeAlias = Annotated[
     str, StringConstraints(max_length=KEY_NAME_CHARACTERS_MAX, pattern=r"^[^\x00]*$")
 ]
-"""A key's name for people; may be empty."""
+"""The name of an API key that people see; it may be empty."""
 
 Trigger: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]
-"""Why a snapshot was taken, in a word."""
+"""One word that tells why a snapshot was taken."""
 
 SchemaName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-"""A schema pack's name."""
+"""The name of a schema pack."""
 
 TableName: TypeAlias = Annotated[
     str, StringConstraints(max_length=TABLE_NAME_CHARACTERS_MAX, pattern=r"^[^\x00]*$")
 ]
-"""A table's name."""
+"""The name of a table."""
 
 VersionText: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=VERSION_CHARACTERS_MAX, pattern=_NOT_BLANK)
 ]
-"""A program's version."""
+"""The version of a program."""
 
 
 def check_display_name(name: str) -> None:
-    """Raise unless it is a name for people.
+    """Raise an error if the text cannot be the display name of a tenant.
 
     Raises:
-        QueryError: It is empty, blank, too long, or cannot be stored as text.
+        QueryError: The text is empty, blank, too long, or cannot be stored as text.
     """
     _check(
         DisplayName,
@@ -78,20 +78,20 @@ def check_display_name(name: str) -> None:
 
 
 def check_reason(reason: str | None) -> None:
-    """Raise unless it is a reason, or None.
+    """Raise an error if the text cannot be a reason; None is allowed.
 
     Raises:
-        QueryError: It is empty, too long, or cannot be stored as text.
+        QueryError: The text is empty, too long, or cannot be stored as text.
     """
     if reason is not None:
         _check(Reason, reason, f"reason must be 1 to {REASON_CHARACTERS_MAX} characters without a NUL")
 
 
 def check_principal(principal: str) -> None:
-    """Raise unless a text can name who makes a call.
+    """Raise an error if the text cannot be the name of a principal.
 
     Raises:
-        QueryError: It is empty, blank, too long, or cannot be stored as text.
+        QueryError: The text is empty, blank, too long, or cannot be stored as text.
     """
     _check(
         PrincipalName,
@@ -101,19 +101,19 @@ def check_principal(principal: str) -> None:
 
 
 def check_key_name(name: str) -> None:
-    """Raise unless it is a key's name.
+    """Raise an error if the text cannot be the name of an API key.
 
     Raises:
-        QueryError: It is too long, or cannot be stored as text.
+        QueryError: The text is too long, or cannot be stored as text.
     """
     _check(KeyName, name, f"a key's name has at most {KEY_NAME_CHARACTERS_MAX} characters, and no NUL")
 
 
 def check_trigger(trigger: str) -> None:
-    """Raise unless it is a snapshot's trigger.
+    """Raise an error if the text cannot be the trigger of a snapshot.
 
     Raises:
-        QueryError: It is not a word of the characters that it may have.
+        QueryError: The text is empty, too long, or has other characters than a-z, 0-9 and '-'.
     """
     shown = repr(trigger)[:80]
     _check(
@@ -124,7 +124,7 @@ def check_trigger(trigger: str) -> None:
 
 
 def as_reason(text: str) -> str:
-    """Return a text of tenantry's own, such as an error's, as a reason: cut off at its limit."""
+    """Return an error's message, or another text of tenantry, as a reason; a long text is cut off."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:REASON_CHARACTERS_MAX]
 
 

@@ -1,4 +1,4 @@
-"""Blocking work on a thread that ends with it."""
+"""Runs blocking work on a thread that ends when the work ends."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs in this thread.
 
     Raises:
-        PersistenceConnectionError: None runs, or one of another library.
+        PersistenceConnectionError: No event loop runs in this thread, or it is not asyncio's.
     """
     try:
         return asyncio.get_running_loop()
@@ -35,10 +35,11 @@ def running_loop() -> asyncio.AbstractEventLoop:
 async def run_in_thread(work: Callable[[], T]) -> T:
     """Run `work` on a thread of its own and return its result.
 
-    For the few things that block and have no connection's thread to run on. The worker threads of anyio and asyncio
-    would stay behind when the registry closes, and after that there is to be no thread.
+    Use it for blocking work that does not use a database connection. The thread pools of anyio and asyncio are not used, because
+    their threads would still run after the registry was closed.
 
-    Cancellation waits for the work's end. Work that can be long asks `is_cancelled` from time to time and ends early.
+    A caller that is cancelled waits until the work has ended. Work that can take long calls `is_cancelled` from time to time, to
+    end early.
     """
     cancelled = threading.Event()
 
@@ -49,16 +50,16 @@ async def run_in_thread(work: Callable[[], T]) -> T:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry")
     result = asyncio.get_running_loop().run_in_executor(executor, run)
     try:
-        # Waited for and not joined: joining a thread that works would stop the whole event loop.
+        # Wait for the future: joining the thread would block the event loop.
         await asyncio.wait([result])
     except asyncio.CancelledError:
         cancelled.set()
-        # Cancelled again and again, maybe: anyio's scopes do so at every wait.
+        # The task may be cancelled more than once: a cancelled scope of anyio cancels it again at every wait.
         with anyio.CancelScope(shield=True):
             while not result.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([result])
-        # Retrieved, because asyncio reports exceptions that nobody retrieves; the caller raises its cancellation instead.
+        # The caller raises the cancellation. Without this call asyncio would log that the work's exception was never retrieved.
         result.exception()
         raise
     finally:
@@ -67,20 +68,20 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 
 def is_cancelled() -> bool:
-    """Return whether the caller of `run_in_thread` that this thread works for was cancelled; False on other threads."""
+    """Return whether the caller of `run_in_thread` was cancelled; False on threads that `run_in_thread` did not start."""
     cancelled: threading.Event | None = getattr(_work, "cancelled", None)
     return cancelled is not None and cancelled.is_set()
 
 
 def check_cancelled() -> None:
-    """End this thread's work if its caller was cancelled.
+    """Raise an error if the caller of `run_in_thread` was cancelled, to end the work on this thread.
 
     Raises:
-        CancelledWorkError: It was.
+        CancelledWorkError: The caller was cancelled.
     """
     if is_cancelled():
         raise CancelledWorkError("the work was cancelled")
 
 
 class CancelledWorkError(Exception):
-    """Ends work that nobody waits for any more. It never leaves `run_in_thread`, whose caller raises its cancellation."""
+    """Ends work whose caller was cancelled. `run_in_thread` catches it."""
