@@ -1,7 +1,7 @@
 """The admin API as an ASGI application."""
 
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any, Final
 
@@ -128,9 +128,6 @@ def create_admin_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Now, and not when the first list needs it: the disk may be full by then.
-        with suppress(TenantryError):
-            await service.signer()
         yield
         await service.operations.aclose()
 

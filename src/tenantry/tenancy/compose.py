@@ -21,7 +21,6 @@ from tenantry.tenancy.catalog.api_keys import ApiKeys
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
-from tenantry.tenancy.catalog.service_secrets import ServiceSecrets
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.failed_tenants import FailedTenants, FailureReports
 from tenantry.tenancy.fleet.fleet import Fleet
@@ -91,7 +90,6 @@ class Parts:
     audit: AdminAudit
     keys: ApiKeys
     recorded_responses: RecordedResponses
-    secrets: ServiceSecrets
 
     @property
     def pool(self) -> ActorPool:
@@ -177,7 +175,6 @@ def compose(
         audit=AdminAudit(catalog),
         keys=ApiKeys(catalog, clock),
         recorded_responses=RecordedResponses(catalog, clock, watch),
-        secrets=ServiceSecrets(catalog),
     )
 
 

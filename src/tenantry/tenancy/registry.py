@@ -74,8 +74,6 @@ class TenantRegistry(OperatorAPI):
         """The keys to the admin API."""
         self.recorded_responses = parts.recorded_responses
         """The responses that the admin API repeats."""
-        self.secrets = parts.secrets
-        """The secrets of the service that all its processes share."""
         self.snapshots = parts.snapshots
         """The tenants' snapshots."""
         self.fleet = parts.fleet

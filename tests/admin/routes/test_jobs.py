@@ -127,10 +127,9 @@ async def test_cursors_of_jobs(service: Service, admin: httpx.AsyncClient):
     cursors = {path: (await admin.get(f"{path}?limit=1")).json()["next_cursor"] for path in (jobs, results)}
     for path, other in ((jobs, results), (results, jobs)):
         assert (await admin.get(path, params={"cursor": cursors[path]})).status_code == 200
-        last = cursors[path][-1]
-        tampered = cursors[path][:-1] + ("A" if last != "A" else "B")
-        check_problem(await admin.get(path, params={"cursor": tampered}), 400, "cursor")
-        assert (await admin.get(path, params={"cursor": cursors[other]})).status_code == 400
+        tampered = cursors[path] + "A"
+        assert (await admin.get(path, params={"cursor": tampered})).status_code == 400
+        check_problem(await admin.get(path, params={"cursor": cursors[other]}), 400, "cursor")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 const PREFIX = "tenantry_";
 // The service's own bookkeeping in its catalog, such as what this page asks for: no tenant's load.
-const OWN_OPERATIONS = new Set(["audit", "catalog", "fleet", "keys", "recorded_responses", "secrets"]);
+const OWN_OPERATIONS = new Set(["audit", "catalog", "fleet", "keys", "recorded_responses"]);
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 

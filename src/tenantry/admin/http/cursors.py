@@ -1,61 +1,50 @@
-"""Signs the cursors of pages with a secret of the service, so that callers cannot make or change one."""
+"""The cursors of the API's lists: the core's cursor with a digest of the query, which must be the same for every page."""
 
-import base64
 import hashlib
-import hmac
-from typing import Final
+from typing import Annotated, Final
+
+from fastapi import Depends, Query, Request
 
 from tenantry.admin.http.problems import ProblemError
+from tenantry.pages import Page
 
-_SIGNATURE_BYTES: Final = 16
 CURSOR_CHARACTERS_MAX: Final = 4096
+_DIGEST_CHARACTERS: Final = 16
+_OF_A_PAGE: Final = ("cursor", "limit")
 
 
-class CursorSigner:
-    """Signs the cursors of pages, and checks those that come back.
+class PageCursor:
+    """Where the page that a request asks for begins.
 
     Args:
-        secret: The service's secret.
+        request: The request for a page.
+        cursor: The `next_cursor` of the page before it; None for the first page.
+
+    Attributes:
+        after: The core's cursor; None for the first page.
+
+    Raises:
+        ProblemError: 400, the cursor is not from a page of this query.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    def __init__(
+        self, request: Request, cursor: Annotated[str | None, Query(max_length=CURSOR_CHARACTERS_MAX)] = None
+    ) -> None:
+        filters = sorted(one for one in request.query_params.multi_items() if one[0] not in _OF_A_PAGE)
+        query = repr((request.scope["endpoint"].__name__, sorted(request.path_params.items()), filters))
+        self._prefix = f"{hashlib.sha256(query.encode()).hexdigest()[:_DIGEST_CHARACTERS]}."
+        if cursor is not None and not cursor.startswith(self._prefix):
+            raise ProblemError(
+                400,
+                "cursor",
+                "Invalid cursor",
+                "this cursor is not from a page of this query: pass next_cursor unchanged, with the same filters",
+            )
+        self.after = None if cursor is None else cursor.removeprefix(self._prefix)
 
-    def sign(self, cursor: str | None, query: str) -> str | None:
-        """Return a page's cursor as callers get it; it is valid for the same query only."""
-        if cursor is None:
-            return None
-        signed = self._signature(cursor, query) + cursor.encode("ascii")
-        return base64.urlsafe_b64encode(signed).rstrip(b"=").decode("ascii")
-
-    def check(self, given: str | None, query: str) -> str | None:
-        """Return the page's cursor.
-
-        Raises:
-            ProblemError: 400, the cursor was not made by this service, or for another query.
-        """
-        if given is None:
-            return None
-        try:
-            padded = given.encode("ascii") + b"=" * (-len(given) % 4)
-            signed = base64.b64decode(padded, altchars=b"-_", validate=True)
-            cursor = signed[_SIGNATURE_BYTES:].decode("ascii")
-        except ValueError as error:
-            raise _refused() from error
-        # Signed anew and compared as text: base64 has more than one text for some bytes.
-        if not hmac.compare_digest((self.sign(cursor, query) or "").encode(), given.encode()):
-            raise _refused()
-        return cursor
-
-    def _signature(self, cursor: str, query: str) -> bytes:
-        text = f"{query}\0{cursor}".encode()
-        return hmac.digest(self._secret, text, hashlib.sha256)[:_SIGNATURE_BYTES]
+    def next(self, page: Page[object]) -> str | None:
+        """Return the cursor of the page after this one; None if this is the last page."""
+        return None if page.next_cursor is None else self._prefix + page.next_cursor
 
 
-def _refused() -> ProblemError:
-    return ProblemError(
-        400,
-        "cursor",
-        "Invalid cursor",
-        "this cursor was not made by this service for this query: pass next_cursor unchanged, with the same filters",
-    )
+CurrentCursor = Annotated[PageCursor, Depends()]

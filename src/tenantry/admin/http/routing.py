@@ -13,7 +13,6 @@ from fastapi.routing import APIRoute
 from tenantry.admin.http.access import ANSWERS_MAX, Access, key_changed
 from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthorized
 from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited_receive
-from tenantry.admin.http.cursors import CursorSigner
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
@@ -63,13 +62,6 @@ class Service:
         self.transfers: Counter[str] = Counter()
         self.draining = asyncio.Event()
         self.stopping = asyncio.Event()
-        self._signer: CursorSigner | None = None
-
-    async def signer(self) -> CursorSigner:
-        """Return the signer of cursors; its secret is read once."""
-        if self._signer is None:
-            self._signer = CursorSigner(await self.registry.secrets.get("cursors"))
-        return self._signer
 
 
 class AdminRoute(APIRoute):

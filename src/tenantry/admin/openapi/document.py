@@ -18,7 +18,7 @@ class _Problem(NamedTuple):
 
 _PROBLEMS: Final = {
     400: _Problem(
-        "The body is malformed, or the cursor was not made by this service.",
+        "The body is malformed, or the cursor is not from a page of this query.",
         "malformed",
         "Malformed body",
         "body/7: JSON decode error",

@@ -51,7 +51,7 @@ _SNAPSHOT_ID: Final = "20261123t120000000000z-00ff00ff"
 _KEY_ID: Final = "0123456789abcdef"
 _JOB_ID: Final = "20261123-120000-000000-00ff00ff"
 _OPERATION_ID: Final = "9f86d081884c7d65"
-# A cursor is signed by its service: no example would be accepted.
+# A cursor has a digest of its query: an example for another query would be refused.
 _LAST_PAGE: Final = None
 
 _LIMITS = TenantLimits(calls_per_second_max=100, calls_burst_max=200)

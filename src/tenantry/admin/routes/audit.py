@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from tenantry.admin.http.auth import Principal, another_tenant
+from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import (
@@ -23,6 +24,7 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=AdminRoute)
 async def list_audit(
     principal: Reader,
     service: CurrentService,
+    cursor: CurrentCursor,
     tenant_id: Annotated[
         TenantIdText | None,
         Query(
@@ -37,7 +39,6 @@ async def list_audit(
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> AuditPage:
     """Return who did what to which tenant, newest first.
 
@@ -54,11 +55,9 @@ async def list_audit(
             if tenant_uid not in {None, uid}:
                 raise another_tenant()
             wanted = {"tenant_uid": uid}
-    signer = await service.signer()
-    query = f"audit {wanted}"
-    page = await service.registry.audit.list(**wanted, limit=limit, cursor=signer.check(cursor, query))
+    page = await service.registry.audit.list(**wanted, limit=limit, cursor=cursor.after)
     items = [AuditEntryOut.model_validate(_shown_to(principal, entry).model_dump()) for entry in page]
-    return AuditPage(items=items, next_cursor=signer.sign(page.next_cursor, query))
+    return AuditPage(items=items, next_cursor=cursor.next(page))
 
 
 @router.get("/verification", responses=documented())

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field, StrictBool
 
+from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.operations import POLL_SECONDS
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
@@ -116,15 +117,14 @@ async def start_job(
 async def list_jobs(
     principal: Reader,
     service: CurrentService,
+    cursor: CurrentCursor,
     state: JobState | None = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> JobPage:
     """Return a page of jobs, newest first."""
     principal.check_fleet()
-    signer, query = await service.signer(), f"jobs {state}"
-    page = await service.registry.fleet.list(state=state, limit=limit, cursor=signer.check(cursor, query))
-    return JobPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
+    page = await service.registry.fleet.list(state=state, limit=limit, cursor=cursor.after)
+    return JobPage(items=page, next_cursor=cursor.next(page))
 
 
 @router.get("/{job_id}", responses=documented(404))
@@ -139,6 +139,7 @@ async def list_results(
     job_id: JobPath,
     principal: Reader,
     service: CurrentService,
+    cursor: CurrentCursor,
     outcome: Annotated[
         str | None,
         Query(
@@ -147,15 +148,11 @@ async def list_results(
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> ResultPage:
     """Return a page of the results of a job's tenants, ordered by wave and id."""
     principal.check_fleet()
-    signer, query = await service.signer(), f"results {job_id} {outcome}"
-    page = await service.registry.fleet.results(
-        job_id, outcome=outcome, limit=limit, cursor=signer.check(cursor, query)
-    )
-    return ResultPage(items=page, next_cursor=signer.sign(page.next_cursor, query))
+    page = await service.registry.fleet.results(job_id, outcome=outcome, limit=limit, cursor=cursor.after)
+    return ResultPage(items=page, next_cursor=cursor.next(page))
 
 
 async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> FleetJob:

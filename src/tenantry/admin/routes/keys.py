@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
+from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, TenantIdText
@@ -65,14 +66,13 @@ async def create_key(
 async def list_keys(
     principal: Administrator,
     service: CurrentService,
+    cursor: CurrentCursor,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = LIST_ITEMS_MAX,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> KeyList:
     """Return a page of API keys, without their secrets."""
     principal.check_fleet()
-    signer = await service.signer()
-    page = await service.registry.keys.list(limit=limit, cursor=signer.check(cursor, "keys"))
-    return KeyList(items=list(page), next_cursor=signer.sign(page.next_cursor, "keys"))
+    page = await service.registry.keys.list(limit=limit, cursor=cursor.after)
+    return KeyList(items=list(page), next_cursor=cursor.next(page))
 
 
 @router.get("/caller", responses=documented())

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.if_match import CurrentIfMatch, IfMatchHeader, etag, revision_of
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.problems import documented
@@ -57,24 +58,19 @@ async def create_tenant(
 async def list_tenants(
     principal: Reader,
     service: CurrentService,
+    cursor: CurrentCursor,
     state: TenantState | None = None,
     id_prefix: Annotated[IdPrefix | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> TenantPage:
     """Return a page of tenants, ordered by id; purged tenants only with `state=purged`.
 
     A key for some tenants sees only these tenants.
     """
-    signer = await service.signer()
-    query = f"tenants {state} {id_prefix}"
-    after = signer.check(cursor, query)
     page = await service.registry.list(
-        state=state, id_prefix=id_prefix, tenant_ids=principal.tenants, limit=limit, cursor=after
+        state=state, id_prefix=id_prefix, tenant_ids=principal.tenants, limit=limit, cursor=cursor.after
     )
-    return TenantPage(
-        items=[TenantOut.of(tenant) for tenant in page], next_cursor=signer.sign(page.next_cursor, query)
-    )
+    return TenantPage(items=[TenantOut.of(tenant) for tenant in page], next_cursor=cursor.next(page))
 
 
 @router.get("/{tenant_id}", responses=documented(404))
