@@ -9,11 +9,12 @@ from pathlib import Path
 from invoices import INVOICES, Invoice, InvoiceRepository
 
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.company import COMPANY
 
 
 async def main(data_dir: Path) -> None:
     """Create two companies, and give one of them an invoice."""
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[INVOICES]) as registry:
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[COMPANY, INVOICES]) as registry:
         for tenant_id in ("acme", "globex"):
             await registry.create(tenant_id)
         invoices = registry.tenant("acme").repository(InvoiceRepository)

@@ -21,6 +21,7 @@ LAYERS = [
         "eventlog",
         "events",
         "limits",
+        "pack_repositories",
         "pages",
         "repository",
         "schema",
@@ -190,6 +191,17 @@ def test_rooms_that_know_neither_sqlite_nor_the_company_pack(room: str):
         assert [
             name for name in imports(path) if name.startswith(("tenantry.storage.sqlite", "tenantry.company"))
         ] == []
+
+
+def test_only_the_default_of_a_registry_names_the_built_in_pack():
+    """Tenants work without the built-in pack: at run time, its only importer in `tenancy` is the module with the default."""
+    importers = {
+        str(path.relative_to(SOURCE))
+        for path in (SOURCE / "tenancy").rglob("*.py")
+        for node in ast.parse(path.read_text()).body  # not what is below TYPE_CHECKING
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tenantry.company")
+    }
+    assert importers == {"tenancy/registry.py"}
 
 
 @pytest.mark.parametrize("library", DRIVERS)

@@ -17,6 +17,7 @@ from benchmarks.fleet import Fleet, build_fleet
 from benchmarks.harness import BenchmarkError, Load, Side, Work, compare
 from benchmarks.invoices import INVOICES
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.company import COMPANY
 from tenantry.ids import parse_tenant_id
 
 _TENANTS, _QUICK_TENANTS = 5_000, 450
@@ -68,7 +69,7 @@ async def _open_each(fleet: Fleet, tenants: Sequence[str]) -> Sample:
 
     started = time.perf_counter()
     async with (
-        TenantRegistry(RegistryConfig(data_dir=fleet.data_dir), schemas=[INVOICES]) as registry,
+        TenantRegistry(RegistryConfig(data_dir=fleet.data_dir), schemas=[COMPANY, INVOICES]) as registry,
         asyncio.TaskGroup() as group,
     ):
         leases = registry._parts.leases  # noqa: SLF001  # to open a tenant and call nothing

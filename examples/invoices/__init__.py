@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry import Fetch, Repository, Schema, Statement
 
-INVOICES = Schema(name="invoices", package="invoices")
-
 
 class Invoice(BaseModel):
     """An invoice; money is exact: a decimal here, text in the column."""
@@ -22,7 +20,7 @@ class Invoice(BaseModel):
 
 
 class InvoiceRepository(Repository):
-    """Keeps invoices: ``tenant.repository(InvoiceRepository)``."""
+    """Keeps invoices: ``tenant.invoices``, or ``tenant.repository(InvoiceRepository)`` for type checkers."""
 
     async def save(self, invoice: Invoice) -> None:
         """Store a new invoice.
@@ -48,3 +46,6 @@ class InvoiceRepository(Repository):
             customer=customer,
         )
         return tuple(Invoice(number=n, customer=c, issued_on=i, total=t) for n, c, i, t in rows)
+
+
+INVOICES = Schema(name="invoices", package="invoices", repositories={"invoices": InvoiceRepository})

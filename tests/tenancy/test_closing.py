@@ -7,6 +7,7 @@ import pytest
 
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached
 from tenantry import RegistryConfig, Schema, TenantHandle, TenantRegistry
+from tenantry.company import COMPANY
 from tenantry.errors import RegistryClosedError, TransactionClosedError
 from tenantry.repository import Repository
 from tenantry.statements import Statement
@@ -52,7 +53,7 @@ async def test_what_does_not_end(data_dir: Path, tmp_path: Path, monkeypatch: py
     """A statement that does not end is interrupted after ``shutdown_timeout_seconds``; its tenant can be opened at once."""
     config = RegistryConfig(data_dir=data_dir, shutdown_timeout_seconds=0.01)
     monkeypatch.syspath_prepend(str(tmp_path))
-    schemas = [Schema("endless", write_pack(tmp_path, f"endless_{what}", f"{ENDLESS};"))]
+    schemas = [COMPANY, Schema("endless", write_pack(tmp_path, f"endless_{what}", f"{ENDLESS};"))]
     looks = 0
 
     def count() -> None:
@@ -63,7 +64,7 @@ async def test_what_does_not_end(data_dir: Path, tmp_path: Path, monkeypatch: py
     async with TenantRegistry(config) as registry:
         await registry.create("acme")
     async with asyncio.timeout(HANG_SECONDS):
-        registry = TenantRegistry(config, schemas=schemas if what == "migration" else [])
+        registry = TenantRegistry(config, schemas=schemas if what == "migration" else [COMPANY])
         await registry.open()
         call = asyncio.ensure_future(CALLS[what](registry.tenant("acme")))
         await reached(lambda: looks > 3)  # it has begun to count

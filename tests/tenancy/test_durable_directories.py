@@ -6,6 +6,7 @@ import pytest
 
 from directory_entries import EntryRecorder
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import TenantryError
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenants import database_path, make_message, stored_contents, write_pack
@@ -42,7 +43,7 @@ async def test_an_aborted_create(data_dir: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     schema = Schema(name="broken", package=write_pack(tmp_path, "broken_pack", "CREATE NONSENSE"))
     entries = EntryRecorder(data_dir, monkeypatch)
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[schema]) as registry:
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[COMPANY, schema]) as registry:
         with pytest.raises(TenantryError):
             await registry.create("acme")
         assert without_scratch(entries.unsynced) == set()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from registries import INVOICES_SQL, config, make_tenant
 from tenantry import Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     InvalidTenantIdError,
     MigrationError,
@@ -233,7 +234,7 @@ class TestLifecycle:
         """Nobody is left to hear of the error: it is in the log, and nowhere else."""
         hook = Recorder()
         async with TenantRegistry(
-            config(data_dir), schemas=[pack("CREATE TABLE (")], hooks=[hook]
+            config(data_dir), schemas=[COMPANY, pack("CREATE TABLE (")], hooks=[hook]
         ) as registry:
             task = asyncio.ensure_future(registry.create("acme"))
             await asyncio.sleep(0)
@@ -243,7 +244,9 @@ class TestLifecycle:
 
     async def test_a_failed_create_leaves_nothing(self, data_dir: Path, pack: Any):
         """When a migration fails the new tenant is gone, and the id is free for the next try."""
-        async with TenantRegistry(config(data_dir), schemas=[pack("CREATE TABLE broken (")]) as registry:
+        async with TenantRegistry(
+            config(data_dir), schemas=[COMPANY, pack("CREATE TABLE broken (")]
+        ) as registry:
             with pytest.raises(MigrationError, match="0001_step failed and left the database as it was"):
                 await registry.create("acme")
             assert await registry.list() == ()
@@ -467,7 +470,7 @@ class TestSchemas:
         schema = pack(INVOICES_SQL)
         await make_tenant(data_dir)
         repository = __import__(schema.package).InvoiceRepository
-        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, schema]) as registry:
             acme = registry.tenant("acme")
             await acme.repository(repository).add("i-1", 40)
             async with acme.transaction() as tx:
@@ -479,14 +482,14 @@ class TestSchemas:
     def test_two_of_one_name(self, data_dir: Path, pack: Any):
         """Two packs of one name would mix up what was applied; refused before anything is opened."""
         with pytest.raises(MigrationError, match="two schemas are named 'invoices'") as caught:
-            TenantRegistry(config(data_dir), schemas=[pack(INVOICES_SQL), pack(INVOICES_SQL)])
+            TenantRegistry(config(data_dir), schemas=[COMPANY, pack(INVOICES_SQL), pack(INVOICES_SQL)])
         assert caught.value.schema == "invoices"
         with pytest.raises(MigrationError, match="'company'"):
-            TenantRegistry(config(data_dir), schemas=[pack(INVOICES_SQL, name="company")])
+            TenantRegistry(config(data_dir), schemas=[COMPANY, pack(INVOICES_SQL, name="company")])
 
     async def test_a_pack_that_is_not_there(self, data_dir: Path):
         """A pack without migrations stops the start, not the first tenant that is opened."""
-        registry = TenantRegistry(config(data_dir), schemas=[Schema("ghost", "no_such_package")])
+        registry = TenantRegistry(config(data_dir), schemas=[COMPANY, Schema("ghost", "no_such_package")])
         with pytest.raises(MigrationError, match="of schema 'ghost' cannot be imported"):
             await registry.open()
         assert not data_dir.exists()

@@ -12,6 +12,7 @@ import pytest
 
 from registries import INVOICES_SQL, config, make_tenant
 from tenantry import TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     CallTimeoutError,
     DatabaseCorruptError,
@@ -150,7 +151,7 @@ class TestOpeningATenant:
             await make_tenant(data_dir, tenant_id)
         query(database_path(data_dir, "acme"), "CREATE TABLE invoices (mine)")
         schema = pack(INVOICES_SQL)
-        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, schema]) as registry:
             for _ in range(2):
                 with pytest.raises(TenantQuarantinedError, match="invoices 0001_step failed") as caught:
                     await registry.tenant("acme").messages.save(make_message())
@@ -161,7 +162,7 @@ class TestOpeningATenant:
             await registry.tenant("globex").messages.save(make_message("second"))
             assert (await registry.get("globex")).schema_versions == {"company": 1, "invoices": 1}
         assert stored_contents(data_dir, "acme") == ["first"]
-        async with TenantRegistry(config(data_dir), schemas=[schema]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, schema]) as registry:
             with pytest.raises(TenantQuarantinedError):
                 await registry.tenant("acme").messages.save(make_message())
 

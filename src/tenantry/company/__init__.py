@@ -76,4 +76,13 @@ __all__ = [
     "ToolCategory",
 ]
 
-COMPANY = Schema(name="company", package="tenantry.company")
+COMPANY = Schema(
+    name="company",
+    package="tenantry.company",
+    repositories={
+        "tasks": SQLTaskRepository,
+        "cost_records": SQLCostRecordRepository,
+        "messages": SQLMessageRepository,
+        "audit_entries": SQLAuditRepository,
+    },
+)

@@ -6,11 +6,10 @@ from functools import partial
 
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
-from tenantry.errors import MigrationError
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook
 from tenantry.files.lock_file import DirectoryLock
-from tenantry.schema import Schema
+from tenantry.schema import Schema, check_schemas
 from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
 from tenantry.storage.protocol import Backend
@@ -25,6 +24,7 @@ from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.failed_tenants import FailedTenants, FailureReports
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
+from tenantry.tenancy.handle import HANDLE_ATTRIBUTES
 from tenantry.tenancy.hooks import Hooks
 from tenantry.tenancy.operations.archive import Archive
 from tenantry.tenancy.operations.change import Change
@@ -54,7 +54,6 @@ from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.snapshots.undo_restore import UndoRestore
 from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_opener import TenantOpener
-from tenantry.texts import SCHEMAS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +114,9 @@ def compose(
         snapshot_storage: Where snapshots are kept; in the data directory if left out.
 
     Raises:
-        MigrationError: There are too many packs, or two of one name.
+        MigrationError: The packs cannot be used together.
     """
-    _check_schemas(schemas)
+    check_schemas(schemas, taken=HANDLE_ATTRIBUTES)
     log = EventLog()
     state = RegistryState()
     all_hooks = Hooks(hooks, log)
@@ -128,7 +127,13 @@ def compose(
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
     tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, log)
     leases = TenantLeases(
-        state, catalog, tools.pool, tools.opener, call_timeout_seconds=config.call_timeout_seconds, log=log
+        state,
+        catalog,
+        tools.pool,
+        tools.opener,
+        schemas,
+        call_timeout_seconds=config.call_timeout_seconds,
+        log=log,
     )
 
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
@@ -240,12 +245,3 @@ def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -
         on_snapshots.undo_restore,
         on_snapshots.replace_file,
     )
-
-
-def _check_schemas(schemas: Sequence[Schema]) -> None:
-    names = [schema.name for schema in schemas]
-    if len(names) > SCHEMAS_MAX:
-        raise MigrationError(f"{len(names)} schemas are more than {SCHEMAS_MAX}: put several into one pack")
-    for name in names:
-        if names.count(name) > 1:
-            raise MigrationError(f"two schemas are named {name!r}: each needs a name of its own", schema=name)

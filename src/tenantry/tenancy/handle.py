@@ -1,23 +1,17 @@
 """What callers hold: a tenant's handle, and the repositories of one open transaction."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
-from tenantry.company import (
-    SQLAuditRepository,
-    SQLCostRecordRepository,
-    SQLMessageRepository,
-    SQLTaskRepository,
-)
 from tenantry.errors import CallTimeoutError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
-from tenantry.repository import Repository
-from tenantry.statements import Result, Session, Statement
+from tenantry.pack_repositories import PackRepositories
+from tenantry.schema import Schema
+from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.channel import ChannelClosedError
@@ -25,7 +19,13 @@ from tenantry.tenancy.actors.idempotency import KeyedSession, check_key, hash_pa
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.transaction import TransactionSession
 
-R = TypeVar("R", bound=Repository)
+if TYPE_CHECKING:
+    from tenantry.company import (
+        SQLAuditRepository,
+        SQLCostRecordRepository,
+        SQLMessageRepository,
+        SQLTaskRepository,
+    )
 
 
 class LeaseSource(Protocol):
@@ -48,54 +48,40 @@ class LeaseSource(Protocol):
         ...
 
 
-class _Repositories:
-    """The repositories of a session, made when they are first asked for."""
+class _TenantRepositories(PackRepositories):
+    """The repositories of a tenant. Type checkers know those of the built-in pack, which a registry has if it is not told otherwise."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    @cached_property
-    def tasks(self) -> SQLTaskRepository:
-        """The tasks."""
-        return SQLTaskRepository(self._session)
-
-    @cached_property
-    def cost_records(self) -> SQLCostRecordRepository:
-        """What calls cost."""
-        return SQLCostRecordRepository(self._session)
-
-    @cached_property
-    def messages(self) -> SQLMessageRepository:
-        """What agents said."""
-        return SQLMessageRepository(self._session)
-
-    @cached_property
-    def audit_entries(self) -> SQLAuditRepository:
-        """What agents were allowed to do."""
-        return SQLAuditRepository(self._session)
-
-    def repository(self, repository_type: type[R]) -> R:
-        """Return a repository of a schema pack of your own, bound to this tenant."""
-        return repository_type(self._session)
+    if TYPE_CHECKING:
+        tasks: SQLTaskRepository
+        cost_records: SQLCostRecordRepository
+        messages: SQLMessageRepository
+        audit_entries: SQLAuditRepository
 
 
-class TenantTransaction(_Repositories):
+class TenantTransaction(_TenantRepositories):
     """The repositories inside one open transaction; used after it ended, every call raises `TransactionClosedError`."""
 
 
-class IdempotentWrite(_Repositories):
+class IdempotentWrite(_TenantRepositories):
     """The repositories of one write that carries a key, see `TenantHandle.idempotent`; what reads works as ever."""
 
 
 class TenantSession:
     """Runs statements through the tenant's actor; see `tenantry.statements.Session`."""
 
-    __slots__ = ("_call_timeout_seconds", "_log", "_source", "tenant_id")
+    __slots__ = ("_call_timeout_seconds", "_log", "_source", "schemas", "tenant_id")
 
     def __init__(
-        self, tenant_id: TenantId, source: LeaseSource, call_timeout_seconds: float, log: EventLog
+        self,
+        tenant_id: TenantId,
+        source: LeaseSource,
+        schemas: Sequence[Schema],
+        *,
+        call_timeout_seconds: float,
+        log: EventLog,
     ) -> None:
         self.tenant_id = tenant_id
+        self.schemas = schemas
         self._source = source
         self._call_timeout_seconds = call_timeout_seconds
         self._log = log
@@ -151,7 +137,7 @@ class TenantSession:
         try:
             try:
                 with session.enclosing():
-                    yield TenantTransaction(session)
+                    yield TenantTransaction(session, self.schemas)
                 await session.commit()
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -189,13 +175,13 @@ class TenantSession:
             ) from error
 
 
-class TenantHandle(_Repositories):
+class TenantHandle(_TenantRepositories):
     """One tenant, as its callers see it: cheap, holds the id and no connection, and may be kept or made for every call."""
 
     _session: TenantSession
 
     def __init__(self, session: TenantSession, source: LeaseSource) -> None:
-        super().__init__(session)
+        super().__init__(session, session.schemas)
         self._source = source
 
     def __repr__(self) -> str:
@@ -243,8 +229,14 @@ class TenantHandle(_Repositories):
                 parameter other than None, int, float, str and bytes.
             IdempotencyConflictError: By the write: the key was used for another one.
         """
-        return IdempotentWrite(KeyedSession(check_key(key), self._session))
+        return IdempotentWrite(KeyedSession(check_key(key), self._session), self._schemas)
 
     def statistics(self) -> ActorStatistics | None:
         """Return the tenant's counters since it was opened, or None while it is closed. No I/O."""
         return self._source.actor_statistics(self.id)
+
+
+HANDLE_ATTRIBUTES: Final = frozenset(
+    name for holder in (TenantHandle, TenantTransaction, IdempotentWrite) for name in dir(holder)
+)
+"""What no repository can be named."""

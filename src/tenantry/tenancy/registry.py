@@ -44,7 +44,8 @@ class TenantRegistry(OperatorAPI):
 
     Args:
         config: See `RegistryConfig`.
-        schemas: Packs of your own; every tenant has them beside the built-in `tenantry.company.COMPANY`.
+        schemas: The packs that every tenant has: their tables, and their repositories as attributes of a tenant's handle. Left
+            out, it is the built-in pack alone; for both, pass ``(COMPANY, MINE)``.
         hooks: Called with every event, see `tenantry.events`.
         clock: A clock of your own, for tests and simulations.
         snapshot_storage: Where snapshots are kept; in ``snapshots`` of the data directory if left out. Better elsewhere: a
@@ -55,14 +56,14 @@ class TenantRegistry(OperatorAPI):
         self,
         config: RegistryConfig,
         *,
-        schemas: Sequence[Schema] = (),
+        schemas: Sequence[Schema] = (COMPANY,),
         hooks: Sequence[Hook] = (),
         clock: Clock | None = None,
         snapshot_storage: ObjectStorage | None = None,
     ) -> None:
         self._parts = parts = compose(
             config,
-            schemas=(COMPANY, *schemas),
+            schemas=tuple(schemas),
             hooks=hooks,
             clock=clock or SystemClock(),
             snapshot_storage=snapshot_storage,

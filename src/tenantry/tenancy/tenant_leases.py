@@ -1,7 +1,10 @@
 """Gives handles of tenants, and leases of open tenants to those handles."""
 
+from collections.abc import Sequence
+
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, parse_tenant_id
+from tenantry.schema import Schema
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
@@ -19,6 +22,7 @@ class TenantLeases:
         catalog: The tenants' records.
         pool: The open tenants.
         opener: How they are opened.
+        schemas: The packs whose repositories the handles have.
         call_timeout_seconds: How long a call of a handle may take.
         log: Bound to each tenant.
     """
@@ -29,6 +33,7 @@ class TenantLeases:
         catalog: Catalog,
         pool: ActorPool,
         opener: TenantOpener,
+        schemas: Sequence[Schema],
         *,
         call_timeout_seconds: float,
         log: EventLog,
@@ -37,6 +42,7 @@ class TenantLeases:
         self._catalog = catalog
         self._pool = pool
         self._opener = opener
+        self._schemas = schemas
         self._call_timeout_seconds = call_timeout_seconds
         self._log = log
 
@@ -47,7 +53,13 @@ class TenantLeases:
             InvalidTenantIdError: The text is not a valid tenant id.
         """
         parsed = parse_tenant_id(tenant_id)
-        session = TenantSession(parsed, self, self._call_timeout_seconds, self._log.bind(tenant_id=parsed))
+        session = TenantSession(
+            parsed,
+            self,
+            self._schemas,
+            call_timeout_seconds=self._call_timeout_seconds,
+            log=self._log.bind(tenant_id=parsed),
+        )
         return TenantHandle(session, self)
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:

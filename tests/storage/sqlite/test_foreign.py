@@ -334,7 +334,7 @@ class TestImport:
             "CREATE TRIGGER noted AFTER INSERT ON notes BEGIN INSERT INTO words VALUES (new.word); END;"
             "CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT, sha TEXT AS (word) STORED, word TEXT);",
         )
-        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[own]) as registry:
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[COMPANY, own]) as registry:
             bundle = await exported(registry, tmp_path)
             await registry.tenant("acme").idempotent("key").messages.save(make_message("two"))
             (tmp_path / "acme.tar.gz").unlink()
@@ -350,7 +350,7 @@ class TestImport:
         """Other bundles are imported while a database is checked for very long, and closing the registry stops that check."""
         slow = pack(tmp_path, monkeypatch, "slow", f"CREATE TABLE slow (n INTEGER{SLOW_COLUMN});")
         config = RegistryConfig(data_dir=data_dir, shutdown_timeout_seconds=0.01)
-        async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[slow]) as registry:
+        async with asyncio.timeout(HANG_SECONDS), TenantRegistry(config, schemas=[COMPANY, slow]) as registry:
             quick = await exported(registry, tmp_path)
             rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
             forge = writing_without("slow", SLOW_COLUMN, f"INSERT INTO slow {rows} SELECT i FROM n")
@@ -380,7 +380,7 @@ class TestSnapshots:
         monkeypatch.syspath_prepend(str(tmp_path))
         first = Schema("pack", write_pack(tmp_path, f"first_{how}", tables))
         config = RegistryConfig(data_dir=data_dir)
-        async with TenantRegistry(config, schemas=[first]) as registry:
+        async with TenantRegistry(config, schemas=[COMPANY, first]) as registry:
             await registry.create("acme")
             await registry.suspend("acme")
             path = database_path(data_dir, "acme")
@@ -395,7 +395,7 @@ class TestSnapshots:
         limits = SQLiteLimits(
             prepare_seconds_min=0.5 if how == "endless" else HANG_SECONDS, prepare_growth_bytes_max=10 * 2**20
         )
-        restoring = limited(TenantRegistry(config, schemas=[second]), limits)
+        restoring = limited(TenantRegistry(config, schemas=[COMPANY, second]), limits)
         async with asyncio.timeout(HANG_SECONDS), restoring as registry:
             expected = SnapshotError if how == "endless" else MigrationError
             with pytest.raises(expected, match="triggers of its own" if how == "endless" else "full"):

@@ -10,6 +10,7 @@ import pytest
 
 from stores import AnyRepository, MakePack, content, make_store, migrate, reached, read_rows, rows, run
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.company import COMPANY
 from tenantry.errors import ConstraintViolationError, MigrationError, TenantryError
 from tenantry.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
@@ -196,11 +197,13 @@ class TestRebuild:
         """A tenant with child rows is migrated by its first call, is not quarantined, and keeps every row."""
         first = USERS + POSTS.format(action="ON DELETE CASCADE")
         unit = [run("INSERT INTO users VALUES (1, 'ada')"), run("INSERT INTO posts VALUES (1, 1), (2, 1)")]
-        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[make_pack(first)]) as registry:
+        async with TenantRegistry(
+            RegistryConfig(data_dir=data_dir), schemas=[COMPANY, make_pack(first)]
+        ) as registry:
             await registry.create("acme")
             await registry.tenant("acme").repository(AnyRepository).write(*unit)
         async with TenantRegistry(
-            RegistryConfig(data_dir=data_dir), schemas=[make_pack(first, NEW_FIRST)]
+            RegistryConfig(data_dir=data_dir), schemas=[COMPANY, make_pack(first, NEW_FIRST)]
         ) as registry:
             assert await registry.tenant("acme").repository(AnyRepository).read(
                 rows("SELECT id FROM posts")

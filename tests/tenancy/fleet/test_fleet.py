@@ -28,6 +28,7 @@ from fleets import (
     save,
 )
 from tenantry import Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.tenancy.fleet.job import FleetProgress, JobState
 from tenants import python, query, stored_contents
 
@@ -42,10 +43,11 @@ FAILING = int(os.environ.get("FLEET_FAILING", "8"))
 JOB_PROCESS = """
 import asyncio, json, os, signal, sys
 from tenantry import RegistryConfig, Schema, TenantRegistry
+from tenantry.company import COMPANY
 from tenants import make_message
 
 data_dir, package, kind, options, lifetime = sys.argv[1:]
-schemas = [Schema("invoices", package)] if package else []
+schemas = [COMPANY, Schema("invoices", package)] if package else [COMPANY]
 left = int(lifetime)
 
 def die(event):
@@ -112,7 +114,7 @@ class TestKilled:
             assert len(survived) - len(finished) >= TENANTS // 3
             assert survived.items() >= finished.items()
             finished = survived
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
             [job] = await registry.fleet.list()
             seen = await watched(registry, job.id)
             print(seen[-1])  # noqa: T201  # for who runs it with many

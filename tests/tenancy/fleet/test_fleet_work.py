@@ -23,6 +23,7 @@ from fleets import (
     save,
 )
 from tenantry import Schema, TenantHandle, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     DuplicateRecordError,
     InvalidTenantIdError,
@@ -48,7 +49,7 @@ class TestMigrate:
         ids = await make_fleet(data_dir, 40)
         hook = Recorder()
         config = fleet_config(data_dir)
-        async with TenantRegistry(config, schemas=[invoices], hooks=[hook]) as registry:
+        async with TenantRegistry(config, schemas=[COMPANY, invoices], hooks=[hook]) as registry:
             job = await registry.fleet.start("migrate", concurrency=2)
             await asyncio.gather(*(registry.tenant(i).messages.save(make_message()) for i in reversed(ids)))
             progress = await registry.fleet.wait(job.id)
@@ -58,7 +59,7 @@ class TestMigrate:
     async def test_a_caller_that_comes_first_and_fails(self, data_dir: Path, invoices: Schema):
         """A tenant that was quarantined by somebody's call counts as failed, with the reason."""
         await make_fleet(data_dir, 2, failing=["t-00001"])
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
             job = await paused_job(registry, "migrate")
             with pytest.raises(TenantQuarantinedError):
                 await registry.tenant("t-00001").messages.save(make_message())
@@ -73,7 +74,9 @@ class TestMigrate:
         """A tenant that has all migrations is skipped as it lies there, open or closed."""
         await make_fleet(data_dir, 6)
         hook = Recorder()
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
+        async with TenantRegistry(
+            fleet_config(data_dir), schemas=[COMPANY, invoices], hooks=[hook]
+        ) as registry:
             first = await registry.fleet.start("migrate")
             assert (await registry.fleet.wait(first.id)).skipped == 0
             assert len(hook.of(TenantOpened)) == 6
@@ -83,7 +86,9 @@ class TestMigrate:
                 {"schema_versions": {"company": 1, "invoices": 1}}
             ]
         hook = Recorder()
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]) as registry:
+        async with TenantRegistry(
+            fleet_config(data_dir), schemas=[COMPANY, invoices], hooks=[hook]
+        ) as registry:
             third = await registry.fleet.start("migrate")
             assert (await registry.fleet.wait(third.id)).skipped == 6
             assert hook.of(TenantOpened) == []
@@ -96,7 +101,7 @@ class TestMigrate:
         await make_fleet(data_dir, 3)
         versions = json.dumps({"company": 1, "invoices": 1})
         query(data_dir / "catalog.db", "UPDATE tenants SET schema_versions = ?", versions)
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
             job = await registry.fleet.start("migrate")
             progress = await registry.fleet.wait(job.id)
             assert (progress.done, progress.skipped) == (3, 0)
@@ -105,7 +110,7 @@ class TestMigrate:
     async def test_only_those_below_a_version(self, data_dir: Path, invoices: Schema):
         """A job can be for those that lack a migration, as far as the catalog knows."""
         await make_fleet(data_dir, 3)
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
             await registry.tenant("t-00001").messages.save(make_message())
             for below, total in (({"invoices": 1}, 2), ({"company": 1}, 0), ({"company": 1, "other": 1}, 3)):
                 job = await registry.fleet.start("migrate", below=below)
@@ -114,7 +119,7 @@ class TestMigrate:
     async def test_the_status_of_a_tenant(self, data_dir: Path, invoices: Schema):
         """Versions, what is pending and the last error are those of the last opening, against the code of now."""
         await make_fleet(data_dir, 1)
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
             before = await registry.fleet.status("t-00000")
             assert (before.schema_versions, before.pending) == ({"company": 1}, ("invoices 0001_step",))
             assert not before.is_current
@@ -131,15 +136,15 @@ class TestMigrate:
         async with TenantRegistry(fleet_config(data_dir)) as old:
             await old.tenant("t-00000").messages.save(make_message())
             async with limited(
-                TenantRegistry(fleet_config(data_dir), schemas=[invoices]), limits
+                TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]), limits
             ) as registry:
                 job = await registry.fleet.start("migrate")
                 assert (await registry.fleet.wait(job.id)).failed == 1
                 [failed] = await registry.fleet.results(job.id, outcome="owned_elsewhere")
                 assert "is open in another registry of this process" in str(failed.error)
-        async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as other:
+        async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as other:
             await other.tenant("t-00000").messages.save(make_message())
-            async with TenantRegistry(fleet_config(data_dir), schemas=[invoices]) as registry:
+            async with TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices]) as registry:
                 job = await registry.fleet.start("migrate")
                 assert (await registry.fleet.wait(job.id)).skipped == 2
 
@@ -149,7 +154,7 @@ class TestMigrate:
         await make_fleet(data_dir, 1)
         hook = Recorder()
         async with limited(
-            TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]), limits
+            TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices], hooks=[hook]), limits
         ) as registry:
             intent = json.dumps({"action": "snapshot", "begun_at": "2026-11-23T12:00:00Z"})
             query(data_dir / "catalog.db", "UPDATE tenants SET intent = ?", intent)
@@ -165,7 +170,7 @@ class TestMigrate:
         await make_fleet(data_dir, 1)
         hook = Recorder()
         async with limited(
-            TenantRegistry(fleet_config(data_dir), schemas=[invoices], hooks=[hook]), limits
+            TenantRegistry(fleet_config(data_dir), schemas=[COMPANY, invoices], hooks=[hook]), limits
         ) as registry:
             intent = json.dumps({"action": "snapshot", "begun_at": "2026-11-23T12:00:00Z"})
             query(data_dir / "catalog.db", "UPDATE tenants SET intent = ?", intent)
@@ -302,7 +307,9 @@ class TestSnapshots:
         async with TenantRegistry(fleet_config(data_dir)) as registry:
             await registry.create("acme")
         query(database_path(data_dir, "acme"), "CREATE TABLE second (mine)")
-        async with TenantRegistry(fleet_config(data_dir), schemas=[Schema("steps", name)]) as registry:
+        async with TenantRegistry(
+            fleet_config(data_dir), schemas=[COMPANY, Schema("steps", name)]
+        ) as registry:
             job = await registry.fleet.start("migrate", return_on_failure=True)
             await registry.fleet.wait(job.id)
             [result] = await registry.fleet.results(job.id)

@@ -9,6 +9,7 @@ from limited import SIZE_MAX, acme_limits, contents, limit, pragma, save, save_u
 from samples import a_task
 from stores import make_store, rows, run, small_disk
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     MigrationError,
     StorageFullError,
@@ -128,7 +129,7 @@ class TestDatabaseBytes:
             await registry.create("acme")
             await save(registry, "before")
             await limit(registry, database_bytes_max=SIZE_MAX)
-        schemas = [Schema(name="bigpack", package=pack)]
+        schemas = [COMPANY, Schema(name="bigpack", package=pack)]
         async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=schemas) as registry:
             for _ in range(2):
                 with pytest.raises(

@@ -8,6 +8,7 @@ import pytest
 
 from limited import SIZE_MAX, acme_limits, contents, limit, pragma, save, save_until_refused
 from tenantry import RegistryConfig, Schema, TenantLimits, TenantRegistry
+from tenantry.company import COMPANY
 from tenantry.errors import (
     LimitError,
     PersistenceError,
@@ -295,7 +296,7 @@ class TestLive:
         pack = write_pack(tmp_path, "latepack", "CREATE TABLE late (b);")
         async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
             await registry.create("acme")
-        schemas = [Schema(name="latepack", package=pack)]
+        schemas = [COMPANY, Schema(name="latepack", package=pack)]
         async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=schemas) as registry:
             with held_writer(database_path(data_dir, "acme")):
                 first = asyncio.create_task(save(registry))

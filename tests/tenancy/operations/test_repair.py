@@ -17,6 +17,7 @@ from tenantry import (
     TenantRegistry,
     TenantState,
 )
+from tenantry.company import COMPANY
 from tenantry.errors import (
     DatabaseCorruptError,
     MigrationError,
@@ -98,7 +99,7 @@ class TestRepair:
         """The tenant stays quarantined until the migration is mended; then repairing applies it."""
         async with TenantRegistry(config(data_dir)) as registry:
             await bring_to(registry, TenantState.ACTIVE)
-        async with TenantRegistry(config(data_dir), schemas=[packs("CREATE nonsense;")]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, packs("CREATE nonsense;")]) as registry:
             with pytest.raises(TenantQuarantinedError):
                 await contents(registry.tenant("acme"))
             before = await registry.get("acme")
@@ -106,14 +107,16 @@ class TestRepair:
                 await registry.repair("acme")
             after = await registry.get("acme")
             assert (after.state, after.reason) == (TenantState.QUARANTINED, before.reason)
-        async with TenantRegistry(config(data_dir), schemas=[packs("CREATE TABLE t (n);")]) as registry:
+        async with TenantRegistry(
+            config(data_dir), schemas=[COMPANY, packs("CREATE TABLE t (n);")]
+        ) as registry:
             assert (await registry.repair("acme")).schema_versions == {"company": 1, "pack": 1}
             assert await contents(registry.tenant("acme")) == ["of acme"]
 
     async def test_an_index_that_calls_our_functions(self, data_dir: Path, packs: Any):
         """What the tenant's own connections can compute, repairing and compacting can too."""
         pack = packs("CREATE TABLE t (n TEXT); CREATE INDEX t_digest ON t (sha256(n));")
-        async with TenantRegistry(config(data_dir), schemas=[pack]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, pack]) as registry:
             await bring_to(registry, TenantState.QUARANTINED)
             query_with_sha256(database_path(data_dir, "acme"), "INSERT INTO t VALUES ('x')")
             await registry.repair("acme")

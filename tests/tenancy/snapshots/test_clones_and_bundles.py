@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     MigrationError,
     SnapshotCorruptError,
@@ -165,10 +166,10 @@ class TestBundle:
         later = Schema(
             "notes", write_pack(tmp_path, "notes_later", "CREATE TABLE notes (x)", "CREATE TABLE more (x)")
         )
-        async with TenantRegistry(config(data_dir), schemas=[later]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, later]) as registry:
             await make_acme(registry)
             await registry.export("acme", tmp_path / "acme.tar.gz")
-        async with TenantRegistry(config(tmp_path / "older"), schemas=[pack]) as registry:
+        async with TenantRegistry(config(tmp_path / "older"), schemas=[COMPANY, pack]) as registry:
             with pytest.raises(MigrationError, match="newer than the code"):
                 await registry.import_bundle("globex", tmp_path / "acme.tar.gz")
             assert list(await registry.list()) == []
@@ -182,6 +183,6 @@ class TestBundle:
             await make_acme(registry)
             await registry.export("acme", tmp_path / "acme.tar.gz")
         pack = Schema("notes", write_pack(tmp_path, "notes_new", "CREATE TABLE notes (x)"))
-        async with TenantRegistry(config(tmp_path / "newer"), schemas=[pack]) as registry:
+        async with TenantRegistry(config(tmp_path / "newer"), schemas=[COMPANY, pack]) as registry:
             tenant = await registry.import_bundle("globex", tmp_path / "acme.tar.gz")
             assert tenant.schema_versions == {"company": 1, "notes": 1}

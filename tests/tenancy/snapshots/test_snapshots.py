@@ -12,6 +12,7 @@ import pytest
 from snapshots import config, kept_files, spoil_page, writing
 from stores import small_disk
 from tenantry import Schema, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     DatabaseCorruptError,
     QueryError,
@@ -159,7 +160,7 @@ class TestSnapshots:
         await make_damaged(data_dir)
         monkeypatch.syspath_prepend(tmp_path)
         later = Schema("later", package=write_pack(tmp_path, "pack_damaged", "CREATE TABLE t (a);"))
-        async with TenantRegistry(config(data_dir), schemas=[later]) as registry:
+        async with TenantRegistry(config(data_dir), schemas=[COMPANY, later]) as registry:
             with pytest.raises(TenantQuarantinedError, match="is damaged: "):
                 await registry.snapshots.create("acme")
             assert (await registry.get("acme")).state is TenantState.QUARANTINED

@@ -1,0 +1,53 @@
+"""The repositories of schema packs, as attributes of what a caller holds."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from tenantry.repository import Repository
+from tenantry.schema import Schema
+from tenantry.statements import Session
+
+R = TypeVar("R", bound=Repository)
+
+
+class PackRepositories:
+    """Gives the repositories of the packs as attributes, each made when it is first used.
+
+    Args:
+        session: Runs the repositories' statements.
+        schemas: The packs; no two of them have a repository of one name.
+    """
+
+    def __init__(self, session: Session, schemas: Sequence[Schema]) -> None:
+        self._session = session
+        self._schemas = schemas
+
+    def repository(self, repository_type: type[R]) -> R:
+        """Return a repository of this type. Type checkers know its methods, unlike those of an attribute."""
+        return repository_type(self._session)
+
+    if not TYPE_CHECKING:  # so that a type checker reports a misspelt name
+
+        def __getattr__(self, name: str) -> Repository:
+            # Python calls this only for an attribute that is missing, which the first use of a repository is.
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            for schema in self._schemas:
+                repository_type = schema.repositories.get(name)
+                if repository_type is not None:
+                    repository = self.__dict__[name] = repository_type(self._session)
+                    return repository
+            raise AttributeError(self._unknown(name), name=name, obj=self)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name for schema in self._schemas for name in schema.repositories)]
+
+    def _unknown(self, name: str) -> str:
+        packs = [
+            f"{schema.name} ({', '.join(schema.repositories) or 'no repositories'})"
+            for schema in self._schemas
+        ]
+        return (
+            f"{type(self).__name__} has no {name!r}, and no schema pack here has a repository of this name (packs: "
+            f"{', '.join(packs) or 'none'}): pass the pack that has it in schemas=, or use repository(…) with its type"
+        )
