@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent
 SOURCE = Path(tenantry.__file__).parent.parent
 
 REPLACED = {
-    "tenantry.storage.archive.sealed_gzip.check_cancelled": "counts how often a thread asks whether it was cancelled",
+    "tenantry.storage.archive.compression.check_cancelled": "counts how often a thread asks whether it was cancelled",
     "tenantry.storage.artifacts.check": "a copy whose check takes as long as a test needs",
     "tenantry.storage.sqlite.backend.closed_database": "a disk that refuses every lock",
     "tenantry.storage.sqlite.connections.opening._set_up": "the moment while a connection is opened",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tenantry.files import digests
 from tenantry.storage.archive.bundle import read_bundle, write_bundle
+from tenantry.storage.archive.compression import compress
 from tenantry.storage.archive.manifest import seal, unseal
-from tenantry.storage.archive.sealed_gzip import compress
 
 
 def forged(bundle: Path, change: Callable[[sqlite3.Connection], object]) -> Path:

@@ -1,6 +1,7 @@
 """What is kept of a tenant is never trusted: every damage is found before it is used."""
 
 import gzip
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from tenants import (
 )
 
 
+def bytes_read() -> int:
+    """Return how many bytes this process has read from files until now (proc_pid_io(5))."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
 def remove_message(database: Path) -> None:
     """Remove a message from a database, by hand."""
     query(database, "DELETE FROM messages WHERE seq = 1")
@@ -48,6 +54,17 @@ class TestFlippedBytes:
         await registry.snapshots.restore("acme", made[0].id)
         await registry.snapshots.delete("acme", made[1].id)
         assert (await registry.snapshots.look("acme")).damaged == []
+
+    async def test_each_digest_and_check_is_made_once(self, registry: TenantRegistry):
+        """To clone a snapshot, its object is fetched and decompressed, and SQLite's check reads pages and rows: nothing is read again."""
+        await registry.create("acme")
+        messages = [make_message(random.Random(number).randbytes(300).hex()) for number in range(5000)]
+        await registry.tenant("acme").messages.save_many(messages)
+        snapshot = await registry.snapshots.create("acme")
+        before = bytes_read()
+        await registry.clone("acme", "globex", snapshot.id)
+        needed = 2 * snapshot.stored_bytes + 2 * snapshot.database_bytes
+        assert bytes_read() - before < needed
 
     @pytest.mark.parametrize("suffix", [".json", ".db.gz"])
     async def test_any_byte(self, registry: TenantRegistry, data_dir: Path, suffix: str):

@@ -2,12 +2,13 @@
 
     tar xzf acme.tar.gz && sha256sum -c SHA256SUMS && sqlite3 tenant.db
 
-This module writes and reads the archive itself, without `tarfile`. The form (POSIX.1-1988, "ustar") is fixed to the byte: the same
-tenant gives the same file, and reading compares the archive with what the manifest says. So no name and no size in a bundle is used
-as a path or trusted.
+`tarfile` makes and parses the headers (POSIX.1-1988, "ustar"). Owners, rights and times are fixed, so the same tenant gives the same
+file. Reading compares each header and each byte with what the manifest says: no name in a bundle is used as a path, and no size in it is
+trusted. `tarfile.open` would follow what the headers say.
 """
 
 import hashlib
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +17,21 @@ from typing import Final
 from tenantry.errors import SnapshotCorruptError, SnapshotError, StorageFullError
 from tenantry.files.atomic_file import DraftFile, storage_errors
 from tenantry.files.disk_space import room_bytes
+from tenantry.storage.archive.compression import (
+    CompressedReader,
+    Writer,
+    compressed,
+    copy_digested,
+    decompressed,
+)
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
 from tenantry.storage.archive.recognition import recognize
-from tenantry.storage.archive.sealed_gzip import Reader, Writer, compressed, copy_digested, decompressed
 
 MANIFEST_NAME: Final = "manifest.json"
 SUMS_NAME: Final = "SHA256SUMS"
 DATABASE_NAME: Final = "tenant.db"
 
-_BLOCK_BYTES: Final = 512
-_END: Final = bytes(2 * _BLOCK_BYTES)
-_SIZE_FIELD: Final = slice(124, 136)
+_END: Final = bytes(2 * tarfile.BLOCKSIZE)
 _OCTAL_MAX: Final = 8**11 - 1
 
 
@@ -142,24 +147,42 @@ def _recognized(source: Path) -> Iterator[None]:
         raise SnapshotCorruptError(f"{source} is {found}") from error
 
 
-def _read_manifest(archive: Reader, source: Path) -> Manifest:
+def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
     """Read the archive up to the database, and compare all of it with what the manifest says."""
-    header = archive.read(_BLOCK_BYTES)
-    size_bytes = _size_in(header)
-    if not 0 < size_bytes <= MANIFEST_BYTES_MAX:
+    first = _parsed(archive.read(tarfile.BLOCKSIZE))
+    if first is None or not 0 < first.size <= MANIFEST_BYTES_MAX:
         raise SnapshotCorruptError(f"{source} is not a bundle: it does not begin with a manifest")
-    content = archive.read(size_bytes)
-    manifest = unseal(content)
-    before = _before_database(content, manifest)
-    rest = archive.read(len(before) - len(header) - len(content))
-    if header + content + rest != before or manifest.kind != "bundle":
+    content = archive.read(first.size)
+    try:
+        manifest = unseal(content)
+    except SnapshotCorruptError as error:
+        raise SnapshotCorruptError(f"{source} is damaged: {error}") from error
+    (expected, _), *others = _members(content, manifest)
+    is_expected = (
+        manifest.kind == "bundle"
+        and _is_same(first, expected)
+        and _reads(archive, _padding(first.size))
+        and all(
+            _is_same(_parsed(archive.read(tarfile.BLOCKSIZE)), member)
+            and _reads(archive, body + _padding(len(body)))
+            for member, body in others
+        )
+    )
+    if not is_expected:
         raise SnapshotCorruptError(
-            f"{source} is not a bundle: it contains something else than a manifest, sums and a database"
+            f"{source} is not a bundle: it contains something else than a manifest, sums and a database, or was packed again with "
+            "tar; import the .tar.gz as the export wrote it"
         )
     return manifest
 
 
-def _before_database(content: bytes, manifest: Manifest) -> bytes:
+def _members(content: bytes, manifest: Manifest) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """Return the headers of a bundle's three files, and the contents of all but the database.
+
+    Args:
+        content: The sealed text of the manifest.
+        manifest: The manifest.
+    """
     sums = "".join(
         f"{sha256}  {name}\n"
         for sha256, name in (
@@ -167,15 +190,17 @@ def _before_database(content: bytes, manifest: Manifest) -> bytes:
             (manifest.database_sha256, DATABASE_NAME),
         )
     ).encode("ascii")
-    modified_seconds = int(manifest.created_at.timestamp())
+    modified_seconds = min(max(int(manifest.created_at.timestamp()), 0), _OCTAL_MAX)
+    return [
+        (_member(MANIFEST_NAME, len(content), modified_seconds), content),
+        (_member(SUMS_NAME, len(sums), modified_seconds), sums),
+        (_member(DATABASE_NAME, manifest.database_bytes, modified_seconds), b""),
+    ]
+
+
+def _before_database(content: bytes, manifest: Manifest) -> bytes:
     return b"".join(
-        (
-            _header(MANIFEST_NAME, len(content), modified_seconds),
-            content + _padding(len(content)),
-            _header(SUMS_NAME, len(sums), modified_seconds),
-            sums + _padding(len(sums)),
-            _header(DATABASE_NAME, manifest.database_bytes, modified_seconds),
-        )
+        _header(member) + body + _padding(len(body)) for member, body in _members(content, manifest)
     )
 
 
@@ -183,36 +208,35 @@ def _after_database(manifest: Manifest) -> bytes:
     return _padding(manifest.database_bytes) + _END
 
 
-def _header(name: str, size_bytes: int, modified_seconds: int) -> bytes:
-    """Return the header block of a file that only its owner can read; the user who unpacks it becomes the owner."""
-    fields = (
-        name.encode("ascii").ljust(100, b"\0"),
-        b"0000600\0",  # mode
-        b"0000000\0" * 2,  # user, group
-        _number(size_bytes),
-        _number(min(max(modified_seconds, 0), _OCTAL_MAX)),
-        b" " * 8,  # the checksum is made with spaces in its own field
-        b"0" + bytes(100),  # a regular file, no link
-        b"ustar\x0000",
-        bytes(64),  # names of user and group
-        b"0000000\0" * 2,  # device
-        bytes(155 + 12),
-    )
-    header = b"".join(fields)
-    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+def _member(name: str, size_bytes: int, modified_seconds: int) -> tarfile.TarInfo:
+    """Return the header of a file that only its owner can read; the user who unpacks it becomes the owner."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = size_bytes, modified_seconds, 0o600
+    return member
 
 
-def _number(value: int) -> bytes:
-    """Return a number in octal; a larger one in binary with the first bit set, as GNU tar, BSD tar and Python write it."""
-    return b"%011o\0" % value if value <= _OCTAL_MAX else b"\x80" + value.to_bytes(11, "big")
+def _header(member: tarfile.TarInfo) -> bytes:
+    """Return a header as a block. ustar has no sizes from 8 GiB; GNU's form has, and GNU tar, BSD tar and Python read it."""
+    is_ustar = member.size <= _OCTAL_MAX
+    return member.tobuf(tarfile.USTAR_FORMAT if is_ustar else tarfile.GNU_FORMAT, "ascii", "strict")
 
 
-def _size_in(header: bytes) -> int:
+def _parsed(block: bytes) -> tarfile.TarInfo | None:
     try:
-        return int(header[_SIZE_FIELD].rstrip(b"\0"), 8)
-    except ValueError:
-        return 0
+        return tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    except (tarfile.HeaderError, ValueError):
+        return None
+
+
+def _is_same(found: tarfile.TarInfo | None, expected: tarfile.TarInfo) -> bool:
+    """Return whether two headers say the same; earlier versions wrote unused fields in another form, and so another checksum."""
+    return found is not None and {**found.get_info(), "chksum": 0} == {**expected.get_info(), "chksum": 0}
+
+
+def _reads(archive: CompressedReader, expected: bytes) -> bool:
+    """Return whether the next bytes are those that are expected."""
+    return archive.read(len(expected)) == expected
 
 
 def _padding(size_bytes: int) -> bytes:
-    return bytes(-size_bytes % _BLOCK_BYTES)
+    return bytes(-size_bytes % tarfile.BLOCKSIZE)

@@ -1,10 +1,8 @@
-"""Recognizes files that are not bundles, from their first and last bytes, and says what to do."""
+"""Recognizes files that are not bundles, from their first bytes, and says what to do."""
 
 import zlib
 from pathlib import Path
 from typing import Final
-
-from tenantry.storage.archive.sealed_gzip import HEADER, has_seal
 
 _HEAD_BYTES: Final = 4096
 _TAR_MAGIC: Final = slice(257, 262)
@@ -29,7 +27,7 @@ def recognize(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_GZIP):
-        return _recognize_gzip(path, head)
+        return _recognize_gzip(head)
     if not head:
         return "an empty file: export the tenant again"
     if head.lstrip().startswith((b"<", b"{")):
@@ -51,20 +49,14 @@ def _kind(head: bytes) -> str:
     return next(kinds, "not a bundle")
 
 
-def _recognize_gzip(path: Path, head: bytes) -> str | None:
+def _recognize_gzip(head: bytes) -> str | None:
     content = _inflated(head)
     if content.startswith(_SQLITE):
         return (
             "a compressed SQLite database and not a bundle, such as the object of a snapshot: restore or clone the snapshot, or "
             f"{_ORIGINAL}"
         )
-    if has_seal(path) or not content:
-        return None
-    if not _is_bundle(content):
-        return f"a gzip file and not a bundle: {_ORIGINAL}"
-    if head.startswith(HEADER):
-        return f"a bundle that was cut short, at {path.stat().st_size} bytes: copy it again"
-    return f"a bundle that another program has packed again, so that its seal is missing: {_ORIGINAL}"
+    return None if _is_bundle(content) or not content else f"a gzip file and not a bundle: {_ORIGINAL}"
 
 
 def _inflated(head: bytes) -> bytes:

@@ -11,8 +11,8 @@ from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, Snapshot
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
 from tenantry.storage import artifacts
+from tenantry.storage.archive.compression import CompressedFile
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
-from tenantry.storage.archive.sealed_gzip import CompressedFile
 from tenantry.storage.artifacts import SQLITE_VERSION, DatabaseReport
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.tenant_record import TenantRecord

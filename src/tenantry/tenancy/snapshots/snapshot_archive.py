@@ -18,8 +18,8 @@ import anyio
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.storage import artifacts
+from tenantry.storage.archive.compression import CompressedFile, decompress
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
-from tenantry.storage.archive.sealed_gzip import CompressedFile, decompress
 from tenantry.storage.artifacts import DatabaseReport
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.clock_watch import ClockWatch

@@ -11,7 +11,7 @@ from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import OperationEnded
 from tenantry.lifecycle import Permission
-from tenantry.storage.archive.sealed_gzip import compress
+from tenantry.storage.archive.compression import compress
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.copying import manifest_of
 from tenantry.tenancy.snapshots.snapshot import Snapshot, new_snapshot_id

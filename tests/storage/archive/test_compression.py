@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from damage import damaged
 from stores import small_disk
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, StorageFullError
-from tenantry.storage.archive import sealed_gzip as compression
-from tenantry.storage.archive.sealed_gzip import compress, compressed, decompress
+from tenantry.storage.archive import compression
+from tenantry.storage.archive.compression import compress, compressed, decompress
+from tenantry.storage.archive.manifest import unseal
 from tenants import open_files
 
 CONTENT = b"SQLite format 3\0" + bytes(range(256)) * 3 + bytes(2000)
@@ -62,7 +65,7 @@ def test_content_comes_back(tmp_path: Path, content: bytes):
 
 
 def test_any_gzip_reads_it(source: Path):
-    """The seal is a part of the format: other programs neither see it nor complain."""
+    """Other programs read the content without a complaint."""
     process = subprocess.run(["gzip", "--decompress", "--stdout", source], capture_output=True, check=True)
     assert (process.stdout, process.stderr) == (CONTENT, b"")
     subprocess.run(["gzip", "--test", source], check=True)
@@ -79,10 +82,19 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path, source: Path):
 def test_every_damage_is_found(source: Path):
     """A flipped bit anywhere, a lost end or an added byte: nothing is written."""
     content = source.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
     for number, broken in enumerate(damaged(content)):
         assert broken != content, number
         source.write_bytes(broken)
-        assert_corrupt(source)
+        with pytest.raises(SnapshotCorruptError):
+            decompress(
+                source,
+                source.parent / "target",
+                bytes_max=len(CONTENT),
+                content_sha256=SHA256,
+                sha256=sha256,
+            )
+        assert list(source.parent.iterdir()) == [source]
     source.write_bytes(content)
     decompress_as_stored(source, source.parent / "target", bytes_max=len(CONTENT), content_sha256=SHA256)
     assert open_files(source.parent) == []
@@ -121,13 +133,28 @@ def test_no_more_is_written_than_allowed(tmp_path: Path, source: Path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x1f\x8b", b"no gzip at all" * 100, gzip.compress(CONTENT), gzip.compress(CONTENT, 9) * 2],
-    ids=["empty", "cut", "text", "gzip", "gzip-twice"],
+    [b"", b"\x1f\x8b", b"no gzip at all" * 100, gzip.compress(CONTENT, 9) * 2],
+    ids=["empty", "cut", "text", "gzip-twice"],
 )
-def test_what_was_not_sealed_is_refused(source: Path, content: bytes):
-    """A file without a seal is none of ours."""
+def test_another_file_is_refused(source: Path, content: bytes):
+    """A file that is not gzip, or contains something else, is refused though its digest is the expected one."""
     source.write_bytes(content)
     assert_corrupt(source)
+
+
+def test_a_snapshot_of_an_earlier_version_is_read(tmp_path: Path):
+    """A snapshot that an earlier version wrote, with a seal after its content, is decompressed and compared with its manifest."""
+    stored = Path(__file__).parent / "written_earlier" / "snapshot.db.gz"
+    manifest = unseal(stored.with_name("snapshot.json").read_bytes())
+    decompress(
+        stored,
+        tmp_path / "tenant.db",
+        bytes_max=manifest.database_bytes,
+        content_sha256=manifest.database_sha256,
+        sha256=manifest.stored_sha256,
+    )
+    with closing(sqlite3.connect(tmp_path / "tenant.db")) as connection:
+        assert connection.execute("SELECT id FROM tasks").fetchall() == [("task-1",)]
 
 
 def test_a_missing_file_is_told(tmp_path: Path):
@@ -161,13 +188,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
 def test_members_without_content_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whether the caller was cancelled is asked at each of them: gzip skips any number in one read."""
     members = 1000
-    (tmp_path / "bomb").write_bytes(gzip.compress(b"") * members)
-    sealed = tmp_path / "bomb.gz"
-    content = (tmp_path / "bomb").read_bytes()
-    sealed.write_bytes(content + compression._seal(hashlib.sha256(content).hexdigest()))
+    bomb = tmp_path / "bomb.gz"
+    bomb.write_bytes(gzip.compress(b"") * members)
     asked: list[None] = []
     monkeypatch.setattr(compression, "check_cancelled", lambda: asked.append(None))
     decompress_as_stored(
-        sealed, tmp_path / "target", bytes_max=1, content_sha256=hashlib.sha256(b"").hexdigest()
+        bomb, tmp_path / "target", bytes_max=1, content_sha256=hashlib.sha256(b"").hexdigest()
     )
     assert len(asked) > members
