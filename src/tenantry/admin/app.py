@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from tenantry.admin.http.auth import Authenticate, KeyAuthenticator, Principal
+from tenantry.admin.http.auth import Authenticate, Principal, authenticate_by_key
 from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits
 from tenantry.admin.http.headers import SafeHeaders
 from tenantry.admin.http.operations import Operations
@@ -117,7 +117,7 @@ def create_admin_app(
     clock = SystemClock()
     service = Service(
         registry,
-        authenticate or KeyAuthenticator(registry.keys, clock),
+        authenticate or authenticate_by_key(registry.keys),
         Operations(clock),
         TopTenants(),
         bodies,

@@ -21,8 +21,7 @@ from fastapi import Request
 from service import Service, check_problem, connected, ended, events, served
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import BodyLimits
-from tenantry.admin.http.auth import KeyAuthenticator, Principal
-from tenantry.clock import SystemClock
+from tenantry.admin.http.auth import Principal, authenticate_by_key
 from tenantry.errors import KeyRefusedError
 from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.catalog.api_keys import Scope
@@ -164,7 +163,7 @@ class Meddler:
     """Finds out who calls, and then acts: after the key was read for the given time."""
 
     def __init__(self, registry: TenantRegistry) -> None:
-        self._authenticate = KeyAuthenticator(registry.keys, SystemClock())
+        self._authenticate = authenticate_by_key(registry.keys)
         self.acts: list[Act | None] = []
 
     async def __call__(self, request: Request) -> Principal:

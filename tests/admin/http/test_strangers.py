@@ -71,6 +71,20 @@ async def test_a_wrong_key_is_no_way_around_it(strict: Service):
     check_problem(await anyone.get("/openapi.json"), 429, "too-many-requests")
 
 
+async def test_an_address_is_a_network_in_ipv6(strict: Service):
+    """All addresses of an IPv6 /64 network have one rate. A mapped IPv4 address has that address's rate."""
+    for address, same, other in [
+        ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
+        ("::1", "::1", "127.0.0.1"),
+    ]:
+        client = await strict.client(address=address)
+        while (await client.get("/")).status_code != 429:
+            pass
+        check_problem(await (await strict.client(address=same)).get("/"), 429, "too-many-requests")
+        assert (await (await strict.client(address=other)).get("/")).status_code == 200
+
+
 async def test_probes_are_answered_where_others_use_up_the_rate(strict: Service):
     """A kubelet that has the address of other clients is answered, whatever they ask for, and so is a Prometheus."""
     anyone = await strict.client(address=ADDRESS)

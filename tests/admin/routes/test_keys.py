@@ -10,7 +10,6 @@ import pytest
 
 from service import Service, check_problem, ended, files_with
 from tenantry import RegistryConfig, TenantRegistry, errors
-from tenantry.admin.http.auth import WRONG_KEY_SECONDS, WRONG_KEYS_MAX, KeyAuthenticator
 from tenants import HandClock, query
 
 ADMIN_ONLY = {
@@ -384,71 +383,10 @@ async def test_a_key_of_a_newer_tenantry(registry: TenantRegistry, data_dir: Pat
         await registry.keys.authenticate(made.token)
 
 
-def limited(registry: TenantRegistry, clock: HandClock) -> Service:
-    """Return an API whose limit on failures follows a clock that is set by hand."""
-    return Service(registry, authenticate=KeyAuthenticator(registry.keys, clock))
-
-
-async def fail(service: Service, address: str, times: int) -> None:
-    """Show a wrong key from an address."""
-    client = await service.client(WRONG, address=address)
-    for _ in range(times):
-        check_problem(await client.get("/v1/tenants"), 401, "unauthorized")
-
-
-async def refused(service: Service, address: str) -> float:
-    """Show a wrong key from an address that may try no more, and return for how long it has to wait."""
-    client = await service.client(WRONG, address=address)
-    problem = check_problem(await client.get("/v1/tenants"), 429, "too-many-failures")
-    seconds: float = problem["retry_after_seconds"]
-    return seconds
-
-
-async def test_too_many_wrong_keys(registry: TenantRegistry):
-    """After ten an address has to wait before it tries another, and is told how long; other addresses do not notice."""
-    clock = HandClock()
-    async with limited(registry, clock) as service:
-        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
-        for _ in range(3):  # what is refused does not count
-            assert await refused(service, "10.0.0.1") == WRONG_KEY_SECONDS
-        await fail(service, "10.0.0.2", 1)
-        clock.seconds = WRONG_KEY_SECONDS - 0.5
-        assert await refused(service, "10.0.0.1") == 1
-        clock.seconds = WRONG_KEY_SECONDS
-        await fail(service, "10.0.0.1", 1)
-        await refused(service, "10.0.0.1")
-        clock.seconds += WRONG_KEY_SECONDS * WRONG_KEYS_MAX
-        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
-
-
-async def test_wrong_keys_lock_out_no_good_one(registry: TenantRegistry):
-    """Whoever shares an address with somebody who tries wrong keys is let in."""
-    async with limited(registry, HandClock()) as service:
-        good = await service.client(await service.token("read"), address="10.0.0.1")
-        await fail(service, "10.0.0.1", WRONG_KEYS_MAX)
-        await refused(service, "10.0.0.1")
-        assert (await good.get("/v1/tenants")).status_code == 200
-        await refused(service, "10.0.0.1")
-
-
-async def test_an_address_is_a_network_in_ipv6(registry: TenantRegistry):
-    """Whoever has one has the 64 bits of it; a mapped IPv4 address is that address, not everybody's network."""
-    async with limited(registry, HandClock()) as service:
-        await fail(service, "2001:db8::1", WRONG_KEYS_MAX)
-        await refused(service, "2001:db8::2")
-        await fail(service, "2001:db8:0:1::1", 1)
-        await fail(service, "::ffff:10.0.0.1", WRONG_KEYS_MAX)
-        await refused(service, "10.0.0.1")
-        await fail(service, "::ffff:10.0.0.2", 1)
-        await fail(service, "::1", WRONG_KEYS_MAX)
-        await refused(service, "::1")
-
-
-async def test_requests_without_a_key_are_no_failures(registry: TenantRegistry):
-    """A browser that asks without a key does not lock its user out."""
-    async with limited(registry, HandClock()) as service:
-        client = await service.client()
-        for _ in range(WRONG_KEYS_MAX * 2):
-            check_problem(await client.get("/v1/tenants"), 401, "unauthorized")
-        caller = await service.caller("read")
-        assert (await caller.get("/v1/tenants")).status_code == 200
+async def test_wrong_keys_are_not_counted(service: Service):
+    """However many wrong keys come from an address, each gets 401, and a valid key from there is accepted."""
+    wrong = await service.client(WRONG, address="10.0.0.1")
+    for _ in range(20):
+        check_problem(await wrong.get("/v1/tenants"), 401, "unauthorized")
+    good = await service.client(await service.token("read"), address="10.0.0.1")
+    assert (await good.get("/v1/tenants")).status_code == 200

@@ -57,7 +57,7 @@ class Access:
         """Return who makes the request, and note which tenant it is about.
 
         Raises:
-            ProblemError: 401, 403 or 429.
+            ProblemError: 401 or 403.
         """
         principal = await self._principal()
         await self._find_tenant()

@@ -1,7 +1,5 @@
-"""Authenticates callers by API key, checks what a key allows, and limits how often a client may try wrong keys."""
+"""Authenticates callers by API key, and checks what a key allows."""
 
-import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -10,18 +8,10 @@ from fastapi import Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
-from tenantry.admin.http.address import network_of
-from tenantry.admin.http.problems import ProblemError, too_many
-from tenantry.clock import Clock
+from tenantry.admin.http.problems import ProblemError
 from tenantry.ids import TenantId
 from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys, Scope
 
-WRONG_KEYS_MAX: Final = 10
-"""How many wrong keys one client may try in a row; then one every `WRONG_KEY_SECONDS`. A valid key is accepted all the same:
-many clients may share an address, and nobody guesses one of 2^256 keys."""
-
-WRONG_KEY_SECONDS: Final = 6.0
-_CLIENTS_MAX: Final = 4096
 _TOKEN_CHARACTERS_MAX: Final = 512
 
 
@@ -93,70 +83,22 @@ def another_tenant() -> ProblemError:
 Authenticate = Callable[[Request], Awaitable[Principal]]
 
 
-class KeyAuthenticator:
-    """Identifies the caller of a request by its API key.
+def authenticate_by_key(keys: ApiKeys) -> Authenticate:
+    """Return a function that identifies the caller of a request by its API key.
 
-    Args:
-        keys: The keys.
-        clock: Gives the time for the limit on wrong keys.
+    Wrong keys are not counted: nobody guesses one of 2^256 secrets, and `Strangers` limits the rate of the requests.
     """
 
-    def __init__(self, keys: ApiKeys, clock: Clock) -> None:
-        self._keys = keys
-        self._failures = WrongKeyLimiter(clock)
-
-    async def __call__(self, request: Request) -> Principal:
-        """Return who makes the request.
-
-        Raises:
-            ProblemError: 401 without a valid key; 429 with a wrong key from a client that tried too many.
-        """
+    async def authenticate(request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _unauthorized("send a key: Authorization: Bearer tnt_…", "")
-        key = await self._keys.authenticate(token.strip()[:_TOKEN_CHARACTERS_MAX])
+        key = await keys.authenticate(token.strip()[:_TOKEN_CHARACTERS_MAX])
         if key is None:
-            client = _client(request)
-            self._failures.check(client)
-            self._failures.note(client)
             raise unauthorized()
         return Principal(f"key:{key.id}", key)
 
-
-class WrongKeyLimiter:
-    """Limits how many wrong keys each client may try: a leaky bucket for each of the latest clients.
-
-    Args:
-        clock: Gives the monotonic time.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock.monotonic_seconds
-        # By client: when its bucket of failures will be empty again.
-        self._empty_at: OrderedDict[str, float] = OrderedDict()
-
-    def check(self, client: str) -> None:
-        """Raise if the client has tried too many wrong keys.
-
-        Raises:
-            ProblemError: 429, with when to try again.
-        """
-        over = self._empty_at.get(client, 0.0) - self._now() - WRONG_KEY_SECONDS * (WRONG_KEYS_MAX - 1)
-        if over > 0:
-            seconds = math.ceil(over)
-            raise too_many(
-                "failures",
-                f"too many wrong keys came from this address: try again in {seconds} s",
-                status=429,
-                seconds=seconds,
-            )
-
-    def note(self, client: str) -> None:
-        """Count a wrong key of the client."""
-        self._empty_at[client] = max(self._empty_at.get(client, 0.0), self._now()) + WRONG_KEY_SECONDS
-        self._empty_at.move_to_end(client)
-        while len(self._empty_at) > _CLIENTS_MAX:
-            self._empty_at.popitem(last=False)
+    return authenticate
 
 
 class Bearer(SecurityBase):
@@ -170,10 +112,6 @@ class Bearer(SecurityBase):
         """Return who makes the request."""
         principal: Principal = request.state.principal
         return principal
-
-
-def _client(request: Request) -> str:
-    return network_of(request.client.host) if request.client is not None else "unknown"
 
 
 def unauthorized() -> ProblemError:

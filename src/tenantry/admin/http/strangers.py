@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantry.admin.http.address import network_of
@@ -88,25 +89,20 @@ class Strangers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif any(name == b"authorization" for name, _ in scope["headers"]):
-            await self._app(scope, receive, self._waiting(scope, send))
-        elif await self._wait(scope):
-            await self._app(scope, receive, send)
-        else:
-            refusal = await answer_problem(Request(scope), self._too_often())
-            await refusal(scope, receive, send)
-
-    def _waiting(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that waits for the client's turn if the request's key turned out to be invalid."""
 
         async def send_in_turn(message: Message) -> None:
             if message["type"] == "http.response.start" and "principal" not in scope.get("state", {}):
-                await self._wait(scope)
+                await self._wait(scope)  # its key is not valid
             await send(message)
 
-        return send_in_turn
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif any(name == b"authorization" for name, _ in scope["headers"]):
+            await self._app(scope, receive, send_in_turn)
+        elif await self._wait(scope):
+            await self._app(scope, receive, send)
+        else:
+            await (await self._refusal(scope))(scope, receive, send)
 
     async def _wait(self, scope: Scope) -> bool:
         """Wait for the client's turn, and return whether it came soon enough."""
@@ -117,12 +113,10 @@ class Strangers:
             await asyncio.sleep(self._rate.wait_seconds_max if seconds is None else seconds)
         return seconds is not None
 
-    def _too_often(self) -> Exception:
+    async def _refusal(self, scope: Scope) -> Response:
         seconds = math.ceil(self._rate.wait_seconds_max)
-        return too_many(
-            "requests",
-            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a valid key: try "
-            f"again in {seconds} s",
-            status=429,
-            seconds=seconds,
+        detail = (
+            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a valid key: try again "
+            f"in {seconds} s"
         )
+        return await answer_problem(Request(scope), too_many("requests", detail, status=429, seconds=seconds))

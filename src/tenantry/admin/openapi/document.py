@@ -84,10 +84,10 @@ _PROBLEMS: Final = {
         "path/tenant_id: String should have at most 48 characters",
     ),
     429: _Problem(
-        "Too many wrong keys came from this address, or a limit of the tenant's is reached.",
-        "too-many-failures",
-        "Too many failures",
-        "too many wrong keys came from this address: try again in 6 s",
+        "Too many requests without a valid key came from this address, or a limit of the tenant's is reached.",
+        "too-many-requests",
+        "Too many requests",
+        "this address sends more than 50 requests a second without a valid key: try again in 2 s",
     ),
     500: _Problem(
         "An unexpected error occurred.",
