@@ -1,11 +1,15 @@
 """Settings: where they come from, that they stay, and that a wrong one is refused with what to change."""
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tenantry.config import PersistenceConfig, RegistryConfig, SQLiteConfig
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.config import PersistenceConfig, SQLiteConfig
+from tenantry.environment import PREFIX
+from tenantry.errors import SettingsError
 
 # What no process needs more of, or less.
 OUT_OF_BOUNDS = [
@@ -90,29 +94,79 @@ def test_the_bounds_themselves_are_allowed():
     assert config.batch_requests_max == config.mailbox_requests_max
 
 
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the developer's own environment is read."""
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
 def test_the_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch):
     """An operator sets what the program left open; what the program says wins."""
     monkeypatch.setenv("TENANTRY_DATA_DIR", "/srv/tenantry")
     monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "7")
     monkeypatch.setenv("TENANTRY_IDLE_TIMEOUT_SECONDS", "1.5")
     monkeypatch.setenv("TENANTRY_DURABILITY", "normal")
-    config = RegistryConfig(idle_timeout_seconds=2)
+    config = RegistryConfig.from_environment(idle_timeout_seconds=2)
     assert config.data_dir == Path("/srv/tenantry")
     assert (config.open_tenants_max, config.idle_timeout_seconds, config.durability) == (7, 2, "normal")
 
 
+def test_only_from_environment_reads_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """A program that gives its settings itself does not depend on where it is started."""
+    monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "7")
+    monkeypatch.setenv("TENANTRY_MISSPELT", "7")
+    assert RegistryConfig(data_dir="data") == TenantRegistry("data").config
+    assert TenantRegistry(Path("data")).config.open_tenants_max == 128
+
+
 def test_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch):
-    """A typing mistake in the environment stops the start."""
+    """A value that cannot be used stops the start; the error names the variable, and an argument by its own name."""
     monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "many")
-    with pytest.raises(ValidationError, match="open_tenants_max"):
-        RegistryConfig(data_dir="data")
+    with pytest.raises(
+        SettingsError, match="TENANTRY_OPEN_TENANTS_MAX: Input should be a valid integer"
+    ) as caught:
+        RegistryConfig.from_environment(data_dir="data", read_threads=0)
+    assert "; read_threads: Input should be greater" in str(caught.value)
 
 
-def test_a_data_directory_is_required(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("TENANTRY_OPEN_TENANT_MAX", "TENANTRY_OPEN_TENANTS_MAX"),
+        ("TENANTRY_KEY", "TENANTRY_API_KEY"),
+        ("TENANTRY_SCHEMA", "TENANTRY_SCHEMAS"),
+        ("TENANTRY_data_dir", "TENANTRY_DATA_DIR"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_known_one(
+    name: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A misspelt variable stops the start, instead of leaving a default in force that the operator has changed."""
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError, match=f"{name}, which .* is {nearest};"):
+        RegistryConfig.from_environment(data_dir="data")
+
+
+def test_other_known_variables_are_accepted(monkeypatch: pytest.MonkeyPatch):
+    """The commands' variables, empty ones, and those that Kubernetes makes of a service's name do not stop the start."""
+    monkeypatch.setenv("TENANTRY_API_KEY", "secret")
+    monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "")
+    monkeypatch.setenv("TENANTRY_SERVICE_HOST", "10.0.0.11")
+    monkeypatch.setenv("TENANTRY_SERVICE_PORT_HTTP", "8321")
+    monkeypatch.setenv("TENANTRY_PORT_8321_TCP_ADDR", "10.0.0.11")
+    assert RegistryConfig.from_environment(data_dir="data") == RegistryConfig(data_dir="data")
+
+
+def test_a_data_directory_is_required():
     """There is no default place for other people's data."""
-    monkeypatch.delenv("TENANTRY_DATA_DIR", raising=False)
     with pytest.raises(ValidationError, match="data_dir"):
         RegistryConfig()
+    with pytest.raises(SettingsError, match="TENANTRY_DATA_DIR: Field required"):
+        RegistryConfig.from_environment()
+    with pytest.raises(ValidationError, match="the path is empty: name a directory"):
+        TenantRegistry("")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +242,7 @@ def test_a_limit_alone_lowers_the_defaults_under_it(given: dict[str, float], fit
 def test_a_limit_from_the_environment_lowers_them_too(monkeypatch: pytest.MonkeyPatch):
     """The environment is text; it is fitted like an argument."""
     monkeypatch.setenv("TENANTRY_CALL_TIMEOUT_SECONDS", "2.5")
-    assert RegistryConfig(data_dir="data").transaction_timeout_seconds == 2.5
+    assert RegistryConfig.from_environment(data_dir="data").transaction_timeout_seconds == 2.5
 
 
 def test_the_data_directory_does_not_follow_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

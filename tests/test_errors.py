@@ -13,6 +13,7 @@ from tenantry.errors import QueryError, StorageFullError, TenantryError
 
 # DOMAIN.md and the issue, and what tenantry adds below them: name, parent.
 TREE = {
+    "SettingsError": "TenantryError",
     "PersistenceError": "TenantryError",
     "DatabaseCorruptError": "PersistenceError",
     "PersistenceConnectionError": "PersistenceError",

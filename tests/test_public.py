@@ -18,6 +18,7 @@ LAYERS = [
     {"clock", "errors", "ids", "lifecycle", "threads"},  # leaves: no I/O, nothing of ours above
     {
         "config",
+        "environment",
         "eventlog",
         "events",
         "limits",

@@ -1,11 +1,14 @@
-"""Settings: frozen, checked together, units in their names; ``TENANTRY_…`` environment variables fill what is not given."""
+"""Settings: frozen, checked together, with units in their names."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tenantry.environment import read_settings, variable
+from tenantry.errors import SettingsError
 
 Durability: TypeAlias = Literal["full", "normal"]
 """``full``: an acknowledged write survives a loss of power. ``normal``: it survives the end of the process, and a loss of
@@ -75,10 +78,10 @@ _BOUNDED = (
 )
 
 
-class RegistryConfig(BaseSettings):
+class RegistryConfig(BaseModel):
     """How a `TenantRegistry` keeps its tenants.
 
-    Each field is also read from the environment, as ``TENANTRY_`` and its name in capitals; an argument wins.
+    `from_environment` reads what is not given from the environment; nothing else here does.
 
     Attributes:
         data_dir: Where everything lies; made if it is missing. On a local disk: the locks need one.
@@ -112,7 +115,7 @@ class RegistryConfig(BaseSettings):
         shutdown_timeout_seconds: How long closing waits for calls that were taken in.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TENANTRY_")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Path
     open_tenants_max: Count = 128
@@ -148,10 +151,33 @@ class RegistryConfig(BaseSettings):
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0
 
+    @classmethod
+    def from_environment(cls, **given: Any) -> Self:
+        """Return settings, and read those that are not given from the environment: ``TENANTRY_`` and the name in capitals.
+
+        An empty variable counts as not set.
+
+        Raises:
+            SettingsError: A value cannot be used, or the environment has a ``TENANTRY_…`` variable with an unknown name.
+        """
+        read = read_settings(cls.model_fields)
+        try:
+            return cls(**(read | given))
+        except ValidationError as error:
+            found = "; ".join(_sentence(detail["loc"], detail["msg"], given) for detail in error.errors())
+            raise SettingsError(f"the settings cannot be used: {found}") from error
+
     @property
     def threads_max(self) -> int:
         """How many threads there are, with the catalog's one; each job that takes too long adds one while it lasts."""
         return self.write_threads + self.read_threads + 1
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _check_named(cls, path: object) -> object:
+        if path == "":
+            raise ValueError("the path is empty: name a directory")
+        return path
 
     @field_validator("data_dir")
     @classmethod
@@ -192,3 +218,9 @@ class RegistryConfig(BaseSettings):
                 f"({self.call_timeout_seconds:g}), so it could never pass: lower the first or raise the second"
             )
         return self
+
+
+def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, object]) -> str:
+    """Return what is wrong with a setting, named as its user wrote it, or with several settings together."""
+    named = [str(part) if part in given else variable(str(part)) for part in place]
+    return ": ".join([*named, message.removeprefix("Value error, ")])

@@ -1,6 +1,7 @@
 """Every error that tenantry raises, in one tree.
 
     TenantryError
+    ├── SettingsError                    settings cannot be used (also a ValueError)
     ├── PersistenceError                 a database, a statement or a row
     │   ├── DatabaseCorruptError         the file is damaged, or is not a database
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
@@ -85,6 +86,10 @@ def _rebuilt(
     error = error_type.__new__(error_type, *args)
     error.__dict__.update(attributes)
     return error
+
+
+class SettingsError(TenantryError, ValueError):
+    """Settings cannot be used: the message names the setting, or the environment variable that it was read from."""
 
 
 class PersistenceError(TenantryError):

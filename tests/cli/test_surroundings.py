@@ -107,6 +107,13 @@ CASES: list[Case] = [
     (["doctor", "--data-dir", LONG], {}, 3, "cannot read everything in"),
     (["demo", "--data-dir", LONG], {}, 2, "cannot be used"),
     (["demo"], {"TENANTRY_READ_THREADS": "many"}, 2, "TENANTRY_READ_THREADS"),
+    (
+        ["tenant", "list", *ELSEWHERE],
+        {"TENANTRY_API_KYE": "x"},
+        2,
+        "the nearest known one is TENANTRY_API_KEY",
+    ),
+    (["serve", *HERE], {"TENANTRY_DRAIN_SECOND": "1"}, 2, "the nearest known one is TENANTRY_DRAIN_SECONDS"),
     (["tenant", "import", "new", "/dev/zero", *HERE], {}, 2, "is not a regular file"),
     (["tenant", "import", "new", "fifo", *HERE], {}, 2, "is not a regular file"),
     (["tenant", "import", "new", "data", *HERE], {}, 2, "is a directory"),

@@ -4,8 +4,8 @@ A workload runs once for each fault. The fault is the n-th call of a kind (open,
 mkdir, link): it fails alone or all after it fail too, with the errors that disks and kernels give. A call of tenantry that fails
 is repeated, as its caller would. Afterwards the directory is opened without faults and has to hold what was acknowledged.
 
-``make soak`` makes one in ``TENANTRY_SOAK_STEP`` of all calls fail, with each error; 1 is all of them. It prints its seed, which
-decides at which call it begins; ``TENANTRY_SOAK_SEED`` gives it one.
+``make soak`` makes one in ``SOAK_STEP`` of all calls fail, with each error; 1 is all of them. It prints its seed, which
+decides at which call it begins; ``SOAK_SEED`` gives it one.
 """
 
 import errno

@@ -6,7 +6,7 @@ of every change to the files, and the workload marks in it what begins and what 
 images: nothing that was not synced, everything, and random ones in between. Each image is written out and opened with
 tenantry, which has to find one of the worlds that are right at that moment (`checking`, `worlds`).
 
-``make soak`` checks many more images. It prints its seed; ``TENANTRY_SOAK_SEED`` gives it one and ``TENANTRY_SOAK_IMAGES`` says how
+``make soak`` checks many more images. It prints its seed; ``SOAK_SEED`` gives it one and ``SOAK_IMAGES`` says how
 many images of each workload.
 """
 

@@ -1,7 +1,7 @@
 """Random lifecycle operations and writes on a real registry, against a model of what a tenant is: no difference, ever.
 
 The model knows the states, the messages and the refusals, and nothing of files, catalogs or pools. A few ids, so that they
-are created, renamed and purged over each other. ``TENANTRY_LIVES`` in the environment is how many lives are lived; 10
+are created, renamed and purged over each other. ``LIVES`` in the environment is how many lives are lived; 10
 without it.
 """
 
@@ -36,7 +36,7 @@ from tenantry.errors import (
 )
 from tenants import make_message, query
 
-LIVES = int(os.environ.get("TENANTRY_LIVES", "10"))
+LIVES = int(os.environ.get("LIVES", "10"))
 CALLS_PER_LIFE = 40
 
 S = TenantState

@@ -13,9 +13,11 @@ import typer
 
 from tenantry.cli.arguments import directory
 from tenantry.cli.client.api import Api, Document
-from tenantry.cli.client.target import API_KEY, DATA_DIR, SNAPSHOT_STORAGE, URL, Target, choose_target
+from tenantry.cli.client.target import DATA_DIR, Target, choose_target
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import Show, print_document, print_failure, print_note, record
+from tenantry.environment import API_KEY, SNAPSHOT_STORAGE, URL
+from tenantry.errors import SettingsError
 
 Work: TypeAlias = Callable[..., Awaitable[Document]]
 Group: TypeAlias = typer.Typer
@@ -117,6 +119,9 @@ def ending(*, is_json: bool) -> Iterator[None]:
     """End the command with an exit code if the block fails, and print why."""
     try:
         yield
+    except SettingsError as error:
+        print_failure(CommandError(Exit.USAGE, str(error)), is_json=is_json)
+        raise typer.Exit(Exit.USAGE) from error
     except CommandError as error:
         print_failure(error, is_json=is_json)
         raise typer.Exit(error.exit_code) from error

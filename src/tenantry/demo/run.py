@@ -97,7 +97,9 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
         settings: How much, how long and where.
         show: Called a few times a second.
     """
-    config = RegistryConfig(data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max)
+    config = RegistryConfig.from_environment(
+        data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max
+    )
     timings, tally, collectors = Timings(), _Tally(), CollectorRegistry()
     registry = TenantRegistry(config, hooks=[tally])
     export_metrics(registry, collectors)

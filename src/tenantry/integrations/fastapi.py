@@ -3,7 +3,7 @@
     tenant = TenantDependency(opened_registry, source=from_header("X-Tenant"))
     Company = Annotated[TenantHandle, Depends(tenant)]
 
-    app = FastAPI(lifespan=registry_lifespan(RegistryConfig(data_dir="data")))
+    app = FastAPI(lifespan=registry_lifespan("data"))
     install_error_handlers(app)
 
     @app.get("/tasks")
@@ -16,6 +16,7 @@ It needs the extra ``service``. See ``docs/integration.md``.
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from starlette.applications import Starlette
@@ -112,19 +113,19 @@ class TenantDependency:
 
 
 def registry_lifespan(
-    registry: TenantRegistry | RegistryConfig, *, mounted: Sequence[Starlette] = ()
+    registry: TenantRegistry | RegistryConfig | Path | str, *, mounted: Sequence[Starlette] = ()
 ) -> Lifespan:
     """Return an application's lifespan that opens the registry before the first request and closes it after the last.
 
     Args:
-        registry: The registry, which can be opened once; or how to make one, anew for each start of the application.
+        registry: The registry, which can be opened once; or its settings or data directory, to make one anew for each start of the application.
         mounted: Applications inside of this one whose lifespans are run too, such as the admin API: Starlette does not
             run them by itself.
     """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        opened = TenantRegistry(registry) if isinstance(registry, RegistryConfig) else registry
+        opened = registry if isinstance(registry, TenantRegistry) else TenantRegistry(registry)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(opened)
             for app in mounted:

@@ -37,13 +37,13 @@ class TenantRegistry(OperatorAPI):
 
     Use it as an async context manager, on asyncio::
 
-        async with TenantRegistry(RegistryConfig(data_dir="data")) as registry:
+        async with TenantRegistry("data") as registry:
             await registry.create("acme", display_name="Acme")
             acme = registry.tenant("acme")
             await acme.messages.save(message)
 
     Args:
-        config: See `RegistryConfig`.
+        config: See `RegistryConfig`; or the data directory alone, with the defaults of all other settings.
         schemas: The packs that every tenant has: their tables, and their repositories as attributes of a tenant's handle. Left
             out, it is the built-in pack alone; for both, pass ``(COMPANY, MINE)``.
         hooks: Called with every event, see `tenantry.events`.
@@ -54,7 +54,7 @@ class TenantRegistry(OperatorAPI):
 
     def __init__(
         self,
-        config: RegistryConfig,
+        config: RegistryConfig | Path | str,
         *,
         schemas: Sequence[Schema] = (COMPANY,),
         hooks: Sequence[Hook] = (),
@@ -62,7 +62,7 @@ class TenantRegistry(OperatorAPI):
         snapshot_storage: ObjectStorage | None = None,
     ) -> None:
         self._parts = parts = compose(
-            config,
+            config if isinstance(config, RegistryConfig) else RegistryConfig(data_dir=config),
             schemas=tuple(schemas),
             hooks=hooks,
             clock=clock or SystemClock(),

@@ -43,9 +43,9 @@ def content(data_dir: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-async def levels(data_dir: Path) -> dict[str, Level]:
+async def levels(data_dir: Path, **settings: int) -> dict[str, Level]:
     """Examine a directory and return the worst level of each check."""
-    report = await examine(RegistryConfig(data_dir=data_dir))
+    report = await examine(RegistryConfig(data_dir=data_dir, **settings))
     order = list(Level)
     found: dict[str, Level] = {}
     for finding in report.findings:
@@ -253,10 +253,9 @@ async def test_what_a_file_system_keeps_for_itself(left: Path):
         await registry.snapshots.create("acme")
 
 
-async def test_too_few_files(left: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_too_few_files(left: Path):
     """A pool that needs more open files than the process may have is found before a service is refused to start."""
-    monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "1000000")
-    assert (await levels(left))["open files"] is Level.WRONG
+    assert (await levels(left, open_tenants_max=1_000_000))["open files"] is Level.WRONG
 
 
 async def test_too_little_space(left: Path, monkeypatch: pytest.MonkeyPatch):

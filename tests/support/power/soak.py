@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 
 def soak_seed() -> int:
-    """Return the seed: ``TENANTRY_SOAK_SEED``, or a new one."""
-    return int(os.environ.get("TENANTRY_SOAK_SEED") or random.SystemRandom().randrange(2**32))
+    """Return the seed: ``SOAK_SEED``, or a new one."""
+    return int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(2**32))
 
 
 def soak_size(name: str, default: int) -> int:
-    """Return a number from the environment: ``TENANTRY_SOAK_`` and the name."""
-    return int(os.environ.get(f"TENANTRY_SOAK_{name}") or default)
+    """Return a number from the environment: ``SOAK_`` and the name."""
+    return int(os.environ.get(f"SOAK_{name}") or default)
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def figures(about: str, seed: int) -> Iterator[dict[str, int]]:
     """Print the seed at the beginning, and at the end the figures that the block has put into the dict."""
     found: dict[str, int] = {}
     started = time.monotonic()
-    _say(f"\n{about}: TENANTRY_SOAK_SEED={seed}")
+    _say(f"\n{about}: SOAK_SEED={seed}")
     try:
         yield found
     finally:

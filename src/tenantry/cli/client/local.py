@@ -12,9 +12,10 @@ from tenantry.admin import create_admin_app
 from tenantry.admin.app import as_process
 from tenantry.cli.client.api import Api, Document
 from tenantry.cli.client.in_process import InProcessTransport
-from tenantry.cli.client.target import choose_storage, note_other_owner, registry_config
+from tenantry.cli.client.target import choose_storage, note_other_owner
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
+from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -33,7 +34,7 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
     Raises:
         CommandError: The directory cannot be opened.
     """
-    config = registry_config(data_dir)
+    config = RegistryConfig.from_environment(data_dir=data_dir)
     if not may_create and not _is_there(config.data_dir, "catalog.db"):
         if _is_there(config.data_dir, "tenants"):
             raise CommandError(

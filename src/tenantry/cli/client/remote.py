@@ -10,9 +10,9 @@ from typing import Final
 import httpx
 
 from tenantry.cli.client.api import Api, Document
-from tenantry.cli.client.target import API_KEY
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
+from tenantry.environment import API_KEY
 
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 CONNECT_SECONDS: Final = 10.0

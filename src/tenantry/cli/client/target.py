@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
 from tenantry.config import RegistryConfig
+from tenantry.environment import SNAPSHOT_STORAGE, URL, read_settings, variable
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects.cloud import open_storage
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.data_directory import is_shared_by_group
 from tenantry.tenancy.snapshot_storage.location import recorded_location
 
-URL: Final = "TENANTRY_URL"
-DATA_DIR: Final = "TENANTRY_DATA_DIR"
-SNAPSHOT_STORAGE: Final = "TENANTRY_SNAPSHOT_STORAGE"
-API_KEY: Final = "TENANTRY_API_KEY"
+DATA_DIR: Final = variable("data_dir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,9 @@ def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str 
 
     Raises:
         CommandError: Neither names a target, or one of them names two.
+        SettingsError: A variable of the environment has an unknown name, such as a misspelt one of these.
     """
+    read_settings(RegistryConfig.model_fields)
     if url is None and data_dir is None:
         url, path = _environment(URL), _environment(DATA_DIR)
         data_dir = None if path is None else Path(path)
@@ -105,12 +102,6 @@ def _user(number: int) -> str:
         return f"#{number}"  # as sudo takes it
 
 
-def _said(error: ErrorDetails) -> str:
-    """Return the message of a validation error, with the setting that it concerns if it is one."""
-    message = error["msg"].removeprefix("Value error, ")
-    return ": ".join([*(f"TENANTRY_{str(part).upper()}" for part in error["loc"]), message])
-
-
 def _recorded(data_dir: Path) -> str | None:
     try:
         recorded = recorded_location(data_dir)
@@ -132,18 +123,3 @@ def _environment(name: str) -> str | None:
     except UnicodeEncodeError as error:
         raise CommandError(Exit.USAGE, f"{name} is not valid UTF-8: set it to UTF-8 text") from error
     return text or None
-
-
-def registry_config(data_dir: Path) -> RegistryConfig:
-    """Return the settings of a registry on this directory; other settings come from the environment.
-
-    Raises:
-        CommandError: A setting of the environment is invalid.
-    """
-    try:
-        return RegistryConfig(data_dir=data_dir)
-    except ValidationError as error:
-        found = "; ".join(map(_said, error.errors()))
-        raise CommandError(
-            Exit.USAGE, f"the environment has TENANTRY_ settings that cannot be used: {found}"
-        ) from error

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from tenantry.cli.arguments import directory
-from tenantry.cli.client.target import registry_config
 from tenantry.cli.command import ending
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_on_console, print_text
@@ -44,7 +43,6 @@ def demo(
     """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
     _check_empty(data_dir)
     with ending(is_json=json):
-        registry_config(data_dir or Path.cwd())  # raises if a setting of the environment is invalid
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
             settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
             try:

@@ -10,10 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
+from tenantry.cli.client.target import choose_data_dir, choose_storage
 from tenantry.cli.command import DataDirOption, JsonOption, StorageOption, ending
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import plain, print_document
+from tenantry.config import RegistryConfig
 from tenantry.doctor import examine
 
 _STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
@@ -28,7 +29,7 @@ def doctor(
 ) -> None:
     """Examine a data directory, which may be in use, and say what is wrong and what to do; changes nothing."""
     with ending(is_json=is_json):
-        config = registry_config(choose_data_dir(data_dir))
+        config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         storage = choose_storage(storage_url, config.data_dir)
         try:
             report = asyncio.run(examine(config, snapshot_storage=storage))

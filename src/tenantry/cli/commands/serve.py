@@ -9,10 +9,12 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantry.cli.client.target import choose_data_dir, choose_storage, note_other_owner, registry_config
+from tenantry.cli.client.target import choose_data_dir, choose_storage, note_other_owner
 from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note, print_text
+from tenantry.config import RegistryConfig
+from tenantry.environment import ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS
 from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
 from tenantry.server.settings import Endpoint, ServeSettings, Tls
 from tenantry.server.signals import user_signals_ignored
@@ -68,7 +70,7 @@ def serve(
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="TENANTRY_ALLOWED_HOSTS",
+            envvar=ALLOWED_HOSTS,
             metavar="NAME",
             help="A host name of the service, beside IP addresses and localhost; *.example.com for all names below one, * for all "
             "names. May be repeated. With TLS all names are allowed if none is given.",
@@ -78,7 +80,7 @@ def serve(
     drain_seconds: Annotated[
         float,
         typer.Option(
-            envvar="TENANTRY_DRAIN_SECONDS",
+            envvar=DRAIN_SECONDS,
             min=0,
             max=_SECONDS_MAX,
             help="How long requests are still accepted after the signal to stop, while /readyz responds with 503, so that "
@@ -89,7 +91,7 @@ def serve(
     graceful_seconds: Annotated[
         float | None,
         typer.Option(
-            envvar="TENANTRY_GRACEFUL_SECONDS",
+            envvar=GRACEFUL_SECONDS,
             min=0,
             max=_SECONDS_MAX,
             help="How long requests that have begun may take after the drain.",
@@ -103,7 +105,7 @@ def serve(
     SIGHUP reloads the certificate.
     """
     with user_signals_ignored(), ending(is_json=False):
-        config = registry_config(choose_data_dir(data_dir))
+        config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         settings = ServeSettings(
             config=config,
             snapshot_storage=choose_storage(storage, config.data_dir),

@@ -7,10 +7,11 @@ import typer
 
 from tenantry.cli.arguments import SnapshotArgument, TenantArgument
 from tenantry.cli.client.api import Api, Document, tenant_path
-from tenantry.cli.client.target import choose_data_dir, choose_storage, registry_config
+from tenantry.cli.client.target import choose_data_dir, choose_storage
 from tenantry.cli.command import DataDirOption, JsonOption, YesOption, ask, command, ending
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import listing, print_document, record
+from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
 from tenantry.tenancy.snapshot_storage import switch
 
@@ -84,7 +85,7 @@ def switch_storage(
 ) -> None:
     """Keep a directory's future snapshots in another storage, which begins empty; refused while a service has the directory open."""
     with ending(is_json=is_json):
-        config = registry_config(choose_data_dir(data_dir))
+        config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         storage = choose_storage(new, config.data_dir)
         assert storage is not None
         if not is_sure:

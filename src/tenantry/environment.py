@@ -1,0 +1,49 @@
+"""The environment variables of tenantry. All their names are here, or are fields of `tenantry.config.RegistryConfig`."""
+
+import difflib
+import os
+import re
+from collections.abc import Collection
+from typing import Final
+
+from tenantry.errors import SettingsError
+
+PREFIX: Final = "TENANTRY_"
+URL: Final = "TENANTRY_URL"
+API_KEY: Final = "TENANTRY_API_KEY"
+SNAPSHOT_STORAGE: Final = "TENANTRY_SNAPSHOT_STORAGE"
+SCHEMAS: Final = "TENANTRY_SCHEMAS"
+ALLOWED_HOSTS: Final = "TENANTRY_ALLOWED_HOSTS"
+DRAIN_SECONDS: Final = "TENANTRY_DRAIN_SECONDS"
+GRACEFUL_SECONDS: Final = "TENANTRY_GRACEFUL_SECONDS"
+
+_OF_COMMANDS: Final = frozenset(
+    {URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS}
+)
+# Kubernetes sets these in the pods beside a service that is named "tenantry":
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_KUBERNETES: Final = re.compile(
+    r"TENANTRY_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+def variable(setting: str) -> str:
+    """Return the name of the variable that a setting is read from."""
+    return f"{PREFIX}{setting.upper()}"
+
+
+def read_settings(settings: Collection[str]) -> dict[str, str]:
+    """Return the texts of the settings that the environment has. An empty variable counts as not set.
+
+    Raises:
+        SettingsError: A variable that begins with ``TENANTRY_`` is neither one of these settings nor a variable of the commands.
+    """
+    known = _OF_COMMANDS | set(map(variable, settings))
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and _OF_KUBERNETES.fullmatch(name) is None:
+            nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)[0]
+            raise SettingsError(
+                f"the environment has the variable {name}, which tenantry does not know: the nearest known one is {nearest}; "
+                "correct the name, or unset the variable"
+            )
+    return {name: text for name in settings if (text := os.environ.get(variable(name)))}
