@@ -11,6 +11,8 @@ from tenantry.company import COMPANY
 from tenantry.errors import MigrationError
 from tenants import make_message
 
+TRIGGER = "CREATE TRIGGER t AFTER INSERT ON {} BEGIN SELECT 1; END"
+
 
 @pytest.fixture
 def invoices(pack: Any) -> Schema:
@@ -96,3 +98,41 @@ class TestRefusedPacks:
             MigrationError, match="schemas 'company' and 'crm' both have a repository 'messages'"
         ):
             TenantRegistry(config(data_dir), schemas=[COMPANY, mine])
+
+    @pytest.mark.parametrize(
+        ("one", "other", "shown"),
+        [
+            ("CREATE TABLE notes (n)", "CREATE TABLE Notes (m)", "table 'Notes'"),
+            ("CREATE TABLE notes (n)", "CREATE TABLE IF NOT EXISTS notes (n)", "table 'notes'"),
+            ("CREATE TABLE notes (n)", "CREATE VIEW notes AS SELECT 1", "view 'notes'"),
+            (
+                "CREATE TABLE a (n); CREATE INDEX n ON a (n)",
+                "CREATE TABLE b (n); CREATE INDEX n ON b (n)",
+                "index 'n'",
+            ),
+            (
+                f"CREATE TABLE a (n); {TRIGGER.format('a')}",
+                f"CREATE TABLE b (n); {TRIGGER.format('b')}",
+                "trigger 't'",
+            ),
+            ("CREATE TABLE notes (n)", "CREATE TABLE x (n); ALTER TABLE x RENAME TO notes", "table 'notes'"),
+        ],
+        ids=["table", "if-not-exists", "view", "index", "trigger", "renamed"],
+    )
+    async def test_two_objects_of_one_name(self, data_dir: Path, pack: Any, one: str, other: str, shown: str):
+        """Packs that would share a table, an index, a view or a trigger are refused with both names when the registry opens."""
+        schemas = [pack(f"{one};", name="crm"), pack(f"{other};", name="wiki")]
+        message = f"the schemas 'crm' and 'wiki' both make the {shown}, .* rename it"
+        with pytest.raises(MigrationError, match=message) as caught:
+            await TenantRegistry(config(data_dir), schemas=schemas).open()
+        assert caught.value.schema == "wiki"
+        assert not data_dir.exists()  # noqa: ASYNC240  # a test may block
+
+    async def test_objects_that_do_not_clash(self, data_dir: Path, pack: Any):
+        """A trigger may have the name of a table, and tables that SQLite makes by itself belong to no pack."""
+        counted = "CREATE TABLE {0} (n INTEGER PRIMARY KEY AUTOINCREMENT, m UNIQUE); ANALYZE;"
+        one = pack(counted.format("t"), name="crm")
+        other = pack(counted.format("b") + TRIGGER.format("b") + ";", name="wiki")
+        async with TenantRegistry(config(data_dir), schemas=[one, other]) as registry:
+            await registry.create("acme")
+            assert (await registry.get("acme")).schema_versions == {"crm": 1, "wiki": 1}

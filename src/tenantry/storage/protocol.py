@@ -453,6 +453,7 @@ class Backend(Protocol):
 
         Raises:
             DataDirectoryError: Its place cannot be used; the message says what to change.
+            MigrationError: Two schema packs make an object of one name.
             PersistenceConnectionError: It cannot be reached, or the process may not open as many files as it needs.
         """
         ...

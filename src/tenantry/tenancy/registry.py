@@ -121,6 +121,7 @@ class TenantRegistry(OperatorAPI):
         Raises:
             DataDirectoryError: The data directory cannot be used, or its snapshots are kept elsewhere; the message says what to
                 change.
+            MigrationError: A pack has no migrations, or two packs make a table, an index, a view or a trigger of one name.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
             RegistryClosedError: It was closed before: make a new one.
             TenantError: It is open on another event loop.

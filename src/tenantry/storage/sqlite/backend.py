@@ -34,6 +34,7 @@ from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_pa
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
+from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.sqlite.tenant_files.closed_database import closed_database
 from tenantry.storage.sqlite.tenant_files.restore_points import SQLiteRestorePoints
@@ -79,8 +80,9 @@ class SQLiteBackend:
         self._is_open = False
 
     async def open(self) -> None:
-        """Check the files, remove the locks of processes that died, and keep the threads; see `Backend.open`."""
+        """Check the packs and the files, remove the locks of processes that died, and keep the threads; see `Backend.open`."""
         check_open_files(self._config)
+        await run_in_thread(partial(check_objects, self._schemas))
         await run_in_thread(partial(prepare_data_files, self._config.data_dir))
         try:
             await run_in_thread(partial(remove_abandoned, self._locks_directory))

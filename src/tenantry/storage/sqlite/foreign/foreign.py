@@ -15,12 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from tenantry.clock import SystemClock
 from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
-from tenantry.schema import Migration, Schema
+from tenantry.schema import Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite.connections import hardening
-from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.database_files import ownership
 from tenantry.storage.sqlite.database_files.database_file import database_uri
@@ -28,6 +26,7 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
 from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject, read_schema, sql_tokens
 from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
 from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.migrations.memory_database import database_of
 from tenantry.storage.sqlite.statements import idempotency
 from tenantry.storage.sqlite.statements.authorizer import Judge, RefusedActionError, judged
 from tenantry.storage.sqlite.statements.sql_text import folded, quoted
@@ -116,7 +115,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
     ]
     accepted = {folded(name) for name in accepted_tables}
-    with closing(_database_of(migrations)) as expected:
+    with closing(database_of(migrations)) as expected:
         _compare(found, read_schema(expected), accepted, expected)
 
 
@@ -180,22 +179,6 @@ def _stored(create_sql: str) -> SchemaObject:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(create_sql)
         return next(one for one in read_schema(connection) if one.type == "table")
-
-
-def _database_of(migrations: Sequence[Migration]) -> sqlite3.Connection:
-    """Return a database in memory with everything that tenantry creates at these versions."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        add_functions(connection)
-
-        def plan(applied: list[AppliedMigration], _: int) -> tuple[Migration, ...]:
-            return tuple(migrations[len(applied) :])
-
-        migrator.apply_migrations(migrator.Plan([], 0, tuple(migrations)), plan, SystemClock(), connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _compare(
