@@ -1,8 +1,7 @@
-"""The one way tenantry writes log events.
+"""Writes all log events of tenantry.
 
-Events go to structlog as it is configured by the host. A host that never configured structlog would get every
-debug event printed to its standard output, which is structlog's default and no library's business: until it is
-configured, only warnings and errors are passed on.
+Events go to structlog, with the configuration of the host program. An unconfigured structlog prints every debug event to standard
+output. So until the host configures structlog, only warnings and errors are written, to standard error.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import structlog
 
 from tenantry.errors import TenantryError
 
-# Parameters of structlog's own methods, keys that structlog or logging acts on, and keys that a host's processors add.
+# Parameters of structlog's methods, keys with a meaning for structlog or logging, and keys that the host's processors add.
 _RESERVED: Final = frozenset(
     [
         *("event", "method_name", "self"),
@@ -28,13 +27,13 @@ _OF_FAILURES: Final = frozenset(["error", "error_type"])
 
 
 class EventLog:
-    """Writes named events with bound context, at the level the house rules give them.
+    """Writes named events with bound context.
 
-    Success is debug, a change of state is info, refused input is a warning, a failing driver an error.
-    Payloads and secrets are never passed in.
+    A success has the level debug, a change of state info, refused input warning, and a failure of the database driver error.
+    Payloads and secrets are never logged.
 
-    A key of a caller's data that has another meaning already, in structlog or in the bound context, is written with a
-    ``_`` behind it: no key makes a call fail that did its work, and none hides the tenant or the error.
+    If a key of the event's data is reserved by structlog or is in the bound context already, ``_`` is added to it. So no key can make
+    a call fail, and no key can hide the tenant or the error.
     """
 
     __slots__ = ("_configured", "_context", "_quiet", "_taken")
@@ -51,7 +50,7 @@ class EventLog:
 
     def debug(self, event: str, /, **data: object) -> None:
         """Write a success."""
-        # Checked here, and not left to the logger: this is called for every write and read.
+        # This runs for every read and write, and the check is quicker than the logger's own.
         if structlog.is_configured():
             self._emit("debug", event, data)
 
@@ -61,7 +60,7 @@ class EventLog:
             self._emit("info", event, data)
 
     def warning(self, event: str, /, **data: object) -> None:
-        """Write a refusal, or something that an operator should know."""
+        """Write a refusal, or a fact that an operator should know."""
         self._emit("warning", event, data)
 
     def error(self, event: str, /, **data: object) -> None:
@@ -69,21 +68,21 @@ class EventLog:
         self._emit("error", event, data)
 
     def failure(self, event: str, error: TenantryError, /, **data: object) -> None:
-        """Write a failed call: refused input and refused calls as warnings, a failing driver as an error."""
+        """Write a failed call: as an error if the database driver failed, otherwise as a warning."""
         is_driver = getattr(error, "code", None) is not None
         level = "error" if is_driver and error.outcome != "duplicate" else "warning"
         fields = {"error": str(error), "error_type": type(error).__name__}
         self._emit(level, event, {**_renamed(data, _OF_FAILURES), **fields})
 
     def _emit(self, level: str, event: str, data: Mapping[str, object]) -> None:
-        """Write the event; a log that cannot be written (a closed pipe, text it cannot encode) must not stop the work."""
+        """Write the event. A failure to write it (a closed pipe, text that cannot be encoded) is ignored."""
         with contextlib.suppress(Exception):
-            if self._taken is None:  # most logs, such as those of handles, write nothing
+            if self._taken is None:  # computed late, because most logs never write an event
                 self._taken = _RESERVED | self._context.keys()
             getattr(self._bound(), level)(event, **_renamed(data, self._taken))
 
     def _bound(self) -> Any:
-        """Return the bound logger; bound once, because binding costs more than a filtered event."""
+        """Return the bound logger. It is bound once, because binding costs more than an event that is filtered out."""
         if structlog.is_configured():
             if self._configured is None:
                 self._configured = structlog.get_logger("tenantry").bind(**self._context)

@@ -1,7 +1,7 @@
-"""What the core reports: frozen event records for hooks, and the names of log events.
+"""The events that the core reports to hooks, and the names of log events.
 
-The core reports, it does not measure: a hook is any callable that takes an event. Hooks run on the event loop between
-two batches, so they must be quick; one that raises is logged and does not disturb the core.
+A hook is any callable that takes an event; metrics are made by such a hook. Hooks run on the event loop between two batches, so
+they must be quick. The error of a hook is logged and has no effect on calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from typing import NamedTuple, TypeAlias
 
 
 class TenantOpened(NamedTuple):
-    """An actor was opened, or could not be.
+    """A tenant was opened, or opening it failed.
 
     Attributes:
         outcome: ``ok`` or the error's `outcome`.
-        duration_seconds: From the pool's decision to the open store, migrations included.
+        duration_seconds: The time from the pool's decision to the open store, with migrations.
     """
 
     tenant_id: str
@@ -23,7 +23,7 @@ class TenantOpened(NamedTuple):
 
 
 class TenantClosed(NamedTuple):
-    """An actor was closed; `reason` is ``capacity``, ``idle``, ``state``, ``failed`` or ``shutdown``."""
+    """A tenant was closed; `reason` is ``capacity``, ``idle``, ``state``, ``failed`` or ``shutdown``."""
 
     tenant_id: str
     backend: str
@@ -32,7 +32,7 @@ class TenantClosed(NamedTuple):
 
 
 class StoreConnected(NamedTuple):
-    """A store connected, or could not."""
+    """A store connected to its database, or failed to connect."""
 
     tenant_id: str
     backend: str
@@ -41,7 +41,7 @@ class StoreConnected(NamedTuple):
 
 
 class StoreMigrated(NamedTuple):
-    """A store's migrations were checked and, where some were pending, applied."""
+    """A store compared its database with the schema packs, and applied the pending migrations if there were any."""
 
     tenant_id: str
     backend: str
@@ -51,7 +51,7 @@ class StoreMigrated(NamedTuple):
 
 
 class CallSample(NamedTuple):
-    """One call in a batch: its operation, its outcome, and when it was put into the mailbox."""
+    """One call of a batch: the name of its operation, its outcome, and the time at which it entered the mailbox."""
 
     operation: str
     outcome: str
@@ -59,13 +59,13 @@ class CallSample(NamedTuple):
 
 
 class BatchFinished(NamedTuple):
-    """One batch ran and its callers have their answers; times are of the monotonic clock.
+    """A batch has run and its callers have their results. Times are those of the monotonic clock.
 
     Attributes:
         channel: ``write`` or ``read``.
         calls: One sample for each call.
-        started_seconds: When the batch left the mailbox for the store.
-        finished_seconds: When the store had answered.
+        started_seconds: The time at which the batch was given to the store.
+        finished_seconds: The time at which the store returned the results.
     """
 
     tenant_id: str
@@ -77,7 +77,7 @@ class BatchFinished(NamedTuple):
 
 
 class CallRefused(NamedTuple):
-    """A call was turned away at a limit or a deadline; `outcome` is the error's."""
+    """A call was refused at a limit or at its deadline; `outcome` is that of the error."""
 
     tenant_id: str
     backend: str
@@ -87,7 +87,7 @@ class CallRefused(NamedTuple):
 
 
 class PoolWaited(NamedTuple):
-    """A caller waited for a place in the pool, or might not even wait; `outcome` is ``ok`` or the error's."""
+    """A caller waited for a place in the pool, or was refused at once; `outcome` is ``ok`` or that of the error."""
 
     tenant_id: str
     outcome: str
@@ -112,11 +112,11 @@ class OperationEnded(NamedTuple):
 
 
 class ClockLeapt(NamedTuple):
-    """The machine's clock leapt, or no process looked at it for so long that it may have.
+    """The machine's clock jumped, or no process read it for so long that it may have jumped.
 
     Attributes:
-        seconds: By how much; negative if backward.
-        held_seconds: For how long nothing is deleted because of its age.
+        seconds: The size of the jump; negative if the clock was set back.
+        held_seconds: How long nothing is deleted because of its age.
     """
 
     seconds: float
@@ -124,12 +124,12 @@ class ClockLeapt(NamedTuple):
 
 
 class FleetTenantFinished(NamedTuple):
-    """A fleet job has an outcome for a tenant, and it is written down.
+    """A fleet job has finished its work on one tenant, and the outcome is stored.
 
     Attributes:
         kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
         outcome: ``ok``, ``skipped`` or the error's `outcome`.
-        duration_seconds: How long the work took, with all attempts.
+        duration_seconds: The time of all attempts together.
     """
 
     tenant_id: str
@@ -153,7 +153,7 @@ Event: TypeAlias = (
 )
 Hook: TypeAlias = Callable[[Event], None]
 
-# Log events: persistence.<entity>.<action> (DOMAIN rule 15) for what a back end does, tenantry.* for the rest.
+# The names of log events: persistence.<entity>.<action> for the work of a back end, tenantry.* for everything else.
 BACKEND_CONNECTING = "persistence.backend.connecting"
 BACKEND_CONNECTED = "persistence.backend.connected"
 BACKEND_CONNECTION_FAILED = "persistence.backend.connection_failed"

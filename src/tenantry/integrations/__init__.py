@@ -1,1 +1,1 @@
-"""tenantry inside somebody else's framework; `tenantry.integrations.fastapi` is for FastAPI and Starlette."""
+"""Integrations with other libraries; `tenantry.integrations.fastapi` is for FastAPI and Starlette."""

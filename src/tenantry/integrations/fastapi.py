@@ -1,4 +1,4 @@
-"""tenantry in a FastAPI or Starlette application: a request's tenant, refusals as answers, and the registry's life.
+"""Use tenantry in a FastAPI or Starlette application: find the tenant of a request, respond to errors, open and close the registry.
 
     tenant = TenantDependency(opened_registry, source=from_header("X-Tenant"))
     Company = Annotated[TenantHandle, Depends(tenant)]
@@ -10,7 +10,7 @@
     async def tasks(company: Company) -> Sequence[Task]:
         return await company.tasks.list_tasks(limit=100)
 
-It needs the extra ``service``. See ``docs/integration.md``.
+This module needs the extra ``service``. See ``docs/integration.md``.
 """
 
 import inspect
@@ -52,7 +52,7 @@ __all__ = [
 
 _STATE_NAME: Final = "tenant_registry"
 _STATUS_SERVER_ERROR: Final = 500
-# RFC 6455, section 7.4.1, and the registry of codes that it founded.
+# RFC 6455, section 7.4.1, and IANA's registry of WebSocket close codes.
 _CLOSE_REFUSED: Final = 1008
 _CLOSE_TRY_LATER: Final = 1013
 
@@ -61,21 +61,21 @@ Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[dict[str
 
 
 class TenantDependency:
-    """Resolves a request, or a web socket, to its tenant's handle; for FastAPI's ``Depends``.
+    """Finds the tenant of a request or a web socket, and returns its handle; for FastAPI's ``Depends``.
 
-    It says which tenant a request is about, not who may ask: whether the caller belongs to that tenant is for your own
-    authentication to find out. Best is a source that takes the tenant from what it has verified.
+    It does not authenticate the caller. Your application must check that the caller may use the tenant; the safest source is a
+    function that takes the tenant's id from a verified token.
 
     Args:
-        registry: The tenants; or a function that returns them for a request, such as `opened_registry`.
-        source: Where the request says which: `from_header`, `from_subdomain`, `from_path`, or a function of your own, which
-            may be asynchronous.
+        registry: The registry, or a function that returns the registry for a request, such as `opened_registry`.
+        source: Where the request names the tenant: `from_header`, `from_subdomain`, `from_path`, or a function of your own,
+            which may be asynchronous.
     """
 
     def __init__(self, registry: TenantRegistry | RegistryOf, *, source: Source) -> None:
         self._registry = registry
         self._source = source
-        # FastAPI reads it: the document of the API tells of the header, or of the part of the path.
+        # FastAPI reads the signature, so that the OpenAPI document contains the header or the path parameter.
         describe = getattr(source, "parameter", None)
         described = [] if describe is None else [describe()]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -87,15 +87,15 @@ class TenantDependency:
         return await self.resolve(connection)
 
     async def resolve(self, connection: HTTPConnection) -> TenantHandle:
-        """Return the handle of the tenant that the request is about.
+        """Return the handle of the tenant that the request names.
 
-        Only the catalog is looked at, and what it remembers: nobody's database is opened, and nobody's is closed for it.
+        This reads only the catalog and its cache: it opens no tenant, and so closes no other tenant.
 
         Raises:
-            TenantRequiredError: The request names none, or more than one: there is no default.
-            InvalidTenantIdError: What it names is no tenant id; nothing was looked up.
-            TenantNotFoundError: There is no such tenant.
-            TenantStateError: It does not serve calls: suspended, archived, quarantined or deleted.
+            TenantRequiredError: The request names no tenant, or more than one; there is no default tenant.
+            InvalidTenantIdError: The request names something that is not a valid tenant id; nothing was looked up.
+            TenantNotFoundError: The tenant does not exist.
+            TenantStateError: The tenant is suspended, archived, quarantined or deleted.
             RegistryClosedError: The registry is not open.
         """
         registry = (
@@ -105,7 +105,7 @@ class TenantDependency:
         tenant_id = await found if inspect.isawaitable(found) else found
         if tenant_id is None or tenant_id == "":
             raise TenantRequiredError(
-                "the request does not say which tenant it is about: there is no default"
+                "the request names no tenant, and there is no default tenant: name the tenant in the request"
             )
         tenant = await registry.get(tenant_id)
         check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
@@ -136,10 +136,10 @@ def registry_lifespan(
 
 
 def opened_registry(connection: HTTPConnection) -> TenantRegistry:
-    """Return the registry that `registry_lifespan` opened for the application that this request came to.
+    """Return the registry that `registry_lifespan` opened for the application of this request.
 
     Raises:
-        RegistryClosedError: It was not opened: the application has another lifespan, or its server runs none.
+        RegistryClosedError: No registry was opened, because the application has another lifespan or its server runs no lifespan.
     """
     registry: TenantRegistry | None = getattr(connection.state, _STATE_NAME, None)
     if registry is None:
@@ -150,10 +150,10 @@ def opened_registry(connection: HTTPConnection) -> TenantRegistry:
 
 
 def install_error_handlers(app: Starlette) -> None:
-    """Have every error of tenantry's answered as a problem (RFC 9457), with ``Retry-After`` where waiting helps.
+    """Respond to every error of tenantry with a problem (RFC 9457), and with ``Retry-After`` if a later try may succeed.
 
-    The status and the ``type`` are those of the admin API. What an error says is not passed on, because it may name files or
-    an operator's reasons; what is our own fault is in the log.
+    The status and the ``type`` are those of the admin API. The response does not contain the error's message, which may name files
+    or an operator's reason. Errors with a status of 500 and above that cannot be retried are logged.
     """
     app.add_exception_handler(TenantryError, _answer)  # type: ignore[arg-type]  # for both kinds of connection
 
@@ -164,7 +164,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     if answer.status_code >= _STATUS_SERVER_ERROR and not error.is_retryable:
         EventLog().failure(REQUEST_FAILED, error, tenant_id=getattr(error, "tenant_id", None))
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
-        # Too late for an answer; before it was accepted, Starlette makes it one.
+        # An accepted web socket can only be closed. Before that, Starlette sends the response.
         if connection.application_state is WebSocketState.CONNECTED:
             await connection.close(_CLOSE_TRY_LATER if error.is_retryable else _CLOSE_REFUSED)
         return None

@@ -1,7 +1,7 @@
-"""Where a request says which tenant it is about: in a header, in its host, in its path, or as a function finds out.
+"""Reads the tenant's id from a request: from a header, from the host, from the path, or with a function of the application.
 
-What is found is text from a stranger. It is not looked up before it was parsed as a tenant id, and nothing is made to fit:
-only a host is lowered, because DNS says that ``Acme.example.com`` and ``acme.example.com`` are one name (RFC 4343).
+The text comes from a stranger, so it must be a valid tenant id before anything is looked up. It is never corrected to a valid id.
+Only a host is converted to lower case, because host names are case-insensitive (RFC 4343).
 """
 
 import inspect
@@ -16,10 +16,10 @@ from starlette.requests import HTTPConnection
 from tenantry.errors import TenantRequiredError
 
 Source: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
-"""Returns the tenant's id as the request, or the web socket's first one, gives it; None or nothing if it does not."""
+"""Returns the tenant's id from a request or from the opening request of a web socket; None or "" if the request names no tenant."""
 
-_DESCRIPTION: Final = "Which tenant the request is about; there is no default."
-# RFC 9110, section 7.2, without the addresses: no company is named by one. RFC 3986, section 3.2.3: a port may be empty.
+_DESCRIPTION: Final = "The id of the tenant; there is no default."
+# A Host header (RFC 9110, section 7.2), but not with an IP address, which names no tenant. A port may be empty (RFC 3986, section 3.2.3).
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9.-]{1,254}?)\.?(?::[0-9]{0,5})?")
 
 
@@ -30,11 +30,11 @@ class HeaderSource:
     name: str
 
     def __call__(self, connection: HTTPConnection) -> str:
-        """Return what the header says."""
+        """Return the header's value."""
         return _only_value(connection, self.name)
 
     def parameter(self) -> inspect.Parameter:
-        """Return the header as a parameter. Not a required one: that it is missing is for `TenantDependency` to say."""
+        """Return the header as a parameter for FastAPI. It is optional there, because `TenantDependency` reports a missing one."""
         header = Header(alias=self.name, description=_DESCRIPTION, examples=["acme"])
         return _parameter("tenant_header", Annotated[str | None, header], default=None)
 
@@ -46,11 +46,11 @@ class PathSource:
     name: str
 
     def __call__(self, connection: HTTPConnection) -> str | None:
-        """Return what the path says."""
+        """Return the path parameter's value."""
         return connection.path_params.get(self.name)
 
     def parameter(self) -> inspect.Parameter:
-        """Return the part of the path as a parameter."""
+        """Return the path parameter for FastAPI."""
         return _parameter(self.name, Annotated[str, Path(description=_DESCRIPTION, examples=["acme"])])
 
 
@@ -62,14 +62,14 @@ class SubdomainSource:
     header: str
 
     def __call__(self, connection: HTTPConnection) -> str | None:
-        """Return what stands before the domain."""
+        """Return the label before the domain."""
         return subdomain(_only_value(connection, self.header), self.domain)
 
 
 def from_header(name: str) -> HeaderSource:
     """Find the tenant's id in a header: ``from_header("X-Tenant")``.
 
-    A request that has the header twice is refused: a proxy and the application behind it might each believe another one.
+    A request with two such headers is refused, because a proxy and the application could each use a different one.
     """
     return HeaderSource(name)
 
@@ -82,28 +82,31 @@ def from_path(name: str) -> PathSource:
 def from_subdomain(domain: str, *, is_forwarded: bool = False) -> SubdomainSource:
     """Find the tenant's id in the host: ``from_subdomain("example.com")`` finds ``acme`` in ``acme.example.com:8443``.
 
-    It is the one label before the domain. The domain itself, deeper names, addresses and other hosts name no tenant.
+    The id is the single label before the domain. The domain itself, names with more labels, IP addresses and other hosts name no
+    tenant.
 
     Args:
-        domain: What all tenants' hosts end with, in ASCII.
-        is_forwarded: Whether a proxy in front tells the host in ``X-Forwarded-Host``. It is read instead of ``Host`` then,
-            so the proxy must set it for every request and not pass on a client's: a client that can send it chooses the tenant.
+        domain: The common end of all tenants' host names, in ASCII.
+        is_forwarded: Whether to read ``X-Forwarded-Host`` instead of ``Host``. The proxy in front must set this header in every
+            request; otherwise a client can choose the tenant.
 
     Raises:
-        ValueError: It is no domain.
+        ValueError: The text is not a valid domain.
     """
     match = _HOST.fullmatch(domain)
     if match is None or ":" in domain or not all(match["name"].split(".")):
-        raise ValueError(f"{domain!r} is no domain: give it like 'example.com', in ASCII and without a port")
+        raise ValueError(
+            f"{domain!r} is not a domain: give one like 'example.com', in ASCII and without a port"
+        )
     return SubdomainSource(match["name"].lower(), "x-forwarded-host" if is_forwarded else "host")
 
 
 def subdomain(host: str, domain: str) -> str | None:
-    """Return the one label that stands before a domain in a ``Host`` header, in lower case; None if nothing else does.
+    """Return the single label before the domain in a ``Host`` header, in lower case; None if the host has another form.
 
     Args:
-        host: As the header has it: any case, perhaps with a port and the dot of a full name.
-        domain: In lower case, without that dot.
+        host: The header's value, in any case; it may have a port and a final dot.
+        domain: The domain in lower case, without a final dot.
     """
     match = _HOST.fullmatch(host)
     label, _, rest = match["name"].lower().partition(".") if match is not None else ("", "", "")
@@ -114,7 +117,7 @@ def _only_value(connection: HTTPConnection, name: str) -> str:
     values = connection.headers.getlist(name)
     if len(values) != 1:
         raise TenantRequiredError(
-            f"the request has the header {name} {len(values)} times: it must say once which tenant it is about"
+            f"the request has {len(values)} headers {name}: send exactly one, with the tenant's id"
         )
     return values[0]
 

@@ -1,4 +1,4 @@
-"""Observability: Prometheus metrics of a registry, and logging for the program."""
+"""Prometheus metrics of a registry, and the configuration of logging for the `tenantry` program."""
 
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.metrics import RegistryMetrics, export_metrics

@@ -1,4 +1,4 @@
-"""Logging when tenantry is the program, not a library in another one."""
+"""Configures logging for the `tenantry` program. A program that uses tenantry as a library configures its own logging."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import structlog
 
 LIBRARY_LOG: Final = "tenantry.library.log"
-"""The event for a message that a library logged."""
+"""The name of the event for a message that another library logged."""
 
 
 def configure_logging(level: str = "info", output: Literal["json", "console"] = "json") -> None:
@@ -40,9 +40,10 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
 
 
 def log_libraries(level: str = "warning") -> None:
-    """Write what libraries log through `logging` as events of ours.
+    """Write the messages that libraries log through `logging` as events of tenantry.
 
-    For an exception, its type and the line that raised it: its message and its trace may contain data of a request.
+    An exception is logged as its type and the line that raised it, because its message and its traceback may contain data of a
+    request.
 
     Args:
         level: The lowest level that is logged.

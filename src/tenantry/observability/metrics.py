@@ -1,8 +1,8 @@
 """Prometheus metrics of a registry.
 
-Events are counted in plain integers, and converted to metric families only at a scrape: observing a prometheus_client
-histogram costs more than all other bookkeeping of a call. Labels are few and bounded: a tenant's id is not a label, it is in
-OpenMetrics exemplars.
+Events are counted in plain integers, which become metric families only at a scrape. A prometheus_client histogram would cost more
+for each call than all other bookkeeping together. The number of label values is bounded: a tenant's id is not a label, but it is in
+the OpenMetrics exemplars.
 """
 
 import time
@@ -30,20 +30,20 @@ from tenantry.events import (
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.statistics import RegistryStatistics
 
-# From a cached read (tens of microseconds) over a durable commit (hundreds) to a migration or a stuck disk (seconds).
+# Cached reads take tens of microseconds, durable commits hundreds, and migrations or a slow disk seconds.
 SECONDS_BUCKETS: Final = (
     *(25e-6, 50e-6, 100e-6, 250e-6, 500e-6),
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
 REQUESTS_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 OPERATIONS_MAX: Final = 200
-"""Further operations are counted as ``other``: a repository that generates names must not create series without limit."""
+"""Further operations are counted as ``other``, so a repository that generates names cannot create series without limit."""
 
 Labels = tuple[str, ...]
 
 
 class Observed(Protocol):
-    """The object that is measured: a `TenantRegistry`, or an object that reports like one."""
+    """The object that is measured: a `TenantRegistry`, or another object with these two methods."""
 
     def add_hook(self, hook: Hook) -> None:
         """Call `hook` with every event from now on."""
@@ -58,7 +58,7 @@ def export_metrics(observed: Observed, collector_registry: CollectorRegistry) ->
     """Measure `observed` from now on, and export its metrics in `collector_registry`.
 
     Returns:
-        The collector. Before another registry is measured in its place: ``collector_registry.unregister(metrics)``.
+        The collector. To measure another registry instead, call ``collector_registry.unregister(metrics)`` first.
     """
     metrics = RegistryMetrics(observed.statistics)
     observed.add_hook(metrics.observe)
@@ -67,7 +67,7 @@ def export_metrics(observed: Observed, collector_registry: CollectorRegistry) ->
 
 
 class _Series:
-    """One histogram's counts for one set of labels."""
+    """The counts of a histogram for one set of label values."""
 
     __slots__ = ("counts", "exemplars", "total")
 
@@ -108,7 +108,7 @@ class _Histogram:
         ]
 
     def series(self) -> list[tuple[Labels, _Series]]:
-        """Return the counts by labels. A copy: a scrape may run on another thread than the events."""
+        """Return a copy of the counts by label values; a scrape may run on another thread than the events."""
         return list(self._series.items())
 
     def family(self) -> Metric:
@@ -151,7 +151,7 @@ def _bounds(name: str) -> Sequence[float]:
 
 
 class RegistryMetrics(Collector):
-    """Counts a registry's events, and turns the counts into metric families when it is scraped."""
+    """Counts the events of a registry, and returns the counts as metric families at a scrape."""
 
     def __init__(self, statistics: Callable[[], RegistryStatistics]) -> None:
         self._statistics = statistics
@@ -170,7 +170,7 @@ class RegistryMetrics(Collector):
         self._channels: dict[str, str] = {}
 
     def observe(self, event: Event) -> None:
-        """Count one event; the hook that a registry calls."""
+        """Count one event. The registry calls this as a hook."""
         match event:
             case BatchFinished():
                 self._observe_batch(event)
@@ -194,11 +194,11 @@ class RegistryMetrics(Collector):
                 self._timed("query_duration_seconds", labels, event)
 
     def describe(self) -> Iterable[Metric]:
-        """Return the families without samples: registering must not scrape."""
+        """Return the metric families without the registry's state, because registering a collector must not scrape it."""
         return [histogram.family() for histogram in self._histograms.values()]
 
     def collect(self) -> Iterable[Metric]:
-        """Return every family with its current samples."""
+        """Return all metric families with their current samples."""
         yield from self.describe()
         yield self._calls().family()
         refused = CounterMetricFamily(
@@ -231,9 +231,9 @@ class RegistryMetrics(Collector):
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
 
     def _calls(self) -> _Histogram:
-        """Return the tenants' calls by channel; they are added up at the scrape, so a call costs nothing more.
+        """Return a histogram of the tenants' calls by channel, added up at the scrape and not at each call.
 
-        An operation that was refused before it first ran has no channel yet; its calls are added once it has one.
+        An operation has no channel until it has run once. Its refused calls before that are added later.
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",
@@ -261,7 +261,7 @@ class RegistryMetrics(Collector):
 
 
 def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
-    """Return the gauges of the current state, which no event reports."""
+    """Return the gauges of the registry's current state."""
     pool = statistics.pool
     yield GaugeMetricFamily("tenantry_pool_open_tenants", "Tenants that hold a place.", pool.open_tenants)
     yield GaugeMetricFamily("tenantry_pool_capacity_tenants", "Places in the pool.", pool.open_tenants_max)

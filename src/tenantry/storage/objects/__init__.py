@@ -1,1 +1,1 @@
-"""Object storage: where snapshots are kept."""
+"""Object storage, which keeps the snapshots."""

@@ -1,6 +1,6 @@
-"""Object storage in a cloud, through the `obstore` package: S3 and what speaks as it does, Google's and Azure's.
+"""Object storage in a cloud, through the `obstore` package: S3 and compatible stores, Google Cloud Storage, and Azure.
 
-An upload in parts that is cut short leaves its parts, unseen, in the bucket: a lifecycle rule there should remove them
+An interrupted upload leaves invisible parts in the bucket. A lifecycle rule of the bucket should remove them
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html).
 """
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 PART_BYTES: Final = 5 * 1024 * 1024
-"""What one request carries, the least that S3 takes: a slow line moves it within a request's time (obstore's is 30 s), and a
-request that fails is made again for this much only."""
+"""The size of one part of an upload or download. It is the smallest size that S3 accepts, so a slow connection can transfer it within
+one request's timeout (obstore's default is 30 s), and a failed request repeats only this much."""
 
-_PARTS_MAX: Final = 9_000  # S3 takes 10,000
+_PARTS_MAX: Final = 9_000  # S3 accepts 10,000
 _PARTS_AT_ONCE: Final = 2
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# By the store's kind: how its URLs begin, and its setting that names the bucket.
+# For each class of store: the scheme of its URLs, and its setting for the bucket's name.
 _SCHEMES: Final = {
     "S3Store": ("s3", "bucket"),
     "GCSStore": ("gs", "bucket"),
@@ -53,14 +53,14 @@ class ObstoreStorage(ObjectStorage):
     """Objects in a bucket, or in memory.
 
     Args:
-        store: One of `obstore.store`, with its credentials, timeouts and retries.
-        prefix: What every key begins with in the bucket, before a ``/``; nothing if empty.
+        store: A store of `obstore.store`, with its credentials, timeouts and retries.
+        prefix: The prefix of every key in the bucket, without the ``/`` after it; it may be empty.
     """
 
     def __init__(self, store: "ObjectStore", prefix: str = "") -> None:
         self._store = store
         if prefix:
-            check_key(prefix.lower())  # the bucket is somebody else's, and may have capitals
+            check_key(prefix.lower())  # unlike a key, a prefix in the user's bucket may have capital letters
         self._prefix = f"{prefix}/" if prefix else ""
 
     def __repr__(self) -> str:
@@ -68,8 +68,8 @@ class ObstoreStorage(ObjectStorage):
 
     @property
     def location(self) -> str:
-        """The bucket's URL with the prefix; of a store that has none, the store's kind."""
-        store: Any = self._store  # the kinds have no common type for this
+        """The bucket's URL with the prefix. For a store without a bucket, the URL has the name of the store's class."""
+        store: Any = self._store  # the classes of stores have no common type for their settings
         kind = type(store).__name__
         scheme, setting = _SCHEMES.get(kind, (kind.lower(), None))
         bucket = "" if setting is None else store.config[setting]
@@ -122,7 +122,7 @@ class ObstoreStorage(ObjectStorage):
 
     async def list(self, prefix: str) -> Sequence[StoredObject]:
         """See `ObjectStorage.list`."""
-        # The store's own prefixes are whole parts of a key.
+        # obstore accepts only prefixes that are whole parts of a key.
         directory = (self._prefix + check_prefix(prefix)).removesuffix("/")
         with _store_errors(f"list what begins with {prefix!r}"):
             found = await self._store.list(directory or None).collect_async()
@@ -139,10 +139,10 @@ class ObstoreStorage(ObjectStorage):
             with _store_errors(f"delete {key}"):
                 await self._store.delete_async(location)
         except SnapshotNotFoundError:
-            pass  # S3 does not even say so
+            pass  # S3 does not report a missing object at all
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Do nothing: an upload that was cut short is no object, and the bucket's own rules remove its parts."""
+        """Do nothing: an interrupted upload creates no object, and the bucket's lifecycle rules remove its parts."""
         check_prefix(prefix)
 
     async def _head(self, location: str) -> "ObjectMeta":
@@ -153,14 +153,14 @@ class ObstoreStorage(ObjectStorage):
         except BaseError as error:
             if not StoreAnswer.of(error).is_refusal:
                 raise
-            # The answer to HEAD has no body that would say why (RFC 9110, section 9.3.2); the one to GET has.
+            # The response to HEAD has no body with the reason (RFC 9110, section 9.3.2), so a GET asks for it.
             return (await self._store.get_async(location)).meta
 
     async def _part(self, found: "ObjectMeta", start: int) -> bytes:
         end = min(start + PART_BYTES, found["size"])
         options: GetOptions = {"range": (start, end)}
         if found["e_tag"]:
-            options["if_match"] = found["e_tag"]  # or the parts of two objects could become one
+            options["if_match"] = found["e_tag"]  # so that all parts come from the same version of the object
         with _store_errors(f"read {found['path']}"):
             part = bytes(await (await self._store.get_async(found["path"], options=options)).bytes_async())
         if len(part) != end - start:
@@ -177,17 +177,17 @@ class ObstoreStorage(ObjectStorage):
 
 
 def open_storage(url: str) -> ObjectStorage:
-    """Return the storage at a URL; nothing is read or written yet.
+    """Return the storage at a URL, without reading or writing anything.
 
-    Credentials, endpoints and the like come from the environment, by the names that obstore documents (``AWS_ACCESS_KEY_ID``,
-    ``AWS_ENDPOINT_URL``, ``GOOGLE_SERVICE_ACCOUNT``, ``AZURE_STORAGE_ACCOUNT_NAME``, …).
+    Credentials, endpoints and other settings come from environment variables with the names that obstore documents
+    (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_SERVICE_ACCOUNT``, ``AZURE_STORAGE_ACCOUNT_NAME``, …).
 
     Args:
-        url: A directory's path or ``file:///directory``; ``s3://bucket/prefix``, ``gs://bucket/prefix`` or
-            ``az://container/prefix``, whose prefix may be left out.
+        url: A directory's path or ``file:///directory``; or ``s3://bucket/prefix``, ``gs://bucket/prefix`` or
+            ``az://container/prefix``, with or without the prefix.
 
     Raises:
-        SnapshotError: It is none of these, the extra ``object-store`` is not installed, or a setting is missing.
+        SnapshotError: The URL has another form, the extra ``object-store`` is not installed, or a setting is missing.
     """
     scheme, separator, rest = url.partition("://")
     if not separator and url:
@@ -198,8 +198,8 @@ def open_storage(url: str) -> ObjectStorage:
             return LocalStorage(Path(path))
     bucket, _, prefix = rest.partition("/")
     if scheme not in {"s3", "gs", "az"} or not _BUCKET.fullmatch(bucket):
-        # Not the whole of it: somebody may have put a password there.
-        raise SnapshotError(f"a URL like this ({scheme[:8]}://…) is no storage's: {_POSSIBLE}")
+        # The message does not show the whole URL, which may contain a password.
+        raise SnapshotError(f"this URL ({scheme[:8]}://…) does not name a storage: {_POSSIBLE}")
     return ObstoreStorage(_open_bucket(scheme, bucket), prefix.rstrip("/"))
 
 
@@ -213,7 +213,7 @@ def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":
         ) from error
     make: Callable[..., ObjectStore] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
     try:
-        # Without options of ours: they would take the place of those in the environment (AWS_ALLOW_HTTP).
+        # No options are passed, because they would replace those in the environment (AWS_ALLOW_HTTP).
         return make(bucket)
     except BaseError as error:
         raise SnapshotError(
@@ -223,11 +223,11 @@ def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":
 
 @contextmanager
 def _store_errors(doing: str, *, missing: type[SnapshotError] = SnapshotNotFoundError) -> Iterator[None]:
-    """Raise what the store refuses as tenantry's errors.
+    """Map the errors of obstore to tenantry's errors.
 
     Args:
-        doing: What was being done, to follow "cannot".
-        missing: What to raise where there is no such object, or no such bucket.
+        doing: The failed step, for the message after "cannot".
+        missing: The error to raise if the object or the bucket does not exist.
     """
     from obstore.exceptions import BaseError, GenericError, PreconditionError  # noqa: PLC0415  # an extra
 
@@ -236,7 +236,7 @@ def _store_errors(doing: str, *, missing: type[SnapshotError] = SnapshotNotFound
     except FileNotFoundError as error:
         answer = StoreAnswer.of(error)
         said = f" ({answer.shown})" if answer.code else ""
-        raise missing(f"cannot {doing}: there is no such object, or no such bucket{said}") from error
+        raise missing(f"cannot {doing}: the object or the bucket does not exist{said}") from error
     except (BaseError, OSError) as error:
         answer = StoreAnswer.of(error)
         is_retryable = answer.may_pass(by_default=isinstance(error, GenericError | PreconditionError))

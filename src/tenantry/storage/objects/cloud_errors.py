@@ -1,7 +1,8 @@
-"""What an object store's refusals mean: its own code and message, whether another try may help, and what to do.
+"""Explains the errors of an object store: the store's code and message, whether to retry, and what to do.
 
-obstore gives the store's answer as a text. S3, and what speaks as it does, and Azure answer with XML that has a ``Code`` and a
-``Message`` (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), Google with JSON that has a ``message``.
+obstore gives the store's response as text. S3, stores that are compatible with it, and Azure respond with XML that has a ``Code`` and
+a ``Message`` (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). Google responds with JSON that has a
+``message``.
 """
 
 import html
@@ -62,7 +63,7 @@ class StoreAnswer(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The store's code and message; without them all that obstore says."""
+        """The store's code and message; if it gave neither, the text of obstore's error."""
         if self.code is None and self.message is None:
             return self.text
         status = f" (status {self.status})" if self.status is not None else ""
@@ -70,7 +71,7 @@ class StoreAnswer(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What to do."""
+        """The end of an error's message: what the operator can do."""
         if self.code in _CLOCK_CODES:
             there = f", and the store's {self.server_time}" if self.server_time else ""
             here = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -81,7 +82,7 @@ class StoreAnswer(NamedTuple):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the store said that the request cannot be served as it is; not that the object is missing."""
+        """Whether the store refused the request for another reason than a missing object."""
         return (
             self.status is not None
             and HTTPStatus.BAD_REQUEST <= self.status < HTTPStatus.INTERNAL_SERVER_ERROR
@@ -89,10 +90,10 @@ class StoreAnswer(NamedTuple):
         )
 
     def may_pass(self, *, by_default: bool) -> bool:
-        """Return whether the same call may succeed later, unchanged.
+        """Return whether the same call may succeed later.
 
         Args:
-            by_default: Whether the class of obstore's error suggests so.
+            by_default: Whether the class of obstore's error means that it may.
         """
         if self.code in _PASSING_CODES:
             return True
@@ -100,11 +101,11 @@ class StoreAnswer(NamedTuple):
             return by_default and self.code is None and "incorrectly configured region" not in self.text
         if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.status in _PASSING_STATUSES:
             return True
-        # An object that was replaced while it was read; every other refusal stays one.
+        # "Precondition failed" means that the object was replaced while it was read. Other refusals are final.
         return self.status == HTTPStatus.PRECONDITION_FAILED
 
 
 def _one_line(text: str) -> str:
-    """Return a text in one line, without the queries of its URLs, which can carry a signature."""
+    """Return the text as one line, without the queries of its URLs, because they can contain a signature."""
     line = re.sub(r"\?\S*", "", " ".join(text.split()))
     return "".join(character for character in line if character.isprintable())[:_SHOWN_CHARACTERS_MAX]

@@ -1,4 +1,4 @@
-"""Object storage: files under keys, for what has to outlive a database's own disk; and the kind that is a directory."""
+"""The protocol of an object storage, which keeps files under keys; and `LocalStorage`, which keeps them in a directory."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tenantry.threads import run_in_thread
 
 OBJECT_KEY_CHARACTERS_MAX: Final = 512
 KEY_PART_CHARACTERS_MAX: Final = 200
-"""With a draft's suffix it is still a file's name."""
+"""A file name may have 255 bytes; this leaves room for the suffix of a draft."""
 
 _KEY: Final = re.compile(r"[a-z0-9._-]+(?:/[a-z0-9._-]+)*")
 _PREFIX: Final = re.compile(r"(?:[a-z0-9._-]+/)*[a-z0-9._-]*")
@@ -27,11 +27,11 @@ _DIRECTORY_ATTEMPTS: Final = 3
 
 
 class StoredObject(NamedTuple):
-    """An object in a list.
+    """An object in a list of objects.
 
     Attributes:
-        key: Its name.
-        size_bytes: How large it is.
+        key: The object's key.
+        size_bytes: The object's size.
     """
 
     key: str
@@ -42,105 +42,105 @@ class StoredObject(NamedTuple):
 class ObjectStorage(Protocol):
     """Keeps objects under keys.
 
-    A key is made of parts of ``a-z``, ``0-9``, ``.``, ``_`` and ``-``, joined by ``/``, none of them ``.`` or ``..``; and no
-    key begins with another key and a ``/`` (a file is no directory).
+    A key consists of parts that are joined by ``/``. A part has the characters ``a-z``, ``0-9``, ``.``, ``_`` and ``-``, and is not
+    ``.`` or ``..``. A key cannot begin with another key and a ``/``, because a file is not a directory.
 
-    Every method raises `SnapshotError` for a key that is none, and where the storage refuses; `is_retryable` tells whether the
-    same call may succeed later.
+    Every method raises `SnapshotError` if a key is not valid or the storage fails; the error's `is_retryable` tells whether the same
+    call may succeed later.
     """
 
     @property
     def location(self) -> str:
-        """Where it keeps them, without secrets. It is the same text each time the same storage is opened."""
+        """The address of the storage, without secrets. It is the same text each time the same storage is opened."""
         ...
 
     async def put(self, key: str, path: Path) -> None:
-        """Store a file: seen as a whole or not at all, and durable on return; what was there is replaced.
+        """Store a file; it replaces an object with the same key. The object is durable when this returns.
 
-        Two calls for one key at once, a `delete` among them: one may be refused (retryable), and the object is whole.
+        Readers see the whole object or none. If two calls change the same key at once, one of them may be refused (retryable), and
+        the object is complete. After a cancellation the object is either unchanged or the whole new file.
 
         Raises:
-            StorageFullError: There is no room.
-
-        After a cancellation the object is as it was, or the whole file.
+            StorageFullError: The storage has not enough space.
         """
         ...
 
     async def put_bytes(self, key: str, content: bytes) -> None:
-        """Store some bytes, as `put` stores a file."""
+        """Store bytes as an object; see `put`."""
         ...
 
     async def get(self, key: str, path: Path) -> None:
-        """Write an object into a new file.
+        """Write an object into a new file. After an error or a cancellation there is no file.
 
         Raises:
-            SnapshotNotFoundError: There is none.
-            StorageFullError: There is no room for the file.
-
-        After an error or a cancellation there is no file.
+            SnapshotNotFoundError: The object does not exist.
+            StorageFullError: The disk has not enough space for the file.
         """
         ...
 
     async def get_bytes(self, key: str, *, bytes_max: int) -> bytes:
-        """Return an object.
+        """Return the content of an object.
 
         Raises:
-            SnapshotNotFoundError: There is none.
-            SnapshotCorruptError: It is larger than `bytes_max`.
+            SnapshotNotFoundError: The object does not exist.
+            SnapshotCorruptError: The object is larger than `bytes_max`.
         """
         ...
 
     async def list(self, prefix: str) -> Sequence[StoredObject]:
-        """Return the objects whose keys begin with the prefix, in order of keys; an empty prefix is every key's."""
+        """Return the objects whose keys begin with the prefix, ordered by key; an empty prefix returns all objects."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing object is not an error."""
         ...
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Remove what calls that died left of objects whose keys begin with the prefix; not what is being written."""
+        """Remove the leftovers of crashed calls for keys with this prefix. Objects that are being written stay."""
         ...
 
 
 def is_key(text: str) -> bool:
-    """Return whether the text can be an object's key."""
+    """Return whether the text is a valid key of an object."""
     if len(text) > OBJECT_KEY_CHARACTERS_MAX or not _KEY.fullmatch(text):
         return False
     return all(part not in {".", ".."} and len(part) <= KEY_PART_CHARACTERS_MAX for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """Return the key.
+    """Return the key if it is valid.
 
     Raises:
-        SnapshotError: It is none.
+        SnapshotError: The key is not valid.
     """
     if not is_key(key):
         raise SnapshotError(
-            f"{key[:_SHOWN_CHARACTERS_MAX]!r} is no key of an object: use at most {OBJECT_KEY_CHARACTERS_MAX} characters, in parts "
+            f"{key[:_SHOWN_CHARACTERS_MAX]!r} is not a valid object key: use at most {OBJECT_KEY_CHARACTERS_MAX} characters, in parts "
             f"of at most {KEY_PART_CHARACTERS_MAX} of a-z, 0-9, '.', '_' and '-' with '/' between them"
         )
     return key
 
 
 def check_prefix(prefix: str) -> str:
-    """Return the directory that a prefix lies in: the parts of it that are whole.
+    """Return the directory of a prefix: everything before its last ``/``.
 
     Raises:
-        SnapshotError: No key begins so.
+        SnapshotError: No key can begin with the prefix.
     """
     directory = prefix.rpartition("/")[0]
     if not _PREFIX.fullmatch(prefix):
-        raise SnapshotError(f"no key of an object begins with {prefix[:_SHOWN_CHARACTERS_MAX]!r}")
+        raise SnapshotError(
+            f"no object key can begin with {prefix[:_SHOWN_CHARACTERS_MAX]!r}: use a-z, 0-9, '.', '_', '-' and '/'"
+        )
     return check_key(directory) if directory else ""
 
 
 class LocalStorage(ObjectStorage):
-    """Objects as private files below a directory: another disk, or a mounted file system.
+    """Keeps objects as private files in a directory, which may be on another disk or a mounted file system.
 
     Args:
-        directory: Made when something is stored. What lies in it belongs to the storage; links in it are not followed.
+        directory: The directory. It is created when the first object is stored. Everything in it belongs to the storage; links in
+            it are not followed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -155,7 +155,7 @@ class LocalStorage(ObjectStorage):
         return os.path.abspath(self.directory)  # noqa: PTH100  # without ".." and the like, and without following links
 
     async def put(self, key: str, path: Path) -> None:
-        """See `ObjectStorage.put`. Cancellation waits for the copy's end."""
+        """See `ObjectStorage.put`. A cancelled caller waits until the copy ends."""
         await run_in_thread(partial(self._put, check_key(key), path))
 
     async def put_bytes(self, key: str, content: bytes) -> None:
@@ -163,7 +163,7 @@ class LocalStorage(ObjectStorage):
         await run_in_thread(partial(self._put_bytes, check_key(key), content))
 
     async def get(self, key: str, path: Path) -> None:
-        """See `ObjectStorage.get`. Cancellation waits for the copy's end."""
+        """See `ObjectStorage.get`. A cancelled caller waits until the copy ends."""
         await run_in_thread(partial(self._get, check_key(key), path))
 
     async def get_bytes(self, key: str, *, bytes_max: int) -> bytes:
@@ -175,7 +175,7 @@ class LocalStorage(ObjectStorage):
         return await run_in_thread(partial(self._list, check_prefix(prefix), prefix))
 
     async def delete(self, key: str) -> None:
-        """See `ObjectStorage.delete`. What a crash left of the object goes with it."""
+        """See `ObjectStorage.delete`. It also removes what a crash left of the object."""
         await run_in_thread(partial(self._delete, check_key(key)))
 
     async def remove_leftovers(self, prefix: str) -> None:
@@ -235,7 +235,7 @@ class LocalStorage(ObjectStorage):
                     self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
-        """Return the draft of an object, begun; its directory is made, again if a `delete` takes it away meanwhile."""
+        """Return the open draft of an object. The directory is created, and created again if a `delete` removes it at the same time."""
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:
@@ -255,14 +255,14 @@ class LocalStorage(ObjectStorage):
                 return path.open("rb")
         except (FileNotFoundError, NotADirectoryError):
             pass
-        raise SnapshotNotFoundError(f"there is no object {key} in {self.directory}")
+        raise SnapshotNotFoundError(f"the object {key} does not exist in {self.directory}")
 
     def _looked_up(self, key: str) -> Path:
-        """Return the path of a key, or of a directory of keys, in which no part is a link.
+        """Return the path of an object, or of a directory of objects; no part of the path may be a link.
 
         Raises:
-            SnapshotError: A part is one.
-            OSError: A part is missing.
+            SnapshotError: A part of the path is a link.
+            OSError: A part of the path is missing.
         """
         path = self.directory
         for part in key.split("/") if key else ():
@@ -272,9 +272,9 @@ class LocalStorage(ObjectStorage):
         return path
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Remove directories that are empty now, upwards from this one, and make durable what was removed.
+        """Remove this directory and those above it while they are empty, and make the removals durable.
 
-        Also where nothing is left to remove: the process that removed it may have died before its sync.
+        The sync also happens if nothing was removed now: a process may have removed a directory and died before its sync.
         """
         while directory != self.directory:
             try:
@@ -290,7 +290,7 @@ class LocalStorage(ObjectStorage):
 
 def _objects_below(directory: str | Path, key: str) -> list[StoredObject]:
     found: list[StoredObject] = []
-    # Whatever is deleted while this looks is not in the list.
+    # Objects that are deleted while this runs are left out.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
