@@ -73,7 +73,10 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
             )
         ),
         (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask: give --yes"),
-        (["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"], "does not name a storage"),
+        (
+            ["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"],
+            "does not name a storage",
+        ),
         (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is not a duration"),
         (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),
         (["fleet", "start", "check", "--below", "company", "--data-dir", "x"], "is not SCHEMA=VERSION"),
