@@ -290,7 +290,7 @@ class TestBucket:
             with pytest.raises(SnapshotError, match="bucket") as caught:
                 await call
             assert not isinstance(caught.value, SnapshotNotFoundError)
-        with pytest.raises(SnapshotNotFoundError, match="no such bucket"):
+        with pytest.raises(SnapshotNotFoundError, match="the bucket does not exist"):
             await storage.get_bytes("a", bytes_max=1)
 
     @pytest.mark.parametrize(
