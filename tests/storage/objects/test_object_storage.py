@@ -514,7 +514,7 @@ class TestUrls:
     )
     def test_a_prefix_that_is_none(self, url: str):
         """A prefix is made of the parts of a key."""
-        with pytest.raises(SnapshotError, match="is no key"):
+        with pytest.raises(SnapshotError, match="is not a valid object key"):
             open_storage(url)
 
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
