@@ -22,6 +22,7 @@ LAYERS = [
         "eventlog",
         "events",
         "limits",
+        "migration",
         "pack_repositories",
         "pages",
         "repository",

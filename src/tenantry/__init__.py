@@ -4,6 +4,7 @@ from tenantry.config import RegistryConfig
 from tenantry.ids import TenantId
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
+from tenantry.migration import MigrationSession
 from tenantry.pages import Page
 from tenantry.repository import Repository
 from tenantry.schema import Schema
@@ -27,6 +28,7 @@ __all__ = [
     "FleetResult",
     "IdempotentWrite",
     "JobState",
+    "MigrationSession",
     "Page",
     "RegistryConfig",
     "RegistryStatistics",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -67,8 +67,18 @@ async def run_in_thread(work: Callable[[], T]) -> T:
     return await result
 
 
+@contextlib.contextmanager
+def cancelled_by(event: threading.Event) -> Iterator[None]:
+    """Let `is_cancelled` return on this thread whether the event is set, during the block."""
+    _work.cancelled = event
+    try:
+        yield
+    finally:
+        _work.cancelled = None
+
+
 def is_cancelled() -> bool:
-    """Return whether the caller of `run_in_thread` was cancelled; False on threads that `run_in_thread` did not start."""
+    """Return whether the caller that this thread works for was cancelled: the caller of `run_in_thread`, or that of `cancelled_by`."""
     cancelled: threading.Event | None = getattr(_work, "cancelled", None)
     return cancelled is not None and cancelled.is_set()
 

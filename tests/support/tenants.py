@@ -300,12 +300,13 @@ def open_files(data_dir: Path) -> list[str]:
 
 
 def write_pack(directory: Path, name: str, *migrations: str, code: str = "") -> str:
-    """Write a schema pack, an importable package below `directory`, and return its name."""
+    """Write a schema pack, an importable package below `directory`, and return its name; a step with ``def migrate`` is in Python."""
     folder = directory / name / "migrations" / "sqlite"
     folder.mkdir(parents=True)
     (directory / name / "__init__.py").write_text(code)
-    for number, sql in enumerate(migrations, start=1):
-        (folder / f"{number:04d}_step.sql").write_text(sql)
+    for number, step in enumerate(migrations, start=1):
+        language = "py" if "def migrate(" in step else "sql"
+        (folder / f"{number:04d}_step.{language}").write_text(step)
     return name
 
 

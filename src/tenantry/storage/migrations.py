@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tenantry.errors import MigrationError
-from tenantry.schema import Migration, Schema
+from tenantry.migration import Migration
+from tenantry.schema import Schema
 
 
 class AppliedMigration(NamedTuple):

@@ -18,7 +18,8 @@ from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
-from tenantry.schema import Migration, Schema
+from tenantry.migration import Migration
+from tenantry.schema import Schema
 from tenantry.statements import Result, Statement
 
 Request: TypeAlias = tuple[Statement, ...]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stores import MakePack, content, make_store, migrate
 from tenantry.company import COMPANY
 from tenantry.errors import DatabaseCorruptError, MigrationError, QueryError
-from tenantry.schema import Migration, Schema
+from tenantry.migration import Migration
+from tenantry.schema import Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.migrations import migrator

@@ -35,7 +35,7 @@ from tenantry.storage.sqlite.maintenance import integrity, online_backup
 from tenantry.storage.sqlite.migrations import migrator
 from tenantry.storage.sqlite.statements import batch
 from tenantry.storage.sqlite.statements.page_limit import with_limit_named
-from tenantry.threads import run_in_thread
+from tenantry.threads import cancelled_by, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from tenantry.clock import Clock
     from tenantry.config import Durability
     from tenantry.eventlog import EventLog
-    from tenantry.schema import Migration, Schema
+    from tenantry.migration import Migration
+    from tenantry.schema import Schema
     from tenantry.statements import Statement
     from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 
@@ -172,7 +173,10 @@ class SQLiteStore:
             async with self._writer_lock:
                 writer = await self._connections.ensure_writer()
                 # Submitted as a job, so that cancellation interrupts a long migration.
-                return await writer.submit(partial(self._migrate, plan))
+                cancelled = threading.Event()
+                job = writer.submit(partial(self._migrate, plan, cancelled))
+                job.add_done_callback(lambda job: cancelled.set() if job.cancelled() else None)
+                return await job
         except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
             mapped = self._map(error, f"cannot migrate {self._options}")
             mapped = self._with_limit_named(mapped, str(mapped))
@@ -384,12 +388,15 @@ class SQLiteStore:
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
         return plan_migrations(self._schemas, self.backend, applied, file_version)
 
-    def _migrate(self, plan: migrator.Plan | None, connection: sqlite3.Connection) -> MigrationReport:
+    def _migrate(
+        self, plan: migrator.Plan | None, cancelled: threading.Event, connection: sqlite3.Connection
+    ) -> MigrationReport:
         plan = plan or migrator.plan(self._pending, connection)
         if not plan.pending:
             return self._reported(plan, ())
         self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
-        applied = migrator.apply_migrations(plan, self._pending, self._clock, connection)
+        with cancelled_by(cancelled):
+            applied = migrator.apply_migrations(plan, self._pending, self._clock, connection)
         self._connections.make_log_durable(connection)
         self._log.info(events.MIGRATION_COMPLETED, applied=len(applied))
         return self._reported(plan, applied)

@@ -8,7 +8,8 @@ from typing import Final
 
 from tenantry.clock import SystemClock
 from tenantry.errors import MigrationError
-from tenantry.schema import Migration, Schema
+from tenantry.migration import Migration
+from tenantry.schema import Schema
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.hardening import Watch

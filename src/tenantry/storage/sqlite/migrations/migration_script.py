@@ -1,11 +1,11 @@
-"""Runs the SQL of one migration inside the transaction that also records its number.
+"""Runs one migration inside the transaction that also records its number.
 
 Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer prevents them from
 ending the transaction and from changing the connection.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tenantry.storage.sqlite.statements.authorizer import (
@@ -74,7 +74,17 @@ class _StepJudge:
 
 
 def run_script(script: str, connection: sqlite3.Connection) -> None:
-    """Run a migration's statements; the temporary objects that it created are dropped at its end.
+    """Run a migration's statements; see `run_step`."""
+
+    def run() -> None:
+        for statement in split_statements(script):
+            connection.execute(statement)
+
+    run_step(run, connection)
+
+
+def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
+    """Let `run` execute a migration's statements; the temporary objects that they created are dropped at its end.
 
     Raises:
         sqlite3.Error: A statement failed.
@@ -83,8 +93,7 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
     before, judge = _schema(connection), _StepJudge()
     try:
         with judged(judge, connection):
-            for statement in split_statements(script):
-                connection.execute(statement)
+            run()
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
 from tenantry.errors import MigrationError
-from tenantry.schema import Migration
+from tenantry.migration import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,
@@ -32,6 +32,7 @@ from tenantry.storage.sqlite.errors import (
     is_transient,
 )
 from tenantry.storage.sqlite.migrations.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
+from tenantry.storage.sqlite.migrations.migration_function import failed_line, run_function
 from tenantry.storage.sqlite.migrations.migration_script import run_script
 from tenantry.storage.sqlite.statements.batch import roll_back
 
@@ -165,8 +166,10 @@ def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
 
 
 def _failure(migration: Migration, error: Exception) -> MigrationError:
+    line = failed_line(migration, error)
+    place = "" if line is None else f" at line {line} of {migration.file_name}"
     failure = MigrationError(
-        f"migration {migration} failed and left the database as it was: {error_text(error)}",
+        f"migration {migration} failed{place} and left the database as it was: {error_text(error)}",
         schema=migration.schema,
         version=migration.version,
         is_step_failure=not is_machine_failure(error),
@@ -179,7 +182,10 @@ def _failure(migration: Migration, error: Exception) -> MigrationError:
 def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.Connection) -> None:
     started = time.perf_counter()
     noted = note_orphans(connection)
-    run_script(migration.sql, connection)
+    if migration.function is None:
+        run_script(migration.sql, connection)
+    else:
+        run_function(migration.function, connection)
     check_orphans(noted, connection)
     connection.execute(CREATE_SQL)
     duration_ms = (time.perf_counter() - started) * 1000

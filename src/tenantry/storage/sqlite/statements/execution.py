@@ -78,7 +78,7 @@ def _execute(
         return None
     try:
         if fetch is Fetch.ROWCOUNT:
-            return _count_rows(cursor, changes, connection)
+            return count_rows(cursor, changes, connection)
         return cursor.fetchone() if fetch is Fetch.ONE else cursor.fetchall()
     except BaseException:
         # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
@@ -94,7 +94,7 @@ def _is_schema_damaged(connection: sqlite3.Connection) -> bool:
     return False
 
 
-def _count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
+def count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
     """Return how many rows a statement inserted, updated or deleted itself, without its triggers and foreign keys.
 
     Python only counts for statements that begin with INSERT, UPDATE, DELETE or REPLACE and return no rows.

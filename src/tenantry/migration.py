@@ -1,0 +1,193 @@
+"""Migrations: the numbered files of a schema pack, in SQL or in Python.
+
+The files for one back end are in one directory and share one sequence of numbers. A step in SQL is a file of statements. A step in
+Python is a file with one function::
+
+    def migrate(session: MigrationSession) -> None:
+        for note_id, body in session.fetch_all("SELECT id, body FROM notes"):
+            session.execute("UPDATE notes SET words = ? WHERE id = ?", (len(body.split()), note_id))
+"""
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from types import ModuleType
+from typing import Any, Final, Protocol, TypeAlias
+
+from tenantry.errors import MigrationError
+
+_FILE_NAME: Final = re.compile(r"(?P<version>[0-9]{4})_(?P<name>[a-z0-9_]+)\.(?P<language>sql|py)")
+_FUNCTION: Final = "migrate"
+
+
+class MigrationSession(Protocol):
+    """Runs the statements of a migration in Python, inside the migration's transaction.
+
+    The statements may do what a migration in SQL may do: they may not end the transaction, set a pragma of the connection, or attach
+    a database. A statement that fails fails the migration, also if the function catches the error. The session ends with the function.
+    """
+
+    def execute(self, sql: str, parameters: Sequence[object] = (), /) -> int:
+        """Run one statement that returns no rows, and return how many rows it inserted, updated or deleted."""
+        ...
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[object]], /) -> int:
+        """Run one INSERT, UPDATE or DELETE with the parameters of each row, and return how many rows it changed in all."""
+        ...
+
+    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> tuple[Any, ...] | None:
+        """Run one statement and return its first row; None if it has no rows."""
+        ...
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+        """Run one statement and return all of its rows. They are in memory together: read a large table in parts."""
+        ...
+
+
+MigrationFunction: TypeAlias = Callable[[MigrationSession], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered step of a schema.
+
+    Attributes:
+        schema: The pack's name.
+        version: Its number; the first is 1 and there are no gaps.
+        name: The part of the file's name after the number.
+        sql: One or more statements, without transaction control; empty for a step in Python.
+        checksum: SHA-256 of the file's bytes, in hexadecimal.
+        function: The function of a step in Python; None for a step in SQL.
+    """
+
+    schema: str
+    version: int
+    name: str
+    sql: str
+    checksum: str
+    function: MigrationFunction | None = None
+
+    def __str__(self) -> str:
+        return f"{self.schema} {self.version:04d}_{self.name}"
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file."""
+        return f"{self.version:04d}_{self.name}.{'sql' if self.function is None else 'py'}"
+
+
+def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration, ...]:
+    """Read a pack's migrations for a back end, in order; a step in Python is imported.
+
+    Args:
+        schema: The pack's name.
+        package: The importable package that has the directory ``migrations/<backend>``.
+        backend: The back end.
+
+    Raises:
+        MigrationError: There are none, a file has another name than ``NNNN_name.sql`` or ``NNNN_name.py``, a number is missing or
+            there twice, or a file in Python cannot be imported or has no function ``migrate``.
+    """
+    try:
+        directory = resources.files(package) / "migrations" / backend
+        files = sorted((f for f in directory.iterdir() if _is_migration(f.name)), key=lambda f: f.name)
+    except ModuleNotFoundError as error:
+        raise MigrationError(
+            f"the package {package!r} of schema {schema!r} cannot be imported: {error}", schema=schema
+        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MigrationError(
+            f"schema {schema!r} has no migrations for {backend}: expected {package}/migrations/{backend}/0001_….sql",
+            schema=schema,
+        ) from error
+    migrations = []
+    for expected, file in enumerate(files, start=1):
+        match = _parse_name(schema, file.name)
+        if int(match["version"]) != expected:
+            raise MigrationError(
+                f"schema {schema!r} for {backend}: expected migration {expected:04d}, found {schema} {file.name}: numbers start at "
+                "0001 and have no gaps, and files in SQL and in Python share them",
+                schema=schema,
+                version=expected,
+            )
+        module_name = f"{package}.migrations.{backend}.{file.name.removesuffix('.py')}"
+        migrations.append(_read(schema, match, file.read_bytes(), str(file), module_name))
+    if not migrations:
+        raise MigrationError(
+            f"schema {schema!r} has an empty directory of migrations for {backend}", schema=schema
+        )
+    return tuple(migrations)
+
+
+def _is_migration(file_name: str) -> bool:
+    return file_name.endswith((".sql", ".py")) and file_name != "__init__.py"
+
+
+def _parse_name(schema: str, file_name: str) -> re.Match[str]:
+    match = _FILE_NAME.fullmatch(file_name)
+    if match is None:
+        raise MigrationError(
+            f"schema {schema!r}: {file_name!r} is not a migration's name: use NNNN_name.sql or NNNN_name.py",
+            schema=schema,
+        )
+    return match
+
+
+def _read(schema: str, match: re.Match[str], content: bytes, path: str, module_name: str) -> Migration:
+    version = int(match["version"])
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MigrationError(
+            f"schema {schema!r}: {match[0]} is not UTF-8: {error}", schema=schema, version=version
+        ) from error
+    is_sql = match["language"] == "sql"
+    return Migration(
+        schema=schema,
+        version=version,
+        name=match["name"],
+        sql=text if is_sql else "",
+        checksum=hashlib.sha256(content).hexdigest(),
+        function=None if is_sql else _load_function(schema, version, content, path, module_name),
+    )
+
+
+def _load_function(
+    schema: str, version: int, content: bytes, path: str, module_name: str
+) -> MigrationFunction:
+    """Run a migration's file as a module and return its function.
+
+    The bytes of the checksum are run, not those that an import would find, which may be an older file's in ``__pycache__``. The module
+    has the name that an import would give it, so that Python has it only once.
+    """
+
+    def refusal(why: str) -> MigrationError:
+        del sys.modules[module_name]
+        return MigrationError(
+            f"schema {schema!r}: the migration {path} {why}", schema=schema, version=version
+        )
+
+    module = ModuleType(module_name)
+    module.__file__ = path
+    module.__package__ = module_name.rpartition(".")[0]
+    sys.modules[module_name] = module  # before it runs, as an import does: dataclasses look for it there
+    try:
+        exec(compile(content, path, "exec"), module.__dict__)  # noqa: S102  # the pack's own code
+    except Exception as error:
+        raise refusal(f"cannot be imported: {type(error).__name__}: {error}") from error
+    function = getattr(module, _FUNCTION, None)
+    if not callable(function):
+        raise refusal("has no function: define def migrate(session: MigrationSession) -> None")
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
+        raise refusal(
+            "has a function that does not run when it is called: make it a plain def, without async and yield"
+        )
+    return function  # type: ignore[no-any-return]  # a module's attribute

@@ -1,0 +1,163 @@
+"""Runs the function of a migration in Python inside the transaction that also records its number."""
+
+import sqlite3
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final, TypeVar
+
+from tenantry.errors import TenantryError
+from tenantry.migration import Migration, MigrationFunction
+from tenantry.storage.sqlite.connections.pace import PROCESS
+from tenantry.storage.sqlite.migrations.migration_script import BrokenScriptError, run_step
+from tenantry.storage.sqlite.statements.execution import count_rows
+from tenantry.storage.sqlite.statements.placeholders import find_numbered
+from tenantry.threads import is_cancelled
+
+T = TypeVar("T")
+
+_CAUSES_MAX: Final = 8
+_find_numbered = lru_cache(maxsize=128)(find_numbered)
+
+
+class _CancelledStepError(sqlite3.OperationalError):
+    """The caller was cancelled between two statements of the function; SQLite can only interrupt a statement."""
+
+    sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
+    sqlite_errorname = "SQLITE_INTERRUPT"
+
+
+class SQLiteMigrationSession:
+    """See `MigrationSession`.
+
+    A failed statement may have ended the transaction, for example on a full disk, so nothing may run after it.
+
+    Args:
+        connection: The database, in the migration's transaction.
+
+    Attributes:
+        failure: The error of the statement that failed; None as long as none has.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_over = False
+        self.failure: BaseException | None = None
+
+    def execute(self, sql: str, parameters: Sequence[object] = (), /) -> int:
+        """Run one statement that returns no rows; see `MigrationSession.execute`."""
+        return self._run(partial(self._execute, sql, parameters))
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[object]], /) -> int:
+        """Run one statement for each row; see `MigrationSession.execute_many`."""
+        return self._run(partial(self._execute_many, sql, rows))
+
+    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> tuple[Any, ...] | None:
+        """Return the first row; see `MigrationSession.fetch_one`."""
+        return self._run(partial(self._fetch_one, sql, parameters))
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+        """Return all rows; see `MigrationSession.fetch_all`."""
+        return self._run(lambda: self._cursor(sql, parameters).fetchall())
+
+    def end(self) -> None:
+        """Refuse statements from now on."""
+        self._is_over = True
+
+    def _run(self, work: Callable[[], T]) -> T:
+        if self._is_over:
+            raise RuntimeError("the migration has ended, and its session with it")
+        if self.failure is not None:
+            raise self.failure
+        PROCESS.give_way()
+        try:
+            _check_cancelled()
+            return work()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _cursor(self, sql: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+        numbered = _find_numbered(sql)
+        if numbered is None:
+            return self._connection.execute(sql, parameters)
+        return self._connection.execute(numbered.sql, numbered.names(parameters))
+
+    def _execute(self, sql: str, parameters: Sequence[object]) -> int:
+        changes = self._connection.total_changes
+        cursor = self._cursor(sql, parameters)
+        if cursor.description is not None:
+            cursor.close()
+            raise BrokenScriptError(
+                "its function calls execute() with a statement that returns rows: use fetch_one() or fetch_all()",
+                code="SQLITE_ROW",
+            )
+        return count_rows(cursor, changes, self._connection)
+
+    def _execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        numbered = _find_numbered(sql)
+        if numbered is None:
+            return self._connection.executemany(sql, rows).rowcount
+        return self._connection.executemany(numbered.sql, map(numbered.names, rows)).rowcount
+
+    def _fetch_one(self, sql: str, parameters: Sequence[object]) -> tuple[Any, ...] | None:
+        cursor = self._cursor(sql, parameters)
+        try:
+            row: tuple[Any, ...] | None = cursor.fetchone()
+        finally:
+            cursor.close()  # a statement in progress would keep COMMIT from working
+        return row
+
+
+def run_function(function: MigrationFunction, connection: sqlite3.Connection) -> None:
+    """Run a migration's function like a migration's script; see `run_step`.
+
+    Raises:
+        sqlite3.Error: A statement failed, also if the function caught the error.
+        BrokenScriptError: A statement is not allowed, or the function raised another error.
+    """
+    session = SQLiteMigrationSession(connection)
+    try:
+        run_step(lambda: _call(function, session), connection)
+    finally:
+        session.end()
+
+
+def _check_cancelled() -> None:
+    if is_cancelled():
+        raise _CancelledStepError("interrupted")
+
+
+def failed_line(migration: Migration, error: BaseException) -> int | None:
+    """Return the line of the migration's file at which its function raised the error; None if the error is not the function's."""
+    if migration.function is None:
+        return None
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if cause is None:
+            break
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if frame.filename.endswith(f"/{migration.file_name}"):
+                return frame.lineno
+        cause = cause.__cause__
+    return None
+
+
+def _call(function: MigrationFunction, session: SQLiteMigrationSession) -> None:
+    raised: BaseException | None = None
+    try:
+        function(session)
+    except Exception as error:  # noqa: BLE001  # raised below
+        raised = error
+    raised = session.failure or raised
+    if raised is None:
+        return
+    if isinstance(raised, (sqlite3.Error, sqlite3.Warning, MemoryError, BrokenScriptError)):
+        raise raised
+    # The text of an error that is not tenantry's may quote a row.
+    reason = (
+        str(raised) if isinstance(raised, TenantryError) else "raise MigrationError to give a reason here"
+    )
+    raise BrokenScriptError(
+        f"its function raised {type(raised).__name__}: {reason}", code=type(raised).__name__
+    ) from raised
