@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 
 from tenantry.errors import PersistenceConnectionError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _work = threading.local()
@@ -32,8 +34,8 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from error
 
 
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run `work` on a thread of its own and return its result.
+async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` with these arguments on a thread of its own, and return its result.
 
     Use it for blocking work that does not use a database connection. The thread pools of anyio and asyncio are not used, because
     their threads would still run after the registry was closed.
@@ -45,7 +47,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
     def run() -> T:
         _work.cancelled = cancelled
-        return work()
+        return work(*args, **kwargs)
 
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry")
     result = asyncio.get_running_loop().run_in_executor(executor, run)
@@ -75,6 +77,16 @@ def cancelled_by(event: threading.Event) -> Iterator[None]:
         yield
     finally:
         _work.cancelled = None
+
+
+def in_thread(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a coroutine function that runs `work` with `run_in_thread`."""
+
+    @wraps(work)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await run_in_thread(work, *args, **kwargs)
+
+    return run
 
 
 def is_cancelled() -> bool:

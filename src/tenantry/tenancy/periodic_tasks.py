@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -127,7 +126,7 @@ class PeriodicTasks:
     async def _do_chores(self) -> None:
         """Finish what crashed processes began, purge expired tenants, and delete old fleet jobs."""
         try:
-            self.disk = await run_in_thread(partial(measure_disk, self._config))
+            self.disk = await run_in_thread(measure_disk, self._config)
             await self._runner.reconcile(by="tenantry")
             await self._expired.purge(PURGES_MAX, by="tenantry")
             await self._fleet.delete_expired()

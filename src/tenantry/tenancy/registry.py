@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -250,8 +249,8 @@ class TenantRegistry(OperatorAPI):
         parts = self._parts
         await parts.backend.open()
         try:
-            await run_in_thread(partial(prepare_data_directory, parts.config))
-            await run_in_thread(partial(lock_for_registry, parts.directory_lock))
+            await run_in_thread(prepare_data_directory, parts.config)
+            await run_in_thread(lock_for_registry, parts.directory_lock)
             await run_in_thread(parts.record_location)
             await parts.scratch.sweep()
             await parts.catalog.open()

@@ -239,7 +239,7 @@ async def _receive(request: Request, path: Path) -> None:
 
 
 async def _check_room(directory: Path, size_bytes: int) -> None:
-    room = await run_in_thread(partial(room_bytes, directory))
+    room = await run_in_thread(room_bytes, directory)
     if room <= size_bytes:
         raise StorageFullError(
             f"not enough disk space for the bundle: {room:,} bytes can be stored without taking space from writers; free some, then "

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,7 +111,7 @@ class Probes:
 
     async def _look_at_disk(self) -> str | None:
         try:
-            return await run_in_thread(partial(_disk, self._registry.config.data_dir))
+            return await run_in_thread(_disk, self._registry.config.data_dir)
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, "OSError")
 

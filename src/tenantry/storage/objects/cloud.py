@@ -7,7 +7,6 @@ An interrupted upload leaves invisible parts in the bucket. A lifecycle rule of 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -105,7 +104,7 @@ class ObstoreStorage(ObjectStorage):
                 await run_in_thread(draft.open)
                 for start in range(0, found["size"], PART_BYTES):
                     part = await self._part(found, start)
-                    await run_in_thread(partial(draft.write, part))
+                    await run_in_thread(draft.write, part)
                 await run_in_thread(draft.publish)
         finally:
             with anyio.CancelScope(shield=True):

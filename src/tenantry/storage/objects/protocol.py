@@ -6,7 +6,6 @@ import re
 import shutil
 import stat
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -156,31 +155,31 @@ class LocalStorage(ObjectStorage):
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`. A cancelled caller waits until the copy ends."""
-        await run_in_thread(partial(self._put, check_key(key), path))
+        await run_in_thread(self._put, check_key(key), path)
 
     async def put_bytes(self, key: str, content: bytes) -> None:
         """See `ObjectStorage.put_bytes`."""
-        await run_in_thread(partial(self._put_bytes, check_key(key), content))
+        await run_in_thread(self._put_bytes, check_key(key), content)
 
     async def get(self, key: str, path: Path) -> None:
         """See `ObjectStorage.get`. A cancelled caller waits until the copy ends."""
-        await run_in_thread(partial(self._get, check_key(key), path))
+        await run_in_thread(self._get, check_key(key), path)
 
     async def get_bytes(self, key: str, *, bytes_max: int) -> bytes:
         """See `ObjectStorage.get_bytes`."""
-        return await run_in_thread(partial(self._get_bytes, check_key(key), bytes_max))
+        return await run_in_thread(self._get_bytes, check_key(key), bytes_max)
 
     async def list(self, prefix: str) -> Sequence[StoredObject]:
         """See `ObjectStorage.list`."""
-        return await run_in_thread(partial(self._list, check_prefix(prefix), prefix))
+        return await run_in_thread(self._list, check_prefix(prefix), prefix)
 
     async def delete(self, key: str) -> None:
         """See `ObjectStorage.delete`. It also removes what a crash left of the object."""
-        await run_in_thread(partial(self._delete, check_key(key)))
+        await run_in_thread(self._delete, check_key(key))
 
     async def remove_leftovers(self, prefix: str) -> None:
         """See `ObjectStorage.remove_leftovers`."""
-        await run_in_thread(partial(self._remove_leftovers, check_prefix(prefix), prefix))
+        await run_in_thread(self._remove_leftovers, check_prefix(prefix), prefix)
 
     def _put(self, key: str, path: Path) -> None:
         with storage_errors(f"store {path} as {key}"), path.open("rb") as source, self._draft(key) as draft:

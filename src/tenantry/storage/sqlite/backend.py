@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -82,10 +81,10 @@ class SQLiteBackend:
     async def open(self) -> None:
         """Check the packs and the files, remove the locks of processes that died, and keep the threads; see `Backend.open`."""
         check_open_files(self._config)
-        await run_in_thread(partial(check_objects, self._schemas))
-        await run_in_thread(partial(prepare_data_files, self._config.data_dir))
+        await run_in_thread(check_objects, self._schemas)
+        await run_in_thread(prepare_data_files, self._config.data_dir)
         try:
-            await run_in_thread(partial(remove_abandoned, self._locks_directory))
+            await run_in_thread(remove_abandoned, self._locks_directory)
         except OSError as error:
             self._log.warning(LOCKS_NOT_SWEPT, error=str(error))
         if not self._is_open:
@@ -179,11 +178,11 @@ class SQLiteBackend:
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
         """Read the file as one that does not change; see `Backend.closed_versions`."""
-        return await run_in_thread(partial(integrity.read_closed_versions, self._paths(place).database))
+        return await run_in_thread(integrity.read_closed_versions, self._paths(place).database)
 
     async def size_bytes(self, place: Place) -> int:
         """Return the size of the file with its write-ahead log."""
-        return await run_in_thread(partial(_size_bytes, self._paths(place).database))
+        return await run_in_thread(_size_bytes, self._paths(place).database)
 
     def may_be_transient(self, error: BaseException) -> bool:
         """Return whether SQLite, which says damage where a read fails, may have met a read that failed once."""
@@ -195,9 +194,9 @@ class SQLiteBackend:
         It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
         that copies may take.
         """
-        seconds_max = await run_in_thread(partial(check_seconds_max, path, self._limits.prepare_seconds_min))
+        seconds_max = await run_in_thread(check_seconds_max, path, self._limits.prepare_seconds_min)
         limits = await run_in_thread(
-            partial(_limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max)
+            _limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max
         )
         store = self._store(path, root=path.parent, limits=limits, log=self._log)
         await store.connect()
@@ -212,14 +211,14 @@ class SQLiteBackend:
         finally:
             await store.disconnect()
         # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
-        await run_in_thread(partial(maintenance.checkpoint, path))
+        await run_in_thread(maintenance.checkpoint, path)
         if report.applied:
-            await run_in_thread(partial(integrity.check_closed, path))
+            await run_in_thread(integrity.check_closed, path)
         return report.versions
 
     async def adopt(self, place: Place, path: Path) -> None:
         """Move a ready file to where the tenant's is; see `Backend.adopt`."""
-        await run_in_thread(partial(self._adopt, self._paths(place).database, path))
+        await run_in_thread(self._adopt, self._paths(place).database, path)
 
     def points(self, place: Place) -> RestorePoints:
         """Return the files that restores replaced."""

@@ -304,7 +304,7 @@ class SQLiteStore:
         with self._mapped_errors():
             # The writer must be open: then there is a write-ahead log, which allows to read while others write.
             await self._connections.ensure_writer()
-        copy = asyncio.ensure_future(run_in_thread(partial(self._copy, path)))
+        copy = asyncio.ensure_future(run_in_thread(self._copy, path))
         self._copies.add(copy)
         copy.add_done_callback(self._copies.discard)
         with self._mapped_errors():

@@ -93,7 +93,7 @@ class StorageOwner:
                 return
             mark = await self.look()
             if mark is None:
-                await self._mark(await run_in_thread(partial(make_identity, self._data_dir)))
+                await self._mark(await run_in_thread(make_identity, self._data_dir))
                 mark = await self.look()  # another directory may have done the same at this moment
             await self._compare(mark)
             self._checked_at_seconds = self._clock.monotonic_seconds()
@@ -158,7 +158,7 @@ class StorageOwner:
 
     async def is_inside(self) -> bool:
         """Return whether the storage is inside the data directory: then it needs no mark."""
-        return await run_in_thread(partial(_is_inside, self._storage, self._data_dir))
+        return await run_in_thread(_is_inside, self._storage, self._data_dir)
 
     async def is_own(self, mark: StorageMark) -> bool:
         """Return whether a mark names this directory as the owner.
@@ -166,7 +166,7 @@ class StorageOwner:
         Raises:
             SnapshotError: The directory's identity cannot be read.
         """
-        identity = await run_in_thread(partial(read_identity, self._data_dir))
+        identity = await run_in_thread(read_identity, self._data_dir)
         return identity is not None and identity.is_same(mark.directory)
 
     async def _compare(self, mark: StorageMark | None) -> None:

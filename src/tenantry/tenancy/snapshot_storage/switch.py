@@ -3,8 +3,6 @@
 For a copy of a data directory, whose snapshots belong to the original, and for a change of the storage without moving snapshots.
 """
 
-from functools import partial
-
 from tenantry.clock import SystemClock
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, SnapshotError
@@ -46,7 +44,7 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
 
 async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
     data_dir, clock = config.data_dir, SystemClock()
-    before = await run_in_thread(partial(recorded_location, data_dir)) or str(default_location(data_dir))
+    before = await run_in_thread(recorded_location, data_dir) or str(default_location(data_dir))
     owner = StorageOwner(storage, data_dir, clock)
     if not await owner.is_inside() and await owner.look() is None and await storage.list(""):
         raise SnapshotError(
@@ -58,7 +56,7 @@ async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
     await catalog.open()
     try:
-        await run_in_thread(partial(change_location, data_dir, storage.location))
+        await run_in_thread(change_location, data_dir, storage.location)
         detail = {"location": storage.location, "before": before}
         await catalog.write(
             audit.append(

@@ -1,6 +1,5 @@
 """Export a tenant: write a bundle of its present state. It changes nothing, so a crash leaves nothing to finish."""
 
-from functools import partial
 from pathlib import Path
 
 from tenantry.errors import SnapshotError
@@ -43,5 +42,5 @@ class Export:
         await artifacts.leave_one_file(database)
         sha256 = await artifacts.digest(database)
         manifest = manifest_of(tenant, report, now, "export", database_sha256=sha256)
-        await run_in_thread(partial(write_bundle, path, database, manifest))
+        await run_in_thread(write_bundle, path, database, manifest)
         return manifest

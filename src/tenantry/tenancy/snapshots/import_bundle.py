@@ -1,7 +1,6 @@
 """Import a bundle: create a tenant with the database in it. The steps are those of `new_from_copy`."""
 
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
 from tenantry.errors import SnapshotError
@@ -44,9 +43,9 @@ class ImportBundle:
         new = await self._new.new_record(operation, operation.tenant_id)
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
-                manifest, database = await run_in_thread(partial(_unpack, path, directory))
+                manifest, database = await run_in_thread(_unpack, path, directory)
                 # Before any other statement: a definition in the schema of a foreign database would run as code.
-                await artifacts.check_schema(database, self._tools.schemas, accepted_tables)
+                await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
                 await check_contents(manifest, database)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
                 await self._new.prepare(new, database)

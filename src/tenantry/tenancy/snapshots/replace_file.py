@@ -37,7 +37,7 @@ class ReplaceFile:
             with operation.preparing(), named(database, str(path)):
                 await artifacts.copy_file(path, database)
                 # Before any other statement: a definition in the file's schema would run as code.
-                await artifacts.check_schema(database, self._tools.schemas, accepted_tables)
+                await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
                 report = await artifacts.check(database, is_thorough=True)
                 # Before the next check, so that the audit says which file was refused.
                 operation.detail["sha256"] = await artifacts.digest(database)

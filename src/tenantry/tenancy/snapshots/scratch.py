@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +65,7 @@ class Scratch:
         try:
             yield directory
         finally:
-            await run_in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
+            await run_in_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Release the lock without removing anything: the next registry that opens empties the directory."""

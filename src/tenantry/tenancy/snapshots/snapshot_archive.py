@@ -9,7 +9,6 @@ compressed object and of the database in it, that the database is sound, and tha
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -126,11 +125,11 @@ class SnapshotArchive:
         """
         await self._owner.check()
         compressed = path.with_name(f"{path.name}.gz")
-        fits = partial(check_copy_fits, path.parent, size_bytes=manifest.database_bytes)
-        await run_in_thread(partial(fits, manifest.stored_bytes + manifest.database_bytes))
+        size_bytes = manifest.database_bytes
+        await run_in_thread(check_copy_fits, path.parent, manifest.stored_bytes + size_bytes, size_bytes)
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
-            await run_in_thread(partial(_unpack, manifest, compressed, path))
+            await run_in_thread(_unpack, manifest, compressed, path)
             report = await check_contents(manifest, path)
         finally:
             compressed.unlink(missing_ok=True)

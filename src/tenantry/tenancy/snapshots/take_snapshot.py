@@ -3,7 +3,6 @@
 A crash leaves nothing to finish: an object without a manifest is not a snapshot, and the retention deletes it a day later.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +56,7 @@ class TakeSnapshot:
         now = self._tools.operations.context.clock.now()
         database = directory / "tenant.db"
         report = await self._tools.copies.copy(tenant, database)
-        stored = await run_in_thread(partial(compress, database, directory / "tenant.db.gz"))
+        stored = await run_in_thread(compress, database, directory / "tenant.db.gz")
         manifest = manifest_of(
             tenant,
             report,

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,44 +39,42 @@ class SQLiteClosedDatabase:
 
     async def check(self, *, is_thorough: bool) -> None:
         """Check for damage; see `ClosedDatabase.check`."""
-        await run_in_thread(partial(integrity.check_closed, self._paths.database, is_thorough=is_thorough))
+        await run_in_thread(integrity.check_closed, self._paths.database, is_thorough=is_thorough)
 
     async def is_damaged(self) -> bool:
         """Read the files again, byte by byte, and check them; see `ClosedDatabase.is_damaged`."""
-        return await run_in_thread(partial(second_look.is_damaged, self._paths.database))
+        return await run_in_thread(second_look.is_damaged, self._paths.database)
 
     async def compact(self) -> None:
         """Rebuild the file; see `ClosedDatabase.compact`."""
-        await run_in_thread(partial(log_note.check_fits, self._paths.lock, self._paths.database))
-        await run_in_thread(partial(maintenance.compact, self._paths.database))
+        await run_in_thread(log_note.check_fits, self._paths.lock, self._paths.database)
+        await run_in_thread(maintenance.compact, self._paths.database)
 
     async def check_repairable(self) -> None:
         """Compare the write-ahead log with the file; see `ClosedDatabase.check_repairable`."""
         await run_in_thread(
-            partial(
-                log_note.check_fits,
-                self._paths.lock,
-                self._paths.database,
-                changed_seconds_max=self._limits.changed_seconds_max,
-            )
+            log_note.check_fits,
+            self._paths.lock,
+            self._paths.database,
+            changed_seconds_max=self._limits.changed_seconds_max,
         )
 
     async def repair(self) -> None:
         """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
         busy_seconds = self._limits.repair_busy_seconds
-        await run_in_thread(partial(maintenance.repair, self._paths.database, busy_seconds=busy_seconds))
+        await run_in_thread(maintenance.repair, self._paths.database, busy_seconds=busy_seconds)
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
         """Keep the file under a second name; see `ClosedDatabase.keep`."""
-        await run_in_thread(partial(replacement.keep, self._paths, point, is_merged=not is_as_found))
+        await run_in_thread(replacement.keep, self._paths, point, is_merged=not is_as_found)
 
     async def exchange(self, point: str) -> None:
         """Rename the staged file; see `ClosedDatabase.exchange`."""
-        await run_in_thread(partial(replacement.exchange, self._paths, point))
+        await run_in_thread(replacement.exchange, self._paths, point)
 
     async def remove(self) -> None:
         """Remove the tenant's directory; see `ClosedDatabase.remove`."""
-        await run_in_thread(partial(_remove_directory, self._paths.directory))
+        await run_in_thread(_remove_directory, self._paths.directory)
 
     def _exists(self) -> bool:
         if not self._paths.database.exists():
@@ -112,7 +109,7 @@ async def closed_database(
         PersistenceConnectionError: The lock file cannot be opened.
         DataDirectoryError: The path of the files contains a link.
     """
-    await run_in_thread(partial(check_own_path, data_dir, paths.database))
+    await run_in_thread(check_own_path, data_dir, paths.database)
     if not await run_in_thread(paths.directory.exists):
         yield SQLiteClosedDatabase(paths, limits)
         return

@@ -25,7 +25,7 @@ class SQLiteRestorePoints:
 
     async def names(self) -> Sequence[str]:
         """Return the names, oldest first."""
-        return await run_in_thread(partial(replacement.list_points, self._paths))
+        return await run_in_thread(replacement.list_points, self._paths)
 
     async def exists(self, point: str) -> bool:
         """Return whether the kept file exists."""
@@ -34,13 +34,13 @@ class SQLiteRestorePoints:
     async def copy_to(self, point: str, path: Path) -> None:
         """Copy the kept file with its log, and check the copy; see `RestorePoints.copy_to`."""
         kept = replacement.kept_database(self._paths, point)
-        await run_in_thread(partial(replacement.copy_kept, kept, path))
+        await run_in_thread(replacement.copy_kept, kept, path)
 
     async def remove(self, point: str) -> None:
         """Remove the kept file; see `RestorePoints.remove`."""
         directory = replacement.kept_database(self._paths, point).parent
         try:
-            await run_in_thread(partial(remove_tree, directory))
+            await run_in_thread(remove_tree, directory)
         except OSError as error:
             raise SnapshotError(f"cannot remove {directory}: {error}") from error
 
@@ -51,12 +51,12 @@ class SQLiteRestorePoints:
 
     async def stage(self, point: str, path: Path) -> None:
         """Move a prepared file into the tenant's directory; see `RestorePoints.stage`."""
-        await run_in_thread(partial(replacement.place, path, self._paths, point, self._data_dir))
+        await run_in_thread(replacement.place, path, self._paths, point, self._data_dir)
 
     async def unstage(self, point: str) -> bool:
         """Remove the staged file; see `RestorePoints.unstage`."""
-        return await run_in_thread(partial(replacement.give_up, self._paths, point))
+        return await run_in_thread(replacement.give_up, self._paths, point)
 
     async def has_begun(self, point: str) -> bool:
         """Return whether the staged file, or the directory of a kept file, exists."""
-        return await run_in_thread(partial(replacement.has_begun, self._paths, point))
+        return await run_in_thread(replacement.has_begun, self._paths, point)
