@@ -3,7 +3,9 @@
 Import it by name (``tests`` is on pytest's path): ``from damage import damaged``.
 """
 
+import gzip
 import random
+import zlib
 from collections.abc import Iterator
 
 _SAMPLES = 40
@@ -27,3 +29,11 @@ def damaged(content: bytes, seed: int = 1) -> Iterator[bytes]:
 
 def _flipped(content: bytes, at: int, bit: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+
+def gunzipped(content: bytes) -> bytes | None:
+    """Return what a gzip file contains, or None if it cannot be decompressed."""
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error):
+        return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from damage import gunzipped
 from tenantry import RegistryConfig, Schema, TenantRegistry, TenantState
 from tenantry.company import COMPANY
 from tenantry.errors import (
@@ -132,7 +133,7 @@ class TestBundle:
         assert (tmp_path / "acme.tar.gz").read_bytes() == b"precious"
 
     async def test_any_flipped_byte(self, registry: TenantRegistry, data_dir: Path, tmp_path: Path):
-        """It is found before anything is created."""
+        """It is found before anything is created, if it is in a byte that the content depends on."""
         await make_acme(registry)
         bundle = tmp_path / "acme.tar.gz"
         await registry.export("acme", bundle)
@@ -140,6 +141,8 @@ class TestBundle:
         for place in [*range(0, len(sound), max(1, len(sound) // 60)), len(sound) - 1]:
             spoiled = bytearray(sound)
             spoiled[place] ^= 1 << (place % 8)
+            if gunzipped(spoiled) == gunzipped(sound):
+                continue  # the padding of gzip's last block
             bundle.write_bytes(spoiled)
             with pytest.raises(SnapshotCorruptError):
                 await registry.import_bundle("globex", bundle)
