@@ -9,8 +9,8 @@ import pytest
 import structlog
 from structlog.testing import LogCapture, capture_logs
 
-from stores import AnyRepository, open_store, rows, run
-from tenantry import TenantRegistry
+from stores import open_store, rows, run
+from tenantry import Repository, TenantRegistry
 from tenantry.errors import ConstraintViolationError, DuplicateRecordError, QueryError
 from tenantry.eventlog import EventLog
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
@@ -60,16 +60,20 @@ def capture_filtered() -> LogCapture:
 async def test_any_key_can_name_a_record(tmp_path: Path, configure: Callable[[], LogCapture], key: str):
     """A write that is committed returns, and one that fails raises the database's error, whatever its context is called."""
     async with open_store(SQLiteOptions(path=tmp_path / "a.db"), TABLE) as store:
-        repository = AnyRepository(StoreSession(store, EventLog(tenant_id="acme")))
+        repository = Repository(StoreSession(store, EventLog(tenant_id="acme")))
         capture = configure()
         context: dict[str, Any] = {key: "login"}
-        assert await repository.write(INSERT, **context) == [None]
+        assert await repository.write(INSERT, done="any.written", failed="any.write_failed", **context) == [
+            None
+        ]
         with pytest.raises(DuplicateRecordError) as duplicate:
-            await repository.write(INSERT, **context)
+            await repository.write(INSERT, failed="any.write_failed", **context)
         with pytest.raises(ConstraintViolationError):
-            await repository.write(run("INSERT INTO t VALUES (2, NULL)"), **context)
+            await repository.write(
+                run("INSERT INTO t VALUES (2, NULL)"), failed="any.write_failed", **context
+            )
         with pytest.raises(QueryError):
-            await repository.read(rows("SELECT * FROM nowhere"), **context)
+            await repository.read(rows("SELECT * FROM nowhere"), failed="any.read_failed", **context)
         assert await repository.read(rows("SELECT * FROM t"), **context) == [(1, 1)]
     assert duplicate.value.record_id == "login"
     events = [entry for entry in capture.entries if entry["event"].startswith("any.")]
@@ -91,7 +95,11 @@ async def test_a_key_does_not_hide_the_tenant(registry: TenantRegistry):
     """An event of a tenant's call says which tenant it was, also where the record is named by a tenant's id."""
     await registry.create("acme")
     with capture_logs() as logs:
-        await registry.tenant("acme").repository(AnyRepository).write(run(TABLE), tenant_id="someone-else")
+        await (
+            registry.tenant("acme")
+            .repository(Repository)
+            .write(run(TABLE), done="any.written", tenant_id="someone-else")
+        )
     [written] = [entry for entry in logs if entry["event"] == "any.written"]
     assert (written["tenant_id"], written["tenant_id_"]) == ("acme", "someone-else")
 

@@ -21,9 +21,9 @@ TENANT = "acme"
 
 
 class _DurabilityRepository(Repository):
-    async def read(self) -> Durability:
+    async def durability(self) -> Durability:
         statement = Statement("benchmarks.durability", DURABILITY_SQL, fetch=Fetch.ONE)
-        return Durability(*await self._read(statement, failed="benchmarks.durability_failed"))
+        return Durability(*await self.read(statement))
 
 
 class TenantryStore:
@@ -44,7 +44,7 @@ class TenantryStore:
     async def durability(self) -> Durability:
         """See `CompanyStore.durability`; what a transaction reads, it reads on the writer's connection."""
         async with self.tenant.transaction() as tx:
-            return await tx.repository(_DurabilityRepository).read()
+            return await tx.repository(_DurabilityRepository).durability()
 
     def stored_messages(self) -> int:
         """See `CompanyStore.stored_messages`."""
@@ -69,7 +69,7 @@ class TenantryFleet:
     async def durability(self, tenant: str) -> Durability:
         """See `FleetStore.durability`."""
         async with self._tenant(tenant).transaction() as tx:
-            return await tx.repository(_DurabilityRepository).read()
+            return await tx.repository(_DurabilityRepository).durability()
 
 
 @asynccontextmanager

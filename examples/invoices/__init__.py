@@ -30,7 +30,7 @@ class InvoiceRepository(Repository):
         """
         sql = "INSERT INTO invoices (number, customer, issued_on, total) VALUES (?, ?, ?, ?)"
         row = (invoice.number, invoice.customer, invoice.issued_on.isoformat(), str(invoice.total))
-        await self._write(
+        await self.write(
             Statement("invoices.save", sql, row),
             done="invoices.saved",
             failed="invoices.save_failed",
@@ -40,7 +40,7 @@ class InvoiceRepository(Repository):
     async def of_customer(self, customer: str) -> tuple[Invoice, ...]:
         """Return a customer's invoices, the oldest first."""
         sql = "SELECT number, customer, issued_on, total FROM invoices WHERE customer = ? ORDER BY issued_on, number"
-        rows = await self._read(
+        rows = await self.read(
             Statement("invoices.of_customer", sql, (customer,), Fetch.ALL),
             failed="invoices.query_failed",
             customer=customer,

@@ -7,6 +7,7 @@ from tenantry.limits import TenantLimits
 from tenantry.migration import MigrationSession
 from tenantry.pages import Page
 from tenantry.repository import Repository
+from tenantry.row import Row
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Sql, Statement
 from tenantry.tenancy.fleet.job import (
@@ -33,6 +34,7 @@ __all__ = [
     "RegistryConfig",
     "RegistryStatistics",
     "Repository",
+    "Row",
     "Schema",
     "Sql",
     "Statement",

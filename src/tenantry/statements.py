@@ -7,30 +7,39 @@ which transaction.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, overload
+
+from typing_extensions import TypeVar
 
 from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
 
-Row: TypeAlias = tuple[Any, ...]
+TupleRow: TypeAlias = tuple[Any, ...]
 Result: TypeAlias = Any
 """None, a row count, a row or None, or a list of rows, depending on the statement's `Fetch`."""
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True, default=Any)
 
 
 class Fetch(Enum):
     """What a session returns for a statement.
 
     Attributes:
-        NONE: None.
+        NONE: None. A statement that returns rows, such as a SELECT, is refused with `QueryError`, and nothing of its unit is kept.
         ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without those of its triggers and foreign keys.
-        ONE: The first row; None if the result has no rows.
-        ALL: A list of all rows.
+        ONE: The first row, a tuple; None if the result has no rows.
+        ALL: A list of all rows, which are tuples.
+        NAMED_ONE: The first row, a `Row`; None if the result has no rows. A statement that cannot return rows is refused.
+        NAMED_ALL: A list of all rows, each a `Row`. A statement that cannot return rows is refused.
     """
 
     NONE = "none"
     ROWCOUNT = "rowcount"
     ONE = "one"
     ALL = "all"
+    NAMED_ONE = "named_one"
+    NAMED_ALL = "named_all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,29 @@ class Sql:
         return Sql({name: other + text for name, text in self.texts.items()})
 
 
-class Statement(NamedTuple):
-    """One SQL statement and the kind of its result.
+if TYPE_CHECKING:
+    from tenantry.row import Row
+
+    # For type checkers no tuple: mypy takes the type that `__new__` returns only from classes that are not tuples.
+    class _Fields:
+        name: str
+        sql: str | Sql
+        parameters: Sequence[object]
+        fetch: Fetch
+
+else:
+
+    class _Fields(NamedTuple):
+        name: str
+        sql: str | Sql
+        parameters: Sequence[object] = ()
+        fetch: Fetch = Fetch.NONE
+
+
+class Statement(_Fields, Generic[T_co]):
+    """One SQL statement and the kind of its result: ``Statement[int]`` for one whose result is a count.
+
+    Type checkers find the type of the result by `fetch`; a plain ``Statement`` is one with any result.
 
     Attributes:
         name: Its bounded name, such as ``messages.save``. Metrics have it as the label `operation`.
@@ -87,10 +117,64 @@ class Statement(NamedTuple):
         fetch: What the session returns for it.
     """
 
-    name: str
-    sql: str | Sql
-    parameters: Sequence[object] = ()
-    fetch: Fetch = Fetch.NONE
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # at run time a function in between would be a cost of each statement
+
+        @overload
+        def __new__(
+            cls,
+            name: str,
+            sql: str | Sql,
+            parameters: Sequence[object] = (),
+            fetch: Literal[Fetch.NONE] = ...,
+        ) -> "Statement[None]": ...
+
+        @overload
+        def __new__(
+            cls,
+            name: str,
+            sql: str | Sql,
+            parameters: Sequence[object] = (),
+            fetch: Literal[Fetch.ROWCOUNT] = ...,
+        ) -> "Statement[int]": ...
+
+        @overload
+        def __new__(
+            cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Literal[Fetch.ONE] = ...
+        ) -> "Statement[TupleRow | None]": ...
+
+        @overload
+        def __new__(
+            cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Literal[Fetch.ALL] = ...
+        ) -> "Statement[list[TupleRow]]": ...
+
+        @overload
+        def __new__(
+            cls,
+            name: str,
+            sql: str | Sql,
+            parameters: Sequence[object] = (),
+            fetch: Literal[Fetch.NAMED_ONE] = ...,
+        ) -> "Statement[Row | None]": ...
+
+        @overload
+        def __new__(
+            cls,
+            name: str,
+            sql: str | Sql,
+            parameters: Sequence[object] = (),
+            fetch: Literal[Fetch.NAMED_ALL] = ...,
+        ) -> "Statement[list[Row]]": ...
+
+        @overload
+        def __new__(
+            cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Fetch = ...
+        ) -> "Statement[Any]": ...
+
+        def __new__(  # noqa: D102  # type checkers want an implementation
+            cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Fetch = Fetch.NONE
+        ) -> "Statement[Any]": ...
 
     def text(self, dialect: str) -> str:
         """Return the statement's SQL for a dialect.
@@ -110,7 +194,7 @@ class ReadSession(Protocol):
         """The event log, bound to the tenant if there is one."""
         ...
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement and return its result.
 
         Cancellation leaves nothing behind.

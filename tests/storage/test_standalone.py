@@ -363,7 +363,7 @@ class TestFailedStatements:
             with monkeypatch.context() as patched:
                 patched.setattr("tenantry.storage.sqlite.statements.batch.roll_back", fail)
                 with pytest.raises(QueryError):
-                    await store.write([(run("SELECT 1"),)])
+                    await store.write([(rows("SELECT 1"),)])
             assert await store.write([(run("CREATE TABLE t (n)"),)]) == [[None]]
 
     async def test_malformed_row_is_named_and_the_rest_is_readable(self, path: Path):
@@ -458,7 +458,7 @@ class TestCancellation:
                 await asyncio.gather(committing, return_exceptions=True)
                 await transaction.rollback()
                 with pytest.raises(TransactionClosedError):
-                    await transaction.write((run("SELECT 1"),))
+                    await transaction.write((rows("SELECT 1"),))
             counts = await read_rows(store, "SELECT COUNT(*) FROM t GROUP BY n")
             assert set(counts) <= {(2,)}
 
@@ -470,10 +470,10 @@ async def test_loses_its_connection_under_a_transaction(path: Path):
     transaction = await store.begin()
     await store._connections.writer.aclose()
     with pytest.raises(TransactionClosedError, match="disconnected"):
-        await transaction.write((run("SELECT 1"),))
+        await transaction.write((rows("SELECT 1"),))
     await transaction.rollback()
     with pytest.raises(PersistenceConnectionError):
-        await store.write([(run("SELECT 1"),)])
+        await store.write([(rows("SELECT 1"),)])
     await store.disconnect()
 
 

@@ -21,11 +21,11 @@ from tenantry import Fetch, Repository, Statement
 class InvoiceRepository(Repository):
     async def add(self, number, amount):
         statement = Statement("invoices.add", "INSERT INTO invoices VALUES (?, ?)", (number, amount))
-        await self._write(statement, done="invoice.saved", failed="invoice.save_failed", number=number)
+        await self.write(statement, number=number)
 
     async def total(self):
         statement = Statement("invoices.total", "SELECT sum(amount) FROM invoices", (), Fetch.ONE)
-        return (await self._read(statement, failed="invoice.total_failed"))[0]
+        return (await self.read(statement))[0]
 """
 
 

@@ -16,9 +16,8 @@ import pytest
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
-from tenantry.repository import Repository
 from tenantry.schema import Schema
-from tenantry.statements import Fetch, Result, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
@@ -58,18 +57,6 @@ class StubbornConnection(sqlite3.Connection):
             self._has_refused = True
             raise sqlite3.OperationalError("disk I/O error")
         super().close()
-
-
-class AnyRepository(Repository):
-    """A user's repository that runs the statements that it is given."""
-
-    async def write(self, /, *statements: Statement, **context: object) -> list[Result]:
-        """Run them as one unit."""
-        return await self._write(*statements, done="any.written", failed="any.write_failed", **context)
-
-    async def read(self, statement: Statement, /, **context: object) -> Result:
-        """Run a reading statement."""
-        return await self._read(statement, failed="any.read_failed", **context)
 
 
 def make_store(
@@ -155,7 +142,7 @@ def rows(sql: str, *parameters: object) -> Statement:
     return Statement("test.rows", sql, parameters, Fetch.ALL)
 
 
-async def read_rows(store: SQLiteStore, sql: str) -> list[Row]:
+async def read_rows(store: SQLiteStore, sql: str) -> list[TupleRow]:
     """Return what a query finds through the store's readers."""
     (found,) = await store.read([rows(sql)])
     assert isinstance(found, list), found

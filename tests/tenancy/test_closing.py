@@ -10,7 +10,7 @@ from tenantry import RegistryConfig, Schema, TenantHandle, TenantRegistry
 from tenantry.company import COMPANY
 from tenantry.errors import RegistryClosedError, TransactionClosedError
 from tenantry.repository import Repository
-from tenantry.statements import Statement
+from tenantry.statements import Fetch, Statement
 from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenants import make_message, write_pack
 
@@ -20,19 +20,19 @@ ENDLESS = f"CREATE TABLE counted AS {COUNT_TO_A_BILLION}"
 class Endless(Repository):
     """Runs statements that do not end."""
 
-    async def write(self) -> None:
+    async def write_endlessly(self) -> None:
         """Write."""
-        await self._write(Statement("test.write", ENDLESS), done="test.done", failed="test.failed")
+        await self.write(Statement("test.write", ENDLESS))
 
-    async def read(self) -> None:
+    async def read_endlessly(self) -> None:
         """Read."""
-        await self._read(Statement("test.read", COUNT_TO_A_BILLION), failed="test.failed")
+        await self.read(Statement("test.read", COUNT_TO_A_BILLION, (), Fetch.ALL))
 
 
 async def transact(tenant: TenantHandle) -> None:
     """Write in a transaction."""
     async with tenant.transaction() as transaction:
-        await transaction.repository(Endless).write()
+        await transaction.repository(Endless).write_endlessly()
 
 
 async def look(tenant: TenantHandle) -> None:
@@ -41,8 +41,8 @@ async def look(tenant: TenantHandle) -> None:
 
 
 CALLS = {
-    "write": lambda tenant: tenant.repository(Endless).write(),
-    "read": lambda tenant: tenant.repository(Endless).read(),
+    "write": lambda tenant: tenant.repository(Endless).write_endlessly(),
+    "read": lambda tenant: tenant.repository(Endless).read_endlessly(),
     "transaction": transact,
     "migration": look,
 }

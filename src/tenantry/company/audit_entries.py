@@ -58,7 +58,7 @@ class SQLAuditRepository(RecordRepository[AuditEntry]):
             DuplicateRecordError: An entry with its id exists.
             QueryError: The entry was made without validation and cannot be stored.
         """
-        await self._write(
+        await self.write(
             *self._statements(
                 "audit_entries.save", _INSERT, _parameters, (entry,), failed=events.AUDIT_ENTRY_SAVE_FAILED
             ),

@@ -15,7 +15,7 @@ from tenantry.pages import Page
 from tenantry.statements import Sql
 
 if TYPE_CHECKING:
-    from tenantry.statements import Row
+    from tenantry.statements import TupleRow
 
 _COST_RECORD = RecordType(
     entity="cost_record",
@@ -59,7 +59,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         Raises:
             QueryError: The record was made without validation and cannot be stored.
         """
-        await self._write(
+        await self.write(
             *self._statements(
                 "cost_records.save", _INSERT, _parameters, (record,), failed=events.COST_RECORD_SAVE_FAILED
             ),
@@ -79,7 +79,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         self._check_count(records, failed=events.COST_RECORD_SAVE_FAILED)
         if not records:
             return
-        await self._write(
+        await self.write(
             *self._statements(
                 "cost_records.save_many", _INSERT, _parameters, records, failed=events.COST_RECORD_SAVE_FAILED
             ),
@@ -148,7 +148,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         except QueryError as error:
             self._log.failure(failed, error, **asked)
             raise
-        row: Row = await self._read(statement, failed=failed, **asked)
+        row: TupleRow = await self.read(statement, failed=failed, **asked)
         total = float(row[0])
         if math.isinf(total):
             overflow = QueryError(

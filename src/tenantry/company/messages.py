@@ -45,7 +45,7 @@ class SQLMessageRepository(RecordRepository[Message]):
             DuplicateRecordError: A message with its id exists.
             QueryError: The message was made without validation and cannot be stored.
         """
-        await self._write(
+        await self.write(
             *self._statements(
                 "messages.save", _INSERT, _parameters, (message,), failed=events.MESSAGE_SAVE_FAILED
             ),
@@ -69,7 +69,7 @@ class SQLMessageRepository(RecordRepository[Message]):
         if not messages:
             return
         try:
-            await self._write(
+            await self.write(
                 *self._statements(
                     "messages.save_many", _INSERT, _parameters, messages, failed=events.MESSAGE_SAVE_FAILED
                 ),

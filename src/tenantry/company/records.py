@@ -19,7 +19,7 @@ from tenantry.company.queries import Filters, Listing, Window
 from tenantry.errors import MalformedRowError, QueryError
 from tenantry.pages import Page, encode_cursor
 from tenantry.repository import Repository, placeholders
-from tenantry.statements import Row, Statement
+from tenantry.statements import Statement, TupleRow
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -77,7 +77,7 @@ class RecordType(Generic[ModelT]):
         """The columns of `insert`, in the order of its parameters."""
         return tuple(column for column in self.selected if column != "seq")
 
-    def decode(self, row: Row) -> ModelT:
+    def decode(self, row: TupleRow) -> ModelT:
         """Return the model of a selected row.
 
         Raises:
@@ -109,7 +109,7 @@ class RecordRepository(Repository, Generic[ModelT]):
 
     _record_type: ClassVar[RecordType[ModelT]]
 
-    def _decode(self, row: Row, **asked: object) -> ModelT:
+    def _decode(self, row: TupleRow, **asked: object) -> ModelT:
         """Return the model of a row; a malformed row is logged with the parameters of the call."""
         try:
             return self._record_type.decode(row)
@@ -133,7 +133,7 @@ class RecordRepository(Repository, Generic[ModelT]):
         except QueryError as error:
             self._log.failure(listing.failed, error, **asked)
             raise
-        rows: list[Row] = await self._read(statement, failed=listing.failed, **asked)
+        rows: list[TupleRow] = await self.read(statement, failed=listing.failed, **asked)
         records = [self._decode(row, **asked) for row in rows[:rows_max]]
         self._log.debug(listing.done, count=len(records), **asked)
         if len(rows) <= rows_max:

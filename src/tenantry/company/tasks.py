@@ -8,7 +8,7 @@ from tenantry.company.models import Task
 from tenantry.company.queries import BY_ID, Listing
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.pages import Page
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 
 _TASK = RecordType(
     entity="task",
@@ -64,7 +64,7 @@ class SQLTaskRepository(RecordRepository[Task]):
         Raises:
             QueryError: The task was made without validation and cannot be stored.
         """
-        await self._write(
+        await self.write(
             *self._statements("tasks.save", _UPSERT, _parameters, (task,), failed=events.TASK_SAVE_FAILED),
             done=events.TASK_SAVED,
             failed=events.TASK_SAVE_FAILED,
@@ -79,7 +79,7 @@ class SQLTaskRepository(RecordRepository[Task]):
             MalformedRowError: The stored row is not a valid task.
         """
         self._check_key(failed=events.TASK_FETCH_FAILED, task_id=task_id)
-        row: Row | None = await self._read(
+        row: TupleRow | None = await self.read(
             Statement("tasks.get", _GET, (task_id,), Fetch.ONE),
             failed=events.TASK_FETCH_FAILED,
             task_id=task_id,
@@ -120,7 +120,7 @@ class SQLTaskRepository(RecordRepository[Task]):
             QueryError: The id is not a text.
         """
         self._check_key(failed=events.TASK_DELETE_FAILED, task_id=task_id)
-        (count,) = await self._write(
+        (count,) = await self.write(
             Statement("tasks.delete", _DELETE, (task_id,), Fetch.ROWCOUNT),
             done=None,
             failed=events.TASK_DELETE_FAILED,

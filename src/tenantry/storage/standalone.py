@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 # The runtime check of Python 3.11 reads every property, and these raise while the back end is not connected.
 from typing_extensions import Protocol, runtime_checkable
@@ -81,6 +81,8 @@ class PersistenceBackend(Protocol):
         ...
 
 
+T = TypeVar("T")
+
 _READ_THREADS: Final = 2
 
 
@@ -118,9 +120,9 @@ class StoreSession:
             raise outcome
         return outcome
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement."""
-        outcome = (await self._store.read([statement]))[0]
+        outcome: T | TenantryError = (await self._store.read([statement]))[0]
         if isinstance(outcome, TenantryError):
             raise outcome
         return outcome

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import anyio
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         SQLMessageRepository,
         SQLTaskRepository,
     )
+
+T = TypeVar("T")
 
 
 class LeaseSource(Protocol):
@@ -118,7 +120,7 @@ class TenantSession:
             finally:
                 self._source.release(lease)
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement; it sees every write that was answered before."""
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()

@@ -19,7 +19,7 @@ from tenantry.errors import (
     TenantryError,
     TransactionClosedError,
 )
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.storage import PersistenceBackend
 from tenantry.storage.protocol import WriteOutcome
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
@@ -39,6 +39,7 @@ LOSES_TRANSACTION = {
     "raise-rollback": run("INSERT INTO t (id, n) VALUES (50, -1)"),
     "or-fail": run("INSERT OR FAIL INTO t (id) VALUES (50), (1)"),
     "raise-fail": run("INSERT INTO t (id, n) VALUES (50, 1), (51, 101)"),
+    "rows-nobody-asked-for": run("INSERT INTO t (id) VALUES (50) RETURNING id"),
     "unreadable-result": rows("INSERT INTO t (id) VALUES (50) RETURNING CAST(x'ff' AS TEXT)"),
 }
 """Statements that fail and would take the batch's transaction, or rows of their own, with them."""
@@ -106,7 +107,7 @@ async def test_several_may_lose_the_transaction(store: SQLiteStore):
     """Each of them fails alone, however many there are in one batch."""
     guilty = [(statement,) for statement in LOSES_TRANSACTION.values()]
     outcomes = await store.write([(insert(2),), *guilty, (insert(3),), *guilty, (insert(4),)])
-    assert [n for n, outcome in enumerate(outcomes) if outcome == [None]] == [0, 6, 12]
+    assert [n for n, outcome in enumerate(outcomes) if outcome == [None]] == [0, 7, 14]
     assert await ids(store) == [1, 2, 3, 4]
 
 
@@ -307,7 +308,7 @@ async def test_the_same_text_is_refused_whoever_ran_it_before(store: SQLiteStore
         ("EXPLAIN QUERY PLAN SELECT * FROM t", [(2, 0, 0, "SCAN t")]),
     ],
 )
-async def test_looking_at_the_schema_is_allowed(store: SQLiteStore, sql: str, expected: list[Row]):
+async def test_looking_at_the_schema_is_allowed(store: SQLiteStore, sql: str, expected: list[TupleRow]):
     """Pragmas that report, as statements or as tables, and query plans."""
     assert await read_rows(store, sql) == expected
     assert await store.write([(rows(sql),)]) == [[expected]]

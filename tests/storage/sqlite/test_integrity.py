@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stores import COUNT_TO_A_BILLION, content, make_owned_store, open_owned_store, reached, run
+from stores import COUNT_TO_A_BILLION, content, make_owned_store, open_owned_store, reached, rows, run
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.storage.sqlite.maintenance import integrity, maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -67,7 +67,7 @@ async def test_writes_and_reads_go_on_beside_a_check(store: SQLiteStore, endless
     check = asyncio.create_task(store.check_integrity())
     await reached(lambda: endless)
     assert await store.write([(run("INSERT INTO notes VALUES (1000, 'beside')"),)]) == [[None]]
-    await store.read([run("SELECT 1")])
+    await store.read([rows("SELECT 1")])
     check.cancel()
     with pytest.raises(asyncio.CancelledError):
         await check

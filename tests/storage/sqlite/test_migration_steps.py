@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stores import AnyRepository, MakePack, content, make_store, migrate, reached, read_rows, rows, run
-from tenantry import RegistryConfig, TenantRegistry
+from stores import MakePack, content, make_store, migrate, reached, read_rows, rows, run
+from tenantry import RegistryConfig, Repository, TenantRegistry
 from tenantry.company import COMPANY
 from tenantry.errors import ConstraintViolationError, MigrationError, TenantryError
 from tenantry.schema import Schema
@@ -201,17 +201,17 @@ class TestRebuild:
             RegistryConfig(data_dir=data_dir), schemas=[COMPANY, make_pack(first)]
         ) as registry:
             await registry.create("acme")
-            await registry.tenant("acme").repository(AnyRepository).write(*unit)
+            await registry.tenant("acme").repository(Repository).write(*unit)
         async with TenantRegistry(
             RegistryConfig(data_dir=data_dir), schemas=[COMPANY, make_pack(first, NEW_FIRST)]
         ) as registry:
-            assert await registry.tenant("acme").repository(AnyRepository).read(
+            assert await registry.tenant("acme").repository(Repository).read(
                 rows("SELECT id FROM posts")
             ) == [(1,), (2,)]
             with pytest.raises(ConstraintViolationError):
                 await (
                     registry.tenant("acme")
-                    .repository(AnyRepository)
+                    .repository(Repository)
                     .write(run("INSERT INTO posts VALUES (3, 3)"))
                 )
             assert (await registry.get("acme")).state == "active"

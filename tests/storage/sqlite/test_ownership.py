@@ -278,7 +278,7 @@ class TestEpoch:
                 await old.write([(run("INSERT INTO t VALUES (1)"),)])
             (directory / "lock").unlink()
             async with open_owned_store(data_dir) as new:
-                for outcome in await old.write([(run("INSERT INTO t VALUES (2)"),), (run("SELECT 1"),)]):
+                for outcome in await old.write([(run("INSERT INTO t VALUES (2)"),), (rows("SELECT 1"),)]):
                     assert isinstance(outcome, TenantOwnedElsewhereError)
                     assert outcome.pid == os.getpid()
                 with pytest.raises(TenantOwnedElsewhereError):
@@ -297,7 +297,7 @@ class TestEpoch:
             (directory / "lock").unlink()
             async with open_owned_store(data_dir):
                 (directory / "lock").unlink()
-                (outcome,) = await old.write([(run("SELECT 1"),)])
+                (outcome,) = await old.write([(rows("SELECT 1"),)])
         assert isinstance(outcome, TenantOwnedElsewhereError)
 
     async def test_first_write_raises_it_once(self, data_dir: Path, directory: Path):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from stores import run
+from stores import rows, run
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
@@ -208,9 +208,9 @@ def test_a_write_that_meets_damage(failing: str, failures: int):
 def test_a_read_that_meets_damage(failures: int):
     """It runs a second time, and only a second failure is its caller's."""
     connection = sqlite3.connect(":memory:", isolation_level=None, factory=FailingConnection)
-    statements = [run("SELECT 1"), run("SELECT 'b'")]
+    statements = [rows("SELECT 1"), rows("SELECT 'b'")]
     connection.failing, connection.failures_left = "'b'", failures
     first, second = batch.read_batch(statements, connection)
-    assert first is None
+    assert first == [(1,)]
     assert isinstance(second, DatabaseCorruptError) is (failures == 2)
     connection.close()

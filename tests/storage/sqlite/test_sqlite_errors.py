@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stores import AnyRepository, open_store, run
+from stores import open_store, run
+from tenantry import Repository
 from tenantry.errors import (
     ConstraintViolationError,
     DatabaseCorruptError,
@@ -166,7 +167,7 @@ async def test_a_repository_says_what_is_taken(tmp_path: Path):
     async with open_store(
         SQLiteOptions(path=tmp_path / "a.db"), *SCHEMA.split(";\n")[:2], SCHEMA.split("\n")[-2]
     ) as store:
-        users = AnyRepository(StoreSession(store, EventLog()))
+        users = Repository(StoreSession(store, EventLog()))
         insert = run("INSERT INTO users VALUES (2, 'x', 'ada@example.com', 'x', 20)")
         with pytest.raises(
             DuplicateRecordError, match=r"user 2 was not written: another record has the same users\.email"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from stores import AnyRepository, open_store, rows, run
-from tenantry import RegistryConfig, TenantRegistry
+from stores import open_store, rows, run
+from tenantry import RegistryConfig, Repository, TenantRegistry
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantQuarantinedError
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.maintenance import integrity, maintenance
@@ -135,7 +135,7 @@ async def test_a_text_that_is_none(data_dir: Path):
                 "UPDATE messages SET content = 'mended' WHERE typeof(content) = 'text' AND content <> 'second'"
             ),
         )
-        await tenant.repository(AnyRepository).write(*unit)
+        await tenant.repository(Repository).write(*unit)
         assert (await registry.get("acme")).state == "active"
         assert len(await tenant.messages.get_history("general")) == 2
     assert stored_contents(data_dir, "acme") == ["mended", "second"]

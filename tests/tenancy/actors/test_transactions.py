@@ -256,7 +256,7 @@ async def test_an_interrupted_write_leaves_its_connection_as_new(tmp_path: Path)
     """Wherever the interrupt hits a batch it is whole or absent, and the connection is in no transaction."""
     async with open_store(SQLiteOptions(path=tmp_path / "wal.db"), "CREATE TABLE t (n)") as store:
         for steps in range(40):
-            requests = [(run("INSERT INTO t VALUES (?)", steps), run("SELECT 1"))] * 20
+            requests = [(run("INSERT INTO t VALUES (?)", steps), rows("SELECT 1"))] * 20
             scope = anyio.CancelScope()
 
             async def write(scope: anyio.CancelScope = scope, requests: Any = requests) -> None:

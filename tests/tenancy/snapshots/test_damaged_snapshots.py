@@ -9,8 +9,8 @@ import pytest
 
 from forgeries import forge_snapshot
 from snapshots import kept_files, spoil_page
-from stores import AnyRepository, run
-from tenantry import TenantRegistry, TenantState
+from stores import run
+from tenantry import Repository, TenantRegistry, TenantState
 from tenantry.errors import (
     DatabaseCorruptError,
     SnapshotCorruptError,
@@ -192,7 +192,7 @@ class TestDrill:
 async def test_a_virtual_table_that_cannot_be_read(registry: TenantRegistry, tmp_path: Path, call: str):
     """A copy fails with the name of the table that a rename made unreadable; the tenant is sound and serves on."""
     await registry.create("acme")
-    acme = registry.tenant("acme").repository(AnyRepository)
+    acme = registry.tenant("acme").repository(Repository)
     await acme.write(
         run("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)"),
         run("CREATE VIRTUAL TABLE found USING fts5 (body, content = 'notes', content_rowid = 'id')"),

@@ -176,7 +176,7 @@ class TenantActor:
         request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
         return self.write(request)
 
-    def read(self, statement: Statement) -> Awaitable[Result]:
+    def read(self, statement: Statement[T]) -> Awaitable[T]:
         """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
         return self._reads.call(statement.name, statement)
 

@@ -4,12 +4,14 @@ import hashlib
 import re
 import struct
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import ReadSession, Result, Statement
 from tenantry.storage.protocol import Request
+
+T = TypeVar("T")
 
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
 _KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}")
@@ -63,7 +65,7 @@ class KeyedSession:
             self._has_written = False
             raise
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement."""
         return await self._session.read(statement)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -16,6 +16,8 @@ from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import StoreTransaction
 from tenantry.tenancy.actors.limiter import FairLimiter
 from tenantry.tenancy.refusals import another_loop_error
+
+T = TypeVar("T")
 
 TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
@@ -125,9 +127,10 @@ class TransactionSession:
         )
         return results
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement; it sees what the transaction wrote. Raises like `write`."""
-        return await self._run("read", statement.name, lambda: self._transaction.read(statement))
+        result: T = await self._run("read", statement.name, lambda: self._transaction.read(statement))
+        return result
 
     async def commit(self) -> None:
         """Commit, durably.

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from tenantry.errors import RegistryClosedError
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.actors.channel import ChannelClosedError
+
+T = TypeVar("T")
 
 CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
 
@@ -22,7 +24,7 @@ class CatalogActor(TenantActor):
         with _reraise_as_closed():
             return await super().write(request)
 
-    async def read(self, statement: Statement) -> Result:
+    async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement."""
         with _reraise_as_closed():
             return await super().read(statement)

@@ -20,7 +20,7 @@ from tenantry.clock import FIRST_INSTANT, Clock, as_text
 from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog.audit import append, append_if, current_principal
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogSession
@@ -284,5 +284,5 @@ def _later(now: datetime, seconds: float) -> datetime:
         raise QueryError("expires_in_seconds is too far in the future: leave it out") from error
 
 
-def _from_row(row: Row) -> ApiKey:
+def _from_row(row: TupleRow) -> ApiKey:
     return decode_row(ApiKey, _COLUMNS, row, entity="key", json_columns=_JSON_COLUMNS)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Row, Sql, Statement
+from tenantry.statements import Fetch, Sql, Statement, TupleRow
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogReader
 from tenantry.texts import check_principal
@@ -175,8 +175,8 @@ def append_if(condition: str, parameters: Sequence[object], record: Statement) -
         parameters: One value for each placeholder of the condition.
         record: What `append` returned.
     """
-    return record._replace(
-        sql=record.sql + f" WHERE {condition}", parameters=(*record.parameters, *parameters)
+    return Statement(
+        record.name, record.sql + f" WHERE {condition}", (*record.parameters, *parameters), record.fetch
     )
 
 
@@ -250,7 +250,7 @@ class AdminAudit:
         return await self._store.read(statement) is not None
 
 
-def _from_row(row: Row) -> AdminAuditEntry:
+def _from_row(row: TupleRow) -> AdminAuditEntry:
     # The model's fields are in the order of the columns.
     columns = tuple(AdminAuditEntry.model_fields)
     return decode_row(AdminAuditEntry, columns, row, entity="audit_row", json_columns=("detail",))

@@ -172,7 +172,7 @@ class Catalog:
 
     async def sample(self, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants, drawn at random, in the order of their ids."""
-        (total,) = await self._actor.read(tenant_sql.COUNT_SERVED)
+        ((total,),) = await self._actor.read(tenant_sql.COUNT_SERVED)
         drawn = secrets.SystemRandom().sample(range(1, total + 1), min(page_rows(count), total))
         found: list[TenantRecord] = []
         for chunk in tenant_sql.in_chunks(sorted(drawn)):
@@ -267,7 +267,7 @@ class Catalog:
 
     async def states(self) -> dict[TenantState, int]:
         """Return how many tenants are in each state."""
-        counts = dict(await self._actor.read(tenant_sql.COUNT_STATES))
+        counts: dict[str, int] = dict(await self._actor.read(tenant_sql.COUNT_STATES))
         return {state: counts.get(state, 0) for state in TenantState}
 
     async def changes_by_others(self) -> int:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from tenantry.clock import as_text
 from tenantry.errors import MalformedRowError
-from tenantry.statements import Row, Sql
+from tenantry.statements import Sql, TupleRow
 from tenantry.tenancy.tenant_record import TenantRecord
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -27,7 +27,7 @@ def after_prefix(id_prefix: str) -> str:
     return f"{id_prefix}{{"  # the character after "z", which is the last one of an id
 
 
-def to_row(tenant: TenantRecord) -> Row:
+def to_row(tenant: TenantRecord) -> TupleRow:
     """Return the row of a tenant."""
     values = tenant.model_dump(mode="json")
     for column in _TIME_COLUMNS:
@@ -39,7 +39,7 @@ def to_row(tenant: TenantRecord) -> Row:
     return tuple(values[column] for column in COLUMNS)
 
 
-def from_row(row: Row) -> TenantRecord:
+def from_row(row: TupleRow) -> TenantRecord:
     """Return the tenant of a row of `SELECT`.
 
     Raises:
@@ -49,7 +49,12 @@ def from_row(row: Row) -> TenantRecord:
 
 
 def decode_row(
-    model: type[ModelT], columns: Sequence[str], row: Row, *, entity: str, json_columns: Sequence[str] = ()
+    model: type[ModelT],
+    columns: Sequence[str],
+    row: TupleRow,
+    *,
+    entity: str,
+    json_columns: Sequence[str] = (),
 ) -> ModelT:
     """Return the model of a row.
 

@@ -39,7 +39,7 @@ COUNT_SERVED: Final = Statement(
     "catalog.sample",
     f"SELECT count(*) FROM tenants WHERE {_SERVED}",  # noqa: S608  # our names
     (),
-    Fetch.ONE,
+    Fetch.ALL,
 )
 UNDER_WAY: Final = (
     Statement("catalog.under_way", f"{SELECT} WHERE intent IS NOT NULL ORDER BY id", (), Fetch.ALL),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetResult, FleetWave
@@ -140,5 +140,5 @@ def _outcome_filter(outcome: str | None) -> tuple[str, tuple[str, ...]]:
             return f"{failed} AND outcome = ?", (outcome,)
 
 
-def _to_result(row: Row) -> FleetResult:
+def _to_result(row: TupleRow) -> FleetResult:
     return decode_row(FleetResult, _RESULT_COLUMNS, row, entity="fleet_result", json_columns=("detail",))

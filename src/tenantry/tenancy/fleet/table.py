@@ -13,7 +13,7 @@ from tenantry.clock import Clock, as_text
 from tenantry.errors import JobError, JobNotFoundError
 from tenantry.ids import TenantId
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Row, Statement
+from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.rows import decode_row
@@ -228,5 +228,5 @@ class FleetTable:
         return measure(job, await self.results.waves(job_id), self._clock.now())
 
 
-def _to_job(row: Row) -> FleetJob:
+def _to_job(row: TupleRow) -> FleetJob:
     return decode_row(FleetJob, _JOB_COLUMNS, row, entity="fleet_job", json_columns=("options",))

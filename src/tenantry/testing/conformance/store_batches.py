@@ -9,7 +9,7 @@ from tenantry.errors import (
     IdempotencyConflictError,
     QueryError,
 )
-from tenantry.statements import Fetch, Row, Sql
+from tenantry.statements import Fetch, Sql, TupleRow
 from tenantry.storage import Store
 from tenantry.testing.conformance.expectations import expect, expect_error
 from tenantry.testing.conformance.store_check import (
@@ -21,10 +21,13 @@ from tenantry.testing.conformance.store_check import (
     ids,
     insert,
     keyed,
+    named,
     pair,
     run,
     select,
 )
+
+_RETURNING: Final = "INSERT INTO conformance (id, n) VALUES (?, ?) RETURNING id, n"
 
 checks: Final = StoreChecks()
 
@@ -44,6 +47,55 @@ async def check_results_follow_fetch(make_store: MakeStore) -> None:
             await store.read([select(), select(Fetch.ONE), no_row, no_rows]),
             [[(1, 11), (2, 21)], (1, 11), None, []],
         )
+
+
+@checks.add
+async def check_named_rows(make_store: MakeStore) -> None:
+    """Rows that are asked for by name know their columns; a statement that cannot return rows is refused and changes nothing."""
+    async with connected(make_store) as store:
+        written = run(_RETURNING, 1, 10, fetch=Fetch.NAMED_ONE)
+        unit = (written, insert(2, 20), select(Fetch.NAMED_ONE), select(Fetch.NAMED_ALL))
+        (first, second) = named((1, 10), (2, 20))
+        expect(await store.write([unit]), [[first, None, first, [first, second]]])
+        nothing = "SELECT id FROM conformance WHERE id = ?"
+        outcomes = await store.read(
+            [
+                select(Fetch.NAMED_ALL),
+                run(nothing, 9, fetch=Fetch.NAMED_ONE),
+                run(nothing, 9, fetch=Fetch.NAMED_ALL),
+            ]
+        )
+        expect(outcomes, [[first, second], None, []])
+        (row, _) = outcomes[0]  # type: ignore[misc]
+        expect((row.id, row["n"], row[1], dict(row), tuple(row)), (1, 10, 10, {"id": 1, "n": 10}, (1, 10)))
+        for fetch in (Fetch.NAMED_ONE, Fetch.NAMED_ALL):
+            expect_error((await store.write([(insert(3, 0, fetch),)]))[0], QueryError)
+        expect(await ids(store), [1, 2])
+
+
+@checks.add
+async def check_rows_that_nobody_asked_for_are_refused(make_store: MakeStore) -> None:
+    """A statement that returns rows and is to give None is refused, and nothing of its unit is kept."""
+    async with connected(make_store) as store:
+        outcomes = await store.write(
+            [
+                (insert(1),),
+                (run(SELECT),),
+                (run(_RETURNING, 2, 0),),
+                (insert(3), run(_RETURNING, 4, 0)),
+                (insert(5),),
+            ]
+        )
+        expect([outcomes[0], outcomes[4]], [[None], [None]])
+        for outcome in outcomes[1:4]:
+            expect_error(outcome, QueryError)
+        expect_error((await store.read([run(SELECT)]))[0], QueryError)
+        transaction = await store.begin()
+        expect_error(await transaction.write((insert(6), run(_RETURNING, 7, 0))), QueryError)
+        expect_error(await transaction.read(run(SELECT)), QueryError)
+        expect(await transaction.write((insert(8),)), [None])
+        await transaction.commit()
+        expect(await ids(store), [1, 5, 8])
 
 
 @checks.add
@@ -140,8 +192,13 @@ async def check_unit_is_atomic(make_store: MakeStore) -> None:
 async def check_unit_with_a_key_takes_effect_once(make_store: MakeStore) -> None:
     """Sent again it gives what it gave; another unit with its key is refused; one that fails, or is expired, runs again."""
     async with connected(make_store) as store:
-        unit = (insert(1, 10, Fetch.ROWCOUNT), select(Fetch.ONE), select())
-        results = [1, (1, 10), [(1, 10)]]
+        named_rows = named((1, 10))
+        no_row = run(f"{SELECT} LIMIT 0", fetch=Fetch.NAMED_ALL)
+        unit = (
+            *(insert(1, 10, Fetch.ROWCOUNT), select(Fetch.ONE), select()),
+            *(select(Fetch.NAMED_ONE), select(Fetch.NAMED_ALL), no_row),
+        )
+        results = [1, (1, 10), [(1, 10)], named_rows[0], named_rows, []]
         outcomes = await store.write(
             [
                 keyed((*unit, insert(1))),
@@ -225,7 +282,7 @@ async def check_reads_cannot_write(make_store: MakeStore) -> None:
 async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None:
     """A caller that is cancelled loses the reply, never half a unit, and takes nobody else's rows along."""
     async with connected(make_store) as store:
-        writers: list[asyncio.Task[Row | None]] = []
+        writers: list[asyncio.Task[TupleRow | None]] = []
         for row_id in range(1, CALLERS + 1):
             write = asyncio.create_task(_write_pair(store, row_id))
             writers.append(write)

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
-from tenantry.statements import Fetch, Sql, Statement
+from tenantry.row import Columns, Row
+from tenantry.statements import Fetch, Sql, Statement, TupleRow
 from tenantry.storage import Store
 from tenantry.storage.protocol import KeyedRequest, Request
 from tenantry.testing.conformance.expectations import expect
@@ -44,6 +45,12 @@ def run(sql: str | Sql, *parameters: object, fetch: Fetch = Fetch.NONE) -> State
 def select(fetch: Fetch = Fetch.ALL) -> Statement:
     """Return the statement that reads the rows, in the order of their ids."""
     return Statement("conformance.select", SELECT, (), fetch)
+
+
+def named(*rows: TupleRow) -> list[Row]:
+    """Return rows of `SELECT` as rows with names."""
+    columns = Columns(("id", "n"))
+    return [Row(columns, values) for values in rows]
 
 
 def pair(row_id: int) -> Request:

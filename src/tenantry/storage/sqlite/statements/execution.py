@@ -4,6 +4,7 @@ import sqlite3
 from typing import Final
 
 from tenantry.errors import QueryError
+from tenantry.row import Columns, Row
 from tenantry.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_undecodable
 from tenantry.storage.sqlite.statements.authorizer import RefusedActionError, judge_statement, judged
@@ -74,16 +75,43 @@ def _execute(
     else:
         cursor = connection.execute(numbered.sql, numbered.names(statement.parameters))
     fetch = statement.fetch
-    if fetch is Fetch.NONE:
+    if fetch is Fetch.NONE and cursor.description is None:
         return None
     try:
+        if fetch is Fetch.ALL:
+            return cursor.fetchall()
+        if fetch is Fetch.ONE:
+            return cursor.fetchone()
         if fetch is Fetch.ROWCOUNT:
             return count_rows(cursor, changes, connection)
-        return cursor.fetchone() if fetch is Fetch.ONE else cursor.fetchall()
+        return _fetch_named(statement, cursor)
     except BaseException:
         # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
         cursor.close()
         raise
+
+
+def _fetch_named(statement: Statement, cursor: sqlite3.Cursor) -> Result:
+    """Return the rows with their names.
+
+    Raises:
+        QueryError: The statement returns rows that nobody asked for, or cannot return the rows that were asked for.
+    """
+    if statement.fetch is Fetch.NONE:
+        raise QueryError(
+            f"{statement.name} returns rows, and its Fetch is NONE: nothing was written; give the statement a Fetch that returns "
+            "them, or leave out RETURNING"
+        )
+    if cursor.description is None:
+        raise QueryError(
+            f"{statement.name} cannot return rows, and its Fetch is {statement.fetch.name}: nothing was written; add RETURNING, "
+            "or use another Fetch"
+        )
+    columns = Columns(tuple(column[0] for column in cursor.description))
+    if statement.fetch is Fetch.NAMED_ALL:
+        return [Row(columns, values) for values in cursor]
+    values = cursor.fetchone()
+    return None if values is None else Row(columns, values)
 
 
 def _is_schema_damaged(connection: sqlite3.Connection) -> bool:

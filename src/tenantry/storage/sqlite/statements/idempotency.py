@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenantry.errors import IdempotencyConflictError, QueryError
+from tenantry.row import Columns, Row
 from tenantry.statements import Fetch, Result
 from tenantry.storage.protocol import KeyedRequest
 
@@ -67,7 +68,7 @@ def keep_results(request: KeyedRequest, results: Sequence[Result], connection: s
     Raises:
         QueryError: The results are too large.
     """
-    encoded = json.dumps(results, default=_bytes_as_json, separators=(",", ":"))
+    encoded = json.dumps([*map(_as_kept, results)], default=_bytes_as_json, separators=(",", ":"))
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(
             f"{request[0].name}: a write with a key may give back at most {RESULTS_BYTES_MAX} bytes, for they are kept "
@@ -82,11 +83,27 @@ def _decoded(request: KeyedRequest, encoded: str) -> list[Result]:
     return [_as_fetched(statement.fetch, result) for statement, result in zip(request, results, strict=True)]
 
 
+def _as_kept(result: Result) -> Any:
+    """Convert named rows to the names of their columns, followed by the values of each row."""
+    if isinstance(result, Row):
+        return [result.keys(), tuple(result)]
+    if isinstance(result, list) and result and isinstance(result[0], Row):
+        return [result[0].keys(), *map(tuple, result)]
+    return result
+
+
 def _as_fetched(fetch: Fetch, result: Any) -> Result:
-    """Convert the rows, which are lists in JSON, back to tuples."""
+    """Convert the rows, which are lists in JSON, back to what the statement returned."""
     if fetch is Fetch.ALL:
         return [tuple(row) for row in result]
-    return tuple(result) if isinstance(result, list) else result
+    if not isinstance(result, list):
+        return result
+    if fetch is Fetch.ONE:
+        return tuple(result)
+    names, *rows = result or [()]
+    columns = Columns(tuple(names))
+    named = [Row(columns, tuple(values)) for values in rows]
+    return named if fetch is Fetch.NAMED_ALL else named[0]
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:
