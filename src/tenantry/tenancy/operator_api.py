@@ -298,21 +298,22 @@ class OperatorAPI(ABC):
             parse_tenant_id(new), "clone", work, source=source_id, snapshot_id=snapshot_id
         )
 
-    async def export(self, tenant_id: str, path: str | Path) -> Manifest:
+    async def export(self, tenant_id: str, path: str | Path, *, replace: bool = False) -> Manifest:
         """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
 
         The tenant's calls go on during this. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
 
         Args:
             tenant_id: The tenant.
-            path: A file that does not exist yet.
+            path: The bundle's file, which appears when it is complete.
+            replace: Whether a file that exists at the path is replaced.
 
         Raises:
             TenantNotFoundError: There is no such tenant.
             SnapshotError: The file exists, or cannot be written.
         """
         self._check_open()
-        work = partial(self._operations.export.run, path=Path(path))
+        work = partial(self._operations.export.run, path=Path(path), replace=replace)
         return await self._runner.run(
             parse_tenant_id(tenant_id), "export", work, queue="snapshot", path=self._audited_path(path)
         )

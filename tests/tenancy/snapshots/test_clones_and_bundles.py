@@ -125,12 +125,14 @@ class TestBundle:
         assert query(place / "tenant.db", "PRAGMA journal_mode") == [("delete",)]
 
     async def test_a_file_that_exists(self, registry: TenantRegistry, tmp_path: Path):
-        """Nobody's file is overwritten."""
+        """A file at the path is replaced only if that was asked for."""
         await make_acme(registry)
         (tmp_path / "acme.tar.gz").write_bytes(b"precious")
         with pytest.raises(SnapshotError, match="exists already"):
             await registry.export("acme", tmp_path / "acme.tar.gz")
         assert (tmp_path / "acme.tar.gz").read_bytes() == b"precious"
+        await registry.export("acme", tmp_path / "acme.tar.gz", replace=True)
+        assert (tmp_path / "acme.tar.gz").read_bytes() != b"precious"
 
     async def test_any_flipped_byte(self, registry: TenantRegistry, data_dir: Path, tmp_path: Path):
         """It is found before anything is created, if it is in a byte that the content depends on."""

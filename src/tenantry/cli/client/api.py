@@ -91,7 +91,7 @@ class Api:
                 await anyio.sleep(seconds)
                 operation = await self.get(api_path("operations", operation["id"]))
         if operation["problem"] is not None:
-            raise self._refused(operation["problem"])
+            raise self.refused(operation["problem"])
         return dict(operation["result"] or {})
 
     async def pages(
@@ -106,12 +106,13 @@ class Api:
             items += page["items"]
         return {"items": items, "next_cursor": page["next_cursor"]}
 
-    async def download(self, path: str, target: Path) -> int:
-        """Write a response's body into a file, which appears only when it is complete; return its size in bytes.
+    async def export(self, tenant_id: str, target: Path) -> int:
+        """Write a tenant's bundle into a file, which appears only when it is complete; return its size in bytes.
 
         Raises:
-            CommandError: The request was refused, the body is incomplete, or the file cannot be written.
+            CommandError: The request was refused, the bundle is incomplete, or the file cannot be written.
         """
+        path = tenant_path(tenant_id, "export")
         async with self._client.stream("GET", path, timeout=None) as response:
             if not response.is_success:
                 await response.aread()
@@ -166,10 +167,11 @@ class Api:
         if not isinstance(found, dict):
             raise foreign_response_error(response)
         if not response.is_success:
-            raise self._refused({"status": response.status_code} | found)
+            raise self.refused({"status": response.status_code} | found)
         return found
 
-    def _refused(self, problem: Document) -> CommandError:
+    def refused(self, problem: Document) -> CommandError:
+        """Return the error of a request that was refused with a problem."""
         status = problem.get("status")
         exit_code = Exit.REFUSED
         if status in _KEY_STATUSES:

@@ -1,25 +1,44 @@
 """Opens the API of a data directory in this process. It needs the extra ``service``."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import anyio
 import httpx
 
 from tenantry.admin import create_admin_app
 from tenantry.admin.app import as_process
+from tenantry.admin.http.problems import problem_of
 from tenantry.cli.client.api import Api, Document
-from tenantry.cli.client.in_process import InProcessTransport
 from tenantry.cli.client.target import choose_storage, note_other_owner
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.output import print_note
+from tenantry.cli.output import print_note, steps
 from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
 from tenantry.tenancy.registry import TenantRegistry
 
 _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
+
+
+class _LocalApi(Api):
+    """The API of a registry in this process, whose bundles the registry writes itself: httpx keeps such responses in memory."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, advise: Callable[[Document], str], registry: TenantRegistry
+    ) -> None:
+        super().__init__(client, advise)
+        self._registry = registry
+
+    async def export(self, tenant_id: str, target: Path) -> int:
+        with steps(f"export to {target.name}"):
+            try:
+                await self._registry.export(tenant_id, target, replace=True)
+            except TenantryError as error:
+                raise self.refused(problem_of(error)) from error
+        return (await anyio.Path(target).stat()).st_size
 
 
 @asynccontextmanager
@@ -54,11 +73,11 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
         raise CommandError(Exit.UNREACHABLE, str(error)) from error
     async with registry:
         app = create_admin_app(registry, authenticate=as_process, has_probes=False)
-        client = httpx.AsyncClient(transport=InProcessTransport(app), base_url="http://in-process")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://in-process")
         # The end of the lifespan waits for operations.
         async with app.router.lifespan_context(app), client:
             try:
-                yield Api(client, _advise)
+                yield _LocalApi(client, _advise, registry)
             except asyncio.CancelledError:
                 print_note(
                     "waiting for the operation to end; after another interruption the next start finishes it"

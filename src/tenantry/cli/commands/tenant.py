@@ -243,7 +243,7 @@ async def export(
         raise CommandError(
             Exit.USAGE, f"{path.parent} is not a directory in which files can be created: give another path"
         )
-    size_bytes = await api.download(tenant_path(tenant_id, "export"), path)
+    size_bytes = await api.export(tenant_id, path)
     return {"tenant_id": tenant_id, "path": str(path), "size_bytes": size_bytes}
 
 

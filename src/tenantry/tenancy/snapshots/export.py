@@ -25,11 +25,11 @@ class Export:
     def __init__(self, tools: SnapshotTools) -> None:
         self._tools = tools
 
-    async def run(self, operation: Operation, *, path: Path) -> Manifest:
+    async def run(self, operation: Operation, *, path: Path, replace: bool) -> Manifest:
         """See `TenantRegistry.export`."""
         tenant = await self._tools.find_existing(operation.tenant_id)
         operation.tenant_uid = tenant.uid
-        if await run_in_thread(path.exists):
+        if not replace and await run_in_thread(path.exists):
             raise SnapshotError(f"{path} exists already: give a path where no file is")
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
