@@ -32,12 +32,7 @@ class CheckResult:
 
 
 async def check_company(company: Company, handle: TenantHandle) -> CheckResult:
-    """Compare a company's ledger with what its file holds now.
-
-    Args:
-        company: Who kept the ledger.
-        handle: The same tenant, in a registry that was opened afterwards.
-    """
+    """Compare a company's ledger with what its file holds now."""
     ledger = company.ledger
     messages, contents = set(), set()
     for channel in CHANNELS:

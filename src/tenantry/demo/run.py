@@ -91,12 +91,7 @@ class _Tally:
 
 
 async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> DemoResult:
-    """Run the demo and return what it did and found.
-
-    Args:
-        settings: How much, how long and where.
-        show: Called a few times a second.
-    """
+    """Run the demo and return what it did and found."""
     config = RegistryConfig.from_environment(
         data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max
     )

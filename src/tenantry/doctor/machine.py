@@ -103,12 +103,7 @@ def _file_system(data_dir: Path) -> Finding:
 
 
 def file_system_type(path: Path, mounts: str) -> str:
-    """Return the type of the file system that a path is on.
-
-    Args:
-        path: A path, which may be relative and have links.
-        mounts: The content of ``/proc/self/mountinfo``.
-    """
+    """Return the type of the file system that a path is on."""
     place = path.resolve()
     best, best_type = Path("/"), "unknown"
     for line in mounts.splitlines():

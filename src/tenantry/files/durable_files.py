@@ -206,10 +206,6 @@ def check_own_path(root: Path, path: Path) -> None:
 def check_directory(path: Path, found: os.stat_result) -> None:
     """Refuse a path that is a link or not a directory.
 
-    Args:
-        path: The directory, for the error.
-        found: Its `lstat`.
-
     Raises:
         DataDirectoryError: It is not a directory.
     """

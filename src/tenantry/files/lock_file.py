@@ -63,9 +63,6 @@ class DirectoryLock(_Locked):
     """A lock on a directory itself, not held at first: many holders share it, or one has it alone.
 
     It makes no file, so it works on a full disk and leaves nothing behind. Its methods never wait for the lock.
-
-    Args:
-        path: The directory.
     """
 
     def __init__(self, path: Path) -> None:

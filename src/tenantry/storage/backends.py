@@ -13,12 +13,5 @@ from tenantry.storage.sqlite.backend import SQLiteBackend
 def make_backend(
     config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
 ) -> Backend:
-    """Return the back end that the settings ask for, not open.
-
-    Args:
-        config: The settings.
-        schemas: The packs that every tenant is migrated to.
-        clock: For times that are written down, and for waiting.
-        log: Of the registry.
-    """
+    """Return the back end that the settings ask for, not open."""
     return SQLiteBackend(config, schemas, clock=clock, log=log)

@@ -55,10 +55,7 @@ class ClockWatch:
     """Tells whether the clock can be trusted with a deletion.
 
     Args:
-        clock: The clock.
         hold_seconds: How long the clock must have been steady.
-        report: Called with `ClockLeapt`.
-        log: For leaps.
     """
 
     def __init__(self, clock: Clock, hold_seconds: float, report: Hook, log: EventLog) -> None:

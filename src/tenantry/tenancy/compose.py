@@ -106,13 +106,6 @@ def compose(
 ) -> Parts:
     """Make the parts of a registry; nothing is opened or started.
 
-    Args:
-        config: The settings.
-        schemas: The packs that every tenant has.
-        hooks: Called with every event.
-        clock: For times and waits.
-        snapshot_storage: Where snapshots are kept; in the data directory if left out.
-
     Raises:
         MigrationError: The packs cannot be used together.
     """

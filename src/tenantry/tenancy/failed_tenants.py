@@ -33,14 +33,7 @@ class FailureReports:
 
 
 class FailedTenants:
-    """Closes tenants that cannot go on: damaged, or owned by another process now.
-
-    Args:
-        pool: The open tenants.
-        opener: Quarantines them.
-        now: The monotonic clock in seconds.
-        log: Of the registry.
-    """
+    """Closes tenants that cannot go on: damaged, or owned by another process now."""
 
     def __init__(
         self, pool: ActorPool, opener: TenantOpener, *, now: Callable[[], float], log: EventLog

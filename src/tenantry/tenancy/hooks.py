@@ -10,12 +10,7 @@ HOOK_FAILED: Final = "tenantry.hook.failed"
 
 
 class Hooks:
-    """Calls each hook with each event; a hook that raises is logged and disturbs nothing.
-
-    Args:
-        hooks: The first ones.
-        log: Of the registry.
-    """
+    """Calls each hook with each event; a hook that raises is logged and disturbs nothing."""
 
     def __init__(self, hooks: Sequence[Hook], log: EventLog) -> None:
         self._hooks = list(hooks)

@@ -45,13 +45,7 @@ class TenantOperations:
 
 
 class OperatorAPI(ABC):
-    """What `TenantRegistry` offers to operators.
-
-    Args:
-        catalog: The tenants.
-        runner: Runs the operations.
-        operations: What they do.
-    """
+    """What `TenantRegistry` offers to operators."""
 
     def __init__(self, catalog: Catalog, runner: OperationRunner, operations: TenantOperations) -> None:
         self._catalog = catalog

@@ -29,14 +29,6 @@ PURGES_MAX: Final = 100
 class PeriodicTasks:
     """Follows other processes' changes, closes idle tenants, and finishes what crashed processes began.
 
-    Args:
-        tools: The tenants.
-        runner: Finishes operations that crashed processes began.
-        expired: Purges tenants whose grace period has passed.
-        fleet: Its jobs.
-        failed_tenants: Closes tenants that cannot go on.
-        log: Of the registry.
-
     Attributes:
         states: How many tenants are in each state, as of the last look.
         disk: The space under the data directory, as of the last look; None before the first.

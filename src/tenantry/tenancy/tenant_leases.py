@@ -15,17 +15,7 @@ from tenantry.tenancy.tenant_opener import TenantOpener, check_opens
 
 
 class TenantLeases:
-    """See `LeaseSource`.
-
-    Args:
-        state: Whether the registry is open.
-        catalog: The tenants' records.
-        pool: The open tenants.
-        opener: How they are opened.
-        schemas: The packs whose repositories the handles have.
-        call_timeout_seconds: How long a call of a handle may take.
-        log: Bound to each tenant.
-    """
+    """See `LeaseSource`."""
 
     def __init__(
         self,

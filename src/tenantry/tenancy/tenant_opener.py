@@ -35,11 +35,6 @@ class TenantOpener:
     """Opens tenants, and quarantines those whose file is damaged or whose migration fails.
 
     Args:
-        catalog: The list of tenants.
-        schemas: What every tenant is migrated to.
-        context: What all actors share.
-        backend: Where the tenants' databases are.
-        log: Bound to each tenant in turn.
         on_failure: Called when an open tenant cannot go on.
     """
 

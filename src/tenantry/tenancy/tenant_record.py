@@ -93,12 +93,7 @@ class TenantRecord(BaseModel):
 
 
 def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:
-    """Return the error of a call on a tenant that is not there.
-
-    Args:
-        tenant_id: As the caller gave it.
-        found: The catalog's record, if there is one.
-    """
+    """Return the error of a call on a tenant that is not there."""
     left = (
         found.intent.arguments.get(OBJECTS_LEFT) if found is not None and found.intent is not None else None
     )

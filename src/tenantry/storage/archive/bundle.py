@@ -109,13 +109,7 @@ def read_bundle(
 
 
 class _LeavingRoom:
-    """Writes only while the disk has space for it.
-
-    Args:
-        target: Where it writes to.
-        directory: The directory of the target.
-        room: Returns how many bytes may be written there.
-    """
+    """Writes only while the disk has space for it."""
 
     def __init__(self, target: Writer, directory: Path, room: Callable[[Path], int]) -> None:
         self._target = target

@@ -104,11 +104,7 @@ def compressed(target: Path) -> Iterator[Writer]:
 
 
 class CompressedReader(gzip.GzipFile):
-    """Reads the content of a compressed file.
-
-    Args:
-        file: The file.
-    """
+    """Reads the content of a compressed file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._stored = _DigestedFile(file)

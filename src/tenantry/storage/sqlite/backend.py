@@ -44,15 +44,7 @@ LOCKS_NOT_SWEPT: Final = "tenantry.locks.not_swept"
 
 
 class SQLiteBackend:
-    """See `Backend`.
-
-    Args:
-        config: The data directory, and what each database may use.
-        schemas: The packs that every tenant is migrated to.
-        clock: For the times in ``schema_migrations``, and of waiting.
-        log: Of the registry.
-        limits: Of the work on closed databases.
-    """
+    """See `Backend`."""
 
     dialect = "sqlite"
     capabilities = frozenset(

@@ -59,11 +59,6 @@ class SQLiteStore:
     (https://www.sqlite.org/wal.html, section 11).
 
     Args:
-        options: The path and how to open it.
-        schemas: The packs to migrate to.
-        clock: For the times in ``schema_migrations``.
-        log: Bound to the tenant where there is one.
-        thread_pools: The threads that run the database's jobs.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
     """
 

@@ -66,10 +66,6 @@ class TenantActor:
     """An open tenant. It belongs to the pool, and is used by callers that hold a lease.
 
     Args:
-        tenant_id: The tenant.
-        store: Its database, not yet connected.
-        context: What all actors share.
-        log: Bound to the tenant.
         on_failure: Called once, when the actor must close because of an error.
         entry: The tenant in the catalog, whose limits the store was made with; None for the catalog's own actor.
     """

@@ -28,8 +28,6 @@ class Bucket:
     """A token bucket for one tenant's calls; full at first.
 
     Args:
-        tokens_per_second: How fast tokens return.
-        tokens_max: How many tokens it holds.
         now_seconds: The current time by a monotonic clock, as in all methods.
     """
 
@@ -60,11 +58,7 @@ class Bucket:
 
 
 class Buckets:
-    """The buckets of a registry's tenants.
-
-    Args:
-        buckets_max: How many are kept.
-    """
+    """The buckets of a registry's tenants."""
 
     def __init__(self, buckets_max: int = BUCKETS_MAX) -> None:
         self._buckets_max = buckets_max
@@ -98,11 +92,8 @@ class Admission:
     """Admits the calls of one open tenant that has such a limit.
 
     Args:
-        tenant_id: Named in errors.
-        limits: The tenant's limits.
         bucket: Its tokens, if its calls per second are limited.
         load: Returns its calls in flight.
-        monotonic_seconds: The clock.
     """
 
     def __init__(

@@ -101,14 +101,7 @@ class Channel(Generic[Item, Outcome]):
     """A bounded mailbox and its batches. A request is an `Item`, its result an `Outcome`.
 
     Args:
-        name: ``write`` or ``read``.
-        tenant_id: Named in errors and events.
-        backend: Named in events.
-        run: Runs one batch on the store.
-        limits: See `ChannelLimits`.
         limiter: Shared by the channels of all tenants: how many batches of this kind run at once.
-        clock: Stamps calls and batches.
-        report: Takes the events.
         on_error: Called with the error of each call; the actor decides whether the tenant can continue.
     """
 
@@ -173,10 +166,6 @@ class Channel(Generic[Item, Outcome]):
 
     async def call(self, operation: str, request: Item) -> Outcome:
         """Put a request into the mailbox and return its result.
-
-        Args:
-            operation: Its name in metrics.
-            request: Given to the runner.
 
         Cancellation removes a request that still waits; later it only loses the reply.
 

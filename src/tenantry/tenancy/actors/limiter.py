@@ -59,11 +59,7 @@ OnAcquired: TypeAlias = Callable[[Permit], None]
 
 
 class FairLimiter:
-    """A number of permits, and a queue of the borrowers that wait for one.
-
-    Args:
-        permits_max: How many permits are held at once.
-    """
+    """A number of permits, and a queue of the borrowers that wait for one."""
 
     def __init__(self, permits_max: int) -> None:
         self._free = permits_max
@@ -92,11 +88,7 @@ class FairLimiter:
 
     @asynccontextmanager
     async def permit(self, borrower: object) -> AsyncIterator[None]:
-        """Wait for a permit and hold it for the block. A caller that is cancelled while it waits holds nothing.
-
-        Args:
-            borrower: The tenant.
-        """
+        """Wait for a permit and hold it for the block. A caller that is cancelled while it waits holds nothing."""
         acquired: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         self.acquire(
             borrower, lambda permit: permit.release() if acquired.done() else acquired.set_result(permit)

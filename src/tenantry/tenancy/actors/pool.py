@@ -106,14 +106,9 @@ class ActorPool:
     """Keeps at most `open_tenants_max` tenants open.
 
     Args:
-        opener: Opens one tenant.
-        open_tenants_max: The number of places.
         waiters_max: How many callers may wait for a place.
         wait_timeout_seconds: How long each waits.
         close_timeout_seconds: How long a closing tenant may take to finish its calls.
-        clock: For idleness and waiting.
-        report: Takes the events.
-        log: For openings and closings.
     """
 
     def __init__(

@@ -27,11 +27,7 @@ T = TypeVar("T", bound=Entry)
 
 
 class SegmentedLRU(Generic[T]):
-    """See the module.
-
-    Args:
-        places: How many tenants are open at most.
-    """
+    """See the module."""
 
     def __init__(self, places: int) -> None:
         self._protected_max = int(places * PROTECTED_SHARE)

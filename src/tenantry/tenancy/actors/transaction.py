@@ -37,14 +37,8 @@ class TransactionSession:
     needs a permit like any batch, so an open transaction that does nothing costs other tenants nothing.
 
     Args:
-        transaction: The store's open transaction.
         timeout_seconds: How long it may be open from now.
         limiter: Shared by all tenants' write batches.
-        tenant_id: Named in errors and events.
-        backend: Named in events.
-        clock: Stamps the calls.
-        report: Takes the events.
-        log: Bound to the tenant.
         admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
         on_error: Called with the errors of its calls; the actor decides whether it must close.
     """

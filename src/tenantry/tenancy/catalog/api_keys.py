@@ -90,12 +90,7 @@ class NewApiKey(NamedTuple):
 
 
 class ApiKeys:
-    """Creates and checks keys. Use `registry.keys`.
-
-    Args:
-        store: The catalog.
-        clock: Dates the keys.
-    """
+    """Creates and checks keys. Use `registry.keys`."""
 
     def __init__(self, store: CatalogSession, clock: Clock) -> None:
         self._store = store

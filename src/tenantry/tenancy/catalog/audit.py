@@ -181,11 +181,7 @@ def append_if(condition: str, parameters: Sequence[object], record: Statement) -
 
 
 class AdminAudit:
-    """Reads and verifies the audit.
-
-    Args:
-        store: The catalog.
-    """
+    """Reads and verifies the audit."""
 
     def __init__(self, store: CatalogReader) -> None:
         self._store = store

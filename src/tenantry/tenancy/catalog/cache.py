@@ -11,11 +11,7 @@ CACHED_TENANTS_MAX: Final = 16_384
 
 
 class TenantCache:
-    """Tenant records as they were read, until any process commits to the catalog.
-
-    Args:
-        change_token: The catalog's: see `Store.change_token`.
-    """
+    """Tenant records as they were read, until any process commits to the catalog."""
 
     def __init__(self, change_token: Callable[[], ChangeToken | None]) -> None:
         self._change_token = change_token
@@ -29,12 +25,7 @@ class TenantCache:
         return self._records.get(tenant_id)
 
     def add(self, record: TenantRecord, token: ChangeToken | None) -> None:
-        """Add a record that was just read.
-
-        Args:
-            record: The record.
-            token: The catalog's change token from before the reading. The record is not added if the catalog has changed since.
-        """
+        """Add a record that was read after the catalog had this token, unless the catalog has changed since."""
         if token is None or token != self._change_token():
             return
         if self._token != token or len(self._records) >= CACHED_TENANTS_MAX:

@@ -36,7 +36,6 @@ class Catalog:
     """Reads and changes the list of tenants.
 
     Args:
-        backend: Keeps the catalog's database.
         context: Clock, settings and event hook; the limiters should be the catalog's own, so that no tenant's load delays it.
     """
 
@@ -59,11 +58,7 @@ class Catalog:
         await self._actor.open()
 
     async def aclose(self, timeout_seconds: float) -> None:
-        """Finish the calls that were begun and close the database; idempotent.
-
-        Args:
-            timeout_seconds: For the calls to finish.
-        """
+        """Finish the calls that were begun and close the database; idempotent."""
         await self._actor.aclose(timeout_seconds)
 
     async def insert(self, tenant: TenantRecord) -> None:
@@ -115,14 +110,7 @@ class Catalog:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[TenantRecord]:
-        """Return a page of tenants in the order of their ids; purged ones only if that state is asked for.
-
-        Args:
-            state: Only tenants in this state.
-            id_prefix: Only tenants whose ids begin with it.
-            tenant_ids: Only these tenants.
-            limit: How many at most; `TENANT_ROWS_DEFAULT` if left out.
-            cursor: The `next_cursor` of the page before.
+        """Return a page of tenants in the order of their ids; see `OperatorAPI.list`.
 
         Raises:
             QueryError: `id_prefix`, `limit` or `cursor` is not valid.

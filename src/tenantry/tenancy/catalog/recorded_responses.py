@@ -84,13 +84,7 @@ class PendingRequest:
 
 
 class RecordedResponses:
-    """Records responses for a day.
-
-    Args:
-        store: The catalog.
-        clock: Dates the requests.
-        watch: Tells which responses have expired.
-    """
+    """Records responses for a day."""
 
     def __init__(self, store: CatalogSession, clock: Clock, watch: ClockWatch) -> None:
         self._store = store

@@ -57,11 +57,6 @@ class Fleet:
     Each tenant gets one outcome, and a tenant with an outcome is not worked on again. If the process dies during the work on a
     tenant, the tenant has no outcome, and the work is done again, though it may have been done. Migrating or checking again changes
     nothing; a function must be repeatable.
-
-    Args:
-        tools: What the work needs.
-        check_open: Raises unless the registry is open.
-        log: Of the registry.
     """
 
     def __init__(self, tools: FleetTools, *, check_open: Callable[[], None], log: EventLog) -> None:

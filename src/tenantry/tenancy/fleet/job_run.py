@@ -42,13 +42,8 @@ class JobRun:
     """Runs one job in this process.
 
     Args:
-        job: The job.
-        table: The jobs in the catalog.
-        work: Does the work on single tenants.
         places: Limits how many tenants all jobs of the registry work on at once.
-        context: Settings, clock and event hook.
         limits: How often an outcome that cannot be recorded is tried again.
-        log: Bound to the job.
     """
 
     def __init__(

@@ -63,12 +63,7 @@ class Outcome:
 
 
 class FleetResults:
-    """Reads and writes the results of jobs.
-
-    Args:
-        catalog: Has the tables.
-        clock: Dates the results.
-    """
+    """Reads and writes the results of jobs."""
 
     def __init__(self, catalog: CatalogSession, clock: Clock) -> None:
         self._catalog = catalog

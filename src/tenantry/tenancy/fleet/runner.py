@@ -27,16 +27,7 @@ PLACES_SHARE: Final = 0.5
 
 
 class FleetRunner:
-    """Has one task for each job that this process runs or tries to run.
-
-    Args:
-        table: The jobs in the catalog.
-        work: Does the work on single tenants.
-        backend: Has the jobs' locks.
-        context: Settings, clock and event hook.
-        limits: How long a job waits after a failure.
-        log: Of the registry.
-    """
+    """Has one task for each job that this process runs or tries to run."""
 
     def __init__(
         self,

@@ -24,13 +24,7 @@ _IS_BELOW: Final = Sql({"sqlite": "coalesce(json_extract(schema_versions, '$.' |
 
 
 def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> Statement:
-    """Return the statement that inserts the tenants of a job.
-
-    Args:
-        job_id: The job.
-        options: The conditions on tenants, and the size of the first wave.
-        tenant_ids: Only these tenants, unless it is None.
-    """
+    """Return the statement that inserts the tenants of a job."""
     rest = FIRST_WAVE if options.canary is None else FIRST_WAVE + 1
     count, share = options.canary_size
     canary, size = (_SHARE, [share]) if share else (_COUNT, [count, count])

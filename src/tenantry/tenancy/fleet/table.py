@@ -70,13 +70,7 @@ DELETE FROM fleet_results WHERE job_id = ? AND (wave, position) IN (
 
 
 class FleetTable:
-    """Reads and writes jobs.
-
-    Args:
-        catalog: Has the tables.
-        clock: Dates the jobs.
-        limits: How many rows are deleted at once.
-    """
+    """Reads and writes jobs."""
 
     def __init__(self, catalog: Catalog, clock: Clock, limits: FleetLimits) -> None:
         self._catalog = catalog
@@ -92,14 +86,7 @@ class FleetTable:
     async def insert(
         self, job_id: str, kind: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None
     ) -> FleetJob:
-        """Insert a new job with its tenants in one transaction, and return the job.
-
-        Args:
-            job_id: The id, from `new_id`.
-            kind: The kind of work.
-            options: Which tenants, and how.
-            tenant_ids: Only these tenants, unless it is None.
-        """
+        """Insert a new job with its tenants in one transaction, and return the job."""
         now, principal = as_text(self._clock.now()), audit.current_principal()
         row = (job_id, kind, options.model_dump_json(), JobState.PENDING, principal, now, now)
         # Without the arguments of the work: they may be secret.

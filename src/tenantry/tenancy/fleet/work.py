@@ -89,10 +89,6 @@ class FleetTools:
 class FleetWork:
     """Does the work of jobs on single tenants.
 
-    Args:
-        tools: What it works with.
-        table: The jobs in the catalog.
-
     Attributes:
         functions: The users' functions by name.
     """
@@ -119,11 +115,6 @@ class FleetWork:
 
     async def run(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
         """Do the job's work on a tenant, in several attempts if its error may pass, and return the outcome.
-
-        Args:
-            job: The job.
-            item: The tenant.
-            halted: Set when the job is to stop in this process.
 
         Raises:
             JobHaltedError: The job was halted between two attempts, or the registry closed.

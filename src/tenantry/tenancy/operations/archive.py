@@ -16,11 +16,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Archive:
-    """Archives tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Archives tenants."""
 
     action = "archive"
 

@@ -15,11 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Change:
-    """Changes records of tenants, and does in this process what the change says.
-
-    Args:
-        tools: What it works with.
-    """
+    """Changes records of tenants, and does in this process what the change says."""
 
     def __init__(self, tools: OperationTools) -> None:
         self._tools = tools

@@ -24,11 +24,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Create:
-    """Creates tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Creates tenants."""
 
     action = "create"
 

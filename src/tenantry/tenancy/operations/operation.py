@@ -56,11 +56,6 @@ class Operation:
     """One operation that is under way.
 
     Args:
-        runner: Runs it.
-        tenant_id: As the caller gave it.
-        action: Its name, in the audit, events and metrics.
-        detail: Its arguments, for the audit.
-        principal: Who does it, for the audit.
         expected_revision: The revision of the tenant that it was decided on; None if any will do.
         last_outcome: That of the last try, if this is another one: the same failure is audited once.
     """

@@ -23,13 +23,7 @@ from tenantry.tenancy.tenant_record import OBJECTS_LEFT, TenantRecord, not_found
 
 
 class Purge:
-    """Purges deleted tenants.
-
-    Args:
-        tools: What it works with.
-        archive: The snapshots.
-        owner: Which data directory their storage belongs to.
-    """
+    """Purges deleted tenants."""
 
     action = "purge"
 
@@ -101,13 +95,7 @@ class Purge:
 
 
 class ExpiredTenants:
-    """Purges deleted tenants whose grace period has passed.
-
-    Args:
-        tools: What it works with.
-        runner: Runs the purges.
-        purge: The purge.
-    """
+    """Purges deleted tenants whose grace period has passed."""
 
     def __init__(self, tools: OperationTools, runner: OperationRunner, purge: Purge) -> None:
         self._catalog = tools.catalog
@@ -117,12 +105,7 @@ class ExpiredTenants:
         self._failed = Retries(tools.context.clock.monotonic_seconds)
 
     async def purge(self, tenants_max: int, *, by: str) -> None:
-        """Purge at most so many of them. A purge that fails is audited and logged, and tried again later.
-
-        Args:
-            tenants_max: How many.
-            by: Who does it, for the audit.
-        """
+        """Purge at most so many of them. A purge that fails is audited and logged, and tried again later."""
         past = self._context.watch.surely_past(self._context.config.delete_grace_seconds)
         expired = await self._catalog.to_purge(past, tenants_max + len(self._failed))
         self._failed.keep_only({tenant.uid for tenant in expired})

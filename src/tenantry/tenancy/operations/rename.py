@@ -16,11 +16,7 @@ from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 
 class Rename:
-    """Renames tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Renames tenants."""
 
     action = "rename"
 

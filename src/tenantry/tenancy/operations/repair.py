@@ -15,11 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Repair:
-    """Repairs quarantined tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Repairs quarantined tenants."""
 
     action = "repair"
 

@@ -22,9 +22,6 @@ class Retries:
     """Remembers what failed for which tenant, and when to try again: exponential backoff with jitter.
 
     In memory: a process that starts tries at once.
-
-    Args:
-        now: The monotonic clock in seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -75,12 +75,7 @@ class OperationRunner:
     """Runs operations.
 
     Args:
-        catalog: Where intents and the audit are.
-        context: Settings, clock and event hook.
-        backend: Has the locks of the operations.
         finishers: How each operation of several steps is finished after a crash, by action.
-        check_open: Raises unless operations may begin.
-        log: Of the registry.
     """
 
     def __init__(
@@ -221,10 +216,6 @@ class OperationRunner:
 
     async def finish_leftover(self, tenant: TenantRecord, *, by: str) -> None:
         """Finish the operation of a process that died.
-
-        Args:
-            tenant: As it was read.
-            by: Who finishes it, for the audit.
 
         Raises:
             TenantBusyError: The process is alive.

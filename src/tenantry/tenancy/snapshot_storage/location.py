@@ -38,10 +38,6 @@ def recorded_location(data_dir: Path) -> str | None:
 def record_location(data_dir: Path, location: str) -> None:
     """Record where the snapshots are stored, unless that is the default or is recorded already.
 
-    Args:
-        data_dir: The data directory.
-        location: The location of the storage, see `ObjectStorage`.
-
     Raises:
         DataDirectoryError: They are stored elsewhere. The message says where, and how to change it.
         SnapshotError: It cannot be read or written.

@@ -60,13 +60,7 @@ class StorageMark(BaseModel):
 
 
 class StorageOwner:
-    """Writes and compares the mark of a snapshot storage.
-
-    Args:
-        storage: The storage.
-        data_dir: The data directory that is to use it.
-        clock: For the age of a comparison.
-    """
+    """Writes and compares the mark of a snapshot storage."""
 
     def __init__(self, storage: ObjectStorage, data_dir: Path, clock: Clock) -> None:
         self._storage = storage

@@ -9,12 +9,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Clone:
-    """Clones tenants.
-
-    Args:
-        tools: What it works with.
-        create: What new tenants have in common.
-    """
+    """Clones tenants."""
 
     action = "clone"
 

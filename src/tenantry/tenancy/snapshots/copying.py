@@ -36,9 +36,6 @@ class Copies:
     A tenant that serves calls is copied through its actor, beside its writer. A tenant that serves none is copied through a store of
     its own, and not migrated for it. So is a tenant that serves calls, is closed and lacks migrations. Meanwhile callers wait for the
     copy: also those of a tenant that serves calls again before the copy has ended.
-
-    Args:
-        tools: What operations work with.
     """
 
     def __init__(self, tools: OperationTools) -> None:
@@ -144,15 +141,6 @@ def manifest_of(
     stored: CompressedFile | None = None,
 ) -> Manifest:
     """Return the manifest of a copy of the tenant's database.
-
-    Args:
-        tenant: The tenant.
-        report: What is in the copy.
-        now: When it was made.
-        trigger: What asked for it.
-        database_sha256: The copy's SHA-256, in hexadecimal.
-        snapshot_id: The snapshot that it is; None in a bundle.
-        stored: The copy as it is stored; None in a bundle, which contains it as it is.
 
     Raises:
         SnapshotCorruptError: It is another tenant's database.

@@ -46,7 +46,6 @@ class Exchange:
     """Exchanges databases of tenants.
 
     Args:
-        tools: What operations work with.
         is_kept_as_found: Whether the old database is kept with its log exactly as they are, rather than as one file.
         is_undo: Whether the exchange undoes the one before it.
     """
@@ -61,14 +60,7 @@ class Exchange:
     async def run(
         self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
-        """Prepare a database that was checked, and put it in the place of the tenant's.
-
-        Args:
-            operation: The restore.
-            tenant: The tenant.
-            database: The new database, in a scratch directory.
-            is_migrated: Whether it is migrated first.
-        """
+        """Prepare a database that was checked, and put it in the place of the tenant's."""
         context = self._tools.context
         with operation.preparing():
             versions = await self._tools.backend.prepare(database) if is_migrated else None

@@ -14,11 +14,7 @@ from tenantry.threads import run_in_thread
 
 
 class Export:
-    """Exports tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Exports tenants."""
 
     action = "export"
 

@@ -18,12 +18,7 @@ from tenantry.threads import run_in_thread
 
 
 class ImportBundle:
-    """Imports bundles.
-
-    Args:
-        tools: What it works with.
-        create: What new tenants have in common.
-    """
+    """Imports bundles."""
 
     action = "import"
 

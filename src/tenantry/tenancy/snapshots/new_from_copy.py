@@ -22,12 +22,7 @@ from tenantry.tenancy.tenant_record import Intent, TenantRecord
 
 
 class NewFromCopy:
-    """Creates tenants with copies of databases.
-
-    Args:
-        tools: What operations work with.
-        create: What new tenants have in common.
-    """
+    """Creates tenants with copies of databases."""
 
     def __init__(self, tools: OperationTools, create: Create) -> None:
         self._tools = tools

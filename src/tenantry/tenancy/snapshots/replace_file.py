@@ -13,11 +13,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class ReplaceFile:
-    """Replaces tenants' databases by files.
-
-    Args:
-        tools: What it works with.
-    """
+    """Replaces tenants' databases by files."""
 
     action = "replace_file"
 
@@ -53,11 +49,6 @@ class ReplaceFile:
 
 def _check_owner(uid: str | None, tenant: TenantRecord, owner: str | None) -> None:
     """Check that a database is marked as the tenant's or as the given owner's.
-
-    Args:
-        uid: The uid in the database.
-        tenant: The tenant.
-        owner: The uid that is accepted beside the tenant's.
 
     Raises:
         SnapshotCorruptError: It is another tenant's.

@@ -9,11 +9,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Restore:
-    """Restores tenants.
-
-    Args:
-        tools: What it works with.
-    """
+    """Restores tenants."""
 
     action = "restore"
 

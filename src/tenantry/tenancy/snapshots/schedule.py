@@ -28,12 +28,6 @@ class SnapshotSchedule:
     The catalog has a due time for each tenant. Of several processes, the one that moves the due time with a compare-and-set takes the
     snapshot. A new tenant's first due time is a random one within the interval. A snapshot that fails is in the log and in the audit,
     and is tried again after a tenth of the interval.
-
-    Args:
-        snapshots: Takes the snapshots.
-        catalog: Has the due times.
-        context: Settings and clock.
-        log: For failures.
     """
 
     def __init__(self, snapshots: Snapshots, catalog: Catalog, context: ActorContext, log: EventLog) -> None:

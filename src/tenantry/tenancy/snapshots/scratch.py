@@ -27,9 +27,6 @@ class Scratch:
     """Makes directories that exist for the length of a block.
 
     They are in ``scratch`` of the data directory, in a directory that only this registry uses, with a lock beside it.
-
-    Args:
-        data_dir: The data directory.
     """
 
     def __init__(self, data_dir: Path) -> None:

@@ -54,7 +54,6 @@ class SnapshotArchive:
     """Stores, fetches and deletes snapshots.
 
     Args:
-        storage: Has the objects.
         owner: Checks that the storage belongs to this data directory before anything is written, deleted or restored.
     """
 
@@ -172,13 +171,6 @@ class SnapshotArchive:
 
         The newest snapshot stays, whatever the clock says. Snapshots dated in the future stay and do not count. A database without
         a manifest is deleted when it is a day old.
-
-        Args:
-            tenant_uid: The tenant.
-            newest: The id of the snapshot that was just taken.
-            kept_max: How many snapshots stay.
-            age_seconds_max: How old they may be.
-            watch: Tells which dates are plausible.
 
         Returns:
             The ids of what was deleted.

@@ -50,14 +50,7 @@ class SnapshotOperations:
 
 
 class Snapshots:
-    """Takes, lists, restores and deletes snapshots of tenants. Use `registry.snapshots`.
-
-    Args:
-        runner: Runs the operations.
-        tools: What they work with.
-        operations: Those that have a file of their own.
-        owner: Which data directory the snapshot storage belongs to.
-    """
+    """Takes, lists, restores and deletes snapshots of tenants. Use `registry.snapshots`."""
 
     def __init__(
         self,

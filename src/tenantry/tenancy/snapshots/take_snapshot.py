@@ -24,11 +24,7 @@ RETENTION: Final = "retention"
 
 
 class TakeSnapshot:
-    """Takes snapshots.
-
-    Args:
-        tools: What it works with.
-    """
+    """Takes snapshots."""
 
     action = "snapshot"
 

@@ -8,11 +8,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class UndoRestore:
-    """Undoes restores.
-
-    Args:
-        tools: What it works with.
-    """
+    """Undoes restores."""
 
     action = "undo_restore"
 

@@ -59,13 +59,7 @@ def pair(row_id: int) -> Request:
 
 
 def keyed(request: Request, *, payload_hash: bytes = b"1", after_seconds: float = 0.0) -> KeyedRequest:
-    """Return a unit with a key that is kept for a minute.
-
-    Args:
-        request: The unit.
-        payload_hash: Tells it from another unit.
-        after_seconds: How long after the first unit it is sent.
-    """
+    """Return a unit with a key that is kept for a minute."""
     now = datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=after_seconds)
     return KeyedRequest(
         request, key="key", payload_hash=payload_hash, now=now, kept_since=now - timedelta(minutes=1)

@@ -41,12 +41,7 @@ class _NotImmutableError(Exception):
 
 
 class Connections:
-    """See the module.
-
-    Args:
-        opener: Opens the writer, or the immutable file.
-        thread_pools: The threads that run the jobs.
-    """
+    """See the module."""
 
     def __init__(self, opener: DatabaseOpener, thread_pools: ThreadPools) -> None:
         self._opener = opener

@@ -26,11 +26,7 @@ class DatabaseOpener:
     """See the module.
 
     Args:
-        options: The path and how to open it.
-        planner: Which migrations are pending.
-        known_version: How many migrations the code knows.
         ownership: The file's lock and epoch, None for a database that has one user by agreement.
-        log: For warnings about the file.
 
     Attributes:
         options: The options with the limits that were applied last.

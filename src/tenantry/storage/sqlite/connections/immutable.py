@@ -18,7 +18,6 @@ class ImmutableFile:
     """A database file that was found closed; it tells whether the file was changed since.
 
     Args:
-        path: The file.
         identity: The file's inode, size and modification time when it was found.
     """
 

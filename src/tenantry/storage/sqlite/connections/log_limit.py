@@ -42,10 +42,7 @@ class LogLimit:
     """See the module.
 
     Args:
-        options: The database's path, and the limit.
-        connections: Its writer and its readers.
         writer_lock: Held while the writer is used for longer than a job.
-        log: For the truncations.
     """
 
     def __init__(

@@ -20,11 +20,7 @@ from tenantry.storage.sqlite.database_files.database_file import has_log, log_of
 
 
 class NewLog:
-    """The log of a writer that was opened without automatic checkpoints; used by the writer's jobs only.
-
-    Args:
-        path: The database.
-    """
+    """The log of a writer that was opened without automatic checkpoints; used by the writer's jobs only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

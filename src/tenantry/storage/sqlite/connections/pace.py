@@ -54,8 +54,6 @@ class Pace:
     """Tells a thread's job when to pause.
 
     Args:
-        now: A monotonic clock, in seconds.
-        sleep: Sleeps, in seconds.
         lane_seconds_max: How long a long job waits for another long job.
     """
 

@@ -89,7 +89,6 @@ class ThreadPool:
     """A number of threads for any number of connections.
 
     Args:
-        name: The name of its threads.
         threads_max: How many jobs run at once, without those that take too long.
     """
 

@@ -16,13 +16,7 @@ from tenantry.storage.sqlite.errors import is_read_only
 def check_writable(
     path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
 ) -> None:
-    """Refuse a connection that cannot write to a file that this process may write to.
-
-    Args:
-        path: The file.
-        file_version: The database's ``user_version``.
-        busy_timeout_seconds: The connection's.
-        connection: The writer, not in a transaction.
+    """Refuse a writer, not in a transaction, that cannot write to a file that this process may write to.
 
     Raises:
         PersistenceConnectionError: It cannot write; try to open it again.

@@ -14,10 +14,6 @@ TICK_NANOSECONDS: Final = 2_000_000_000
 def read_change_token(path: Path, *, is_wal: bool) -> ChangeToken | None:
     """Return the modification times of the files that a commit writes: the database, and its write-ahead log if it has one.
 
-    Args:
-        path: The database.
-        is_wal: Whether it has a write-ahead log.
-
     Returns:
         None if a file was modified within the last tick of the file system's clock: another commit in the same tick would not
         change the times (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). Also None if

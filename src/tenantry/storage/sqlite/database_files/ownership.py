@@ -38,13 +38,7 @@ _RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
 
 
 class FileOwnership:
-    """Ownership of one tenant's database file. Its methods run on the writer's thread.
-
-    Args:
-        lock_path: The lock file.
-        tenant_uid: The tenant that the database must belong to.
-        tenant_id: The tenant's id, for errors.
-    """
+    """Ownership of one tenant's database file. Its methods run on the writer's thread."""
 
     def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
         self._lock = LockFile(lock_path)

@@ -26,10 +26,6 @@ _VARINT_BYTES_MAX: Final = 9
 def check_schema_size(path: Path, *, rows_max: int = ROWS_MAX) -> None:
     """Raise if a database's schema is too large to be parsed.
 
-    Args:
-        path: The file.
-        rows_max: How many objects the schema may have.
-
     Raises:
         DatabaseCorruptError: The schema is too large, or the file is not a database.
         OSError: The file cannot be read.

@@ -18,9 +18,6 @@ from tenantry.storage.sqlite.statements.execution import run_statement
 class Inspection:
     """A database with a rollback journal, read by a connection that cannot write.
 
-    Args:
-        path: The file.
-
     Raises:
         PersistenceError: It cannot be opened.
     """

@@ -33,10 +33,6 @@ def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
     much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
 
-    Args:
-        path: The database.
-        busy_seconds: How long to wait for another program that holds a lock of the database.
-
     Raises:
         StorageFullError: It would leave too little space for writes; the database is unchanged.
         PersistenceError: SQLite refused; the database is unchanged.
@@ -79,10 +75,6 @@ def checkpoint(path: Path) -> None:
 
 def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     """Check a database thoroughly, and rebuild its indexes if only these are damaged.
-
-    Args:
-        path: The database.
-        busy_seconds: How long to wait for another program that holds a lock of the database.
 
     Raises:
         DatabaseCorruptError: It has other damage.

@@ -27,14 +27,7 @@ def set_page_limit(database_bytes_max: int | None, connection: sqlite3.Connectio
 
 
 def with_limit_named(outcome: T, doing: str, database_bytes_max: int | None, path: Path | None) -> T:
-    """Return the outcome of a write; if it is an error because of the limit, return one that names the limit.
-
-    Args:
-        outcome: A result, or an error.
-        doing: What failed, for the message.
-        database_bytes_max: The database's limit.
-        path: The database, None for one in memory.
-    """
+    """Return the outcome of a write; if it is an error because of the limit, return one that names the limit."""
     if (
         database_bytes_max is None
         or not isinstance(outcome, PersistenceError)

@@ -22,12 +22,7 @@ _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
 class SQLiteClosedDatabase:
-    """See `ClosedDatabase`.
-
-    Args:
-        paths: The tenant's files.
-        limits: Of a repair.
-    """
+    """See `ClosedDatabase`."""
 
     def __init__(self, paths: TenantPaths, limits: SQLiteLimits) -> None:
         self._paths = paths
@@ -95,14 +90,6 @@ async def closed_database(
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
     """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock.
-
-    Args:
-        place: The tenant.
-        paths: Its files.
-        data_dir: The directory that its files may not leave.
-        limits: Of a repair.
-        wait_seconds: How long to wait for another process that has it open.
-        monotonic_seconds: The clock for the waiting.
 
     Raises:
         TenantOwnedElsewhereError: The other process has it open.

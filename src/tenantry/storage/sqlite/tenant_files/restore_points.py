@@ -15,7 +15,6 @@ class SQLiteRestorePoints:
     """See `RestorePoints`.
 
     Args:
-        paths: The tenant's files.
         data_dir: The directory that its files may not leave.
     """
 
