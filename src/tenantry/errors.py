@@ -7,6 +7,7 @@
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
     │   │   └── DataDirectoryError       the data directory cannot be used as it is
     │   ├── MigrationError               a step failed, or the file and the code disagree
+    │   │   └── MissingSchemaError       tenants have schema packs that this process was not given
     │   ├── RecordNotFoundError
     │   ├── DuplicateRecordError         a primary or unique key exists already
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
@@ -156,6 +157,20 @@ class MigrationError(PersistenceError):
         self.schema = schema
         self.version = version
         self.is_step_failure = is_step_failure
+
+
+class MissingSchemaError(MigrationError):
+    """Tenants of the data directory have schema packs that this process was not given, so it migrates and creates none.
+
+    Attributes:
+        missing_schemas: The names of the packs.
+    """
+
+    outcome = "missing_schema"
+
+    def __init__(self, message: str, *, missing_schemas: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.missing_schemas = missing_schemas
 
 
 class RecordNotFoundError(PersistenceError):

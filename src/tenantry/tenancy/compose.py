@@ -20,6 +20,7 @@ from tenantry.tenancy.catalog.api_keys import ApiKeys
 from tenantry.tenancy.catalog.audit import AdminAudit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
+from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
 from tenantry.tenancy.clock_watch import ClockWatch
 from tenantry.tenancy.failed_tenants import FailedTenants, FailureReports
 from tenantry.tenancy.fleet.fleet import Fleet
@@ -84,6 +85,7 @@ class Parts:
     runner: OperationRunner
     snapshots: Snapshots
     fleet: Fleet
+    recorded_schemas: RecordedSchemas
     snapshot_schedule: SnapshotSchedule
     periodic_tasks: PeriodicTasks
     audit: AdminAudit
@@ -118,7 +120,8 @@ def compose(
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
     # Limiters of its own: no load of any tenant delays the catalog.
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
-    tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, log)
+    recorded_schemas = RecordedSchemas(catalog, schemas, clock)
+    tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, recorded_schemas, log)
     leases = TenantLeases(
         state,
         catalog,
@@ -145,7 +148,9 @@ def compose(
         log=log,
     )
     snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
-    fleet_tools = FleetTools(catalog, tools.pool, runner, context, leases, schemas, backend, snapshots)
+    fleet_tools = FleetTools(
+        catalog, tools.pool, runner, context, leases, schemas, recorded_schemas, backend, snapshots
+    )
     fleet = Fleet(fleet_tools, check_open=state.check_open, log=log)
     expired = ExpiredTenants(tools, runner, operations.purge)
     return Parts(
@@ -169,6 +174,7 @@ def compose(
         snapshots=snapshots,
         fleet=fleet,
         snapshot_schedule=SnapshotSchedule(snapshots, catalog, context, log),
+        recorded_schemas=recorded_schemas,
         periodic_tasks=PeriodicTasks(tools, runner, expired, fleet, failed_tenants, log=log),
         audit=AdminAudit(catalog),
         keys=ApiKeys(catalog, clock),
@@ -177,12 +183,19 @@ def compose(
 
 
 def _open_tenants(
-    catalog: Catalog, context: ActorContext, backend: Backend, schemas: Sequence[Schema], log: EventLog
+    catalog: Catalog,
+    context: ActorContext,
+    backend: Backend,
+    schemas: Sequence[Schema],
+    recorded_schemas: RecordedSchemas,
+    log: EventLog,
 ) -> tuple[OperationTools, FailedTenants]:
     """Return the pool with all that opens its tenants, and closes those that fail."""
     config, clock = context.config, context.clock
     failures = FailureReports()
-    opener = TenantOpener(catalog, schemas, context, backend, log=log, on_failure=failures.report)
+    opener = TenantOpener(
+        catalog, schemas, context, backend, recorded_schemas, log=log, on_failure=failures.report
+    )
     pool = ActorPool(
         opener.open,
         open_tenants_max=config.open_tenants_max,
@@ -195,7 +208,7 @@ def _open_tenants(
     )
     failed_tenants = FailedTenants(pool, opener, now=clock.monotonic_seconds, log=log)
     failures.subscribe(failed_tenants.start_closing)
-    return OperationTools(catalog, context, pool, opener, backend), failed_tenants
+    return OperationTools(catalog, context, pool, opener, backend, recorded_schemas), failed_tenants
 
 
 def _operations(

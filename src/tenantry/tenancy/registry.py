@@ -74,6 +74,8 @@ class TenantRegistry(OperatorAPI):
         """The keys to the admin API."""
         self.recorded_responses = parts.recorded_responses
         """The responses that the admin API repeats."""
+        self.recorded_schemas = parts.recorded_schemas
+        """The schema packs that the tenants have."""
         self.snapshots = parts.snapshots
         """The tenants' snapshots."""
         self.fleet = parts.fleet

@@ -19,6 +19,7 @@ from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.audit import append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
@@ -44,6 +45,7 @@ class TenantOpener:
         schemas: Sequence[Schema],
         context: ActorContext,
         backend: Backend,
+        recorded_schemas: RecordedSchemas,
         *,
         log: EventLog,
         on_failure: Callable[[TenantRecord, TenantryError], None],
@@ -52,6 +54,7 @@ class TenantOpener:
         self._schemas = schemas
         self._context = context
         self._backend = backend
+        self._recorded_schemas = recorded_schemas
         self._log = log
         self._on_failure = on_failure
         self._opened: set[TenantId] = set()
@@ -63,12 +66,15 @@ class TenantOpener:
         Raises:
             TenantError: The tenant does not exist, does not serve calls, or is open elsewhere.
             TenantQuarantinedError: Its database is damaged or its migration failed: it was quarantined because of that.
+            MissingSchemaError: It needs a migration, and this registry lacks schema packs that tenants have.
             PersistenceError: It cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
         is_for_operation = tenant.uid in self._for_operations
         if not is_for_operation:
             check_opens(tenant)
+        if self.is_behind(tenant):
+            await self._recorded_schemas.admit()
         if is_for_operation:
             # A missing database is made only for a tenant that is being created.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))

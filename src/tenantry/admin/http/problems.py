@@ -63,6 +63,7 @@ _DETAILS: Final = (
     "revision",
     "current_revision",
     "objects",
+    "missing_schemas",
 )
 # Errors whose messages concern only the request itself, so that every caller may see them.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)

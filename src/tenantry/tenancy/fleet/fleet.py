@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from tenantry.errors import JobError, QueryError
+from tenantry.errors import JobError, MissingSchemaError, QueryError
 from tenantry.eventlog import EventLog
 from tenantry.ids import parse_tenant_id
 from tenantry.lifecycle import TenantEvent, TenantState, no_such_tenant, states_that_allow
@@ -124,6 +124,7 @@ class Fleet:
 
         Raises:
             JobError: The kind or an option is not valid.
+            MissingSchemaError: The job migrates, and this registry lacks schema packs that tenants have.
             TenantNotFoundError: One of `tenant_ids` does not exist.
             InvalidTenantIdError: One of `tenant_ids` is not a valid id.
         """
@@ -141,7 +142,7 @@ class Fleet:
                 return_on_failure=return_on_failure,
                 arguments=arguments or {},
             )
-            self._work.check_kind(kind)
+            await self._work.check_kind(kind)
             _check_states(kind, options.states)
         ids = None if tenant_ids is None else await self._existing(tenant_ids)
         job_id = self._table.new_id()
@@ -231,13 +232,14 @@ class Fleet:
         Raises:
             JobNotFoundError: The job does not exist.
             JobError: It has ended, or its function is not registered here.
+            MissingSchemaError: It migrates, and this registry lacks schema packs that tenants have.
         """
         self._check_open()
         changes = {} if failures_max is None else {"failures_max": failures_max}
         async with self._audited_refusal(JobEvent.RESUME, job_id):
             job = await self._table.get(job_id)
             _options(**(job.options.model_dump() | changes))
-            self._work.check_kind(job.kind, job_id=job_id)
+            await self._work.check_kind(job.kind, job_id=job_id)
         async with self._runner.spawning(job_id):
             return await self._steer(job_id, JobEvent.RESUME, **changes)
 
@@ -290,6 +292,7 @@ class Fleet:
             state=tenant.state,
             schema_versions=tenant.schema_versions,
             pending=tuple(map(str, pending)),
+            unknown_schemas=await self._tools.recorded_schemas.missing(),
             last_error=tenant.reason if is_quarantined else tenant.last_error,
         )
 
@@ -334,7 +337,7 @@ class Fleet:
         """Record in the audit that the block refused a call."""
         try:
             yield
-        except JobError as error:
+        except (JobError, MissingSchemaError) as error:
             await self._table.refuse(action, job_id, error)
             raise
 

@@ -234,6 +234,8 @@ class TenantMigrationStatus(BaseModel):
         state: Where it is in its life.
         schema_versions: The version that each schema was at when it was last opened.
         pending: The migrations that it lacks, in the order in which they will be applied.
+        unknown_schemas: Schema packs that tenants of the data directory have and this process was not given: what the tenant lacks of
+            them is unknown here.
         last_error: Why it could not be opened the last time, or why it was quarantined.
     """
 
@@ -243,9 +245,10 @@ class TenantMigrationStatus(BaseModel):
     state: TenantState
     schema_versions: dict[str, int]
     pending: tuple[str, ...]
+    unknown_schemas: tuple[str, ...]
     last_error: str | None
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing is pending."""
-        return not self.pending
+        """Whether nothing is pending, as far as every pack is known here."""
+        return not self.pending and not self.unknown_schemas

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
-from tenantry.errors import JobError
+from tenantry.errors import JobError, MissingSchemaError
 from tenantry.eventlog import EventLog
 from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
@@ -149,8 +149,8 @@ class FleetRunner:
         if job.state not in LIVE_STATES or self._is_closed:
             return
         try:
-            self._work.check_kind(job.kind, job_id=job_id)
-        except JobError as error:
+            await self._work.check_kind(job.kind, job_id=job_id)
+        except (JobError, MissingSchemaError) as error:
             await self._table.apply(job_id, JobEvent.PAUSE, reason=as_reason(str(error)), is_audited=False)
             self._log.warning(FLEET_JOB_PAUSED, job_id=job_id, reason=str(error))
             return

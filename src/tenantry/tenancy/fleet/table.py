@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenantry.clock import Clock, as_text
-from tenantry.errors import JobError, JobNotFoundError
+from tenantry.errors import JobNotFoundError, TenantryError
 from tenantry.ids import TenantId
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Statement, TupleRow
@@ -190,7 +190,7 @@ class FleetTable:
             if results[-1] != 0:
                 return await self.get(job_id)
 
-    async def refuse(self, action: str, job_id: str | None, error: JobError) -> None:
+    async def refuse(self, action: str, job_id: str | None, error: TenantryError) -> None:
         """Append a refused call to the audit."""
         await self._catalog.write(self.audited(action, job_id, error.outcome, error=str(error)))
 

@@ -19,6 +19,7 @@ from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
 from tenantry.tenancy.fleet.attempts import with_retries
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetJob
 from tenantry.tenancy.fleet.limits import FLEET_LIMITS, FleetLimits
@@ -81,6 +82,7 @@ class FleetTools:
     context: ActorContext
     leases: TenantLeases
     schemas: Sequence[Schema]
+    recorded_schemas: RecordedSchemas
     backend: Backend
     snapshots: Snapshotter
     limits: FleetLimits = FLEET_LIMITS
@@ -99,12 +101,15 @@ class FleetWork:
         self._built_in = {MIGRATE: self._migrate, CHECK: self._check, SNAPSHOT: self._take_snapshot}
         self.functions: dict[str, FleetFunction] = {}
 
-    def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
+    async def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
         """Raise unless jobs of this kind can be run here.
 
         Raises:
             JobError: The function is not registered.
+            MissingSchemaError: The job migrates, and this registry lacks schema packs that tenants have.
         """
+        if kind == MIGRATE:
+            await self._tools.recorded_schemas.check()
         if kind not in BUILT_IN and kind not in self.functions:
             then = ", and resume the job" if job_id is not None else ""
             raise JobError(

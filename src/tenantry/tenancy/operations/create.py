@@ -54,9 +54,11 @@ class Create:
         """Return the record of a new tenant, which is not yet in the catalog.
 
         Raises:
+            MissingSchemaError: This registry lacks schema packs that tenants have.
             TenantExistsError: The id is taken.
             DataDirectoryError: The place of its database is taken by something that no tenant of the catalog owns.
         """
+        await self._tools.recorded_schemas.check()
         found = await self._tools.catalog.find(tenant_id)
         if found is not None and found.state.allows(Permission.EXIST):
             until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""

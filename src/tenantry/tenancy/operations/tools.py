@@ -9,6 +9,7 @@ from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -24,6 +25,7 @@ class OperationTools:
         pool: The open tenants.
         opener: How they are opened.
         backend: The tenants' databases.
+        recorded_schemas: The packs that the tenants have.
     """
 
     catalog: Catalog
@@ -31,6 +33,7 @@ class OperationTools:
     pool: ActorPool
     opener: TenantOpener
     backend: Backend
+    recorded_schemas: RecordedSchemas
 
     async def close(self, tenant: TenantRecord) -> None:
         """Close the tenant in this process, when the calls that were accepted have ended."""

@@ -62,6 +62,7 @@ async def try_newest(
         async with tools.scratch.directory() as directory:
             database = directory / "tenant.db"
             await archive.fetch(manifest, database)
+            await tools.operations.recorded_schemas.check()
             await tools.operations.backend.prepare(database)
     except TenantryError as failure:
         outcome, error = failure.outcome, str(failure)

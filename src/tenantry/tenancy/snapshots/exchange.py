@@ -62,6 +62,8 @@ class Exchange:
     ) -> TenantRecord:
         """Prepare a database that was checked, and put it in the place of the tenant's."""
         context = self._tools.context
+        if is_migrated:
+            await self._tools.recorded_schemas.admit()
         with operation.preparing():
             versions = await self._tools.backend.prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
