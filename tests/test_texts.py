@@ -9,7 +9,6 @@ import pytest
 from service import Service
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.errors import MigrationError, QueryError
-from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.texts import (
     DISPLAY_NAME_CHARACTERS_MAX,
     KEY_NAME_CHARACTERS_MAX,
@@ -37,14 +36,12 @@ REASON_WAYS: dict[str, Way] = {
 }
 
 
-async def _act(text: str) -> None:
-    with acting_as(text):
-        pass
-
-
 OTHER_WAYS: dict[str, tuple[Way, int]] = {
     "a key's name": (lambda registry, text: registry.keys.create(name=text), KEY_NAME_CHARACTERS_MAX),
-    "a principal's name": (lambda _, text: _act(text), PRINCIPAL_CHARACTERS_MAX),
+    "a principal's name": (
+        lambda registry, text: registry.suspend("acme", by=text),
+        PRINCIPAL_CHARACTERS_MAX,
+    ),
 }
 WAYS = {
     **{name: (way, DISPLAY_NAME_CHARACTERS_MAX) for name, way in NAME_WAYS.items()},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantry import RegistryConfig, TenantHandle, TenantRegistry
+from tenantry.tenancy.catalog.audit import principal_of
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.job import FleetResult
 from tenantry.tenancy.fleet.limits import FLEET_LIMITS, FleetLimits
@@ -133,14 +134,16 @@ class FakeSnapshots:
         work = registry.fleet._work
         work._tools = replace(work._tools, snapshots=self)
 
-    async def create(self, tenant_id: str, *, trigger: str) -> Any:
+    async def create(self, tenant_id: str, *, trigger: str, by: str) -> Any:
         """Note it."""
+        assert by == principal_of(None)
         self.created.append((tenant_id, trigger))
         return type("Snapshot", (), {"id": f"snapshot-{len(self.created)}"})
 
-    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool) -> None:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool, by: str) -> None:
         """Note it, and fail if that is asked for."""
         assert not migrate
+        assert by == principal_of(None)
         self.restored.append((tenant_id, snapshot_id))
         if self.error is not None:
             raise self.error

@@ -46,7 +46,7 @@ from tenantry.admin.routes.probes import Probes, make_probes
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
-from tenantry.tenancy.catalog.audit import current_principal
+from tenantry.tenancy.catalog.audit import principal_of
 from tenantry.tenancy.registry import TenantRegistry
 
 _ROUTERS: Final = (
@@ -191,4 +191,4 @@ def end_streams(app: FastAPI) -> None:
 
 async def as_process(_: object) -> Principal:
     """Allow everything, as the user that runs the process: for an application that no other process can reach."""
-    return Principal(current_principal(), None)
+    return Principal(principal_of(None), None)

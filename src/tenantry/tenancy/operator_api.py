@@ -45,19 +45,31 @@ class TenantOperations:
 
 
 class OperatorAPI(ABC):
-    """What `TenantRegistry` offers to operators."""
+    """What `TenantRegistry` offers to operators.
+
+    What is true of every operation: it can be repeated. Cancellation stops the waiting, not the operation. After a crash the tenant
+    is as it was before, or as it is after the operation. The operation is in the audit. Its keywords:
+
+    * ``by``: who does it, for the audit; the user that the process runs as if left out.
+    * ``if_revision``: the ``revision`` of the tenant that the decision was made on; any if left out. If the tenant has another
+      revision by now, nothing is changed (`RevisionError`). It is compared in the transaction of the change: of two operations that
+      were decided on one revision, one happens.
+    """
 
     def __init__(self, catalog: Catalog, runner: OperationRunner, operations: TenantOperations) -> None:
         self._catalog = catalog
         self._runner = runner
         self._operations = operations
 
-    async def create(self, tenant_id: str, *, display_name: str | None = None) -> TenantRecord:
+    async def create(
+        self, tenant_id: str, *, display_name: str | None = None, by: str | None = None
+    ) -> TenantRecord:
         """Create a tenant, with its database migrated, and return it.
 
         Args:
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
             display_name: For people; the id if left out.
+            by: Who does it, for the audit, see the class.
 
         Cancellation stops the waiting, not the creation. A creation that a crash interrupts is finished when a registry opens.
 
@@ -73,7 +85,7 @@ class OperatorAPI(ABC):
         name = parsed if display_name is None else display_name
         check_display_name(name)
         return await self._runner.run(
-            parsed, "create", partial(self._operations.create.run, display_name=name)
+            parsed, "create", partial(self._operations.create.run, display_name=name), by=by
         )
 
     async def get(self, tenant_id: str) -> TenantRecord:
@@ -122,27 +134,44 @@ class OperatorAPI(ABC):
             state=state, id_prefix=id_prefix, tenant_ids=names, limit=limit, cursor=cursor
         )
 
-    async def suspend(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
+    async def suspend(
+        self,
+        tenant_id: str,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        if_revision: int | None = None,
+    ) -> TenantRecord:
         """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
 
         Returns when the calls that were accepted have ended and the tenant is closed in this process. Another process that has
         it open closes it within a second.
 
-        What is true of every operation: it can be repeated. Cancellation stops the waiting, not the operation. After a crash the
-        tenant is as it was before, or as it is after the operation. The operation is in the audit.
-
         Raises:
             TenantNotFoundError: The tenant does not exist.
             TenantStateError: It is neither active nor suspended.
             TenantBusyError: Another operation of the tenant is under way.
+            RevisionError: The tenant has another revision than `if_revision`.
+            QueryError: The name in `by` is not valid.
         """
-        return await self._apply(tenant_id, TenantEvent.SUSPEND, reason=reason)
+        return await self._apply(
+            tenant_id, TenantEvent.SUSPEND, reason=reason, by=by, if_revision=if_revision
+        )
 
-    async def resume(self, tenant_id: str) -> TenantRecord:
+    async def resume(
+        self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Let a suspended tenant serve calls again. Raises like `suspend`."""
-        return await self._apply(tenant_id, TenantEvent.RESUME)
+        return await self._apply(tenant_id, TenantEvent.RESUME, by=by, if_revision=if_revision)
 
-    async def archive(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
+    async def archive(
+        self,
+        tenant_id: str,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        if_revision: int | None = None,
+    ) -> TenantRecord:
         """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
 
         Raises like `suspend`, and:
@@ -151,13 +180,24 @@ class OperatorAPI(ABC):
         self._check_open()
         check_reason(reason)
         work = partial(self._operations.archive.run, reason=reason)
-        return await self._runner.run(parse_tenant_id(tenant_id), "archive", work, reason=reason)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "archive", work, by=by, if_revision=if_revision, reason=reason
+        )
 
-    async def unarchive(self, tenant_id: str) -> TenantRecord:
+    async def unarchive(
+        self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Let an archived tenant serve calls again. Raises like `suspend`."""
-        return await self._apply(tenant_id, TenantEvent.UNARCHIVE)
+        return await self._apply(tenant_id, TenantEvent.UNARCHIVE, by=by, if_revision=if_revision)
 
-    async def delete(self, tenant_id: str, *, reason: str | None = None) -> TenantRecord:
+    async def delete(
+        self,
+        tenant_id: str,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        if_revision: int | None = None,
+    ) -> TenantRecord:
         """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
 
         Its files and its id are kept until ``purge_after`` of the returned record. Until then `undelete` brings the tenant back;
@@ -167,18 +207,26 @@ class OperatorAPI(ABC):
         self._check_open()
         check_reason(reason)
         work = partial(self._operations.change.delete, reason=reason)
-        return await self._runner.run(parse_tenant_id(tenant_id), "delete", work, reason=reason)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "delete", work, by=by, if_revision=if_revision, reason=reason
+        )
 
-    async def undelete(self, tenant_id: str) -> TenantRecord:
+    async def undelete(
+        self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Bring a deleted tenant back into the state that it was in, with the reason of that state. Raises like `suspend`."""
-        return await self._apply(tenant_id, TenantEvent.UNDELETE)
+        return await self._apply(tenant_id, TenantEvent.UNDELETE, by=by, if_revision=if_revision)
 
-    async def purge(self, tenant_id: str, *, force: bool = False) -> TenantRecord:
+    async def purge(
+        self, tenant_id: str, *, force: bool = False, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Remove a deleted tenant's files and snapshots, for good; its id can be taken again.
 
         Args:
             tenant_id: The tenant.
             force: Also in its grace period.
+            by: Who does it, for the audit, see the class.
+            if_revision: The tenant's revision that this was decided on, see the class.
 
         Raises like `suspend`, and:
             GracePeriodError: It is in its grace period.
@@ -186,9 +234,13 @@ class OperatorAPI(ABC):
         """
         self._check_open()
         work = partial(self._operations.purge.run, is_forced=force)
-        return await self._runner.run(parse_tenant_id(tenant_id), "purge", work, is_forced=force)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "purge", work, by=by, if_revision=if_revision, is_forced=force
+        )
 
-    async def rename(self, tenant_id: str, new_id: str) -> TenantRecord:
+    async def rename(
+        self, tenant_id: str, new_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
 
         Calls that were accepted are finished; later calls with the old id get `TenantNotFoundError`. Another process that has the
@@ -201,16 +253,24 @@ class OperatorAPI(ABC):
         self._check_open()
         parsed, parsed_new = parse_tenant_id(tenant_id), parse_tenant_id(new_id)
         work = partial(self._operations.rename.run, new_id=parsed_new)
-        return await self._runner.run(parsed, "rename", work, new_id=parsed_new)
+        return await self._runner.run(
+            parsed, "rename", work, by=by, if_revision=if_revision, new_id=parsed_new
+        )
 
-    async def quarantine(self, tenant_id: str, *, reason: str) -> TenantRecord:
+    async def quarantine(
+        self, tenant_id: str, *, reason: str, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Refuse an active tenant's calls until it is repaired or restored, with `TenantQuarantinedError` and the reason.
 
         tenantry itself quarantines a tenant whose database is damaged or whose migration fails. Raises like `suspend`.
         """
-        return await self._apply(tenant_id, TenantEvent.QUARANTINE, reason=reason)
+        return await self._apply(
+            tenant_id, TenantEvent.QUARANTINE, reason=reason, by=by, if_revision=if_revision
+        )
 
-    async def repair(self, tenant_id: str) -> TenantRecord:
+    async def repair(
+        self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Check a quarantined tenant's database, rebuild its indexes if only they are damaged, and let it serve calls again.
 
         So that a repair can be repeated, an active tenant is returned as it is: its database is not checked, and the audit's row has
@@ -221,7 +281,9 @@ class OperatorAPI(ABC):
             MigrationError: A migration still fails.
         """
         self._check_open()
-        return await self._runner.run(parse_tenant_id(tenant_id), "repair", self._operations.repair.run)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), "repair", self._operations.repair.run, by=by, if_revision=if_revision
+        )
 
     async def update(
         self,
@@ -230,7 +292,8 @@ class OperatorAPI(ABC):
         display_name: str | None = None,
         deletion_protected: bool | None = None,
         limits: TenantLimits | None = None,
-        revision: int | None = None,
+        by: str | None = None,
+        if_revision: int | None = None,
     ) -> TenantRecord:
         """Change a tenant's settings; what is left out stays.
 
@@ -240,11 +303,11 @@ class OperatorAPI(ABC):
             deletion_protected: Whether `delete` is refused.
             limits: What it may use. They take effect in this process before this returns, and within a second in another
                 process that has it open. Calls that were accepted before are finished; an open transaction is waited for.
-            revision: The ``revision`` that the decision was made on: if the tenant has another by now, nothing is changed.
+            by: Who does it, for the audit, see the class.
+            if_revision: The tenant's revision that this was decided on, see the class.
 
         Raises like `suspend`, and:
             QueryError: The name is not valid.
-            RevisionError: The tenant has another revision than `revision`.
             PersistenceError: The limits are in the catalog, but could not be applied to the open database: call again.
         """
         self._check_open()
@@ -254,7 +317,7 @@ class OperatorAPI(ABC):
         changes = {name: value for name, value in given.items() if value is not None}
         work = partial(self._operations.change.update, changes=changes)
         return await self._runner.run(
-            parse_tenant_id(tenant_id), "update", work, if_revision=revision, **_as_detail(changes)
+            parse_tenant_id(tenant_id), "update", work, by=by, if_revision=if_revision, **_as_detail(changes)
         )
 
     async def clone(
@@ -264,6 +327,8 @@ class OperatorAPI(ABC):
         snapshot_id: str | None = None,
         *,
         display_name: str | None = None,
+        by: str | None = None,
+        if_revision: int | None = None,
     ) -> TenantRecord:
         """Create a tenant with the data of another, whose calls go on during this.
 
@@ -272,9 +337,12 @@ class OperatorAPI(ABC):
             new: The new tenant's id.
             snapshot_id: One of the source's snapshots; its present state if left out.
             display_name: For people; the id if left out.
+            by: Who does it, for the audit, see the class.
+            if_revision: The source's revision that this was decided on, see the class.
 
         Raises:
             TenantNotFoundError: There is no such source.
+            RevisionError: The source has another revision than `if_revision`.
             TenantExistsError: The new id is taken.
             SnapshotNotFoundError, SnapshotCorruptError: There is no such snapshot, or it is not what was kept.
         """
@@ -289,10 +357,18 @@ class OperatorAPI(ABC):
             display_name=display_name,
         )
         return await self._runner.run(
-            parse_tenant_id(new), "clone", work, source=source_id, snapshot_id=snapshot_id
+            parse_tenant_id(new),
+            "clone",
+            work,
+            by=by,
+            if_revision=if_revision,
+            source=source_id,
+            snapshot_id=snapshot_id,
         )
 
-    async def export(self, tenant_id: str, path: str | Path, *, replace: bool = False) -> Manifest:
+    async def export(
+        self, tenant_id: str, path: str | Path, *, replace: bool = False, by: str | None = None
+    ) -> Manifest:
         """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
 
         The tenant's calls go on during this. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
@@ -301,6 +377,7 @@ class OperatorAPI(ABC):
             tenant_id: The tenant.
             path: The bundle's file, which appears when it is complete.
             replace: Whether a file that exists at the path is replaced.
+            by: Who does it, for the audit, see the class.
 
         Raises:
             TenantNotFoundError: There is no such tenant.
@@ -309,7 +386,7 @@ class OperatorAPI(ABC):
         self._check_open()
         work = partial(self._operations.export.run, path=Path(path), replace=replace)
         return await self._runner.run(
-            parse_tenant_id(tenant_id), "export", work, queue="snapshot", path=self._audited_path(path)
+            parse_tenant_id(tenant_id), "export", work, queue="snapshot", by=by, path=self._audited_path(path)
         )
 
     async def import_bundle(
@@ -319,6 +396,7 @@ class OperatorAPI(ABC):
         *,
         display_name: str | None = None,
         accepted_tables: Collection[str] = (),
+        by: str | None = None,
     ) -> TenantRecord:
         """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
 
@@ -331,6 +409,7 @@ class OperatorAPI(ABC):
             path: The bundle.
             display_name: For people; the bundle's if left out.
             accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
+            by: Who does it, for the audit, see the class.
 
         Raises:
             SnapshotCorruptError: The bundle is not what was written; nothing was created.
@@ -349,14 +428,24 @@ class OperatorAPI(ABC):
         )
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
         return await self._runner.run(
-            parse_tenant_id(new_id), "import", work, path=self._audited_path(path), **detail
+            parse_tenant_id(new_id), "import", work, by=by, path=self._audited_path(path), **detail
         )
 
-    async def _apply(self, tenant_id: str, event: TenantEvent, *, reason: str | None = None) -> TenantRecord:
+    async def _apply(
+        self,
+        tenant_id: str,
+        event: TenantEvent,
+        *,
+        reason: str | None = None,
+        by: str | None,
+        if_revision: int | None,
+    ) -> TenantRecord:
         self._check_open()
         check_reason(reason)
         work = partial(self._operations.change.apply, event=event, reason=reason)
-        return await self._runner.run(parse_tenant_id(tenant_id), event.value, work, reason=reason)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id), event.value, work, by=by, if_revision=if_revision, reason=reason
+        )
 
     def _audited_path(self, path: str | Path) -> str | None:
         return shown_path(Path(path), self._runner.context.config.data_dir)

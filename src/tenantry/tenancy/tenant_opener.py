@@ -178,7 +178,7 @@ class TenantOpener:
                 tenant_uid=found.uid,
                 outcome="ok",
                 detail={"reason": reason},
-                principal="tenantry",
+                by="tenantry",
             )
             with suppress(StaleTenantError):
                 return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)

@@ -145,9 +145,9 @@ async def test_too_many_operations():
         await released.wait()
 
     for _ in range(RUNNING_MAX):
-        operations.start("long", None, wait)
+        operations.start("long", None, wait, by="ada")
     with pytest.raises(ProblemError) as refused:
-        operations.start("long", None, wait)
+        operations.start("long", None, wait, by="ada")
     assert refused.value.status_code == 503
     assert refused.value.content["type"] == "urn:tenantry:problem:too-many-operations"
     assert refused.value.headers == {"Retry-After": "1"}
@@ -166,10 +166,10 @@ async def test_old_operations_are_forgotten():
     async def do_nothing() -> None:
         return None
 
-    running = operations.start("long", None, wait)
-    first = operations.start("short", None, do_nothing)
+    running = operations.start("long", None, wait, by="ada")
+    first = operations.start("short", None, do_nothing, by="ada")
     for _ in range(KEPT_MAX):
-        operations.start("short", None, do_nothing)
+        operations.start("short", None, do_nothing, by="ada")
         await asyncio.sleep(0)
     with pytest.raises(Exception, match="in the audit"):
         operations.get(first.id)

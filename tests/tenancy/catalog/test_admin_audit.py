@@ -16,7 +16,7 @@ from tenantry.clock import SystemClock
 from tenantry.errors import QueryError, TenantryError
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.catalog import audit
-from tenantry.tenancy.catalog.audit import AuditVerification, acting_as, append, append_if, current_principal
+from tenantry.tenancy.catalog.audit import AuditVerification, append, append_if, principal_of
 from tenantry.tenancy.catalog.catalog import StaleTenantError
 from tenants import query
 
@@ -144,7 +144,7 @@ class TestRows:
             lambda: registry.delete("acme"),
             lambda: registry.undelete("nobody"),
             lambda: registry.purge("acme", force=True),
-            lambda: registry.update("acme", display_name="x", revision=1),
+            lambda: registry.update("acme", display_name="x", if_revision=1),
             lambda: registry.rename("nobody", "somebody"),
         ]
         for call in refused:
@@ -167,31 +167,34 @@ class TestRows:
         assert (await registry.audit.verify()).is_intact
 
     async def test_who_made_the_call(self, registry: TenantRegistry):
-        """The name that was given holds for the block, and for each task its own; without one it is the process's user."""
-        with acting_as("alice"):
-            await registry.create("acme")
-            with acting_as("bob"):
-                await registry.suspend("acme")
-            calls = [asyncio.ensure_future(registry.resume("acme"))]
-        with acting_as("carol"):
-            calls.append(asyncio.ensure_future(registry.create("globex")))
-        await asyncio.gather(*calls)
+        """A row of the audit has the name that the call gave as `by`, or else the user that the process runs as."""
+        await registry.create("acme", by="alice")
+        await registry.suspend("acme", by="bob")
+        await asyncio.gather(registry.resume("acme", by="alice"), registry.create("globex", by="carol"))
         await registry.delete("acme")
-        assert current_principal().startswith("os:")
+        assert principal_of(None).startswith("os:")
         who = {(e.action, e.tenant_id): e.principal for e in await registry.audit.list()}
         assert who == {
             ("create", "acme"): "alice",
             ("suspend", "acme"): "bob",
             ("resume", "acme"): "alice",
             ("create", "globex"): "carol",
-            ("delete", "acme"): current_principal(),
+            ("delete", "acme"): principal_of(None),
         }
 
     @pytest.mark.parametrize("name", ["", " ", "x" * 201, "a\0b", "\ud800"])
-    def test_a_name_that_is_none(self, name: str):
-        """Whoever would not be told apart from the process, or cannot be stored, is refused before any call."""
-        with pytest.raises(QueryError, match="a principal's name must be"), acting_as(name):
-            pytest.fail("it was taken")
+    async def test_a_name_that_cannot_be_used(self, registry: TenantRegistry, name: str):
+        """An empty name, or one that cannot be stored, is refused before anything is changed."""
+        calls = [
+            registry.create("acme", by=name),
+            registry.keys.create(by=name),
+            registry.fleet.start("check", by=name),
+            registry.snapshots.claim_storage(by=name),
+        ]
+        for call in calls:
+            with pytest.raises(QueryError, match="a principal's name must be"):
+                await call
+        assert (len(await registry.list()), len(await registry.audit.list())) == (0, 0)
 
     def test_a_process_without_a_user(self, monkeypatch: pytest.MonkeyPatch):
         """A container's user may have no name."""
@@ -213,14 +216,14 @@ class TestRows:
             assert two.do("rename", "globex", "initech", stop_at="begun") == "stopped"
             one.kill()
             two.kill()
-        with acting_as("alice"):
-            async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
-                entries = [e for e in await registry.audit.list() if e.principal == "alice"]
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            entries = [e for e in await registry.audit.list() if "is_reconciled" in e.detail]
+        assert {e.principal for e in entries} == {principal_of(None)}
         assert [(e.action, e.tenant_id, e.outcome) for e in reversed(entries)] == [
             ("archive", "acme", "ok"),
             ("rename", "globex", "taken_back"),
         ]
-        begun = {"is_reconciled": True, "begun_by": current_principal()}
+        begun = {"is_reconciled": True, "begun_by": principal_of(None)}
         assert [e.detail for e in entries] == [begun, begun]
 
     async def test_pages(self, registry: TenantRegistry):

@@ -23,7 +23,6 @@ from tenantry.errors import (
     JobNotFoundError,
     RegistryClosedError,
 )
-from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.fleet.job import JobState
 from tenants import python, query, read_line, until
 
@@ -217,17 +216,17 @@ class TestSteering:
         """Who started, paused, resumed and cancelled which job, and what was refused; not what the work was given."""
         held = Held()
         async with holding(data_dir, held) as registry:
-            with acting_as("ada"):
-                job = await registry.fleet.start("held", canary="10%", arguments={"password": "hunter2"})
+            job = await registry.fleet.start(
+                "held", canary="10%", arguments={"password": "hunter2"}, by="ada"
+            )
             assert job.created_by == "ada"
-            with acting_as("bob"):
-                await registry.fleet.pause(job.id, reason="lunch")
-                await registry.fleet.resume(job.id, failures_max=3)
-                await registry.fleet.cancel(job.id)
-                with pytest.raises(JobError):
-                    await registry.fleet.resume(job.id)
-                with pytest.raises(JobError):
-                    await registry.fleet.start("unheard-of")
+            await registry.fleet.pause(job.id, reason="lunch", by="bob")
+            await registry.fleet.resume(job.id, failures_max=3, by="bob")
+            await registry.fleet.cancel(job.id, by="bob")
+            with pytest.raises(JobError):
+                await registry.fleet.resume(job.id, by="bob")
+            with pytest.raises(JobError):
+                await registry.fleet.start("unheard-of", by="bob")
             await held.let_go()
             rows = [row for row in await registry.audit.list() if row.action.startswith("fleet.")]
             assert (await registry.audit.verify()).is_intact

@@ -18,7 +18,6 @@ from tenantry.errors import (
     TenantBusyError,
 )
 from tenantry.limits import TenantLimits
-from tenantry.tenancy.operations.expected_revision import expecting
 
 
 class TestUpdate:
@@ -41,24 +40,26 @@ class TestUpdate:
         """With the revision that a decision was made on it takes effect once; nothing of the other is changed."""
         await bring_to(registry, TenantState.ACTIVE)
         read = await registry.get("acme")
-        won = await registry.update("acme", display_name="won", revision=read.revision)
+        won = await registry.update("acme", display_name="won", if_revision=read.revision)
         with pytest.raises(RevisionError, match="read it again") as caught:
             await registry.update(
-                "acme", display_name="lost", deletion_protected=True, revision=read.revision
+                "acme", display_name="lost", deletion_protected=True, if_revision=read.revision
             )
         assert (caught.value.revision, caught.value.current_revision) == (read.revision, won.revision)
         assert await registry.get("acme") == won
-        assert (await registry.update("acme", display_name="won too", revision=won.revision)).display_name
+        assert (await registry.update("acme", display_name="won too", if_revision=won.revision)).display_name
 
     async def test_two_processes_decide_on_the_same(self, data_dir: Path):
         """Whatever they decide, one call happens and the other hears that the tenant has changed."""
         async with TenantRegistry(config(data_dir)) as one, TenantRegistry(config(data_dir)) as two:
             await bring_to(one, TenantState.ACTIVE)
             for _ in range(10):
-                with expecting((await one.get("acme")).revision):
-                    outcomes = await asyncio.gather(
-                        one.suspend("acme"), two.delete("acme"), return_exceptions=True
-                    )
+                revision = (await one.get("acme")).revision
+                outcomes = await asyncio.gather(
+                    one.suspend("acme", if_revision=revision),
+                    two.delete("acme", if_revision=revision),
+                    return_exceptions=True,
+                )
                 # Of the loser that came in the middle of the other's steps.
                 failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
                 assert [type(error) for error in failed] in ([RevisionError], [TenantBusyError])

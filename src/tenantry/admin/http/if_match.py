@@ -1,7 +1,5 @@
 """If-Match: a request that changes a tenant only if the tenant is still as the client has read it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, Header, Path
@@ -9,8 +7,6 @@ from fastapi import Depends, Header, Path
 from tenantry.admin.http.problems import ProblemError
 from tenantry.admin.http.routing import CurrentService
 from tenantry.admin.schemas import TenantIdText
-from tenantry.tenancy.operations.expected_revision import expecting
-from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.tenant_record import TenantRecord
 
 IfMatchHeader = Annotated[
@@ -23,43 +19,14 @@ IfMatchHeader = Annotated[
 ]
 
 
-class IfMatch:
-    """The condition of a request that changes a tenant.
-
-    Args:
-        registry: The tenants.
-        tenant_id: The tenant.
-        if_match: The header's value; None without one.
-    """
-
-    def __init__(self, registry: TenantRegistry, tenant_id: str, if_match: str | None) -> None:
-        self._registry = registry
-        self._tenant_id = tenant_id
-        self._if_match = if_match
-
-    @asynccontextmanager
-    async def applied(self) -> AsyncIterator[None]:
-        """Let operations in the block take effect only if the condition holds, see `expecting`.
-
-        Raises:
-            ProblemError: 412: the tenant has changed.
-            RevisionError: The same, detected by the operation.
-            TenantNotFoundError: The tenant does not exist.
-        """
-        if self._if_match is None:
-            yield
-            return
-        with expecting(revision_of(self._if_match, await self._registry.get(self._tenant_id))):
-            yield
-
-
-async def _if_match(
+async def _expected_revision(
     tenant_id: Annotated[TenantIdText, Path()], service: CurrentService, if_match: IfMatchHeader = None
-) -> IfMatch:
-    return IfMatch(service.registry, tenant_id, if_match)
+) -> int | None:
+    return None if if_match is None else _revision_of(if_match, await service.registry.get(tenant_id))
 
 
-CurrentIfMatch = Annotated[IfMatch, Depends(_if_match)]
+ExpectedRevision = Annotated[int | None, Depends(_expected_revision)]
+"""The revision that the request's condition names; None for any."""
 
 
 def etag(tenant: TenantRecord) -> str:
@@ -67,7 +34,7 @@ def etag(tenant: TenantRecord) -> str:
     return f'"{tenant.revision}"'
 
 
-def revision_of(if_match: str, tenant: TenantRecord) -> int | None:
+def _revision_of(if_match: str, tenant: TenantRecord) -> int | None:
     """Return the revision that the request expects; None for any revision.
 
     RFC 9110, section 13.1.1: one of the tags must be the tenant's, and a weak tag never matches.

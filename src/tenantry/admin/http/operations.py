@@ -21,7 +21,6 @@ from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, OperationStepped
-from tenantry.tenancy.catalog.audit import current_principal
 from tenantry.tenancy.tenant_record import TenantRecord
 
 KEPT_MAX: Final = 1_000
@@ -98,9 +97,14 @@ class Operations:
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(
-        self, action: str, tenant: TenantRecord | None, work: Callable[[], Awaitable[BaseModel | None]]
+        self,
+        action: str,
+        tenant: TenantRecord | None,
+        work: Callable[[], Awaitable[BaseModel | None]],
+        *,
+        by: str,
     ) -> Operation:
-        """Begin an operation, and return it.
+        """Begin an operation of this principal, and return it.
 
         Raises:
             ProblemError: 429, too many operations of the tenant run already; 503, too many operations of all tenants.
@@ -111,7 +115,7 @@ class Operations:
             action=action,
             tenant_id=tenant and tenant.id,
             tenant_uid=tenant and tenant.uid,
-            started_by=current_principal(),
+            started_by=by,
             state=OperationState.RUNNING,
             started_at=self._clock.now(),
         )

@@ -24,7 +24,6 @@ from tenantry.admin.http.stream_authorization import (
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.catalog.api_keys import Scope
-from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.catalog.authority import acting_under
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -87,7 +86,7 @@ class AdminRoute(APIRoute):
         async def handle_known(request: Request) -> Response:
             service: Service = request.app.state.service
             access = Access(request, service.authenticate, service.registry)
-            principal = await access.begin()
+            await access.begin()
             receive = limited_receive(
                 request, service.bodies, is_streamed=self.is_streamed, on_complete=access.check
             )
@@ -100,7 +99,7 @@ class AdminRoute(APIRoute):
                 if self.is_streamed
                 else nullcontext()
             )
-            with acting_as(principal.name), acting_under(access), _refused_as_unauthorized():
+            with acting_under(access), _refused_as_unauthorized():
                 async with authorization:
                     response = await self._answer(handle, request, access)
             if "location" in response.headers:

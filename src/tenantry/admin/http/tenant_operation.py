@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import Depends, Path, Response
+from fastapi import Depends, Path, Request, Response
 
-from tenantry.admin.http.if_match import CurrentIfMatch
+from tenantry.admin.http.if_match import ExpectedRevision
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.routing import CurrentService, accepted
 from tenantry.admin.schemas import TenantIdText, TenantOut
@@ -18,7 +18,8 @@ class _BeginOperation:
 
     Args:
         tenant_id: The tenant.
-        if_match: The request's condition.
+        if_revision: The revision that the request expects.
+        request: Has the caller.
         service: Runs the operation.
         response: Gets the status and the headers.
     """
@@ -26,30 +27,32 @@ class _BeginOperation:
     def __init__(
         self,
         tenant_id: Annotated[TenantIdText, Path()],
-        if_match: CurrentIfMatch,
+        if_revision: ExpectedRevision,
+        request: Request,
         service: CurrentService,
         response: Response,
     ) -> None:
         self._tenant_id = tenant_id
-        self._if_match = if_match
+        self._by: str = request.state.principal.name
+        self._if_revision = if_revision
         self._service = service
         self._response = response
 
-    async def __call__(self, action: str, call: Callable[[], Awaitable[TenantRecord]]) -> Operation:
+    async def __call__(self, action: str, call: Callable[..., Awaitable[TenantRecord]]) -> Operation:
         """Begin the operation, and return it as it is now.
 
         Args:
             action: The operation's name.
-            call: Does the work, and returns the tenant that is the operation's result.
+            call: Does the work with ``by`` and ``if_revision``, and returns the tenant that is the operation's result.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
             ProblemError: 412, the tenant has changed; 429 or 503, too many operations run.
         """
         tenant = await self._service.registry.get(self._tenant_id)
-        async with self._if_match.applied():
-            operation = self._service.operations.start(action, tenant, partial(_shown, call))
-            return accepted(operation, self._response)
+        work = partial(_shown, partial(call, by=self._by, if_revision=self._if_revision))
+        operation = self._service.operations.start(action, tenant, work, by=self._by)
+        return accepted(operation, self._response)
 
 
 BeginOperation = Annotated[_BeginOperation, Depends()]

@@ -16,7 +16,7 @@ from starlette.types import Scope as AsgiScope
 
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.bodies import Pace, bundle_pace, declared_bytes
-from tenantry.admin.http.if_match import CurrentIfMatch
+from tenantry.admin.http.if_match import ExpectedRevision
 from tenantry.admin.http.problems import documented, too_many
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
 from tenantry.admin.routes.tenants import TenantPath, tagged
@@ -123,10 +123,12 @@ AdministratorsPlace = Annotated[Path, Depends(_administrators_place)]
     response_class=StreamingResponse,
     responses={**documented(404, 409, 507), 200: {"content": {MEDIA_TYPE: {}}, "description": "A bundle."}},
 )
-async def export_tenant(tenant_id: TenantPath, place: Place, service: CurrentService) -> Response:
+async def export_tenant(
+    tenant_id: TenantPath, principal: Operator, place: Place, service: CurrentService
+) -> Response:
     """Return a bundle of the tenant's present state: an archive with a plain SQLite file in it."""
     with named(place, "the bundle"):
-        await service.registry.export(tenant_id, place)
+        await service.registry.export(tenant_id, place, by=principal.name)
     size = (await anyio.Path(place).stat()).st_size
     headers = {
         "Content-Length": str(size),
@@ -169,7 +171,7 @@ async def import_tenant(
     with named(place, "the file"):
         await _receive(request, place)
         tenant = await service.registry.import_bundle(
-            tenant_id, place, display_name=display_name, accepted_tables=accepted
+            tenant_id, place, display_name=display_name, accepted_tables=accepted, by=principal.name
         )
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)
@@ -187,11 +189,12 @@ async def import_tenant(
 )
 async def replace_file(
     tenant_id: TenantPath,
+    principal: Administrator,
     place: AdministratorsPlace,
     service: CurrentService,
     request: Request,
     response: Response,
-    if_match: CurrentIfMatch,
+    if_revision: ExpectedRevision,
     owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER)] = None,
     accept_tables: Annotated[
         str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
@@ -202,12 +205,16 @@ async def replace_file(
     The old database is kept with its log: `undo-restore` undoes the replacement.
     """
     await service.registry.get(tenant_id)
-    async with if_match.applied():
-        with named(place, "the file"):
-            await _receive(request, place)
-            tenant = await service.registry.snapshots.replace_file(
-                tenant_id, place, owner=owner, accepted_tables=_names(accept_tables)
-            )
+    with named(place, "the file"):
+        await _receive(request, place)
+        tenant = await service.registry.snapshots.replace_file(
+            tenant_id,
+            place,
+            owner=owner,
+            accepted_tables=_names(accept_tables),
+            by=principal.name,
+            if_revision=if_revision,
+        )
     return tagged(tenant, response)
 
 

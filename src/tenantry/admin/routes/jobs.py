@@ -107,7 +107,7 @@ async def start_job(
 ) -> FleetJob:
     """Start a job over many tenants; follow its progress at its Location."""
     principal.check_fleet()
-    job = await service.registry.fleet.start(**body.model_dump())
+    job = await service.registry.fleet.start(**body.model_dump(), by=principal.name)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = str(POLL_SECONDS)
     return job
@@ -193,7 +193,9 @@ async def pause_job(
 ) -> FleetJob:
     """Pause a job: no further tenant is begun until it is resumed."""
     principal.check_fleet()
-    return await service.registry.fleet.pause(job_id, reason=body.reason if body is not None else None)
+    return await service.registry.fleet.pause(
+        job_id, reason=body.reason if body is not None else None, by=principal.name
+    )
 
 
 @router.post("/{job_id}/resume", responses=documented(404, 409))
@@ -203,7 +205,7 @@ async def resume_job(
     """Resume a paused or stopped job; the failures so far are accepted."""
     principal.check_fleet()
     failures_max = body.failures_max if body is not None else None
-    return await service.registry.fleet.resume(job_id, failures_max=failures_max)
+    return await service.registry.fleet.resume(job_id, failures_max=failures_max, by=principal.name)
 
 
 @router.post("/{job_id}/cancel", responses=documented(404, 409))
@@ -212,4 +214,6 @@ async def cancel_job(
 ) -> FleetJob:
     """Cancel a job: no further tenant is begun."""
     principal.check_fleet()
-    return await service.registry.fleet.cancel(job_id, reason=body.reason if body is not None else None)
+    return await service.registry.fleet.cancel(
+        job_id, reason=body.reason if body is not None else None, by=principal.name
+    )

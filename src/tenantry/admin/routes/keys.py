@@ -57,7 +57,9 @@ async def create_key(
 ) -> CreatedKey:
     """Create an API key; its token is shown only this once."""
     principal.check_fleet()
-    made, token = await service.registry.keys.create(**body.model_dump(), made_by=principal.key)
+    made, token = await service.registry.keys.create(
+        **body.model_dump(), made_by=principal.key, by=principal.name
+    )
     response.headers["Cache-Control"] = "no-store"
     return CreatedKey(**made.model_dump(), token=token)
 
@@ -89,4 +91,4 @@ async def revoke_key(
 ) -> ApiKey:
     """Revoke an API key, with immediate effect."""
     principal.check_fleet()
-    return await service.registry.keys.revoke(key_id, revoked_by=principal.key)
+    return await service.registry.keys.revoke(key_id, revoked_by=principal.key, by=principal.name)

@@ -36,14 +36,14 @@ fleet_router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"], route_class
 @router.post("/snapshots", status_code=202, responses=documented(404))
 async def create_snapshot(
     tenant_id: TenantPath,
-    _: Operator,
+    principal: Operator,
     service: CurrentService,
     response: Response,
 ) -> Operation:
     """Take a snapshot of the tenant while it serves calls. The operation's result is the snapshot."""
     tenant = await service.registry.get(tenant_id)
-    work = partial(service.registry.snapshots.create, tenant_id)
-    return accepted(service.operations.start("snapshot", tenant, work), response)
+    work = partial(service.registry.snapshots.create, tenant_id, by=principal.name)
+    return accepted(service.operations.start("snapshot", tenant, work, by=principal.name), response)
 
 
 @router.get("/snapshots", responses=documented(404))
@@ -63,12 +63,12 @@ async def get_snapshot(
 
 @router.delete("/snapshots/{snapshot_id}", status_code=204, responses=documented(404))
 async def delete_snapshot(
-    tenant_id: TenantPath, snapshot_id: str, _: Administrator, service: CurrentService
+    tenant_id: TenantPath, snapshot_id: str, principal: Administrator, service: CurrentService
 ) -> None:
     """Delete a snapshot."""
     with suppress(SnapshotCorruptError):  # a corrupt snapshot can be deleted too
         await service.registry.snapshots.get(tenant_id, snapshot_id)
-    await service.registry.snapshots.delete(tenant_id, snapshot_id)
+    await service.registry.snapshots.delete(tenant_id, snapshot_id, by=principal.name)
 
 
 @router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404, 412))
@@ -95,10 +95,10 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
 
 @router.delete("/restore-points/{point}", status_code=204, responses=documented(404))
 async def drop_restore_point(
-    tenant_id: TenantPath, point: str, _: Administrator, service: CurrentService
+    tenant_id: TenantPath, point: str, principal: Administrator, service: CurrentService
 ) -> None:
     """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
-    await service.registry.snapshots.drop_point(tenant_id, point)
+    await service.registry.snapshots.drop_point(tenant_id, point, by=principal.name)
 
 
 @router.post("/undo-restore", status_code=202, responses=documented(404, 412))
@@ -116,7 +116,7 @@ async def undo_restore(
 async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
     """Make this data directory the owner of the snapshot storage; the former owner is refused from then on."""
     principal.check_fleet()
-    before = await service.registry.snapshots.claim_storage()
+    before = await service.registry.snapshots.claim_storage(by=principal.name)
     location = service.registry.snapshots.storage_location
     return StorageClaimed(location=location, taken_from=None if before is None else str(before))
 
@@ -128,7 +128,7 @@ async def drill_snapshots(
     """Restore the newest snapshot of some tenants to a scratch directory. The operation's result has the outcome for each."""
     principal.check_fleet()
     work = partial(_drilled, service.registry, body.sample)
-    return accepted(service.operations.start("drill", None, work), response)
+    return accepted(service.operations.start("drill", None, work, by=principal.name), response)
 
 
 async def _drilled(registry: TenantRegistry, sample: int) -> DrillOut:

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from tenantry.admin.http.cursors import CurrentCursor
-from tenantry.admin.http.if_match import CurrentIfMatch, IfMatchHeader, etag, revision_of
+from tenantry.admin.http.if_match import ExpectedRevision, etag
 from tenantry.admin.http.operations import Operation
 from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
@@ -42,14 +42,13 @@ TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
 @router.post("", status_code=201, responses=documented(400, 409, 507))
 async def create_tenant(
     body: CreateTenantRequest,
-    _: Operator,
+    principal: Operator,
     service: CurrentService,
-    request: Request,
     response: Response,
 ) -> TenantOut:
     """Create a tenant with a migrated database."""
-    request.state.principal.check_tenant(body.id)
-    tenant = await service.registry.create(body.id, display_name=body.display_name)
+    principal.check_tenant(body.id)
+    tenant = await service.registry.create(body.id, display_name=body.display_name, by=principal.name)
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)
 
@@ -85,19 +84,19 @@ async def get_tenant(
 async def update_tenant(
     tenant_id: TenantPath,
     body: UpdateTenantRequest,
-    _: Operator,
+    principal: Operator,
+    if_revision: ExpectedRevision,
     service: CurrentService,
     response: Response,
-    if_match: IfMatchHeader = None,
 ) -> TenantOut:
     """Change a tenant's settings and limits, with immediate effect."""
-    revision = None if if_match is None else revision_of(if_match, await service.registry.get(tenant_id))
     tenant = await service.registry.update(
         tenant_id,
         display_name=body.display_name,
         deletion_protected=body.deletion_protected,
         limits=body.limits,
-        revision=revision,
+        by=principal.name,
+        if_revision=if_revision,
     )
     return tagged(tenant, response)
 
@@ -105,42 +104,44 @@ async def update_tenant(
 @router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
     tenant_id: TenantPath,
-    _: Administrator,
-    if_match: CurrentIfMatch,
+    principal: Administrator,
+    if_revision: ExpectedRevision,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be undeleted."""
-    async with if_match.applied():
-        return tagged(await service.registry.delete(tenant_id), response)
+    tenant = await service.registry.delete(tenant_id, by=principal.name, if_revision=if_revision)
+    return tagged(tenant, response)
 
 
 @router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
 async def suspend_tenant(
     tenant_id: TenantPath,
-    _: Operator,
-    if_match: CurrentIfMatch,
+    principal: Operator,
+    if_revision: ExpectedRevision,
     service: CurrentService,
     response: Response,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
-    async with if_match.applied():
-        return tagged(await service.registry.suspend(tenant_id, reason=_reason(body)), response)
+    tenant = await service.registry.suspend(
+        tenant_id, reason=_reason(body), by=principal.name, if_revision=if_revision
+    )
+    return tagged(tenant, response)
 
 
-def _add_simple(name: str, does: str, call: Callable[..., Callable[[str], Awaitable[TenantRecord]]]) -> None:
+def _add_simple(name: str, does: str, call: Callable[..., Callable[..., Awaitable[TenantRecord]]]) -> None:
     """Add an endpoint that takes only the tenant and returns it."""
 
     async def operate(
         tenant_id: TenantPath,
-        _: Operator,
-        if_match: CurrentIfMatch,
+        principal: Operator,
+        if_revision: ExpectedRevision,
         service: CurrentService,
         response: Response,
     ) -> TenantOut:
-        async with if_match.applied():
-            return tagged(await call(service)(tenant_id), response)
+        tenant = await call(service)(tenant_id, by=principal.name, if_revision=if_revision)
+        return tagged(tenant, response)
 
     operate.__name__, operate.__doc__ = f"{name}_tenant", does
     router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
@@ -158,29 +159,31 @@ async def rename_tenant(
     tenant_id: TenantPath,
     body: RenameRequest,
     principal: Administrator,
-    if_match: CurrentIfMatch,
+    if_revision: ExpectedRevision,
     service: CurrentService,
     response: Response,
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
-    async with if_match.applied():
-        return tagged(await service.registry.rename(tenant_id, body.new_id), response)
+    tenant = await service.registry.rename(tenant_id, body.new_id, by=principal.name, if_revision=if_revision)
+    return tagged(tenant, response)
 
 
 @router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
 async def quarantine_tenant(
     tenant_id: TenantPath,
-    _: Operator,
-    if_match: CurrentIfMatch,
+    principal: Operator,
+    if_revision: ExpectedRevision,
     service: CurrentService,
     response: Response,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
     reason = _reason(body) or "quarantined by an operator"
-    async with if_match.applied():
-        return tagged(await service.registry.quarantine(tenant_id, reason=reason), response)
+    tenant = await service.registry.quarantine(
+        tenant_id, reason=reason, by=principal.name, if_revision=if_revision
+    )
+    return tagged(tenant, response)
 
 
 @router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))

@@ -21,7 +21,7 @@ from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.statements import Fetch, Statement, TupleRow
-from tenantry.tenancy.catalog.audit import append, append_if, current_principal
+from tenantry.tenancy.catalog.audit import append, append_if, principal_of
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.texts import check_key_name
@@ -104,6 +104,7 @@ class ApiKeys:
         tenants: Sequence[str] | None = None,
         expires_in_seconds: float | None = None,
         made_by: ApiKey | None = None,
+        by: str | None = None,
     ) -> NewApiKey:
         """Create a key and return it with its token, which cannot be read again later.
 
@@ -114,10 +115,11 @@ class ApiKeys:
             expires_in_seconds: How long the key is valid; None for ever.
             made_by: The caller's own key, if the caller has one; the transaction that writes the new key checks that it is
                 still valid.
+            by: Who creates it, for the audit; the user that the process runs as if left out.
 
         Raises:
             KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was created.
-            QueryError: There is no scope, the list of tenants is empty, the name is too long, or the time is not above 0.
+            QueryError: There is no scope, the list of tenants is empty, a name is not valid, or the time is not above 0.
             InvalidTenantIdError: One of `tenants` is not a valid id.
         """
         check_key_name(name)
@@ -128,7 +130,7 @@ class ApiKeys:
             scopes=_checked_scopes(scopes),
             tenants=None if tenants is None else _checked_tenants(tenants),
             created_at=now,
-            created_by=current_principal(),
+            created_by=principal_of(by),
             expires_at=None if expires_in_seconds is None else _later(now, expires_in_seconds),
         )
         self._check_may_manage(made_by, key.scopes)
@@ -142,7 +144,9 @@ class ApiKeys:
         times = (key.created_by, values["expires_at"], None, _hash(secret))
         told = {name: values[name] for name in ("name", "scopes", "tenants", "expires_at")}
         results = await self._store.write(
-            append_if(condition, parameters, self._audited("key.create", {"key_id": key.id, **told})),
+            append_if(
+                condition, parameters, self._audited("key.create", {"key_id": key.id, **told}, key.created_by)
+            ),
             Statement(
                 "keys.create", f"{_INSERT} WHERE {condition}", (*row, *times, *parameters), Fetch.ROWCOUNT
             ),
@@ -169,12 +173,13 @@ class ApiKeys:
         last = rows[rows_max - 1] if len(rows) > rows_max else None
         return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
 
-    async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None) -> ApiKey:
+    async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None, by: str | None = None) -> ApiKey:
         """Revoke a key: from now on it is refused. The call can be repeated.
 
         Args:
             key_id: The key.
             revoked_by: The caller's own key, see `made_by` of `create`.
+            by: See `create`.
 
         Raises:
             KeyRefusedError: `revoked_by` is no longer valid; nothing was changed.
@@ -188,7 +193,7 @@ class ApiKeys:
         sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
         exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
         await self._store.write(
-            append_if(exists, (key_id, *parameters), self._audited("key.revoke", {"key_id": key_id})),
+            append_if(exists, (key_id, *parameters), self._audited("key.revoke", {"key_id": key_id}, by)),
             Statement("keys.revoke", sql, (now, key_id, *parameters)),
         )
         found = await self._find(key_id)
@@ -229,7 +234,7 @@ class ApiKeys:
         if is_expired or not all(manager.allows(scope) for scope in (Scope.ADMIN, *scopes)):
             raise _refused("it is expired, or lacks the scope 'admin'")
 
-    def _audited(self, action: str, detail: dict[str, object]) -> Statement:
+    def _audited(self, action: str, detail: dict[str, object], by: str | None) -> Statement:
         return append(
             self._clock,
             action,
@@ -237,6 +242,7 @@ class ApiKeys:
             tenant_uid=None,
             outcome="ok",
             detail=detail,
+            by=by,
         )
 
 

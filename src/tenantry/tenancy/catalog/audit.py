@@ -11,9 +11,7 @@ its row. One statement reads the head, computes the hash and appends the row, so
 
 import getpass
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -61,34 +59,22 @@ _VERIFY: Final = Sql(
 )
 _HEAD: Final = Sql({"sqlite": "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"})
 
-_principal: ContextVar[str | None] = ContextVar("tenantry_principal", default=None)
-
-
-@contextmanager
-def acting_as(principal: str) -> Iterator[None]:
-    """Name the principal of the calls in the block, for the audit; the default is the user that the process runs as.
-
-    For example: ``with acting_as("alice"): await registry.suspend("acme")``.
-
-    Raises:
-        QueryError: The name is empty, blank, too long, or cannot be stored as text.
-    """
-    check_principal(principal)
-    token = _principal.set(principal)
-    try:
-        yield
-    finally:
-        _principal.reset(token)
-
 
 def shown_path(path: Path, data_dir: Path) -> str | None:
     """Return a file's path for the audit; None for a file in the data directory, which is temporary."""
     return None if data_dir in path.parents else str(path)
 
 
-def current_principal() -> str:
-    """Return the principal of the calls in this context."""
-    return _principal.get() or _process_user()
+def principal_of(by: str | None) -> str:
+    """Return the principal of a call: the one that the call names, or else the user that the process runs as.
+
+    Raises:
+        QueryError: The name is empty, blank, too long, or cannot be stored as text.
+    """
+    if by is None:
+        return _process_user()
+    check_principal(by)
+    return by
 
 
 class AdminAuditEntry(BaseModel):
@@ -97,7 +83,7 @@ class AdminAuditEntry(BaseModel):
     Attributes:
         seq: The row's number; the first is 1, and there are no gaps.
         at: An instant in UTC.
-        principal: Who made the call, see `acting_as`.
+        principal: Who made the call: its ``by=``, or the user that the process ran as.
         action: The call's name.
         tenant_id: The tenant as the caller named it; None if the call concerns no single tenant.
         tenant_uid: The tenant's stable key; None if the tenant was not found.
@@ -145,7 +131,7 @@ def append(
     tenant_uid: str | None,
     outcome: str,
     detail: Mapping[str, Any],
-    principal: str | None = None,
+    by: str | None = None,
 ) -> Statement:
     """Return the statement that appends a row.
 
@@ -156,11 +142,14 @@ def append(
         tenant_uid: Its stable key.
         outcome: See `AdminAuditEntry`.
         detail: Without secrets; what is None is left out.
-        principal: Who did it; the principal of this context if left out, see `acting_as`.
+        by: Who did it, see `principal_of`.
+
+    Raises:
+        QueryError: The principal's name is not valid.
     """
     text = json.dumps({name: value for name, value in detail.items() if value is not None}, sort_keys=True)
     at = as_text(clock.now())
-    row = (at, principal or current_principal(), action, tenant_id, tenant_uid, outcome, text)
+    row = (at, principal_of(by), action, tenant_id, tenant_uid, outcome, text)
     return Statement("catalog.audit", _APPEND, row)
 
 

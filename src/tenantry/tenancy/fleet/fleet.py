@@ -17,6 +17,7 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import parse_tenant_id
 from tenantry.lifecycle import TenantEvent, TenantState, no_such_tenant, states_that_allow
 from tenantry.pages import Page
+from tenantry.tenancy.catalog.audit import principal_of
 from tenantry.tenancy.fleet.job import (
     LIVE_STATES,
     FleetJob,
@@ -98,6 +99,7 @@ class Fleet:
         snapshot_before: bool = False,
         return_on_failure: bool = False,
         arguments: dict[str, Any] | None = None,
+        by: str | None = None,
     ) -> FleetJob:
         """Start a job over the tenants that meet all of the conditions now, and return it. It works in the order of ids.
 
@@ -121,6 +123,7 @@ class Fleet:
             snapshot_before: Whether to take a snapshot of each tenant before the work on it.
             return_on_failure: Whether to restore a tenant from a snapshot taken before the work if the work fails.
             arguments: What the work is given. They are stored in the catalog: do not give secrets.
+            by: Who starts it, for the audit, also of the work itself; the user that the process runs as if left out.
 
         Raises:
             JobError: The kind or an option is not valid.
@@ -129,7 +132,8 @@ class Fleet:
             InvalidTenantIdError: One of `tenant_ids` is not a valid id.
         """
         self._check_open()
-        async with self._audited_refusal("start"):
+        principal = principal_of(by)
+        async with self._audited_refusal("start", None, principal):
             options = _options(
                 states=states,
                 id_prefix=id_prefix,
@@ -147,7 +151,7 @@ class Fleet:
         ids = None if tenant_ids is None else await self._existing(tenant_ids)
         job_id = self._table.new_id()
         async with self._runner.spawning(job_id):
-            return await self._table.insert(job_id, kind, options, ids)
+            return await self._table.insert(job_id, kind, options, ids, by=principal)
 
     async def get(self, job_id: str) -> FleetJob:
         """Return a job.
@@ -208,7 +212,7 @@ class Fleet:
         await self._table.get(job_id)
         return await self._table.results.list(job_id, outcome, limit, cursor)
 
-    async def pause(self, job_id: str, *, reason: str | None = None) -> FleetJob:
+    async def pause(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
         """Begin no further tenant of a job until it is resumed. Those that were begun are finished. Repeatable.
 
         Another process that runs the job reads this from the catalog within ``catalog_poll_interval_seconds``.
@@ -218,9 +222,11 @@ class Fleet:
             JobError: It has ended.
         """
         check_reason(reason)
-        return await self._steer(job_id, JobEvent.PAUSE, reason=reason)
+        return await self._steer(job_id, JobEvent.PAUSE, by, reason=reason)
 
-    async def resume(self, job_id: str, *, failures_max: float | None = None) -> FleetJob:
+    async def resume(
+        self, job_id: str, *, failures_max: float | None = None, by: str | None = None
+    ) -> FleetJob:
         """Let a paused or stopped job continue. Repeatable.
 
         After a stop this accepts the failures so far: the job stops again after as many more.
@@ -228,6 +234,7 @@ class Fleet:
         Args:
             job_id: The job.
             failures_max: How many more tenants may fail, see `start`; as before if left out.
+            by: Who resumes it, for the audit; the user that the process runs as if left out.
 
         Raises:
             JobNotFoundError: The job does not exist.
@@ -235,18 +242,19 @@ class Fleet:
             MissingSchemaError: It migrates, and this registry lacks schema packs that tenants have.
         """
         self._check_open()
+        principal = principal_of(by)
         changes = {} if failures_max is None else {"failures_max": failures_max}
-        async with self._audited_refusal(JobEvent.RESUME, job_id):
+        async with self._audited_refusal(JobEvent.RESUME, job_id, principal):
             job = await self._table.get(job_id)
             _options(**(job.options.model_dump() | changes))
             await self._work.check_kind(job.kind, job_id=job_id)
         async with self._runner.spawning(job_id):
-            return await self._steer(job_id, JobEvent.RESUME, **changes)
+            return await self._steer(job_id, JobEvent.RESUME, principal, **changes)
 
-    async def cancel(self, job_id: str, *, reason: str | None = None) -> FleetJob:
+    async def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
         """End a job for good: begin no further tenant. Those that were begun are finished. Otherwise like `pause`."""
         check_reason(reason)
-        return await self._steer(job_id, JobEvent.CANCEL, reason=reason)
+        return await self._steer(job_id, JobEvent.CANCEL, by, reason=reason)
 
     async def wait(self, job_id: str) -> FleetProgress:
         """Wait until a job is paused, stopped or has ended, in whatever process it runs, and return its progress.
@@ -324,21 +332,22 @@ class Fleet:
                 raise no_such_tenant(tenant_id)
         return ids
 
-    async def _steer(self, job_id: str, event: JobEvent, **changes: Any) -> FleetJob:
+    async def _steer(self, job_id: str, event: JobEvent, by: str | None, **changes: Any) -> FleetJob:
         self._check_open()
-        async with self._audited_refusal(event, job_id):
-            job = await self._table.apply(job_id, event, **changes)
+        principal = principal_of(by)
+        async with self._audited_refusal(event, job_id, principal):
+            job = await self._table.apply(job_id, event, by=principal, **changes)
         if job.state not in LIVE_STATES:
             self._runner.halt(job_id)
         return job
 
     @asynccontextmanager
-    async def _audited_refusal(self, action: str, job_id: str | None = None) -> AsyncIterator[None]:
+    async def _audited_refusal(self, action: str, job_id: str | None, by: str) -> AsyncIterator[None]:
         """Record in the audit that the block refused a call."""
         try:
             yield
         except (JobError, MissingSchemaError) as error:
-            await self._table.refuse(action, job_id, error)
+            await self._table.refuse(action, job_id, error, by)
             raise
 
 

@@ -90,7 +90,7 @@ class FleetJob(BaseModel):
         options: Which tenants, and how.
         state: Where it is in its life.
         reason: Why it is in that state, if a reason is known.
-        created_by: The principal that started it, see `tenantry.tenancy.catalog.audit.acting_as`.
+        created_by: The principal that started it, the ``by=`` of `Fleet.start`.
         created_at, state_changed_at: Instants in UTC.
         begun_at: When a process last began to run it.
         finished_before: How many tenants were finished at that time.

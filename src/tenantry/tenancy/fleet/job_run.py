@@ -179,7 +179,7 @@ class JobRun:
     async def _end(self, event: JobEvent, reason: str | None = None) -> None:
         self.halt()
         try:
-            job = await self._table.apply(self._job.id, event, reason=reason, is_audited=False)
+            job = await self._table.apply(self._job.id, event, reason=reason)
         except JobError:
             return  # an operator paused or cancelled it at the same moment
         self._log.info(FLEET_JOB_ENDED, state=job.state, reason=reason)

@@ -11,7 +11,6 @@ from tenantry.errors import JobError, MissingSchemaError
 from tenantry.eventlog import EventLog
 from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.fleet.job import LIVE_STATES, JobEvent
 from tenantry.tenancy.fleet.job_run import JobRun
 from tenantry.tenancy.fleet.limits import FleetLimits
@@ -151,7 +150,7 @@ class FleetRunner:
         try:
             await self._work.check_kind(job.kind, job_id=job_id)
         except (JobError, MissingSchemaError) as error:
-            await self._table.apply(job_id, JobEvent.PAUSE, reason=as_reason(str(error)), is_audited=False)
+            await self._table.apply(job_id, JobEvent.PAUSE, reason=as_reason(str(error)))
             self._log.warning(FLEET_JOB_PAUSED, job_id=job_id, reason=str(error))
             return
         begun = await self._table.begin(job_id)
@@ -168,7 +167,6 @@ class FleetRunner:
             log=self._log.bind(job_id=job_id),
         )
         try:
-            with acting_as(begun.created_by):
-                await run.run()
+            await run.run()
         finally:
             del self._runs[job_id]

@@ -84,18 +84,18 @@ class FleetTable:
         return f"{self._clock.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
 
     async def insert(
-        self, job_id: str, kind: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None
+        self, job_id: str, kind: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None, *, by: str
     ) -> FleetJob:
         """Insert a new job with its tenants in one transaction, and return the job."""
-        now, principal = as_text(self._clock.now()), audit.current_principal()
-        row = (job_id, kind, options.model_dump_json(), JobState.PENDING, principal, now, now)
+        now = as_text(self._clock.now())
+        row = (job_id, kind, options.model_dump_json(), JobState.PENDING, by, now, now)
         # Without the arguments of the work: they may be secret.
         detail = options.model_dump(mode="json", exclude_defaults=True, exclude={"arguments"})
         await self._catalog.write(
             Statement("fleet.insert", _INSERT_JOB, row),
             select_tenants(job_id, options, tenant_ids),
             Statement("fleet.insert", _INSERT_WAVES, (job_id,)),
-            self.audited("start", job_id, "ok", kind=kind, **detail),
+            self.audited("start", job_id, "ok", by, kind=kind, **detail),
         )
         return await self.get(job_id)
 
@@ -157,7 +157,7 @@ class FleetTable:
         event: JobEvent,
         *,
         reason: str | None = None,
-        is_audited: bool = True,
+        by: str | None = None,
         **changes: Any,
     ) -> FleetJob:
         """Let the event happen to the job and return the changed job.
@@ -166,7 +166,7 @@ class FleetTable:
             job_id: The job.
             event: An event that has already happened changes nothing.
             reason: Why.
-            is_audited: Whether the event is a call of an operator, which the audit records.
+            by: The principal whose call it is, for the audit; None if it is not a call of an operator.
             changes: Options to change with the state.
 
         Raises:
@@ -181,8 +181,8 @@ class FleetTable:
             parameters = (target, reason, now, options.model_dump_json(), job_id, job.state)
             is_change = target is not job.state or bool(changes)
             unit = [Statement("fleet.apply", _APPLY, parameters, Fetch.ROWCOUNT)] if is_change else []
-            if is_audited:
-                record = self.audited(event, job_id, "ok", reason=reason, **changes)
+            if by is not None:
+                record = self.audited(event, job_id, "ok", by, reason=reason, **changes)
                 unit.insert(
                     0, audit.append_if(_IS_AS_READ, (job_id, job.state), record) if is_change else record
                 )
@@ -190,11 +190,11 @@ class FleetTable:
             if results[-1] != 0:
                 return await self.get(job_id)
 
-    async def refuse(self, action: str, job_id: str | None, error: TenantryError) -> None:
+    async def refuse(self, action: str, job_id: str | None, error: TenantryError, by: str) -> None:
         """Append a refused call to the audit."""
-        await self._catalog.write(self.audited(action, job_id, error.outcome, error=str(error)))
+        await self._catalog.write(self.audited(action, job_id, error.outcome, by, error=str(error)))
 
-    def audited(self, action: str, job_id: str | None, outcome: str, **detail: Any) -> Statement:
+    def audited(self, action: str, job_id: str | None, outcome: str, by: str, **detail: Any) -> Statement:
         """Return the statement that appends a call to the audit; see `tenantry.tenancy.catalog.audit.append`."""
         return audit.append(
             self._clock,
@@ -203,6 +203,7 @@ class FleetTable:
             tenant_uid=None,
             outcome=outcome,
             detail={"job_id": job_id, **detail},
+            by=by,
         )
 
     async def progress(self, job_id: str) -> FleetProgress:

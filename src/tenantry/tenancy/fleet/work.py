@@ -59,11 +59,11 @@ class TakenSnapshot(Protocol):
 class Snapshotter(Protocol):
     """Takes and restores snapshots."""
 
-    async def create(self, tenant_id: str, *, trigger: str) -> TakenSnapshot:
+    async def create(self, tenant_id: str, *, trigger: str, by: str) -> TakenSnapshot:
         """Take a snapshot of the tenant. A closed tenant is not migrated for it."""
         ...
 
-    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool) -> object:
+    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool, by: str) -> object:
         """Restore the tenant from a snapshot."""
         ...
 
@@ -144,32 +144,34 @@ class FleetWork:
         if job.kind == MIGRATE and await self._is_current(tenant):
             return Outcome(SKIPPED)
         if job.options.snapshot_before and "snapshot_before" not in item.detail:
-            item.detail["snapshot_before"] = await self._snapshot(tenant)
+            item.detail["snapshot_before"] = await self._snapshot(tenant, job)
             # Before the work: if this process dies during the work, the next one knows the snapshot.
             await self._table.results.note(job.id, item)
         work = self._built_in.get(job.kind) or partial(self._run_function, self.functions[job.kind])
-        return await work(tenant, item, job.options.arguments)
+        return await work(tenant, item, job)
 
     async def _failed(self, job: FleetJob, item: PendingTenant, error: Exception) -> Outcome:
         if job.options.return_on_failure and "snapshot_before" in item.detail:
-            await self._restore(item)
+            await self._restore(job, item)
         if isinstance(error, TenantryError):
             return Outcome(error.outcome, str(error)[:ERROR_CHARACTERS_MAX])
         return Outcome(TenantryError.outcome, f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX])
 
-    async def _restore(self, item: PendingTenant) -> None:
+    async def _restore(self, job: FleetJob, item: PendingTenant) -> None:
         """Restore the tenant from the snapshot that was taken before the work."""
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
                 # Not migrated: a migration that failed would fail again.
-                await self._tools.snapshots.restore(tenant.id, item.detail["snapshot_before"], migrate=False)
+                await self._tools.snapshots.restore(
+                    tenant.id, item.detail["snapshot_before"], migrate=False, by=job.created_by
+                )
         except TenantryError as error:
             item.detail["return_error"] = str(error)[:ERROR_CHARACTERS_MAX]
         else:
             item.detail["is_returned"] = tenant is not None
 
-    async def _migrate(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
+    async def _migrate(self, tenant: TenantRecord, item: PendingTenant, _: FleetJob) -> Outcome:
         try:
             lease = await self._tools.leases.lease(tenant.id)
         except TenantOwnedElsewhereError:
@@ -202,11 +204,11 @@ class FleetWork:
             for schema in self._tools.schemas
         )
 
-    async def _check(self, tenant: TenantRecord, _: PendingTenant, arguments: dict[str, Any]) -> Outcome:
-        is_thorough = bool(arguments.get("thorough"))
+    async def _check(self, tenant: TenantRecord, _: PendingTenant, job: FleetJob) -> Outcome:
+        is_thorough = bool(job.options.arguments.get("thorough"))
         if not tenant.state.allows(Permission.READ):
             check = partial(self._check_closed, is_thorough=is_thorough)
-            await self._tools.runner.run(tenant.id, CHECK, check)
+            await self._tools.runner.run(tenant.id, CHECK, check, by=job.created_by)
             return Outcome(OK)
         lease = await self._tools.leases.lease(tenant.id)
         try:
@@ -224,17 +226,18 @@ class FleetWork:
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             await closed.check(is_thorough=is_thorough)
 
-    async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, _: dict[str, Any]) -> Outcome:
-        item.detail["snapshot_id"] = await self._snapshot(tenant)
+    async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, job: FleetJob) -> Outcome:
+        item.detail["snapshot_id"] = await self._snapshot(tenant, job)
         return Outcome(OK)
 
-    async def _snapshot(self, tenant: TenantRecord) -> str:
-        return (await self._tools.snapshots.create(tenant.id, trigger=SNAPSHOT_TRIGGER)).id
+    async def _snapshot(self, tenant: TenantRecord, job: FleetJob) -> str:
+        taken = await self._tools.snapshots.create(tenant.id, trigger=SNAPSHOT_TRIGGER, by=job.created_by)
+        return taken.id
 
     async def _run_function(
-        self, function: FleetFunction, tenant: TenantRecord, item: PendingTenant, arguments: dict[str, Any]
+        self, function: FleetFunction, tenant: TenantRecord, item: PendingTenant, job: FleetJob
     ) -> Outcome:
-        result: object = await _awaited(function(self._tools.leases.tenant(tenant.id), arguments))
+        result: object = await _awaited(function(self._tools.leases.tenant(tenant.id), job.options.arguments))
         if result is not None:
             if not isinstance(result, dict) or len(as_json(result)) > DETAIL_CHARACTERS_MAX:
                 raise ValueError(

@@ -136,7 +136,7 @@ class Operation:
         """Return the tenant that the operation is about, in whatever state, or None; raises like `recover`.
 
         Raises:
-            RevisionError: It has another revision than the operation expects, see `expecting`.
+            RevisionError: It has another revision than the operation expects.
         """
         tenant = await self.recover()
         if tenant is not None:
@@ -265,7 +265,7 @@ class Operation:
             tenant_uid=self.tenant_uid,
             outcome=outcome,
             detail=self.detail,
-            principal=self.principal,
+            by=self.principal,
         )
 
     async def _clear_intent(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:

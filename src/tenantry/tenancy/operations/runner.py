@@ -32,11 +32,10 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.storage.protocol import Backend, LockTakenError
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.catalog.audit import current_principal
+from tenantry.tenancy.catalog.audit import principal_of
 from tenantry.tenancy.catalog.authority import check_authority
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.attempt import Work, audited, reported
-from tenantry.tenancy.operations.expected_revision import expected_revision
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.retries import Retries
 from tenantry.tenancy.refusals import busy_error
@@ -122,13 +121,14 @@ class OperationRunner:
             action: The operation's name.
             work: Does it.
             queue: Operations with the same queue run one after the other.
-            by: Who does it, for the audit; the principal of this context if left out, see `acting_as`.
-            if_revision: The tenant's revision that it was decided on; that of this context if left out, see `expecting`.
+            by: Who does it, for the audit; the user that the process runs as if left out.
+            if_revision: The tenant's revision that it was decided on; None if any will do.
             last_outcome: That of the last try, if this is another one: the same failure is audited once.
             detail: Its arguments, for the audit.
 
         Raises:
             RegistryClosedError: The registry is not open.
+            QueryError: The name in `by` is not valid.
             TenantryError: Why it failed; that is audited too.
         """
         self.check_open()
@@ -137,8 +137,8 @@ class OperationRunner:
             tenant_id,
             action,
             detail,
-            principal=by or current_principal(),
-            expected_revision=expected_revision() if if_revision is None else if_revision,
+            principal=principal_of(by),
+            expected_revision=if_revision,
             last_outcome=last_outcome,
         )
         task = asyncio.get_running_loop().create_task(self._run(operation, work, queue))
@@ -249,9 +249,9 @@ class OperationRunner:
         """Finish what crashed processes began. What cannot be finished is logged and tried again later, see `Retries`.
 
         Args:
-            by: Who finishes it, for the audit; the principal of this context if left out.
+            by: Who finishes it, for the audit; the user that the process runs as if left out.
         """
-        principal = by or current_principal()
+        principal = principal_of(by)
         under_way = await self.catalog.under_way()
         self._unfinished.keep_only({tenant.uid for tenant in under_way})
         for tenant in under_way:

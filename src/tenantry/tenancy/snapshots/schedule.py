@@ -9,7 +9,6 @@ import anyio
 from tenantry.errors import TenantOwnedElsewhereError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.actors.actor import ActorContext
-from tenantry.tenancy.catalog.audit import acting_as
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.snapshots.snapshots import Snapshots
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -76,8 +75,7 @@ class SnapshotSchedule:
             jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311
             next_seconds = max(interval_seconds + jitter, 0.0)
             try:
-                with acting_as("tenantry"):
-                    await self._snapshots.create(tenant.id, trigger="schedule")
+                await self._snapshots.create(tenant.id, trigger="schedule", by="tenantry")
             except TenantOwnedElsewhereError:
                 # The process that has it open can take the snapshot: it gets the next turn.
                 next_seconds = POLL_SECONDS_MAX * random.random()  # noqa: S311

@@ -50,7 +50,10 @@ class SnapshotOperations:
 
 
 class Snapshots:
-    """Takes, lists, restores and deletes snapshots of tenants. Use `registry.snapshots`."""
+    """Takes, lists, restores and deletes snapshots of tenants. Use `registry.snapshots`.
+
+    The keywords ``by`` and ``if_revision`` are those of `TenantRegistry`'s operations.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class Snapshots:
         self._backend = tools.operations.backend
         self._archive = tools.archive
 
-    async def create(self, tenant_id: str, *, trigger: str = "manual") -> Snapshot:
+    async def create(self, tenant_id: str, *, trigger: str = "manual", by: str | None = None) -> Snapshot:
         """Take a snapshot of the tenant's present state, check it, store it, and return it.
 
         It contains every write that was acknowledged before this call. The tenant's calls continue while it is taken. A tenant's
@@ -78,6 +81,7 @@ class Snapshots:
         Args:
             tenant_id: The tenant, in any state in which it has a database.
             trigger: Why, in one word of lower-case letters, digits and ``-``.
+            by: Who does it, for the audit, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -90,7 +94,7 @@ class Snapshots:
         check_trigger(trigger)
         work = partial(self._operations.take_snapshot.run, trigger=trigger)
         return await self._runner.run(
-            parse_tenant_id(tenant_id), "snapshot", work, queue="snapshot", trigger=trigger
+            parse_tenant_id(tenant_id), "snapshot", work, queue="snapshot", by=by, trigger=trigger
         )
 
     async def list(self, tenant_id: str) -> Sequence[Snapshot]:
@@ -135,7 +139,7 @@ class Snapshots:
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
         return Snapshot.of(await self._archive.manifest(tenant.uid, snapshot_id))
 
-    async def delete(self, tenant_id: str, snapshot_id: str) -> None:
+    async def delete(self, tenant_id: str, snapshot_id: str, *, by: str | None = None) -> None:
         """Delete a snapshot; a missing one is not an error.
 
         Raises:
@@ -144,10 +148,23 @@ class Snapshots:
         """
         work = partial(self._delete, snapshot_id)
         await self._runner.run(
-            parse_tenant_id(tenant_id), "delete_snapshot", work, queue="snapshot", snapshot_id=snapshot_id
+            parse_tenant_id(tenant_id),
+            "delete_snapshot",
+            work,
+            queue="snapshot",
+            by=by,
+            snapshot_id=snapshot_id,
         )
 
-    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool = True) -> TenantRecord:
+    async def restore(
+        self,
+        tenant_id: str,
+        snapshot_id: str,
+        *,
+        migrate: bool = True,
+        by: str | None = None,
+        if_revision: int | None = None,
+    ) -> TenantRecord:
         """Make the tenant's database what it was when the snapshot was taken, and return the tenant's record.
 
         The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Then the calls wait,
@@ -160,6 +177,8 @@ class Snapshots:
             snapshot_id: The id of a snapshot, or the name of a restore point, see `points`.
             migrate: Whether the database is migrated to what the code knows before it takes the other's place. Otherwise it is
                 migrated when it is next opened, and a quarantined tenant stays quarantined.
+            by: Who does it, for the audit, see the class.
+            if_revision: The tenant's revision that this was decided on, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -170,7 +189,14 @@ class Snapshots:
             TenantOwnedElsewhereError: Another process keeps the tenant open; nothing was changed.
         """
         work = partial(self._operations.restore.run, snapshot_id=snapshot_id, is_migrated=migrate)
-        return await self._runner.run(parse_tenant_id(tenant_id), "restore", work, snapshot_id=snapshot_id)
+        return await self._runner.run(
+            parse_tenant_id(tenant_id),
+            "restore",
+            work,
+            by=by,
+            if_revision=if_revision,
+            snapshot_id=snapshot_id,
+        )
 
     async def replace_file(
         self,
@@ -179,6 +205,8 @@ class Snapshots:
         *,
         owner: str | None = None,
         accepted_tables: Collection[str] = (),
+        by: str | None = None,
+        if_revision: int | None = None,
     ) -> TenantRecord:
         """Put a plain SQLite file in the place of the tenant's database, and return the tenant's record.
 
@@ -191,6 +219,8 @@ class Snapshots:
             path: The file. No program has it open, and no log or journal is beside it.
             owner: The `uid` that the file may be marked with instead of the tenant's. The copy is marked with the tenant's.
             accepted_tables: Names of tables that no schema pack makes and that the file may have.
+            by: Who does it, for the audit, see the class.
+            if_revision: The tenant's revision that this was decided on, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -212,11 +242,15 @@ class Snapshots:
             parse_tenant_id(tenant_id),
             "replace_file",
             work,
+            by=by,
+            if_revision=if_revision,
             path=audit.shown_path(Path(path), self._context.config.data_dir),
             owner=owner,
         )
 
-    async def undo_restore(self, tenant_id: str) -> TenantRecord:
+    async def undo_restore(
+        self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> TenantRecord:
         """Bring back the database that the last restore replaced; the present one becomes a restore point. Repeatable.
 
         Raises:
@@ -224,7 +258,11 @@ class Snapshots:
             TenantError, PersistenceError: As `restore`.
         """
         return await self._runner.run(
-            parse_tenant_id(tenant_id), "undo_restore", self._operations.undo_restore.run
+            parse_tenant_id(tenant_id),
+            "undo_restore",
+            self._operations.undo_restore.run,
+            by=by,
+            if_revision=if_revision,
         )
 
     async def points(self, tenant_id: str) -> Sequence[str]:
@@ -232,7 +270,9 @@ class Snapshots:
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
         return await self._backend.points(tenant.place).names()
 
-    async def drop_point(self, tenant_id: str, point: str) -> None:
+    async def drop_point(
+        self, tenant_id: str, point: str, *, by: str | None = None, if_revision: int | None = None
+    ) -> None:
         """Delete a restore point, to free its disk space; a missing one is not an error.
 
         If the last restore made it, that restore cannot be undone any more.
@@ -243,7 +283,9 @@ class Snapshots:
             SnapshotError: It cannot be deleted; call again.
         """
         work = partial(self._drop_point, point)
-        await self._runner.run(parse_tenant_id(tenant_id), "drop_point", work, point=point)
+        await self._runner.run(
+            parse_tenant_id(tenant_id), "drop_point", work, by=by, if_revision=if_revision, point=point
+        )
 
     async def drill(self, *, sample: int = DRILL_SAMPLE_DEFAULT) -> DrillReport:
         """Restore the newest snapshots of some tenants to a scratch directory, check them, and report the results.
@@ -262,7 +304,7 @@ class Snapshots:
         """Where the snapshots are stored."""
         return self._owner.location
 
-    async def claim_storage(self) -> StorageMark | None:
+    async def claim_storage(self, *, by: str | None = None) -> StorageMark | None:
         """Make the snapshot storage this data directory's, and return the mark of its owner before, if it had one.
 
         For a directory that was moved or restored from a backup, or that takes over the snapshots of another one. The other
@@ -272,15 +314,18 @@ class Snapshots:
             SnapshotError: The storage, or the data directory, cannot be written; call again.
         """
         self._runner.check_open()
+        principal = audit.principal_of(by)
         try:
             before = await self._owner.claim()
         except TenantryError as error:
-            await self._catalog.write(self._claimed(error.outcome, error=str(error)))
+            await self._catalog.write(self._claimed(error.outcome, by=principal, error=str(error)))
             raise
-        await self._catalog.write(self._claimed("ok", taken_from=None if before is None else str(before)))
+        await self._catalog.write(
+            self._claimed("ok", by=principal, taken_from=None if before is None else str(before))
+        )
         return before
 
-    def _claimed(self, outcome: str, **detail: str | None) -> Statement:
+    def _claimed(self, outcome: str, *, by: str, **detail: str | None) -> Statement:
         return audit.append(
             self._context.clock,
             "claim_storage",
@@ -288,6 +333,7 @@ class Snapshots:
             tenant_uid=None,
             outcome=outcome,
             detail={"location": self._owner.location, **detail},
+            by=by,
         )
 
     async def _delete(self, snapshot_id: str, operation: Operation) -> None:
