@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.server.certificate import Certificate
 from tenantry.server.http_server import HttpServer, bound
+from tenantry.server.limits import UNRECEIVED_SECONDS_MAX
 from tenantry.server.settings import Endpoint, Tls
 from tenants import HANG_SECONDS
 
@@ -57,18 +58,7 @@ class Running:
     @property
     def connections(self) -> int:
         """How many there are."""
-        return len(self.server.server_state.connections)
-
-    @property
-    def handshakes(self) -> int:
-        """How many TLS handshakes are under way."""
-        assert self.server.handshakes is not None
-        return len(self.server.handshakes.under_way)
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether it accepts connections."""
-        return any(one.is_serving() for one in self.server.servers)
+        return len(self.server.connections)
 
     async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and send."""
@@ -87,14 +77,17 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    app: ASGIApp, tls: Tls | None = None, certificate: Certificate | None = None, **options: Any
+    app: ASGIApp,
+    tls: Tls | None = None,
+    certificate: Certificate | None = None,
+    unreceived_seconds_max: float = UNRECEIVED_SECONDS_MAX,
+    **options: Any,
 ) -> AsyncIterator[Running]:
     """Run a server; the block ends in good time."""
     used = certificate or (None if tls is None else Certificate(tls))
     server = HttpServer(app, used, closing_seconds=1, **options)
-    with bound(Endpoint("127.0.0.1", 0)) as listening:
-        serving = asyncio.create_task(server.serve([listening]))
-        await server.answers.wait()
+    with bound(Endpoint("127.0.0.1", 0), unreceived_seconds_max=unreceived_seconds_max) as listening:
+        serving = asyncio.create_task(server.serve(listening))
         found = Running(server, listening.getsockname())
         if tls is not None:
             found.trust = ssl.create_default_context(cafile=tls.cert)

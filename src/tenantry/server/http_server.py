@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn's, with limits on connections, requests and time. Needs the extra ``service``."""
+"""The HTTP server: uvicorn, with limits on connections, requests and time. Needs the extra ``service``."""
 
 import asyncio
 import math
@@ -6,8 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from starlette.requests import Request
@@ -17,11 +16,10 @@ from tenantry.admin.http.headers import SafeHeaders
 from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, later, too_many
 from tenantry.admin.http.unexpected_errors import ResponseSend
 from tenantry.server.certificate import Certificate
+from tenantry.server.connections import Connections
 from tenantry.server.errors import ServeSettingsError
-from tenantry.server.http_connection import TimeoutConnection
-from tenantry.server.limits import SERVER_LIMITS, ServerLimits
+from tenantry.server.limits import SERVER_LIMITS, UNRECEIVED_SECONDS_MAX, ServerLimits
 from tenantry.server.settings import Endpoint
-from tenantry.server.tls_handshake import Handshakes
 
 SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
 """The kernel accepts more of a response when it has less than this to send."""
@@ -29,8 +27,10 @@ SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
 _BACKLOG: Final = 128
 
 
-class HttpServer(uvicorn.Server):
-    """A server that does not handle signals, because a process may run several servers.
+class HttpServer:
+    """A server that does not handle signals, because a process may run several servers; uvicorn does the HTTP.
+
+    The application's lifespan is its caller's.
 
     Args:
         app: The application.
@@ -49,86 +49,77 @@ class HttpServer(uvicorn.Server):
         is_behind_proxy: bool = False,
         limits: ServerLimits = SERVER_LIMITS,
     ) -> None:
-        self._is_stopping = False
-        make: Any = partial(
-            TimeoutConnection,
-            limits=limits,
-            is_shared=is_behind_proxy,
-            is_stopping=lambda: self._is_stopping,
-        )
-        self.handshakes = None if certificate is None else Handshakes(make, certificate)
-        """The TLS handshakes that are under way; None without TLS."""
-        super().__init__(
+        self.connections = Connections(limits, is_shared=is_behind_proxy)
+        self._uvicorn = _SignallessServer(
             uvicorn.Config(
-                SafeHeaders(RequestLimit(app, limits.requests_max)),
-                http=self.handshakes or make,  # type: ignore[arg-type]  # it is only called
+                SafeHeaders(CountedRequests(app, self.connections)),
+                http=self.connections,  # type: ignore[arg-type]  # it is only called
+                ws="none",
+                lifespan="off",
                 log_config=None,
+                log_level="error",  # its warnings are about requests that are malformed
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(limits.idle_seconds_max),
                 timeout_graceful_shutdown=math.ceil(closing_seconds),
+                ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
             )
         )
-        self.answers = asyncio.Event()
-        """Set when the server accepts requests."""
 
+    async def serve(self, listening: socket.socket) -> None:
+        """Accept connections until `stop` is called, and wait for the requests that have begun.
+
+        Args:
+            listening: A socket that listens; it is closed.
+        """
+        await self._uvicorn.serve([listening])
+
+    def stop(self, *, is_urgent: bool) -> None:
+        """Accept no more connections, and wait for requests; if it is urgent, do not wait."""
+        self._uvicorn.should_exit = True
+        self._uvicorn.force_exit = is_urgent
+        self.connections.stop()
+
+
+class _SignallessServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Capture no signals."""
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept requests."""
-        await super().startup(sockets)
-        self.answers.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: wait for requests, and abort TLS handshakes."""
-        self._is_stopping = True
-        if self.handshakes is not None:
-            self.handshakes.abort()
-        await super().shutdown(sockets)
-        if self.force_exit:
-            # uvicorn omits this after a forced exit, and Starlette would log a stack trace.
-            await self.lifespan.shutdown()
+class CountedRequests:
+    """Counts the requests that are handled, and refuses them beyond a limit.
 
-    def stop(self, *, is_urgent: bool) -> None:
-        """Accept no more connections, and wait for requests; if it is urgent, do not wait."""
-        self.should_exit = True
-        self.force_exit = is_urgent
-
-
-class RequestLimit:
-    """Limits the number of requests that are handled at once, and answers requests that are interrupted when the server stops.
+    Connections learn from it when a request begins and ends. Requests that are interrupted when the server stops are answered.
 
     Args:
         app: The application.
-        requests_max: How many requests may be handled at once.
+        connections: The server's connections, with its limits.
     """
 
-    def __init__(self, app: ASGIApp, requests_max: int) -> None:
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app
-        self._requests_max = requests_max
+        self._connections = connections
+        self._requests_max = connections.limits.requests_max
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or refuse it."""
-        if scope["type"] == "http" and self._running >= self._requests_max:
-            problem = too_many(
-                "requests", f"{self._requests_max} requests are handled already: try again later"
-            )
-            refusal = await answer_problem(Request(scope), problem)
-            await refusal(scope, receive, send)
-            return
-        if scope["type"] == "lifespan":  # it lasts as long as the server
-            await self._app(scope, receive, send)
-            return
+        connection = self._connections.of(scope)
+        if connection is not None:
+            connection.begin_request()
         self._running += 1
         try:
-            await self._handle(scope, receive, send)
+            if self._running > self._requests_max:
+                await _refuse(self._too_many(), scope, receive, send)
+            else:
+                await self._handle(scope, receive, send)
         finally:
             self._running -= 1
+            if connection is not None:
+                connection.end_request()
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = ResponseSend(send)
@@ -137,9 +128,16 @@ class RequestLimit:
         except asyncio.CancelledError:
             # The server stops, and the request's time is over. A response that has begun just ends: its client sees that it is
             # incomplete.
-            if scope["type"] == "http" and not answer.has_begun:
-                refusal = await answer_problem(Request(scope), _stopping())
-                await refusal(scope, receive, send)
+            if not answer.has_begun:
+                await _refuse(_stopping(), scope, receive, send)
+
+    def _too_many(self) -> ProblemError:
+        return too_many("requests", f"{self._requests_max} requests are handled already: try again later")
+
+
+async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
+    response = await answer_problem(Request(scope), problem)
+    await response(scope, receive, send)
 
 
 def _stopping() -> ProblemError:
@@ -153,8 +151,14 @@ def _stopping() -> ProblemError:
 
 
 @contextmanager
-def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """Yield a socket that is bound to the address and does not accept yet, so that no other process can take the address.
+def bound(
+    endpoint: Endpoint, *, unreceived_seconds_max: float = UNRECEIVED_SECONDS_MAX
+) -> Iterator[socket.socket]:
+    """Yield a socket that listens at the address, so that no other process can take the address.
+
+    Args:
+        endpoint: The address.
+        unreceived_seconds_max: The kernel ends a connection whose client receives nothing for so long.
 
     Raises:
         ServeSettingsError: Nothing can listen at the address.
@@ -163,8 +167,9 @@ def bound(endpoint: Endpoint) -> Iterator[socket.socket]:
     # With the protocol named: otherwise asyncio does not set TCP_NODELAY, and small responses wait for 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it. Otherwise the kernel takes some MB at once, and then nothing until a third of it is sent: a
-        # slow but steady client would look stuck.
+        # Connections inherit both. Without the second the kernel takes some MB at once, and then nothing until a third of it is
+        # sent: the client of a bundle would seem to pause.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)

@@ -67,10 +67,8 @@ class Stopping:
         self._servers = servers
         async with asyncio.TaskGroup() as group:
             for server, made in zip(servers, sockets, strict=True):
-                group.create_task(server.serve([made]))
-            for server in servers:
-                await server.answers.wait()
-            is_ready()
+                group.create_task(server.serve(made))
+            is_ready()  # the kernel accepts connections already
             await self._is_asked.wait()
             is_draining()
             await self._drain()
