@@ -116,26 +116,21 @@ async def test_a_disk_that_cannot_be_written(tmp_path: Path):
             assert (response.status_code, response.json()["disk"]) == (503, "ENOSPC")
 
 
-async def test_a_pool_that_is_stuck(data_dir: Path):
-    """Callers wait and nothing moves for as long as a caller may wait: not ready, until something moves."""
-    clock = HandClock()
-    config = RegistryConfig(data_dir=data_dir, open_tenants_max=1, pool_wait_timeout_seconds=20)
+async def test_a_pool_without_room_for_callers(data_dir: Path):
+    """While as many callers wait for a place as may wait, the service is not ready."""
+    config = RegistryConfig(data_dir=data_dir, open_tenants_max=1, pool_waiters_max=2)
     async with TenantRegistry(config) as registry:
         await registry.create("holder")
         await registry.create("waiter")
-        probes = Probes(registry, clock=clock)
+        waiting = []
         async with registry.tenant("holder").transaction():
-            waiting = asyncio.create_task(registry.tenant("waiter").messages.save(make_message()))
-            await until(lambda: registry.statistics().pool.waiters > 0)
-            assert (await probes.look()).pool == "ok"
-            clock.seconds = 19
-            assert (await probes.look()).pool == "ok"
-            clock.seconds = 20
-            response = await looked(registry, probes)
-            assert (response.status_code, response.json()["pool"]) == (503, "1 callers wait for a place")
-        await waiting
-        clock.seconds = 21
-        assert (await probes.look()).is_ready
+            for waiters, status, pool in ((1, 200, "ok"), (2, 503, "2 callers wait for a place")):
+                waiting.append(asyncio.create_task(registry.tenant("waiter").messages.save(make_message())))
+                await until(lambda expected=waiters: registry.statistics().pool.waiters == expected)
+                response = await looked(registry, Probes(registry))
+                assert (response.status_code, response.json()["pool"]) == (status, pool)
+        await asyncio.gather(*waiting)
+        assert (await Probes(registry).look()).is_ready
 
 
 class CountingRegistry(TenantRegistry):

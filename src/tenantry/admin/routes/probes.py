@@ -4,23 +4,24 @@ import asyncio
 import errno
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterator
 from copy import copy
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client import exposition as text
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
 from tenantry.admin.http.single_flight import SingleFlight
-from tenantry.clock import Clock, SystemClock
+from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.tenancy.registry import TenantRegistry
@@ -47,11 +48,11 @@ class Readiness(BaseModel):
 
 
 class Probes:
-    """Checks whether a registry is ready; each check has a timeout, and concurrent callers share it.
+    """Checks whether a registry is ready; concurrent callers share the checks.
 
     Args:
         registry: The registry.
-        clock: Measures for how long the pool has not moved.
+        clock: Measures for how long a result is reused.
         timeout_seconds: The timeout of each check.
         is_draining: Returns whether the service is about to stop.
     """
@@ -65,14 +66,11 @@ class Probes:
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._registry = registry
-        self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._is_draining = is_draining
-        self._look = SingleFlight(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=self._clock)
+        self._look = SingleFlight(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=clock)
         # Shared by itself: however often a disk is asked for that does not answer, only one thread waits for it.
-        self._disk = SingleFlight(self._look_at_disk)
-        self._moves = -1
-        self._moved_at = 0.0
+        self._disk = SingleFlight(lambda: run_in_thread(partial(_disk, registry.config.data_dir)))
 
     async def look(self) -> Readiness:
         """Return the readiness."""
@@ -83,7 +81,9 @@ class Probes:
 
     async def _look_at_all(self) -> Readiness:
         catalog = await self._bounded(self._registry.check_catalog)
-        pool = self._pool()
+        waiters = self._registry.statistics().pool.waiters
+        is_full = waiters >= self._registry.config.pool_waiters_max
+        pool = f"{waiters} callers wait for a place" if is_full else "ok"
         disk = await self._bounded(self._disk)
         is_ready = catalog == pool == disk == "ok"
         return Readiness(is_ready=is_ready, service="ok", catalog=catalog, pool=pool, disk=disk)
@@ -94,26 +94,8 @@ class Probes:
                 return await look() or "ok"
         except TimeoutError:
             return f"no answer within {self._timeout_seconds:g} s"
-        except (TenantryError, OSError) as error:
+        except TenantryError as error:
             return type(error).__name__
-
-    def _pool(self) -> str:
-        """Return what is wrong if callers wait, and no place was given or given back for as long as a caller may wait."""
-        pool = self._registry.statistics().pool
-        moves, now = pool.opened + sum(pool.closed_by_reason.values()), self._clock.monotonic_seconds()
-        if not pool.waiters or moves != self._moves:
-            self._moves, self._moved_at = moves, now
-        config = self._registry.config
-        is_stuck = now - self._moved_at >= config.pool_wait_timeout_seconds
-        if is_stuck or pool.waiters >= config.pool_waiters_max:
-            return f"{pool.waiters} callers wait for a place"
-        return "ok"
-
-    async def _look_at_disk(self) -> str | None:
-        try:
-            return await run_in_thread(_disk, self._registry.config.data_dir)
-        except OSError as error:
-            return errno.errorcode.get(error.errno or 0, "OSError")
 
 
 def make_probes(
@@ -142,25 +124,25 @@ def make_probes(
         return "ok\n"
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
-    async def readyz() -> Readiness:
-        """Return whether the service is not about to stop, the catalog can be written, the pool moves and the disk has space; 503 if not."""
+    async def readyz(response: Response) -> Readiness:
+        """Return whether the service is not about to stop, the catalog can be written, the pool has room for callers and the disk has space; 503 if not."""
         found = await probes.look()
-        if found.is_ready:
-            return found
-        headers = {"Retry-After": str(NOT_READY_RETRY_AFTER_SECONDS)}
-        return JSONResponse(found.model_dump(), 503, headers)  # type: ignore[return-value]  # as documented above
+        if not found.is_ready:
+            response.status_code = 503
+            response.headers["Retry-After"] = str(NOT_READY_RETRY_AFTER_SECONDS)
+        return found
 
     # Balancers send HEAD. Not in the document, where an operation's name must be unique.
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
     async def expose_text() -> bytes:
-        families = _Exposed(collectors, await probes.look()).collect()
-        return await _in_pieces(families, text.generate_latest)
+        return await _exposition(_families(collectors, await probes.look()), text.generate_latest)
 
     async def expose_openmetrics() -> bytes:
-        families = _Exposed(collectors, await probes.look(), has_exemplars=has_exemplars).collect()
-        return await _in_pieces(families, openmetrics.generate_latest, end=_OPENMETRICS_END)
+        families = _families(collectors, await probes.look())
+        shown = families if has_exemplars else map(_without_exemplars, families)
+        return await _exposition(shown, openmetrics.generate_latest, end=_OPENMETRICS_END)
 
     as_text = SingleFlight(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
     as_openmetrics = SingleFlight(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
@@ -176,47 +158,23 @@ def make_probes(
     return router
 
 
-class _Exposed(Collector):
-    """The metrics, with the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
-
-    def __init__(
-        self, collectors: CollectorRegistry, readiness: Readiness, *, has_exemplars: bool = False
-    ) -> None:
-        self._collectors = collectors
-        self._readiness = readiness
-        self._has_exemplars = has_exemplars
-
-    def collect(self) -> Iterable[Metric]:
-        """Return every family."""
-        for family in self._collectors.collect():
-            yield family if self._has_exemplars else _without_exemplars(family)
-        ready = GaugeMetricFamily(
-            "tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",)
-        )
-        for probe, answer in self._readiness.model_dump(exclude={"is_ready"}).items():
-            ready.add_metric((probe,), answer == "ok")
-        yield ready
+def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[Metric]:
+    """Yield the metrics, with the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
+    yield from collectors.collect()
+    ready = GaugeMetricFamily("tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",))
+    for probe, answer in readiness.model_dump(exclude={"is_ready"}).items():
+        ready.add_metric((probe,), answer == "ok")
+    yield ready
 
 
-class _Family(Collector):
-    """One family of metrics."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterable[Metric]:
-        """Return it."""
-        return (self._family,)
-
-
-async def _in_pieces(families: Iterable[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
+async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
     """Return the exposition of all families, and let the event loop run tenants' calls between two of them.
 
     A thread would hold the interpreter's lock for longer than one family takes.
     """
     pieces = []
     for family in families:
-        pieces.append(write(_Family(family)).removesuffix(end))
+        pieces.append(write(SimpleNamespace(collect=lambda one=family: (one,))).removesuffix(end))
         await asyncio.sleep(0)
     return b"".join(pieces) + end
 
@@ -228,10 +186,13 @@ def _without_exemplars(family: Metric) -> Metric:
 
 
 def _disk(data_dir: Path) -> str | None:
-    free_bytes = shutil.disk_usage(data_dir).free
-    if free_bytes < DISK_BYTES_MIN:
-        return f"{free_bytes} bytes free"
-    # Write as well: a file system that became read-only still has free space, and the catalog's lock needs no write.
-    with tempfile.TemporaryFile(dir=data_dir) as file:
-        file.write(bytes(_WRITTEN_BYTES))
+    try:
+        free_bytes = shutil.disk_usage(data_dir).free
+        if free_bytes < DISK_BYTES_MIN:
+            return f"{free_bytes} bytes free"
+        # Write as well: a file system that became read-only still has free space, and the catalog's lock needs no write.
+        with tempfile.TemporaryFile(dir=data_dir) as file:
+            file.write(bytes(_WRITTEN_BYTES))
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "OSError")
     return None
