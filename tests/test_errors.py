@@ -18,6 +18,7 @@ TREE = {
     "DatabaseCorruptError": "PersistenceError",
     "PersistenceConnectionError": "PersistenceError",
     "DataDirectoryError": "PersistenceConnectionError",
+    "ConnectHookError": "PersistenceConnectionError",
     "MigrationError": "PersistenceError",
     "MissingSchemaError": "MigrationError",
     "RecordNotFoundError": "PersistenceError",

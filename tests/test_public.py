@@ -18,6 +18,7 @@ LAYERS = [
     {"clock", "errors", "ids", "lifecycle", "threads"},  # leaves: no I/O, nothing of ours above
     {
         "config",
+        "connect_hook",
         "environment",
         "eventlog",
         "events",
@@ -61,7 +62,8 @@ DRIVERS = {
         ),
     ],
     "psycopg": ["storage/postgres/"],
-    "sqlite3": ["storage/sqlite/"],
+    # The type of connections is in the signature of users' functions.
+    "sqlite3": ["storage/sqlite/", "connect_hook.py"],
 }
 
 # Those that choose a back end, run one without a registry, read and write copies, and examine a data directory's files.

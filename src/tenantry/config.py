@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tenantry.connect_hook import ConnectHook
 from tenantry.environment import read_settings, variable
 from tenantry.errors import SettingsError
 
@@ -37,6 +38,7 @@ class SQLiteConfig(BaseModel):
         wal_mode: Write-ahead log, so that reads go on beside a write; otherwise a rollback journal.
         journal_size_limit: What the write-ahead log is cut back to, in bytes.
         wal_bytes_max: How long the write-ahead log may become. Then reads wait until it is written into the database.
+        on_connect: They add functions and collations to each connection; those of the schema packs run first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class SQLiteConfig(BaseModel):
     wal_mode: bool = True
     journal_size_limit: int = Field(default=JOURNAL_SIZE_LIMIT_BYTES, ge=0, le=2**40)
     wal_bytes_max: WalBytes = WAL_BYTES_MAX
+    on_connect: tuple[ConnectHook, ...] = ()
 
     @field_validator("path", mode="before")
     @classmethod

@@ -5,7 +5,8 @@
     ├── PersistenceError                 a database, a statement or a row
     │   ├── DatabaseCorruptError         the file is damaged, or is not a database
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
-    │   │   └── DataDirectoryError       the data directory cannot be used as it is
+    │   │   ├── DataDirectoryError       the data directory cannot be used as it is
+    │   │   └── ConnectHookError         a schema pack's connect hook failed, or changed what it may not change
     │   ├── MigrationError               a step failed, or the file and the code disagree
     │   │   └── MissingSchemaError       tenants have schema packs that this process was not given
     │   ├── RecordNotFoundError
@@ -124,6 +125,20 @@ class DataDirectoryError(PersistenceConnectionError):
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message, is_retryable=False)
         self.path = path
+
+
+class ConnectHookError(PersistenceConnectionError):
+    """A connect hook failed, or changed what it may not change; the connection was closed.
+
+    Attributes:
+        schema: The hook's schema pack; None if the hook comes from `SQLiteConfig`.
+    """
+
+    is_retryable = False
+
+    def __init__(self, message: str, *, schema: str | None = None) -> None:
+        super().__init__(message, is_retryable=False)
+        self.schema = schema
 
 
 class DatabaseCorruptError(PersistenceError):

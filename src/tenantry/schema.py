@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from tenantry.connect_hook import ConnectHook
 from tenantry.errors import MigrationError
 from tenantry.migration import Migration, read_migrations
 from tenantry.repository import Repository
@@ -36,11 +37,13 @@ class Schema:
         package: The importable package that has the files ``migrations/<backend>/NNNN_name.sql``, or ``.py``.
         repositories: The attributes that a tenant's handle gets, and their types: with
             ``{"notes": NoteRepository}``, ``tenant.notes`` is a `NoteRepository`.
+        on_connect: Adds the functions and collations that the pack's tables and statements use to each SQLite connection.
     """
 
     name: str
     package: str
     repositories: Mapping[str, type[Repository]] = field(default_factory=dict, hash=False)
+    on_connect: ConnectHook | None = None
 
     def __post_init__(self) -> None:
         if not _SCHEMA_NAME.fullmatch(self.name):

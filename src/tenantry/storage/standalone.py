@@ -25,6 +25,7 @@ from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Store
+from tenantry.storage.sqlite.connections.connect_hooks import NamedHook
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.store import SQLiteStore
@@ -142,6 +143,7 @@ class SQLitePersistenceBackend:
             is_read_by_writer=is_memory or not config.wal_mode,
             journal_size_limit_bytes=config.journal_size_limit,
             wal_bytes_max=config.wal_bytes_max,
+            connect_hooks=tuple(NamedHook("SQLiteConfig.on_connect", hook) for hook in config.on_connect),
         )
         self._store = SQLiteStore(
             options,

@@ -135,7 +135,11 @@ def compose(
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config.data_dir, clock)
     snapshot_tools = SnapshotTools(
-        tools, SnapshotArchive(storage, storage_owner), Copies(tools), Scratch(config.data_dir), schemas
+        tools,
+        SnapshotArchive(storage, storage_owner, schemas),
+        Copies(tools, schemas),
+        Scratch(config.data_dir),
+        schemas,
     )
     operations = _operations(tools, snapshot_tools, storage_owner)
     snapshot_operations = _snapshot_operations(snapshot_tools)

@@ -1,11 +1,12 @@
 """Copies of tenants that stop or begin to serve calls at this moment."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tenantry import TenantRegistry, TenantState
+from tenantry import Schema, TenantRegistry, TenantState
 from tenantry.storage import artifacts
 from tenants import history, make_message, say, until
 
@@ -35,10 +36,10 @@ async def test_a_call_of_a_tenant_that_is_resumed_during_its_snapshot(
     await registry.suspend("acme")
     gate, has_begun, check = asyncio.Event(), asyncio.Event(), artifacts.check
 
-    async def check_later(path: Path) -> artifacts.DatabaseReport:
+    async def check_later(path: Path, schemas: Sequence[Schema]) -> artifacts.DatabaseReport:
         has_begun.set()
         await gate.wait()
-        return await check(path)
+        return await check(path, schemas)
 
     monkeypatch.setattr(artifacts, "check", check_later)
     taking = asyncio.ensure_future(registry.snapshots.create("acme"))

@@ -24,6 +24,7 @@ from tenantry.storage.protocol import (
     Place,
     RestorePoints,
 )
+from tenantry.storage.sqlite.connections.connect_hooks import hooks_of
 from tenantry.storage.sqlite.connections.hardening import check_seconds_max
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
@@ -63,6 +64,7 @@ class SQLiteBackend:
         self._config = config
         self._limits = limits
         self._schemas = tuple(schemas)
+        self._connect_hooks = hooks_of(schemas)
         self._clock = clock
         self._log = log
         self._thread_pools = ThreadPools.of(
@@ -148,6 +150,7 @@ class SQLiteBackend:
             self._paths(place),
             data_dir=self._config.data_dir,
             limits=self._limits,
+            schemas=self._schemas,
             wait_seconds=self._config.call_timeout_seconds if is_waited_for else 0.0,
             monotonic_seconds=self._clock.monotonic_seconds,
         )
@@ -205,7 +208,7 @@ class SQLiteBackend:
         # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
         await run_in_thread(maintenance.checkpoint, path)
         if report.applied:
-            await run_in_thread(integrity.check_closed, path)
+            await run_in_thread(integrity.check_closed, path, schemas=self._schemas)
         return report.versions
 
     async def adopt(self, place: Place, path: Path) -> None:
@@ -214,7 +217,7 @@ class SQLiteBackend:
 
     def points(self, place: Place) -> RestorePoints:
         """Return the files that restores replaced."""
-        return SQLiteRestorePoints(self._paths(place), self._config.data_dir)
+        return SQLiteRestorePoints(self._paths(place), self._config.data_dir, self._schemas)
 
     async def report(self) -> BackendReport:
         """Return SQLite's version."""
@@ -246,6 +249,7 @@ class SQLiteBackend:
             database_bytes_max=limits.database_bytes_max,
             readers_max=config.readers_per_tenant,
             wal_bytes_max=config.wal_bytes_max,
+            connect_hooks=self._connect_hooks,
         )
         return SQLiteStore(
             options,

@@ -1,5 +1,6 @@
 """Copies a tenant's database, while it is open or closed, and checks and describes the copy."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
+from tenantry.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.archive.compression import CompressedFile
 from tenantry.storage.archive.manifest import Manifest, wrong_fields
@@ -38,7 +40,8 @@ class Copies:
     copy: also those of a tenant that serves calls again before the copy has ended.
     """
 
-    def __init__(self, tools: OperationTools) -> None:
+    def __init__(self, tools: OperationTools, schemas: Sequence[Schema]) -> None:
+        self._schemas = schemas
         self._catalog = tools.catalog
         self._pool = tools.pool
         self._opener = tools.opener
@@ -73,7 +76,7 @@ class Copies:
                     f"tenant {tenant.id!r} was renamed before it could be copied: try again",
                     is_retryable=True,
                 )
-            return await _copied(tenant, lease.actor, path)
+            return await self._copied(tenant, lease.actor, path)
         finally:
             self._pool.release(lease)
 
@@ -108,26 +111,25 @@ class Copies:
         )
         await store.connect()
         try:
-            return await _copied(tenant, store, path)
+            return await self._copied(tenant, store, path)
         finally:
             await store.disconnect()
 
+    async def _copied(self, tenant: TenantRecord, source: _Source, path: Path) -> DatabaseReport:
+        """Copy an open database and check the copy.
 
-async def _copied(tenant: TenantRecord, source: _Source, path: Path) -> DatabaseReport:
-    """Copy an open database and check the copy.
-
-    Raises:
-        DatabaseCorruptError: The database is damaged.
-        SnapshotError: Only the copy is damaged.
-    """
-    try:
-        await source.copy_to(path)
-        return await artifacts.check(path)
-    except DatabaseCorruptError as error:
-        await source.check_integrity()
-        raise SnapshotError(
-            f"a copy of tenant {tenant.id!r} is damaged, and its own database is sound: check the disk that holds {path.parent}"
-        ) from error
+        Raises:
+            DatabaseCorruptError: The database is damaged.
+            SnapshotError: Only the copy is damaged.
+        """
+        try:
+            await source.copy_to(path)
+            return await artifacts.check(path, self._schemas)
+        except DatabaseCorruptError as error:
+            await source.check_integrity()
+            raise SnapshotError(
+                f"a copy of tenant {tenant.id!r} is damaged, and its own database is sound: check the disk that holds {path.parent}"
+            ) from error
 
 
 def manifest_of(

@@ -41,7 +41,7 @@ class ImportBundle:
                 manifest, database = await run_in_thread(_unpack, path, directory)
                 # Before any other statement: a definition in the schema of a foreign database would run as code.
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
-                await check_contents(manifest, database)
+                await check_contents(manifest, database, self._tools.schemas)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
                 await self._new.prepare(new, database)
             return await self._new.run(operation, new, database)

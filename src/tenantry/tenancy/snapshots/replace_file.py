@@ -34,7 +34,7 @@ class ReplaceFile:
                 await artifacts.copy_file(path, database)
                 # Before any other statement: a definition in the file's schema would run as code.
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
-                report = await artifacts.check(database, is_thorough=True)
+                report = await artifacts.check(database, self._tools.schemas, is_thorough=True)
                 # Before the next check, so that the audit says which file was refused.
                 operation.detail["sha256"] = await artifacts.digest(database)
                 _check_owner(report.tenant_uid, tenant, owner)

@@ -16,6 +16,7 @@ import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.files.disk_space import check_copy_fits
+from tenantry.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.archive.compression import CompressedFile, decompress
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal
@@ -55,9 +56,11 @@ class SnapshotArchive:
 
     Args:
         owner: Checks that the storage belongs to this data directory before anything is written, deleted or restored.
+        schemas: The packs that the tenants have.
     """
 
-    def __init__(self, storage: ObjectStorage, owner: StorageOwner) -> None:
+    def __init__(self, storage: ObjectStorage, owner: StorageOwner, schemas: Sequence[Schema]) -> None:
+        self._schemas = schemas
         self._storage = storage
         self._owner = owner
 
@@ -129,7 +132,7 @@ class SnapshotArchive:
         await self._storage.get(_key(manifest.tenant_uid, manifest.snapshot_id, _DATABASE), compressed)
         try:
             await run_in_thread(_unpack, manifest, compressed, path)
-            report = await check_contents(manifest, path)
+            report = await check_contents(manifest, path, self._schemas)
         finally:
             compressed.unlink(missing_ok=True)
         if report.tenant_uid != manifest.tenant_uid:
@@ -250,16 +253,21 @@ def _unpack(manifest: Manifest, compressed: Path, path: Path) -> None:
         ) from error
 
 
-async def check_contents(manifest: Manifest, path: Path) -> DatabaseReport:
+async def check_contents(manifest: Manifest, path: Path, schemas: Sequence[Schema]) -> DatabaseReport:
     """Check a database that was unpacked from a snapshot or a bundle, and compare its contents with the manifest.
 
     Its SHA-256 was compared when it was unpacked.
+
+    Args:
+        manifest: What it should contain.
+        path: The database.
+        schemas: The packs that it may have.
 
     Raises:
         SnapshotCorruptError: It does not contain what the manifest says.
         DatabaseCorruptError: It is damaged, and was so when it was copied.
     """
-    report = await artifacts.check(path)
+    report = await artifacts.check(path, schemas)
     described = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
     if (report.size_bytes, report.schema_versions, report.row_counts) != described:
         raise SnapshotCorruptError(

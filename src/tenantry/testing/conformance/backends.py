@@ -264,7 +264,7 @@ async def check_a_copy_becomes_a_tenant(make_backend: MakeBackend, directory: Pa
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one", "two")
         copy = await _copied(backend, place, directory / "copy.db")
-        report = await artifacts.check(copy)
+        report = await artifacts.check(copy, ())
         expect((report.tenant_uid, report.row_counts["notes"]), (_UID, 2))
         expect(await backend.prepare(copy), report.schema_versions)
         await artifacts.assign_to(copy, _OTHER_UID)
@@ -301,7 +301,7 @@ async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
         expect((await points.names(), await points.exists(_POINT)), ([_POINT], True))
         kept = directory / "kept.db"
         await points.copy_to(_POINT, kept)
-        expect((await artifacts.check(kept)).row_counts["notes"], 2)
+        expect((await artifacts.check(kept, ())).row_counts["notes"], 2)
 
 
 @_backend_check

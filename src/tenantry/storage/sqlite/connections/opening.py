@@ -25,6 +25,7 @@ from tenantry.files.durable_files import (
     sync_foreign_directory,
 )
 from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenantry.storage.sqlite.connections.writability import check_writable
@@ -65,6 +66,7 @@ class SQLiteOptions:
         wal_bytes_max: The length of the log at which reads are held until it is truncated.
         wal_hold_seconds: How long reads are held at most while the writer is waited for, and the writer while reads are waited for.
         busy_timeout_seconds: How long to wait for another process's lock.
+        connect_hooks: They run on each connection.
     """
 
     path: Path | None
@@ -79,6 +81,7 @@ class SQLiteOptions:
     wal_bytes_max: int = WAL_BYTES_MAX
     wal_hold_seconds: float = WAL_HOLD_SECONDS
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+    connect_hooks: tuple[NamedHook, ...] = ()
 
     def __str__(self) -> str:
         return str(self.path or ":memory:")
@@ -124,8 +127,13 @@ def open_writer(
     """
     if options.path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        hardening.harden(connection)
-        return _set_up(connection, options, log, is_fresh=True)
+        try:
+            run_hooks(options.connect_hooks, connection)
+            hardening.harden(connection)
+            return _set_up(connection, options, log, is_fresh=True)
+        except BaseException:
+            connection.close()
+            raise
     checkpoint_pages = CHECKPOINT_PAGES if is_log_synced else 0
     connection = _open_file(options.path, options, known_version, log, checkpoint_pages)
     try:
@@ -221,6 +229,11 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
         timeout=options.busy_timeout_seconds,
         cached_statements=_CACHED_STATEMENTS,
     )
+    try:
+        run_hooks(options.connect_hooks, connection)
+    except BaseException:
+        connection.close()
+        raise
     PROCESS.watch(connection)
     return connection
 

@@ -115,7 +115,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
     ]
     accepted = {folded(name) for name in accepted_tables}
-    with closing(database_of(migrations)) as expected:
+    with closing(database_of(migrations, schemas)) as expected:
         _compare(found, read_schema(expected), accepted, expected)
 
 

@@ -4,12 +4,14 @@ These functions block for as long as the database is large; they run on a thread
 """
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.errors import (
@@ -51,13 +53,20 @@ class DatabaseReport:
 
 
 @repeated_on_damage
-def check(path: Path, *, is_thorough: bool = False, seconds_min: float = CHECK_SECONDS_MIN) -> DatabaseReport:
+def check(
+    path: Path,
+    schemas: Sequence[Schema] = (),
+    *,
+    is_thorough: bool = False,
+    seconds_min: float = CHECK_SECONDS_MIN,
+) -> DatabaseReport:
     """Check a closed database and return its contents.
 
     Args:
         path: The file; it is opened as immutable, and neither locked nor written.
         is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
         seconds_min: How long the check may take, beside the time that the size of the file allows.
+        schemas: The packs, whose connect hooks have the functions that the check calls.
 
     Raises:
         DatabaseCorruptError: It is damaged, or not a database.
@@ -65,7 +74,7 @@ def check(path: Path, *, is_thorough: bool = False, seconds_min: float = CHECK_S
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
-        with closing(connect(path, IMMUTABLE, seconds_min=seconds_min)) as connection:
+        with closing(connect(path, IMMUTABLE, seconds_min=seconds_min, schemas=schemas)) as connection:
             _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
             return DatabaseReport(
                 size_bytes=path.stat().st_size,
@@ -88,15 +97,20 @@ def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: 
 
 
 @repeated_on_damage
-def check_closed(path: Path, *, is_thorough: bool = False) -> None:
+def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Schema] = ()) -> None:
     """Check a database that no process has open and change nothing; a write-ahead log that a crash left is part of it.
+
+    Args:
+        path: The file.
+        is_thorough: See `check`.
+        schemas: The packs, whose connect hooks have the functions that the check calls.
 
     Raises:
         DatabaseCorruptError: It is damaged, or not a database.
     """
     parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
     try:
-        with closing(connect(path, parameters, seconds_min=CHECK_SECONDS_MIN)) as connection:
+        with closing(connect(path, parameters, seconds_min=CHECK_SECONDS_MIN, schemas=schemas)) as connection:
             check_connection(connection, name=str(path), is_thorough=is_thorough)
     except DRIVER_ERRORS as error:
         raise _unreadable(error, path) from error

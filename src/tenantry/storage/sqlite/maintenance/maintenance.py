@@ -5,12 +5,14 @@ These functions block for as long as the database is large; they run on a thread
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.files.disk_space import check_copy_fits
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.database_files.ownership import hand_over
@@ -27,7 +29,7 @@ _GROWTH_PAGES_MAX: Final = 64
 
 
 @repeated_on_damage
-def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
     """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
 
     VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
@@ -42,7 +44,7 @@ def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         copies = 2 if _has_temporary_files(path.parent) else 1
         check_copy_fits(path.parent, copies * size_bytes, size_bytes)
     try:
-        with closing(connect(path, WRITABLE, busy_seconds=busy_seconds)) as connection:
+        with closing(connect(path, WRITABLE, busy_seconds=busy_seconds, schemas=schemas)) as connection:
             connection.execute("VACUUM")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
@@ -73,7 +75,7 @@ def checkpoint(path: Path) -> None:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
 
-def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
     """Check a database thoroughly, and rebuild its indexes if only these are damaged.
 
     Raises:
@@ -82,7 +84,13 @@ def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     """
     try:
         with closing(
-            connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN, busy_seconds=busy_seconds)
+            connect(
+                path,
+                WRITABLE,
+                seconds_min=CHECK_SECONDS_MIN,
+                busy_seconds=busy_seconds,
+                schemas=schemas,
+            )
         ) as connection:
             try:
                 check_connection(connection, name=str(path), is_thorough=True)

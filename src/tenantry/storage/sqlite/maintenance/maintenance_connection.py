@@ -1,14 +1,16 @@
 """Connections for the checks and the maintenance of a closed database."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from tenantry.errors import DatabaseCorruptError
 from tenantry.files.durable_files import sync_foreign_directory
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.connections.connect_hooks import hooks_of, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.hardening import Watch, check_seconds_max
 from tenantry.storage.sqlite.database_files.database_file import database_uri, is_missing, missing_error
@@ -39,7 +41,12 @@ def repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def connect(
-    path: Path, parameters: str, *, seconds_min: float | None = None, busy_seconds: float = BUSY_SECONDS
+    path: Path,
+    parameters: str,
+    *,
+    seconds_min: float | None = None,
+    busy_seconds: float = BUSY_SECONDS,
+    schemas: Sequence[Schema] = (),
 ) -> sqlite3.Connection:
     """Open a closed database; its statements end when the caller is cancelled.
 
@@ -48,11 +55,12 @@ def connect(
         parameters: `READ_ONLY`, `IMMUTABLE` or `WRITABLE`.
         seconds_min: How long they may take, beside the time that the size of the file allows; None for no deadline.
         busy_seconds: How long they wait for another program that holds a lock of the database.
+        schemas: The packs whose tables the statements use, for their connect hooks.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.
         DatabaseCorruptError: It is missing.
-        PersistenceConnectionError: Its directory cannot be synced.
+        PersistenceConnectionError: Its directory cannot be synced, or a hook failed.
     """
     if is_missing(path):
         raise missing_error(path)
@@ -62,6 +70,7 @@ def connect(
         database_uri(path, parameters), uri=True, isolation_level=None, timeout=busy_seconds
     )
     try:
+        run_hooks(hooks_of(schemas), connection)
         Watch(None if seconds_min is None else check_seconds_max(path, seconds_min)).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)

@@ -6,10 +6,12 @@ and without SQLite, and then checked on a new connection.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.errors import ConnectHookError, DatabaseCorruptError, PersistenceConnectionError
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.database_files.database_file import is_missing, log_of
 from tenantry.storage.sqlite.errors import is_damage
 from tenantry.storage.sqlite.maintenance import integrity
@@ -24,13 +26,15 @@ def is_doubtful(error: BaseException) -> bool:
     for _ in range(_CAUSES_MAX):
         if cause is None:
             return False
+        if isinstance(cause, ConnectHookError):
+            return False  # what a hook raises says nothing about the database
         if isinstance(cause, DatabaseCorruptError) or is_damage(cause):
             return True
         cause = cause.__cause__
     return False
 
 
-def is_damaged(path: Path) -> bool:
+def is_damaged(path: Path, schemas: Sequence[Schema] = ()) -> bool:
     """Check a database that no process has open again, without changing it; the time depends on its size.
 
     Raises:
@@ -42,9 +46,9 @@ def is_damaged(path: Path) -> bool:
     for file in (path, log_of(path)):
         _read_through(file)
     try:
-        integrity.check_closed(path)
+        integrity.check_closed(path, schemas=schemas)
         # An index that does not match its table is damage too, and only the thorough check finds it.
-        integrity.check_closed(path, is_thorough=True)
+        integrity.check_closed(path, is_thorough=True, schemas=schemas)
     except DatabaseCorruptError:
         return True
     return False

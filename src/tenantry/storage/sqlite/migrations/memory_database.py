@@ -11,6 +11,7 @@ from tenantry.errors import MigrationError
 from tenantry.migration import Migration
 from tenantry.schema import Schema
 from tenantry.storage.migrations import AppliedMigration
+from tenantry.storage.sqlite.connections.connect_hooks import hooks_of, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.hardening import Watch
 from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject, read_schema
@@ -21,18 +22,26 @@ PACK_SECONDS_MAX: Final = 1.0
 """How long a pack's migrations may run when packs are compared. On an empty database they take milliseconds."""
 
 
-def database_of(migrations: Sequence[Migration], *, seconds_max: float | None = None) -> sqlite3.Connection:
+def database_of(
+    migrations: Sequence[Migration],
+    schemas: Sequence[Schema] = (),
+    *,
+    seconds_max: float | None = None,
+) -> sqlite3.Connection:
     """Return a database in memory with everything that tenantry creates at these versions.
 
     Args:
         migrations: The migrations, in order.
+        schemas: Their packs, for their connect hooks.
         seconds_max: How long they may run.
 
     Raises:
         MigrationError: A migration failed, or took too long.
+        ConnectHookError: A hook failed.
     """
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
+        run_hooks(hooks_of(schemas), connection)
         add_functions(connection)
         Watch(seconds_max).watch(connection)
 
@@ -73,7 +82,9 @@ def check_objects(schemas: Sequence[Schema]) -> None:
 def _objects_of(schema: Schema) -> Sequence[SchemaObject]:
     """Return the objects that a pack makes, without tenantry's own and SQLite's; once in a process."""
     try:
-        with closing(database_of(schema.migrations("sqlite"), seconds_max=PACK_SECONDS_MAX)) as connection:
+        with closing(
+            database_of(schema.migrations("sqlite"), [schema], seconds_max=PACK_SECONDS_MAX)
+        ) as connection:
             return tuple(_without_internal(read_schema(connection)))
     except MigrationError:
         return ()

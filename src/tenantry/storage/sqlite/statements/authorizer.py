@@ -47,7 +47,7 @@ _CREATE_TEMPORARY: Final = frozenset(
 # SQLite reports CREATE TRIGGER temp.name as a trigger of the main database; only this row of the schema table shows it.
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
 # The first takes an address in memory of code to run (https://www.sqlite.org/fts3.html, section 8.1).
-_UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
+UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
 _OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
 _CHANGES: Final = frozenset(
     [
@@ -145,7 +145,7 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
         name = str(first).lower()
         is_report = name in _REPORTING or (second is None and name not in _ACTING)
         return None if is_report else f"PRAGMA {name}"
-    if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _UNSAFE_FUNCTIONS:
+    if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in UNSAFE_FUNCTIONS:
         return f"the function {second}"
     table = first if action in _CHANGES else second if action in _CHANGES_BESIDE else None
     if str(table).lower() in _OWN_TABLES:

@@ -1,6 +1,6 @@
 """A tenant's SQLite file while no store has it open, and the lock that excludes other processes."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -9,6 +9,7 @@ import anyio
 
 from tenantry.errors import DataDirectoryError, TenantOwnedElsewhereError
 from tenantry.files.durable_files import check_own_path, remove_tree, sync_file
+from tenantry.schema import Schema
 from tenantry.storage.protocol import Place
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.layout import TenantPaths
@@ -24,9 +25,10 @@ _LOOK_AGAIN_SECONDS: Final = 0.05
 class SQLiteClosedDatabase:
     """See `ClosedDatabase`."""
 
-    def __init__(self, paths: TenantPaths, limits: SQLiteLimits) -> None:
+    def __init__(self, paths: TenantPaths, limits: SQLiteLimits, schemas: Sequence[Schema]) -> None:
         self._paths = paths
         self._limits = limits
+        self._schemas = schemas
 
     async def exists(self) -> bool:
         """Return whether the file exists, durably; see `ClosedDatabase.exists`."""
@@ -34,16 +36,18 @@ class SQLiteClosedDatabase:
 
     async def check(self, *, is_thorough: bool) -> None:
         """Check for damage; see `ClosedDatabase.check`."""
-        await run_in_thread(integrity.check_closed, self._paths.database, is_thorough=is_thorough)
+        await run_in_thread(
+            integrity.check_closed, self._paths.database, is_thorough=is_thorough, schemas=self._schemas
+        )
 
     async def is_damaged(self) -> bool:
         """Read the files again, byte by byte, and check them; see `ClosedDatabase.is_damaged`."""
-        return await run_in_thread(second_look.is_damaged, self._paths.database)
+        return await run_in_thread(second_look.is_damaged, self._paths.database, schemas=self._schemas)
 
     async def compact(self) -> None:
         """Rebuild the file; see `ClosedDatabase.compact`."""
         await run_in_thread(log_note.check_fits, self._paths.lock, self._paths.database)
-        await run_in_thread(maintenance.compact, self._paths.database)
+        await run_in_thread(maintenance.compact, self._paths.database, schemas=self._schemas)
 
     async def check_repairable(self) -> None:
         """Compare the write-ahead log with the file; see `ClosedDatabase.check_repairable`."""
@@ -57,7 +61,9 @@ class SQLiteClosedDatabase:
     async def repair(self) -> None:
         """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
         busy_seconds = self._limits.repair_busy_seconds
-        await run_in_thread(maintenance.repair, self._paths.database, busy_seconds=busy_seconds)
+        await run_in_thread(
+            maintenance.repair, self._paths.database, busy_seconds=busy_seconds, schemas=self._schemas
+        )
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
         """Keep the file under a second name; see `ClosedDatabase.keep`."""
@@ -86,6 +92,7 @@ async def closed_database(
     *,
     data_dir: Path,
     limits: SQLiteLimits,
+    schemas: Sequence[Schema],
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
@@ -98,12 +105,12 @@ async def closed_database(
     """
     await run_in_thread(check_own_path, data_dir, paths.database)
     if not await run_in_thread(paths.directory.exists):
-        yield SQLiteClosedDatabase(paths, limits)
+        yield SQLiteClosedDatabase(paths, limits, schemas)
         return
     ownership = FileOwnership(paths.lock, place.uid, place.tenant_id)
     try:
         await _acquire(ownership, monotonic_seconds, wait_seconds)
-        yield SQLiteClosedDatabase(paths, limits)
+        yield SQLiteClosedDatabase(paths, limits, schemas)
     finally:
         # Also when cancelled: the thread may have acquired it by then. The next owner finds out in which state
         # the file is.

@@ -12,6 +12,7 @@ These functions block; each can be repeated after a crash.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_directory,
 )
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.database_file import has_log, log_of
@@ -72,7 +74,7 @@ def list_points(paths: TenantPaths) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
-def copy_kept(kept: Path, database: Path) -> None:
+def copy_kept(kept: Path, database: Path, schemas: Sequence[Schema]) -> None:
     """Copy a restore point with its log: until the exchange it is the only copy of that state."""
     try:
         size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
@@ -84,7 +86,7 @@ def copy_kept(kept: Path, database: Path) -> None:
         raise SnapshotError(f"cannot copy {kept}: {error}") from error
     try:
         maintenance.checkpoint(database)
-        integrity.check_closed(database)
+        integrity.check_closed(database, schemas=schemas)
     except DatabaseCorruptError as error:
         raise DatabaseCorruptError(f"what was replaced is damaged; it stays as it is, at {kept}") from error
 

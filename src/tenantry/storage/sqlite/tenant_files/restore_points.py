@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tenantry.errors import SnapshotError
 from tenantry.files.durable_files import remove_tree
+from tenantry.schema import Schema
 from tenantry.storage.sqlite.database_files.layout import TenantPaths
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.threads import run_in_thread
@@ -16,11 +17,13 @@ class SQLiteRestorePoints:
 
     Args:
         data_dir: The directory that its files may not leave.
+        schemas: The packs, for their connect hooks.
     """
 
-    def __init__(self, paths: TenantPaths, data_dir: Path) -> None:
+    def __init__(self, paths: TenantPaths, data_dir: Path, schemas: Sequence[Schema]) -> None:
         self._paths = paths
         self._data_dir = data_dir
+        self._schemas = schemas
 
     async def names(self) -> Sequence[str]:
         """Return the names, oldest first."""
@@ -33,7 +36,7 @@ class SQLiteRestorePoints:
     async def copy_to(self, point: str, path: Path) -> None:
         """Copy the kept file with its log, and check the copy; see `RestorePoints.copy_to`."""
         kept = replacement.kept_database(self._paths, point)
-        await run_in_thread(replacement.copy_kept, kept, path)
+        await run_in_thread(replacement.copy_kept, kept, path, self._schemas)
 
     async def remove(self, point: str) -> None:
         """Remove the kept file; see `RestorePoints.remove`."""
