@@ -8,7 +8,7 @@ Other modules never compare states; they call `TenantState.allows`. To add a sta
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tenantry.errors import (
     TenantDeletedError,
@@ -17,6 +17,9 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
 )
+
+StateT = TypeVar("StateT", bound=StrEnum)
+EventT = TypeVar("EventT", bound=StrEnum)
 
 
 class TenantState(StrEnum):
@@ -148,12 +151,20 @@ def operator_choices(state: TenantState) -> tuple[str, ...]:
     )
 
 
+def leads_to(transitions: Mapping[tuple[StateT, EventT], StateT], event: EventT, state: StateT) -> bool:
+    """Return whether a table has a transition by which the event leads to this state."""
+    return any(target is state for (_, possible), target in transitions.items() if possible is event)
+
+
+def possible_events(transitions: Mapping[tuple[StateT, EventT], StateT], state: StateT) -> str:
+    """Return the events that a table allows in this state, for a message."""
+    return ", ".join(event for source, event in transitions if source is state) or "nothing"
+
+
 def has_happened(state: TenantState, event: TenantEvent) -> bool:
     """Return whether the event leads to this state; then a repeated request changes nothing."""
-    if any(leads_to is state for (_, e), leads_to in TRANSITIONS.items() if e is event):
-        return True
     # Undelete leads back to the state before the deletion, which can be any state that allows DELETE.
-    return event is E.UNDELETE and state.allows(E.DELETE)
+    return leads_to(TRANSITIONS, event, state) or (event is E.UNDELETE and state.allows(E.DELETE))
 
 
 def next_state(
@@ -175,10 +186,9 @@ def next_state(
         return before_delete or target if event is E.UNDELETE else target
     if has_happened(state, event):
         return state
-    allowed = ", ".join(e for s, e in TRANSITIONS if s is state) or "nothing"
     error_type = STATES[state].refusal or TenantStateError
     raise error_type(
-        f"tenant {tenant_id!r} is {state}: {event} is not possible (possible: {allowed})",
+        f"tenant {tenant_id!r} is {state}: {event} is not possible (possible: {possible_events(TRANSITIONS, state)})",
         tenant_id=tenant_id,
         state=state,
         event=event,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
-from tenantry.doctor.machine import held_locks
+from tenantry.doctor.machine import held_locks, inode_of
 from tenantry.files.atomic_file import DRAFT_SUFFIX
 from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND
 from tenantry.tenancy.data_directory import is_shared_by_group
@@ -116,10 +116,10 @@ def _rights(data_dir: Path) -> Iterator[Finding]:
 
 def _leftovers(data_dir: Path) -> Finding:
     """Find locks and half-written files of processes that died."""
-    found = {path: _inode(path) for pattern in _LOCKED for path in data_dir.glob(pattern)}
+    found = {path: inode_of(path) for pattern in _LOCKED for path in data_dir.glob(pattern)}
     # After the files were listed: otherwise a lock that is taken in between would seem to have no holder.
     held = held_locks()
-    left = {str(path) for path, inode in found.items() if inode not in held and _inode(path) == inode}
+    left = {str(path) for path, inode in found.items() if inode not in held and inode_of(path) == inode}
     if left:
         return note(
             "leftovers",
@@ -128,13 +128,6 @@ def _leftovers(data_dir: Path) -> Finding:
             left,
         )
     return ok("leftovers", "none")
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.lstat().st_ino
-    except FileNotFoundError:
-        return None
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:

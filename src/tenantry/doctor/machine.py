@@ -12,6 +12,7 @@ from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.disk_space import DISK_BYTES_MIN
+from tenantry.files.durable_files import lstat
 from tenantry.storage.sqlite.database_files.data_files import check_open_files
 from tenantry.storage.sqlite.version import SQLITE_VERSION, has_wal_reset_bug
 
@@ -55,6 +56,12 @@ def held_locks() -> set[int]:
         if fields[1] == "FLOCK":
             inodes.add(int(fields[5].rpartition(":")[2]))
     return inodes
+
+
+def inode_of(path: Path) -> int | None:
+    """Return the inode of a file, to compare with those of `held_locks`; None if it does not exist."""
+    found = lstat(path)
+    return None if found is None else found.st_ino
 
 
 def _sqlite() -> Finding:

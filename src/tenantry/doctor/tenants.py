@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tenantry.company import COMPANY
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
-from tenantry.doctor.machine import held_locks
+from tenantry.doctor.machine import held_locks, inode_of
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import Permission, TenantEvent
 from tenantry.storage.sqlite.database_files import log_note
@@ -155,7 +155,7 @@ def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     left = {
         tenant.id
         for tenant in tenants
-        if tenant.is_under_way and _inode(data_dir / "operations" / tenant.uid) not in held
+        if tenant.is_under_way and inode_of(data_dir / "operations" / tenant.uid) not in held
     }
     if left:
         return note(
@@ -188,10 +188,3 @@ def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
             pending,
         )
     return ok(check, f"every tenant is at version {known} of {COMPANY.name}")
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

@@ -66,7 +66,7 @@ class Fleet:
         self._poll_seconds = tools.context.config.catalog_poll_interval_seconds
         self._table = FleetTable(tools.catalog, tools.context.clock, tools.limits)
         self._work = FleetWork(tools, self._table)
-        self._runner = FleetRunner(self._table, self._work, tools.backend, tools.context, tools.limits, log)
+        self._runner = FleetRunner(tools, self._table, self._work, log)
 
     def register(self, name: str, function: FleetFunction) -> None:
         """Let jobs of this kind call ``await function(tenant, arguments)`` for each of their tenants.

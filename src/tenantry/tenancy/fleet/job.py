@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.errors import JobError
-from tenantry.lifecycle import TenantState
+from tenantry.lifecycle import TenantState, leads_to, possible_events
 from tenantry.tenancy.fleet.options import FleetOptions
 
 OK: Final = "ok"
@@ -73,11 +73,11 @@ def next_job_state(state: JobState, event: JobEvent, *, job_id: str) -> JobState
     target = JOB_TRANSITIONS.get((state, event))
     if target is not None:
         return target
-    if any(leads_to is state for (_, e), leads_to in JOB_TRANSITIONS.items() if e is event):
+    if leads_to(JOB_TRANSITIONS, event, state):
         return state
-    allowed = ", ".join(e for s, e in JOB_TRANSITIONS if s is state) or "nothing"
     raise JobError(
-        f"fleet job {job_id!r} is {state}: {event} is not possible (possible: {allowed})", job_id=job_id
+        f"fleet job {job_id!r} is {state}: {event} is not possible (possible: {possible_events(JOB_TRANSITIONS, state)})",
+        job_id=job_id,
     )
 
 

@@ -18,7 +18,6 @@ from typing import Final
 from tenantry.errors import JobError
 from tenantry.eventlog import EventLog
 from tenantry.events import FleetTenantFinished
-from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.fleet.attempts import with_retries
 from tenantry.tenancy.fleet.job import (
     FIRST_WAVE,
@@ -27,11 +26,10 @@ from tenantry.tenancy.fleet.job import (
     JobEvent,
     JobState,
 )
-from tenantry.tenancy.fleet.limits import FleetLimits
 from tenantry.tenancy.fleet.options import failures_allowed
 from tenantry.tenancy.fleet.results import PendingTenant
 from tenantry.tenancy.fleet.table import FleetTable
-from tenantry.tenancy.fleet.work import FleetWork, JobHaltedError
+from tenantry.tenancy.fleet.work import FleetTools, FleetWork, JobHaltedError
 
 FLEET_JOB_ENDED: Final = "tenantry.fleet.ended"
 
@@ -43,28 +41,26 @@ class JobRun:
 
     Args:
         places: Limits how many tenants all jobs of the registry work on at once.
-        limits: How often an outcome that cannot be recorded is tried again.
     """
 
     def __init__(
         self,
         job: FleetJob,
+        tools: FleetTools,
         table: FleetTable,
         work: FleetWork,
         *,
         places: asyncio.Semaphore,
-        context: ActorContext,
-        limits: FleetLimits,
         log: EventLog,
     ) -> None:
         self._job = job
         self._table = table
         self._work = work
         self._places = places
-        self._context = context
-        self._limits = limits
+        self._context = tools.context
+        self._limits = tools.limits
         self._log = log
-        self._now = context.clock.monotonic_seconds
+        self._now = self._context.clock.monotonic_seconds
         self._checked_seconds = float("-inf")
         self._halted = asyncio.Event()
         self._handing_out = asyncio.Lock()

@@ -9,13 +9,11 @@ from typing import Final
 
 from tenantry.errors import JobError, MissingSchemaError
 from tenantry.eventlog import EventLog
-from tenantry.storage.protocol import Backend, LockTakenError
-from tenantry.tenancy.actors.actor import ActorContext
+from tenantry.storage.protocol import LockTakenError
 from tenantry.tenancy.fleet.job import LIVE_STATES, JobEvent
 from tenantry.tenancy.fleet.job_run import JobRun
-from tenantry.tenancy.fleet.limits import FleetLimits
 from tenantry.tenancy.fleet.table import FleetTable
-from tenantry.tenancy.fleet.work import FleetWork
+from tenantry.tenancy.fleet.work import FleetTools, FleetWork
 from tenantry.texts import as_reason
 
 FLEET_JOB_BEGUN: Final = "tenantry.fleet.begun"
@@ -28,22 +26,13 @@ PLACES_SHARE: Final = 0.5
 class FleetRunner:
     """Has one task for each job that this process runs or tries to run."""
 
-    def __init__(
-        self,
-        table: FleetTable,
-        work: FleetWork,
-        backend: Backend,
-        context: ActorContext,
-        limits: FleetLimits,
-        log: EventLog,
-    ) -> None:
+    def __init__(self, tools: FleetTools, table: FleetTable, work: FleetWork, log: EventLog) -> None:
+        self._tools = tools
         self._table = table
         self._work = work
-        self._backend = backend
-        self._context = context
-        self._limits = limits
+        self._context = tools.context
         self._log = log
-        self._places = asyncio.Semaphore(max(1, int(context.config.open_tenants_max * PLACES_SHARE)))
+        self._places = asyncio.Semaphore(max(1, int(self._context.config.open_tenants_max * PLACES_SHARE)))
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # the last task of each job
         self._alive: set[asyncio.Task[None]] = set()
@@ -117,7 +106,7 @@ class FleetRunner:
     async def _take_lock(self, job_id: str, lock: AsyncExitStack) -> bool:
         """Put the job's lock on the stack; return False if another process holds it."""
         try:
-            await lock.enter_async_context(self._backend.lock(f"fleet-{job_id}"))
+            await lock.enter_async_context(self._tools.backend.lock(f"fleet-{job_id}"))
         except LockTakenError:
             return False
         return True
@@ -138,7 +127,7 @@ class FleetRunner:
                     await self._run_locked(job_id)
             except Exception as error:  # noqa: BLE001  # after any error the job has not ended, and is run again later
                 now = self._context.clock.monotonic_seconds()
-                self._not_before[job_id] = now + self._limits.failed_retry_seconds
+                self._not_before[job_id] = now + self._tools.limits.failed_retry_seconds
                 self._log.error(
                     FLEET_JOB_FAILED, job_id=job_id, error=str(error), error_type=type(error).__name__
                 )
@@ -159,11 +148,10 @@ class FleetRunner:
         self._log.info(FLEET_JOB_BEGUN, job_id=job_id, kind=begun.kind)
         run = self._runs[job_id] = JobRun(
             begun,
+            self._tools,
             self._table,
             self._work,
             places=self._places,
-            context=self._context,
-            limits=self._limits,
             log=self._log.bind(job_id=job_id),
         )
         try:

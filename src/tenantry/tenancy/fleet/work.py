@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tenantry.errors import (
     JobError,
@@ -30,6 +30,7 @@ from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.refusals import busy_error
+from tenantry.tenancy.snapshots.snapshots import Snapshots
 from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -45,27 +46,6 @@ DETAIL_CHARACTERS_MAX: Final = 65_536
 
 FleetFunction: TypeAlias = Callable[[TenantHandle, dict[str, Any]], Awaitable[dict[str, Any] | None]]
 """Works on one tenant, with the job's arguments. What it returns is stored as JSON."""
-
-
-class TakenSnapshot(Protocol):
-    """A snapshot, as far as jobs need it."""
-
-    @property
-    def id(self) -> str:
-        """Its id, for `Snapshotter.restore`."""
-        ...
-
-
-class Snapshotter(Protocol):
-    """Takes and restores snapshots."""
-
-    async def create(self, tenant_id: str, *, trigger: str, by: str) -> TakenSnapshot:
-        """Take a snapshot of the tenant. A closed tenant is not migrated for it."""
-        ...
-
-    async def restore(self, tenant_id: str, snapshot_id: str, *, migrate: bool, by: str) -> object:
-        """Restore the tenant from a snapshot."""
-        ...
 
 
 class JobHaltedError(Exception):
@@ -84,7 +64,7 @@ class FleetTools:
     schemas: Sequence[Schema]
     recorded_schemas: RecordedSchemas
     backend: Backend
-    snapshots: Snapshotter
+    snapshots: Snapshots
     limits: FleetLimits = FLEET_LIMITS
 
 
