@@ -4,8 +4,8 @@ The files for one back end are in one directory and share one sequence of number
 Python is a file with one function::
 
     def migrate(session: MigrationSession) -> None:
-        for note_id, body in session.fetch_all("SELECT id, body FROM notes"):
-            session.execute("UPDATE notes SET words = ? WHERE id = ?", (len(body.split()), note_id))
+        for note in session.fetch_all("SELECT id, body FROM notes"):
+            session.execute("UPDATE notes SET words = ? WHERE id = ?", (len(note.body.split()), note.id))
 """
 
 import hashlib
@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from types import ModuleType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from tenantry.errors import MigrationError
+from tenantry.row import Row
 
 _FILE_NAME: Final = re.compile(r"(?P<version>[0-9]{4})_(?P<name>[a-z0-9_]+)\.(?P<language>sql|py)")
 _FUNCTION: Final = "migrate"
@@ -39,11 +40,11 @@ class MigrationSession(Protocol):
         """Run one INSERT, UPDATE or DELETE with the parameters of each row, and return how many rows it changed in all."""
         ...
 
-    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> tuple[Any, ...] | None:
+    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> Row | None:
         """Run one statement and return its first row; None if it has no rows."""
         ...
 
-    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[Row]:
         """Run one statement and return all of its rows. They are in memory together: read a large table in parts."""
         ...
 

@@ -25,14 +25,14 @@ def migrate(session):
     session.execute("ALTER TABLE notes ADD COLUMN words INTEGER NOT NULL DEFAULT 0")
     notes = session.fetch_all("SELECT id, body FROM notes ORDER BY id")
     counted = session.execute_many(
-        "UPDATE notes SET words = ?2 WHERE id = ?1", ((number, len(body.split())) for number, body in notes)
+        "UPDATE notes SET words = ?2 WHERE id = ?1", ((note.id, len(note.body.split())) for note in notes)
     )
     assert counted == len(notes)
     assert session.execute("INSERT INTO notes (body) VALUES (?)", ("",)) == 1
     assert session.execute("UPDATE notes SET body = body WHERE id = ?1 OR id = ?1 + 1", (1,)) == 2
-    assert session.fetch_one("SELECT count(*) FROM notes") == (len(notes) + 1,)
+    assert session.fetch_one("SELECT count(*) AS number FROM notes").number == len(notes) + 1
     assert session.fetch_one("SELECT 1 WHERE 0") is None
-    assert session.fetch_one("INSERT INTO notes (body) VALUES ('gone') RETURNING body") == ("gone",)
+    assert session.fetch_one("INSERT INTO notes (body) VALUES ('gone') RETURNING body")["body"] == "gone"
     assert session.execute("DELETE FROM notes WHERE body IN ('', 'gone')") == 2
 """
 INDEX = "CREATE INDEX notes_words ON notes (words);"
@@ -116,6 +116,7 @@ class TestFailure:
             ),
             (["session.execute('INSERT INTO notes VALUES (1, 2)')"], "at line 3 .*notes.id", "SQLITE_CONSTRAINT_PRIMARYKEY"),
             (["session.execute('SELECT 1')"], "returns rows: use fetch_one", "SQLITE_ROW"),
+            (["session.fetch_all('DELETE FROM notes')"], "returns no rows: use execute", "SQLITE_DONE"),
             (["session.execute('SELECT ?', (object(),))"], "type 'object' is not supported", "ProgrammingError"),
             (["session.execute('DELETE FROM notes WHERE id = ?', (2**63,))"], "raised OverflowError", "OverflowError"),
             (["session.execute('DELETE FROM notes WHERE id = ?1', ())"], "takes 1 values", "ProgrammingError"),

@@ -4,10 +4,12 @@ import sqlite3
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final, TypeVar
+from itertools import islice
+from typing import Final, TypeVar
 
 from tenantry.errors import TenantryError
 from tenantry.migration import Migration, MigrationFunction
+from tenantry.row import Columns, Row
 from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenantry.storage.sqlite.migrations.migration_script import BrokenScriptError, run_step
 from tenantry.storage.sqlite.statements.execution import count_rows
@@ -52,13 +54,14 @@ class SQLiteMigrationSession:
         """Run one statement for each row; see `MigrationSession.execute_many`."""
         return self._run(partial(self._execute_many, sql, rows))
 
-    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> tuple[Any, ...] | None:
+    def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> Row | None:
         """Return the first row; see `MigrationSession.fetch_one`."""
-        return self._run(partial(self._fetch_one, sql, parameters))
+        rows = self._run(partial(self._fetch, sql, parameters, rows_max=1))
+        return rows[0] if rows else None
 
-    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[tuple[Any, ...]]:
+    def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[Row]:
         """Return all rows; see `MigrationSession.fetch_all`."""
-        return self._run(lambda: self._cursor(sql, parameters).fetchall())
+        return self._run(partial(self._fetch, sql, parameters))
 
     def end(self) -> None:
         """Refuse statements from now on."""
@@ -100,13 +103,18 @@ class SQLiteMigrationSession:
             return self._connection.executemany(sql, rows).rowcount
         return self._connection.executemany(numbered.sql, map(numbered.names, rows)).rowcount
 
-    def _fetch_one(self, sql: str, parameters: Sequence[object]) -> tuple[Any, ...] | None:
+    def _fetch(self, sql: str, parameters: Sequence[object], *, rows_max: int | None = None) -> list[Row]:
         cursor = self._cursor(sql, parameters)
+        if cursor.description is None:
+            raise BrokenScriptError(
+                "its function calls fetch_one() or fetch_all() with a statement that returns no rows: use execute(), or add RETURNING",
+                code="SQLITE_DONE",
+            )
         try:
-            row: tuple[Any, ...] | None = cursor.fetchone()
+            columns = Columns(tuple(column[0] for column in cursor.description))
+            return [Row(columns, values) for values in islice(cursor, rows_max)]
         finally:
             cursor.close()  # a statement in progress would keep COMMIT from working
-        return row
 
 
 def run_function(function: MigrationFunction, connection: sqlite3.Connection) -> None:
