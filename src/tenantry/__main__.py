@@ -1,5 +1,5 @@
 """``python -m tenantry``: the command line."""
 
-from tenantry.cli import app
+from tenantry_command import main
 
-app()
+main()

@@ -16,7 +16,7 @@ from tenantry.errors import SnapshotError, StorageFullError
 from tenantry.files.atomic_file import DraftFile, storage_errors
 
 if TYPE_CHECKING:
-    import httpx  # of the extra "service", as all of it here: only `remote` and `local` import it
+    import httpx  # slow to import: only `remote` and `local` do it
 
 Document: TypeAlias = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from tenantry.cli.exits import CommandError, Exit
 
 if TYPE_CHECKING:
-    import httpx  # of the extra "service"
+    import httpx  # slow to import
 
 _SERVER_CHARACTERS_MAX: Final = 40
 _EXITS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Exit.REFUSED}

@@ -1,4 +1,4 @@
-"""Opens the API of a running service. It needs the extra ``service``."""
+"""Opens the API of a running service. It needs httpx, of the extra ``cli``."""
 
 import asyncio
 import os
