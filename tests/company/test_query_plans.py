@@ -21,8 +21,13 @@ from tenantry.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession
-from tenantry.testing.conformance import make_audit_entry, make_cost_record, make_message, make_task
-from tenantry.testing.conformance.samples import at_minute
+from tenantry.testing.conformance.samples import (
+    at_minute,
+    make_audit_entry,
+    make_cost_record,
+    make_message,
+    make_task,
+)
 
 _WINDOW = {"since": at_minute(0), "until": at_minute(9)}
 _PAGE: dict[str, Any] = {"limit": 1}

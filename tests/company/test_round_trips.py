@@ -15,7 +15,7 @@ from strategies import amounts, audit_entries, cost_records, messages, tasks
 from tenantry.company import AuditEntry, CostRecord, Message, Task
 from tenantry.company.records import SAVE_MANY_ROWS_MAX
 from tenantry.errors import QueryError
-from tenantry.testing.conformance import make_cost_record
+from tenantry.testing.conformance.samples import make_cost_record
 
 T = TypeVar("T")
 

@@ -16,8 +16,13 @@ from tenantry.errors import MalformedRowError, QueryError, TenantryError
 from tenantry.schema import Schema
 from tenantry.storage import PersistenceBackend, PersistenceConfig, create_backend
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
-from tenantry.testing.conformance import make_audit_entry, make_cost_record, make_message, make_task
-from tenantry.testing.conformance.samples import at_minute
+from tenantry.testing.conformance.samples import (
+    at_minute,
+    make_audit_entry,
+    make_cost_record,
+    make_message,
+    make_task,
+)
 from tenants import query, write_pack
 
 SECRET = "hunter2-payload"  # stands for what must never be logged

@@ -47,7 +47,7 @@ from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession
-from tenantry.testing.conformance import make_cost_record, make_message, make_task
+from tenantry.testing.conformance.samples import make_cost_record, make_message, make_task
 from tenants import held_writer, open_files, query
 
 _CONNECT = sqlite3.connect

@@ -8,7 +8,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import TenantSuspendedError
 from tenantry.lifecycle import STATES, Permission, TenantState
 from tenantry.tenancy.handle import TenantHandle
-from tenantry.testing.conformance import make_message
+from tenantry.testing.conformance.samples import make_message
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ from tenantry.company.models import (
 )
 from tenantry.company.protocols import (
     AuditRepository,
+    CompanyRepositories,
     CostRecordRepository,
     MessageRepository,
     TaskRepository,
@@ -51,6 +52,7 @@ __all__ = [
     "AuditEntry",
     "AuditRepository",
     "AuditVerdict",
+    "CompanyRepositories",
     "Complexity",
     "CoordinationTopology",
     "CostRecord",

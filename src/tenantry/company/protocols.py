@@ -6,7 +6,9 @@ repository.
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+
+# The runtime check of Python 3.11 reads every property, and those of a back end raise while it is not connected.
+from typing_extensions import Protocol, runtime_checkable
 
 from tenantry.company.enums import AuditVerdict, RiskLevel, TaskStatus
 from tenantry.company.models import AuditEntry, CostRecord, Message, Task
@@ -126,4 +128,29 @@ class AuditRepository(Protocol):
         cursor: str | None = None,
     ) -> Page[AuditEntry]:
         """Return a page of the entries that pass all filters given, newest first; the window is inclusive."""
+        ...
+
+
+@runtime_checkable
+class CompanyRepositories(Protocol):
+    """The repositories of a company, as a back end, a tenant's handle and a transaction have them."""
+
+    @property
+    def tasks(self) -> TaskRepository:
+        """The tasks."""
+        ...
+
+    @property
+    def cost_records(self) -> CostRecordRepository:
+        """The cost records."""
+        ...
+
+    @property
+    def messages(self) -> MessageRepository:
+        """The messages."""
+        ...
+
+    @property
+    def audit_entries(self) -> AuditRepository:
+        """The audit entries."""
         ...

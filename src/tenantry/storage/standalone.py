@@ -12,6 +12,7 @@ from tenantry.clock import SystemClock
 from tenantry.company import (
     COMPANY,
     AuditRepository,
+    CompanyRepositories,
     CostRecordRepository,
     MessageRepository,
     SQLAuditRepository,
@@ -32,7 +33,7 @@ from tenantry.storage.sqlite.store import SQLiteStore
 
 
 @runtime_checkable
-class PersistenceBackend(Protocol):
+class PersistenceBackend(CompanyRepositories, Protocol):
     """A store and the company's repositories; disconnected at first."""
 
     @property
@@ -43,26 +44,6 @@ class PersistenceBackend(Protocol):
     @property
     def backend_name(self) -> str:
         """``sqlite`` or ``postgres``."""
-        ...
-
-    @property
-    def tasks(self) -> TaskRepository:
-        """The tasks."""
-        ...
-
-    @property
-    def cost_records(self) -> CostRecordRepository:
-        """The cost records."""
-        ...
-
-    @property
-    def messages(self) -> MessageRepository:
-        """The messages."""
-        ...
-
-    @property
-    def audit_entries(self) -> AuditRepository:
-        """The audit entries."""
         ...
 
     async def connect(self) -> None:

@@ -1,25 +1,27 @@
 """What users need to test against tenantry."""
 
-from tenantry.testing.conformance import (
+from tenantry.company import CompanyRepositories
+from tenantry.testing.conformance.backends import (
     BACKEND_CHECKS,
-    OBJECT_STORAGE_CHECKS,
-    REPOSITORY_CHECKS,
-    STORE_CHECKS,
     BackendCheck,
-    CompanyRepositories,
     MakeBackend,
-    MakeStore,
+    check_backend,
+)
+from tenantry.testing.conformance.expectations import check_name
+from tenantry.testing.conformance.objects import (
+    OBJECT_STORAGE_CHECKS,
     ObjectStorageCheck,
     OpenObjectStorage,
+    check_object_storage,
+)
+from tenantry.testing.conformance.repositories import (
+    REPOSITORY_CHECKS,
     OpenRepositories,
     RepositoryCheck,
-    StoreCheck,
-    check_backend,
-    check_name,
-    check_object_storage,
     check_repositories,
-    check_store,
 )
+from tenantry.testing.conformance.store_check import MakeStore, StoreCheck
+from tenantry.testing.conformance.stores import STORE_CHECKS, check_store
 
 __all__ = [
     "BACKEND_CHECKS",

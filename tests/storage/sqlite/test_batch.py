@@ -25,7 +25,7 @@ from tenantry.storage.protocol import WriteOutcome
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.statements import batch
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.testing.conformance import make_message
+from tenantry.testing.conformance.samples import make_message
 from tenants import held_writer
 
 TABLES = [

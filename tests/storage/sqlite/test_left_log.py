@@ -16,7 +16,7 @@ from tenantry.files.durable_files import make_root
 from tenantry.storage.sqlite.database_files.database_file import has_log
 from tenantry.storage.sqlite.maintenance import maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.testing.conformance import make_task
+from tenantry.testing.conformance.samples import make_task
 from tenants import database_path, open_files, query
 
 

@@ -19,7 +19,7 @@ from tenantry.statements import Fetch, Statement
 from tenantry.storage import artifacts
 from tenantry.storage.protocol import Backend, Capability, LockTakenError, Place, Store
 from tenantry.tenancy.catalog.catalog import CATALOG
-from tenantry.testing.conformance.expectations import check_name, expect, expect_raised
+from tenantry.testing.conformance.expectations import Checks, check_name, expect, expect_raised
 
 MakeBackend: TypeAlias = Callable[[], Backend]
 """Returns a back end that is not open. All those that one check makes share their databases, like processes on one deployment."""
@@ -33,7 +33,7 @@ _OTHER_UID: Final = "fedcba9876543210fedcba9876543210"
 _POINT: Final = "before-1"
 _LOG: Final = EventLog()
 
-_checks: list[BackendCheck] = []
+_checks: Final = Checks[BackendCheck]()
 
 
 async def check_backend(make_deployment: Callable[[], MakeBackend], directory: Path) -> None:
@@ -47,11 +47,6 @@ async def check_backend(make_deployment: Callable[[], MakeBackend], directory: P
         copies = directory / check_name(check)
         copies.mkdir()
         await check(make_deployment(), copies)
-
-
-def _backend_check(check: BackendCheck) -> BackendCheck:
-    _checks.append(check)
-    return check
 
 
 @asynccontextmanager
@@ -140,7 +135,7 @@ async def _restored(backend: Backend, place: Place, directory: Path) -> None:
         await closed.exchange(_POINT)
 
 
-@_backend_check
+@_checks.add
 async def check_says_what_it_is(make_backend: MakeBackend, _directory: Path) -> None:
     """It says what it is and what it can do, and its stores and its report say the same."""
     async with _opened(make_backend) as backend:
@@ -154,7 +149,7 @@ async def check_says_what_it_is(make_backend: MakeBackend, _directory: Path) -> 
         expect((store.backend, store.is_connected), (backend.dialect, False))
 
 
-@_backend_check
+@_checks.add
 async def check_open_and_close_are_idempotent(make_backend: MakeBackend, _directory: Path) -> None:
     """A second call changes nothing, and a back end that was never opened can be closed."""
     await make_backend().aclose()
@@ -165,7 +160,7 @@ async def check_open_and_close_are_idempotent(make_backend: MakeBackend, _direct
         await backend.aclose()
 
 
-@_backend_check
+@_checks.add
 async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
     """A new tenant never gets a place that another one has, or had."""
     async with _opened(make_backend) as backend:
@@ -181,7 +176,7 @@ async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
             await backend.new_location(_ACME, [])
 
 
-@_backend_check
+@_checks.add
 async def check_a_missing_database_is_no_new_one(make_backend: MakeBackend, _directory: Path) -> None:
     """Only a tenant that is being created gets an empty database."""
     async with _opened(make_backend) as backend:
@@ -195,7 +190,7 @@ async def check_a_missing_database_is_no_new_one(make_backend: MakeBackend, _dir
         expect(await backend.size_bytes(place), 0)
 
 
-@_backend_check
+@_checks.add
 async def check_a_database_knows_its_tenant(make_backend: MakeBackend, _directory: Path) -> None:
     """A database of another tenant in the right place is refused, and not changed."""
     async with _opened(make_backend) as backend:
@@ -206,7 +201,7 @@ async def check_a_database_knows_its_tenant(make_backend: MakeBackend, _director
         expect(await _notes(backend, place), ["one"])
 
 
-@_backend_check
+@_checks.add
 async def check_exclusive_keeps_others_out(make_backend: MakeBackend, _directory: Path) -> None:
     """While somebody works on a closed database nobody else can, and no write of anybody else is acknowledged."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
@@ -222,7 +217,7 @@ async def check_exclusive_keeps_others_out(make_backend: MakeBackend, _directory
         expect(await _notes(other, place), ["one"])
 
 
-@_backend_check
+@_checks.add
 async def check_exclusive_waits(make_backend: MakeBackend, _directory: Path) -> None:
     """Another process that has the tenant open is waited for; what it acknowledged is there then."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other, AsyncExitStack() as stack:
@@ -244,7 +239,7 @@ async def check_exclusive_waits(make_backend: MakeBackend, _directory: Path) -> 
         expect(await _notes(backend, place), ["one", "two"])
 
 
-@_backend_check
+@_checks.add
 async def check_locks(make_backend: MakeBackend, _directory: Path) -> None:
     """A lock of one name is one holder's at a time, among all processes; those of other names are free."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
@@ -258,7 +253,7 @@ async def check_locks(make_backend: MakeBackend, _directory: Path) -> None:
                     pass
 
 
-@_backend_check
+@_checks.add
 async def check_a_copy_becomes_a_tenant(make_backend: MakeBackend, directory: Path) -> None:
     """A copy says what it is; prepared and given to another tenant it is that tenant's database."""
     async with _opened(make_backend) as backend:
@@ -276,7 +271,7 @@ async def check_a_copy_becomes_a_tenant(make_backend: MakeBackend, directory: Pa
         expect(await _notes(backend, place), ["one", "two"])
 
 
-@_backend_check
+@_checks.add
 async def check_a_damaged_copy_is_refused(make_backend: MakeBackend, directory: Path) -> None:
     """What is no database is not prepared."""
     async with _opened(make_backend) as backend:
@@ -286,7 +281,7 @@ async def check_a_damaged_copy_is_refused(make_backend: MakeBackend, directory: 
             await backend.prepare(path)
 
 
-@_backend_check
+@_checks.add
 async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
     """The staged database takes the other's place, which is kept whole; to repeat the steps changes nothing."""
     async with _opened(make_backend) as backend:
@@ -304,7 +299,7 @@ async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
         expect((await artifacts.check(kept, ())).row_counts["notes"], 2)
 
 
-@_backend_check
+@_checks.add
 async def check_a_restore_that_is_given_up(make_backend: MakeBackend, directory: Path) -> None:
     """Until the databases are exchanged everything can be taken back, and afterwards nothing."""
     async with _opened(make_backend) as backend:
@@ -326,7 +321,7 @@ async def check_a_restore_that_is_given_up(make_backend: MakeBackend, directory:
         expect(await _notes(backend, place), ["one", "newer"])
 
 
-@_backend_check
+@_checks.add
 async def check_a_restore_after_a_crash(make_backend: MakeBackend, directory: Path) -> None:
     """A process that dies between two steps leaves a restore that another one finishes."""
     async with _opened(make_backend) as backend:
@@ -343,7 +338,7 @@ async def check_a_restore_after_a_crash(make_backend: MakeBackend, directory: Pa
         expect(await other.points(place).names(), [_POINT])
 
 
-@_backend_check
+@_checks.add
 async def check_restore_points(make_backend: MakeBackend, directory: Path) -> None:
     """Old points go and the newest stays; those dated in the future neither count nor go; a removed one is gone."""
     async with _opened(make_backend) as backend:
@@ -366,7 +361,7 @@ async def check_restore_points(make_backend: MakeBackend, directory: Path) -> No
         expect(await points.exists("before-3"), False)
 
 
-@_backend_check
+@_checks.add
 async def check_work_on_a_closed_database(make_backend: MakeBackend, _directory: Path) -> None:
     """A sound database is found sound, and compacting and repairing it keep what is in it."""
     async with _opened(make_backend) as backend:
@@ -383,7 +378,7 @@ async def check_work_on_a_closed_database(make_backend: MakeBackend, _directory:
         assert await backend.size_bytes(place) > 0
 
 
-@_backend_check
+@_checks.add
 async def check_versions(make_backend: MakeBackend, _directory: Path) -> None:
     """What is said of a closed database in passing is what the store says when it is opened, or nothing."""
     async with _opened(make_backend) as backend:
@@ -393,7 +388,7 @@ async def check_versions(make_backend: MakeBackend, _directory: Path) -> None:
             assert versions in (None, (await store.migrate()).versions), versions
 
 
-@_backend_check
+@_checks.add
 async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
     """A removed database is gone with its restore points, also if it was gone before."""
     async with _opened(make_backend) as backend:
@@ -408,7 +403,7 @@ async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
             await _notes(backend, place)
 
 
-@_backend_check
+@_checks.add
 async def check_the_catalog(make_backend: MakeBackend, _directory: Path) -> None:
     """The catalog is a store that several processes have open; each sees what another committed."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:

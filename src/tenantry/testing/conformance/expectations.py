@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+CheckT = TypeVar("CheckT")
 ErrorT = TypeVar("ErrorT", bound=Exception)
+
+
+class Checks(list[CheckT]):
+    """The checks of a module, in the order of their definitions."""
+
+    def add(self, check: CheckT) -> CheckT:
+        """Add a check: a decorator."""
+        self.append(check)
+        return check
 
 
 def check_name(check: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ from tenantry.storage.objects.protocol import (
     ObjectStorage,
     StoredObject,
 )
-from tenantry.testing.conformance.expectations import expect, expect_raised
+from tenantry.testing.conformance.expectations import Checks, expect, expect_raised
 
 OpenObjectStorage: TypeAlias = Callable[[], ObjectStorage]
 """Returns an object storage that is empty."""
@@ -48,18 +48,13 @@ _NO_PREFIXES: Final = ("/", "a//", "../a", "a/../", "./", "A", "a b", "a\n")
 _SEVERAL_PARTS_BYTES: Final = 20 * 1024 * 1024
 _STEPS: Final = 12
 
-_checks: list[ObjectStorageCheck] = []
+_checks: Final = Checks[ObjectStorageCheck]()
 
 
 async def check_object_storage(open_storage: OpenObjectStorage) -> None:
     """Run every check, one after the other; the first that fails raises."""
     for check in OBJECT_STORAGE_CHECKS:
         await check(open_storage())
-
-
-def _object_storage_check(check: ObjectStorageCheck) -> ObjectStorageCheck:
-    _checks.append(check)
-    return check
 
 
 @contextmanager
@@ -72,7 +67,7 @@ async def _keys(storage: ObjectStorage, prefix: str = "") -> list[str]:
     return [each.key for each in await storage.list(prefix)]
 
 
-@_object_storage_check
+@_checks.add
 async def check_has_the_protocols_names(storage: ObjectStorage) -> None:
     """It has them, says in one line where it is, and begins empty."""
     assert isinstance(storage, ObjectStorage)
@@ -80,7 +75,7 @@ async def check_has_the_protocols_names(storage: ObjectStorage) -> None:
     expect(list(await storage.list("")), [])
 
 
-@_object_storage_check
+@_checks.add
 async def check_files_come_back(storage: ObjectStorage) -> None:
     """A file comes back byte for byte: an empty one, a small one, and one of several parts."""
     with _directory() as directory:
@@ -94,7 +89,7 @@ async def check_files_come_back(storage: ObjectStorage) -> None:
             expect(sorted(path.name for path in directory.iterdir()), ["source", "target"])
 
 
-@_object_storage_check
+@_checks.add
 async def check_bytes_come_back(storage: ObjectStorage) -> None:
     """Bytes come back as they were, whatever they are, and as a file too."""
     with _directory() as directory:
@@ -105,7 +100,7 @@ async def check_bytes_come_back(storage: ObjectStorage) -> None:
             expect((directory / "target").read_bytes(), content)
 
 
-@_object_storage_check
+@_checks.add
 async def check_replaces(storage: ObjectStorage) -> None:
     """What is stored again is the new content and nothing of the old."""
     with _directory() as directory:
@@ -118,7 +113,7 @@ async def check_replaces(storage: ObjectStorage) -> None:
         expect(list(await storage.list("")), [StoredObject(_KEY, 1)])
 
 
-@_object_storage_check
+@_checks.add
 async def check_bytes_have_a_limit(storage: ObjectStorage) -> None:
     """An object as large as the limit is returned; one byte more is not what was stored there."""
     await storage.put_bytes(_KEY, b"12345")
@@ -127,7 +122,7 @@ async def check_bytes_have_a_limit(storage: ObjectStorage) -> None:
         await storage.get_bytes(_KEY, bytes_max=4)
 
 
-@_object_storage_check
+@_checks.add
 async def check_missing_objects_are_told(storage: ObjectStorage) -> None:
     """Reading what is not there says so and leaves no file; deleting it is no error."""
     await storage.put_bytes("a/b", b"1")
@@ -142,7 +137,7 @@ async def check_missing_objects_are_told(storage: ObjectStorage) -> None:
     expect(await _keys(storage), ["a/b"])
 
 
-@_object_storage_check
+@_checks.add
 async def check_lists_by_prefix_in_order(storage: ObjectStorage) -> None:
     """A prefix is any beginning of a key, and the order is that of the keys as texts, not of directories."""
     keys = ["a-b", "a.b/c", "a/b", "a/b-c", "a/c/d/e", "a/c0", "a0", "ab/c"]
@@ -154,7 +149,7 @@ async def check_lists_by_prefix_in_order(storage: ObjectStorage) -> None:
         expect(found, [each for each in every if each.key.startswith(prefix)])
 
 
-@_object_storage_check
+@_checks.add
 async def check_deletes(storage: ObjectStorage) -> None:
     """A deleted object is gone, its neighbours stay, and its key can be used again."""
     for key in ("a/b", "a/b-c", "a/d/e"):
@@ -168,7 +163,7 @@ async def check_deletes(storage: ObjectStorage) -> None:
     expect(await storage.get_bytes("a/b", bytes_max=1), b"2")
 
 
-@_object_storage_check
+@_checks.add
 async def check_refuses_what_is_no_key(storage: ObjectStorage) -> None:
     """A key that could mean another place is refused by every method, before anything is touched."""
     with _directory() as directory:
@@ -191,7 +186,7 @@ async def check_refuses_what_is_no_key(storage: ObjectStorage) -> None:
     expect(await _keys(storage), [])
 
 
-@_object_storage_check
+@_checks.add
 async def check_a_missing_file_is_not_stored(storage: ObjectStorage) -> None:
     """A file that cannot be read is the caller's mistake: what was there stays."""
     await storage.put_bytes(_KEY, b"old")
@@ -202,7 +197,7 @@ async def check_a_missing_file_is_not_stored(storage: ObjectStorage) -> None:
     expect(await storage.get_bytes(_KEY, bytes_max=3), b"old")
 
 
-@_object_storage_check
+@_checks.add
 async def check_written_files_are_private(storage: ObjectStorage) -> None:
     """A tenant's data is not for other users of the machine."""
     await storage.put_bytes(_KEY, b"1")
@@ -211,7 +206,7 @@ async def check_written_files_are_private(storage: ObjectStorage) -> None:
         expect(stat.S_IMODE((directory / "target").stat().st_mode), 0o600)
 
 
-@_object_storage_check
+@_checks.add
 async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> None:
     """Of several files for one key at once the object is one, whole; who was refused hears that it may try again."""
     with _directory() as directory:
@@ -229,7 +224,7 @@ async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> No
         )
 
 
-@_object_storage_check
+@_checks.add
 async def check_cancelled_calls_leave_nothing_half(storage: ObjectStorage) -> None:
     """Wherever a call is cancelled, the object, or the file, is there whole or not at all."""
     content = b"x" * 1_000_000

@@ -4,7 +4,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from tenantry.company import (
@@ -15,6 +15,7 @@ from tenantry.company import (
     AttachmentType,
     AuditRepository,
     AuditVerdict,
+    CompanyRepositories,
     Complexity,
     CoordinationTopology,
     CostRecordRepository,
@@ -31,7 +32,7 @@ from tenantry.company import (
 )
 from tenantry.errors import DuplicateRecordError, QueryError
 from tenantry.pages import PAGE_ROWS_MAX, Page
-from tenantry.testing.conformance.expectations import expect, expect_raised
+from tenantry.testing.conformance.expectations import Checks, expect, expect_raised
 from tenantry.testing.conformance.samples import (
     at_minute,
     make_audit_entry,
@@ -41,30 +42,6 @@ from tenantry.testing.conformance.samples import (
 )
 
 T = TypeVar("T")
-
-
-class CompanyRepositories(Protocol):
-    """What is checked: a connected and migrated back end, a tenant's handle, or a transaction."""
-
-    @property
-    def tasks(self) -> TaskRepository:
-        """The tasks."""
-        ...
-
-    @property
-    def cost_records(self) -> CostRecordRepository:
-        """What calls cost."""
-        ...
-
-    @property
-    def messages(self) -> MessageRepository:
-        """What agents said."""
-        ...
-
-    @property
-    def audit_entries(self) -> AuditRepository:
-        """What agents were allowed to do."""
-        ...
 
 
 OpenRepositories: TypeAlias = Callable[[], AbstractAsyncContextManager[CompanyRepositories]]
@@ -77,7 +54,7 @@ _ROWS: Final = 7
 _BAD_LIMITS: Final = (0, -1, PAGE_ROWS_MAX + 1)
 _AUDIT_PAGE_ROWS: Final = 100
 
-_checks: list[RepositoryCheck] = []
+_checks: Final = Checks[RepositoryCheck]()
 
 
 async def check_repositories(open_repositories: OpenRepositories) -> None:
@@ -85,11 +62,6 @@ async def check_repositories(open_repositories: OpenRepositories) -> None:
     for check in REPOSITORY_CHECKS:
         async with open_repositories() as repositories:
             await check(repositories)
-
-
-def _repository_check(check: RepositoryCheck) -> RepositoryCheck:
-    _checks.append(check)
-    return check
 
 
 async def _walk(read_page: _ReadPage[T], *, limit: int, **filters: Any) -> list[T]:
@@ -162,7 +134,7 @@ async def _check_windows(
     expect(await read(**between), ())
 
 
-@_repository_check
+@_checks.add
 async def check_repositories_have_their_names(repositories: CompanyRepositories) -> None:
     """Each has the protocol's methods."""
     assert isinstance(repositories.tasks, TaskRepository)
@@ -171,7 +143,7 @@ async def check_repositories_have_their_names(repositories: CompanyRepositories)
     assert isinstance(repositories.audit_entries, AuditRepository)
 
 
-@_repository_check
+@_checks.add
 async def check_empty_database_has_nothing(repositories: CompanyRepositories) -> None:
     """Every reading method works with no keyword at all, and finds nothing."""
     expect(await repositories.tasks.get("task"), None)
@@ -184,7 +156,7 @@ async def check_empty_database_has_nothing(repositories: CompanyRepositories) ->
     expect(await repositories.audit_entries.query(), ())
 
 
-@_repository_check
+@_checks.add
 async def check_task_comes_back_equal(repositories: CompanyRepositories) -> None:
     """A task with its defaults and one with every field set are what they were."""
     plain = make_task("plain")
@@ -211,7 +183,7 @@ async def check_task_comes_back_equal(repositories: CompanyRepositories) -> None
         expect(await repositories.tasks.get(task.id), task)
 
 
-@_repository_check
+@_checks.add
 async def check_task_save_is_an_upsert(repositories: CompanyRepositories) -> None:
     """Saving an id again replaces the whole task, whatever its status was, and does not add one."""
     await repositories.tasks.save(
@@ -224,7 +196,7 @@ async def check_task_save_is_an_upsert(repositories: CompanyRepositories) -> Non
     expect(await repositories.tasks.list_tasks(project="apollo"), ())
 
 
-@_repository_check
+@_checks.add
 async def check_task_delete_says_whether_it_did(repositories: CompanyRepositories) -> None:
     """True where a task went, False where there was none; others stay."""
     kept = make_task("kept")
@@ -235,7 +207,7 @@ async def check_task_delete_says_whether_it_did(repositories: CompanyRepositorie
     expect(await repositories.tasks.list_tasks(), (kept,))
 
 
-@_repository_check
+@_checks.add
 async def check_tasks_are_filtered_and_paged(repositories: CompanyRepositories) -> None:
     """Filters are ANDed, in every combination; pages come in the order of the ids."""
     tasks = [
@@ -265,7 +237,7 @@ async def check_tasks_are_filtered_and_paged(repositories: CompanyRepositories) 
     expect(await repositories.tasks.list_tasks(project="nobody's"), ())
 
 
-@_repository_check
+@_checks.add
 async def check_tasks_refuse_bad_pages(repositories: CompanyRepositories) -> None:
     """A limit below 1 or above what a page holds, and a cursor that is none, are QueryErrors."""
     for n in range(2):
@@ -275,7 +247,7 @@ async def check_tasks_refuse_bad_pages(repositories: CompanyRepositories) -> Non
     await _check_refuses_paging(repositories.tasks.list_tasks, other)
 
 
-@_repository_check
+@_checks.add
 async def check_cost_records_are_appended(repositories: CompanyRepositories) -> None:
     """They come back equal, oldest first; twins are kept, of one instant in the order they were appended."""
     late = make_cost_record(0.1, timestamp=at_minute(1), call_category=LLMCallCategory.SYSTEM)
@@ -287,7 +259,7 @@ async def check_cost_records_are_appended(repositories: CompanyRepositories) -> 
     await _check_walks(repositories.cost_records.query, [early, twin, twin, early, late])
 
 
-@_repository_check
+@_checks.add
 async def check_cost_records_are_filtered_and_summed(repositories: CompanyRepositories) -> None:
     """Filters are ANDed with each other and with the window, the same for the records and for their sum."""
     records = [
@@ -322,7 +294,7 @@ async def check_cost_records_are_filtered_and_summed(repositories: CompanyReposi
                 _expect_sum(total, [record.cost_usd for record in expected])
 
 
-@_repository_check
+@_checks.add
 async def check_cost_record_windows(repositories: CompanyRepositories) -> None:
     """Both ends are part of a window; pages of a window stay in it."""
     records = [make_cost_record(n, timestamp=at_minute(n)) for n in range(_ROWS)]
@@ -331,7 +303,7 @@ async def check_cost_record_windows(repositories: CompanyRepositories) -> None:
     await _check_walks(repositories.cost_records.query, records[2:5], since=at_minute(2), until=at_minute(4))
 
 
-@_repository_check
+@_checks.add
 async def check_sums_carry_no_error(repositories: CompanyRepositories) -> None:
     """A sum is rounded once, at its end: amounts that a running sum loses are in it."""
     costs = [1e16, 1.0, 1.0, 0.1, 0.2, 0.3, 1e-9] * _ROWS
@@ -339,7 +311,7 @@ async def check_sums_carry_no_error(repositories: CompanyRepositories) -> None:
     _expect_sum(await repositories.cost_records.aggregate(), costs)
 
 
-@_repository_check
+@_checks.add
 async def check_cost_records_refuse_bad_calls(repositories: CompanyRepositories) -> None:
     """Bad limits, cursors and windows are QueryErrors; so are more records than one transaction should hold."""
     for n in range(2):
@@ -356,7 +328,7 @@ async def check_cost_records_refuse_bad_calls(repositories: CompanyRepositories)
     expect(await repositories.cost_records.query(), ())
 
 
-@_repository_check
+@_checks.add
 async def check_message_comes_back_equal(repositories: CompanyRepositories) -> None:
     """A message with its defaults and one with every field set are what they were."""
     plain = make_message()
@@ -374,7 +346,7 @@ async def check_message_comes_back_equal(repositories: CompanyRepositories) -> N
     expect(await repositories.messages.get_history("general"), (full, plain))
 
 
-@_repository_check
+@_checks.add
 async def check_history_is_of_one_channel(repositories: CompanyRepositories) -> None:
     """Newest first, of one instant the last appended first; other channels are not in it; the sender narrows it."""
     messages = [
@@ -396,7 +368,7 @@ async def check_history_is_of_one_channel(repositories: CompanyRepositories) -> 
     expect(await repositories.messages.get_history("nobody's"), ())
 
 
-@_repository_check
+@_checks.add
 async def check_history_windows(repositories: CompanyRepositories) -> None:
     """Both ends are part of a window; pages of a window stay in it."""
     messages = [make_message(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
@@ -409,7 +381,7 @@ async def check_history_windows(repositories: CompanyRepositories) -> None:
     await _check_walks(read_page, messages[2:5][::-1], since=at_minute(2), until=at_minute(4))
 
 
-@_repository_check
+@_checks.add
 async def check_pages_hold_while_rows_arrive(repositories: CompanyRepositories) -> None:
     """Rows that arrive between two pages neither repeat nor hide others."""
     first = [make_message(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
@@ -420,7 +392,7 @@ async def check_pages_hold_while_rows_arrive(repositories: CompanyRepositories) 
     expect([*page, *rest], first[::-1])
 
 
-@_repository_check
+@_checks.add
 async def check_message_ids_are_unique(repositories: CompanyRepositories) -> None:
     """A second message with an id is refused by name, and the first stays as it was."""
     message = make_message(id=UUID(int=7))
@@ -433,7 +405,7 @@ async def check_message_ids_are_unique(repositories: CompanyRepositories) -> Non
     expect(await repositories.messages.get_history("other"), ())
 
 
-@_repository_check
+@_checks.add
 async def check_save_many_messages_is_all_or_none(repositories: CompanyRepositories) -> None:
     """One duplicate among many, with what is stored or with each other, and none of them is stored."""
     stored, fresh = make_message("stored"), make_message("fresh")
@@ -447,7 +419,7 @@ async def check_save_many_messages_is_all_or_none(repositories: CompanyRepositor
     expect(await repositories.messages.get_history("general"), (fresh, stored))
 
 
-@_repository_check
+@_checks.add
 async def check_messages_refuse_bad_calls(repositories: CompanyRepositories) -> None:
     """Bad limits, cursors and windows are QueryErrors; so are more messages than one transaction should hold."""
     await repositories.cost_records.save_many([make_cost_record()] * 2)
@@ -464,7 +436,7 @@ async def check_messages_refuse_bad_calls(repositories: CompanyRepositories) -> 
     expect(await read_page(), ())
 
 
-@_repository_check
+@_checks.add
 async def check_audit_entry_comes_back_equal(repositories: CompanyRepositories) -> None:
     """An entry with its defaults and one with every field set are what they were."""
     plain = make_audit_entry("plain")
@@ -483,7 +455,7 @@ async def check_audit_entry_comes_back_equal(repositories: CompanyRepositories) 
     expect(await repositories.audit_entries.query(), (full, plain))
 
 
-@_repository_check
+@_checks.add
 async def check_audit_entries_are_filtered_and_paged(repositories: CompanyRepositories) -> None:
     """Filters are ANDed, in every combination; newest first, of one instant the last appended first."""
     entries = [
@@ -524,7 +496,7 @@ async def check_audit_entries_are_filtered_and_paged(repositories: CompanyReposi
                     await _check_walks(repositories.audit_entries.query, expected, **filters)
 
 
-@_repository_check
+@_checks.add
 async def check_audit_windows(repositories: CompanyRepositories) -> None:
     """Both ends are part of a window; pages of a window stay in it."""
     entries = [make_audit_entry(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
@@ -536,7 +508,7 @@ async def check_audit_windows(repositories: CompanyRepositories) -> None:
     )
 
 
-@_repository_check
+@_checks.add
 async def check_audit_pages_hold_a_hundred(repositories: CompanyRepositories) -> None:
     """Left out, the limit of audit entries is 100."""
     for n in range(_AUDIT_PAGE_ROWS + 1):
@@ -547,7 +519,7 @@ async def check_audit_pages_hold_a_hundred(repositories: CompanyRepositories) ->
     expect(([entry.id for entry in rest], rest.next_cursor), (["0"], None))
 
 
-@_repository_check
+@_checks.add
 async def check_audit_ids_are_unique(repositories: CompanyRepositories) -> None:
     """A second entry with an id is refused by name, and the first stays as it was."""
     entry = make_audit_entry("once")
@@ -558,7 +530,7 @@ async def check_audit_ids_are_unique(repositories: CompanyRepositories) -> None:
     expect(await repositories.audit_entries.query(), (entry,))
 
 
-@_repository_check
+@_checks.add
 async def check_audit_refuses_bad_calls(repositories: CompanyRepositories) -> None:
     """Bad limits, cursors and windows are QueryErrors."""
     for n in range(2):
@@ -569,7 +541,7 @@ async def check_audit_refuses_bad_calls(repositories: CompanyRepositories) -> No
     await _check_refuses_windows(repositories.audit_entries.query)
 
 
-@_repository_check
+@_checks.add
 async def check_any_text_is_data(repositories: CompanyRepositories) -> None:
     """Quotes, wildcards, SQL and white space in a key are only text."""
     for text in ("' OR 1=1 --", "%", "_", ' "', "\N{ZERO WIDTH SPACE}", "A", "a", "\U0001f600"):

@@ -11,12 +11,12 @@ from tenantry.errors import (
 )
 from tenantry.statements import Fetch, Sql, TupleRow
 from tenantry.storage import Store
-from tenantry.testing.conformance.expectations import expect, expect_error
+from tenantry.testing.conformance.expectations import Checks, expect, expect_error
 from tenantry.testing.conformance.store_check import (
     CALLERS,
     SELECT,
     MakeStore,
-    StoreChecks,
+    StoreCheck,
     connected,
     ids,
     insert,
@@ -29,7 +29,7 @@ from tenantry.testing.conformance.store_check import (
 
 _RETURNING: Final = "INSERT INTO conformance (id, n) VALUES (?, ?) RETURNING id, n"
 
-checks: Final = StoreChecks()
+checks: Final = Checks[StoreCheck]()
 
 
 @checks.add

@@ -21,15 +21,6 @@ SELECT: Final = "SELECT id, n FROM conformance ORDER BY id"
 _TABLE: Final = "CREATE TABLE conformance (id INTEGER NOT NULL PRIMARY KEY, n INTEGER NOT NULL)"
 
 
-class StoreChecks(list[StoreCheck]):
-    """The checks of a module, in the order of their definitions."""
-
-    def add(self, check: StoreCheck) -> StoreCheck:
-        """Add a check: a decorator."""
-        self.append(check)
-        return check
-
-
 def insert(row_id: object, n: object = 0, fetch: Fetch = Fetch.NONE) -> Statement:
     """Return the statement that inserts a row."""
     return Statement(

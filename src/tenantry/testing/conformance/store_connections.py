@@ -6,11 +6,11 @@ from typing import Final
 from tenantry.errors import PersistenceConnectionError, StorageFullError
 from tenantry.statements import Fetch
 from tenantry.storage import Store
-from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
+from tenantry.testing.conformance.expectations import Checks, expect, expect_error, expect_raised
 from tenantry.testing.conformance.store_check import (
     CALLERS,
     MakeStore,
-    StoreChecks,
+    StoreCheck,
     connected,
     ids,
     insert,
@@ -18,7 +18,7 @@ from tenantry.testing.conformance.store_check import (
     select,
 )
 
-checks: Final = StoreChecks()
+checks: Final = Checks[StoreCheck]()
 
 
 @checks.add

@@ -4,10 +4,10 @@ import asyncio
 from typing import Final
 
 from tenantry.errors import DuplicateRecordError, QueryError, TransactionClosedError
-from tenantry.testing.conformance.expectations import expect, expect_error, expect_raised
+from tenantry.testing.conformance.expectations import Checks, expect, expect_error, expect_raised
 from tenantry.testing.conformance.store_check import (
     MakeStore,
-    StoreChecks,
+    StoreCheck,
     connected,
     ids,
     insert,
@@ -30,7 +30,7 @@ _TRANSACTION_CONTROL: Final = (
     "\ufeffCOMMIT",
 )
 
-checks: Final = StoreChecks()
+checks: Final = Checks[StoreCheck]()
 
 
 @checks.add
