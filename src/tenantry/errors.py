@@ -348,12 +348,12 @@ class MalformedRowError(QueryError):
 
     Attributes:
         entity: The kind of record (``task``).
-        record_id: The row's primary key as text.
+        record_id: The row's primary key as text, None where the statement does not say which column that is.
     """
 
     outcome = "malformed"
 
-    def __init__(self, message: str, *, entity: str, record_id: str) -> None:
+    def __init__(self, message: str, *, entity: str, record_id: str | None = None) -> None:
         super().__init__(message)
         self.entity = entity
         self.record_id = record_id

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from tenantry.queries import Queries
 from tenantry.repository import Repository
 from tenantry.schema import Schema
 from tenantry.statements import Session
@@ -10,7 +11,7 @@ from tenantry.statements import Session
 R = TypeVar("R", bound=Repository)
 
 
-class PackRepositories:
+class PackRepositories(Queries):
     """Gives the repositories of the packs as attributes, each made when it is first used.
 
     Args:

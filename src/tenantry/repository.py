@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from tenantry.errors import DuplicateRecordError, TenantryError
+from tenantry.queries import Queries
 from tenantry.statements import Session, Statement
 
 T = TypeVar("T")
 
 
-class Repository:
+class Repository(Queries):
     """An entity's SQL in one place: models in, models out, errors with their context.
 
     Users subclass it for the tables of their own schema packs; ``tenant.repository(InvoiceRepository)`` gives an

@@ -61,11 +61,11 @@ class _TenantRepositories(PackRepositories):
 
 
 class TenantTransaction(_TenantRepositories):
-    """The repositories inside one open transaction; used after it ended, every call raises `TransactionClosedError`."""
+    """The repositories and SQL methods inside one open transaction; after its end every call raises `TransactionClosedError`."""
 
 
 class IdempotentWrite(_TenantRepositories):
-    """The repositories of one write that carries a key, see `TenantHandle.idempotent`; what reads works as ever."""
+    """The repositories and SQL methods of one write that carries a key, see `TenantHandle.idempotent`; reads need no key."""
 
 
 class TenantSession:

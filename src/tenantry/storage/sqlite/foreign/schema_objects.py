@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from tenantry.storage.sqlite.statements.sql_text import COMMENT, QUOTED, folded
+from tenantry.sql_tokens import COMMENT, QUOTED
+from tenantry.storage.sqlite.statements.sql_text import folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
 # SQLite's white space and names: all characters beyond ASCII belong to names.

@@ -1,15 +1,7 @@
-"""Pieces of SQL's text: patterns of its tokens (https://www.sqlite.org/lang_keywords.html), and names in quotes."""
+"""The names of tables, indexes, views and triggers as SQLite reads and writes them."""
 
 import string
 from typing import Final
-
-COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
-QUOTED: Final = r"""'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
-"""A string or a quoted name. Both patterns need `re.DOTALL`.
-
-Without its end, each pattern matches to the end of the text: otherwise hostile text would be scanned once for each character.
-"""
-
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 

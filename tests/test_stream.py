@@ -1,0 +1,220 @@
+"""Streams: every row that is there all the time comes exactly once, whatever is written meanwhile; otherwise an error."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stores import open_store
+from tenantry import Repository
+from tenantry.errors import QueryError
+from tenantry.eventlog import EventLog
+from tenantry.statements import Fetch, Statement
+from tenantry.storage.sqlite.connections.opening import SQLiteOptions
+from tenantry.storage.standalone import StoreSession
+from tenantry.stream import STREAM_CHUNK_ROWS_MAX, Stream
+
+Key: TypeAlias = tuple[int, str]
+
+TABLE = "CREATE TABLE t (a INTEGER NOT NULL, b TEXT NOT NULL, n INTEGER, PRIMARY KEY (a, b))"
+LOOSE = "CREATE TABLE loose (k TEXT COLLATE NOCASE, n)"
+SELECT = "SELECT a, b, n FROM t"
+KEYS = st.tuples(st.integers(-3, 3), st.sampled_from(["", "a", "B", "é", "z"]))
+LOOSE_VALUES = st.sampled_from([None, "a", "A", "b", "B ", "é", 1, 1.0, 2.5, "1", b"a", b""])
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Repository]:
+    """Open a database in memory with the tables of the tests."""
+    async with open_store(SQLiteOptions(path=None, is_read_by_writer=True), TABLE, LOOSE) as store:
+        yield Repository(StoreSession(store, EventLog()))
+
+
+async def fill(repository: Repository, keys: list[Key]) -> None:
+    """Insert rows with these keys."""
+    await repository.execute_many("INSERT INTO t (a, b) VALUES (?, ?)", keys)
+
+
+@settings(max_examples=60)
+@given(
+    before=st.lists(KEYS, unique=True, max_size=12),
+    chunk_rows=st.integers(1, 5),
+    changes=st.lists(st.tuples(st.booleans(), KEYS), max_size=20),
+)
+def test_rows_that_are_there_all_the_time(
+    before: list[Key], chunk_rows: int, changes: list[tuple[bool, Key]]
+):
+    """Each comes exactly once and in order, while others are inserted and deleted before, behind and at the place of the stream."""
+
+    async def run() -> None:
+        async with opened() as repository:
+            await fill(repository, before)
+            left, found = iter(changes), []
+            lasting = set(before)
+            async for row in repository.stream(SELECT, key=("a", "b"), chunk_rows=chunk_rows):
+                found.append((row.a, row.b))
+                for is_insert, key in left:
+                    if is_insert:
+                        await repository.execute("INSERT OR IGNORE INTO t (a, b) VALUES (?, ?)", key)
+                    else:
+                        await repository.execute("DELETE FROM t WHERE (a, b) = (?, ?)", key)
+                        lasting.discard(key)
+                    break
+            assert found == sorted(set(found))
+            assert lasting <= set(found)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=100)
+@given(rows=st.lists(LOOSE_VALUES, max_size=8), chunk_rows=st.integers(1, 4))
+@example(rows=["a", "A"], chunk_rows=1)
+@example(rows=["a", "b", "B "], chunk_rows=1)
+@example(rows=[None], chunk_rows=3)
+def test_any_key_gives_all_rows_or_an_error(rows: list[Any], chunk_rows: int):
+    """With NULLs, equal values, values that only the database takes for equal, and mixed types: never is a row lost or repeated."""
+
+    async def run() -> None:
+        async with opened() as repository:
+            numbered = [(value, number) for number, value in enumerate(rows)]
+            await repository.execute_many("INSERT INTO loose VALUES (?, ?)", numbered)
+            stream = repository.stream("SELECT k, n FROM loose", key=["k"], chunk_rows=chunk_rows)
+            found: list[int] = []
+            refused = ""
+            try:
+                async for row in stream:
+                    found.append(row.n)  # noqa: PERF401  # what came before an error counts too
+            except QueryError as error:
+                refused = str(error)
+            if not refused:
+                assert sorted(found) == list(range(len(rows)))
+            elif "holds NULL" in refused:
+                assert None in rows
+            else:
+                assert "two rows have the same values" in refused
+                assert len(rows) > 1
+            assert len(found) == len(set(found))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"{SELECT};",
+        f"{SELECT} -- all of it",
+        f"{SELECT} /* all of it */ ; ; -- really\n",
+        "WITH few AS (SELECT a, b FROM t) SELECT a, b FROM few",
+        "SELECT a, b FROM (SELECT a, b FROM t ORDER BY b LIMIT 100)",
+        "SELECT b, a FROM t WHERE n IS NULL UNION ALL SELECT b, a FROM t WHERE n = 'order by'",
+        "SELECT t.*, 'RETURNING' AS n2 FROM t AS tenantry_rows JOIN t USING (a, b)",
+    ],
+)
+async def test_sql_of_many_forms(sql: str):
+    """Semicolons and comments at the end, WITH, subqueries and joins are taken as they are."""
+    async with opened() as repository:
+        keys = [(a, b) for a in range(3) for b in "xyz"]
+        await fill(repository, keys)
+        stream = repository.stream(sql, key=("a", "b"), chunk_rows=2)
+        assert [(row.a, row.b) async for row in stream] == keys
+
+
+async def test_placeholders_keep_their_numbers():
+    """Values of the caller's own placeholders, numbered ones too, are not mixed up with those of the key."""
+    async with opened() as repository:
+        await fill(repository, [(a, b) for a in range(9) for b in "xy"])
+        for sql in ("SELECT * FROM t WHERE b = ? AND a < ?", "SELECT * FROM t WHERE a < ?2 AND b = ?1"):
+            rows = [row async for row in repository.stream(sql, ["y", 7], key=("a", "b"), chunk_rows=2)]
+            assert [(row.a, row.b, row.keys()) for row in rows] == [
+                (a, "y", ("a", "b", "n")) for a in range(7)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "key", "match"),
+    [
+        (f"{SELECT} ORDER BY a", ("a", "b"), "leave ORDER BY and LIMIT out"),
+        (f"{SELECT} LIMIT 5", ("a", "b"), "leave ORDER BY and LIMIT out"),
+        ("DELETE FROM t RETURNING a, b", ("a", "b"), "a stream reads, and this is DELETE"),
+        ("DROP TABLE t", ("a", "b"), "a stream reads, and this is DROP"),
+        ("-- nothing", ("a", "b"), "the SQL is empty"),
+        (SELECT, (), "1 to 16 names of columns"),
+        (SELECT, "ab", "1 to 16 names of columns"),
+        (SELECT, ('a" --',), "not the name of a column"),
+    ],
+)
+async def test_what_is_refused_at_once(sql: str, key: Any, match: str):
+    """SQL and keys that cannot be streamed are refused by the call itself, before anything is sent."""
+    async with opened() as repository:
+        with pytest.raises(QueryError, match=match):
+            repository.stream(sql, key=key)
+
+
+@pytest.mark.parametrize("chunk_rows", [0, -1, STREAM_CHUNK_ROWS_MAX + 1, 1.0, True, None])
+async def test_numbers_of_rows_that_are_refused(chunk_rows: Any):
+    """A chunk has from one row to the limit."""
+    async with opened() as repository:
+        with pytest.raises(
+            QueryError, match=f"chunk_rows must be a whole number from 1 to {STREAM_CHUNK_ROWS_MAX}"
+        ):
+            repository.stream(SELECT, key=("a", "b"), chunk_rows=chunk_rows)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize(
+    ("sql", "key"),
+    [(SELECT, ("a", "c")), ("SELECT a, b AS c FROM t", ("a", "b")), ("SELECT a, b AS B FROM t", ("a", "b"))],
+)
+async def test_a_key_that_is_no_column(sql: str, key: tuple[str, ...], rows: int):
+    """It is refused with the names that there are, also if there are no rows; never taken for a text."""
+    async with opened() as repository:
+        await fill(repository, [(n, "x") for n in range(rows)])
+        stream = repository.stream(sql, key=key)
+        if rows == 0 and key[1] == "b" and "B" in sql:
+            assert [row async for row in stream] == []  # SQLite compares names without case
+            return
+        with pytest.raises(
+            QueryError, match=r"no such column: tenantry_stream\.|has no column 'b'; its columns are a, B"
+        ):
+            await anext(stream)
+
+
+async def test_a_chunk_is_a_range_of_an_index():
+    """A page after the first searches the index of the key, wherever it lies, with the caller's own condition before it."""
+    async with opened() as repository:
+        await repository.execute("CREATE INDEX t_n ON t (n, a, b)")
+        await repository.execute_many("INSERT INTO t VALUES (?, 'x', 1)", [[n] for n in range(5)])
+        for sql, parameters, plan in [
+            (SELECT, (), "USING INDEX sqlite_autoindex_t_1 ((a,b)>(?,?))"),
+            (f"{SELECT} WHERE n = ?", (1,), "USING COVERING INDEX t_n (n=? AND (a,b)>(?,?))"),
+        ]:
+            stream = Stream("test.stream", sql, parameters, ("a", "b"), 2)
+            first = stream.next_page()
+            assert first is not None
+            assert len(stream.take(await repository.read(first))) == 2
+            page = stream.next_page()
+            assert page is not None
+            explained = await repository.read(
+                Statement(
+                    "test.explain",
+                    f"EXPLAIN QUERY PLAN {page.text('sqlite')}",
+                    page.parameters,
+                    Fetch.NAMED_ALL,
+                )
+            )
+            assert [plan in row.detail for row in explained] == [True], explained
+
+
+async def test_a_stream_that_is_left():
+    """It holds nothing: it can be left at any row, and another one begins at the first."""
+    async with opened() as repository:
+        await fill(repository, [(n, "x") for n in range(9)])
+        for _ in range(2):
+            async for row in repository.stream(SELECT, key=("a", "b"), chunk_rows=2):
+                if row.a == 4:
+                    break
+        assert await repository.execute("DELETE FROM t") == 9
