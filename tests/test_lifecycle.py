@@ -181,7 +181,6 @@ def test_what_has_happened(state: TenantState, event: TenantEvent):
 
 # Where a state is named outside of the tables: the first state of a new record, and defaults that a caller can change.
 NAMED = {
-    ("admin/openapi/examples.py", "ACTIVE"),
     ("admin/routes/jobs.py", "ACTIVE"),
     ("admin/schemas.py", "SUSPENDED"),
     ("tenancy/fleet/fleet.py", "ACTIVE"),

@@ -42,7 +42,20 @@ class TenantLimits(BaseModel):
         durability: When the tenant's writes are acknowledged, see `Durability`. The default is the registry's setting.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        # `_check_together` for JSON schema.
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"calls_burst_max": {"type": "null"}}},
+                {
+                    "required": ["calls_per_second_max"],
+                    "properties": {"calls_per_second_max": {"type": "number"}},
+                },
+            ]
+        },
+    )
 
     database_bytes_max: Bytes | None = None
     calls_per_second_max: Rate | None = None

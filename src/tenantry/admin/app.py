@@ -27,7 +27,6 @@ from tenantry.admin.http.routing import Service
 from tenantry.admin.http.strangers import STRANGER_RATE, StrangerRate, Strangers
 from tenantry.admin.http.stream_authorization import AUTHORIZATION_SECONDS
 from tenantry.admin.http.unexpected_errors import UnexpectedErrors
-from tenantry.admin.openapi.document import complete
 from tenantry.admin.openapi.route import make_document_route
 from tenantry.admin.routes import (
     audit,
@@ -48,6 +47,15 @@ from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.tenancy.catalog.audit import principal_of
 from tenantry.tenancy.registry import TenantRegistry
+
+_EVENTS: Final = ("/v1/operations/{operation_id}/events", "/v1/jobs/{job_id}/events")
+_DESCRIPTION: Final = """
+Every request below `/v1` needs a key: `Authorization: Bearer tnt_…`.
+
+Refusals and failures are problem details (RFC 9457). Programs should compare their `type`, which is stable. If waiting helps,
+a problem has `retry_after_seconds`, and the response the header `Retry-After`. Long work responds with 202 and an operation,
+which can be read at `Location` or followed as a stream of events at `…/events`.
+"""
 
 _ROUTERS: Final = (
     tenants.router,
@@ -76,10 +84,12 @@ for _router in _ROUTERS:
 
 class _AdminApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Return the document, completed when it is first asked for."""
-        if self.openapi_schema is None:
-            self.openapi_schema = complete(super().openapi())
-        return self.openapi_schema
+        """Return the document."""
+        document = super().openapi()
+        for path in _EVENTS:
+            # FastAPI describes events with a keyword that only OpenAPI 3.2 has.
+            document["paths"][path]["get"]["responses"]["200"]["content"] = {"text/event-stream": {}}
+        return document
 
 
 def create_admin_app(
@@ -134,6 +144,7 @@ def create_admin_app(
     app = _AdminApp(
         title="tenantry",
         summary="The tenants of a runtime: their life, their snapshots, their load.",
+        description=_DESCRIPTION.strip(),
         version=metadata.version("tenantry"),
         lifespan=lifespan,
         openapi_url=None,  # `make_document_route` has it

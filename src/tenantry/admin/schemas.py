@@ -15,6 +15,8 @@ from tenantry.tenancy.snapshots.snapshot import Snapshot
 from tenantry.tenancy.tenant_record import TenantRecord
 
 LIST_ITEMS_MAX = 1_000
+SNAPSHOT_ID = "20261123t120000000000z-00ff00ff"
+"""An example."""
 
 TenantIdText = Annotated[
     str,
@@ -98,7 +100,9 @@ class UpdateTenantRequest(Body):
     display_name: DisplayName | None = None
     deletion_protected: StrictBool | None = None
     limits: TenantLimits | None = Field(
-        default=None, description="Replaces all limits: an omitted limit is removed."
+        default=None,
+        examples=[{"calls_per_second_max": 100, "calls_burst_max": 200}],
+        description="Replaces all limits: an omitted limit is removed.",
     )
 
 
@@ -125,7 +129,10 @@ class CloneRequest(Body):
 
     new_id: TenantIdText
     snapshot_id: str | None = Field(
-        default=None, max_length=80, description="The snapshot to clone; the present data if left out."
+        default=None,
+        max_length=80,
+        examples=[SNAPSHOT_ID],
+        description="The snapshot to clone; the present data if left out.",
     )
     display_name: DisplayName | None = None
 

@@ -50,6 +50,7 @@ IdempotencyKey = Annotated[
         ),
         min_length=1,
         max_length=_KEY_CHARACTERS_MAX,
+        examples=["create-acme-2026-11-23"],
         pattern=r"^[ -~]+$",
     ),
 ]

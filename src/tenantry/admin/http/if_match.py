@@ -15,6 +15,7 @@ IfMatchHeader = Annotated[
         alias="If-Match",
         description="The ETag of the tenant as it was read; if the tenant has changed since, 412.",
         max_length=100,
+        examples=['"3"'],
     ),
 ]
 

@@ -86,10 +86,13 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Stable for each kind of problem: programs should compare this.")
-    title: str
-    status: int
-    detail: str
+    type: str = Field(
+        description="Stable for each kind of problem: programs should compare this.",
+        examples=[f"{TYPE_PREFIX}tenant-not-found"],
+    )
+    title: str = Field(examples=["Tenant not found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["tenant 'acme' does not exist: check the id in the list of tenants"])
     retry_after_seconds: float | None = Field(default=None, description="If waiting helps: how long to wait.")
 
 
@@ -262,8 +265,3 @@ def _retry_after_seconds(error: TenantryError) -> float | None:
 def _retry_header(seconds: float | None) -> dict[str, str]:
     # RFC 9110, section 10.2.3: whole seconds. Rounded up, or clients would try again too early.
     return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
-
-
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return these statuses for a route; `openapi.document` describes them and adds those that every route has."""
-    return {status: {"description": "See `type`."} for status in sorted({*statuses, 422})}

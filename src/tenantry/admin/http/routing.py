@@ -21,6 +21,7 @@ from tenantry.admin.http.stream_authorization import (
     AuthorizedResponse,
     stream_authorization,
 )
+from tenantry.admin.openapi.responses import responses_of
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
 from tenantry.tenancy.catalog.api_keys import Scope
@@ -78,6 +79,8 @@ class AdminRoute(APIRoute):
         if "POST" in (options.get("methods") or ()):
             options["dependencies"] = [*(options.get("dependencies") or ()), Depends(documented_key)]
         super().__init__(path, endpoint, **options)
+        has_body = self.body_field is not None or (self.is_streamed and "POST" in (self.methods or ()))
+        self.responses = responses_of(self, has_body=has_body)
 
     def get_route_handler(self) -> Handler:
         """Return the handler with authentication, limits and idempotency around it."""

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query
 
 from tenantry.admin.http.auth import Principal, another_tenant
 from tenantry.admin.http.cursors import CurrentCursor
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
     AuditEntryOut,
@@ -35,6 +35,7 @@ async def list_audit(
         str | None,
         Query(
             pattern=r"^[0-9a-f]{32}$",
+            examples=["0f8fad5bd9cb469fa16570867728950e"],
             description="Only rows of the tenant with this `uid`, whatever its id was then.",
         ),
     ] = None,

@@ -17,8 +17,9 @@ from starlette.types import Scope as AsgiScope
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.bodies import Pace, bundle_pace, declared_bytes
 from tenantry.admin.http.if_match import ExpectedRevision
-from tenantry.admin.http.problems import documented, too_many
+from tenantry.admin.http.problems import too_many
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.routes.tenants import TenantPath, tagged
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.errors import StorageFullError, TenantExistsError
@@ -41,11 +42,21 @@ TRANSFERS_PER_CALLER_MAX: Final = 4
 """How many of them one caller may have, so that other callers get their turn."""
 
 ACCEPTED_CHARACTERS_MAX: Final = 2000
-_ACCEPT_TABLES: Final = "Names of tables of no schema pack that the tenant may have, separated by commas. Needs the scope 'admin'."
 _OWNER: Final = "The uid of another tenant that the file may be marked with; the file becomes this tenant's."
 _UID: Final = "^[0-9a-f]{32}$"
+_EXAMPLE: Final = "9f86d081884c4d659a2feaa0c55ad015"
 _MEASURED_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
+
+
+AcceptTables = Annotated[
+    str | None,
+    Query(
+        max_length=ACCEPTED_CHARACTERS_MAX,
+        examples=["notes,tags"],
+        description="Names of tables of no schema pack that the tenant may have, separated by commas. Needs the scope 'admin'.",
+    ),
+]
 
 
 class BundleRoute(AdminRoute):
@@ -156,9 +167,7 @@ async def import_tenant(
     response: Response,
     principal: Operator,
     display_name: Annotated[DisplayName | None, Query()] = None,
-    accept_tables: Annotated[
-        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
-    ] = None,
+    accept_tables: AcceptTables = None,
 ) -> TenantOut:
     """Create a tenant of this id from a bundle, which is verified first.
 
@@ -195,10 +204,8 @@ async def replace_file(
     request: Request,
     response: Response,
     if_revision: ExpectedRevision,
-    owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER)] = None,
-    accept_tables: Annotated[
-        str | None, Query(max_length=ACCEPTED_CHARACTERS_MAX, description=_ACCEPT_TABLES)
-    ] = None,
+    owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER, examples=[_EXAMPLE])] = None,
+    accept_tables: AcceptTables = None,
 ) -> TenantOut:
     """Replace the tenant's database by a plain SQLite file, which is verified first.
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, StrictBool
 
 from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.operations import POLL_SECONDS
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, ReasonRequest, TenantIdText
 from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
@@ -75,6 +75,7 @@ class StartJobRequest(Body):
     return_on_failure: StrictBool = False
     arguments: Arguments | None = Field(
         default=None,
+        examples=[{"thorough": True}],
         description="Passed to the work; no secrets. At most 65,536 characters and 32 levels.",
     )
 
@@ -83,7 +84,7 @@ class ResumeJobRequest(Body):
     """How to resume a job."""
 
     failures_max: FailuresMax = Field(
-        default=None, description="The limit from now on; unchanged if left out."
+        default=None, examples=[20], description="The limit from now on; unchanged if left out."
     )
 
 
@@ -144,6 +145,7 @@ async def list_results(
         str | None,
         Query(
             max_length=40,
+            examples=["failed"],
             description="`ok`, `skipped`, or an error's outcome; `failed` for all errors, `left` for tenants that are not done.",
         ),
     ] = None,

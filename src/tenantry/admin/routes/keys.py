@@ -6,8 +6,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
 from tenantry.admin.http.cursors import CurrentCursor
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, TenantIdText
 from tenantry.tenancy.catalog.api_keys import ApiKey, Scope
 from tenantry.texts import KeyName
@@ -23,7 +23,9 @@ class CreateKeyRequest(Body):
     tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
         default=None, description="The tenants that the key is for; all tenants if left out."
     )
-    expires_in_seconds: Annotated[float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400)] = None
+    expires_in_seconds: Annotated[
+        float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400, examples=[30 * 86_400])
+    ] = None
 
 
 class CreatedKey(ApiKey):

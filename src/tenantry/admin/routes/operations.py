@@ -9,8 +9,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from tenantry.admin.http.auth import Principal, another_tenant
 from tenantry.admin.http.hidden_paths import values_without_paths
 from tenantry.admin.http.operations import POLL_SECONDS, Operation, OperationState
-from tenantry.admin.http.problems import Problem, documented
+from tenantry.admin.http.problems import Problem
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader, Service
+from tenantry.admin.openapi.responses import RETRY_AFTER, documented
 from tenantry.admin.schemas import LIST_ITEMS_MAX
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=AdminRoute)
@@ -28,7 +29,7 @@ async def _operation(operation_id: OperationPath, principal: Reader, service: Cu
 FoundOperation = Annotated[Operation, Depends(_operation)]
 
 
-@router.get("/{operation_id}", responses=documented(404))  # noqa: FAST003  # `_operation` takes it
+@router.get("/{operation_id}", responses={**documented(404), 200: {"headers": RETRY_AFTER}})  # noqa: FAST003  # `_operation` takes it
 async def get_operation(operation: FoundOperation, response: Response) -> Operation:
     """Return an operation as it is now."""
     if operation.state is OperationState.RUNNING:

@@ -2,11 +2,11 @@
 
 from contextlib import suppress
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from tenantry.admin.http.operations import Operation
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
     Administrator,
     AdminRoute,
@@ -16,8 +16,10 @@ from tenantry.admin.http.routing import (
     accepted,
 )
 from tenantry.admin.http.tenant_operation import BeginOperation
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import (
+    SNAPSHOT_ID,
     DrillOut,
     DrillRequest,
     RestorePoint,
@@ -31,6 +33,9 @@ from tenantry.tenancy.snapshots.snapshot import Snapshot
 
 router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=AdminRoute)
 fleet_router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"], route_class=AdminRoute)
+
+SnapshotPath = Annotated[str, Path(examples=[SNAPSHOT_ID])]
+PointPath = Annotated[str, Path(examples=[f"before-{SNAPSHOT_ID}"])]
 
 
 @router.post("/snapshots", status_code=202, responses=documented(404))
@@ -55,7 +60,7 @@ async def list_snapshots(tenant_id: TenantPath, _: Reader, service: CurrentServi
 
 @router.get("/snapshots/{snapshot_id}", responses=documented(404))
 async def get_snapshot(
-    tenant_id: TenantPath, snapshot_id: str, _: Reader, service: CurrentService
+    tenant_id: TenantPath, snapshot_id: SnapshotPath, _: Reader, service: CurrentService
 ) -> Snapshot:
     """Return one snapshot."""
     return await service.registry.snapshots.get(tenant_id, snapshot_id)
@@ -63,7 +68,7 @@ async def get_snapshot(
 
 @router.delete("/snapshots/{snapshot_id}", status_code=204, responses=documented(404))
 async def delete_snapshot(
-    tenant_id: TenantPath, snapshot_id: str, principal: Administrator, service: CurrentService
+    tenant_id: TenantPath, snapshot_id: SnapshotPath, principal: Administrator, service: CurrentService
 ) -> None:
     """Delete a snapshot."""
     with suppress(SnapshotCorruptError):  # a corrupt snapshot can be deleted too
@@ -74,7 +79,7 @@ async def delete_snapshot(
 @router.post("/snapshots/{snapshot_id}/restore", status_code=202, responses=documented(404, 412))
 async def restore_snapshot(
     tenant_id: TenantPath,
-    snapshot_id: str,
+    snapshot_id: SnapshotPath,
     _: Administrator,
     service: CurrentService,
     begin: BeginOperation,
@@ -95,7 +100,7 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
 
 @router.delete("/restore-points/{point}", status_code=204, responses=documented(404))
 async def drop_restore_point(
-    tenant_id: TenantPath, point: str, principal: Administrator, service: CurrentService
+    tenant_id: TenantPath, point: PointPath, principal: Administrator, service: CurrentService
 ) -> None:
     """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
     await service.registry.snapshots.drop_point(tenant_id, point, by=principal.name)

@@ -5,8 +5,8 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader, Service
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import (
     ChannelLoad,

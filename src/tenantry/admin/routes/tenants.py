@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Response
 from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.if_match import ExpectedRevision, etag
 from tenantry.admin.http.operations import Operation
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import (
     Administrator,
     AdminRoute,
@@ -18,6 +17,7 @@ from tenantry.admin.http.routing import (
     Reader,
 )
 from tenantry.admin.http.tenant_operation import BeginOperation
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
     CloneRequest,

@@ -4,8 +4,8 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
-from tenantry.admin.http.problems import documented
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
+from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import VersionOut, states_out
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
