@@ -23,11 +23,7 @@ _OLDER: Final = {"backend": "'sqlite'", "location": "directory", "reason_before"
 
 
 async def check_version(catalog: Inspection) -> Finding:
-    """Compare the catalog's migrations with those that this tenantry knows: a service refuses a newer catalog.
-
-    Raises:
-        PersistenceError: The catalog cannot be read.
-    """
+    """Compare the catalog's migrations with those that this tenantry knows: a service refuses a newer catalog."""
     file_version, applied_json = await catalog.read(_SUMMARY)
     try:
         plan = plan_from_summary(
@@ -51,11 +47,7 @@ async def check_version(catalog: Inspection) -> Finding:
 
 
 async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:
-    """Return all tenants of the catalog, also of one that an older tenantry has left.
-
-    Raises:
-        PersistenceError: The catalog, or one of its rows, cannot be read.
-    """
+    """Return all tenants of the catalog, also of one that an older tenantry has left."""
     found = {name for (name,) in await catalog.read(_TENANT_COLUMNS)}
     columns = [name if name in found else _OLDER.get(name, name) for name in COLUMNS]
     sql = f"SELECT {', '.join(columns)} FROM tenants ORDER BY id"  # noqa: S608  # our names

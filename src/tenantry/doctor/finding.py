@@ -22,9 +22,7 @@ class Finding(BaseModel):
     """The result of one check.
 
     Attributes:
-        check: The check's name.
         level: ``ok``; ``note``, worth knowing; ``wrong``, needs an action.
-        found: The result in a sentence.
         to_do: What to do; empty if nothing.
         subjects: The first `SUBJECTS_MAX` tenants or files that the finding is about.
     """
@@ -39,12 +37,7 @@ class Finding(BaseModel):
 
 
 class Report(BaseModel):
-    """The result of an examination.
-
-    Attributes:
-        data_dir: The directory that was examined.
-        findings: In the order of the checks.
-    """
+    """The result of an examination."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -18,12 +18,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Difference(NamedTuple):
-    """A difference between the catalog and the files.
-
-    Attributes:
-        kind: The kind of difference.
-        subject: The tenant, or the directory.
-    """
+    """A difference between the catalog and the files."""
 
     kind: str
     subject: str

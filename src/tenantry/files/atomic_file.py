@@ -58,11 +58,7 @@ class DraftFile:
                     file.close()
 
     def write(self, content: bytes) -> int:
-        """Append to the draft.
-
-        Raises:
-            OSError: The disk refused.
-        """
+        """Append to the draft."""
         assert self._file is not None
         return self._file.write(content)
 

@@ -29,11 +29,7 @@ def is_exhausted(directory: Path) -> bool:
 
 
 def room_bytes(directory: Path) -> int:
-    """Return how large a new file may become there without using the space reserved for tenants' writes.
-
-    Raises:
-        OSError: The file system cannot be read.
-    """
+    """Return how large a new file may become there without using the space reserved for tenants' writes."""
     return max(0, shutil.disk_usage(directory).free - DISK_BYTES_MIN)
 
 

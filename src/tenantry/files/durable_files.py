@@ -7,7 +7,7 @@ before its fsync. So each function here ends with an fsync of the directory, als
 Directories are created from the top down, and each is durable before an entry is created in it. If a directory exists,
 the directories above it are therefore durable, and only the last directory's entry is synced.
 
-These functions block.
+These functions block. Each raises `OSError` if the file system refuses.
 """
 
 import contextlib
@@ -30,11 +30,7 @@ _CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
 
 def make_root(directory: Path) -> None:
-    """Create a directory and the missing ones above it, private and durable.
-
-    Raises:
-        OSError: It cannot be created or synced.
-    """
+    """Create a directory and the missing ones above it, private and durable."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     if not missing and not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
@@ -113,33 +109,21 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def link(existing: Path, name: Path) -> None:
-    """Create a hard link to a file, durably; a no-op if the name exists.
-
-    Raises:
-        OSError: It cannot be linked or synced.
-    """
+    """Create a hard link to a file, durably; a no-op if the name exists."""
     with contextlib.suppress(FileExistsError):
         name.hardlink_to(existing)
     sync_directory(name.parent)
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files of one directory, durably; a missing file is not an error.
-
-    Raises:
-        OSError: One cannot be removed, or the directory cannot be synced.
-    """
+    """Remove files of one directory, durably; a missing file is not an error."""
     for path in paths:
         path.unlink(missing_ok=True)
     sync_directory(paths[0].parent)
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory and everything in it, durably; a missing directory is not an error.
-
-    Raises:
-        OSError: Something cannot be removed, or the parent cannot be synced.
-    """
+    """Remove a directory and everything in it, durably; a missing directory is not an error."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(directory)
     with contextlib.suppress(FileNotFoundError):
@@ -147,11 +131,7 @@ def remove_tree(directory: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's content and its name durable.
-
-    Raises:
-        OSError: The disk refused.
-    """
+    """Make a file's content and its name durable."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -161,11 +141,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the entries of a directory durable.
-
-    Raises:
-        OSError: The disk refused.
-    """
+    """Make the entries of a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -177,9 +153,6 @@ def sync_foreign_directory(directory: Path) -> None:
     """Make the entries of a directory durable that may belong to another user, or be on a read-only file system.
 
     A directory that cannot be opened or synced for that reason is skipped.
-
-    Raises:
-        OSError: The disk failed.
     """
     try:
         sync_directory(directory)
@@ -204,11 +177,7 @@ def check_own_path(root: Path, path: Path) -> None:
 
 
 def check_directory(path: Path, found: os.stat_result) -> None:
-    """Refuse a path that is a link or not a directory.
-
-    Raises:
-        DataDirectoryError: It is not a directory.
-    """
+    """Raise `DataDirectoryError` if a path is a link or not a directory."""
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirectoryError(
             f"{path} is a link or not a directory: tenantry keeps data only in directories of its own",
@@ -217,11 +186,7 @@ def check_directory(path: Path, found: os.stat_result) -> None:
 
 
 def check_file(path: Path, found: os.stat_result) -> None:
-    """Refuse a database file that is a link or not a regular file.
-
-    Raises:
-        DataDirectoryError: It is not a regular file.
-    """
+    """Raise `DataDirectoryError` if a database file is a link or not a regular file."""
     if not stat.S_ISREG(found.st_mode):
         raise DataDirectoryError(
             f"{path} is a link or not a regular file: put the database itself there", path=str(path)
@@ -237,11 +202,7 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def make_usable_root(path: Path) -> None:
-    """Create a directory with `make_root`, and check that this process may use it.
-
-    Raises:
-        OSError: The process may not use it.
-    """
+    """Create a directory with `make_root`, and check that this process may use it."""
     make_root(path)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError("not readable and writable")

@@ -197,11 +197,7 @@ class LockFile(_Locked):
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the lock files in a directory whose holders have died, also those that died before they wrote their name.
-
-    Raises:
-        OSError: The directory cannot be listed.
-    """
+    """Remove the lock files in a directory whose holders have died, also those that died before they wrote their name."""
     for path in list(directory.iterdir()):
         lock = LockFile(path)
         with contextlib.suppress(LockHeldError, OSError):

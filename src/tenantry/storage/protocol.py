@@ -290,12 +290,7 @@ class LockTakenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """What a back end runs on, for people and for the version route.
-
-    Attributes:
-        backend: Its name.
-        version: The version of the database software.
-    """
+    """What a back end runs on, for people and for the version route."""
 
     backend: str
     version: str

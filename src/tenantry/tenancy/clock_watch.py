@@ -104,11 +104,7 @@ class ClockWatch:
         return self._clock.now() + timedelta(seconds=LEAP_SECONDS_MIN)
 
     async def open(self, store: CatalogSession) -> None:
-        """Compare the clock with the last time that a process wrote down, and write the present time down.
-
-        Raises:
-            PersistenceError: The catalog cannot be read or written.
-        """
+        """Compare the clock with the last time that a process wrote down, and write the present time down."""
         record = await read_record(store)
         now = self._look()
         if record is not None:  # in a new directory nothing can have expired
@@ -117,11 +113,7 @@ class ClockWatch:
         await self.write(store)
 
     async def write(self, store: CatalogSession) -> None:
-        """Write the present time down if that is due; after a leap it always is.
-
-        Raises:
-            PersistenceError: The catalog cannot be written.
-        """
+        """Write the present time down if that is due; after a leap it always is."""
         now = self._look()
         is_recent = (
             self._written_at is not None
@@ -168,11 +160,7 @@ class ClockWatch:
 
 
 async def read_record(store: CatalogReader) -> ClockRecord | None:
-    """Return what processes wrote down; None in a new directory.
-
-    Raises:
-        PersistenceError: The catalog cannot be read.
-    """
+    """Return what processes wrote down; None in a new directory."""
     row = await store.read(_SELECT)
     if row is None:
         return None

@@ -15,23 +15,14 @@ from tenantry.files.lock_file import DirectoryLock
 
 
 class DiskSpace(NamedTuple):
-    """The file system under the data directory at one moment.
-
-    Attributes:
-        size_bytes: How large it is.
-        free_bytes: What this process may still use of it.
-    """
+    """The file system under the data directory at one moment."""
 
     size_bytes: int
     free_bytes: int
 
 
 def measure_disk(config: RegistryConfig) -> DiskSpace:
-    """Return how much space there is.
-
-    Raises:
-        OSError: It cannot be found out.
-    """
+    """Return how much space there is."""
     usage = shutil.disk_usage(config.data_dir)
     return DiskSpace(usage.total, usage.free)
 

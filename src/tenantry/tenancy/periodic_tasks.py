@@ -76,11 +76,7 @@ class PeriodicTasks:
                 await asyncio.wait([self._chores])
 
     async def refresh(self) -> None:
-        """Read the catalog if it has changed, and do in this process what it says.
-
-        Raises:
-            PersistenceError: It cannot be read.
-        """
+        """Read the catalog if it has changed, and do in this process what it says."""
         changes = self._catalog.changes
         changes_by_others = await self._catalog.changes_by_others()
         if changes_by_others == self._changes_by_others and changes == self._changes_seen:

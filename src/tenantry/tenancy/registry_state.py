@@ -29,22 +29,14 @@ class RegistryState:
         self.is_open = False
 
     def check_open(self, tenant_id: TenantId | None = None) -> None:
-        """Raise unless the registry is open.
-
-        Raises:
-            RegistryClosedError: It is not.
-        """
+        """Raise `RegistryClosedError` unless the registry is open."""
         if not self.is_open:
             raise RegistryClosedError(
                 "the registry is not open: use it inside 'async with TenantRegistry(…)'", tenant_id=tenant_id
             )
 
     def check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Raise if the registry is open on another event loop than this one.
-
-        Raises:
-            TenantError: It is.
-        """
+        """Raise `TenantError` if the registry is open on another event loop than this one."""
         if not self.is_open or self._loop is loop:
             return
         if self._loop is not None and self._loop.is_closed():

@@ -37,11 +37,7 @@ class TenantLeases:
         self._log = log
 
     def tenant(self, tenant_id: str) -> TenantHandle:
-        """Return a handle of the tenant; no I/O.
-
-        Raises:
-            InvalidTenantIdError: The text is not a valid tenant id.
-        """
+        """Return a handle of the tenant; no I/O."""
         parsed = parse_tenant_id(tenant_id)
         session = TenantSession(
             parsed,

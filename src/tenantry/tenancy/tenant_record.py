@@ -19,9 +19,7 @@ class Intent(BaseModel):
     """A lifecycle operation that was begun and has not ended: what is needed to finish it, or to take it back.
 
     Attributes:
-        action: The call's name.
         arguments: What it was called with, and what it decided before its first step.
-        begun_at: An instant in UTC.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -117,11 +117,7 @@ class _LeavingRoom:
         self._room = room
 
     def write(self, content: bytes) -> None:
-        """Write.
-
-        Raises:
-            StorageFullError: It would take space that tenants need for their writes.
-        """
+        """Write, or raise `StorageFullError` if that would take space that tenants need for their writes."""
         if self._room(self._directory) < len(content):
             raise StorageFullError(
                 f"{self._directory} has only the space left that tenants need for their writes: free disk space, then try again"

@@ -37,9 +37,6 @@ class CompressedFile(NamedTuple):
     """A file that `compress` wrote.
 
     Attributes:
-        path: Where it is.
-        size_bytes: Its size.
-        sha256: Its SHA-256, in hexadecimal.
         content_sha256: The SHA-256 of what was compressed.
     """
 
@@ -94,11 +91,7 @@ def decompress(source: Path, target: Path, *, bytes_max: int, content_sha256: st
 
 @contextmanager
 def compressed(target: Path) -> Iterator[Writer]:
-    """Give a writer into a new compressed file, which exists at the end of the block, durably.
-
-    Raises:
-        OSError: It cannot be written; there is no new file.
-    """
+    """Give a writer into a new compressed file, which exists at the end of the block, durably."""
     with DraftFile(target) as draft, _gzip_into(_Digested(draft)) as writer:
         yield writer
 
@@ -164,11 +157,7 @@ class _DigestedFile(io.RawIOBase):
 
 
 class _Digested:
-    """Passes bytes on and digests them.
-
-    Attributes:
-        size_bytes: How many there were.
-    """
+    """Passes bytes on and digests them."""
 
     def __init__(self, target: Writer) -> None:
         self.size_bytes = 0

@@ -19,11 +19,7 @@ _ORIGINAL: Final = "import the .tar.gz as the export wrote it"
 
 
 def recognize(path: Path) -> str | None:
-    """Return what a file is and what to do about it, worded to follow "is"; None if it looks like a bundle or a damaged one.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return what a file is and what to do about it, worded to follow "is"; None if it looks like a bundle or a damaged one."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_GZIP):

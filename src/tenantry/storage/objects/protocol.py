@@ -26,12 +26,7 @@ _DIRECTORY_ATTEMPTS: Final = 3
 
 
 class StoredObject(NamedTuple):
-    """An object in a list of objects.
-
-    Attributes:
-        key: The object's key.
-        size_bytes: The object's size.
-    """
+    """An object in a list of objects."""
 
     key: str
     size_bytes: int

@@ -126,11 +126,7 @@ class Admission:
         self.admit_inside()
 
     def admit_inside(self) -> None:
-        """Admit a call inside the open transaction, which is in flight already.
-
-        Raises:
-            TenantRateLimitedError: ``calls_per_second_max`` is used up.
-        """
+        """Admit a call inside the open transaction, which is in flight already."""
         if self._bucket is not None:
             retry_after_seconds = self._bucket.take(self._now())
             if retry_after_seconds:

@@ -263,11 +263,7 @@ class Channel(Generic[Item, Outcome]):
         return call
 
     def admit_inside(self, operation: str) -> None:
-        """Admit a call inside the open transaction, which does not go through the mailbox.
-
-        Raises:
-            TenantRateLimitedError: The tenant's calls per second are used up.
-        """
+        """Admit a call inside the open transaction, which does not go through the mailbox."""
         if self.admission is not None:
             self._admit(operation, self.admission.admit_inside)
 

@@ -51,8 +51,6 @@ class ApiKey(BaseModel):
     """A key, without its secret.
 
     Attributes:
-        id: A part of the key itself.
-        name: For people.
         scopes: What the key permits.
         tenants: The ids of the tenants that the key is limited to; None for all tenants. A tenant with such an id need not exist
             yet. An id in the list follows its tenant when that is renamed, and is removed when the tenant is purged, so a key is

@@ -50,11 +50,7 @@ class Catalog:
         self._actor = CatalogActor(CATALOG_NAME, store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
-        """Open the database and migrate it.
-
-        Raises:
-            PersistenceError: It cannot be opened, or is newer than the code.
-        """
+        """Open the database and migrate it."""
         await self._actor.open()
 
     async def aclose(self, timeout_seconds: float) -> None:
@@ -110,11 +106,7 @@ class Catalog:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[TenantRecord]:
-        """Return a page of tenants in the order of their ids; see `OperatorAPI.list`.
-
-        Raises:
-            QueryError: `id_prefix`, `limit` or `cursor` is not valid.
-        """
+        """Return a page of tenants in the order of their ids; see `OperatorAPI.list`."""
         rows_max = page_rows(TENANT_ROWS_DEFAULT if limit is None else limit)
         after = "" if cursor is None else str(decode_cursor(CATALOG_NAME, cursor, str)[0])
         prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
@@ -263,11 +255,7 @@ class Catalog:
         return await self._actor.changes_by_others()
 
     async def check_writable(self) -> None:
-        """Run a transaction that writes nothing.
-
-        Raises:
-            PersistenceError: The catalog cannot be written.
-        """
+        """Run a transaction that writes nothing."""
         await self._actor.write((tenant_sql.CHECK_WRITABLE,))
 
     async def read(self, statement: Statement) -> Result:

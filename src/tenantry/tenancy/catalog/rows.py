@@ -40,11 +40,7 @@ def to_row(tenant: TenantRecord) -> TupleRow:
 
 
 def from_row(row: TupleRow) -> TenantRecord:
-    """Return the tenant of a row of `SELECT`.
-
-    Raises:
-        MalformedRowError: The row cannot be read.
-    """
+    """Return the tenant of a row of `SELECT`."""
     return decode_row(TenantRecord, COLUMNS, row, entity="tenant", json_columns=_JSON_COLUMNS)
 
 

@@ -10,11 +10,7 @@ class CatalogReader(Protocol):
     """Reads tables of the catalog."""
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement.
-
-        Raises:
-            PersistenceError: The catalog cannot be read.
-        """
+        """Run one reading statement."""
         ...
 
 
@@ -22,9 +18,5 @@ class CatalogSession(CatalogReader, Protocol):
     """Reads and changes tables of the catalog."""
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
-        """Run the statements as one atomic unit; committed and durable when this returns.
-
-        Raises:
-            PersistenceError: The catalog cannot be written; nothing of the unit was kept.
-        """
+        """Run the statements as one atomic unit; committed and durable when this returns."""
         ...

@@ -113,13 +113,7 @@ class FleetJob(BaseModel):
 
 
 class FleetWave(BaseModel):
-    """The progress of one wave.
-
-    Attributes:
-        wave: Its number, from 1.
-        total: How many tenants it has.
-        ok, skipped, failed: How many have which outcome.
-    """
+    """The progress of one wave."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -230,8 +224,6 @@ class TenantMigrationStatus(BaseModel):
     """The migrations of a tenant's database, compared with those that the code has.
 
     Attributes:
-        tenant_id: The tenant.
-        state: Where it is in its life.
         schema_versions: The version that each schema was at when it was last opened.
         pending: The migrations that it lacks, in the order in which they will be applied.
         unknown_schemas: Schema packs that tenants of the data directory have and this process was not given: what the tenant lacks of

@@ -35,20 +35,7 @@ Arguments: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_arguments
 
 
 class FleetOptions(BaseModel):
-    """A job's tenants, and how it works on them; see `Fleet.start`.
-
-    Attributes:
-        states: Tenants in these states.
-        id_prefix: Tenants whose ids begin with this.
-        below: Tenants below one of these schema versions, as far as the catalog knows.
-        canary: The size of the first wave, a number or a share such as ``"5%"``; None for a single wave.
-        concurrency: How many tenants are worked on at once.
-        failures_max: How many tenants may fail, a number or a share (0.02) of all; None for any number.
-        canary_failures_max: The same for the first wave.
-        snapshot_before: Whether a snapshot of each tenant is taken before the work.
-        return_on_failure: Whether a tenant is restored from that snapshot if the work fails.
-        arguments: What the work is given.
-    """
+    """A job's tenants, and how it works on them; see `Fleet.start`, whose parameters these are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -100,11 +100,7 @@ class FleetTable:
         return await self.get(job_id)
 
     async def get(self, job_id: str) -> FleetJob:
-        """Return a job.
-
-        Raises:
-            JobNotFoundError: The job does not exist.
-        """
+        """Return a job."""
         statement = Statement("fleet.get", f"{_SELECT_JOB} WHERE id = ?", (job_id,), Fetch.ONE)
         row = await self._catalog.read(statement)
         if row is None:
@@ -207,11 +203,7 @@ class FleetTable:
         )
 
     async def progress(self, job_id: str) -> FleetProgress:
-        """Return the progress of the job.
-
-        Raises:
-            JobNotFoundError: The job does not exist.
-        """
+        """Return the progress of the job."""
         job = await self.get(job_id)
         return measure(job, await self.results.waves(job_id), self._clock.now())
 

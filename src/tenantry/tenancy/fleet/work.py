@@ -69,11 +69,7 @@ class FleetTools:
 
 
 class FleetWork:
-    """Does the work of jobs on single tenants.
-
-    Attributes:
-        functions: The users' functions by name.
-    """
+    """Does the work of jobs on single tenants."""
 
     def __init__(self, tools: FleetTools, table: FleetTable) -> None:
         self._tools = tools

@@ -25,12 +25,7 @@ from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
 
 
 class OperationHost(Protocol):
-    """What an operation needs of the runner, `tenantry.tenancy.operations.runner.OperationRunner`.
-
-    Attributes:
-        catalog: Where intents and the audit are.
-        context: Settings, clock and event hook.
-    """
+    """What an operation needs of the runner, `tenantry.tenancy.operations.runner.OperationRunner`."""
 
     catalog: Catalog
     context: ActorContext
@@ -84,20 +79,11 @@ class Operation:
         self.is_audited = False
 
     def lock(self, tenant: TenantRecord) -> AbstractAsyncContextManager[None]:
-        """Keep other operations of the tenant out while the block runs; for a tenant that `begun` does not lock.
-
-        Raises:
-            TenantBusyError: Another operation of the tenant is under way.
-            PersistenceConnectionError: The lock cannot be taken.
-        """
+        """Keep other operations of the tenant out while the block runs; for a tenant that `begun` does not lock."""
         return self._runner.lock(tenant, self.action)
 
     def preparing(self) -> AbstractContextManager[None]:
-        """Let the block be ended when the registry closes, see `OperationRunner.preparing`.
-
-        Raises:
-            RegistryClosedError: The registry closes.
-        """
+        """Let the block be ended when the registry closes, see `OperationRunner.preparing`."""
         return self._runner.preparing()
 
     def check_revision(self, tenant: TenantRecord) -> None:

@@ -43,11 +43,7 @@ class Rename:
         await operation.take_back(tenant)
 
     async def _already_renamed(self, old_id: TenantId, new_id: TenantId) -> TenantRecord:
-        """Return the tenant that an earlier request renamed so, for a request that is repeated.
-
-        Raises:
-            TenantNotFoundError: No tenant was renamed so.
-        """
+        """Return the tenant that an earlier request renamed so, for a request that is repeated."""
         renamed = await self._tools.catalog.find(new_id)
         if renamed is None or not renamed.state.allows(Permission.EXIST) or renamed.previous_id != old_id:
             raise not_found(old_id)

@@ -17,16 +17,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 @dataclass(frozen=True, slots=True)
 class OperationTools:
-    """What operations work with.
-
-    Attributes:
-        catalog: The tenants' records.
-        context: Settings, clock and event hook.
-        pool: The open tenants.
-        opener: How they are opened.
-        backend: The tenants' databases.
-        recorded_schemas: The packs that the tenants have.
-    """
+    """What operations work with."""
 
     catalog: Catalog
     context: ActorContext

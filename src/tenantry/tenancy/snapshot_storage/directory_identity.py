@@ -46,11 +46,7 @@ class DirectoryIdentity(NamedTuple):
 
 
 def read_identity(data_dir: Path) -> DirectoryIdentity | None:
-    """Return the directory's identity, None if it has none yet.
-
-    Raises:
-        SnapshotError: It cannot be read.
-    """
+    """Return the directory's identity, None if it has none yet."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"read {path}"):
         try:

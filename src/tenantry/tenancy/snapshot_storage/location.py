@@ -21,11 +21,7 @@ def default_location(data_dir: Path) -> Path:
 
 
 def recorded_location(data_dir: Path) -> str | None:
-    """Return the recorded location of the snapshots, None if none is recorded.
-
-    Raises:
-        SnapshotError: It cannot be read.
-    """
+    """Return the recorded location of the snapshots, None if none is recorded."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"read {path}"):
         try:
@@ -55,11 +51,7 @@ def record_location(data_dir: Path, location: str) -> None:
 
 
 def change_location(data_dir: Path, location: str) -> None:
-    """Record a new location. Snapshots that are elsewhere stay there, and are neither listed nor deleted any more.
-
-    Raises:
-        SnapshotError, StorageFullError: It cannot be written.
-    """
+    """Record a new location. Snapshots that are elsewhere stay there, and are neither listed nor deleted any more."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"write {path}"), DraftFile(path) as draft:
         draft.write(f"{location}\n".encode())

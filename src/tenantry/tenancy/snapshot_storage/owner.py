@@ -155,11 +155,7 @@ class StorageOwner:
         return await run_in_thread(_is_inside, self._storage, self._data_dir)
 
     async def is_own(self, mark: StorageMark) -> bool:
-        """Return whether a mark names this directory as the owner.
-
-        Raises:
-            SnapshotError: The directory's identity cannot be read.
-        """
+        """Return whether a mark names this directory as the owner."""
         identity = await run_in_thread(read_identity, self._data_dir)
         return identity is not None and identity.is_same(mark.directory)
 

@@ -15,10 +15,8 @@ class DrillResult:
     """The outcome of a drill for one tenant.
 
     Attributes:
-        tenant_id: The tenant.
         snapshot_id: Its newest snapshot, None if it has none.
         outcome: ``ok``, or the error's `outcome`; ``not_found`` if there is no snapshot.
-        error: The error's message, None without an error.
         age_seconds: How old the snapshot is: a restore would lose the writes since then.
         duration_seconds: How long fetching, checking and migrating it took.
     """

@@ -142,11 +142,7 @@ class Exchange:
 
 
 def check_restorable(tenant: TenantRecord, action: str) -> None:
-    """Raise unless the tenant's state allows a restore.
-
-    Raises:
-        TenantStateError: It does not.
-    """
+    """Raise `TenantStateError` unless the tenant's state allows a restore."""
     if not tenant.state.allows(Permission.RESTORE):
         raise TenantStateError(
             f"tenant {tenant.id!r} is {tenant.state}: {action} is not possible (undelete it first)",

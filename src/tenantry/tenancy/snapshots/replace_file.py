@@ -48,11 +48,7 @@ class ReplaceFile:
 
 
 def _check_owner(uid: str | None, tenant: TenantRecord, owner: str | None) -> None:
-    """Check that a database is marked as the tenant's or as the given owner's.
-
-    Raises:
-        SnapshotCorruptError: It is another tenant's.
-    """
+    """Raise `SnapshotCorruptError` unless a database is marked as the tenant's or as the given owner's."""
     if uid is not None and uid in {tenant.uid, owner}:
         return
     if uid is None:

@@ -38,11 +38,7 @@ class Scratch:
         self._is_closed = False
 
     async def sweep(self) -> None:
-        """Remove the directories of processes that died: they take space that others may need.
-
-        Raises:
-            DataDirectoryError: The directory cannot be read.
-        """
+        """Remove the directories of processes that died: they take space that others may need."""
         await run_in_thread(self._sweep)
 
     async def aclose(self) -> None:

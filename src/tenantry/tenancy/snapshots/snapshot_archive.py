@@ -141,12 +141,7 @@ class SnapshotArchive:
             )
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
-        """Delete a snapshot; a missing one is not an error.
-
-        Raises:
-            SnapshotStorageOwnedError: The storage belongs to another data directory.
-            SnapshotError: The storage refuses.
-        """
+        """Delete a snapshot; a missing one is not an error. Raises like `delete_all`."""
         check_snapshot_id(snapshot_id)
         await self._owner.check()
         # The manifest first: without it there is no snapshot.

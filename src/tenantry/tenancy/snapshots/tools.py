@@ -15,15 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTools:
-    """What operations on snapshots and copies work with.
-
-    Attributes:
-        operations: What all operations work with.
-        archive: The stored snapshots.
-        copies: Makes copies of tenants' databases.
-        scratch: Where copies are made.
-        schemas: The packs that the tenants have.
-    """
+    """What operations on snapshots and copies work with."""
 
     operations: OperationTools
     archive: SnapshotArchive

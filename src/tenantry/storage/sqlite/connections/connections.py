@@ -133,11 +133,7 @@ class Connections:
             return await self._ensure_writer()
 
     async def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
-        """Apply these limits to the writer, now and whenever it is opened; no transaction may be open.
-
-        Raises:
-            sqlite3.Error: They could not be applied to the open writer.
-        """
+        """Apply these limits to the writer, now and whenever it is opened; no transaction may be open."""
         async with self._opening:
             self._opener.apply_limits(database_bytes_max, durability)
             writer = self.writer
@@ -159,12 +155,7 @@ class Connections:
         return reader
 
     async def new_reader(self) -> JobConnection:
-        """Open and return a reader, or return one that was opened meanwhile.
-
-        Raises:
-            PersistenceConnectionError: Not open.
-            sqlite3.Error, OSError: It cannot be opened.
-        """
+        """Open and return a reader, or return one that was opened meanwhile."""
         async with self._opening:
             self._check_open()
             reader = self.reader()

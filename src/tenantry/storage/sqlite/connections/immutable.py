@@ -47,9 +47,6 @@ def open_immutable(options: SQLiteOptions) -> tuple[sqlite3.Connection, Immutabl
     Returns:
         A connection that cannot write, and the file, which tells whether it was changed since; None if the database is not
         closed: it is missing or empty, or has a journal or a write-ahead log beside it.
-
-    Raises:
-        sqlite3.Error: SQLite cannot open it.
     """
     assert options.path is not None
     file = ImmutableFile.find(options.path)

@@ -51,9 +51,6 @@ class NewLog:
         """Return a connection that prevents a checkpoint when the writer closes; None if the writer may checkpoint.
 
         SQLite checkpoints when the last connection closes, unless that one is read-only. Close this one after the writer.
-
-        Raises:
-            sqlite3.Error: It cannot be opened.
         """
         if self._is_durable or not has_log(self._path):
             return None

@@ -56,17 +56,14 @@ class SQLiteOptions:
         path: The file; None for a database in memory.
         root: A directory that the path may not leave: missing directories below it are created, links are refused.
         must_exist: Whether a missing file is an error, rather than a new database.
-        durability: When a commit returns.
         database_bytes_max: How large it may grow; None: as far as SQLite can.
         is_wal: Whether it has a write-ahead log or a rollback journal; a file in the other mode is switched.
         is_read_by_writer: Whether reads run on the writer's connection: necessary in memory, and with a rollback
             journal, which a read-only connection cannot recover.
-        readers_max: How many read-only connections there may be.
         journal_size_limit_bytes: The length that SQLite truncates the write-ahead log to.
         wal_bytes_max: The length of the log at which reads are held until it is truncated.
         wal_hold_seconds: How long reads are held at most while the writer is waited for, and the writer while reads are waited for.
         busy_timeout_seconds: How long to wait for another process's lock.
-        connect_hooks: They run on each connection.
     """
 
     path: Path | None
@@ -149,11 +146,7 @@ def open_writer(
 
 
 def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
-    """Open a connection that can neither write nor checkpoint.
-
-    Raises:
-        sqlite3.Error: SQLite cannot open it.
-    """
+    """Open a connection that can neither write nor checkpoint."""
     assert options.path is not None
     return open_read_only(options.path, "mode=ro", options)
 
@@ -165,9 +158,6 @@ def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlit
         path: The file.
         parameters: Of the URI (https://www.sqlite.org/uri.html), such as ``mode=ro``.
         options: How to open it.
-
-    Raises:
-        sqlite3.Error: SQLite cannot open it.
     """
     connection = _connect(path, parameters, options)
     try:

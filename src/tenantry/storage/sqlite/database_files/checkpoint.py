@@ -14,9 +14,6 @@ def truncate_log(connection: sqlite3.Connection) -> bool:
 
     Returns:
         False if a reader prevented the truncation; then the log is as long as before.
-
-    Raises:
-        sqlite3.Error: SQLite could not write the database.
     """
     is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not is_busy

@@ -57,9 +57,6 @@ def note_database(lock_fd: int, database: Path, epoch: int) -> None:
         lock_fd: The descriptor of the lock file; the lock is held.
         database: The database.
         epoch: The database's epoch.
-
-    Raises:
-        OSError: It cannot be written.
     """
     line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
     before = _parsed(line_before)

@@ -99,27 +99,15 @@ class FileOwnership:
             self._raise_epoch(connection, is_new=False)
 
     def check_log(self, database: Path) -> None:
-        """Check that a log that a killed owner left belongs to the database that is there now; the lock is held.
-
-        Raises:
-            DatabaseCorruptError: It does not; neither was changed.
-        """
+        """Raise `DatabaseCorruptError` unless the log that a killed owner left belongs to the present database; the lock is held."""
         log_note.check_fits(self._lock.path, database)
 
     def note(self, database: Path) -> None:
-        """Write the note of the database, before this owner begins a log for it; see `tenantry.storage.sqlite.database_files.log_note`.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write the note of the database, before this owner begins a log for it; see `tenantry.storage.sqlite.database_files.log_note`."""
         log_note.note_database(self._lock.fileno(), database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
-        """Check that the row of `OWNER_SQL` is this tenant's, and remember the owner that wrote last.
-
-        Raises:
-            DatabaseCorruptError: It belongs to another tenant.
-        """
+        """Raise `DatabaseCorruptError` unless the row of `OWNER_SQL` is this tenant's; remember the owner that wrote last."""
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
                 f"{self._lock.path.parent} holds the database of another tenant (its mark is {uid!r}, not "
@@ -128,11 +116,7 @@ class FileOwnership:
         self._seen = (epoch, owner)
 
     def guard(self, connection: sqlite3.Connection) -> None:
-        """Check, at the beginning of a write transaction, that no other process became the owner.
-
-        Raises:
-            TenantOwnedElsewhereError: Another process did; this one must not write any more.
-        """
+        """Raise `TenantOwnedElsewhereError`, at the beginning of a write transaction, if another process became the owner."""
         row = connection.execute(_SELECT_OWNER).fetchone()
         if row is not None and row[1] == self._token:
             return

@@ -16,11 +16,7 @@ from tenantry.storage.sqlite.statements.execution import run_statement
 
 
 class Inspection:
-    """A database with a rollback journal, read by a connection that cannot write.
-
-    Raises:
-        PersistenceError: It cannot be opened.
-    """
+    """A database with a rollback journal, read by a connection that cannot write."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -29,11 +25,7 @@ class Inspection:
             raise map_connection_error(error, f"cannot open {path}") from error
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement.
-
-        Raises:
-            PersistenceError: It cannot be read: a killed process left a journal, or it is damaged.
-        """
+        """Run one reading statement."""
         try:
             return run_statement(statement, self._connection)
         except DRIVER_ERRORS as error:
@@ -48,9 +40,6 @@ def read_closed_owner(path: Path) -> str | None:
     """Return the stable key of the tenant that a closed database says it belongs to, empty if it does not say.
 
     None if the database is not closed: only its owner can then read it without leaving a trace.
-
-    Raises:
-        PersistenceError: It is damaged, or no database.
     """
     try:
         found = open_immutable(SQLiteOptions(path=path))

@@ -40,9 +40,6 @@ class DatabaseReport:
     """The contents of a database that passed a check.
 
     Attributes:
-        size_bytes: Of the file.
-        schema_versions: The version that each schema is at.
-        row_counts: How many rows each table has.
         tenant_uid: The tenant that the database says it belongs to, None if it does not say.
     """
 
@@ -134,11 +131,7 @@ def read_closed_versions(path: Path) -> dict[str, int] | None:
 
 
 def read_tenant_uid(path: Path) -> str | None:
-    """Return the tenant that a copy says it belongs to; None if it does not say.
-
-    Raises:
-        DatabaseCorruptError: It is not a database.
-    """
+    """Return the tenant that a copy says it belongs to; None if it does not say."""
     try:
         with closing(connect(path, IMMUTABLE)) as connection:
             return _tenant_uid(connection)

@@ -107,11 +107,7 @@ def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[
 
 @repeated_on_damage
 def use_rollback_journal(path: Path) -> None:
-    """Switch a copy to a rollback journal, so that it can be read where no file can be created.
-
-    Raises:
-        PersistenceError: SQLite refused.
-    """
+    """Switch a copy to a rollback journal, so that it can be read where no file can be created."""
     try:
         with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
@@ -121,11 +117,7 @@ def use_rollback_journal(path: Path) -> None:
 
 @repeated_on_damage
 def assign_to_tenant(path: Path, tenant_uid: str) -> None:
-    """Assign a copy, which no process uses, to another tenant, and leave one file.
-
-    Raises:
-        PersistenceError: SQLite refused.
-    """
+    """Assign a copy, which no process uses, to another tenant, and leave one file."""
     try:
         with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             _limit_growth(connection)

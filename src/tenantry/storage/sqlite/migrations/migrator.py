@@ -70,11 +70,7 @@ Planner: TypeAlias = Callable[[list[AppliedMigration], int], tuple[Migration, ..
 
 
 def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
-    """Plan from one snapshot: rows and ``user_version`` of two moments could look like a file that was changed by hand.
-
-    Raises:
-        MigrationError: The planner refuses the database.
-    """
+    """Plan from one snapshot: rows and ``user_version`` of two moments could look like a file that was changed by hand."""
     connection.execute("BEGIN")
     try:
         return _plan(planner, connection)
@@ -83,7 +79,7 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
-    """Plan from the row of `SUMMARY_SQL`. Raises like `plan`."""
+    """Plan from the row of `SUMMARY_SQL`."""
     applied = [AppliedMigration(*row) for row in json.loads(applied_json)]
     return Plan(applied, file_version, planner(applied, file_version))
 

@@ -77,7 +77,6 @@ class RefusedActionError(Exception):
     """The authorizer refused SQL, before it had any effect.
 
     Attributes:
-        action: The name of the refused action.
         reason: Why a repository's statement may not take it.
     """
 

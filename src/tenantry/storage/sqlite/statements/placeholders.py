@@ -21,12 +21,7 @@ _TOKEN: Final = re.compile(
 
 
 class NumberedStatement(NamedTuple):
-    """A statement whose placeholders were numbered.
-
-    Attributes:
-        sql: The statement with named placeholders.
-        values_count: How many values it takes.
-    """
+    """A statement whose placeholders were numbered."""
 
     sql: str
     values_count: int
