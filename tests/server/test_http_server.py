@@ -146,6 +146,23 @@ async def test_a_client_that_reads_nothing(tls: Tls, head: bytes, *, is_encrypte
         await until(lambda: server.connections == 0)
 
 
+@pytest.mark.parametrize(
+    ("host", "is_encrypted"), [("127.0.0.1", False), ("127.0.0.1", True), ("::1", False)]
+)
+async def test_a_response_that_takes_long(tls: Tls, host: str, *, is_encrypted: bool):
+    """The limits are the client's: a request may be handled for longer than its head or an idle connection may take."""
+    limits = ServerLimits(head_seconds_max=0.1, idle_seconds_max=0.1)
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.25)
+        await answer_ok(scope, receive, send)
+
+    async with running(work, tls if is_encrypted else None, host=host, limits=limits) as server:
+        reader, _ = await server.connect(GET)
+        await reader.readuntil(b"ok")
+        assert await reader.read() == b""
+
+
 async def test_a_stream_that_is_read():
     """However little it says, it goes on for as long as its client takes it."""
     let_go = asyncio.Event()
@@ -283,20 +300,6 @@ async def test_the_rest_of_a_response_is_sent(tls: Tls, *, is_encrypted: bool):
         reader, _ = await server.connect(LAST_GET)
         assert (await reader.read()).endswith(b"\r\n\r\n" + b"x" * LARGE_BYTES)
         await until(lambda: server.connections == 0)
-
-
-@pytest.mark.parametrize("sent", [b"", b"\x16\x03", GET])
-async def test_clients_that_do_not_encrypt(tls: Tls, sent: bytes):
-    """A server with TLS sends nothing unencrypted, and clients that do not go on do not take places from others."""
-    async with running(answer_ok, tls, limits=ServerLimits(connections_max=1)) as server:
-        trust, server.trust = server.trust, None
-        silent, writer = await server.connect(sent)
-        server.trust = trust
-        reader, _ = await server.connect(GET)
-        await reader.readuntil(b"ok")
-        writer.write_eof()
-        with contextlib.suppress(ConnectionResetError):
-            assert not (await silent.read()).startswith(b"HTTP")
 
 
 async def test_a_stop_while_a_client_connects():

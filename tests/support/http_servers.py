@@ -80,15 +80,16 @@ async def running(
     app: ASGIApp,
     tls: Tls | None = None,
     certificate: Certificate | None = None,
+    host: str = "127.0.0.1",
     unreceived_seconds_max: float = UNRECEIVED_SECONDS_MAX,
     **options: Any,
 ) -> AsyncIterator[Running]:
     """Run a server; the block ends in good time."""
     used = certificate or (None if tls is None else Certificate(tls))
     server = HttpServer(app, used, closing_seconds=1, **options)
-    with bound(Endpoint("127.0.0.1", 0), unreceived_seconds_max=unreceived_seconds_max) as listening:
+    with bound(Endpoint(host, 0), unreceived_seconds_max=unreceived_seconds_max) as listening:
         serving = asyncio.create_task(server.serve(listening))
-        found = Running(server, listening.getsockname())
+        found = Running(server, listening.getsockname()[:2])
         if tls is not None:
             found.trust = ssl.create_default_context(cafile=tls.cert)
         try:

@@ -28,7 +28,7 @@ class Certificate:
         tls: The certificate's and the key's files.
 
     Attributes:
-        context: The servers' TLS context. It shows each new connection the certificate that was loaded last.
+        context: The TLS context of new connections.
         expires_at_seconds: When the certificate expires, in Unix time; None if that cannot be read.
 
     Raises:
@@ -39,8 +39,6 @@ class Certificate:
         self._tls = tls
         self._log = EventLog(certificate=str(tls.cert))
         self._load()
-        self.context = self._newest
-        self.context.sni_callback = self._choose_newest
 
     def reload(self) -> None:
         """Load the files again for new connections; existing connections keep their certificate.
@@ -56,17 +54,13 @@ class Certificate:
         # Both are made before either is assigned. The context is a new one: after a certificate that does not fit its
         # key, a context cannot be used any more.
         context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
-        self._newest, self.expires_at_seconds = context, expires_at_seconds
+        self.context, self.expires_at_seconds = context, expires_at_seconds
         until = (
             None
             if expires_at_seconds is None
             else datetime.fromtimestamp(expires_at_seconds, UTC).isoformat()
         )
         self._log.info(CERTIFICATE_LOADED, expires_at=until)
-
-    def _choose_newest(self, connection: ssl.SSLObject, *_: object) -> None:
-        # OpenSSL calls it in each handshake, whether or not the client names a server.
-        connection.context = self._newest
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

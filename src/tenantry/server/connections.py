@@ -1,31 +1,37 @@
 """The connections of an HTTP server: limits on their number and on the time that clients may take, around uvicorn's protocol.
 
 uvicorn closes connections that are idle after a response, and has no other limit on the time of a client. A `Connection` therefore
-takes the place of uvicorn's protocol in asyncio, and passes everything on. It uses only the methods that asyncio defines.
-`CountedRequests` tells it when requests begin and end.
+takes the place of uvicorn's protocol in asyncio, does the TLS handshake, and passes everything else on. It uses only the methods that
+asyncio defines. `CountedRequests` tells it when requests begin and end.
 
 | the client has to | within |
 |---|---|
+| finish the TLS handshake | `handshake_seconds_max` |
 | send the first request's head | `head_seconds_max` |
 | send the next request's head | `idle_seconds_max` from the last response, and `head_seconds_max` from the head's first byte |
-| end TLS after the server has closed the connection | one to two times `end_seconds_max` |
+| end TLS after the server has closed the connection and sent everything | `end_seconds_max` |
 | receive a response | the kernel's time, see `UNRECEIVED_SECONDS_MAX` |
 
-A body that the application reads has the application's timeout. asyncio limits TLS handshakes to 60 s.
+A body that the application reads has the application's timeout.
 """
 
 import asyncio
-from typing import Any, TypeAlias
+import ssl
+from typing import Any, Final, TypeAlias
 
 import h11
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenantry.admin.http.address import network_of
+from tenantry.server.certificate import Certificate
 from tenantry.server.limits import ServerLimits
 
 _Ends: TypeAlias = tuple[tuple[str, int], tuple[str, int]]
 """The addresses and ports of a connection: the client's, and the server's."""
+
+_TLS_CLOSE_SECONDS_MAX: Final = 60.0
+"""When asyncio drops a closed TLS connection with what is left to send."""
 
 
 class Connections:
@@ -33,11 +39,13 @@ class Connections:
 
     Args:
         limits: How long clients may take, and how many connections there may be.
+        certificate: The TLS certificate; None for no TLS.
         is_shared: Whether many clients share an address, because a proxy is in front.
     """
 
-    def __init__(self, limits: ServerLimits, *, is_shared: bool) -> None:
+    def __init__(self, limits: ServerLimits, certificate: Certificate | None, *, is_shared: bool) -> None:
         self.limits = limits
+        self.certificate = certificate
         self._is_shared = is_shared
         self._open: dict[_Ends, Connection] = {}
         self._is_stopping = False
@@ -95,33 +103,42 @@ class Connection(asyncio.Protocol):
 
     ends: _Ends
     network: str
-    _transport: asyncio.Transport
+    _tcp: asyncio.Transport
 
     def __init__(self, http: asyncio.Protocol, connections: Connections) -> None:
         self._http = http
         self._connections = connections
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        """What HTTP is sent through: TCP itself, or TLS after the handshake."""
+        self._handshake: asyncio.Task[None] | None = None
+        self._early = bytearray()
+        """Data that arrived with the end of the handshake."""
         self._requests = 0
-        self._is_sent = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first request; end the connection if there are too many."""
+        """Begin the TLS handshake, or to wait for the first request; end the connection if there are too many."""
         assert isinstance(transport, asyncio.Transport)
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self._transport = transport
+        certificate = self._connections.certificate
+        self._tcp = transport
         self.ends = client[:2], server[:2]
         self.network = network_of(client[0])
-        self._http.connection_made(transport)
-        if self._connections.add(self):
-            self._close_within(self._limits.head_seconds_max)
-        else:
+        if not self._connections.add(self):
             transport.abort()
+        elif certificate is None:
+            self._begin(transport)
+        else:
+            transport.pause_reading()  # until TLS reads
+            self._handshake = self._loop.create_task(self._encrypt(certificate.context))
 
     def data_received(self, data: bytes) -> None:
         """Handle data; what arrives while no request is handled begins the next head."""
-        if not self._transport.is_closing():  # TLS delivers data that arrived before the close
+        if self._transport is None:
+            self._early += data
+        elif not self._transport.is_closing():  # TLS delivers data that arrived before the close
             if self._requests == 0:
                 self._close_within(self._limits.head_seconds_max)
             try:
@@ -146,7 +163,8 @@ class Connection(asyncio.Protocol):
         """Forget the connection."""
         self._connections.discard(self)
         self._cancel_timer()
-        self._http.connection_lost(exc)
+        if self._transport is not None:
+            self._http.connection_lost(exc)
 
     def begin_request(self) -> None:
         """Note that a head has arrived and its request is handled: the client has no time limit from here."""
@@ -157,13 +175,43 @@ class Connection(asyncio.Protocol):
         """Note that a request has been handled."""
         self._requests -= 1
         if self._requests == 0:
+            assert self._transport is not None
             is_closing = self._transport.is_closing()
             self._close_within(self._limits.end_seconds_max if is_closing else self._limits.idle_seconds_max)
 
     def stop(self) -> None:
-        """Note that uvicorn closes the connection now, or after the response to the request that is handled."""
-        if self._requests == 0:
+        """End the handshake; uvicorn closes the connection after it, at once or after the response to the present request."""
+        if self._handshake is not None and self._transport is None:
+            self._handshake.cancel()
+            self._tcp.abort()
+        elif self._requests == 0:
             self._close_within(self._limits.end_seconds_max)
+
+    async def _encrypt(self, context: ssl.SSLContext) -> None:
+        try:
+            transport = await self._loop.start_tls(
+                self._tcp,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self._limits.handshake_seconds_max,
+                ssl_shutdown_timeout=_TLS_CLOSE_SECONDS_MAX,
+            )
+        except OSError:  # the client has disconnected, took too long, or does not speak TLS
+            self._tcp.abort()
+        else:
+            if transport is not None:  # None: the client has disconnected since
+                self._begin(transport)
+                if self._early:
+                    self.data_received(bytes(self._early))
+        finally:
+            if self._transport is None:
+                self._connections.discard(self)  # asyncio does not call `connection_lost` in a handshake
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._http.connection_made(transport)
+        self._close_within(self._limits.head_seconds_max)
 
     def _close_within(self, seconds_max: float) -> None:
         """Start the timer that closes the connection, unless it is due sooner already."""
@@ -178,12 +226,11 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
     def _close(self) -> None:
+        assert self._transport is not None
         self._cancel_timer()
         if not self._transport.is_closing():
             self._transport.close()
-        elif self._is_sent:  # and the client does not end TLS
-            self._transport.abort()
+        elif self._tcp.get_write_buffer_size() == 0:
+            self._tcp.abort()  # the client has everything, and does not end TLS
             return
-        # Some KB may still be below TLS, where asyncio does not count them: they have until the next time.
-        self._is_sent = self._transport.get_write_buffer_size() == 0
         self._close_within(self._limits.end_seconds_max)

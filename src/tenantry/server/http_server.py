@@ -49,7 +49,7 @@ class HttpServer:
         is_behind_proxy: bool = False,
         limits: ServerLimits = SERVER_LIMITS,
     ) -> None:
-        self.connections = Connections(limits, is_shared=is_behind_proxy)
+        self.connections = Connections(limits, certificate, is_shared=is_behind_proxy)
         self._uvicorn = _SignallessServer(
             uvicorn.Config(
                 SafeHeaders(CountedRequests(app, self.connections)),
@@ -63,7 +63,6 @@ class HttpServer:
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(limits.idle_seconds_max),
                 timeout_graceful_shutdown=math.ceil(closing_seconds),
-                ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
             )
         )
 

@@ -9,17 +9,19 @@ class ServerLimits:
     """The limits of one HTTP server.
 
     Attributes:
+        handshake_seconds_max: How long a client may take for the TLS handshake.
         head_seconds_max: How long a client may take to send the head of a request. After a response to a request whose body has not
             been read, the rest of that body must arrive in this time too.
         idle_seconds_max: How long a client may keep a connection open between two requests. Longer than proxies do, usually 60 s:
             if the server closed the connection first, a proxy could send a request at that moment, and would not know whether it
             was handled.
-        end_seconds_max: A client that does not end TLS on a closed connection is disconnected after one to two of these intervals.
+        end_seconds_max: How long a client may take to end TLS on a closed connection, after it has received everything.
         connections_max: Further connections are refused.
         connections_per_client_max: Further connections of the same address are refused, so that one client cannot take all of them.
         requests_max: Further requests get 503. A request counts until it has been handled, even if its client has disconnected.
     """
 
+    handshake_seconds_max: float = 10.0
     head_seconds_max: float = 20.0
     idle_seconds_max: float = 75.0
     end_seconds_max: float = 2.0

@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
@@ -34,11 +33,6 @@ from tenantry.server.http_server import HttpServer, bound
 from tenantry.server.settings import Endpoint, ServeSettings
 from tenantry.server.stopping import Stopping
 from tenantry.tenancy.registry import TenantRegistry
-
-_NO_PROXY: Final = (
-    "other machines reach this service without a proxy, and nothing limits how many TLS handshakes a client begins: let a "
-    "firewall or a proxy limit the connections of each client"
-)
 
 
 async def run_service(
@@ -64,8 +58,6 @@ async def run_service(
         stack.enter_context(stopping.at_signals())
         registry = await stack.enter_async_context(_opened(settings))
         await _check_keys(settings, registry, warn)
-        if settings.is_exposed and not settings.is_behind_proxy:
-            warn(_NO_PROXY)
         stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         ends_at = export_certificate(
             lambda: None if certificate is None else certificate.expires_at_seconds, REGISTRY
