@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
-from tenantry import Fetch, Repository, Schema, Statement
+from tenantry import Repository, Schema
 
 
 class Invoice(BaseModel):
@@ -30,22 +30,12 @@ class InvoiceRepository(Repository):
         """
         sql = "INSERT INTO invoices (number, customer, issued_on, total) VALUES (?, ?, ?, ?)"
         row = (invoice.number, invoice.customer, invoice.issued_on.isoformat(), str(invoice.total))
-        await self.write(
-            Statement("invoices.save", sql, row),
-            done="invoices.saved",
-            failed="invoices.save_failed",
-            invoice=invoice.number,
-        )
+        await self.execute(sql, row, name="invoices.save")
 
-    async def of_customer(self, customer: str) -> tuple[Invoice, ...]:
+    async def of_customer(self, customer: str) -> list[Invoice]:
         """Return a customer's invoices, the oldest first."""
         sql = "SELECT number, customer, issued_on, total FROM invoices WHERE customer = ? ORDER BY issued_on, number"
-        rows = await self.read(
-            Statement("invoices.of_customer", sql, (customer,), Fetch.ALL),
-            failed="invoices.query_failed",
-            customer=customer,
-        )
-        return tuple(Invoice(number=n, customer=c, issued_on=i, total=t) for n, c, i, t in rows)
+        return await self.fetch_all(sql, [customer], row=Invoice, name="invoices.of_customer")
 
 
 INVOICES = Schema(name="invoices", package="invoices", repositories={"invoices": InvoiceRepository})

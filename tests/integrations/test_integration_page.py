@@ -24,6 +24,7 @@ from tenantry.integrations.fastapi import (
     registry_lifespan,
 )
 from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.testing.conformance.samples import make_task
 
 
 class TestLifespan:
@@ -116,8 +117,12 @@ async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async with serve(program["app"]) as client:
         [refusal] = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
         await create_tenants(tmp_path / "data", "acme", "sleeping")
-        assert (await client.get("/tasks", headers=ACME)).json() == []
-        assert (await client.get("/count", headers=ACME)).text == "0"
+        assert [task["id"] for task in (await client.get("/tasks", headers=ACME)).json()] == ["one", "two"]
+        assert (await client.get("/count", headers=ACME)).text == "2"
+        assert (await client.get("/loads", headers=ACME)).json() == []
+        assert (await client.post("/projects/apollo/assign?to=ada", headers=ACME)).json() == 2
+        assert (await client.get("/loads", headers=ACME)).json() == [{"assigned_to": "ada", "tasks": 2}]
+        assert (await client.get("/titles", headers=ACME)).text == "one Write it\ntwo Write it\n"
         assert (await client.get("/tasks", headers={"X-Tenant": "sleeping"})).json() == json.loads(refusal)
         assert (await client.get("/me", headers={"Authorization": "Bearer t0ken"})).json() == "acme"
         assert (await client.get("/me", headers=ACME)).status_code == 401
@@ -127,9 +132,11 @@ async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def create_tenants(data_dir: Path, active: str, suspended: str) -> None:
-    """Create two tenants, as an operator does beside a program that runs."""
+    """Create two tenants, one of them with two tasks, as an operator does beside a program that runs."""
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
         await registry.create(active)
+        for task_id in ("one", "two"):
+            await registry.tenant(active).tasks.save(make_task(task_id, project="apollo"))
         await registry.create(suspended)
         await registry.suspend(suspended)
 
