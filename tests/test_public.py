@@ -32,6 +32,7 @@ LAYERS = [
         "row",
         "row_model",
         "schema",
+        "schema_loading",
         "sql_tokens",
         "statements",
         "stream",

@@ -55,7 +55,15 @@ async def prepare(data_dir: Path) -> tuple[str, dict[str, str]]:
         job = await registry.fleet.start("check")
         await registry.fleet.wait(job.id)
         key, token = await registry.keys.create(scopes=[Scope.ADMIN])
-    names = {"TENANT": "acme", "NEW_ID": "new", "SNAPSHOT": snapshot.id, "JOB": job.id, "KEY": key.id}
+    query(data_dir / "catalog.db", "INSERT INTO schemas VALUES ('old', '2026-11-23T12:00:00.000000+00:00')")
+    names = {
+        "TENANT": "acme",
+        "NEW_ID": "new",
+        "SNAPSHOT": snapshot.id,
+        "JOB": job.id,
+        "KEY": key.id,
+        "SCHEMA": "old",
+    }
     return token, names
 
 

@@ -18,7 +18,13 @@ from measuring import MEASURED
 from tenants import HANG_SECONDS, read_line
 from warm_process import WarmChild, warm_process
 
-WHERE = ("TENANTRY_URL", "TENANTRY_DATA_DIR", "TENANTRY_API_KEY", "TENANTRY_SNAPSHOT_STORAGE")
+WHERE = (
+    "TENANTRY_URL",
+    "TENANTRY_DATA_DIR",
+    "TENANTRY_API_KEY",
+    "TENANTRY_SNAPSHOT_STORAGE",
+    "TENANTRY_SCHEMAS",
+)
 """What in the environment says where commands work."""
 
 

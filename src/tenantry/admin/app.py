@@ -34,6 +34,7 @@ from tenantry.admin.routes import (
     jobs,
     keys,
     operations,
+    schema_packs,
     snapshots,
     statistics,
     tenants,
@@ -68,6 +69,7 @@ _ROUTERS: Final = (
     operations.router,
     audit.router,
     keys.router,
+    schema_packs.router,
     version.router,
 )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from tenantry.cli.application import Application, Commands
-from tenantry.cli.commands import audit, demo, doctor, fleet, key, serve, snapshot, tenant
+from tenantry.cli.commands import audit, demo, doctor, fleet, key, schema, serve, snapshot, tenant
 from tenantry.cli.exits import EPILOG
 from tenantry.observability import configure_logging
 
@@ -61,5 +61,5 @@ def main(
 
 for function in (serve.serve, demo.demo, doctor.doctor):
     app.command(epilog=EPILOG)(function)
-for group in (tenant.group, snapshot.group, fleet.group, key.group, audit.group):
+for group in (tenant.group, snapshot.group, fleet.group, schema.group, key.group, audit.group):
     app.add_typer(group)

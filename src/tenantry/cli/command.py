@@ -16,8 +16,9 @@ from tenantry.cli.client.api import Api, Document
 from tenantry.cli.client.target import DATA_DIR, Target, choose_target
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import Show, print_document, print_failure, print_note, record
-from tenantry.environment import API_KEY, SNAPSHOT_STORAGE, URL
+from tenantry.environment import API_KEY, SCHEMAS, SNAPSHOT_STORAGE, URL
 from tenantry.errors import SettingsError
+from tenantry.schema_loading import BUILT_IN, load_schemas
 
 Work: TypeAlias = Callable[..., Awaitable[Document]]
 Group: TypeAlias = typer.Typer
@@ -40,6 +41,16 @@ StorageOption = Annotated[
         "--snapshot-storage",
         help="Where the directory's snapshots are kept: s3://bucket/prefix, a directory, …; in the data directory if left out. "
         f"[{SNAPSHOT_STORAGE}]",
+        rich_help_panel=_WHERE,
+    ),
+]
+SchemaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--schema",
+        metavar="MODULE:PACK",
+        help="A schema pack of the directory's tenants, such as invoices:INVOICES; may be repeated. Lists all packs: left out, it is "
+        f"the built-in one, {BUILT_IN}. [{SCHEMAS}, separated by commas]",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -81,13 +92,14 @@ def command(
             url: str | None,
             data_dir: Path | None,
             storage: str | None,
+            schema: list[str] | None,
             is_json: bool,
             is_sure: bool = False,
             is_quiet: bool = False,
             **given: Any,
         ) -> None:
             with ending(is_json=is_json):
-                target = choose_target(url, data_dir, storage)
+                target = choose_target(url, data_dir, storage, schema)
                 if question is not None and not is_sure:
                     ask(question.format_map(given))
                 document = _run(target, work, _gathered(work, given), may_create=may_create)
@@ -147,7 +159,9 @@ def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[
         from tenantry.cli.client.local import in_directory  # noqa: PLC0415
 
         assert target.data_dir is not None
-        return in_directory(target.data_dir, target.snapshot_storage, may_create=may_create)
+        return in_directory(
+            target.data_dir, target.snapshot_storage, load_schemas(target.schemas), may_create=may_create
+        )
 
 
 @contextmanager
@@ -202,5 +216,6 @@ _SHARED: Final = (
     _option("url", _UrlOption, None),
     _option("data_dir", DataDirOption, None),
     _option("storage", StorageOption, None),
+    _option("schema", SchemaOption, None),
     _option("is_json", JsonOption, default=False),
 )

@@ -1,15 +1,17 @@
 """Checks whether this tenantry can open the catalog, and reads its tenants."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.errors import MigrationError
+from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.sqlite.maintenance.inspection import Inspection
 from tenantry.storage.sqlite.migrations.migrator import SUMMARY_SQL, plan_from_summary
 from tenantry.tenancy.catalog.catalog import CATALOG
+from tenantry.tenancy.catalog.recorded_schemas import read_recorded
 from tenantry.tenancy.catalog.rows import COLUMNS, from_row
 from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -17,6 +19,9 @@ _CHECK: Final = "catalog"
 _SUMMARY: Final = Statement("doctor.catalog_version", SUMMARY_SQL, (), Fetch.ONE)
 _TENANT_COLUMNS: Final = Statement(
     "doctor.tenant_columns", "SELECT name FROM pragma_table_info('tenants')", (), Fetch.ALL
+)
+_SCHEMAS_TABLE: Final = Statement(
+    "doctor.schemas_table", "SELECT 1 FROM sqlite_schema WHERE name = 'schemas'", (), Fetch.ONE
 )
 _OLDER: Final = {"backend": "'sqlite'", "location": "directory", "reason_before": "NULL"}
 """Columns that a catalog lacks until a service has applied the migrations from 0006_location on, and what stands in for them."""
@@ -44,6 +49,20 @@ async def check_version(catalog: Inspection) -> Finding:
             "nothing: the next start of a service applies them; older versions of tenantry cannot open the catalog after that",
         )
     return ok(_CHECK, f"the catalog is at version {file_version}")
+
+
+async def read_missing_schemas(
+    catalog: Inspection, tenants: Sequence[TenantRecord], schemas: Sequence[Schema]
+) -> Collection[str]:
+    """Return the names of the packs that the tenants have beside these.
+
+    Raises:
+        PersistenceError: The catalog cannot be read.
+    """
+    if await catalog.read(_SCHEMAS_TABLE):
+        return [one.name for one in await read_recorded(catalog, schemas) if one.is_missing]
+    # The catalog of an older version lacks the table until a service opens it.
+    return {name for tenant in tenants for name in tenant.schema_versions} - {one.name for one in schemas}
 
 
 async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:

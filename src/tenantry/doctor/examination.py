@@ -4,15 +4,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from typing import Final
 
+from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
-from tenantry.doctor.catalog import check_version, read_tenants
+from tenantry.doctor.catalog import check_version, read_missing_schemas, read_tenants
 from tenantry.doctor.dates import check_dates
 from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Level, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
+from tenantry.doctor.schema_versions import check_migrations
 from tenantry.doctor.snapshot_storage import check_storage, find_left_snapshots
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
+from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.sqlite.maintenance.inspection import Inspection
@@ -24,20 +27,26 @@ _CLOCK_TABLE: Final = Statement(
 )
 
 
-async def examine(config: RegistryConfig, *, snapshot_storage: ObjectStorage | None = None) -> Report:
+async def examine(
+    config: RegistryConfig,
+    *,
+    schemas: Sequence[Schema] = (COMPANY,),
+    snapshot_storage: ObjectStorage | None = None,
+) -> Report:
     """Examine a data directory. Another process may use it at the same time, and nothing in it is changed.
 
     Args:
         config: The settings that a service on the directory would have.
+        schemas: The packs that a service on the directory would have.
         snapshot_storage: Where the directory's snapshots are kept; None for the directory itself.
     """
-    findings = [finding async for finding in _findings(config)]
+    findings = [finding async for finding in _findings(config, schemas)]
     if snapshot_storage is not None:
         findings.append(await check_storage(config, snapshot_storage))
     return Report(data_dir=str(config.data_dir), findings=findings)
 
 
-async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
+async def _findings(config: RegistryConfig, schemas: Sequence[Schema]) -> AsyncIterator[Finding]:
     data_dir = config.data_dir
     if not (data_dir / "catalog.db").is_file():
         yield wrong(
@@ -50,7 +59,7 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
         yield finding
     try:
         with closing(Inspection(data_dir / "catalog.db")) as catalog:
-            for finding in await _look_into(catalog, config):
+            for finding in await _look_into(catalog, config, schemas):
                 yield finding
     except PersistenceError as error:
         yield wrong(
@@ -61,7 +70,9 @@ async def _findings(config: RegistryConfig) -> AsyncIterator[Finding]:
         )
 
 
-async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Finding]:
+async def _look_into(
+    catalog: Inspection, config: RegistryConfig, schemas: Sequence[Schema]
+) -> Sequence[Finding]:
     data_dir = config.data_dir
     version = await check_version(catalog)
     if version.level is Level.WRONG:
@@ -77,6 +88,7 @@ async def _look_into(catalog: Inspection, config: RegistryConfig) -> Sequence[Fi
         *report_differences(differences, tenants),
         find_unknown_snapshots(data_dir, tenants),
         *check_states(data_dir, tenants),
+        *check_migrations(tenants, schemas, await read_missing_schemas(catalog, tenants, schemas)),
         *check_dates(config, tenants, await _clock_record(catalog)),
         await _audit(catalog),
     ]

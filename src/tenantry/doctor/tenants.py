@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tenantry.company import COMPANY
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.doctor.machine import held_locks, inode_of
 from tenantry.errors import PersistenceError
@@ -96,7 +95,6 @@ def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Fi
     """Yield the findings about the tenants' states."""
     yield _quarantined(tenants)
     yield _interrupted(data_dir, tenants)
-    yield _migrations(tenants)
 
 
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
@@ -160,26 +158,3 @@ def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
             left,
         )
     return ok("lifecycle operations", "no interrupted operations")
-
-
-def _migrations(tenants: Sequence[TenantRecord]) -> Finding:
-    check = "migrations"
-    known = len(COMPANY.migrations("sqlite"))
-    served = [t for t in tenants if t.state.allows(Permission.COPY)]
-    newer = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) > known}
-    pending = {t.id for t in served if t.schema_versions.get(COMPANY.name, 0) < known}
-    if newer:
-        return wrong(
-            check,
-            f"{counted(len(newer), 'tenant is', 'tenants are')} at a schema version that this version of tenantry does not know",
-            "deploy the newer version of tenantry",
-            newer,
-        )
-    if pending:
-        return note(
-            check,
-            f"{counted(len(pending), 'tenant lacks', 'tenants lack')} migrations",
-            "each is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
-            pending,
-        )
-    return ok(check, f"every tenant is at version {known} of {COMPANY.name}")

@@ -26,8 +26,9 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from tenantry.admin.http.problems import public_answer
 from tenantry.admin.http.unexpected_errors import REQUEST_FAILED
+from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
-from tenantry.errors import RegistryClosedError, TenantRequiredError, TenantryError
+from tenantry.errors import RegistryClosedError, SettingsError, TenantRequiredError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.integrations.sources import (
     Source,
@@ -36,6 +37,7 @@ from tenantry.integrations.sources import (
     from_subdomain,
 )
 from tenantry.lifecycle import Permission, check_allows
+from tenantry.schema import Schema
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -113,19 +115,32 @@ class TenantDependency:
 
 
 def registry_lifespan(
-    registry: TenantRegistry | RegistryConfig | Path | str, *, mounted: Sequence[Starlette] = ()
+    registry: TenantRegistry | RegistryConfig | Path | str,
+    *,
+    schemas: Sequence[Schema] | None = None,
+    mounted: Sequence[Starlette] = (),
 ) -> Lifespan:
     """Return an application's lifespan that opens the registry before the first request and closes it after the last.
 
     Args:
         registry: The registry, which can be opened once; or its settings or data directory, to make one anew for each start of the application.
+        schemas: The packs of a registry that is made here; the built-in one if left out.
         mounted: Applications inside of this one whose lifespans are run too, such as the admin API: Starlette does not
             run them by itself.
+
+    Raises:
+        SettingsError: Both a registry and packs are given.
     """
+    if isinstance(registry, TenantRegistry) and schemas is not None:
+        raise SettingsError("a registry that is given has its packs already: pass schemas= to TenantRegistry")
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        opened = registry if isinstance(registry, TenantRegistry) else TenantRegistry(registry)
+        opened = (
+            registry
+            if isinstance(registry, TenantRegistry)
+            else TenantRegistry(registry, schemas=(COMPANY,) if schemas is None else schemas)
+        )
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(opened)
             for app in mounted:

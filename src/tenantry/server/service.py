@@ -87,8 +87,10 @@ async def run_service(
 
 @asynccontextmanager
 async def _opened(settings: ServeSettings) -> AsyncIterator[TenantRegistry]:
-    registry = TenantRegistry(settings.config, snapshot_storage=settings.snapshot_storage)
     try:
+        registry = TenantRegistry(
+            settings.config, schemas=settings.schemas, snapshot_storage=settings.snapshot_storage
+        )
         await registry.open()
     except TenantryError as error:
         raise DataDirectoryUnavailableError(str(error)) from error

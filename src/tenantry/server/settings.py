@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenantry.config import RegistryConfig
+from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import ObjectStorage
 
 
@@ -40,6 +41,7 @@ class ServeSettings:
     Attributes:
         config: The registry's settings.
         snapshot_storage: Where snapshots are kept; in the data directory if None.
+        schemas: The packs of the tenants.
         api: Where the API listens.
         probes: Where the metrics and probes listen; with the API if None.
         tls: The certificate of both; None for no TLS.
@@ -51,6 +53,7 @@ class ServeSettings:
 
     config: RegistryConfig
     snapshot_storage: ObjectStorage | None
+    schemas: tuple[Schema, ...]
     api: Endpoint
     probes: Endpoint | None
     tls: Tls | None

@@ -1,7 +1,7 @@
 """Opens the API of a data directory in this process. It needs the extra ``service``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note, steps
 from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
+from tenantry.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
 _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
@@ -42,12 +43,15 @@ class _LocalApi(Api):
 
 
 @asynccontextmanager
-async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: bool) -> AsyncIterator[Api]:
+async def in_directory(
+    data_dir: Path, storage_url: str | None, schemas: Sequence[Schema], *, may_create: bool
+) -> AsyncIterator[Api]:
     """Yield the API of a data directory; at the end of the block all operations have ended.
 
     Args:
         data_dir: The directory.
         storage_url: Where its snapshots are kept; if None, as the environment or the directory says.
+        schemas: The packs of its tenants.
         may_create: Whether a missing directory is created.
 
     Raises:
@@ -66,8 +70,9 @@ async def in_directory(data_dir: Path, storage_url: str | None, *, may_create: b
             "one",
         )
     note_other_owner(config.data_dir)
-    registry = TenantRegistry(config, snapshot_storage=choose_storage(storage_url, config.data_dir))
+    storage = choose_storage(storage_url, config.data_dir)
     try:
+        registry = TenantRegistry(config, schemas=schemas, snapshot_storage=storage)
         await registry.open()
     except TenantryError as error:
         raise CommandError(Exit.UNREACHABLE, str(error)) from error

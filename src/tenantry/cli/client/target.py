@@ -2,6 +2,7 @@
 
 import os
 import pwd
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
 from tenantry.config import RegistryConfig
-from tenantry.environment import SNAPSHOT_STORAGE, URL, read_settings, variable
+from tenantry.environment import SCHEMAS, SNAPSHOT_STORAGE, URL, read_settings, variable
 from tenantry.errors import SnapshotError
 from tenantry.storage.objects.cloud import open_storage
 from tenantry.storage.objects.protocol import ObjectStorage
@@ -28,18 +29,25 @@ class Target:
         url: The URL of a running service.
         data_dir: The data directory, to be opened in this process.
         snapshot_storage: Where the directory's snapshots are kept; in the directory itself if None.
+        schemas: The names of the directory's schema packs; the built-in one if empty.
     """
 
     url: str | None
     data_dir: Path | None
     snapshot_storage: str | None = None
+    schemas: Sequence[str] = ()
 
 
-def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str | None = None) -> Target:
+def choose_target(
+    url: str | None,
+    data_dir: Path | None,
+    snapshot_storage: str | None = None,
+    schemas: Sequence[str] | None = None,
+) -> Target:
     """Return the target that the command line names, or else the environment.
 
     Raises:
-        CommandError: Neither names a target, or one of them names two.
+        CommandError: Neither names a target, or one of them names two; or schema packs are given for a service.
         SettingsError: A variable of the environment has an unknown name, such as a misspelt one of these.
     """
     read_settings(RegistryConfig.model_fields)
@@ -53,7 +61,20 @@ def choose_target(url: str | None, data_dir: Path | None, snapshot_storage: str 
             f"{says}: --url http://127.0.0.1:8321 (or {URL}) for a running service, --data-dir D (or {DATA_DIR}) for a "
             "directory without one",
         )
-    return Target(url, data_dir, snapshot_storage)
+    if url is not None and schemas:
+        raise CommandError(
+            Exit.USAGE,
+            "--schema is for a directory that this process opens, and a running service has packs of its own: give them to "
+            "'tenantry serve', and omit --schema here",
+        )
+    return Target(url, data_dir, snapshot_storage, name_schemas(schemas))
+
+
+def name_schemas(given: Sequence[str] | None) -> Sequence[str]:
+    """Return the names of the schema packs that the command line gives, or else the environment; none for the built-in pack."""
+    if given:
+        return given
+    return [name for part in (_environment(SCHEMAS) or "").split(",") if (name := part.strip())]
 
 
 def choose_data_dir(given: Path | None) -> Path:

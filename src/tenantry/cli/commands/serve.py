@@ -9,12 +9,13 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantry.cli.client.target import choose_data_dir, choose_storage, note_other_owner
-from tenantry.cli.command import DataDirOption, StorageOption, ending, needs_extra
+from tenantry.cli.client.target import choose_data_dir, choose_storage, name_schemas, note_other_owner
+from tenantry.cli.command import DataDirOption, SchemaOption, StorageOption, ending, needs_extra
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note, print_text
 from tenantry.config import RegistryConfig
 from tenantry.environment import ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS
+from tenantry.schema_loading import load_schemas
 from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
 from tenantry.server.settings import Endpoint, ServeSettings, Tls
 from tenantry.server.signals import user_signals_ignored
@@ -37,6 +38,7 @@ def serve(
     *,
     data_dir: DataDirOption = None,
     storage: StorageOption = None,
+    schema: SchemaOption = None,
     host: Annotated[
         str,
         typer.Option(
@@ -109,6 +111,7 @@ def serve(
         settings = ServeSettings(
             config=config,
             snapshot_storage=choose_storage(storage, config.data_dir),
+            schemas=load_schemas(name_schemas(schema)),
             api=Endpoint(_checked_host("--host", host), port),
             probes=None
             if metrics_port is None

@@ -99,8 +99,8 @@ class RecordedSchemas:
         if new:
             await self._catalog.write(*new)
 
-    async def forget(self, name: str) -> None:
-        """Remove a pack from the list, so that a registry without the pack creates and migrates tenants again.
+    async def forget(self, name: str) -> RecordedSchema:
+        """Remove a pack from the list and return it, so that a registry without the pack creates and migrates tenants again.
 
         The tenants keep the pack's tables, their rows and the note of the versions that they have. New tenants do not get the tables.
         A registry that has the pack records it again with the next tenant that it creates or migrates.
@@ -109,7 +109,13 @@ class RecordedSchemas:
             QueryError: This registry has the pack, and would record it again.
             RecordNotFoundError: The pack is not recorded.
         """
-        if any(schema.name == name for schema in self._schemas):
+        found = next((one for one in await self.list() if one.name == name), None)
+        if found is None:
+            raise RecordNotFoundError(
+                f"no schema pack {name[:40]!r} is recorded: 'tenantry schema list' shows those that are",
+                record_id=name[:40],
+            )
+        if not found.is_missing:
             raise QueryError(
                 f"the schema pack {name!r} is in use here and would be recorded again: leave it out of schemas= (or --schema), "
                 "then forget it"
@@ -122,15 +128,11 @@ class RecordedSchemas:
             outcome="ok",
             detail={"schema": name},
         )
-        *_, removed = await self._catalog.write(
+        await self._catalog.write(
             append_if("EXISTS (SELECT 1 FROM schemas WHERE name = ?)", (name,), record),
-            Statement("schemas.forget", "DELETE FROM schemas WHERE name = ?", (name,), Fetch.ROWCOUNT),
+            Statement("schemas.forget", "DELETE FROM schemas WHERE name = ?", (name,)),
         )
-        if not removed:
-            raise RecordNotFoundError(
-                f"no schema pack {name[:40]!r} is recorded: 'tenantry schema list' shows those that are",
-                record_id=name[:40],
-            )
+        return found
 
 
 def _check_complete(recorded: Iterable[RecordedSchema]) -> None:

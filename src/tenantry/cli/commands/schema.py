@@ -1,0 +1,42 @@
+"""``tenantry schema``: the schema packs that the tenants have."""
+
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from tenantry.cli.client.api import Api, Document, api_path
+from tenantry.cli.command import command
+from tenantry.cli.output import listing
+from tenantry.texts import SchemaName
+
+group = typer.Typer(name="schema", no_args_is_help=True, help="Schema packs that the tenants have.")
+
+
+def _schema_name(text: str) -> str:
+    try:
+        return TypeAdapter(SchemaName).validate_python(text)
+    except ValidationError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a schema pack's name: give one as 'schema list' shows it"
+        ) from error
+
+
+_NameArgument = Annotated[
+    str, typer.Argument(parser=_schema_name, metavar="SCHEMA", help="The pack's name, as the list shows it.")
+]
+
+
+@command(group, show=listing("name", "recorded_at", "is_missing"))
+async def list_(api: Api) -> Document:
+    """List the packs that the tenants have; one that is missing here was not given with --schema."""
+    return await api.get("/v1/schemas")
+
+
+@command(
+    group,
+    question="Forget the schema pack {name}? The tenants keep its tables, and new tenants will not get them.",
+)
+async def forget(api: Api, name: _NameArgument) -> Document:
+    """Forget a pack that is missing here, so that tenants can be created and migrated without it; their tables stay."""
+    return await api.delete(api_path("schemas", name))

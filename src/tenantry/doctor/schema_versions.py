@@ -1,0 +1,52 @@
+"""Compares the tenants' schema versions with those of the packs."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from tenantry.doctor.finding import Finding, counted, note, ok, wrong
+from tenantry.lifecycle import Permission
+from tenantry.schema import Schema
+from tenantry.tenancy.tenant_record import TenantRecord
+
+_CHECK = "migrations"
+
+
+def check_migrations(
+    tenants: Sequence[TenantRecord], schemas: Sequence[Schema], missing_schemas: Collection[str]
+) -> Iterator[Finding]:
+    """Yield the findings about the tenants' migrations.
+
+    Args:
+        tenants: All tenants.
+        schemas: The packs that are known here.
+        missing_schemas: The names of the packs that the tenants have beside these.
+    """
+    known = {schema.name: len(schema.migrations("sqlite")) for schema in schemas}
+    served = [tenant for tenant in tenants if tenant.state.allows(Permission.COPY)]
+    newer = {t.id for t in served for name in known if t.schema_versions.get(name, 0) > known[name]}
+    pending = {t.id for t in served for name in known if t.schema_versions.get(name, 0) < known[name]}
+    if newer:
+        yield wrong(
+            _CHECK,
+            f"{counted(len(newer), 'tenant is', 'tenants are')} at a schema version that this version of tenantry, or of a schema "
+            "pack, does not have",
+            "deploy the newer version",
+            newer,
+        )
+    if missing_schemas:
+        yield note(
+            _CHECK,
+            f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here: whether "
+            "they lack migrations of these was not checked",
+            "run this again with --schema module:PACK for each pack of the tenants; 'tenantry schema forget' gives a pack up",
+            missing_schemas,
+        )
+    if pending:
+        yield note(
+            _CHECK,
+            f"{counted(len(pending), 'tenant lacks', 'tenants lack')} migrations",
+            "each is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
+            pending,
+        )
+    if not (newer or missing_schemas or pending):
+        versions = ", ".join(f"version {version} of {name}" for name, version in known.items())
+        yield ok(_CHECK, f"every tenant is at {versions}" if versions else "there are no schema packs")

@@ -1,0 +1,64 @@
+"""Finds schema packs by name, ``module:PACK``, for the command line and for settings."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from tenantry.errors import SettingsError
+from tenantry.schema import Schema
+
+BUILT_IN: Final = "tenantry.company:COMPANY"
+"""The pack that a process has if it is not told otherwise."""
+
+
+def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
+    """Return the packs with these names, in this order; without names, the built-in pack.
+
+    Modules are looked for among the installed packages first, and then in the current directory.
+
+    Args:
+        names: Each is a module and the variable in it that holds the pack: ``invoices:INVOICES``.
+
+    Raises:
+        SettingsError: There is no such module or variable, or the variable holds something else.
+    """
+    return tuple(map(_load, names or (BUILT_IN,)))
+
+
+def _load(name: str) -> Schema:
+    module_name, _, variable = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), variable)):
+        raise SettingsError(
+            f"{name!r} does not name a schema pack: write the module and the variable, such as invoices:INVOICES"
+        )
+    module = _imported(module_name, name)
+    found = getattr(module, variable, None)
+    if isinstance(found, Schema):
+        return found
+    packs = [each for each, value in vars(module).items() if isinstance(value, Schema)]
+    what = "has no" if found is None else f"has a {type(found).__name__}, not a tenantry.Schema, as"
+    raise SettingsError(
+        f"the schema pack {name!r}: {module.__file__ or module_name} {what} {variable!r}; its packs are: "
+        f"{', '.join(packs) or 'none'}"
+    )
+
+
+def _imported(module_name: str, name: str) -> ModuleType:
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        # Last, so that a file that happens to be in the directory never replaces an installed module.
+        sys.path.append(directory)
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # the code of a pack may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise SettingsError(
+                f"the schema pack {name!r}: there is no module {error.name!r} in the current directory ({directory}) or among "
+                f"the packages of {sys.executable}: install it, set PYTHONPATH, or run this where the module is"
+            ) from error
+        raise SettingsError(
+            f"the schema pack {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}"
+        ) from error
