@@ -484,7 +484,7 @@ class TestLifespan:
             assert isinstance(registry.tenant("acme").notes, Repository)
             assert not hasattr(registry.tenant("acme"), "tasks")
 
-    def test_packs_of_a_registry_that_is_given(self, registry: TenantRegistry):
+    async def test_packs_of_a_registry_that_is_given(self, registry: TenantRegistry):
         """It has its packs already: giving others would have no effect."""
         with pytest.raises(SettingsError, match="pass schemas= to TenantRegistry"):
             registry_lifespan(registry, schemas=[])
