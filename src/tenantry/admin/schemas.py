@@ -112,6 +112,11 @@ class ReasonRequest(Body):
     reason: Reason | None = None
 
 
+def reason_of(body: ReasonRequest | None) -> str | None:
+    """Return the reason in a body that may be left out."""
+    return None if body is None else body.reason
+
+
 class PurgeRequest(Body):
     """How to purge a tenant."""
 

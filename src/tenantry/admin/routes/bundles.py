@@ -16,11 +16,11 @@ from starlette.types import Scope as AsgiScope
 
 from tenantry.admin.http.auth import Principal
 from tenantry.admin.http.bodies import declared_bytes
-from tenantry.admin.http.if_match import ExpectedRevision
 from tenantry.admin.http.problems import too_many
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Service
+from tenantry.admin.http.tenant_change import CurrentChange, tagged
 from tenantry.admin.openapi.responses import documented
-from tenantry.admin.routes.tenants import TenantPath, tagged
+from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import DisplayName, TenantOut
 from tenantry.errors import StorageFullError, TenantExistsError
 from tenantry.files.atomic_file import storage_errors
@@ -195,12 +195,10 @@ async def import_tenant(
 )
 async def replace_file(
     tenant_id: TenantPath,
-    principal: Administrator,
     place: AdministratorsPlace,
     service: CurrentService,
     request: Request,
-    response: Response,
-    if_revision: ExpectedRevision,
+    change: CurrentChange,
     owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER, examples=[_EXAMPLE])] = None,
     accept_tables: AcceptTables = None,
 ) -> TenantOut:
@@ -208,18 +206,12 @@ async def replace_file(
 
     The old database is kept with its log: `undo-restore` undoes the replacement.
     """
-    await service.registry.get(tenant_id)
+    await change.check()
+    accepted = _names(accept_tables)
     with named(place, "the file"):
         await _receive(request, place)
-        tenant = await service.registry.snapshots.replace_file(
-            tenant_id,
-            place,
-            owner=owner,
-            accepted_tables=_names(accept_tables),
-            by=principal.name,
-            if_revision=if_revision,
-        )
-    return tagged(tenant, response)
+        replace = service.registry.snapshots.replace_file
+        return await change.apply(partial(replace, tenant_id, place, owner=owner, accepted_tables=accepted))
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.operations import POLL_SECONDS
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.openapi.responses import documented
-from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, ReasonRequest, TenantIdText
+from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, IdPrefix, ReasonRequest, TenantIdText, reason_of
 from tenantry.errors import RegistryClosedError
 from tenantry.lifecycle import TenantState
 from tenantry.limits import Number
@@ -195,9 +195,7 @@ async def pause_job(
 ) -> FleetJob:
     """Pause a job: no further tenant is begun until it is resumed."""
     principal.check_fleet()
-    return await service.registry.fleet.pause(
-        job_id, reason=body.reason if body is not None else None, by=principal.name
-    )
+    return await service.registry.fleet.pause(job_id, reason=reason_of(body), by=principal.name)
 
 
 @router.post("/{job_id}/resume", responses=documented(404, 409))
@@ -216,6 +214,4 @@ async def cancel_job(
 ) -> FleetJob:
     """Cancel a job: no further tenant is begun."""
     principal.check_fleet()
-    return await service.registry.fleet.cancel(
-        job_id, reason=body.reason if body is not None else None, by=principal.name
-    )
+    return await service.registry.fleet.cancel(job_id, reason=reason_of(body), by=principal.name)

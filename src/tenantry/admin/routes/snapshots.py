@@ -15,7 +15,7 @@ from tenantry.admin.http.routing import (
     Reader,
     accepted,
 )
-from tenantry.admin.http.tenant_operation import BeginOperation
+from tenantry.admin.http.tenant_change import CurrentChange
 from tenantry.admin.openapi.responses import documented
 from tenantry.admin.routes.tenants import TenantPath
 from tenantry.admin.schemas import (
@@ -81,14 +81,14 @@ async def restore_snapshot(
     tenant_id: TenantPath,
     snapshot_id: SnapshotPath,
     _: Administrator,
+    change: CurrentChange,
     service: CurrentService,
-    begin: BeginOperation,
 ) -> Operation:
     """Replace the tenant's database by the snapshot's; `undo-restore` undoes it. The operation's result is the tenant."""
     # The id may also be a restore point's.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
-    return await begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
+    return await change.begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
 
 
 @router.get("/restore-points", responses=documented(404))
@@ -110,11 +110,11 @@ async def drop_restore_point(
 async def undo_restore(
     tenant_id: TenantPath,
     _: Administrator,
+    change: CurrentChange,
     service: CurrentService,
-    begin: BeginOperation,
 ) -> Operation:
     """Undo the last restore. The operation's result is the tenant."""
-    return await begin("undo_restore", partial(service.registry.snapshots.undo_restore, tenant_id))
+    return await change.begin("undo_restore", partial(service.registry.snapshots.undo_restore, tenant_id))
 
 
 @fleet_router.post("/claim-storage", responses=documented(409))

@@ -1,22 +1,14 @@
 """Tenants: create, list, change, and take them through their lifecycle."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
 from tenantry.admin.http.cursors import CurrentCursor
-from tenantry.admin.http.if_match import ExpectedRevision, etag
 from tenantry.admin.http.operations import Operation
-from tenantry.admin.http.routing import (
-    Administrator,
-    AdminRoute,
-    CurrentService,
-    Operator,
-    Reader,
-)
-from tenantry.admin.http.tenant_operation import BeginOperation
+from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Operator, Reader
+from tenantry.admin.http.tenant_change import CurrentChange, tagged
 from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
@@ -30,9 +22,9 @@ from tenantry.admin.schemas import (
     TenantOut,
     TenantPage,
     UpdateTenantRequest,
+    reason_of,
 )
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.tenant_record import TenantRecord
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
@@ -84,74 +76,57 @@ async def get_tenant(
 async def update_tenant(
     tenant_id: TenantPath,
     body: UpdateTenantRequest,
-    principal: Operator,
-    if_revision: ExpectedRevision,
+    _: Operator,
+    change: CurrentChange,
     service: CurrentService,
-    response: Response,
 ) -> TenantOut:
     """Change a tenant's settings and limits, with immediate effect."""
-    tenant = await service.registry.update(
-        tenant_id,
-        display_name=body.display_name,
-        deletion_protected=body.deletion_protected,
-        limits=body.limits,
-        by=principal.name,
-        if_revision=if_revision,
-    )
-    return tagged(tenant, response)
+    settings = {name: getattr(body, name) for name in UpdateTenantRequest.model_fields}
+    return await change.apply(partial(service.registry.update, tenant_id, **settings))
 
 
 @router.delete("/{tenant_id}", responses=documented(404, 409, 412))
 async def delete_tenant(
-    tenant_id: TenantPath,
-    principal: Administrator,
-    if_revision: ExpectedRevision,
-    service: CurrentService,
-    response: Response,
+    tenant_id: TenantPath, _: Administrator, change: CurrentChange, service: CurrentService
 ) -> TenantOut:
     """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be undeleted."""
-    tenant = await service.registry.delete(tenant_id, by=principal.name, if_revision=if_revision)
-    return tagged(tenant, response)
+    return await change.apply(partial(service.registry.delete, tenant_id))
 
 
 @router.post("/{tenant_id}/suspend", responses=documented(404, 409, 412))
 async def suspend_tenant(
     tenant_id: TenantPath,
-    principal: Operator,
-    if_revision: ExpectedRevision,
+    _: Operator,
+    change: CurrentChange,
     service: CurrentService,
-    response: Response,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Refuse the tenant's calls; its data is kept."""
-    tenant = await service.registry.suspend(
-        tenant_id, reason=_reason(body), by=principal.name, if_revision=if_revision
-    )
-    return tagged(tenant, response)
+    return await change.apply(partial(service.registry.suspend, tenant_id, reason=reason_of(body)))
 
 
-def _add_simple(name: str, does: str, call: Callable[..., Callable[..., Awaitable[TenantRecord]]]) -> None:
-    """Add an endpoint that takes only the tenant and returns it."""
-
-    async def operate(
-        tenant_id: TenantPath,
-        principal: Operator,
-        if_revision: ExpectedRevision,
-        service: CurrentService,
-        response: Response,
-    ) -> TenantOut:
-        tenant = await call(service)(tenant_id, by=principal.name, if_revision=if_revision)
-        return tagged(tenant, response)
-
-    operate.__name__, operate.__doc__ = f"{name}_tenant", does
-    router.post(f"/{{tenant_id}}/{name}", responses=documented(404, 409, 412))(operate)
+@router.post("/{tenant_id}/resume", responses=documented(404, 409, 412))
+async def resume_tenant(
+    tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
+) -> TenantOut:
+    """Let a suspended tenant serve calls again."""
+    return await change.apply(partial(service.registry.resume, tenant_id))
 
 
-_add_simple("resume", "Let a suspended tenant serve calls again.", lambda s: s.registry.resume)
-_add_simple("unarchive", "Let an archived tenant serve calls again.", lambda s: s.registry.unarchive)
-_add_simple(
-    "undelete", "Return a deleted tenant to its state before the deletion.", lambda s: s.registry.undelete
-)
+@router.post("/{tenant_id}/unarchive", responses=documented(404, 409, 412))
+async def unarchive_tenant(
+    tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
+) -> TenantOut:
+    """Let an archived tenant serve calls again."""
+    return await change.apply(partial(service.registry.unarchive, tenant_id))
+
+
+@router.post("/{tenant_id}/undelete", responses=documented(404, 409, 412))
+async def undelete_tenant(
+    tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
+) -> TenantOut:
+    """Return a deleted tenant to its state before the deletion."""
+    return await change.apply(partial(service.registry.undelete, tenant_id))
 
 
 @router.post("/{tenant_id}/rename", responses=documented(404, 409, 412))
@@ -159,71 +134,62 @@ async def rename_tenant(
     tenant_id: TenantPath,
     body: RenameRequest,
     principal: Administrator,
-    if_revision: ExpectedRevision,
+    change: CurrentChange,
     service: CurrentService,
-    response: Response,
 ) -> TenantOut:
     """Give the tenant another id; its data, files and snapshots stay where they are."""
     principal.check_tenant(body.new_id)
-    tenant = await service.registry.rename(tenant_id, body.new_id, by=principal.name, if_revision=if_revision)
-    return tagged(tenant, response)
+    return await change.apply(partial(service.registry.rename, tenant_id, body.new_id))
 
 
 @router.post("/{tenant_id}/quarantine", responses=documented(404, 409, 412))
 async def quarantine_tenant(
     tenant_id: TenantPath,
-    principal: Operator,
-    if_revision: ExpectedRevision,
+    _: Operator,
+    change: CurrentChange,
     service: CurrentService,
-    response: Response,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
     """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
-    reason = _reason(body) or "quarantined by an operator"
-    tenant = await service.registry.quarantine(
-        tenant_id, reason=reason, by=principal.name, if_revision=if_revision
-    )
-    return tagged(tenant, response)
+    reason = reason_of(body) or "quarantined by an operator"
+    return await change.apply(partial(service.registry.quarantine, tenant_id, reason=reason))
 
 
 @router.post("/{tenant_id}/archive", status_code=202, responses=documented(404, 412))
 async def archive_tenant(
     tenant_id: TenantPath,
     _: Operator,
+    change: CurrentChange,
     service: CurrentService,
-    begin: BeginOperation,
     body: ReasonRequest | None = None,
 ) -> Operation:
     """Close the tenant for a long time: its database becomes one compacted file. The operation's result is the tenant."""
-    return await begin("archive", partial(service.registry.archive, tenant_id, reason=_reason(body)))
+    work = partial(service.registry.archive, tenant_id, reason=reason_of(body))
+    return await change.begin("archive", work)
 
 
 @router.post("/{tenant_id}/repair", status_code=202, responses=documented(404, 412))
 async def repair_tenant(
-    tenant_id: TenantPath,
-    _: Operator,
-    service: CurrentService,
-    begin: BeginOperation,
+    tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
 ) -> Operation:
     """Check a quarantined tenant's database, repair what can be repaired, and let it serve again. The operation's result is the tenant.
 
     An active tenant stays as it is and is not checked: start a fleet job of the kind `check` to check it.
     """
-    return await begin("repair", partial(service.registry.repair, tenant_id))
+    return await change.begin("repair", partial(service.registry.repair, tenant_id))
 
 
 @router.post("/{tenant_id}/purge", status_code=202, responses=documented(404, 412))
 async def purge_tenant(
     tenant_id: TenantPath,
     _: Administrator,
+    change: CurrentChange,
     service: CurrentService,
-    begin: BeginOperation,
     body: PurgeRequest | None = None,
 ) -> Operation:
     """Remove a deleted tenant's files and snapshots permanently. The operation's result is the purged tenant."""
-    return await begin(
-        "purge", partial(service.registry.purge, tenant_id, force=body is not None and body.force)
-    )
+    is_forced = body is not None and body.force
+    return await change.begin("purge", partial(service.registry.purge, tenant_id, force=is_forced))
 
 
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))
@@ -231,26 +197,14 @@ async def clone_tenant(
     tenant_id: TenantPath,
     body: CloneRequest,
     principal: Operator,
+    change: CurrentChange,
     service: CurrentService,
-    begin: BeginOperation,
 ) -> Operation:
     """Create a tenant with this tenant's present data or a snapshot's. The operation's result is the new tenant."""
     principal.check_tenant(body.new_id)
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)
-    return await begin(
-        "clone",
-        partial(
-            service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
-        ),
+    work = partial(
+        service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
     )
-
-
-def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
-    """Return a tenant as callers see it, and set the response's ETag."""
-    response.headers["ETag"] = etag(tenant)
-    return TenantOut.of(tenant)
-
-
-def _reason(body: ReasonRequest | None) -> str | None:
-    return body.reason if body is not None else None
+    return await change.begin("clone", work)
