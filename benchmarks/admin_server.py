@@ -12,10 +12,9 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from tenantry import RegistryConfig, TenantHandle, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantHandle, TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.observability import export_metrics
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenantry.testing.conformance.samples import (
     make_audit_entry,
     make_cost_record,

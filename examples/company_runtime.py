@@ -28,12 +28,11 @@ from fastapi import Depends, FastAPI, Query, Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from tenantry import RegistryConfig, TenantHandle, TenantId, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantHandle, TenantId, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.company import CostRecord, Message, MessageType, Task, TaskStatus, TaskType
-from tenantry.company.types import NotBlankStr
+from tenantry.company import CostRecord, Message, MessageType, NotBlankStr, Task, TaskStatus, TaskType
 from tenantry.errors import TenantryError
-from tenantry.integrations.fastapi import (
+from tenantry.integrations import (
     TenantDependency,
     from_header,
     install_error_handlers,
@@ -41,7 +40,6 @@ from tenantry.integrations.fastapi import (
     registry_lifespan,
 )
 from tenantry.observability import export_metrics
-from tenantry.tenancy.catalog.api_keys import Scope
 
 Company = Annotated[TenantHandle, Depends(TenantDependency(opened_registry, source=from_header("X-Company")))]
 Limit = Annotated[int, Query(ge=1, le=100)]

@@ -15,7 +15,15 @@ SOURCE = Path(tenantry.__file__).parent
 
 # Downward only: a module imports its own layer and those before it.
 LAYERS = [
-    {"clock", "errors", "ids", "lifecycle", "threads"},  # leaves: no I/O, nothing of ours above
+    {
+        "clock",
+        "errors",
+        "ids",
+        "lazy_names",
+        "lifecycle",
+        "scope",
+        "threads",
+    },  # leaves: no I/O, nothing of ours above
     {
         "config",
         "connect_hook",
@@ -86,7 +94,11 @@ MODULES = {
     ): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-PACKAGES = ["tenantry", "tenantry.company", "tenantry.storage"]
+PACKAGES = [
+    "tenantry",
+    *("tenantry.admin", "tenantry.company", "tenantry.integrations"),
+    *("tenantry.observability", "tenantry.storage", "tenantry.testing"),
+]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -118,6 +130,7 @@ def public_names(module: ModuleType) -> set[str]:
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
+        and name != "TYPE_CHECKING"
         and not isinstance(value, ModuleType)
         and str(getattr(value, "__module__", module.__name__)).startswith(module.__name__)
     }
@@ -136,6 +149,27 @@ def test_all_is_sorted_and_true(package: str):
     assert len(set(module.__all__)) == len(module.__all__)
     assert {name for name in module.__all__ if not hasattr(module, name)} == set()
     assert public_names(module) - set(module.__all__) == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_that_are_loaded_late_are_what_their_types_say(package: str):
+    """A name that a type checker finds in one module is not loaded from another one when the program runs."""
+    for statement in ast.parse(MODULES[package].read_text()).body:
+        if isinstance(statement, ast.If):
+            for node in statement.body:
+                assert isinstance(node, ast.ImportFrom)
+                assert node.module is not None
+                for alias in node.names:
+                    found = getattr(importlib.import_module(node.module), alias.name)
+                    assert getattr(importlib.import_module(package), alias.name) is found
+
+
+def test_every_error_and_event_is_public():
+    """What a program catches, and what a hook is called with, is imported from the package itself."""
+    for name in ("tenantry.errors", "tenantry.events"):
+        module = importlib.import_module(name)
+        classes = {one for one in public_names(module) if isinstance(getattr(module, one), type)}
+        assert classes - set(tenantry.__all__) == set()
 
 
 def test_the_names_that_programs_rely_on():

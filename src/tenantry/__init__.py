@@ -1,49 +1,232 @@
 """Keeps many companies' data apart, durable and fast: one SQLite file and one writer per tenant, behind a bounded pool."""
 
-from tenantry.config import RegistryConfig
-from tenantry.ids import TenantId
-from tenantry.lifecycle import TenantState
-from tenantry.limits import TenantLimits
-from tenantry.migration import MigrationSession
-from tenantry.pages import Page
-from tenantry.repository import Repository
-from tenantry.row import Row
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Sql, Statement
-from tenantry.tenancy.fleet.job import (
-    FleetJob,
-    FleetProgress,
-    FleetResult,
-    JobState,
-    TenantMigrationStatus,
+from typing import TYPE_CHECKING
+
+from tenantry.errors import (
+    CallTimeoutError,
+    ConnectHookError,
+    ConstraintViolationError,
+    DatabaseCorruptError,
+    DataDirectoryError,
+    DeletionProtectedError,
+    DuplicateRecordError,
+    ForeignSchemaError,
+    GracePeriodError,
+    IdempotencyConflictError,
+    InvalidTenantIdError,
+    JobError,
+    JobNotFoundError,
+    KeyRefusedError,
+    LimitError,
+    MalformedRowError,
+    MigrationError,
+    MissingSchemaError,
+    PersistenceConnectionError,
+    PersistenceError,
+    PoolExhaustedError,
+    QueryError,
+    RecordNotFoundError,
+    RegistryClosedError,
+    RevisionError,
+    SettingsError,
+    SnapshotCorruptError,
+    SnapshotError,
+    SnapshotNotFoundError,
+    SnapshotStorageOwnedError,
+    StorageFullError,
+    TenantBusyError,
+    TenantDeletedError,
+    TenantError,
+    TenantExistsError,
+    TenantNotFoundError,
+    TenantOverloadedError,
+    TenantOwnedElsewhereError,
+    TenantQuarantinedError,
+    TenantRateLimitedError,
+    TenantRequiredError,
+    TenantryError,
+    TenantStateError,
+    TenantSuspendedError,
+    TransactionClosedError,
 )
-from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
-from tenantry.tenancy.registry import TenantRegistry
-from tenantry.tenancy.statistics import RegistryStatistics
-from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.events import (
+    BatchFinished,
+    CallRefused,
+    CallSample,
+    ClockLeapt,
+    Event,
+    FleetTenantFinished,
+    Hook,
+    OperationEnded,
+    OperationStepped,
+    PoolWaited,
+    StoreConnected,
+    StoreMigrated,
+    TenantClosed,
+    TenantOpened,
+)
+from tenantry.ids import TenantId
+from tenantry.lazy_names import lazy_names as _lazy_names
+from tenantry.lifecycle import TenantState
+from tenantry.scope import Scope
+
+if TYPE_CHECKING:
+    from tenantry.config import PersistenceConfig, RegistryConfig, SQLiteConfig
+    from tenantry.limits import TenantLimits
+    from tenantry.migration import MigrationSession
+    from tenantry.pages import Page
+    from tenantry.repository import Repository
+    from tenantry.row import Row
+    from tenantry.schema import Schema
+    from tenantry.statements import Fetch, Sql, Statement
+    from tenantry.storage.archive.manifest import Manifest
+    from tenantry.storage.objects.cloud import open_storage
+    from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+    from tenantry.tenancy.catalog.api_keys import ApiKey, NewApiKey
+    from tenantry.tenancy.catalog.audit import AdminAuditEntry, AuditVerification
+    from tenantry.tenancy.fleet.job import (
+        FleetJob,
+        FleetProgress,
+        FleetResult,
+        JobState,
+        TenantMigrationStatus,
+    )
+    from tenantry.tenancy.handle import IdempotentWrite, TenantHandle, TenantTransaction
+    from tenantry.tenancy.registry import TenantRegistry
+    from tenantry.tenancy.snapshots.drill import DrillReport, DrillResult
+    from tenantry.tenancy.snapshots.snapshot import Snapshot
+    from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
+    from tenantry.tenancy.tenant_record import TenantRecord
 
 __all__ = [
+    "AdminAuditEntry",
+    "ApiKey",
+    "AuditVerification",
+    "BatchFinished",
+    "CallRefused",
+    "CallSample",
+    "CallTimeoutError",
+    "ClockLeapt",
+    "ConnectHookError",
+    "ConstraintViolationError",
+    "DataDirectoryError",
+    "DatabaseCorruptError",
+    "DeletionProtectedError",
+    "DrillReport",
+    "DrillResult",
+    "DuplicateRecordError",
+    "Event",
     "Fetch",
     "FleetJob",
     "FleetProgress",
     "FleetResult",
+    "FleetTenantFinished",
+    "ForeignSchemaError",
+    "GracePeriodError",
+    "Hook",
+    "IdempotencyConflictError",
     "IdempotentWrite",
+    "InvalidTenantIdError",
+    "JobError",
+    "JobNotFoundError",
     "JobState",
+    "KeyRefusedError",
+    "LimitError",
+    "LocalStorage",
+    "MalformedRowError",
+    "Manifest",
+    "MigrationError",
     "MigrationSession",
+    "MissingSchemaError",
+    "NewApiKey",
+    "ObjectStorage",
+    "OperationEnded",
+    "OperationStepped",
     "Page",
+    "PersistenceConfig",
+    "PersistenceConnectionError",
+    "PersistenceError",
+    "PoolExhaustedError",
+    "PoolWaited",
+    "QueryError",
+    "RecordNotFoundError",
+    "RegistryClosedError",
     "RegistryConfig",
     "RegistryStatistics",
     "Repository",
+    "RevisionError",
     "Row",
+    "SQLiteConfig",
     "Schema",
+    "Scope",
+    "SettingsError",
+    "Snapshot",
+    "SnapshotCorruptError",
+    "SnapshotError",
+    "SnapshotNotFoundError",
+    "SnapshotStorageOwnedError",
     "Sql",
     "Statement",
+    "StorageFullError",
+    "StoreConnected",
+    "StoreMigrated",
+    "TenantBusyError",
+    "TenantClosed",
+    "TenantDeletedError",
+    "TenantError",
+    "TenantExistsError",
     "TenantHandle",
     "TenantId",
     "TenantLimits",
     "TenantMigrationStatus",
+    "TenantNotFoundError",
+    "TenantOpened",
+    "TenantOverloadedError",
+    "TenantOwnedElsewhereError",
+    "TenantQuarantinedError",
+    "TenantRateLimitedError",
     "TenantRecord",
     "TenantRegistry",
+    "TenantRequiredError",
     "TenantState",
+    "TenantStateError",
+    "TenantStatistics",
+    "TenantSuspendedError",
     "TenantTransaction",
+    "TenantryError",
+    "TransactionClosedError",
+    "open_storage",
 ]
+
+# The same as above for the running program: what they need takes most of a short command's time to load.
+__getattr__ = _lazy_names(
+    __name__,
+    {
+        "tenantry.config": ("PersistenceConfig", "RegistryConfig", "SQLiteConfig"),
+        "tenantry.limits": ("TenantLimits",),
+        "tenantry.migration": ("MigrationSession",),
+        "tenantry.pages": ("Page",),
+        "tenantry.repository": ("Repository",),
+        "tenantry.row": ("Row",),
+        "tenantry.schema": ("Schema",),
+        "tenantry.statements": ("Fetch", "Sql", "Statement"),
+        "tenantry.storage.archive.manifest": ("Manifest",),
+        "tenantry.storage.objects.cloud": ("open_storage",),
+        "tenantry.storage.objects.protocol": ("LocalStorage", "ObjectStorage"),
+        "tenantry.tenancy.catalog.api_keys": ("ApiKey", "NewApiKey"),
+        "tenantry.tenancy.catalog.audit": ("AdminAuditEntry", "AuditVerification"),
+        "tenantry.tenancy.fleet.job": (
+            "FleetJob",
+            "FleetProgress",
+            "FleetResult",
+            "JobState",
+            "TenantMigrationStatus",
+        ),
+        "tenantry.tenancy.handle": ("IdempotentWrite", "TenantHandle", "TenantTransaction"),
+        "tenantry.tenancy.registry": ("TenantRegistry",),
+        "tenantry.tenancy.snapshots.drill": ("DrillReport", "DrillResult"),
+        "tenantry.tenancy.snapshots.snapshot": ("Snapshot",),
+        "tenantry.tenancy.statistics": ("RegistryStatistics", "TenantStatistics"),
+        "tenantry.tenancy.tenant_record": ("TenantRecord",),
+    },
+)

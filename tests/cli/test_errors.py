@@ -14,11 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import WHERE, Service, document, environment, service, tenantry
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
 from tenantry.files.lock_file import LockFile
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS, make_message, query, until
 
 

@@ -12,11 +12,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from commands import WHERE, service, tenantry
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
 from tenantry.cli.client.api import api_path, tenant_path
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import query
 
 NO_IDS = ["..", ".", "", "%2e%2e", "../..", "a/b"]

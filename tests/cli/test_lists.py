@@ -12,9 +12,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from commands import WHERE, service
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
-from tenantry.tenancy.catalog.api_keys import Scope
 
 COUNT = 3
 MORE = re.compile(r"tenantry: more items follow: --all for all, --cursor (\S+) for the next page\n")

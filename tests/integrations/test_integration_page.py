@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from hosts import ACME, PROBLEM, check_refused, starlette_app
 from serving import client_of, serve
-from tenantry import RegistryConfig, TenantRegistry, errors
+from tenantry import RegistryConfig, Scope, TenantRegistry, errors
 from tenantry.admin import create_admin_app
 from tenantry.admin.http.problems import problem_of, status_of
 from tenantry.integrations.fastapi import (
@@ -23,7 +23,6 @@ from tenantry.integrations.fastapi import (
     opened_registry,
     registry_lifespan,
 )
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenantry.testing.conformance.samples import make_task
 
 

@@ -43,7 +43,7 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.admin import create_admin_app
 from tenantry.errors import TenantryError
 from tenantry.observability.metrics import export_metrics
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry import Scope
 from tenants import make_message
 
 data_dir, busy = sys.argv[1], json.loads(sys.argv[2])

@@ -16,9 +16,8 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
-from tenantry import TenantRegistry
+from tenantry import Scope, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS
 
 if TYPE_CHECKING:

@@ -35,6 +35,20 @@ def test_readme_example_is_short():
     assert len([line for line in example.splitlines() if line.strip()]) <= 16
 
 
+def test_the_documentation_imports_public_names_only():
+    """What a code block of a page, or an example, imports is public: a package with ``__all__``, or `tenantry.errors`."""
+    doors = {"tenantry", "tenantry.errors"} | {
+        f"tenantry.{package}"
+        for package in ("admin", "company", "integrations", "observability", "storage", "testing")
+    }
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    for page in pages:
+        found = re.findall(
+            r"^\s*(?:from|import) (tenantry[\w.]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        assert set(found) <= doors, f"{page.name} imports from {set(found) - doors}"
+
+
 def test_own_schema_example_runs(tmp_path: Path):
     """The example of a schema pack keeps an invoice with one company and not with the other."""
     own_schema = str(ROOT / "examples" / "own_schema.py")

@@ -1,7 +1,24 @@
 """The admin API: the tenants of a registry over HTTP. It needs the extra ``service``."""
 
-from tenantry.admin.app import begin_drain, create_admin_app, end_streams
-from tenantry.admin.http.bodies import BodyLimits
-from tenantry.admin.http.strangers import StrangerRate
+from typing import TYPE_CHECKING
 
-__all__ = ["BodyLimits", "StrangerRate", "begin_drain", "create_admin_app", "end_streams"]
+from tenantry.lazy_names import lazy_names as _lazy_names
+
+if TYPE_CHECKING:
+    from tenantry.admin.app import begin_drain, create_admin_app, end_streams
+    from tenantry.admin.http.bodies import BodyLimits
+    from tenantry.admin.http.strangers import StrangerRate
+    from tenantry.admin.routes.probes import make_probes
+
+__all__ = ["BodyLimits", "StrangerRate", "begin_drain", "create_admin_app", "end_streams", "make_probes"]
+
+# The models of the API need no web framework, and are used without it.
+__getattr__ = _lazy_names(
+    __name__,
+    {
+        "tenantry.admin.app": ("begin_drain", "create_admin_app", "end_streams"),
+        "tenantry.admin.http.bodies": ("BodyLimits",),
+        "tenantry.admin.http.strangers": ("StrangerRate",),
+        "tenantry.admin.routes.probes": ("make_probes",),
+    },
+)

@@ -39,6 +39,7 @@ from tenantry.company.protocols import (
 from tenantry.company.records import SAVE_MANY_ROWS_MAX
 from tenantry.company.tasks import SQLTaskRepository
 from tenantry.company.transitions import TASK_TRANSITIONS
+from tenantry.company.types import NotBlankStr
 from tenantry.schema import Schema
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "MessagePriority",
     "MessageRepository",
     "MessageType",
+    "NotBlankStr",
     "Priority",
     "RiskLevel",
     "SQLAuditRepository",

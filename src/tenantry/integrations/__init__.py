@@ -1,1 +1,39 @@
-"""Integrations with other libraries; `tenantry.integrations.fastapi` is for FastAPI and Starlette."""
+"""Integrations with other libraries: FastAPI and Starlette, which need the extra ``service``."""
+
+from typing import TYPE_CHECKING
+
+from tenantry.lazy_names import lazy_names as _lazy_names
+
+if TYPE_CHECKING:
+    from tenantry.integrations.fastapi import (
+        TenantDependency,
+        install_error_handlers,
+        opened_registry,
+        registry_lifespan,
+    )
+    from tenantry.integrations.sources import Source, from_header, from_path, from_subdomain
+
+__all__ = [
+    "Source",
+    "TenantDependency",
+    "from_header",
+    "from_path",
+    "from_subdomain",
+    "install_error_handlers",
+    "opened_registry",
+    "registry_lifespan",
+]
+
+# Each integration needs a library of its own.
+__getattr__ = _lazy_names(
+    __name__,
+    {
+        "tenantry.integrations.fastapi": (
+            "TenantDependency",
+            "install_error_handlers",
+            "opened_registry",
+            "registry_lifespan",
+        ),
+        "tenantry.integrations.sources": ("Source", "from_header", "from_path", "from_subdomain"),
+    },
+)

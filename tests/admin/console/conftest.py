@@ -7,9 +7,8 @@ import httpx
 import pytest
 
 from browsers import Browser, RunningService, open_browser, serving
-from tenantry import TenantRegistry
+from tenantry import Scope, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.tenancy.catalog.api_keys import Scope
 
 
 @pytest.fixture

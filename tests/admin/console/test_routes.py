@@ -4,8 +4,7 @@ import json
 
 import httpx
 
-from tenantry import TenantRegistry
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry import Scope, TenantRegistry
 
 
 async def test_a_key_can_ask_what_it_is_good_for(client: httpx.AsyncClient, registry: TenantRegistry):

@@ -19,12 +19,11 @@ import pytest
 from fastapi import Request
 
 from service import Service, check_problem, connected, ended, events, served
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.admin import BodyLimits
 from tenantry.admin.http.auth import Principal, authenticate_by_key
 from tenantry.errors import KeyRefusedError
 from tenantry.events import Event, OperationStepped
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import HANG_SECONDS, HandClock, as_another, make_message, query, until
 
 GZIP = {"content-type": "application/gzip"}

@@ -15,9 +15,8 @@ import pytest
 from typer.main import get_command
 
 from commands import service, tenantry
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import database_path
 
 PROCESSES_AT_ONCE = 4

@@ -11,9 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import WHERE, service, tenantry
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
-from tenantry.tenancy.catalog.api_keys import Scope
 from tenants import database_path
 
 SOUND = [f"sound-{number}" for number in range(3)]

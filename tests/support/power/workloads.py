@@ -14,8 +14,7 @@ from typing import Any, Final
 from power.script import Script, StoppedError
 from power.tracing import Kind
 from power.worlds import World
-from tenantry import TenantRegistry
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry import Scope, TenantRegistry
 from tenantry.threads import run_in_thread
 
 

@@ -10,7 +10,8 @@ from fastapi.security.base import SecurityBase
 
 from tenantry.admin.http.problems import ProblemError
 from tenantry.ids import TenantId
-from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys, Scope
+from tenantry.scope import Scope
+from tenantry.tenancy.catalog.api_keys import ApiKey, ApiKeys
 
 _TOKEN_CHARACTERS_MAX: Final = 512
 

@@ -24,7 +24,7 @@ from tenantry.admin.http.stream_authorization import (
 from tenantry.admin.openapi.responses import responses_of
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.scope import Scope
 from tenantry.tenancy.catalog.authority import acting_under
 from tenantry.tenancy.registry import TenantRegistry
 

@@ -26,7 +26,7 @@ from tenantry.errors import StorageFullError, TenantExistsError
 from tenantry.files.atomic_file import storage_errors
 from tenantry.files.disk_space import room_bytes
 from tenantry.files.durable_files import FILE_MODE
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.scope import Scope
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.snapshots.scratch import named
 from tenantry.threads import run_in_thread

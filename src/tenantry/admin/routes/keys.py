@@ -9,7 +9,8 @@ from tenantry.admin.http.cursors import CurrentCursor
 from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentService, Reader
 from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import LIST_ITEMS_MAX, Body, TenantIdText
-from tenantry.tenancy.catalog.api_keys import ApiKey, Scope
+from tenantry.scope import Scope
+from tenantry.tenancy.catalog.api_keys import ApiKey
 from tenantry.texts import KeyName
 
 router = APIRouter(prefix="/v1", tags=["keys"], route_class=AdminRoute)

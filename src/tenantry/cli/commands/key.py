@@ -17,7 +17,7 @@ from tenantry.cli.arguments import (
 from tenantry.cli.client.api import Api, Document, api_path
 from tenantry.cli.command import command
 from tenantry.cli.output import as_text, listing
-from tenantry.tenancy.catalog.api_keys import Scope
+from tenantry.scope import Scope
 
 group = typer.Typer(name="key", no_args_is_help=True, help="API keys of the admin API.")
 

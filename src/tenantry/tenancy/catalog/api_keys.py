@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +19,7 @@ from tenantry.clock import FIRST_INSTANT, Clock, as_text
 from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.scope import Scope
 from tenantry.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog.audit import append, append_if, principal_of
 from tenantry.tenancy.catalog.rows import decode_row
@@ -32,19 +32,6 @@ _COLUMNS: Final = ("id", "name", "scopes", "tenants", "created_at", "created_by"
 _JSON_COLUMNS: Final = ("scopes", "tenants")
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)}"
 _INSERT: Final = f"INSERT INTO api_keys ({', '.join(_COLUMNS)}, hash) SELECT {', '.join('?' * (len(_COLUMNS) + 1))}"  # our names
-
-
-class Scope(StrEnum):
-    """What a key permits; each scope includes the scopes before it."""
-
-    READ = "read"
-    OPERATE = "operate"
-    ADMIN = "admin"
-
-    def includes(self, other: "Scope") -> bool:
-        """Return whether this scope permits what `other` permits."""
-        order = list(Scope)
-        return order.index(self) >= order.index(other)
 
 
 class ApiKey(BaseModel):
