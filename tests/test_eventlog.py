@@ -91,6 +91,24 @@ async def test_any_key_can_name_a_record(tmp_path: Path, configure: Callable[[],
     ]
 
 
+async def test_events_without_names(tmp_path: Path):
+    """Without names of events a failure is logged as the statement's name with ``_failed``, and success is not logged."""
+    async with open_store(SQLiteOptions(path=tmp_path / "a.db"), TABLE) as store:
+        repository = Repository(StoreSession(store, EventLog()))
+        with capture_logs() as logs:
+            assert await repository.write(INSERT) == [None]
+            with pytest.raises(DuplicateRecordError, match=r"test\.run: UNIQUE constraint failed: t\.id"):
+                await repository.write(INSERT)
+            with pytest.raises(
+                DuplicateRecordError, match="row 1 was not written: another record has the same"
+            ):
+                await repository.write(INSERT, row=1)
+            with pytest.raises(QueryError):
+                await repository.read(rows("SELECT * FROM nowhere"))
+        events = [entry["event"] for entry in logs if entry["event"].startswith("test.")]
+        assert events == ["test.run_failed", "test.run_failed", "test.rows_failed"]
+
+
 async def test_a_key_does_not_hide_the_tenant(registry: TenantRegistry):
     """An event of a tenant's call says which tenant it was, also where the record is named by a tenant's id."""
     await registry.create("acme")

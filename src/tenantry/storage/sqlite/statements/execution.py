@@ -75,8 +75,14 @@ def _execute(
     else:
         cursor = connection.execute(numbered.sql, numbered.names(statement.parameters))
     fetch = statement.fetch
-    if fetch is Fetch.NONE and cursor.description is None:
-        return None
+    if fetch is Fetch.NONE:
+        if cursor.description is None:
+            return None
+        cursor.close()  # ends the statement: only then can its changes be seen and undone
+        raise QueryError(
+            f"{statement.name} returns rows, and its Fetch is NONE: nothing was written; give the statement a Fetch that returns "
+            "them, or leave out RETURNING"
+        )
     try:
         if fetch is Fetch.ALL:
             return cursor.fetchall()
@@ -95,13 +101,8 @@ def _fetch_named(statement: Statement, cursor: sqlite3.Cursor) -> Result:
     """Return the rows with their names.
 
     Raises:
-        QueryError: The statement returns rows that nobody asked for, or cannot return the rows that were asked for.
+        QueryError: The statement cannot return rows.
     """
-    if statement.fetch is Fetch.NONE:
-        raise QueryError(
-            f"{statement.name} returns rows, and its Fetch is NONE: nothing was written; give the statement a Fetch that returns "
-            "them, or leave out RETURNING"
-        )
     if cursor.description is None:
         raise QueryError(
             f"{statement.name} cannot return rows, and its Fetch is {statement.fetch.name}: nothing was written; add RETURNING, "
