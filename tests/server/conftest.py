@@ -1,4 +1,4 @@
-"""What the tests of the HTTP server are given."""
+"""Fixtures for the tests of the HTTP server."""
 
 from pathlib import Path
 

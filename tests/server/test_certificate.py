@@ -1,4 +1,4 @@
-"""The certificate of a server: when it ends, and what happens when its files change."""
+"""The certificate of a server: when it expires, and what happens when its files change."""
 
 import ssl
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ SOON, LATER, CENTURY = (
 
 
 @pytest.mark.parametrize("ends_at", [SOON, CENTURY], ids=["UTCTime", "GeneralizedTime"])
-def test_when_it_ends(tmp_path: Path, ends_at: datetime):
-    """The end of the first certificate of the file is told, in both forms that RFC 5280 has for it."""
+def test_when_it_expires(tmp_path: Path, ends_at: datetime):
+    """The expiry of the file's first certificate is read, in both forms of RFC 5280."""
     cert, key = make_certificate(tmp_path, ends_at)
     (tmp_path / "other").mkdir()
     cert.write_bytes(cert.read_bytes() + make_certificate(tmp_path / "other", LATER)[0].read_bytes())
@@ -30,7 +30,7 @@ def test_when_it_ends(tmp_path: Path, ends_at: datetime):
 
 
 async def shown(server: Running) -> bytes:
-    """Return the certificate that a new connection to a server is shown."""
+    """Return the certificate that the server shows to a new connection."""
     reader, writer = await server.connect(GET)
     await reader.readuntil(b"ok")
     encryption = writer.get_extra_info("ssl_object")
@@ -41,7 +41,7 @@ async def shown(server: Running) -> bytes:
 
 
 async def test_new_connections_have_the_new_one(tmp_path: Path):
-    """A certificate that was read again is shown to new connections; those that there are go on."""
+    """New connections get the reloaded certificate, and open connections stay open."""
     tls = Tls(*make_certificate(tmp_path, SOON))
     certificate = Certificate(tls)
     async with running(answer_ok, tls, certificate=certificate) as server:
@@ -61,7 +61,7 @@ async def test_new_connections_have_the_new_one(tmp_path: Path):
 @pytest.mark.parametrize("damaged", ["cert.pem", "key.pem"])
 @pytest.mark.parametrize("content", [b"", b"nonsense", None], ids=["empty", "nonsense", "of another"])
 async def test_files_that_cannot_be_used(tmp_path: Path, damaged: str, content: bytes | None):
-    """Files that cannot be used are refused at the start; later the certificate stays what it was, and an error is logged."""
+    """Files that cannot be used are refused at the start; at a reload the old certificate stays, and an error is logged."""
     tls = Tls(*make_certificate(tmp_path, SOON))
     certificate = Certificate(tls)
     async with running(answer_ok, tls, certificate=certificate) as server:

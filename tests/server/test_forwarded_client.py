@@ -29,10 +29,8 @@ from tenantry.server.forwarded_client import ForwardedClient
         ([(b"x-forwarded-for", b"\xff")], ("127.0.0.1", 1)),
     ],
 )
-async def test_the_last_address_that_was_forwarded(
-    headers: list[tuple[bytes, bytes]], expected: tuple[str, int]
-):
-    """The proxy's own entry counts without its port, and not those that came with the request; what is no address does not."""
+async def test_the_last_forwarded_address(headers: list[tuple[bytes, bytes]], expected: tuple[str, int]):
+    """The client's address is the last entry, which the proxy wrote, without a port; an entry that is not an address is ignored."""
     seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

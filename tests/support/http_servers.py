@@ -1,4 +1,4 @@
-"""What the tests of the HTTP server share: one that runs, and clients that do as little of the protocol as they like.
+"""A running HTTP server for its tests, and clients that use as little of the protocol as they like.
 
 Import it by name (``tests`` is on pytest's path): ``from http_servers import running``.
 """
@@ -25,24 +25,24 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
 
 
 LAST_GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-"""After which the server hangs up."""
+"""The server closes the connection after its response."""
 
 LARGE_BYTES = 8 * 2**20
-"""More than the kernel keeps of an answer that nobody reads."""
+"""More of a response than the kernel buffers for a client that does not read."""
 
 
 async def answer_ok(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request, and read no body."""
+    """Respond to every request without reading its body."""
     await PlainTextResponse("ok")(scope, receive, send)
 
 
 async def answer_much(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request with more than is kept for a client that does not read."""
+    """Respond to every request with more than the kernel buffers for a client that does not read."""
     await PlainTextResponse("x" * LARGE_BYTES)(scope, receive, send)
 
 
 class Running:
-    """A server that listens on the loopback, and its clients.
+    """A server that listens at the loopback, and its clients.
 
     Args:
         server: The server.
@@ -57,7 +57,7 @@ class Running:
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         return len(self.server.connections)
 
     async def connect(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -69,7 +69,7 @@ class Running:
         return reader, writer
 
     async def aclose(self) -> None:
-        """Hang up and stop the server."""
+        """Close all connections, and stop the server."""
         for writer in self._writers:
             writer.transport.abort()
         self.server.stop(is_urgent=False)
@@ -84,7 +84,7 @@ async def running(
     unreceived_seconds_max: float = UNRECEIVED_SECONDS_MAX,
     **options: Any,
 ) -> AsyncIterator[Running]:
-    """Run a server; the block ends in good time."""
+    """Run a server; a block that hangs raises TimeoutError."""
     used = certificate or (None if tls is None else Certificate(tls))
     server = HttpServer(app, used, closing_seconds=1, **options)
     with bound(Endpoint(host, 0), unreceived_seconds_max=unreceived_seconds_max) as listening:
@@ -102,7 +102,7 @@ async def running(
 
 @contextmanager
 def another_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Run a server that is not tenantry's and answers as the handler does, and give its URL."""
+    """Run another server, which responds as the handler does, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

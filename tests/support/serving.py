@@ -3,35 +3,22 @@
 Import it by name (``tests`` is on pytest's path): ``from serving import serve``.
 """
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.types import ASGIApp
 
-from tenants import HANG_SECONDS, until
+from service import served
+from tenants import HANG_SECONDS
 
 
 @asynccontextmanager
 async def serve(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an application with uvicorn on a free port of the loopback, its lifespan included; give a client of it."""
-    # Of this protocol by name: only then asyncio turns off Nagle's algorithm, which costs 40 ms an answer.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await until(lambda: server.started or serving.done())
-        host, port = listener.getsockname()
-        try:
-            async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=HANG_SECONDS) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            await serving
+    """Serve an application on a free port of the loopback, its lifespan included; give a client of it."""
+    async with served(app) as url, httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS) as client:
+        yield client
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
