@@ -25,6 +25,7 @@ NAME_WAYS: dict[str, Way] = {
     "update": lambda registry, text: registry.update("acme", display_name=text),
     "clone": lambda registry, text: registry.clone("acme", "new", display_name=text),
     "import": lambda registry, text: registry.import_bundle("new", "/nowhere", display_name=text),
+    "adopt": lambda registry, text: registry.adopt("new", "/nowhere", at={}, display_name=text),
 }
 REASON_WAYS: dict[str, Way] = {
     "suspend": lambda registry, text: registry.suspend("acme", reason=text),

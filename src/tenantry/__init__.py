@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from tenantry.schema import Schema
     from tenantry.statements import Fetch, Sql, Statement
     from tenantry.storage.archive.manifest import Manifest
+    from tenantry.storage.artifacts import SchemaDifference
     from tenantry.storage.objects.cloud import open_storage
     from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
     from tenantry.tenancy.catalog.api_keys import ApiKey, NewApiKey
@@ -158,6 +159,7 @@ __all__ = [
     "Row",
     "SQLiteConfig",
     "Schema",
+    "SchemaDifference",
     "Scope",
     "SettingsError",
     "Snapshot",
@@ -211,6 +213,7 @@ __getattr__ = _lazy_names(
         "tenantry.schema": ("Schema",),
         "tenantry.statements": ("Fetch", "Sql", "Statement"),
         "tenantry.storage.archive.manifest": ("Manifest",),
+        "tenantry.storage.artifacts": ("SchemaDifference",),
         "tenantry.storage.objects.cloud": ("open_storage",),
         "tenantry.storage.objects.protocol": ("LocalStorage", "ObjectStorage"),
         "tenantry.tenancy.catalog.api_keys": ("ApiKey", "NewApiKey"),

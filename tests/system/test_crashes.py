@@ -7,11 +7,13 @@ migrations, and the like; a new step of a call is a new fault point by itself.
 """
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from typing import Any, Final
 import pytest
 
 from tenantry import RegistryConfig, TenantRegistry, TenantState
+from tenantry.company import COMPANY
 from tenantry.errors import (
     TenantDeletedError,
     TenantExistsError,
@@ -101,6 +104,19 @@ async def import_globex(registry: TenantRegistry) -> None:
     await registry.import_bundle("globex", bundle_of(registry))
 
 
+async def make_application(registry: TenantRegistry) -> None:
+    """Make a database of an application that has the tables of the company's pack."""
+    with contextlib.closing(sqlite3.connect(registry.config.data_dir / "app.db")) as connection:
+        for migration in COMPANY.migrations("sqlite"):
+            connection.executescript(migration.sql)
+
+
+async def adopt_globex(registry: TenantRegistry) -> None:
+    """Create a tenant from the application's database."""
+    at = {"company": len(COMPANY.migrations("sqlite"))}
+    await registry.adopt("globex", registry.config.data_dir / "app.db", at=at)
+
+
 async def snapshot_acme(registry: TenantRegistry) -> None:
     """Take a snapshot, and write more."""
     await registry.snapshots.create("acme")
@@ -146,6 +162,7 @@ CALLS: Final = {
     ),
     "clone": Call(lambda registry: registry.clone("acme", "globex", display_name="Globex")),
     "import_bundle": Call(import_globex, export_acme),
+    "adopt": Call(adopt_globex, make_application),
     "restore": Call(restore_acme, snapshot_acme),
     "replace_file": Call(
         lambda registry: registry.snapshots.replace_file("acme", registry.config.data_dir / "acme.db"),
@@ -155,10 +172,11 @@ CALLS: Final = {
     "update": Call(on_acme("update", display_name="Acme Ltd.", deletion_protected=True)),
 }
 OF_SNAPSHOTS: Final = {"restore", "replace_file", "undo_restore"}
-CREATING: Final = {"create", "clone", "import_bundle"}
+CREATING: Final = {"create", "clone", "import_bundle", "adopt"}
 NO_LIFECYCLE_CALLS: Final = {
     *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),
     "backend_report",
+    "compare_database",
 }
 REFUSALS: Final = {
     TenantState.SUSPENDED: TenantSuspendedError,

@@ -78,6 +78,7 @@ REFUSED: dict[str, Callable[[TenantRegistry, Path], Awaitable[object]]] = {
     "create": lambda registry, _: registry.create("new"),
     "clone": lambda registry, _: registry.clone("acme", "new"),
     "import": lambda registry, directory: registry.import_bundle("new", directory / "acme.tar.gz"),
+    "adopt": lambda registry, directory: registry.adopt("new", directory / "app.db", at={}),
     "restore": lambda registry, _: restore_newest(registry),
     "migrate": lambda registry, _: registry.fleet.start("migrate"),
 }

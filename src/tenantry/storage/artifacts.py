@@ -5,8 +5,9 @@ Each function works on a thread. Cancelling it stops the work and leaves the fil
 
 from tenantry.files.digests import file_sha256
 from tenantry.files.durable_files import sync_file
-from tenantry.storage.sqlite.foreign import foreign
-from tenantry.storage.sqlite.maintenance import integrity, maintenance
+from tenantry.storage.sqlite.foreign import adoption, foreign
+from tenantry.storage.sqlite.foreign.schema_difference import SchemaDifference
+from tenantry.storage.sqlite.maintenance import integrity, maintenance, outside_copy
 from tenantry.storage.sqlite.maintenance.integrity import DatabaseReport
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.storage.sqlite.version import SQLITE_VERSION
@@ -15,19 +16,26 @@ from tenantry.threads import in_thread
 __all__ = [
     "SQLITE_VERSION",
     "DatabaseReport",
+    "SchemaDifference",
     "assign_to",
     "check",
     "check_schema",
+    "compare_adopted",
     "copy_file",
+    "copy_outside",
     "digest",
     "leave_one_file",
     "make_durable",
+    "mark_applied",
     "owner_of",
 ]
 
 check = in_thread(integrity.check)
 digest = in_thread(file_sha256)
 check_schema = in_thread(foreign.check_foreign)
+compare_adopted = in_thread(adoption.compare_adopted)
+mark_applied = in_thread(adoption.mark_applied)
+copy_outside = in_thread(outside_copy.copy_outside)
 copy_file = in_thread(replacement.copy_plain_file)
 owner_of = in_thread(integrity.read_tenant_uid)
 assign_to = in_thread(maintenance.assign_to_tenant)

@@ -40,6 +40,7 @@ from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
 from tenantry.tenancy.snapshot_storage.location import default_location, record_location
 from tenantry.tenancy.snapshot_storage.owner import StorageOwner
+from tenantry.tenancy.snapshots.adopt import Adopt
 from tenantry.tenancy.snapshots.clone import Clone
 from tenantry.tenancy.snapshots.copying import Copies
 from tenantry.tenancy.snapshots.export import Export
@@ -229,6 +230,7 @@ def _operations(
         clone=Clone(snapshot_tools, create),
         export=Export(snapshot_tools),
         import_bundle=ImportBundle(snapshot_tools, create),
+        adopt=Adopt(snapshot_tools, create),
     )
 
 
@@ -251,6 +253,7 @@ def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -
         operations.repair,
         operations.clone,
         operations.import_bundle,
+        operations.adopt,
         on_snapshots.restore,
         on_snapshots.undo_restore,
         on_snapshots.replace_file,

@@ -1,7 +1,7 @@
 """What operators do to tenants: requests are parsed and checked here, and run as operations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.storage.archive.manifest import Manifest
+from tenantry.storage.artifacts import SchemaDifference
 from tenantry.tenancy.catalog.audit import shown_path
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.operations.archive import Archive
@@ -22,6 +23,7 @@ from tenantry.tenancy.operations.purge import Purge
 from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.snapshots.adopt import Adopt
 from tenantry.tenancy.snapshots.clone import Clone
 from tenantry.tenancy.snapshots.export import Export
 from tenantry.tenancy.snapshots.import_bundle import ImportBundle
@@ -42,6 +44,7 @@ class TenantOperations:
     clone: Clone
     export: Export
     import_bundle: ImportBundle
+    adopt: Adopt
 
 
 class OperatorAPI(ABC):
@@ -430,6 +433,71 @@ class OperatorAPI(ABC):
         return await self._runner.run(
             parse_tenant_id(new_id), "import", work, by=by, path=self._audited_path(path), **detail
         )
+
+    async def adopt(
+        self,
+        new_id: str,
+        path: str | Path,
+        *,
+        at: Mapping[str, int],
+        display_name: str | None = None,
+        accepted_tables: Collection[str] = (),
+        by: str | None = None,
+    ) -> TenantRecord:
+        """Create a tenant with a copy of a database that another program made, and return it.
+
+        The database itself is not changed, and other processes may have it open. Its tables are compared with what the schema packs make
+        at the named migrations. These migrations are marked as applied, and the later ones are applied to the copy.
+
+        Args:
+            new_id: The new tenant's id.
+            path: The database, a file of SQLite. This process may not have it open.
+            at: The last migration that the database has of each schema pack: ``{"notes": 3}``. A pack that is left out has none. A database
+                that `create_backend` made lists its migrations itself.
+            display_name: For people; the id if left out.
+            accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
+            by: Who does it, for the audit, see the class.
+
+        Raises:
+            ForeignSchemaError: The tables differ from what the packs make, and the error names each difference; or it is a tenant's
+                database already. Nothing was created.
+            MigrationError: A pack has no such migration, or a later migration failed; nothing was created.
+            DatabaseCorruptError: The database is damaged, encrypted, or not an SQLite database; nothing was created.
+            SnapshotError: There is no such file, or it cannot be copied; nothing was created.
+            TenantExistsError: The id is taken.
+        """
+        self._check_open()
+        parsed = parse_tenant_id(new_id)
+        name = parsed if display_name is None else display_name
+        check_display_name(name)
+        work = partial(
+            self._operations.adopt.run,
+            path=Path(path),
+            at=at,
+            display_name=name,
+            accepted_tables=accepted_tables,
+        )
+        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        return await self._runner.run(
+            parsed, "adopt", work, by=by, path=self._audited_path(path), at=dict(at), **detail
+        )
+
+    async def compare_database(
+        self, path: str | Path, *, at: Mapping[str, int], accepted_tables: Collection[str] = ()
+    ) -> Sequence[SchemaDifference]:
+        """Return how the tables of a database differ from what the schema packs make, as `adopt` compares them; empty if they do not.
+
+        Args:
+            path: See `adopt`.
+            at: See `adopt`.
+            accepted_tables: See `adopt`.
+
+        Raises:
+            ForeignSchemaError: It is a tenant's database already, or an accepted table is more than a plain table.
+            MigrationError, DatabaseCorruptError, SnapshotError: See `adopt`.
+        """
+        self._check_open()
+        return await self._operations.adopt.compare(Path(path), at=at, accepted_tables=accepted_tables)
 
     async def _apply(
         self,

@@ -10,10 +10,10 @@ the same database, under an authorizer that only allows columns, constraints and
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
 from tenantry.schema import Schema
@@ -23,13 +23,19 @@ from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.database_files import ownership
 from tenantry.storage.sqlite.database_files.database_file import database_uri
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text
-from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject, read_schema, sql_tokens
+from tenantry.storage.sqlite.foreign.accepted_tables import make_accepted
+from tenantry.storage.sqlite.foreign.schema_objects import (
+    IMPORT_ADVICE,
+    SchemaObject,
+    read_schema,
+    refused_objects,
+    sql_tokens,
+)
 from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
 from tenantry.storage.sqlite.migrations import migrator
 from tenantry.storage.sqlite.migrations.memory_database import database_of
 from tenantry.storage.sqlite.statements import idempotency
-from tenantry.storage.sqlite.statements.authorizer import Judge, RefusedActionError, judged
-from tenantry.storage.sqlite.statements.sql_text import folded, quoted
+from tenantry.storage.sqlite.statements.sql_text import folded
 
 SCHEMA_SECONDS_MAX: Final = 10.0
 MIGRATIONS_MAX: Final = 10_000
@@ -37,8 +43,7 @@ STATISTICS_ROWS_MAX: Final = 100_000
 STATISTICS_BYTES_MAX: Final = 16 * 2**20
 """ANALYZE writes a row for each index, and some dozens of rows if SQLite was built with STAT4."""
 
-_OBJECTS_SHOWN_MAX: Final = 20
-_BACKEND: Final = "sqlite"
+BACKEND: Final = "sqlite"
 # A program that writes the file without SQLite can store any type in a column.
 _MIGRATIONS_SQL: Final = (
     "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
@@ -53,33 +58,6 @@ _INTERNAL_COLUMNS: Final = {
     "sqlite_stat1": ("tbl", "idx", "stat"),
     "sqlite_stat4": ("tbl", "idx", "neq", "nlt", "ndlt", "sample"),
 }
-_MAKING: Final = frozenset(
-    [
-        *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_INDEX),
-        *(sqlite3.SQLITE_READ, sqlite3.SQLITE_REINDEX),
-    ]
-)
-_COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
-_SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
-# Functions that run in linear time and whose result is not much larger than their arguments, unlike `instr`, `like` and `printf`.
-_HARMLESS_FUNCTIONS: Final = frozenset(
-    [
-        *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
-        *("nullif", "round", "rtrim", "substr", "substring", "trim", "typeof", "upper"),
-        *(
-            "current_date",
-            "current_time",
-            "current_timestamp",
-            "date",
-            "datetime",
-            "julianday",
-            "strftime",
-            "time",
-        ),
-        *("unixepoch",),
-    ]
-)
-_HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
 
 
 def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
@@ -97,6 +75,28 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
         MigrationError: It is newer than the code.
         DatabaseCorruptError: It is damaged, not a database, or not one file.
     """
+    with opened(path) as connection:
+        found = read_schema(connection)
+        applied, file_version = read_applied(found, connection, path)
+        check_statistics(found, connection, path)
+    plan_migrations(schemas, BACKEND, applied, file_version)
+    known = {schema.name: schema.migrations(BACKEND) for schema in schemas}
+    migrations = [
+        m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
+    ]
+    with closing(database_of(migrations, schemas)) as expected:
+        _check_same(compare(found, expected, accepted_tables))
+    if len({one.key for one in found}) < len(found):
+        raise DatabaseCorruptError("the schema of the database has two objects of one name")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database from elsewhere to read its schema, and no data of tables that it defines.
+
+    Raises:
+        DatabaseCorruptError: It is damaged, not a database, or not one file; also if SQLite cannot read it in the block.
+    """
     if ImmutableFile.find(path) is None:
         raise DatabaseCorruptError(
             f"{path} is not a database in one file: it is missing or empty, or a journal or log lies beside it"
@@ -104,19 +104,9 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     try:
         check_schema_size(path)
         with closing(_open(path)) as connection:
-            found = read_schema(connection)
-            applied, file_version = _applied(found, connection, path)
-            _check_statistics(found, connection, path)
+            yield connection
     except (*DRIVER_ERRORS, OSError) as error:
         raise DatabaseCorruptError(f"the schema of {path} cannot be read: {error_text(error)}") from error
-    plan_migrations(schemas, _BACKEND, applied, file_version)
-    known = {schema.name: schema.migrations(_BACKEND) for schema in schemas}
-    migrations = [
-        m for name, all_ in known.items() for m in all_[: sum(row.schema == name for row in applied)]
-    ]
-    accepted = {folded(name) for name in accepted_tables}
-    with closing(database_of(migrations, schemas)) as expected:
-        _compare(found, read_schema(expected), accepted, expected)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -134,7 +124,7 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _applied(
+def read_applied(
     found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path
 ) -> tuple[list[AppliedMigration], int]:
     """Return the migrations that the file lists as applied, if its table of these is tenantry's."""
@@ -155,7 +145,7 @@ def _applied(
     return [AppliedMigration(*row) for row in rows], version
 
 
-def _check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
+def check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
     """Raise if the statistics are larger than ANALYZE makes them: every connection loads all of them before its first statement.
 
     With gigabytes of them, opening takes minutes, on a thread that other tenants wait for.
@@ -181,41 +171,59 @@ def _stored(create_sql: str) -> SchemaObject:
         return next(one for one in read_schema(connection) if one.type == "table")
 
 
-def _compare(
-    found: Sequence[SchemaObject],
-    expected: Sequence[SchemaObject],
-    accepted: Collection[str],
-    connection: sqlite3.Connection,
-) -> None:
-    """Raise unless the file's schema is the expected one, plus tenantry's own optional tables and the accepted ones."""
-    known = {one.key: one for one in (*_own_tables(), *expected)}
+class Comparison(NamedTuple):
+    """How the schema of a file differs from what the packs make.
+
+    Attributes:
+        unknown: Objects of the file that no pack makes.
+        changed: Objects of the file that the packs make with another definition.
+        missing: Objects that the packs make and the file lacks.
+    """
+
+    unknown: list[SchemaObject]
+    changed: list[SchemaObject]
+    missing: list[SchemaObject]
+
+
+def compare(
+    found: Sequence[SchemaObject], expected: sqlite3.Connection, accepted_tables: Collection[str]
+) -> Comparison:
+    """Compare a file's schema with what the packs make, tenantry's own optional tables and the accepted tables.
+
+    Args:
+        found: The file's objects.
+        expected: A database with what the packs make. The accepted tables are made in it.
+        accepted_tables: The names of the accepted tables.
+
+    Raises:
+        ForeignSchemaError: An accepted table is more than a plain table.
+    """
+    accepted = {folded(name) for name in accepted_tables}
+    made = read_schema(expected)
+    known = {one.key: one for one in (*own_objects(), *made)}
     accepting = [one for one in found if one.key not in known and folded(one.table) in accepted]
-    known |= {one.key: one for one in _accepted(accepting, connection)}
-    unknown = [one for one in found if one.key not in known and not _is_internal(one)]
-    changed = [one for one in found if one.key in known and one.definition != known[one.key].definition]
-    missing = [one for one in expected if one.key not in {one.key for one in found}]
+    known |= {one.key: one for one in make_accepted(accepting, expected)}
+    return Comparison(
+        unknown=[one for one in found if one.key not in known and not _is_internal(one)],
+        changed=[one for one in found if one.key in known and one.definition != known[one.key].definition],
+        missing=[one for one in made if one.key not in {one.key for one in found}],
+    )
+
+
+def _check_same(comparison: Comparison) -> None:
     for what, objects, advice in (
-        ("has objects that no schema pack makes", unknown, _ACCEPT),
-        ("has objects that are not what the schema packs make", changed, _IMPORT),
-        ("lacks objects that its schema packs make", missing, _IMPORT),
+        ("has objects that no schema pack makes", comparison.unknown, _ACCEPT),
+        ("has objects that are not what the schema packs make", comparison.changed, IMPORT_ADVICE),
+        ("lacks objects that its schema packs make", comparison.missing, IMPORT_ADVICE),
     ):
         if objects:
-            raise _refused(f"the database {what}", objects, advice)
-    if len({one.key for one in found}) < len(found):
-        raise DatabaseCorruptError("the schema of the database has two objects of one name")
+            raise refused_objects(f"the database {what}", objects, advice)
 
 
-_IMPORT: Final = "use it where the packs that made it are"
-_ACCEPT: Final = f"{_IMPORT}, or accept its tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
+_ACCEPT: Final = f"{IMPORT_ADVICE}, or accept its tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
 
 
-def _refused(what: str, objects: Sequence[SchemaObject], advice: str = _IMPORT) -> ForeignSchemaError:
-    names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
-    more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
-    return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)
-
-
-def _own_tables() -> list[SchemaObject]:
+def own_objects() -> list[SchemaObject]:
     """Return the objects that a tenant's database may have beside those of its packs: the owner, and the idempotency keys."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
@@ -226,56 +234,3 @@ def _own_tables() -> list[SchemaObject]:
 def _is_internal(one: SchemaObject) -> bool:
     sql = _INTERNAL.get(folded(one.name))
     return sql is not None and one.type == "table" and tuple(sql_tokens(sql)) == one.definition[-1]
-
-
-def _accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
-    """Create the accepted tables and their indexes beside the expected ones, and return their rows in the schema table.
-
-    Raises:
-        ForeignSchemaError: One of them is not a plain table or index.
-    """
-    names = {one.key for one in accepting}
-    for one in accepting:
-        if one.type not in {"table", "index"} or (
-            one.sql is None and not one.name.startswith("sqlite_autoindex_")
-        ):
-            raise _refused("an accepted table may have no triggers, and no view is accepted", [one])
-        if one.sql is None:
-            continue
-        try:
-            with judged(_judge_only(_MAKING), connection):
-                connection.execute(one.sql)
-            if one.type == "table":
-                _check_columns(one, connection)
-        except (*DRIVER_ERRORS, ValueError, RefusedActionError) as error:
-            raise _refused(
-                "an accepted table has more than columns, simple constraints and indexes "
-                f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",
-                [one],
-            ) from error
-    return [one for one in read_schema(connection) if one.key in names]
-
-
-def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
-    columns = connection.execute(f"PRAGMA table_xinfo({quoted(table.name)})").fetchall()
-    for *_, default, _, hidden in columns:
-        if hidden in _HIDDEN_GENERATED:
-            raise ValueError("a generated column")
-        if default is not None:
-            # Prepared but not run: SQLite checks the functions of a default value only when the default is used.
-            with judged(_judge_only(_COMPUTING), connection):
-                connection.execute(f"EXPLAIN SELECT {default}").close()
-
-
-def _judge_only(actions: Collection[int]) -> Judge:
-    """Return an authorizer that only allows these actions and calls of harmless functions."""
-
-    def judge(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
-        is_allowed = (
-            action in actions
-            or (action in {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE} and first in _SCHEMA_TABLES)
-            or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _HARMLESS_FUNCTIONS)
-        )
-        return None if is_allowed else f"{second or first or 'an action'}"
-
-    return judge

@@ -2,9 +2,10 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from tenantry.errors import ForeignSchemaError
 from tenantry.sql_tokens import COMMENT, QUOTED
 from tenantry.storage.sqlite.statements.sql_text import folded
 
@@ -15,6 +16,8 @@ _TOKEN: Final = re.compile(
 )
 _TYPES: Final = ("table", "index", "view", "trigger")
 _NAME_CHARACTERS_SHOWN_MAX: Final = 80
+_OBJECTS_SHOWN_MAX: Final = 20
+IMPORT_ADVICE: Final = "use it where the packs that made it are"
 
 
 class SchemaObject(NamedTuple):
@@ -62,3 +65,12 @@ def sql_tokens(sql: str) -> Iterator[str]:
             yield folded(token[1:-1])
         else:
             yield folded(token)
+
+
+def refused_objects(
+    what: str, objects: Sequence[SchemaObject], advice: str = IMPORT_ADVICE
+) -> ForeignSchemaError:
+    """Return the error of a file with objects that are refused; it names the first of them."""
+    names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
+    more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
+    return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)

@@ -18,6 +18,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
@@ -185,11 +186,24 @@ def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.
     check_orphans(noted, connection)
     connection.execute(CREATE_SQL)
     duration_ms = (time.perf_counter() - started) * 1000
-    applied_at = clock.now().isoformat(timespec="milliseconds")
-    connection.execute(
-        _INSERT,
-        (migration.schema, migration.version, migration.name, migration.checksum, applied_at, duration_ms),
-    )
+    record(migration, clock.now(), duration_ms, connection)
     # A pragma takes no parameters; the number is ours.
     connection.execute(f"PRAGMA user_version = {number:d}")
     connection.execute("COMMIT")
+
+
+def record(
+    migration: Migration, applied_at: datetime, duration_ms: float, connection: sqlite3.Connection
+) -> None:
+    """Add the row of a migration to ``schema_migrations``."""
+    connection.execute(
+        _INSERT,
+        (
+            migration.schema,
+            migration.version,
+            migration.name,
+            migration.checksum,
+            applied_at.isoformat(timespec="milliseconds"),
+            duration_ms,
+        ),
+    )

@@ -1,0 +1,238 @@
+"""Makes a tenant's database of a database that another program made: compares it with the packs, and marks their migrations as applied."""
+
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import ForeignSchemaError, MigrationError
+from tenantry.migration import Migration
+from tenantry.schema import Schema
+from tenantry.storage.migrations import plan_migrations
+from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.foreign.foreign import (
+    BACKEND,
+    check_statistics,
+    compare,
+    opened,
+    own_objects,
+    read_applied,
+)
+from tenantry.storage.sqlite.foreign.schema_difference import SchemaDifference, describe_change
+from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject, read_schema
+from tenantry.storage.sqlite.maintenance.maintenance_connection import WRITABLE, connect
+from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.migrations.memory_database import database_of
+from tenantry.storage.sqlite.statements.sql_text import folded
+
+_OWNER: Final = "tenantry_owner"
+_HISTORY: Final = "schema_migrations"
+
+
+def compare_adopted(
+    path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], accepted_tables: Collection[str] = ()
+) -> list[SchemaDifference]:
+    """Return how the schema of a database differs from what the packs make at some of their migrations.
+
+    Space, comments, and the case and the quotes of names do not count. The data is not looked at.
+
+    Args:
+        path: A closed database, of which nothing has run yet.
+        schemas: The packs.
+        at: The number of the last migration that the database has of each pack; 0 for a pack that is left out.
+        accepted_tables: Names of further tables that it may have, with their indexes.
+
+    Raises:
+        MigrationError: A pack is unknown or has no migration of that number, or the database lists other migrations as applied.
+        ForeignSchemaError: It is a tenant's database already, or an accepted table is more than a plain table.
+        DatabaseCorruptError: It is damaged, not a database, or not one file.
+    """
+    check_versions(schemas, at)
+    with opened(path) as connection:
+        found = read_schema(connection)
+        _check_adoptable(found, path)
+        check_statistics(found, connection, path)
+        taken = _taken(found)
+        if not taken:
+            at = _listed(found, at, connection, path, schemas) or at
+        with closing(database_of(_until(schemas, at), schemas)) as expected:
+            # The table of the packs' own history is made when the migrations are marked as applied.
+            expected.execute(f"DROP TABLE IF EXISTS {_HISTORY}")
+            others = [
+                one for one in found if folded(one.table) not in {folded(other.name) for other in taken}
+            ]
+            comparison = compare(others, expected, accepted_tables)
+            made = {one.key: one for one in read_schema(expected)}
+            details = {
+                one.key: describe_change(one, made[one.key], connection, expected)
+                for one in comparison.changed
+            }
+    later = _all_keys(schemas) if comparison.unknown else frozenset()
+    return [
+        *map(_taken_difference, taken),
+        *map(_missing, _without_parts(comparison.missing, comparison.changed)),
+        *(_changed(one, details[one.key]) for one in comparison.changed),
+        *(
+            _unknown(one, is_later=one.key in later)
+            for one in _without_parts(comparison.unknown, comparison.changed)
+        ),
+    ]
+
+
+def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
+    """Raise unless every pack is known and has a migration of the given number.
+
+    Raises:
+        MigrationError: It names the pack and what it has.
+    """
+    known = {schema.name: len(schema.migrations(BACKEND)) for schema in schemas}
+    for name, version in at.items():
+        if name not in known:
+            raise MigrationError(
+                f"schema {name!r} is not one of the registry's packs, which are {', '.join(known) or 'none'}: pass it in schemas=, "
+                "or with --schema",
+                schema=name,
+            )
+        if not 0 <= version <= known[name]:
+            raise MigrationError(
+                f"schema {name!r} has no migration {version}, its last is {known[name]:04d}: name the last one that the file has, "
+                "or 0 for none",
+                schema=name,
+                version=version,
+            )
+
+
+def mark_applied(
+    path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], applied_at: datetime
+) -> None:
+    """Mark the migrations of the packs up to the given ones as applied, unless the database lists its migrations itself.
+
+    Args:
+        path: A database that was compared, and that nobody else uses.
+        schemas: The packs.
+        at: See `compare_adopted`.
+        applied_at: The time for the rows.
+
+    Raises:
+        PersistenceError: SQLite refused.
+    """
+    migrations = _until(schemas, at)
+    try:
+        with closing(connect(path, WRITABLE)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not any(one.name == _HISTORY for one in read_schema(connection)):
+                connection.execute(migrator.CREATE_SQL)
+                for migration in migrations:
+                    migrator.record(migration, applied_at, 0.0, connection)
+                connection.execute(f"PRAGMA user_version = {len(migrations):d}")
+            connection.execute("COMMIT")
+            truncate_log(connection)
+    except DRIVER_ERRORS as error:
+        raise map_error(error, f"cannot mark the migrations of {path}") from error
+
+
+def _check_adoptable(found: Sequence[SchemaObject], path: Path) -> None:
+    if any(one.name == _OWNER for one in found):
+        raise ForeignSchemaError(
+            f"{path} is a tenant's database already: use 'tenant import' with a bundle of that tenant, 'tenant clone', or "
+            "'tenant replace-file'",
+            objects=(f"table '{_OWNER}'",),
+        )
+
+
+def _taken(found: Sequence[SchemaObject]) -> list[SchemaObject]:
+    """Return the objects with names that tenantry needs for tables of its own, and that are not such tables."""
+    own = {one.key: one for one in own_objects() if one.sql is not None}
+    names = {name for _, name in own}
+    return [
+        one
+        for one in found
+        if one.key[1] in names and (one.key not in own or one.definition != own[one.key].definition)
+    ]
+
+
+def _listed(
+    found: Sequence[SchemaObject],
+    at: Mapping[str, int],
+    connection: sqlite3.Connection,
+    path: Path,
+    schemas: Sequence[Schema],
+) -> dict[str, int]:
+    """Return the migrations that a database without a tenant lists as applied: `create_backend` makes such databases."""
+    if not any(one.name == _HISTORY for one in found):
+        return {}
+    applied, file_version = read_applied(found, connection, path)
+    versions = {row.schema: sum(other.schema == row.schema for other in applied) for row in applied}
+    if at and dict(at) != versions:
+        raise MigrationError(
+            f"{path} lists its own migrations, {', '.join(f'{name} {number:04d}' for name, number in versions.items())}: leave "
+            "out --at, or name these"
+        )
+    plan_migrations(schemas, BACKEND, applied, file_version)
+    check_versions(schemas, versions)
+    return versions
+
+
+def _until(schemas: Sequence[Schema], at: Mapping[str, int]) -> list[Migration]:
+    return [
+        migration for schema in schemas for migration in schema.migrations(BACKEND)[: at.get(schema.name, 0)]
+    ]
+
+
+def _all_keys(schemas: Sequence[Schema]) -> frozenset[tuple[str, str]]:
+    """Return the keys of everything that all migrations make."""
+    migrations = [migration for schema in schemas for migration in schema.migrations(BACKEND)]
+    with closing(database_of(migrations, schemas)) as connection:
+        return frozenset(one.key for one in read_schema(connection))
+
+
+def _without_parts(
+    objects: Sequence[SchemaObject], changed: Sequence[SchemaObject] = ()
+) -> Iterator[SchemaObject]:
+    """Yield the objects, without the indexes of tables among them and the indexes that the constraints of changed tables make."""
+    tables = {folded(one.name) for one in objects if one.type == "table"}
+    tables_changed = {folded(one.name) for one in changed if one.type == "table"}
+    for one in objects:
+        is_part = one.type == "index" and folded(one.table) in tables
+        if not is_part and not (one.sql is None and folded(one.table) in tables_changed):
+            yield one
+
+
+def _taken_difference(one: SchemaObject) -> SchemaDifference:
+    return SchemaDifference(
+        "taken",
+        one.shown,
+        "another program made it, and tenantry needs the name for a table of its own",
+        "drop or rename it in a copy of the file, and adopt the copy",
+    )
+
+
+def _missing(one: SchemaObject) -> SchemaDifference:
+    return SchemaDifference(
+        "missing",
+        one.shown,
+        "the packs make it, and the file lacks it",
+        "name an earlier migration with --at, or create it in a copy of the file, and adopt the copy",
+    )
+
+
+def _changed(one: SchemaObject, detail: str) -> SchemaDifference:
+    return SchemaDifference(
+        "changed",
+        one.shown,
+        detail,
+        "name another migration with --at, or change it in a copy of the file, or write the pack's migration as the file has it",
+    )
+
+
+def _unknown(one: SchemaObject, *, is_later: bool) -> SchemaDifference:
+    if is_later:
+        advice = "a later migration makes it: name that one with --at, or drop it in a copy of the file"
+    elif one.type == "table":
+        advice = "accept it with --accept-tables, put it into a migration of the pack, or drop it in a copy of the file"
+    else:
+        advice = "put it into a migration of the pack, or drop it in a copy of the file"
+    return SchemaDifference("unknown", one.shown, "no pack makes it up to the named migrations", advice)

@@ -1,0 +1,87 @@
+"""Adopt a database: create a tenant with a copy of a database that another program made. The steps are those of `new_from_copy`."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import ForeignSchemaError
+from tenantry.storage import artifacts
+from tenantry.storage.artifacts import SchemaDifference
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
+from tenantry.tenancy.snapshots.scratch import named
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.tenant_record import TenantRecord
+
+_DIFFERENCES_SHOWN_MAX: Final = 20
+
+
+class Adopt:
+    """Adopts databases."""
+
+    action = "adopt"
+
+    def __init__(self, tools: SnapshotTools, create: Create) -> None:
+        self._tools = tools
+        self._new = NewFromCopy(tools.operations, create)
+
+    async def compare(
+        self, path: Path, *, at: Mapping[str, int], accepted_tables: Collection[str]
+    ) -> Sequence[SchemaDifference]:
+        """See `TenantRegistry.compare_database`."""
+        async with self._tools.scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with named(database, str(path)):
+                return await self._compared(path, database, at, accepted_tables)
+
+    async def run(
+        self,
+        operation: Operation,
+        *,
+        path: Path,
+        at: Mapping[str, int],
+        display_name: str,
+        accepted_tables: Collection[str],
+    ) -> TenantRecord:
+        """See `TenantRegistry.adopt`."""
+        new = await self._new.new_record(operation, display_name)
+        async with self._tools.scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with operation.preparing(), named(database, str(path)):
+                _check_same(await self._compared(path, database, at, accepted_tables))
+                await artifacts.check(database, self._tools.schemas, is_thorough=True)
+                operation.detail["sha256"] = await artifacts.digest(database)
+                now = self._tools.operations.context.clock.now()
+                await artifacts.mark_applied(database, self._tools.schemas, at=at, applied_at=now)
+                await self._new.prepare(new, database)
+            return await self._new.run(operation, new, database)
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish an adoption whose process died, or remove the tenant."""
+        await self._new.finish(operation, tenant)
+
+    async def _compared(
+        self, path: Path, database: Path, at: Mapping[str, int], accepted_tables: Collection[str]
+    ) -> Sequence[SchemaDifference]:
+        """Copy the database to `database` and compare the copy before any other statement: its schema would run as code."""
+        await artifacts.copy_outside(path, database)
+        return await artifacts.compare_adopted(
+            database, self._tools.schemas, at=at, accepted_tables=accepted_tables
+        )
+
+
+def _check_same(differences: Sequence[SchemaDifference]) -> None:
+    """Raise if there are differences.
+
+    Raises:
+        ForeignSchemaError: It names them, with what to do about each.
+    """
+    if not differences:
+        return
+    shown = differences[:_DIFFERENCES_SHOWN_MAX]
+    more = f"; and {len(differences) - len(shown)} more" if len(differences) > len(shown) else ""
+    raise ForeignSchemaError(
+        f"the database differs from what the schema packs make: {'; '.join(map(str, shown))}{more}",
+        objects=tuple(one.object for one in shown),
+    )
