@@ -201,13 +201,6 @@ def lstat(path: Path) -> os.stat_result | None:
         return None
 
 
-def make_usable_root(path: Path) -> None:
-    """Create a directory with `make_root`, and check that this process may use it."""
-    make_root(path)
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise PermissionError("not readable and writable")
-
-
 def unusable_error(data_dir: Path, error: Exception) -> DataDirectoryError:
     """Return the error of a data directory that cannot be used."""
     return DataDirectoryError(

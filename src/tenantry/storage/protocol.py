@@ -445,7 +445,7 @@ class Backend(Protocol):
         ...
 
     async def open(self) -> None:
-        """Check that it can be used, and take what all tenants share, such as threads or connections.
+        """Check that it can be used, and take what all tenants share, such as threads or connections; the data directory exists.
 
         Raises:
             DataDirectoryError: Its place cannot be used; the message says what to change.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError
-from tenantry.files.durable_files import check_directory, make_usable_root, unusable_error
+from tenantry.files.durable_files import check_directory, make_root, unusable_error
 from tenantry.files.lock_file import DirectoryLock
 
 
@@ -35,7 +35,9 @@ def prepare_data_directory(config: RegistryConfig) -> None:
     """
     path = config.data_dir
     try:
-        make_usable_root(path)
+        make_root(path)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError("not readable and writable")
         for name in ("scratch", "snapshots"):  # made when they are needed
             with suppress(FileNotFoundError):
                 check_directory(path / name, (path / name).lstat())

@@ -249,9 +249,9 @@ class TenantRegistry(OperatorAPI):
 
     async def _open_storage(self) -> None:
         parts = self._parts
+        await run_in_thread(prepare_data_directory, parts.config)
         await parts.backend.open()
         try:
-            await run_in_thread(prepare_data_directory, parts.config)
             await run_in_thread(lock_for_registry, parts.directory_lock)
             await run_in_thread(parts.record_location)
             await parts.scratch.sweep()

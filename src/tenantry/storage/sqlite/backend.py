@@ -8,7 +8,7 @@ from typing import Final
 
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
-from tenantry.errors import DataDirectoryError, SnapshotError
+from tenantry.errors import DatabaseCorruptError, DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.files.disk_space import room_bytes
 from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
@@ -187,29 +187,12 @@ class SQLiteBackend:
         """Migrate a file, and check it if that changed it; see `Backend.prepare`.
 
         It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
-        that copies may take.
+        that copies may take. It is tried a second time if it met damage: SQLite also reports damage when the disk failed to read once.
         """
-        seconds_max = await run_in_thread(check_seconds_max, path, self._limits.prepare_seconds_min)
-        limits = await run_in_thread(
-            _limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max
-        )
-        store = self._store(path, root=path.parent, limits=limits, log=self._log)
-        await store.connect()
         try:
-            async with asyncio.timeout(seconds_max):
-                report = await store.migrate()
-        except TimeoutError as error:
-            raise SnapshotError(
-                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
-                "for triggers of its own"
-            ) from error
-        finally:
-            await store.disconnect()
-        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
-        await run_in_thread(maintenance.checkpoint, path)
-        if report.applied:
-            await run_in_thread(integrity.check_closed, path, schemas=self._schemas)
-        return report.versions
+            return await self._prepare(path)
+        except DatabaseCorruptError:
+            return await self._prepare(path)
 
     async def adopt(self, place: Place, path: Path) -> None:
         """Move a ready file to where the tenant's is; see `Backend.adopt`."""
@@ -259,6 +242,29 @@ class SQLiteBackend:
             thread_pools=self._thread_pools,
             ownership=ownership,
         )
+
+    async def _prepare(self, path: Path) -> dict[str, int]:
+        seconds_max = await run_in_thread(check_seconds_max, path, self._limits.prepare_seconds_min)
+        limits = await run_in_thread(
+            _limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max
+        )
+        store = self._store(path, root=path.parent, limits=limits, log=self._log)
+        await store.connect()
+        try:
+            async with asyncio.timeout(seconds_max):
+                report = await store.migrate()
+        except TimeoutError as error:
+            raise SnapshotError(
+                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
+                "for triggers of its own"
+            ) from error
+        finally:
+            await store.disconnect()
+        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
+        await run_in_thread(maintenance.checkpoint, path)
+        if report.applied:
+            await run_in_thread(integrity.check_closed, path, schemas=self._schemas)
+        return report.versions
 
     def _adopt(self, target: Path, path: Path) -> None:
         try:

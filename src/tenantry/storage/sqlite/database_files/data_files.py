@@ -1,14 +1,13 @@
 """The files of all tenants and of the catalog in a data directory: checked before anything is opened."""
 
 import resource
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tenantry.config import RegistryConfig
-from tenantry.errors import DataDirectoryError, PersistenceConnectionError
-from tenantry.files.durable_files import check_directory, make_directories, make_usable_root, unusable_error
+from tenantry.errors import PersistenceConnectionError
+from tenantry.files.durable_files import check_directory, check_file, lstat, make_directories, unusable_error
 
 LOST_AND_FOUND: Final = "lost+found"
 
@@ -19,20 +18,21 @@ _OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path) -> None:
-    """Create the directories of locks and tenants, and check that existing files can be used.
+    """Create the directories of locks and tenants in a data directory, and check that existing files can be used.
 
     Raises:
         DataDirectoryError: A part of it is a symbolic link or not writable, or there are tenants and no catalog.
     """
     try:
-        make_usable_root(data_dir)
         make_directories(data_dir, data_dir / "operations")
         make_directories(data_dir, data_dir / "tenants")
         for spread in (data_dir / "tenants").iterdir():  # at most 256
             check_directory(spread, spread.lstat())
-        _check_is_own_file(data_dir / "catalog.db")
+        catalog = data_dir / "catalog.db"
+        if (found := lstat(catalog)) is not None:
+            check_file(catalog, found)
         _check_catalog_is_not_lost(data_dir)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise unusable_error(data_dir, error) from error
 
 
@@ -66,15 +66,4 @@ def _check_catalog_is_not_lost(path: Path) -> None:
     if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
         raise FileNotFoundError(
             f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"
-        )
-
-
-def _check_is_own_file(path: Path) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode):
-        raise DataDirectoryError(
-            f"{path} is a link or not a regular file: put the catalog itself there", path=str(path)
         )
