@@ -153,6 +153,12 @@ def create_admin_app(
         # A redirect to the same path with or without a slash would go where the Host header says.
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
+        exception_handlers={
+            TenantryError: answer_tenantry_error,
+            ProblemError: answer_problem,
+            RequestValidationError: answer_invalid,
+            HTTPException: answer_http,
+        },
     )
     app.state.service = service
     app.router.routes.extend(_API.routes)
@@ -163,19 +169,11 @@ def create_admin_app(
         app.include_router(make_probes(registry, collectors, probes, has_exemplars=has_exemplars))
     if has_console:
         app.include_router(make_console())
-    _add_error_handlers(app)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
     app.add_middleware(Strangers, rate=strangers)
     app.add_middleware(SafeHeaders)  # the last one is the outermost
     return app
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(TenantryError, answer_tenantry_error)
-    app.add_exception_handler(ProblemError, answer_problem)
-    app.add_exception_handler(RequestValidationError, answer_invalid)
-    app.add_exception_handler(HTTPException, answer_http)
 
 
 def begin_drain(app: FastAPI) -> None:

@@ -10,6 +10,7 @@ from tenantry import texts
 from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState, operator_choices
 from tenantry.limits import Number, TenantLimits
+from tenantry.tenancy.catalog.audit import AdminAuditEntry
 from tenantry.tenancy.snapshots.drill import DrillResult
 from tenantry.tenancy.snapshots.snapshot import Snapshot
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -193,7 +194,7 @@ class DrillOut(BaseModel):
 class ChannelLoad(BaseModel):
     """The counters of a tenant's reads or writes since it was opened."""
 
-    waiting_requests: int
+    waiting_requests: int = Field(validation_alias="mailbox_requests")
     running_requests: int
     calls: int
     batches: int
@@ -232,17 +233,8 @@ class TopTenantsOut(BaseModel):
     items: Sequence[TenantLoad]
 
 
-class AuditEntryOut(BaseModel):
+class AuditEntryOut(AdminAuditEntry):
     """One row of the audit."""
-
-    seq: int
-    at: datetime
-    principal: str
-    action: str
-    tenant_id: str | None
-    tenant_uid: str | None
-    outcome: str
-    detail: dict[str, Any]
 
 
 class AuditPage(BaseModel):

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends, Request, Response, Security
@@ -12,15 +13,11 @@ from fastapi.routing import APIRoute
 
 from tenantry.admin.http.access import ANSWERS_MAX, Access, key_changed
 from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthorized
-from tenantry.admin.http.bodies import BODY_LIMITS, BodyLimits, check_media_type, limited_receive
+from tenantry.admin.http.bodies import BodyLimits, check_media_type, limited_receive
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
-from tenantry.admin.http.stream_authorization import (
-    AUTHORIZATION_SECONDS,
-    AuthorizedResponse,
-    stream_authorization,
-)
+from tenantry.admin.http.stream_authorization import AuthorizedResponse, stream_authorization
 from tenantry.admin.openapi.responses import responses_of
 from tenantry.admin.top_tenants import TopTenants
 from tenantry.errors import KeyRefusedError
@@ -29,6 +26,7 @@ from tenantry.tenancy.catalog.authority import acting_under
 from tenantry.tenancy.registry import TenantRegistry
 
 
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the endpoints share.
 
@@ -44,24 +42,15 @@ class Service:
         stopping: Set when streams that do not end by themselves must end.
     """
 
-    def __init__(
-        self,
-        registry: TenantRegistry,
-        authenticate: Authenticate,
-        operations: Operations,
-        top_tenants: TopTenants,
-        bodies: BodyLimits = BODY_LIMITS,
-        authorization_seconds: float = AUTHORIZATION_SECONDS,
-    ) -> None:
-        self.registry = registry
-        self.authenticate = authenticate
-        self.operations = operations
-        self.top_tenants = top_tenants
-        self.bodies = bodies
-        self.authorization_seconds = authorization_seconds
-        self.transfers: Counter[str] = Counter()
-        self.draining = asyncio.Event()
-        self.stopping = asyncio.Event()
+    registry: TenantRegistry
+    authenticate: Authenticate
+    operations: Operations
+    top_tenants: TopTenants
+    bodies: BodyLimits
+    authorization_seconds: float
+    transfers: Counter[str] = field(default_factory=Counter)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class AdminRoute(APIRoute):

@@ -57,7 +57,7 @@ async def list_audit(
                 raise another_tenant()
             wanted = {"tenant_uid": uid}
     page = await service.registry.audit.list(**wanted, limit=limit, cursor=cursor.after)
-    items = [AuditEntryOut.model_validate(_shown_to(principal, entry).model_dump()) for entry in page]
+    items = [_shown_to(principal, entry) for entry in page]
     return AuditPage(items=items, next_cursor=cursor.next(page))
 
 
@@ -66,15 +66,13 @@ async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerif
     """Compute the audit's hash chain again and compare it."""
     principal.check_fleet()
     found = await service.registry.audit.verify()
-    return AuditVerificationOut(
-        is_intact=found.is_intact, rows=found.rows, hash=found.hash, problem=found.problem
-    )
+    return AuditVerificationOut.model_validate(found, from_attributes=True)
 
 
-def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AdminAuditEntry:
+def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AuditEntryOut:
     """Return an entry without the id of the tenant that this one was cloned from, unless it is the caller's too."""
+    values = entry.model_dump()
     source = entry.detail.get("source")
-    if source is None or principal.is_for(source):
-        return entry
-    detail = {name: value for name, value in entry.detail.items() if name != "source"}
-    return entry.model_copy(update={"detail": detail})
+    if source is not None and not principal.is_for(source):
+        del values["detail"]["source"]
+    return AuditEntryOut(**values)

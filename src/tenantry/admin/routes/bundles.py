@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import anyio
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -108,6 +108,11 @@ router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_c
 database_router = APIRouter(prefix="/v1/tenants/{tenant_id}", tags=["snapshots"], route_class=DatabaseRoute)
 
 
+def _body_of(media_type: str) -> dict[str, Any]:
+    schema = {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
 async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
     """Yield a path for a bundle; its file is removed when the response was sent or the client has gone."""
     with _counted(service, principal):
@@ -149,12 +154,7 @@ async def export_tenant(
     "/import",
     status_code=201,
     responses=documented(400, 409, 411, 413, 415, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    openapi_extra=_body_of(MEDIA_TYPE),
 )
 async def import_tenant(
     tenant_id: TenantPath,
@@ -186,12 +186,7 @@ async def import_tenant(
 @database_router.post(
     "/replace-file",
     responses=documented(400, 404, 409, 411, 412, 413, 415, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {DATABASE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    openapi_extra=_body_of(DATABASE_MEDIA_TYPE),
 )
 async def replace_file(
     tenant_id: TenantPath,
@@ -259,15 +254,13 @@ async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
 @contextmanager
 def _counted(service: Service, principal: Principal) -> Iterator[None]:
     transfers, caller = service.transfers, principal.id
-    if transfers.total() >= TRANSFERS_MAX:
-        raise too_many(
-            "transfers", f"{TRANSFERS_MAX} bundles are sent or received already: try again when one has ended"
-        )
-    if transfers[caller] >= TRANSFERS_PER_CALLER_MAX:
-        raise too_many(
-            "transfers",
-            f"{TRANSFERS_PER_CALLER_MAX} bundles are sent or received for this caller already: try again when one has ended",
-        )
+    for count, count_max, whose in (
+        (transfers.total(), TRANSFERS_MAX, ""),
+        (transfers[caller], TRANSFERS_PER_CALLER_MAX, " for this caller"),
+    ):
+        if count >= count_max:
+            detail = f"{count_max} bundles are sent or received{whose} already: try again when one has ended"
+            raise too_many("transfers", detail)
     transfers[caller] += 1
     try:
         yield

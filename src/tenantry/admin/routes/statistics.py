@@ -16,7 +16,6 @@ from tenantry.admin.schemas import (
     TopTenantsOut,
 )
 from tenantry.errors import TenantNotFoundError
-from tenantry.tenancy.actors.channel import ChannelStatistics
 
 router = APIRouter(prefix="/v1", tags=["statistics"], route_class=AdminRoute)
 
@@ -61,17 +60,6 @@ async def _statistics(service: Service, tenant_id: str) -> TenantStatisticsOut:
         tenant_id=tenant_id,
         is_open=actor is not None,
         database_bytes=statistics.database_bytes,
-        write=None if actor is None else _load(actor.write),
-        read=None if actor is None else _load(actor.read),
-    )
-
-
-def _load(channel: ChannelStatistics) -> ChannelLoad:
-    return ChannelLoad(
-        waiting_requests=channel.mailbox_requests,
-        running_requests=channel.running_requests,
-        calls=channel.calls,
-        batches=channel.batches,
-        refused=channel.refused,
-        timed_out=channel.timed_out,
+        write=actor and ChannelLoad.model_validate(actor.write, from_attributes=True),
+        read=actor and ChannelLoad.model_validate(actor.read, from_attributes=True),
     )
