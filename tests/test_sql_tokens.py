@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry.sql_tokens import shape_of
+from tenantry.sql.tokens import shape_of
 
 # The verb, and whether the statement returns rows.
 STATEMENTS = {

@@ -13,10 +13,10 @@ from stores import open_store
 from tenantry import Repository
 from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
+from tenantry.sql.stream import STREAM_CHUNK_ROWS_MAX, Stream
 from tenantry.statements import Fetch, Statement
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.standalone import StoreSession
-from tenantry.stream import STREAM_CHUNK_ROWS_MAX, Stream
 
 Key: TypeAlias = tuple[int, str]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from tenantry.errors import ForeignSchemaError
-from tenantry.sql_tokens import COMMENT, QUOTED
+from tenantry.sql.tokens import COMMENT, QUOTED
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"

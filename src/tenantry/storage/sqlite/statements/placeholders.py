@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tenantry.sql_tokens import COMMENT, QUOTED
+from tenantry.sql.tokens import COMMENT, QUOTED
 
 # Comments, strings and quoted names come first: a question mark in them is not a placeholder.
 _TOKEN: Final = re.compile(

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from tenantry.errors import QueryError
 from tenantry.row import Columns, Row
-from tenantry.sql_tokens import shape_of
+from tenantry.sql.tokens import shape_of
 from tenantry.statements import Fetch, Sql, Statement
 
 STREAM_CHUNK_ROWS: Final = 1_000
