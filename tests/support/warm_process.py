@@ -7,6 +7,7 @@ with a script, would be after its imports.
 Import it by name (``tests/support`` is on pytest's path): ``from warm_process import warm_process``.
 """
 
+import atexit
 import builtins
 import gc
 import importlib
@@ -33,6 +34,13 @@ import tenantry
 from measuring import MEASURED
 
 ORDER_BYTES_MAX = 2**17
+
+_IMPORTED = (
+    *("tenantry_command", "tenantry.admin", "tenantry.cli.client.local", "tenantry.cli.client.remote"),
+    *("tenantry.doctor", "tenantry.observability", "others", "stores", "uvicorn"),
+    # Libraries import these with their first call. httpcore imports trio if it is installed, which takes 0.1 s.
+    *("anyio._backends._asyncio", "certifi", "encodings.idna", "h11", "httpcore", "rich._emoji_codes"),
+)
 
 
 class WarmChild:
@@ -267,6 +275,34 @@ def _reap() -> None:
 
 def _run(order: dict[str, Any], streams: list[int]) -> None:
     """Be what was ordered, from here to the end of the process."""
+    _take(order, streams)
+    try:
+        _run_program(order)
+    except SystemExit as exited:
+        if exited.code is not None and not isinstance(exited.code, int):
+            raise
+        _end(exited.code or 0)
+        raise
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """End the process as the interpreter does, but free no memory: that takes longer than a short command.
+
+    Return if an output cannot be written: the interpreter then reports it.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(code)
+
+
+def _take(order: dict[str, Any], streams: list[int]) -> None:
+    """Take the environment, the directory and the standard streams that were ordered."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -284,6 +320,10 @@ def _run(order: dict[str, Any], streams: list[int]) -> None:
         line_buffering=True,
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]  # not final here
+
+
+def _run_program(order: dict[str, Any]) -> None:
+    """Run the script that was ordered, or the command line."""
     if order["script"] is None:
         sys.argv = ["tenantry", *order["arguments"]]
         runpy.run_module("tenantry", run_name="__main__", alter_sys=True)
@@ -297,9 +337,7 @@ def _run(order: dict[str, Any], streams: list[int]) -> None:
 
 
 def _main() -> None:
-    for module in ("admin", "cli.client.local", "cli.client.remote", "doctor", "observability"):
-        importlib.import_module(f"tenantry.{module}")
-    for module in ("others", "stores", "uvicorn"):
+    for module in _IMPORTED:
         importlib.import_module(module)
     # What was imported stays: to look through it would copy its pages in each process.
     gc.collect()
