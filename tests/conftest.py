@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from buckets import s3_server
 from certificates import make_certificate
-from measuring import measure_this_process_only
+from measuring import measure_this_process_only, unmeasured
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenants import HANG_SECONDS, write_pack
@@ -90,6 +90,16 @@ def anyio_backend() -> str:
 def _other_processes_are_not_measured() -> None:
     """Measure the coverage of those other processes only that a test asks for."""
     measure_this_process_only()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unmeasured_modules_are_not_measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage in a module that is marked with ``unmeasured``."""
+    if request.node.get_closest_marker("unmeasured") is None:
+        yield
+        return
+    with unmeasured():
+        yield
 
 
 @pytest.fixture(autouse=True)

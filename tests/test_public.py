@@ -4,12 +4,15 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import tenantry
+
+pytestmark = pytest.mark.unmeasured
 
 SOURCE = Path(tenantry.__file__).parent
 
@@ -98,9 +101,15 @@ PACKAGES = [
 ]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return a module's syntax tree."""
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield the module that each import statement names, wherever in the file it stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -240,7 +249,7 @@ def test_only_the_default_of_a_registry_names_the_built_in_pack():
     importers = {
         str(path.relative_to(SOURCE))
         for path in (SOURCE / "tenancy").rglob("*.py")
-        for node in ast.parse(path.read_text()).body  # not what is below TYPE_CHECKING
+        for node in parsed(path).body  # not what is below TYPE_CHECKING
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tenantry.company")
     }
     assert importers == {"tenancy/registry.py"}
@@ -259,9 +268,7 @@ def test_libraries_stay_behind_one_door(library: str):
 
 def test_every_module_says_what_it_is():
     """Every module begins with a docstring."""
-    assert [
-        name for name, path in MODULES.items() if ast.get_docstring(ast.parse(path.read_text())) is None
-    ] == []
+    assert [name for name, path in MODULES.items() if ast.get_docstring(parsed(path)) is None] == []
 
 
 def test_every_module_is_in_the_package():

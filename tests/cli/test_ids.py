@@ -18,6 +18,8 @@ from tenantry.cli.client.api import api_path, tenant_path
 from tenantry.cli.exits import CommandError, Exit
 from tenants import query
 
+pytestmark = pytest.mark.unmeasured
+
 NO_IDS = ["..", ".", "", "%2e%2e", "../..", "a/b"]
 
 

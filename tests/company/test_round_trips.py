@@ -17,6 +17,8 @@ from tenantry.company.records import SAVE_MANY_ROWS_MAX
 from tenantry.errors import QueryError
 from tenantry.testing.conformance.samples import make_cost_record
 
+pytestmark = pytest.mark.unmeasured
+
 T = TypeVar("T")
 
 _EXAMPLES = settings(max_examples=60, deadline=None)

@@ -6,7 +6,11 @@ Import it by name (``tests/support`` is on pytest's path): ``from measuring impo
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from coverage import Coverage
 
 _NAME: Final = "COVERAGE_PROCESS_CONFIG"  # coverage.py's, which it reads at the start of each process
 
@@ -17,3 +21,17 @@ MEASURED: Final = {_NAME: os.environ[_NAME]} if _NAME in os.environ else {}
 def measure_this_process_only() -> None:
     """Leave processes that are started from now on unmeasured, unless their environment has `MEASURED`."""
     os.environ.pop(_NAME, None)
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Measure no coverage of this process in the block, if any is measured."""
+    measuring = Coverage.current()
+    if measuring is None:
+        yield
+        return
+    measuring.stop()
+    try:
+        yield
+    finally:
+        measuring.start()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PROBLEM = "application/problem+json"
+_POLL_SECONDS = 0.005
 
 
 class Service:
@@ -94,6 +95,7 @@ async def ended(client: httpx.AsyncClient, response: httpx.Response) -> dict[str
             operation: dict[str, Any] = found.json()
             if operation["state"] != "running":
                 return operation
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import os
 import selectors
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -156,6 +157,13 @@ async def settle() -> None:
 def as_another(call: Coroutine[Any, Any, ResultT]) -> "asyncio.Task[ResultT]":
     """Begin a task that is somebody else's: it inherits no transaction and no right of the task that begins it."""
     return asyncio.create_task(call, context=contextvars.Context())
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Give a directory on the file system of ``tmp_path``, to code that hypothesis calls many times in a test."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as directory:
+        yield Path(directory)
 
 
 async def until(condition: Callable[[], bool]) -> None:

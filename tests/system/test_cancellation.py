@@ -19,6 +19,8 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import TenantExistsError, TenantryError
 from tenants import HANG_SECONDS, make_message, open_files, stored_contents
 
+pytestmark = pytest.mark.unmeasured
+
 MOMENTS = pytest.mark.parametrize("is_answered", [False, True], ids=["waiting", "answered"])
 AWAITS_MAX = 200
 

@@ -16,6 +16,7 @@ from tenants import HANG_SECONDS, database_path, query
 
 T = TypeVar("T")
 
+_POLL_SECONDS = 0.02
 EXAMPLE = Path(__file__).parents[2] / "examples" / "company_runtime.py"
 
 
@@ -75,6 +76,7 @@ def wait_until(condition: Callable[[], T]) -> T:
     give_up = time.monotonic() + HANG_SECONDS
     while not (answer := condition()):
         assert time.monotonic() < give_up
+        time.sleep(_POLL_SECONDS)
     return answer
 
 

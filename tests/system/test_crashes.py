@@ -37,6 +37,8 @@ from tenantry.events import BatchFinished, Event, OperationStepped
 from tenants import damage_index, database_path, make_message, python, query, read_json, tenant_files
 from warm_process import WarmChild
 
+pytestmark = pytest.mark.unmeasured
+
 # A process that forks itself for each line it is given and does there what the line says, two at a time; an empty line
 # waits for all. Each child is a process of its own that is killed for good, without the second that importing takes.
 FORKING = """

@@ -14,6 +14,8 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.events import TenantOpened
 from tenants import database_path, make_message, open_files, python, query, read_line, stored_contents
 
+pytestmark = pytest.mark.unmeasured
+
 CALLERS = 64
 PLACES = 16
 SEED = 20260131

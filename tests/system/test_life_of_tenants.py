@@ -10,10 +10,8 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import pytest
@@ -34,7 +32,9 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
 )
-from tenants import make_message, query
+from tenants import make_message, query, temporary_directory
+
+pytestmark = pytest.mark.unmeasured
 
 LIVES = int(os.environ.get("LIVES", "10"))
 CALLS_PER_LIFE = 40
@@ -126,8 +126,8 @@ class LivesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.directory = TemporaryDirectory(prefix="lives-")
-        self.data_dir = Path(self.directory.name) / "data"
+        self.stack = ExitStack()
+        self.data_dir = self.stack.enter_context(temporary_directory()) / "data"
         self.lives: dict[str, Life] = {}
         self.calls: Counter[str] = Counter()
         self.numbers = 0
@@ -395,7 +395,7 @@ class LivesMachine(RuleBasedStateMachine):
             self.run(self.registry.aclose())
             self.check_files()
         self.runner.close()
-        self.directory.cleanup()
+        self.stack.close()
 
     def check_files(self) -> None:
         """There is a directory for each tenant that was not purged, and in its database what was acknowledged."""

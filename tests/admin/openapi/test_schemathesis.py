@@ -14,6 +14,8 @@ from tenantry import TenantRegistry
 from tenantry.admin.http.unexpected_errors import REQUEST_FAILED
 from tenants import make_message
 
+pytestmark = pytest.mark.unmeasured
+
 SECONDS_MAX = 600.0
 HERE = Path(__file__).parent
 

@@ -1,11 +1,11 @@
 """Idempotency keys on real files: any writes in any order, against a model in a few lines."""
 
 import asyncio
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,9 @@ from tenantry.errors import (
     IdempotencyConflictError,
     TenantryError,
 )
-from tenants import stored_contents
+from tenants import stored_contents, temporary_directory
+
+pytestmark = pytest.mark.unmeasured
 
 
 class Step(NamedTuple):
@@ -81,8 +83,8 @@ class Model:
 )
 def test_it_does_what_the_model_does(steps: list[Step]):
     """Any keys, writes, repetitions at the same moment and later, and time that passes: every outcome and what is left."""
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(_follow(steps, Path(directory)))
+    with temporary_directory() as directory:
+        asyncio.run(_follow(steps, directory))
 
 
 async def _follow(steps: list[Step], data_dir: Path) -> None:

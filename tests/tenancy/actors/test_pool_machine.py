@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,6 +20,8 @@ from tenants import VirtualLoop
 if TYPE_CHECKING:
     from tenantry.tenancy.actors.lease import Lease
     from tenantry.tenancy.actors.pool import ActorPool
+
+pytestmark = pytest.mark.unmeasured
 
 
 class PoolMachine(RuleBasedStateMachine):

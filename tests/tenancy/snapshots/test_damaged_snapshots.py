@@ -26,6 +26,8 @@ from tenants import (
     say,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 
 def bytes_read() -> int:
     """Return how many bytes this process has read from files until now (proc_pid_io(5))."""
