@@ -49,6 +49,6 @@ class PackRepositories(Queries):
             for schema in self._schemas
         ]
         return (
-            f"{type(self).__name__} has no {name!r}, and no schema pack here has a repository of this name (packs: "
-            f"{', '.join(packs) or 'none'}): pass the pack that has it in schemas=, or use repository(…) with its type"
+            f"there is no {name!r}: no schema pack here has a repository of this name (packs: "
+            f"{', '.join(packs) or 'none'}); pass the pack that has it in schemas=, or use repository(…) with its type"
         )

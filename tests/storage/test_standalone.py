@@ -25,16 +25,19 @@ from stores import (
     rows,
     run,
 )
-from tenantry import events
+from tenantry import Schema, events
+from tenantry.company import COMPANY
 from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
     MalformedRowError,
+    MigrationError,
     PersistenceConnectionError,
     QueryError,
     TransactionClosedError,
 )
 from tenantry.eventlog import EventLog
+from tenantry.schema_loading import load_schemas
 from tenantry.storage import (
     PersistenceBackend,
     PersistenceConfig,
@@ -548,3 +551,50 @@ def test_config_refuses_what_is_no_path():
     for path in ("", "  ", "a\0b", "file:a.db", "../a.db", "/data/../etc/a.db"):
         with pytest.raises(ValueError, match="path"):
             SQLiteConfig(path=path)
+
+
+def packed(path: Path, *schemas: Schema) -> PersistenceBackend:
+    """Return a disconnected back end with these packs."""
+    return create_backend(
+        PersistenceConfig(backend="sqlite", sqlite=SQLiteConfig(path=str(path))), schemas=schemas
+    )
+
+
+class TestPacks:
+    """Packs of one's own without a registry, with the pack of the examples."""
+
+    @pytest.fixture
+    def invoices(self, monkeypatch: pytest.MonkeyPatch) -> Schema:
+        """The pack."""
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+        (pack,) = load_schemas(["invoices:INVOICES"])
+        return pack
+
+    async def test_beside_the_built_in_pack(self, path: Path, invoices: Schema):
+        """The database has the tables of both; the repository is given by its type."""
+        backend = packed(path, COMPANY, invoices)
+        with pytest.raises(PersistenceConnectionError):
+            backend.repository(invoices.repositories["invoices"])
+        await backend.connect()
+        await backend.migrate()
+        await backend.tasks.save(make_task())
+        assert not await backend.repository(invoices.repositories["invoices"]).of_customer("initech")
+        await backend.disconnect()
+
+    async def test_without_the_built_in_pack(self, path: Path, invoices: Schema):
+        """There are no tasks, and the error says which packs there are."""
+        backend = packed(path, invoices)
+        await backend.connect()
+        with pytest.raises(AttributeError, match=r"there is no 'tasks': .*packs: invoices"):
+            _ = backend.tasks
+        await backend.disconnect()
+
+    async def test_packs_that_do_not_fit_together(self, path: Path, invoices: Schema):
+        """Two packs of one name are refused at once, and two with one table before the database is migrated."""
+        with pytest.raises(MigrationError, match="two schemas are named 'invoices'"):
+            packed(path, invoices, invoices)
+        backend = packed(path, invoices, Schema("bills", "invoices"))
+        await backend.connect()
+        with pytest.raises(MigrationError, match="'invoices' and 'bills' both make the table 'invoices'"):
+            await backend.migrate()
+        await backend.disconnect()

@@ -50,7 +50,7 @@ class TestAttributes:
             assert not hasattr(acme, "tasks")
             assert "tasks" not in dir(acme)
             with pytest.raises(
-                AttributeError, match=r"no 'tasks', .*packs: invoices \(invoices\)\): pass the pack"
+                AttributeError, match=r"no 'tasks': .*packs: invoices \(invoices\)\); pass the pack"
             ):
                 _ = acme.tasks
 

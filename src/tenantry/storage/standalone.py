@@ -1,8 +1,9 @@
-"""One company's persistence without a registry around it: a store and the company's repositories."""
+"""One company's persistence without a registry around it: a store and the repositories of its schema packs."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 # The runtime check of Python 3.11 reads every property, and these raise while the back end is not connected.
 from typing_extensions import Protocol, runtime_checkable
@@ -15,21 +16,25 @@ from tenantry.company import (
     CompanyRepositories,
     CostRecordRepository,
     MessageRepository,
-    SQLAuditRepository,
-    SQLCostRecordRepository,
-    SQLMessageRepository,
-    SQLTaskRepository,
     TaskRepository,
 )
 from tenantry.config import MEMORY_PATH, PersistenceConfig, SQLiteConfig
 from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.pack_repositories import PackRepositories
+from tenantry.repository import Repository
+from tenantry.schema import Schema, check_schemas
 from tenantry.statements import Result, Statement
 from tenantry.storage.protocol import Store
-from tenantry.storage.sqlite.connections.connect_hooks import NamedHook
+from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.store import SQLiteStore
+from tenantry.threads import run_in_thread
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Repository)
 
 
 @runtime_checkable
@@ -44,6 +49,10 @@ class PersistenceBackend(CompanyRepositories, Protocol):
     @property
     def backend_name(self) -> str:
         """``sqlite`` or ``postgres``."""
+        ...
+
+    def repository(self, repository_type: type[R]) -> R:
+        """Return a repository of a schema pack of your own."""
         ...
 
     async def connect(self) -> None:
@@ -62,8 +71,6 @@ class PersistenceBackend(CompanyRepositories, Protocol):
         """Migrate the tables to the version that this code knows."""
         ...
 
-
-T = TypeVar("T")
 
 _READ_THREADS: Final = 2
 
@@ -111,9 +118,19 @@ class StoreSession:
 
 
 class SQLitePersistenceBackend:
-    """One company's persistence in one SQLite database; see `PersistenceBackend`."""
+    """One company's persistence in one SQLite database; see `PersistenceBackend`.
 
-    def __init__(self, config: SQLiteConfig) -> None:
+    Args:
+        config: The database.
+        schemas: Its packs.
+
+    Raises:
+        MigrationError: The packs cannot be used together.
+    """
+
+    def __init__(self, config: SQLiteConfig, *, schemas: Sequence[Schema] = (COMPANY,)) -> None:
+        check_schemas(schemas)
+        self._schemas = tuple(schemas)
         self._log = EventLog()
         is_memory = config.path == MEMORY_PATH
         options = SQLiteOptions(
@@ -124,20 +141,19 @@ class SQLitePersistenceBackend:
             is_read_by_writer=is_memory or not config.wal_mode,
             journal_size_limit_bytes=config.journal_size_limit,
             wal_bytes_max=config.wal_bytes_max,
-            connect_hooks=tuple(NamedHook("SQLiteConfig.on_connect", hook) for hook in config.on_connect),
+            connect_hooks=(
+                *hooks_of(self._schemas),
+                *(NamedHook("SQLiteConfig.on_connect", hook) for hook in config.on_connect),
+            ),
         )
         self._store = SQLiteStore(
             options,
-            [COMPANY],
+            self._schemas,
             clock=SystemClock(),
             log=self._log,
             thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS),
         )
-        session = StoreSession(self._store, self._log)
-        self._tasks = SQLTaskRepository(session)
-        self._cost_records = SQLCostRecordRepository(session)
-        self._messages = SQLMessageRepository(session)
-        self._audit_entries = SQLAuditRepository(session)
+        self._repositories = PackRepositories(StoreSession(self._store, self._log), self._schemas)
 
     @property
     def is_connected(self) -> bool:
@@ -155,27 +171,33 @@ class SQLitePersistenceBackend:
 
         Raises:
             PersistenceConnectionError: Not connected.
+            AttributeError: The built-in pack is not among the packs.
         """
-        self._store.check_connected()
-        return self._tasks
+        return self._company().tasks
 
     @property
     def cost_records(self) -> CostRecordRepository:
         """The cost records; raises like `tasks`."""
-        self._store.check_connected()
-        return self._cost_records
+        return self._company().cost_records
 
     @property
     def messages(self) -> MessageRepository:
         """The messages; raises like `tasks`."""
-        self._store.check_connected()
-        return self._messages
+        return self._company().messages
 
     @property
     def audit_entries(self) -> AuditRepository:
         """The audit entries; raises like `tasks`."""
+        return self._company().audit_entries
+
+    def repository(self, repository_type: type[R]) -> R:
+        """Return a repository of a schema pack of your own.
+
+        Raises:
+            PersistenceConnectionError: Not connected.
+        """
         self._store.check_connected()
-        return self._audit_entries
+        return self._repositories.repository(repository_type)
 
     async def connect(self) -> None:
         """Open the database; a no-op when it is open.
@@ -202,16 +224,29 @@ class SQLitePersistenceBackend:
         """Apply the pending migrations, each in a transaction with its version number.
 
         Raises:
-            MigrationError: A step failed and left the file as it was, or the file is newer than the code.
+            MigrationError: A step failed and left the file as it was, the file is newer than the code, or two packs make an object
+                of one name.
             PersistenceConnectionError: Not connected.
         """
+        await run_in_thread(check_objects, self._schemas)
         await self._store.migrate()
 
+    def _company(self) -> CompanyRepositories:
+        self._store.check_connected()
+        return cast("CompanyRepositories", self._repositories)
 
-def create_backend(config: PersistenceConfig) -> PersistenceBackend:
-    """Return a disconnected back end for `config`.
+
+def create_backend(
+    config: PersistenceConfig, *, schemas: Sequence[Schema] = (COMPANY,)
+) -> PersistenceBackend:
+    """Return a disconnected back end.
+
+    Args:
+        config: Which back end, and its settings.
+        schemas: The packs of its database.
 
     Raises:
+        MigrationError: The packs cannot be used together.
         PersistenceConnectionError: The back end is unknown, or its settings are missing.
     """
     log = EventLog()
@@ -226,4 +261,4 @@ def create_backend(config: PersistenceConfig) -> PersistenceBackend:
             "backend 'sqlite' needs its settings: pass sqlite=SQLiteConfig(path=…)", is_retryable=False
         )
     log.debug(events.BACKEND_CREATED, backend=config.backend)
-    return SQLitePersistenceBackend(config.sqlite)
+    return SQLitePersistenceBackend(config.sqlite, schemas=schemas)
