@@ -10,7 +10,7 @@ from older_catalogs import make_older
 from registries import INVOICES_SQL, config
 from tenantry import JobState, Schema, TenantRegistry, TenantState
 from tenantry.company import COMPANY
-from tenantry.errors import MissingSchemaError, QueryError, RecordNotFoundError
+from tenantry.errors import MigrationError, MissingSchemaError, QueryError, RecordNotFoundError
 from tenants import make_message, query
 
 MESSAGE = r"have schema packs that are unknown here \(invoices\).*--schema module:PACK.*TENANTRY_SCHEMAS"
@@ -56,6 +56,23 @@ async def test_a_new_pack_is_recorded_when_a_tenant_gets_it(data_dir: Path, invo
         assert await names(registry) == {"company": False}
         await registry.tenant("acme").messages.get_history("general")
         assert await names(registry) == {"company": False, "invoices": False}
+
+
+async def test_a_pack_that_no_tenant_has_got(directory: Path, invoices: Schema, pack: Any):
+    """A pack whose migration fails is not recorded: the next registry without it creates tenants."""
+    broken = pack("CREATE TABLE (", name="broken")
+    async with TenantRegistry(config(directory), schemas=[COMPANY, invoices, broken]) as registry:
+        with pytest.raises(MigrationError, match="broken 0001_step failed"):
+            await registry.create("new")
+        assert "broken" not in await names(registry)
+
+
+async def test_a_restored_tenant(directory: Path, invoices: Schema, pack: Any):
+    """A restore migrates the snapshot, so it records a new pack too."""
+    wiki = pack("CREATE TABLE pages (n);", name="wiki")
+    async with TenantRegistry(config(directory), schemas=[COMPANY, invoices, wiki]) as registry:
+        await restore_newest(registry)
+        assert await names(registry) == {"company": False, "invoices": False, "wiki": False}
 
 
 async def test_a_tenant_that_needs_no_migration_is_served(directory: Path):

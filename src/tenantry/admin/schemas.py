@@ -93,6 +93,10 @@ class CreateTenantRequest(Body):
 
     id: TenantIdText
     display_name: DisplayName | None = None
+    if_not_exists: StrictBool = Field(
+        default=False,
+        description="Respond with the tenant as it is, and 200, if it exists and is not deleted.",
+    )
 
 
 class UpdateTenantRequest(Body):

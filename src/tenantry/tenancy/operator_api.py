@@ -65,13 +65,19 @@ class OperatorAPI(ABC):
         self._operations = operations
 
     async def create(
-        self, tenant_id: str, *, display_name: str | None = None, by: str | None = None
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        if_not_exists: bool = False,
+        by: str | None = None,
     ) -> TenantRecord:
         """Create a tenant, with its database migrated, and return it.
 
         Args:
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
             display_name: For people; the id if left out.
+            if_not_exists: Whether a tenant that exists is returned as it is. A deleted one is refused: it is kept only until it is purged.
             by: Who does it, for the audit, see the class.
 
         Cancellation stops the waiting, not the creation. A creation that a crash interrupts is finished when a registry opens.
@@ -79,6 +85,7 @@ class OperatorAPI(ABC):
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id; nothing was changed.
             TenantExistsError: The id is taken.
+            MissingSchemaError: This registry lacks schema packs that other tenants have.
             MigrationError: A migration failed; nothing is left of the tenant.
             PersistenceError: The tenant could not be opened, and nothing is left of it; or its state could not be changed to
                 active: then the next operation of it, or the registry within a minute, finishes the creation.
@@ -87,9 +94,8 @@ class OperatorAPI(ABC):
         parsed = parse_tenant_id(tenant_id)
         name = parsed if display_name is None else display_name
         check_display_name(name)
-        return await self._runner.run(
-            parsed, "create", partial(self._operations.create.run, display_name=name), by=by
-        )
+        work = partial(self._operations.create.run, display_name=name, if_not_exists=if_not_exists)
+        return await self._runner.run(parsed, "create", work, by=by)
 
     async def get(self, tenant_id: str) -> TenantRecord:
         """Return the tenant's record in the catalog, in whatever state it is.

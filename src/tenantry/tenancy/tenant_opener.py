@@ -73,8 +73,9 @@ class TenantOpener:
         is_for_operation = tenant.uid in self._for_operations
         if not is_for_operation:
             check_opens(tenant)
-        if self.is_behind(tenant):
-            await self._recorded_schemas.admit()
+        is_behind = self.is_behind(tenant)
+        if is_behind:
+            await self._recorded_schemas.check()
         if is_for_operation:
             # A missing database is made only for a tenant that is being created.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
@@ -83,6 +84,8 @@ class TenantOpener:
         try:
             if not is_for_operation:
                 await self._check_again(tenant)
+            if is_behind:
+                await self._recorded_schemas.record()
             if not tenant.state.allows(TenantEvent.PROVISION):
                 await self._note(tenant, actor.schema_versions, None)
         except BaseException:

@@ -25,6 +25,16 @@ async def test_creating(admin: httpx.AsyncClient):
     assert looked_at.headers["etag"] == response.headers["etag"] == f'"{response.json()["revision"]}"'
 
 
+async def test_creating_if_it_does_not_exist(admin: httpx.AsyncClient):
+    """201 for a new tenant, 200 for one that exists, with the same document and place; 409 without the field."""
+    body = {"id": "acme", "if_not_exists": True}
+    made, again = [await admin.post("/v1/tenants", json=body) for _ in range(2)]
+    assert (made.status_code, again.status_code) == (201, 200)
+    assert made.json() == again.json()
+    assert made.headers["location"] == again.headers["location"]
+    assert (await admin.post("/v1/tenants", json={"id": "acme"})).status_code == 409
+
+
 @pytest.mark.parametrize(
     "body",
     [

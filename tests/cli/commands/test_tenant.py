@@ -51,3 +51,19 @@ def test_a_repair_that_has_nothing_to_do_says_so(data_dir: Path, acme: str):
     assert repeated.exit_code == 0
     assert "acme is active: nothing was checked or repaired" in repeated.stderr
     assert "tenantry fleet start check --tenant acme --wait" in repeated.stderr
+
+
+def test_create_if_not_exists(data_dir: Path):
+    """A second run ends with 0, changes nothing and says so; a deleted tenant is refused."""
+    env = {**dict.fromkeys(WHERE, ""), "TENANTRY_DATA_DIR": str(data_dir)}
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["tenant", *arguments, "--json"], env=env)
+        return done.exit_code, done.stderr
+
+    assert run("create", "acme", "--if-not-exists") == (0, "")
+    exit_code, said = run("create", "acme", "--if-not-exists", "--display-name", "Other")
+    assert (exit_code, "acme exists already and is active: nothing was changed" in said) == (0, True)
+    assert run("delete", "acme", "--yes")[0] == 0
+    exit_code, said = run("create", "acme", "--if-not-exists")
+    assert (exit_code, "undelete or purge it" in said) == (1, True)

@@ -35,4 +35,4 @@ async def forget_schema(
 ) -> RecordedSchema:
     """Forget a schema pack, so that a service without it creates and migrates tenants again; the tenants keep its tables."""
     principal.check_fleet()
-    return await service.registry.recorded_schemas.forget(name)
+    return await service.registry.recorded_schemas.forget(name, by=principal.name)

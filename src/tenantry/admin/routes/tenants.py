@@ -1,7 +1,8 @@
 """Tenants: create, list, change, and take them through their lifecycle."""
 
 from functools import partial
-from typing import Annotated
+from http import HTTPStatus
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Response
 
@@ -28,10 +29,14 @@ from tenantry.lifecycle import TenantState
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
+_EXISTS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": TenantOut, "description": "The tenant existed, and nothing was changed (`if_not_exists`)."}
+}
+
 TenantPath = Annotated[TenantIdText, Path(alias="tenant_id")]
 
 
-@router.post("", status_code=201, responses=documented(400, 409, 507))
+@router.post("", status_code=201, responses={**documented(400, 409, 507), **_EXISTS})
 async def create_tenant(
     body: CreateTenantRequest,
     principal: Operator,
@@ -40,7 +45,12 @@ async def create_tenant(
 ) -> TenantOut:
     """Create a tenant with a migrated database."""
     principal.check_tenant(body.id)
-    tenant = await service.registry.create(body.id, display_name=body.display_name, by=principal.name)
+    before = await service.registry.find(body.id) if body.if_not_exists else None
+    tenant = await service.registry.create(
+        body.id, display_name=body.display_name, if_not_exists=body.if_not_exists, by=principal.name
+    )
+    if before is not None and before.uid == tenant.uid:
+        response.status_code = HTTPStatus.OK
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)
 

@@ -58,11 +58,16 @@ class Api:
         Raises:
             CommandError: Something exists, or the request was refused.
         """
-        response = await self._client.request("GET", path)
-        if response.is_success:
+        if await self.exists(path):
             raise CommandError(Exit.REFUSED, message)
-        if response.status_code != HTTPStatus.NOT_FOUND:
-            self._checked(response)
+
+    async def exists(self, path: str) -> bool:
+        """Return whether something exists at a path."""
+        response = await self._client.request("GET", path)
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return False
+        self._checked(response)
+        return True
 
     async def post(self, path: str, body: Document | None = None) -> Document:
         """Send a POST, and return its result."""

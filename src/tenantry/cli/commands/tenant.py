@@ -60,9 +60,25 @@ def _limit(text: str) -> tuple[str, object]:
 
 
 @command(group, may_create=True)
-async def create(api: Api, tenant_id: TenantArgument, *, display_name: DisplayNameOption = None) -> Document:
+async def create(
+    api: Api,
+    tenant_id: TenantArgument,
+    *,
+    display_name: DisplayNameOption = None,
+    if_not_exists: Annotated[
+        bool,
+        typer.Option(
+            "--if-not-exists", help="Show the tenant as it is if it exists; refused if it is deleted."
+        ),
+    ] = False,
+) -> Document:
     """Create a tenant with a migrated database."""
-    return await api.post("/v1/tenants", {"id": tenant_id, "display_name": display_name})
+    existed = if_not_exists and await api.exists(tenant_path(tenant_id))
+    body: Document = {"id": tenant_id, "display_name": display_name}
+    tenant = await api.post("/v1/tenants", body | ({"if_not_exists": True} if if_not_exists else {}))
+    if existed:
+        print_note(f"{tenant_id} exists already and is {tenant['state']}: nothing was changed")
+    return tenant
 
 
 @command(group, show=listing(*_COLUMNS))

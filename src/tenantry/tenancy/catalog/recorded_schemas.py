@@ -1,6 +1,6 @@
 """The schema packs that the tenants of a data directory have, in the catalog: `registry.recorded_schemas`.
 
-A pack is recorded before the first tenant gets it. A registry that was not given a recorded pack serves every tenant whose database
+A pack is recorded when the first tenant has got it. A registry that was not given a recorded pack serves every tenant whose database
 needs no migration. It refuses to create and to migrate tenants: they would lack the tables of that pack.
 """
 
@@ -26,7 +26,7 @@ class RecordedSchema(BaseModel):
 
     Attributes:
         name: The pack's name.
-        recorded_at: When the first tenant was to get it, in UTC.
+        recorded_at: When the first tenant had got it, in UTC.
         is_missing: Whether this process was not given the pack.
     """
 
@@ -79,17 +79,18 @@ class RecordedSchemas:
         Raises:
             MissingSchemaError: It lacks some; the error names them.
         """
-        _check_complete(await self.list())
+        missing = await self.missing()
+        if missing:
+            raise MissingSchemaError(
+                f"tenants of this data directory have schema packs that are unknown here ({', '.join(missing)}), so this process "
+                "creates and migrates no tenants: give it the packs with schemas= in Python, --schema module:PACK on the command "
+                "line, or TENANTRY_SCHEMAS; to give a pack up, use 'tenantry schema forget'",
+                missing_schemas=missing,
+            )
 
-    async def admit(self) -> None:
-        """Record this registry's packs before a tenant gets them.
-
-        Raises:
-            MissingSchemaError: The registry lacks recorded packs; nothing was recorded.
-        """
-        recorded = await self.list()
-        _check_complete(recorded)
-        known = {one.name for one in recorded}
+    async def record(self) -> None:
+        """Record this registry's packs, now that a tenant has them."""
+        known = {one.name for one in await self.list()}
         now = as_text(self._clock.now())
         new = [
             Statement("schemas.record", _RECORD, (schema.name, now))
@@ -99,11 +100,15 @@ class RecordedSchemas:
         if new:
             await self._catalog.write(*new)
 
-    async def forget(self, name: str) -> RecordedSchema:
+    async def forget(self, name: str, *, by: str | None = None) -> RecordedSchema:
         """Remove a pack from the list and return it, so that a registry without the pack creates and migrates tenants again.
 
         The tenants keep the pack's tables, their rows and the note of the versions that they have. New tenants do not get the tables.
         A registry that has the pack records it again with the next tenant that it creates or migrates.
+
+        Args:
+            name: The pack's name.
+            by: Who does it, for the audit; the user that the process runs as if left out.
 
         Raises:
             QueryError: This registry has the pack, and would record it again.
@@ -127,20 +132,10 @@ class RecordedSchemas:
             tenant_uid=None,
             outcome="ok",
             detail={"schema": name},
+            by=by,
         )
         await self._catalog.write(
             append_if("EXISTS (SELECT 1 FROM schemas WHERE name = ?)", (name,), record),
             Statement("schemas.forget", "DELETE FROM schemas WHERE name = ?", (name,)),
         )
         return found
-
-
-def _check_complete(recorded: Iterable[RecordedSchema]) -> None:
-    missing = tuple(one.name for one in recorded if one.is_missing)
-    if missing:
-        raise MissingSchemaError(
-            f"tenants of this data directory have schema packs that are unknown here ({', '.join(missing)}), so this process "
-            "creates and migrates no tenants: give it the packs with schemas= in Python, --schema module:PACK on the command "
-            "line, or TENANTRY_SCHEMAS; to give a pack up, use 'tenantry schema forget'",
-            missing_schemas=missing,
-        )

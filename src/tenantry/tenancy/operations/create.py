@@ -31,9 +31,14 @@ class Create:
     def __init__(self, tools: OperationTools) -> None:
         self._tools = tools
 
-    async def run(self, operation: Operation, *, display_name: str) -> TenantRecord:
+    async def run(
+        self, operation: Operation, *, display_name: str, if_not_exists: bool = False
+    ) -> TenantRecord:
         """See `TenantRegistry.create`."""
-        await operation.recover()
+        found = await operation.recover()
+        if if_not_exists and found is not None and _is_kept(found):
+            operation.detail = {**operation.detail, "is_created": False}
+            return found
         tenant = await self.new_record(operation.tenant_id, display_name)
         operation.tenant_uid = tenant.uid
         async with operation.lock(tenant):
@@ -58,13 +63,14 @@ class Create:
             TenantExistsError: The id is taken.
             DataDirectoryError: The place of its database is taken by something that no tenant of the catalog owns.
         """
-        await self._tools.recorded_schemas.check()
         found = await self._tools.catalog.find(tenant_id)
         if found is not None and found.state.allows(Permission.EXIST):
             until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
+            to_do = "choose another id" if _is_kept(found) else "undelete or purge it, or choose another id"
             raise TenantExistsError(
-                f"tenant {tenant_id!r} exists already ({found.state}{until})", tenant_id=tenant_id
+                f"tenant {tenant_id!r} exists already ({found.state}{until}): {to_do}", tenant_id=tenant_id
             )
+        await self._tools.recorded_schemas.check()
         now = self._tools.context.clock.now()
         backend = self._tools.backend
         return TenantRecord(
@@ -99,3 +105,8 @@ class Create:
                 await self._tools.catalog.remove(tenant)
         except (TenantOwnedElsewhereError, PersistenceConnectionError):
             return
+
+
+def _is_kept(tenant: TenantRecord) -> bool:
+    """Return whether the tenant exists and is not about to be purged."""
+    return tenant.state.allows(Permission.EXIST) and not tenant.state.allows(TenantEvent.UNDELETE)

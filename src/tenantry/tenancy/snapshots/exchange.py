@@ -63,7 +63,7 @@ class Exchange:
         """Prepare a database that was checked, and put it in the place of the tenant's."""
         context = self._tools.context
         if is_migrated:
-            await self._tools.recorded_schemas.admit()
+            await self._tools.recorded_schemas.check()
         with operation.preparing():
             versions = await self._tools.backend.prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
@@ -105,6 +105,8 @@ class Exchange:
             operation.step("kept")
             await closed.exchange(point)
             operation.step("exchanged")
+        if versions is not None:
+            await self._tools.recorded_schemas.record()
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the replaced database may have been noted since the intent was written.
         latest = await self._tools.catalog.find_by_uid(tenant.uid) or tenant

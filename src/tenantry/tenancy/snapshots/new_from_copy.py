@@ -35,7 +35,6 @@ class NewFromCopy:
 
     async def prepare(self, tenant: TenantRecord, database: Path) -> None:
         """Migrate a copy that was checked, and mark it as the new tenant's."""
-        await self._tools.recorded_schemas.admit()
         await self._tools.backend.prepare(database)
         await artifacts.assign_to(database, tenant.uid)
 
