@@ -10,11 +10,9 @@ class Clock(Protocol):
 
     def monotonic_seconds(self) -> float:
         """Return the seconds since an arbitrary moment; the number never decreases."""
-        ...
 
     def now(self) -> datetime:
         """Return the present instant in UTC."""
-        ...
 
 
 class SystemClock:

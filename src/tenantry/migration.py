@@ -34,19 +34,15 @@ class MigrationSession(Protocol):
 
     def execute(self, sql: str, parameters: Sequence[object] = (), /) -> int:
         """Run one statement that returns no rows, and return how many rows it inserted, updated or deleted."""
-        ...
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[object]], /) -> int:
         """Run one INSERT, UPDATE or DELETE with the parameters of each row, and return how many rows it changed in all."""
-        ...
 
     def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> Row | None:
         """Run one statement and return its first row; None if it has no rows."""
-        ...
 
     def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[Row]:
         """Run one statement and return all of its rows. They are in memory together: read a large table in parts."""
-        ...
 
 
 MigrationFunction: TypeAlias = Callable[[MigrationSession], None]

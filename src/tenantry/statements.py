@@ -192,7 +192,6 @@ class ReadSession(Protocol):
     @property
     def log(self) -> EventLog:
         """The event log, bound to the tenant if there is one."""
-        ...
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one reading statement and return its result.
@@ -203,7 +202,6 @@ class ReadSession(Protocol):
             PersistenceError: The database refused or failed.
             TenantError: The tenant, or the registry, cannot serve the call.
         """
-        ...
 
 
 class Session(ReadSession, Protocol):
@@ -219,4 +217,3 @@ class Session(ReadSession, Protocol):
             PersistenceError: The database refused or failed; nothing of the unit was kept.
             TenantError: The tenant, or the registry, cannot serve the call.
         """
-        ...

@@ -21,11 +21,9 @@ class TaskRepository(Protocol):
 
     async def save(self, task: Task) -> None:
         """Insert the task, or replace the one that has its id; transitions are not checked."""
-        ...
 
     async def get(self, task_id: str) -> Task | None:
         """Return the task with this id, or None."""
-        ...
 
     async def list_tasks(
         self,
@@ -37,11 +35,9 @@ class TaskRepository(Protocol):
         cursor: str | None = None,
     ) -> Page[Task]:
         """Return a page of the tasks that pass all filters given, in a total order."""
-        ...
 
     async def delete(self, task_id: str) -> bool:
         """Delete the task with this id; return whether there was one."""
-        ...
 
 
 @runtime_checkable
@@ -50,11 +46,9 @@ class CostRecordRepository(Protocol):
 
     async def save(self, record: CostRecord) -> None:
         """Append the record."""
-        ...
 
     async def save_many(self, records: Iterable[CostRecord]) -> None:
         """Append the records in one transaction: all or none."""
-        ...
 
     async def query(
         self,
@@ -67,7 +61,6 @@ class CostRecordRepository(Protocol):
         cursor: str | None = None,
     ) -> Page[CostRecord]:
         """Return a page of the records that pass all filters given, in a total order; the window is inclusive."""
-        ...
 
     async def aggregate(
         self,
@@ -78,7 +71,6 @@ class CostRecordRepository(Protocol):
         until: datetime | None = None,
     ) -> float:
         """Return the sum of `cost_usd`, exact to the cent at a million records; 0.0 if none match."""
-        ...
 
 
 @runtime_checkable
@@ -87,11 +79,9 @@ class MessageRepository(Protocol):
 
     async def save(self, message: Message) -> None:
         """Append the message; raises `DuplicateRecordError` if its id exists."""
-        ...
 
     async def save_many(self, messages: Iterable[Message]) -> None:
         """Append the messages in one transaction: all or none."""
-        ...
 
     async def get_history(
         self,
@@ -104,7 +94,6 @@ class MessageRepository(Protocol):
         cursor: str | None = None,
     ) -> Page[Message]:
         """Return a page of a channel's messages, newest first; the window is inclusive."""
-        ...
 
 
 @runtime_checkable
@@ -113,7 +102,6 @@ class AuditRepository(Protocol):
 
     async def save(self, entry: AuditEntry) -> None:
         """Append the entry; raises `DuplicateRecordError` if its id exists."""
-        ...
 
     async def query(
         self,
@@ -128,7 +116,6 @@ class AuditRepository(Protocol):
         cursor: str | None = None,
     ) -> Page[AuditEntry]:
         """Return a page of the entries that pass all filters given, newest first; the window is inclusive."""
-        ...
 
 
 @runtime_checkable
@@ -138,19 +125,15 @@ class CompanyRepositories(Protocol):
     @property
     def tasks(self) -> TaskRepository:
         """The tasks."""
-        ...
 
     @property
     def cost_records(self) -> CostRecordRepository:
         """The cost records."""
-        ...
 
     @property
     def messages(self) -> MessageRepository:
         """The messages."""
-        ...
 
     @property
     def audit_entries(self) -> AuditRepository:
         """The audit entries."""
-        ...

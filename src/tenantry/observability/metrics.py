@@ -47,11 +47,9 @@ class Observed(Protocol):
 
     def add_hook(self, hook: Hook) -> None:
         """Call `hook` with every event from now on."""
-        ...
 
     def statistics(self) -> RegistryStatistics:
         """Return the current state."""
-        ...
 
 
 def export_metrics(observed: Observed, collector_registry: CollectorRegistry) -> "RegistryMetrics":

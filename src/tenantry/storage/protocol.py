@@ -95,7 +95,6 @@ class StoreTransaction(Protocol):
         Raises:
             TransactionClosedError: The transaction has ended; it never turns into autocommit.
         """
-        ...
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one reading statement inside the transaction.
@@ -103,7 +102,6 @@ class StoreTransaction(Protocol):
         Raises:
             TransactionClosedError: The transaction has ended.
         """
-        ...
 
     async def commit(self) -> None:
         """Commit, durably.
@@ -112,11 +110,9 @@ class StoreTransaction(Protocol):
             PersistenceError: It was not committed; the transaction is rolled back.
             TransactionClosedError: It had ended before.
         """
-        ...
 
     async def rollback(self) -> None:
         """Undo everything; does nothing if the transaction has ended."""
-        ...
 
 
 @runtime_checkable
@@ -130,12 +126,10 @@ class Store(Protocol):
     @property
     def backend(self) -> str:
         """``sqlite`` or ``postgres``: the `backend` label of metrics and the directory of migrations."""
-        ...
 
     @property
     def is_connected(self) -> bool:
         """Whether `connect` succeeded and `disconnect` has not."""
-        ...
 
     async def connect(self) -> None:
         """Open the database; a no-op when it is open. A failure half way leaves nothing open.
@@ -145,7 +139,6 @@ class Store(Protocol):
             DatabaseCorruptError: The file is no database, or another tenant's; it was not changed.
             TenantOwnedElsewhereError: Another owner has it open.
         """
-        ...
 
     async def disconnect(self) -> None:
         """Close the database, the writer last; a no-op when it is closed.
@@ -153,11 +146,9 @@ class Store(Protocol):
         Raises:
             PersistenceConnectionError: It would not close; it is still held and can be closed again.
         """
-        ...
 
     async def health_check(self) -> bool:
         """Return whether the database answers a query."""
-        ...
 
     async def migrate(self) -> MigrationReport:
         """Apply the pending migrations, each in a transaction with its version number.
@@ -166,7 +157,6 @@ class Store(Protocol):
             MigrationError: A step failed and left the file as it was, or file and code disagree.
             PersistenceConnectionError: Not connected.
         """
-        ...
 
     def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
         """Run the requests in one transaction, commit it durably, and give one outcome for each.
@@ -177,7 +167,6 @@ class Store(Protocol):
         Raises:
             PersistenceConnectionError: Not connected.
         """
-        ...
 
     def read(self, statements: Sequence[Statement]) -> Awaitable[list[ReadOutcome]]:
         """Run reading statements together and give one outcome for each; like `write`, cancelled and begun.
@@ -185,7 +174,6 @@ class Store(Protocol):
         Raises:
             PersistenceConnectionError: Not connected.
         """
-        ...
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: Durability) -> None:
         """Apply limits to every write that begins afterwards; waits for an open transaction.
@@ -198,7 +186,6 @@ class Store(Protocol):
         Raises:
             PersistenceError: They could not be applied; call again.
         """
-        ...
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
         """Look for damage in the whole database, beside its reads and writes, which do not wait for it.
@@ -212,7 +199,6 @@ class Store(Protocol):
             DatabaseCorruptError: It is damaged; the message says where.
             PersistenceConnectionError: Not connected, or disconnected meanwhile.
         """
-        ...
 
     def change_token(self) -> ChangeToken | None:
         """Return a token that changes with every commit, also with those of other processes.
@@ -222,7 +208,6 @@ class Store(Protocol):
         Returns:
             None if a commit might not change the token now, because the last one was a moment ago, or the back end cannot tell.
         """
-        ...
 
     async def changes_by_others(self) -> int:
         """Return a number that changes when somebody else has committed: another process, or another store on the database.
@@ -233,7 +218,6 @@ class Store(Protocol):
             PersistenceConnectionError: Not connected.
             PersistenceError: The database cannot be read.
         """
-        ...
 
     async def begin(self) -> StoreTransaction:
         """Open a transaction over several calls; writes wait until it ends.
@@ -241,7 +225,6 @@ class Store(Protocol):
         Raises:
             PersistenceError: It could not be begun.
         """
-        ...
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy of the database, the state of one moment, into a new file, durably.
@@ -252,7 +235,6 @@ class Store(Protocol):
             SnapshotError: The database was disconnected meanwhile; no file is left.
             PersistenceError: It cannot be read, or the file cannot be written; no file is left.
         """
-        ...
 
 
 class Capability(StrEnum):
@@ -301,7 +283,6 @@ class ClosedDatabase(Protocol):
 
     async def exists(self) -> bool:
         """Return whether there is a database. What this says holds after a power failure too."""
-        ...
 
     async def check(self, *, is_thorough: bool) -> None:
         """Look for damage and change nothing.
@@ -312,7 +293,6 @@ class ClosedDatabase(Protocol):
         Raises:
             DatabaseCorruptError: It is damaged or missing.
         """
-        ...
 
     async def is_damaged(self) -> bool:
         """Look once more, past every cache, whether the database is damaged: a disk that failed for a moment looks like damage too.
@@ -320,7 +300,6 @@ class ClosedDatabase(Protocol):
         Raises:
             PersistenceError: The disk cannot read it, or the check took too long.
         """
-        ...
 
     async def compact(self) -> None:
         """Give back the space of deleted rows, where the back end can.
@@ -329,7 +308,6 @@ class ClosedDatabase(Protocol):
             StorageFullError: It would leave too little space to those who write; the database is as it was.
             PersistenceError: The database is as it was.
         """
-        ...
 
     async def repair(self) -> None:
         """Check the database thoroughly, and build its indexes anew if that is all that is wrong with it.
@@ -338,7 +316,6 @@ class ClosedDatabase(Protocol):
             DatabaseCorruptError: It is damaged beyond that.
             PersistenceError: It cannot be repaired for another reason.
         """
-        ...
 
     async def check_repairable(self) -> None:
         """Raise if the database seems to be put together from parts of two, which a repair would mix for good.
@@ -346,7 +323,6 @@ class ClosedDatabase(Protocol):
         Raises:
             DatabaseCorruptError: It seems so; nothing was changed.
         """
-        ...
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
         """Keep the database as the restore point, before `exchange`; a no-op after it.
@@ -358,11 +334,9 @@ class ClosedDatabase(Protocol):
         Raises:
             SnapshotError, PersistenceError: It cannot be kept; nothing was exchanged.
         """
-        ...
 
     async def exchange(self, point: str) -> None:
         """Put the database that was staged for the restore point in this one's place, in one step; a no-op when it is there."""
-        ...
 
     async def remove(self) -> None:
         """Remove the database and its restore points, durably; a missing one is not an error.
@@ -370,7 +344,6 @@ class ClosedDatabase(Protocol):
         Raises:
             DataDirectoryError: It cannot be removed.
         """
-        ...
 
 
 class RestorePoints(Protocol):
@@ -381,11 +354,9 @@ class RestorePoints(Protocol):
 
     async def names(self) -> Sequence[str]:
         """Return the names of the restore points, oldest first."""
-        ...
 
     async def exists(self, point: str) -> bool:
         """Return whether this one is there."""
-        ...
 
     async def copy_to(self, point: str, path: Path) -> None:
         """Write what is kept into a new file, and check the copy.
@@ -394,7 +365,6 @@ class RestorePoints(Protocol):
             DatabaseCorruptError: It is damaged; it stays as it is.
             SnapshotError: It cannot be copied.
         """
-        ...
 
     async def remove(self, point: str) -> None:
         """Remove one; a missing one is not an error.
@@ -402,7 +372,6 @@ class RestorePoints(Protocol):
         Raises:
             SnapshotError: It cannot be removed.
         """
-        ...
 
     async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
         """Remove the oldest ones.
@@ -412,7 +381,6 @@ class RestorePoints(Protocol):
             latest: Points whose names sort after this are dated in the future: they neither count nor go.
             kept_max: How many stay.
         """
-        ...
 
     async def stage(self, point: str, path: Path) -> None:
         """Put a durable file that `Backend.prepare` made ready beside the tenant's database; it replaces what was staged before.
@@ -420,15 +388,12 @@ class RestorePoints(Protocol):
         Raises:
             SnapshotError, StorageFullError: It cannot be put there.
         """
-        ...
 
     async def unstage(self, point: str) -> bool:
         """Take back what was done for a restore that has not exchanged the databases; return False if it has."""
-        ...
 
     async def has_begun(self, point: str) -> bool:
         """Return whether anything was staged or kept for a restore."""
-        ...
 
 
 class Backend(Protocol):
@@ -437,12 +402,10 @@ class Backend(Protocol):
     @property
     def dialect(self) -> str:
         """The name of its SQL and of the directories of migrations: ``sqlite``, ``postgres``."""
-        ...
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What it can do beyond the contract."""
-        ...
 
     async def open(self) -> None:
         """Check that it can be used, and take what all tenants share, such as threads or connections; the data directory exists.
@@ -452,19 +415,15 @@ class Backend(Protocol):
             MigrationError: Two schema packs make an object of one name.
             PersistenceConnectionError: It cannot be reached, or the process may not open as many files as it needs.
         """
-        ...
 
     async def aclose(self) -> None:
         """Give back what `open` took; idempotent. Every store is disconnected before."""
-        ...
 
     def abandon(self) -> None:
         """Give back what `open` took, of a registry that was lost without being closed; from any thread, without waiting."""
-        ...
 
     def catalog(self, schema: Schema, *, log: EventLog) -> Store:
         """Return the store of the catalog, not connected."""
-        ...
 
     def store(self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False) -> Store:
         """Return the store of a tenant, not connected.
@@ -475,7 +434,6 @@ class Backend(Protocol):
             log: Bound to the tenant.
             is_new: Whether a missing database is made, rather than an error.
         """
-        ...
 
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
         """Return a location for a new tenant.
@@ -487,7 +445,6 @@ class Backend(Protocol):
         Raises:
             DataDirectoryError: Something that no tenant of the catalog owns is there.
         """
-        ...
 
     def exclusive(
         self, place: Place, *, is_waited_for: bool = True
@@ -504,7 +461,6 @@ class Backend(Protocol):
             TenantOwnedElsewhereError: The other process has it open.
             PersistenceConnectionError: It cannot be locked.
         """
-        ...
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
         """Hold a lock of this name among all processes, until the block or the process ends.
@@ -513,19 +469,15 @@ class Backend(Protocol):
             LockTakenError: Somebody else holds it.
             PersistenceConnectionError, StorageFullError: It cannot be taken.
         """
-        ...
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
         """Return the version of each schema in a database that nobody has open, in passing; None if that cannot be told so."""
-        ...
 
     async def size_bytes(self, place: Place) -> int:
         """Return how large the tenant's database is."""
-        ...
 
     def may_be_transient(self, error: BaseException) -> bool:
         """Return whether an error that says damage may come from a disk that failed for a moment; see `ClosedDatabase.is_damaged`."""
-        ...
 
     async def prepare(self, path: Path) -> dict[str, int]:
         """Migrate a copy of a tenant's database to what the code knows, and return the version of each schema.
@@ -540,7 +492,6 @@ class Backend(Protocol):
             DatabaseCorruptError: It is not a database, or a migration left it damaged.
             SnapshotError: It took too long.
         """
-        ...
 
     async def adopt(self, place: Place, path: Path) -> None:
         """Make a prepared copy the database of a tenant that has none yet, durably.
@@ -548,12 +499,9 @@ class Backend(Protocol):
         Raises:
             SnapshotError: It cannot be put there.
         """
-        ...
 
     def points(self, place: Place) -> RestorePoints:
         """Return the restore points of a tenant."""
-        ...
 
     async def report(self) -> BackendReport:
         """Return what it runs on."""
-        ...

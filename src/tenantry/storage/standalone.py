@@ -44,12 +44,10 @@ class PersistenceBackend(CompanyRepositories, Protocol):
     @property
     def is_connected(self) -> bool:
         """Whether `connect` succeeded and `disconnect` has not."""
-        ...
 
     @property
     def backend_name(self) -> str:
         """``sqlite`` or ``postgres``."""
-        ...
 
     def repository(self, repository_type: type[R]) -> R:
         """Return a repository of a schema pack of your own."""
@@ -57,19 +55,15 @@ class PersistenceBackend(CompanyRepositories, Protocol):
 
     async def connect(self) -> None:
         """Open the database; a no-op when it is open."""
-        ...
 
     async def disconnect(self) -> None:
         """Close the database; a no-op when it is closed."""
-        ...
 
     async def health_check(self) -> bool:
         """Return whether the database answers."""
-        ...
 
     async def migrate(self) -> None:
         """Migrate the tables to the version that this code knows."""
-        ...
 
 
 _READ_THREADS: Final = 2

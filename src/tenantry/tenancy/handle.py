@@ -35,19 +35,15 @@ class LeaseSource(Protocol):
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now."""
-        ...
 
     async def lease(self, tenant_id: TenantId) -> Lease:
         """Return a lease, opening the tenant as needed."""
-        ...
 
     def release(self, lease: Lease) -> None:
         """Give it back."""
-        ...
 
     def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
         """Return the open tenant's counters."""
-        ...
 
 
 class _TenantRepositories(PackRepositories):

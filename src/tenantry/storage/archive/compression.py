@@ -30,7 +30,6 @@ class Writer(Protocol):
 
     def write(self, content: bytes, /) -> object:
         """Take all of them."""
-        ...
 
 
 class CompressedFile(NamedTuple):

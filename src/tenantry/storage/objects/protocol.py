@@ -46,7 +46,6 @@ class ObjectStorage(Protocol):
     @property
     def location(self) -> str:
         """The address of the storage, without secrets. It is the same text each time the same storage is opened."""
-        ...
 
     async def put(self, key: str, path: Path) -> None:
         """Store a file; it replaces an object with the same key. The object is durable when this returns.
@@ -57,11 +56,9 @@ class ObjectStorage(Protocol):
         Raises:
             StorageFullError: The storage has not enough space.
         """
-        ...
 
     async def put_bytes(self, key: str, content: bytes) -> None:
         """Store bytes as an object; see `put`."""
-        ...
 
     async def get(self, key: str, path: Path) -> None:
         """Write an object into a new file. After an error or a cancellation there is no file.
@@ -70,7 +67,6 @@ class ObjectStorage(Protocol):
             SnapshotNotFoundError: The object does not exist.
             StorageFullError: The disk has not enough space for the file.
         """
-        ...
 
     async def get_bytes(self, key: str, *, bytes_max: int) -> bytes:
         """Return the content of an object.
@@ -79,19 +75,15 @@ class ObjectStorage(Protocol):
             SnapshotNotFoundError: The object does not exist.
             SnapshotCorruptError: The object is larger than `bytes_max`.
         """
-        ...
 
     async def list(self, prefix: str) -> Sequence[StoredObject]:
         """Return the objects whose keys begin with the prefix, ordered by key; an empty prefix returns all objects."""
-        ...
 
     async def delete(self, key: str) -> None:
         """Remove an object; a missing object is not an error."""
-        ...
 
     async def remove_leftovers(self, prefix: str) -> None:
         """Remove the leftovers of crashed calls for keys with this prefix. Objects that are being written stay."""
-        ...
 
 
 def is_key(text: str) -> bool:

@@ -21,7 +21,6 @@ class Runner(Protocol[Item_contra, Outcome_co]):
 
         A runner that returns a future begins at once. Cancelling the future interrupts the batch.
         """
-        ...
 
 
 class Call(Generic[Item]):

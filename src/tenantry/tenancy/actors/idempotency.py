@@ -22,7 +22,6 @@ class OnceSession(ReadSession, Protocol):
 
     async def write_once(self, key: str, statements: Request) -> list[Result]:
         """Run the statements as one atomic unit, unless it has run with this key."""
-        ...
 
 
 class KeyedSession:

@@ -30,7 +30,6 @@ class Authority(Protocol):
 
     async def check(self) -> object:
         """Raise unless the caller may still make the call."""
-        ...
 
 
 _authority: ContextVar[Authority | None] = ContextVar("tenantry_authority", default=None)

@@ -11,7 +11,6 @@ class CatalogReader(Protocol):
 
     async def read(self, statement: Statement) -> Result:
         """Run one reading statement."""
-        ...
 
 
 class CatalogSession(CatalogReader, Protocol):
@@ -19,4 +18,3 @@ class CatalogSession(CatalogReader, Protocol):
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
         """Run the statements as one atomic unit; committed and durable when this returns."""
-        ...

@@ -32,19 +32,15 @@ class OperationHost(Protocol):
 
     def lock(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
         """Keep other operations of the tenant out, of this process and of others."""
-        ...
 
     def preparing(self) -> AbstractContextManager[None]:
         """Let the block be ended when the registry closes."""
-        ...
 
     def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
         """Note that an operation that was begun has failed and is to be finished later."""
-        ...
 
     async def finish_leftover(self, tenant: TenantRecord, *, by: str) -> None:
         """Finish the operation of a process that died."""
-        ...
 
 
 class Operation:

@@ -58,11 +58,9 @@ class FinishableOperation(Protocol):
     @property
     def action(self) -> str:
         """Its name."""
-        ...
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish it, or take it back; see `Finisher`."""
-        ...
 
 
 def finishers_of(*operations: FinishableOperation) -> dict[str, Finisher]:

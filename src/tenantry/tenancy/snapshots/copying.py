@@ -25,11 +25,9 @@ class _Source(Protocol):
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file."""
-        ...
 
     async def check_integrity(self) -> None:
         """Raise if it is damaged."""
-        ...
 
 
 class Copies:
