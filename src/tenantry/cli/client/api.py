@@ -138,6 +138,18 @@ class Api:
                     )
         return bytes_done
 
+    async def adopt(self, *_: Any, **__: Any) -> Document:
+        """Create a tenant from a database of another program, in a directory of this machine.
+
+        Raises:
+            CommandError: This is a service.
+        """
+        raise CommandError(
+            Exit.USAGE,
+            "a service adopts no files, because its clients may not name files on its machine: run this on that machine, with "
+            "--data-dir and not --url",
+        )
+
     async def upload(
         self, path: str, source: Path, *, media_type: str = BUNDLE_MEDIA_TYPE, **query: Any
     ) -> Document:

@@ -1,8 +1,9 @@
 """Opens the API of a data directory in this process. It needs the extra ``service``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,11 @@ import httpx
 from tenantry.admin import create_admin_app
 from tenantry.admin.app import as_process
 from tenantry.admin.http.problems import problem_of
-from tenantry.cli.client.api import Api, Document
+from tenantry.cli.client.api import Api, Document, tenant_path
 from tenantry.cli.client.target import choose_storage, note_other_owner
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note, steps
+from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
 from tenantry.schema import Schema
@@ -28,10 +30,15 @@ class _LocalApi(Api):
     """The API of a registry in this process, whose bundles the registry writes itself: httpx keeps such responses in memory."""
 
     def __init__(
-        self, client: httpx.AsyncClient, advise: Callable[[Document], str], registry: TenantRegistry
+        self,
+        client: httpx.AsyncClient,
+        advise: Callable[[Document], str],
+        registry: TenantRegistry,
+        schemas: Sequence[Schema],
     ) -> None:
         super().__init__(client, advise)
         self._registry = registry
+        self._schemas = schemas
 
     async def export(self, tenant_id: str, target: Path) -> int:
         with steps(f"export to {target.name}"):
@@ -40,6 +47,43 @@ class _LocalApi(Api):
             except TenantryError as error:
                 raise self.refused(problem_of(error)) from error
         return (await anyio.Path(target).stat()).st_size
+
+    async def adopt(
+        self,
+        new_id: str,
+        path: Path,
+        *,
+        at: Sequence[tuple[str | None, int]],
+        display_name: str | None,
+        accepted_tables: Collection[str],
+        is_dry_run: bool,
+    ) -> Document:
+        """Return the tenant's record, or the differences that a dry run finds. `at` may leave out the name of the only pack."""
+        versions = {name or self._only_schema(): version for name, version in at}
+        with steps(f"{'compare' if is_dry_run else 'adopt'} {path.name}"):
+            try:
+                if is_dry_run:
+                    differences = await self._registry.compare_database(
+                        path, at=versions, accepted_tables=accepted_tables
+                    )
+                    return {"differences": [asdict(one) for one in differences]}
+                await self._registry.adopt(
+                    new_id, path, at=versions, display_name=display_name, accepted_tables=accepted_tables
+                )
+            except TenantryError as error:
+                raise self.refused(problem_of(error)) from error
+        return await self.get(tenant_path(new_id))
+
+    def _only_schema(self) -> str:
+        """Return the pack that a number without a name is for: the only one, or the only one beside the built-in pack."""
+        names = [schema.name for schema in self._schemas]
+        given = [name for name in names if name != COMPANY.name] if len(names) > 1 else names
+        if len(given) != 1:
+            raise CommandError(
+                Exit.USAGE,
+                f"--at needs the name of a pack, because there are {', '.join(names)}: --at {given[0]}=3",
+            )
+        return given[0]
 
 
 @asynccontextmanager
@@ -66,8 +110,8 @@ async def in_directory(
             )
         raise CommandError(
             Exit.UNREACHABLE,
-            f"{config.data_dir} is not a data directory: 'tenant create', 'tenant import', 'key create' and 'serve' create "
-            "one",
+            f"{config.data_dir} is not a data directory: 'tenant create', 'tenant import', 'tenant adopt', 'key create' and 'serve' "
+            "create one",
         )
     note_other_owner(config.data_dir)
     storage = choose_storage(storage_url, config.data_dir)
@@ -82,7 +126,7 @@ async def in_directory(
         # The end of the lifespan waits for operations.
         async with app.router.lifespan_context(app), client:
             try:
-                yield _LocalApi(client, _advise, registry)
+                yield _LocalApi(client, _advise, registry, schemas)
             except asyncio.CancelledError:
                 print_note(
                     "waiting for the operation to end; after another interruption the next start finishes it"

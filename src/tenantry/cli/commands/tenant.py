@@ -1,11 +1,14 @@
 """``tenantry tenant``: create, list, change and export tenants, and take them through their lifecycle."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
+from rich.console import RenderableType
 
 from tenantry.cli.arguments import (
     PAGE_ITEMS_DEFAULT,
@@ -23,7 +26,7 @@ from tenantry.cli.arguments import (
 from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.output import listing, print_note
+from tenantry.cli.output import listing, print_note, record
 from tenantry.lifecycle import TenantState
 from tenantry.limits import TenantLimits
 
@@ -36,6 +39,7 @@ group = typer.Typer(name="tenant", no_args_is_help=True, help="Tenants and their
 
 _COLUMNS = ("id", "state", "display_name", "schema_versions", "state_changed_at", "busy_with", "reason")
 _NONE = "none"
+_VERSION: Final = re.compile(r"(?:(?P<schema>[a-z][a-z0-9_]*)=)?(?P<version>[0-9]{1,4})")
 
 
 def _limit(text: str) -> tuple[str, object]:
@@ -323,4 +327,57 @@ async def import_(
     await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
     return await api.upload(
         tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
+    )
+
+
+def _version(text: str) -> tuple[str | None, int]:
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a migration: use its number, such as 3, or notes=3")
+    return match["schema"], int(match["version"])
+
+
+def _show_adopted(document: Mapping[str, Any]) -> RenderableType:
+    differences = document.get("differences")
+    if differences is None:
+        return record(document)
+    return "\n".join("{object}: {detail}: {advice}".format_map(one) for one in differences) or (
+        "the tables are what the schema packs make"
+    )
+
+
+@command(
+    group, show=_show_adopted, may_create=True, is_wrong=lambda document: bool(document.get("differences"))
+)
+async def adopt(
+    api: Api,
+    new_id: NewIdArgument,
+    path: Annotated[Path, typer.Argument(help="The database: a file of SQLite, which is not changed.")],
+    *,
+    at: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=_version,
+            metavar="[SCHEMA=]NUMBER",
+            help="The last migration that the database has: a number for the only schema pack, or the pack's name and a number.",
+        ),
+    ] = None,
+    display_name: DisplayNameOption = None,
+    accept_tables: _AcceptTablesOption = None,
+    is_dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only compare, and create no tenant; exit code 1 with differences."),
+    ] = False,
+) -> Document:
+    """Create a tenant with a copy of a database that another program made.
+
+    Its tables are compared with what the schema packs make at the named migrations. Later migrations are applied.
+    """
+    return await api.adopt(
+        new_id,
+        path,
+        at=at or (),
+        display_name=display_name,
+        accepted_tables=list(filter(None, map(str.strip, (accept_tables or "").split(",")))),
+        is_dry_run=is_dry_run,
     )

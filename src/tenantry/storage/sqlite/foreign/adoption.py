@@ -30,6 +30,8 @@ from tenantry.storage.sqlite.statements.sql_text import folded
 
 _OWNER: Final = "tenantry_owner"
 _HISTORY: Final = "schema_migrations"
+_BY_AT: Final = "(--at, or at in Python)"
+_BY_ACCEPTING: Final = "(--accept-tables, or accepted_tables in Python)"
 
 
 def compare_adopted(
@@ -215,7 +217,7 @@ def _missing(one: SchemaObject) -> SchemaDifference:
         "missing",
         one.shown,
         "the packs make it, and the file lacks it",
-        "name an earlier migration with --at, or create it in a copy of the file, and adopt the copy",
+        f"name an earlier migration {_BY_AT}, or create it in a copy of the file, and adopt the copy",
     )
 
 
@@ -224,15 +226,15 @@ def _changed(one: SchemaObject, detail: str) -> SchemaDifference:
         "changed",
         one.shown,
         detail,
-        "name another migration with --at, or change it in a copy of the file, or write the pack's migration as the file has it",
+        f"name another migration {_BY_AT}, or change it in a copy of the file, or write the pack's migration as the file has it",
     )
 
 
 def _unknown(one: SchemaObject, *, is_later: bool) -> SchemaDifference:
     if is_later:
-        advice = "a later migration makes it: name that one with --at, or drop it in a copy of the file"
+        advice = f"a later migration makes it: name that one {_BY_AT}, or drop it in a copy of the file"
     elif one.type == "table":
-        advice = "accept it with --accept-tables, put it into a migration of the pack, or drop it in a copy of the file"
+        advice = f"accept it {_BY_ACCEPTING}, put it into a migration of the pack, or drop it in a copy of the file"
     else:
         advice = "put it into a migration of the pack, or drop it in a copy of the file"
     return SchemaDifference("unknown", one.shown, "no pack makes it up to the named migrations", advice)
