@@ -29,6 +29,7 @@ ADMIN_ONLY = {
     "POST /v1/keys",
     "GET /v1/keys",
     "DELETE /v1/keys/{key_id}",
+    "DELETE /v1/schemas/{name}",
 }
 FOR_READERS = {"GET"}
 WRONG = f"tnt_{'0' * 16}_{'0' * 64}"
