@@ -7,11 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantry.cli.client.api import PAGE_ITEMS_MAX
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import parse_tenant_id
 
-PAGE_ITEMS_DEFAULT: Final = 100
 _DURATION: Final = re.compile(r"(?P<count>\d{1,9}(?:\.\d{1,3})?)(?P<unit>[smhd]?)")
 # Wider than our own ids, so that ids of another version are accepted too.
 _IDENTIFIER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
@@ -88,10 +86,3 @@ SnapshotArgument = Annotated[
 DisplayNameOption = Annotated[str | None, typer.Option(help="For people.")]
 PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only tenants whose ids begin with this.")]
 ReasonOption = Annotated[str | None, typer.Option(help="Why; shown with the tenant.")]
-LimitOption = Annotated[
-    int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")
-]
-CursorOption = Annotated[
-    str | None, typer.Option(help="The next_cursor of the previous page.", metavar="CURSOR")
-]
-AllOption = Annotated[bool, typer.Option("--all", help="All items, not one page.")]

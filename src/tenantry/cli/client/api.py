@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from urllib.parse import quote
 
 import anyio
+import typer
 
 from tenantry.cli.client.foreign_responses import foreign_response_error
 from tenantry.cli.exits import CommandError, Exit
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
+PAGE_ITEMS_DEFAULT: Final = 100
 PAGE_ITEMS_MAX: Final = 1_000
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
 DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
@@ -34,6 +37,19 @@ _LATER_STATUSES: Final = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which items of a list a command shows: its options."""
+
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")
+    ] = PAGE_ITEMS_DEFAULT
+    cursor: Annotated[
+        str | None, typer.Option(help="The next_cursor of the previous page.", metavar="CURSOR")
+    ] = None
+    is_all: Annotated[bool, typer.Option("--all", help="All items, not one page.")] = False
 
 
 class Api:
@@ -99,14 +115,12 @@ class Api:
             raise self.refused(operation["problem"])
         return dict(operation["result"] or {})
 
-    async def pages(
-        self, path: str, limit: int, cursor: str | None, *, is_all: bool, **query: Any
-    ) -> Document:
+    async def pages(self, path: str, paging: Paging, **query: Any) -> Document:
         """Return one page, or all pages from it on as one."""
-        limit = PAGE_ITEMS_MAX if is_all else limit
-        page = await self.get(path, limit=limit, cursor=cursor, **query)
+        limit = PAGE_ITEMS_MAX if paging.is_all else paging.limit
+        page = await self.get(path, limit=limit, cursor=paging.cursor, **query)
         items = page["items"]
-        while is_all and page["next_cursor"] is not None:
+        while paging.is_all and page["next_cursor"] is not None:
             page = await self.get(path, limit=limit, cursor=page["next_cursor"], **query)
             items += page["items"]
         return {"items": items, "next_cursor": page["next_cursor"]}

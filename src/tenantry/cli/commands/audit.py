@@ -5,14 +5,10 @@ from typing import Annotated
 import typer
 
 from tenantry.cli.arguments import (
-    PAGE_ITEMS_DEFAULT,
-    AllOption,
-    CursorOption,
-    LimitOption,
     identifier,
     tenant_id,
 )
-from tenantry.cli.client.api import Api, Document
+from tenantry.cli.client.api import Api, Document, Paging
 from tenantry.cli.command import command
 from tenantry.cli.output import listing
 
@@ -39,15 +35,13 @@ async def list_(
             help="Only rows of the tenant with this uid, whatever its id was then; `tenant get` shows it.",
         ),
     ] = None,
-    limit: LimitOption = PAGE_ITEMS_DEFAULT,
-    cursor: CursorOption = None,
-    is_all: AllOption = False,
+    paging: Paging,
 ) -> Document:
     """List operations, newest first, also those that failed or that the tenant's state refused.
 
     A request that was refused before its operation began, such as one that its key does not allow, is not in the audit.
     """
-    return await api.pages("/v1/audit", limit, cursor, is_all=is_all, tenant_id=tenant, tenant_uid=tenant_uid)
+    return await api.pages("/v1/audit", paging, tenant_id=tenant, tenant_uid=tenant_uid)
 
 
 @command(group, is_wrong=lambda found: not found["is_intact"])

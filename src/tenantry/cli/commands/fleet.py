@@ -1,6 +1,7 @@
 """``tenantry fleet``: the same work over many tenants, as jobs."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -9,17 +10,13 @@ import typer
 from pydantic import ValidationError
 
 from tenantry.cli.arguments import (
-    PAGE_ITEMS_DEFAULT,
-    AllOption,
-    CursorOption,
-    LimitOption,
     PrefixOption,
     ReasonOption,
     identifier,
     json_value,
     tenant_id,
 )
-from tenantry.cli.client.api import Api, Document, api_path, poll_seconds
+from tenantry.cli.client.api import Api, Document, Paging, api_path, poll_seconds
 from tenantry.cli.client.target import Target
 from tenantry.cli.command import command
 from tenantry.cli.output import counting, listing
@@ -51,33 +48,26 @@ def _share(text: str) -> str | float:
         return math.nan
 
 
-def _canary(text: str) -> str | float:
-    share = _share(text)
-    _check_option(
-        "canary", share, f"{text!r} is neither a number of tenants, from 1, nor a share of them, up to 100%"
-    )
-    return share
+def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | float]:
+    """Return a parser of an option of a job, which also accepts other texts; `otherwise` says what the option takes."""
+
+    def parse(text: str) -> str | float:
+        value = text if text in others else _share(text)
+        try:
+            if value not in others:
+                FleetOptions.model_validate({name: value})
+        except ValidationError as error:
+            raise typer.BadParameter(f"{text!r} is neither {otherwise}") from error
+        return value
+
+    return parse
 
 
-def _failures(text: str) -> str | float:
-    share = _share(text)
-    _check_option(
-        "failures_max", share, f"{text!r} is neither a number of tenants nor a share between 0 and 1"
-    )
-    return share
-
-
-def _failures_or_none(text: str) -> str | float:
-    """Return how many may fail; `_NONE` stands for any number, and differs from an omitted option."""
-    return _NONE if text == _NONE else _failures(text)
-
-
-def _check_option(name: str, value: object, otherwise: str) -> None:
-    """Raise unless the value is valid for this option of a job."""
-    try:
-        FleetOptions.model_validate({name: value})
-    except ValidationError as error:
-        raise typer.BadParameter(otherwise) from error
+_canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
+_FAILURES: Final = "a number of tenants nor a share between 0 and 1"
+_failures: Final = _parser("failures_max", _FAILURES)
+# `_NONE` stands for any number of failures, and differs from an omitted option.
+_failures_or_none: Final = _parser("failures_max", _FAILURES, _NONE)
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -192,12 +182,10 @@ async def start(
 async def list_(
     api: Api,
     *,
-    limit: LimitOption = PAGE_ITEMS_DEFAULT,
-    cursor: CursorOption = None,
-    is_all: AllOption = False,
+    paging: Paging,
 ) -> Document:
     """List jobs, newest first."""
-    return await api.pages("/v1/jobs", limit, cursor, is_all=is_all)
+    return await api.pages("/v1/jobs", paging)
 
 
 @command(group)
@@ -217,12 +205,10 @@ async def results(
             help="Only results with this outcome: ok, skipped, failed, left, or an error's outcome."
         ),
     ] = None,
-    limit: LimitOption = PAGE_ITEMS_DEFAULT,
-    cursor: CursorOption = None,
-    is_all: AllOption = False,
+    paging: Paging,
 ) -> Document:
     """List the results of a job's tenants."""
-    return await api.pages(_path(job_id, "results"), limit, cursor, is_all=is_all, outcome=outcome)
+    return await api.pages(_path(job_id, "results"), paging, outcome=outcome)
 
 
 @command(group)

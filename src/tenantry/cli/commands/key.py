@@ -6,15 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from tenantry.cli.arguments import (
-    PAGE_ITEMS_DEFAULT,
-    AllOption,
-    CursorOption,
-    LimitOption,
     duration_seconds,
     identifier,
     tenant_id,
 )
-from tenantry.cli.client.api import Api, Document, api_path
+from tenantry.cli.client.api import Api, Document, Paging, api_path
 from tenantry.cli.command import command
 from tenantry.cli.output import as_text, listing
 from tenantry.scope import Scope
@@ -63,12 +59,10 @@ async def create(
 async def list_(
     api: Api,
     *,
-    limit: LimitOption = PAGE_ITEMS_DEFAULT,
-    cursor: CursorOption = None,
-    is_all: AllOption = False,
+    paging: Paging,
 ) -> Document:
     """List keys, oldest first, including expired and revoked keys."""
-    return await api.pages("/v1/keys", limit, cursor, is_all=is_all)
+    return await api.pages("/v1/keys", paging)
 
 
 @command(group, question="Revoke key {key_id}?")

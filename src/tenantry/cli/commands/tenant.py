@@ -11,11 +11,7 @@ from pydantic import ValidationError
 from rich.console import RenderableType
 
 from tenantry.cli.arguments import (
-    PAGE_ITEMS_DEFAULT,
-    AllOption,
-    CursorOption,
     DisplayNameOption,
-    LimitOption,
     NewIdArgument,
     PrefixOption,
     ReasonOption,
@@ -23,7 +19,7 @@ from tenantry.cli.arguments import (
     identifier,
     json_value,
 )
-from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
+from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, Paging, tenant_path
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import listing, print_note, record
@@ -91,12 +87,10 @@ async def list_(
     *,
     state: Annotated[TenantState | None, typer.Option(help="Only tenants in this state.")] = None,
     prefix: PrefixOption = None,
-    limit: LimitOption = PAGE_ITEMS_DEFAULT,
-    cursor: CursorOption = None,
-    is_all: AllOption = False,
+    paging: Paging,
 ) -> Document:
     """List tenants, ordered by id."""
-    return await api.pages("/v1/tenants", limit, cursor, is_all=is_all, state=state, id_prefix=prefix)
+    return await api.pages("/v1/tenants", paging, state=state, id_prefix=prefix)
 
 
 @command(group)
