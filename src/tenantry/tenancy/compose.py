@@ -123,16 +123,7 @@ def compose(
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
     tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, recorded_schemas, log)
-    leases = TenantLeases(
-        state,
-        catalog,
-        tools.pool,
-        tools.opener,
-        schemas,
-        call_timeout_seconds=config.call_timeout_seconds,
-        log=log,
-    )
-
+    leases = TenantLeases(tools, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config.data_dir, clock)
     snapshot_tools = SnapshotTools(
@@ -196,7 +187,7 @@ def _open_tenants(
     log: EventLog,
 ) -> tuple[OperationTools, FailedTenants]:
     """Return the pool with all that opens its tenants, and closes those that fail."""
-    config, clock = context.config, context.clock
+    config = context.config
     failures = FailureReports()
     opener = TenantOpener(
         catalog, schemas, context, backend, recorded_schemas, log=log, on_failure=failures.report
@@ -207,13 +198,14 @@ def _open_tenants(
         waiters_max=config.pool_waiters_max,
         wait_timeout_seconds=config.pool_wait_timeout_seconds,
         close_timeout_seconds=config.shutdown_timeout_seconds,
-        clock=clock,
+        clock=context.clock,
         report=context.report,
         log=log,
     )
-    failed_tenants = FailedTenants(pool, opener, now=clock.monotonic_seconds, log=log)
+    tools = OperationTools(catalog, context, pool, opener, backend, recorded_schemas)
+    failed_tenants = FailedTenants(tools, log)
     failures.subscribe(failed_tenants.start_closing)
-    return OperationTools(catalog, context, pool, opener, backend, recorded_schemas), failed_tenants
+    return tools, failed_tenants
 
 
 def _operations(

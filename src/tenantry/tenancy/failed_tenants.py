@@ -6,8 +6,7 @@ from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 TENANT_FAILED: Final = "tenantry.tenant.failed"
@@ -35,12 +34,10 @@ class FailureReports:
 class FailedTenants:
     """Closes tenants that cannot go on: damaged, or owned by another process now."""
 
-    def __init__(
-        self, pool: ActorPool, opener: TenantOpener, *, now: Callable[[], float], log: EventLog
-    ) -> None:
-        self._pool = pool
-        self._opener = opener
-        self._now = now
+    def __init__(self, tools: OperationTools, log: EventLog) -> None:
+        self._pool = tools.pool
+        self._opener = tools.opener
+        self._now = tools.context.clock.monotonic_seconds
         self._log = log
         self._found_sound: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -47,12 +47,10 @@ class PeriodicTasks:
         self._tools = tools
         self._catalog = tools.catalog
         self._pool = tools.pool
-        self._opener = tools.opener
         self._runner = runner
         self._expired = expired
         self._config = tools.context.config
         self._now = tools.context.clock.monotonic_seconds
-        self._watch = tools.context.watch
         self._fleet = fleet
         self._failed_tenants = failed_tenants
         self._log = log
@@ -82,7 +80,7 @@ class PeriodicTasks:
         if changes_by_others == self._changes_by_others and changes == self._changes_seen:
             return
         if changes_by_others != self._changes_by_others:
-            self._opener.forget_opened()
+            self._tools.opener.forget_opened()
             await self._follow_others()
         self.states = await self._catalog.states()
         # Noted last, so that what failed half way is done again.
@@ -100,7 +98,7 @@ class PeriodicTasks:
             await self._fleet.adopt()
             self._start_chores()
             # Last: on a full disk it fails, and must not keep the others from their work.
-            await self._watch.write(self._catalog)
+            await self._tools.context.watch.write(self._catalog)
         except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 

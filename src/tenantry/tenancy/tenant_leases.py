@@ -7,33 +7,23 @@ from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.schema import Schema
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
-from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.handle import TenantHandle, TenantSession
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.registry_state import RegistryState
-from tenantry.tenancy.tenant_opener import TenantOpener, check_opens
+from tenantry.tenancy.tenant_opener import check_opens
 
 
 class TenantLeases:
     """See `LeaseSource`."""
 
     def __init__(
-        self,
-        state: RegistryState,
-        catalog: Catalog,
-        pool: ActorPool,
-        opener: TenantOpener,
-        schemas: Sequence[Schema],
-        *,
-        call_timeout_seconds: float,
-        log: EventLog,
+        self, tools: OperationTools, state: RegistryState, schemas: Sequence[Schema], log: EventLog
     ) -> None:
+        self._tools = tools
+        self._pool = tools.pool
         self._state = state
-        self._catalog = catalog
-        self._pool = pool
-        self._opener = opener
         self._schemas = schemas
-        self._call_timeout_seconds = call_timeout_seconds
+        self._call_timeout_seconds = tools.context.config.call_timeout_seconds
         self._log = log
 
     def tenant(self, tenant_id: str) -> TenantHandle:
@@ -60,9 +50,13 @@ class TenantLeases:
             TenantError, PersistenceError: Why the tenant cannot be opened.
         """
         self._state.check_open(tenant_id)
-        if self._pool.is_full and not self._pool.has(tenant_id) and not self._opener.has_opened(tenant_id):
+        if (
+            self._pool.is_full
+            and not self._pool.has(tenant_id)
+            and not self._tools.opener.has_opened(tenant_id)
+        ):
             # Checked before another tenant is evicted: an id that no tenant has, or a suspended tenant, evicts none.
-            check_opens(await self._catalog.get(tenant_id))
+            check_opens(await self._tools.catalog.get(tenant_id))
         return await self._pool.lease(tenant_id)
 
     def release(self, lease: Lease) -> None:

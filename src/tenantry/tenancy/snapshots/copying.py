@@ -40,10 +40,8 @@ class Copies:
 
     def __init__(self, tools: OperationTools, schemas: Sequence[Schema]) -> None:
         self._schemas = schemas
-        self._catalog = tools.catalog
+        self._tools = tools
         self._pool = tools.pool
-        self._opener = tools.opener
-        self._backend = tools.backend
         self._log = EventLog()
 
     async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
@@ -61,7 +59,7 @@ class Copies:
             if not tenant.state.allows(Permission.COPY):
                 raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
             return await self._copy_unserved(tenant, path)
-        if self._opener.is_behind(tenant) and not self._pool.has(tenant.id):
+        if self._tools.opener.is_behind(tenant) and not self._pool.has(tenant.id):
             return await self._copy_held(tenant, path)
         return await self._copy_open(tenant, path)
 
@@ -81,7 +79,7 @@ class Copies:
     async def _copy_unserved(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Copy a tenant that serves no calls, after the last ones have ended; if it serves calls again, they wait for the copy."""
         async with self._pool.held(tenant.id, "snapshot"):
-            found = await self._catalog.find_by_uid(tenant.uid)
+            found = await self._tools.catalog.find_by_uid(tenant.uid)
             if found is None or found.id != tenant.id or not found.state.allows(Permission.COPY):
                 raise SnapshotError(
                     f"tenant {tenant.id!r} was renamed or purged before it could be copied: try again",
@@ -95,16 +93,16 @@ class Copies:
             try:
                 return await self._copy_closed(tenant, path)
             except DatabaseCorruptError as error:
-                if not await self._opener.is_damaged(tenant):
+                if not await self._tools.opener.is_damaged(tenant):
                     raise SnapshotError(
                         f"the disk failed to read the database of tenant {tenant.id!r} for a moment: try again",
                         is_retryable=True,
                     ) from error
-                raise await self._opener.quarantine(tenant, error) from error
+                raise await self._tools.opener.quarantine(tenant, error) from error
 
     async def _copy_closed(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Copy a tenant that nobody can open at this moment."""
-        store = self._backend.store(
+        store = self._tools.backend.store(
             tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
         )
         await store.connect()
