@@ -167,12 +167,7 @@ def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
 
 
 def _members(content: bytes, manifest: Manifest) -> list[tuple[tarfile.TarInfo, bytes]]:
-    """Return the headers of a bundle's three files, and the contents of all but the database.
-
-    Args:
-        content: The sealed text of the manifest.
-        manifest: The manifest.
-    """
+    """Return the headers of a bundle's three files, and the contents of all but the database."""
     sums = "".join(
         f"{sha256}  {name}\n"
         for sha256, name in (

@@ -77,12 +77,7 @@ class FairLimiter:
         return not self._free
 
     def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
-        """Call `on_acquired` with a permit: now if one is free, else when this borrower is the first in the queue.
-
-        Args:
-            borrower: The tenant; the same object each time.
-            on_acquired: Takes the permit.
-        """
+        """Call `on_acquired` with a permit: now if one is free, else when this borrower is the first in the queue."""
         self._waiting.append((borrower, on_acquired))
         self._serve()
 

@@ -158,11 +158,6 @@ def append_if(condition: str, parameters: Sequence[object], record: Statement) -
 
     Put it into one unit with the change that the row reports, in front of it: a compare-and-set changes a row if and only if its
     condition held just before.
-
-    Args:
-        condition: SQL of the catalog's tables.
-        parameters: One value for each placeholder of the condition.
-        record: What `append` returned.
     """
     return Statement(
         record.name, record.sql + f" WHERE {condition}", (*record.parameters, *parameters), record.fetch

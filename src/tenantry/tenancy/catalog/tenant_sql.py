@@ -80,15 +80,7 @@ def find_many(tenant_ids: Sequence[TenantId]) -> Statement:
 def list_page(
     after: str, prefix: str, state: TenantState | None, tenant_ids: Sequence[TenantId] | None, count: int
 ) -> Statement:
-    """Return the statement that reads tenants in the order of their ids.
-
-    Args:
-        after: Only ids after this one.
-        prefix: Only ids that begin with it.
-        state: Only tenants in this state; None for all that exist.
-        tenant_ids: Only these, unless it is None.
-        count: How many at most.
-    """
+    """Return the statement that reads tenants in the order of their ids."""
     # One lower bound: given two, SQLite uses either, and may scan all ids before the prefix.
     conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
     conditions.append(f"NOT {_GONE}" if state is None else "state = ?")

@@ -87,12 +87,7 @@ class FleetRunner:
             await asyncio.wait(late)
 
     def _spawn(self, job_id: str, lock: AsyncExitStack | None = None) -> None:
-        """Run the job in a task.
-
-        Args:
-            job_id: The job.
-            lock: The job's lock, which the task releases; without it, the task takes the lock itself.
-        """
+        """Run the job in a task, which releases the job's lock; without a lock, the task takes it itself."""
         # The task waits for the one before it, which may be about to end without having seen that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
         # The deadline of the call that started the job must not apply to the job, which may run for hours: a new context.

@@ -156,14 +156,9 @@ class FleetTable:
         by: str | None = None,
         **changes: Any,
     ) -> FleetJob:
-        """Let the event happen to the job and return the changed job.
+        """Let the event happen to the job and return the changed job; an event that has already happened changes nothing.
 
-        Args:
-            job_id: The job.
-            event: An event that has already happened changes nothing.
-            reason: Why.
-            by: The principal whose call it is, for the audit; None if it is not a call of an operator.
-            changes: Options to change with the state.
+        The audit records it as a call of the principal `by`, unless that is None. `changes` are changes of the job's options.
 
         Raises:
             JobNotFoundError: The job does not exist.

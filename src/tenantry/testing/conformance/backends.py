@@ -37,12 +37,7 @@ _checks: Final = Checks[BackendCheck]()
 
 
 async def check_backend(make_deployment: Callable[[], MakeBackend], directory: Path) -> None:
-    """Run every check, one after the other; the first that fails raises.
-
-    Args:
-        make_deployment: Makes an empty deployment for each check, and returns what makes back ends on it.
-        directory: Where copies may be made.
-    """
+    """Run every check, each on an empty deployment; the first that fails raises. Copies are made in the directory."""
     for check in BACKEND_CHECKS:
         copies = directory / check_name(check)
         copies.mkdir()

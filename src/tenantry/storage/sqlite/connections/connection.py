@@ -113,10 +113,7 @@ class JobConnection(aiosqlite.Connection):
         return await future
 
     async def aclose(self, then: Callable[[], None] | None = None) -> None:
-        """Close the connection; a no-op when it is closed.
-
-        Args:
-            then: Called on the same thread after the connection was closed.
+        """Close the connection, then call `then` on the same thread; a no-op when it is closed.
 
         Raises:
             sqlite3.Error: It could not be closed; it is still open, and can be closed again.

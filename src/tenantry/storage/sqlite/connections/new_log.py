@@ -27,10 +27,7 @@ class NewLog:
         self._is_durable = False
 
     def make_durable(self, connection: sqlite3.Connection) -> None:
-        """Sync the name and turn automatic checkpoints on; a no-op after the first success.
-
-        Args:
-            connection: The writer, not in a transaction.
+        """Sync the name and turn automatic checkpoints of the writer on, between transactions; a no-op after the first success.
 
         Raises:
             PersistenceConnectionError: The disk failed. Call again after the next commit, and before a checkpoint.

@@ -152,13 +152,7 @@ def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
-    """Open a connection that cannot write.
-
-    Args:
-        path: The file.
-        parameters: Of the URI (https://www.sqlite.org/uri.html), such as ``mode=ro``.
-        options: How to open it.
-    """
+    """Open a connection that cannot write, with parameters of a URI such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
     connection = _connect(path, parameters, options)
     try:
         connection.executescript(f"{hardening.PRAGMAS} PRAGMA query_only = ON;")

@@ -47,16 +47,11 @@ class _Note(NamedTuple):
 
 
 def note_database(lock_fd: int, database: Path, epoch: int) -> None:
-    """Write the note of a database, before a log is begun for it.
+    """Write the note of a database into its lock file, whose lock is held, before a log is begun for it.
 
     The note is synced only if a power failure could bring back an old note that contradicts the new log: a note of another file or
     of a later epoch. A sync costs as much as a commit. Without it a power failure may remove the note, and the log is then
     accepted.
-
-    Args:
-        lock_fd: The descriptor of the lock file; the lock is held.
-        database: The database.
-        epoch: The database's epoch.
     """
     line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
     before = _parsed(line_before)

@@ -76,9 +76,7 @@ class FileOwnership:
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
 
-        Args:
-            connection: The writer.
-            noted: The database's file, if a note must be written because there is no log yet; else None.
+        If there is no log yet, `noted` is the database's file, and its note is written.
 
         Raises:
             DatabaseCorruptError: It belongs to another tenant; it was not changed.

@@ -61,14 +61,9 @@ _INTERNAL_COLUMNS: Final = {
 
 
 def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
-    """Raise unless the schema of a database consists of the packs' objects and of tables that the caller accepts.
+    """Raise unless the schema of a database consists of the packs' objects and of tables, with their indexes, that the caller accepts.
 
     The data is not checked: call `tenantry.storage.sqlite.maintenance.integrity.check` next.
-
-    Args:
-        path: A closed database.
-        schemas: The packs.
-        accepted_tables: Names of further tables that it may have, with their indexes.
 
     Raises:
         ForeignSchemaError: It has other objects, or lacks some; the error names them.

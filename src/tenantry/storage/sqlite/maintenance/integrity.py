@@ -57,13 +57,10 @@ def check(
     is_thorough: bool = False,
     seconds_min: float = CHECK_SECONDS_MIN,
 ) -> DatabaseReport:
-    """Check a closed database and return its contents.
+    """Check a closed database, opened as immutable and neither locked nor written, and return its contents.
 
-    Args:
-        path: The file; it is opened as immutable, and neither locked nor written.
-        is_thorough: Whether indexes are compared with their tables too (``integrity_check``, not ``quick_check``).
-        seconds_min: How long the check may take, beside the time that the size of the file allows.
-        schemas: The packs, whose connect hooks have the functions that the check calls.
+    A thorough check (``integrity_check``) compares indexes with their tables too; otherwise it is a ``quick_check``. The check may take
+    `seconds_min` beside the time that the size of the file allows. It calls functions of the packs' connect hooks.
 
     Raises:
         DatabaseCorruptError: It is damaged, or not a database.

@@ -50,12 +50,8 @@ def connect(
 ) -> sqlite3.Connection:
     """Open a closed database; its statements end when the caller is cancelled.
 
-    Args:
-        path: The file.
-        parameters: `READ_ONLY`, `IMMUTABLE` or `WRITABLE`.
-        seconds_min: How long they may take, beside the time that the size of the file allows; None for no deadline.
-        busy_seconds: How long they wait for another program that holds a lock of the database.
-        schemas: The packs whose tables the statements use, for their connect hooks.
+    They may take `seconds_min` beside the time that the size of the file allows, or any time if it is None. `schemas` are the packs
+    whose tables they use, for their connect hooks.
 
     Raises:
         sqlite3.Error: SQLite cannot open it.

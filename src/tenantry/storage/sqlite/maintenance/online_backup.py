@@ -28,11 +28,6 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
     neither waits for the writer nor restarts when it commits, and is the state of one moment. The write-ahead log cannot be
     truncated meanwhile.
 
-    Args:
-        source: A connection that nothing else uses.
-        target: The new file.
-        progress: See `Progress`.
-
     Raises:
         sqlite3.Error: SQLite refused; no file is left.
         StorageFullError: It would leave too little space for writes; no file is left.

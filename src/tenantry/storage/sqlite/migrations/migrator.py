@@ -96,13 +96,8 @@ def apply_migrations(
 ) -> tuple[Migration, ...]:
     """Apply the pending migrations in order, and return those that were applied here; another process may have applied the rest.
 
-    If one fails, those before it stay applied, and it leaves the file as it was.
-
-    Args:
-        first: The plan from before the file was locked.
-        planner: Plans again, before each step.
-        clock: For the rows' times.
-        connection: The database's writer.
+    If one fails, those before it stay applied, and it leaves the file as it was. The plan is made again before each step, because the
+    first one is from before the file was locked.
 
     Raises:
         MigrationError: A step's SQL failed, or the planner refuses the database as another process left it.
