@@ -7,24 +7,18 @@ from typing import Final
 from tenantry.errors import ForeignSchemaError
 from tenantry.storage import artifacts
 from tenantry.storage.artifacts import SchemaDifference
-from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
 from tenantry.tenancy.snapshots.scratch import named
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 _DIFFERENCES_SHOWN_MAX: Final = 20
 
 
-class Adopt:
+class Adopt(NewFromCopy):
     """Adopts databases."""
 
     action = "adopt"
-
-    def __init__(self, tools: SnapshotTools, create: Create) -> None:
-        self._tools = tools
-        self._new = NewFromCopy(tools.operations, create)
 
     async def compare(
         self, path: Path, *, at: Mapping[str, int], accepted_tables: Collection[str]
@@ -45,7 +39,7 @@ class Adopt:
         accepted_tables: Collection[str],
     ) -> TenantRecord:
         """See `TenantRegistry.adopt`."""
-        new = await self._new.new_record(operation, display_name)
+        new = await self.new_record(operation, display_name)
         async with self._tools.scratch.directory() as directory:
             database = directory / "tenant.db"
             with operation.preparing(), named(database, str(path)):
@@ -54,12 +48,8 @@ class Adopt:
                 operation.detail["sha256"] = await artifacts.digest(database)
                 now = self._tools.operations.context.clock.now()
                 await artifacts.mark_applied(database, self._tools.schemas, at=at, applied_at=now)
-                await self._new.prepare(new, database)
-            return await self._new.run(operation, new, database)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an adoption whose process died, or remove the tenant."""
-        await self._new.finish(operation, tenant)
+                await self.prepare(new, database)
+            return await self.create_with(operation, new, database)
 
     async def _compared(
         self, path: Path, database: Path, at: Mapping[str, int], accepted_tables: Collection[str]

@@ -1,21 +1,15 @@
 """Clone a tenant: create another one with its data. The steps are those of `new_from_copy`."""
 
 from tenantry.ids import TenantId
-from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 
-class Clone:
+class Clone(NewFromCopy):
     """Clones tenants."""
 
     action = "clone"
-
-    def __init__(self, tools: SnapshotTools, create: Create) -> None:
-        self._tools = tools
-        self._new = NewFromCopy(tools.operations, create)
 
     async def run(
         self,
@@ -26,7 +20,7 @@ class Clone:
         display_name: str | None,
     ) -> TenantRecord:
         """See `TenantRegistry.clone`."""
-        new = await self._new.new_record(operation, display_name or operation.tenant_id)
+        new = await self.new_record(operation, display_name or operation.tenant_id)
         source = await self._tools.find_existing(source_id)
         operation.check_revision(source)
         async with self._tools.scratch.directory() as directory:
@@ -37,9 +31,5 @@ class Clone:
                 else:
                     manifest = await self._tools.archive.manifest(source.uid, snapshot_id)
                     await self._tools.archive.fetch(manifest, database)
-                await self._new.prepare(new, database)
-            return await self._new.run(operation, new, database)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish a clone whose process died, or remove it."""
-        await self._new.finish(operation, tenant)
+                await self.prepare(new, database)
+            return await self.create_with(operation, new, database)

@@ -31,6 +31,7 @@ from tenantry.storage.protocol import RestorePoints
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
+from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 RESTORE_POINTS_MAX: Final = 3
@@ -43,43 +44,43 @@ _UNDONE: Final = "undone:"
 
 
 class Exchange:
-    """Exchanges databases of tenants.
+    """The base class of operations that exchange a tenant's database; each has an `action` and a method `run`.
 
-    Args:
+    Attributes:
         is_kept_as_found: Whether the old database is kept with its log exactly as they are, rather than as one file.
         is_undo: Whether the exchange undoes the one before it.
     """
 
-    def __init__(
-        self, tools: OperationTools, *, is_kept_as_found: bool = False, is_undo: bool = False
-    ) -> None:
-        self._tools = tools
-        self._is_kept_as_found = is_kept_as_found
-        self._is_undo = is_undo
+    is_kept_as_found = False
+    is_undo = False
 
-    async def run(
+    def __init__(self, tools: SnapshotTools) -> None:
+        self._tools = tools
+        self._operations = tools.operations
+
+    async def exchange(
         self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
         """Prepare a database that was checked, and put it in the place of the tenant's."""
-        context = self._tools.context
+        context = self._operations.context
         if is_migrated:
-            await self._tools.recorded_schemas.check()
+            await self._operations.recorded_schemas.check()
         with operation.preparing():
-            versions = await self._tools.backend.prepare(database) if is_migrated else None
+            versions = await self._operations.backend.prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(context.clock.now())}"
         operation.detail["point"] = point
-        points = self._tools.backend.points(tenant.place)
+        points = self._operations.backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         # Held before the intent is written: a held caller waits, and one that finds the intent in the catalog is refused.
         async with (
-            self._tools.pool.held(tenant.id, operation.action),
+            self._operations.pool.held(tenant.id, operation.action),
             operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
         ):
             try:
                 await points.stage(point, database)
                 operation.step("placed")
-                return await self._exchange(operation, restoring, versions)
+                return await self._exchange_held(operation, restoring, versions)
             except Exception:
                 with anyio.CancelScope(shield=True):
                     if await points.unstage(point):
@@ -88,29 +89,29 @@ class Exchange:
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish an exchange whose process died, or take it back if nothing was staged."""
-        if await self._tools.backend.points(tenant.place).has_begun(_point_of(tenant)):
-            async with self._tools.pool.held(tenant.id, operation.action):
-                await self._exchange(operation, tenant, None)
+        if await self._operations.backend.points(tenant.place).has_begun(_point_of(tenant)):
+            async with self._operations.pool.held(tenant.id, operation.action):
+                await self._exchange_held(operation, tenant, None)
         else:
             await operation.take_back(tenant)
 
-    async def _exchange(
+    async def _exchange_held(
         self, operation: Operation, tenant: TenantRecord, versions: dict[str, int] | None
     ) -> TenantRecord:
         """Exchange the databases of a tenant that is held."""
         point = _point_of(tenant)
         operation.step("closed")
-        async with self._tools.backend.exclusive(tenant.place) as closed:
-            await closed.keep(point, is_as_found=self._is_kept_as_found)
+        async with self._operations.backend.exclusive(tenant.place) as closed:
+            await closed.keep(point, is_as_found=self.is_kept_as_found)
             operation.step("kept")
             await closed.exchange(point)
             operation.step("exchanged")
         if versions is not None:
-            await self._tools.recorded_schemas.record()
+            await self._operations.recorded_schemas.record()
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Damage of the replaced database may have been noted since the intent was written.
-        latest = await self._tools.catalog.find_by_uid(tenant.uid) or tenant
-        points = self._tools.backend.points(tenant.place)
+        latest = await self._operations.catalog.find_by_uid(tenant.uid) or tenant
+        points = self._operations.backend.points(tenant.place)
         restored = await operation.complete(
             latest,
             restore_point=await self._restore_point(points, point),
@@ -124,10 +125,10 @@ class Exchange:
         """Return what the tenant's record says of the restore point; None if there was no database to keep."""
         if not await points.exists(point):
             return None
-        return f"{_UNDONE}{point}" if self._is_undo else point
+        return f"{_UNDONE}{point}" if self.is_undo else point
 
     async def _remove_old(self, points: RestorePoints, point: str) -> None:
-        latest = f"{POINT_PREFIX}{begin_of_ids(self._tools.context.watch.latest_plausible())}"
+        latest = f"{POINT_PREFIX}{begin_of_ids(self._operations.context.watch.latest_plausible())}"
         await points.remove_old(point, latest=latest, kept_max=RESTORE_POINTS_MAX)
 
     def _changes_of_state(self, tenant: TenantRecord) -> dict[str, object]:
@@ -140,7 +141,7 @@ class Exchange:
         if not tenant.state.allows(TenantEvent.REPAIR) or not is_migrated:
             return {}
         repaired = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
-        return {"state": repaired, "reason": None, "state_changed_at": self._tools.context.clock.now()}
+        return {"state": repaired, "reason": None, "state_changed_at": self._operations.context.clock.now()}
 
 
 def check_restorable(tenant: TenantRecord, action: str) -> None:

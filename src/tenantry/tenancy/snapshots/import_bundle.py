@@ -8,23 +8,17 @@ from tenantry.files.disk_space import room_bytes
 from tenantry.storage import artifacts
 from tenantry.storage.archive.bundle import read_bundle
 from tenantry.storage.archive.manifest import Manifest
-from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
 from tenantry.tenancy.snapshots.snapshot_archive import check_contents
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.threads import run_in_thread
 
 
-class ImportBundle:
+class ImportBundle(NewFromCopy):
     """Imports bundles."""
 
     action = "import"
-
-    def __init__(self, tools: SnapshotTools, create: Create) -> None:
-        self._tools = tools
-        self._new = NewFromCopy(tools.operations, create)
 
     async def run(
         self,
@@ -35,7 +29,7 @@ class ImportBundle:
         accepted_tables: Collection[str],
     ) -> TenantRecord:
         """See `TenantRegistry.import_bundle`."""
-        new = await self._new.new_record(operation, operation.tenant_id)
+        new = await self.new_record(operation, operation.tenant_id)
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
                 manifest, database = await run_in_thread(_unpack, path, directory)
@@ -43,12 +37,8 @@ class ImportBundle:
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
                 await check_contents(manifest, database, self._tools.schemas)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})
-                await self._new.prepare(new, database)
-            return await self._new.run(operation, new, database)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an import whose process died, or remove the tenant."""
-        await self._new.finish(operation, tenant)
+                await self.prepare(new, database)
+            return await self.create_with(operation, new, database)
 
 
 def _unpack(path: Path, directory: Path) -> tuple[Manifest, Path]:

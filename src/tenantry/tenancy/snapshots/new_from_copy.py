@@ -17,15 +17,16 @@ from tenantry.errors import TenantryError
 from tenantry.storage import artifacts
 from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import Intent, TenantRecord
 
 
 class NewFromCopy:
-    """Creates tenants with copies of databases."""
+    """The base class of operations that create a tenant with a copy of a database; each has an `action` and a method `run`."""
 
-    def __init__(self, tools: OperationTools, create: Create) -> None:
+    def __init__(self, tools: SnapshotTools, create: Create) -> None:
         self._tools = tools
+        self._operations = tools.operations
         self._create = create
 
     async def new_record(self, operation: Operation, display_name: str) -> TenantRecord:
@@ -35,19 +36,19 @@ class NewFromCopy:
 
     async def prepare(self, tenant: TenantRecord, database: Path) -> None:
         """Migrate a copy that was checked, and mark it as the new tenant's."""
-        await self._tools.backend.prepare(database)
+        await self._operations.backend.prepare(database)
         await artifacts.assign_to(database, tenant.uid)
 
-    async def run(self, operation: Operation, tenant: TenantRecord, database: Path) -> TenantRecord:
+    async def create_with(self, operation: Operation, tenant: TenantRecord, database: Path) -> TenantRecord:
         """Create the tenant with a copy that `prepare` has prepared."""
         operation.tenant_uid = tenant.uid
-        intent = Intent(action=operation.action, begun_at=self._tools.context.clock.now())
+        intent = Intent(action=operation.action, begun_at=self._operations.context.clock.now())
         tenant = tenant.model_copy(update={"intent": intent})
         async with operation.lock(tenant):
-            await self._tools.catalog.insert(tenant)
+            await self._operations.catalog.insert(tenant)
             operation.step("begun")
             try:
-                await self._tools.backend.adopt(tenant.place, database)
+                await self._operations.backend.adopt(tenant.place, database)
                 operation.step("placed")
                 return await self._create.provision(operation, tenant)
             except TenantryError:
@@ -57,7 +58,7 @@ class NewFromCopy:
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish a creation whose process died, or remove the tenant if it has no database."""
         # Nobody serves the tenant, so another holder of its lock is a thread that hangs. A registry that opens must not wait for it.
-        async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+        async with self._operations.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             is_placed = await closed.exists()
         if is_placed:
             await self._create.provision(operation, tenant)

@@ -8,19 +8,15 @@ from tenantry.storage import artifacts
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.exchange import Exchange, check_restorable
 from tenantry.tenancy.snapshots.scratch import named
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 
-class ReplaceFile:
+class ReplaceFile(Exchange):
     """Replaces tenants' databases by files."""
 
     action = "replace_file"
-
-    def __init__(self, tools: SnapshotTools) -> None:
-        self._tools = tools
-        # An operator may have put files together that are not of one database: they are kept as they are.
-        self._exchange = Exchange(tools.operations, is_kept_as_found=True)
+    # An operator may have put files together that are not of one database.
+    is_kept_as_found = True
 
     async def run(
         self, operation: Operation, *, path: Path, owner: str | None, accepted_tables: Collection[str]
@@ -40,11 +36,7 @@ class ReplaceFile:
                 _check_owner(report.tenant_uid, tenant, owner)
                 if owner is not None and owner != tenant.uid:
                     await artifacts.assign_to(database, tenant.uid)
-            return await self._exchange.run(operation, tenant, database, is_migrated=True)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish a replacement whose process died, or take it back."""
-        await self._exchange.finish(operation, tenant)
+            return await self.exchange(operation, tenant, database, is_migrated=True)
 
 
 def _check_owner(uid: str | None, tenant: TenantRecord, owner: str | None) -> None:

@@ -4,18 +4,13 @@ from pathlib import Path
 
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.exchange import POINT_PREFIX, Exchange, check_restorable, copy_point
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 
-class Restore:
+class Restore(Exchange):
     """Restores tenants."""
 
     action = "restore"
-
-    def __init__(self, tools: SnapshotTools) -> None:
-        self._tools = tools
-        self._exchange = Exchange(tools.operations)
 
     async def run(self, operation: Operation, *, snapshot_id: str, is_migrated: bool) -> TenantRecord:
         """See `Snapshots.restore`."""
@@ -28,11 +23,7 @@ class Restore:
                     await copy_point(self._tools.operations, tenant, snapshot_id, database)
                 else:
                     await self._fetch(tenant, snapshot_id, database)
-            return await self._exchange.run(operation, tenant, database, is_migrated=is_migrated)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish a restore whose process died, or take it back."""
-        await self._exchange.finish(operation, tenant)
+            return await self.exchange(operation, tenant, database, is_migrated=is_migrated)
 
     async def _fetch(self, tenant: TenantRecord, snapshot_id: str, database: Path) -> None:
         manifest = await self._tools.archive.manifest(tenant.uid, snapshot_id)

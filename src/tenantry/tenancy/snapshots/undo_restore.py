@@ -3,18 +3,14 @@
 from tenantry.errors import SnapshotNotFoundError
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.exchange import Exchange, check_restorable, copy_point, is_undone
-from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 
-class UndoRestore:
+class UndoRestore(Exchange):
     """Undoes restores."""
 
     action = "undo_restore"
-
-    def __init__(self, tools: SnapshotTools) -> None:
-        self._tools = tools
-        self._exchange = Exchange(tools.operations, is_undo=True)
+    is_undo = True
 
     async def run(self, operation: Operation) -> TenantRecord:
         """See `Snapshots.undo_restore`."""
@@ -31,8 +27,4 @@ class UndoRestore:
             database = directory / "tenant.db"
             with operation.preparing():
                 await copy_point(self._tools.operations, tenant, tenant.restore_point, database)
-            return await self._exchange.run(operation, tenant, database, is_migrated=True)
-
-    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an undo whose process died, or take it back."""
-        await self._exchange.finish(operation, tenant)
+            return await self.exchange(operation, tenant, database, is_migrated=True)
