@@ -21,6 +21,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
+from tenantry.storage.sqlite.maintenance.outside_copy import copy_outside
 from tenants import database_path, make_message, python, query, read_line
 
 HISTORY = (
@@ -53,6 +54,15 @@ print("written", flush=True)
 sys.stdin.readline()
 connection.execute("INSERT INTO notes VALUES (4, 'later', 1)")
 print(connection.execute("SELECT count(*) FROM notes").fetchone()[0], flush=True)
+"""
+
+LOCKING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+connection.execute("UPDATE notes SET body = 'locked'")
+print("locked", flush=True)
+sys.stdin.readline()
 """
 
 CHANGES: dict[str, tuple[str, str, str]] = {
@@ -196,6 +206,16 @@ class TestAdopt:
             await registry.adopt("acme", path, at=AT_3)
             assert [row[0] for row in await notes(registry, "acme")] == [1, 2, 3]
         assert {name: data for name, data in beside(path).items() if not name.endswith("-shm")} == before
+
+    async def test_through_a_link(self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path):
+        """A link leads to the database, and neither beside it nor beside the link a file is made."""
+        (tmp_path / "app").mkdir()
+        path = make_database(tmp_path / "app" / "a?b#%20.db", journal="WAL")
+        (tmp_path / "link.db").symlink_to(path)
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=schemas) as registry:
+            await registry.adopt("acme", tmp_path / "link.db", at=AT_3)
+        assert list(beside(path)) == [path.name]
+        assert list(beside(tmp_path / "link.db")) == ["link.db"]
 
     async def test_tables_that_are_accepted(
         self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path
@@ -348,6 +368,16 @@ class TestRefusal:
             with pytest.raises(TenantExistsError):
                 await registry.adopt("acme", path, at=AT_3)
             assert await registry.get("acme") == before
+
+    def test_a_locked_database(self, tmp_path: Path):
+        """A database that another program locks for itself is refused, and the caller may try again."""
+        path = make_database(tmp_path / "app.db")
+        with python(LOCKING, path) as program:
+            assert read_line(program) == "locked"
+            with pytest.raises(SnapshotError, match=r"app\.db is locked by another program") as caught:
+                copy_outside(path, tmp_path / "copy.db", busy_seconds=0.0)
+        assert caught.value.is_retryable
+        assert not (tmp_path / "copy.db").exists()
 
     async def test_a_killed_programs_rollback_journal(
         self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path

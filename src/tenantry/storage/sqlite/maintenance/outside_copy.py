@@ -20,7 +20,7 @@ from tenantry.files.atomic_file import storage_errors
 from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.database_files.database_file import database_uri, remove_database
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_busy, is_damage, map_error
 from tenantry.storage.sqlite.maintenance.maintenance_connection import BUSY_SECONDS, IMMUTABLE, READ_ONLY
 from tenantry.storage.sqlite.maintenance.online_backup import copy_database
 
@@ -31,26 +31,28 @@ _HEADER_BYTES: Final = 100
 _TRIES_MAX: Final = 3
 
 
-def copy_outside(source: Path, target: Path) -> None:
+def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
     """Write a consistent copy of a database into a new file.
 
     Args:
         source: The database. Other processes may have it open; this process may not, because reading the file's header would
             release this process's locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
         target: The new file.
+        busy_seconds: How long to wait for another program that holds the database's lock.
 
     Raises:
-        SnapshotError: There is no such file, it is not a regular file, or programs change it all the time.
+        SnapshotError: There is no such file, it is not a regular file, another program holds its lock or changes it all the time, or a
+            program that was killed left a rollback journal.
         DatabaseCorruptError: It is damaged, encrypted, or not an SQLite database.
         StorageFullError: There is no space for the copy.
-        PersistenceError: SQLite cannot read it, for example because another program holds its lock.
+        PersistenceError: SQLite cannot read it.
     """
     with storage_errors(f"copy {source}"):
         source = source.resolve()  # the log lies beside the file, and not beside a link to it
         for _ in range(_TRIES_MAX):
             has_log = _header(source)[_READ_VERSION_AT] == _WITH_LOG
             found = ImmutableFile.find(source) if has_log and not _is_in_use(source) else None
-            _copy(source, IMMUTABLE if found else READ_ONLY, target)
+            _copy(source, IMMUTABLE if found else READ_ONLY, target, busy_seconds)
             if found is None or (found.is_unchanged() and not _is_in_use(source)):
                 return
             remove_database(target)
@@ -79,11 +81,11 @@ def _is_in_use(source: Path) -> bool:
     return any(source.with_name(f"{source.name}{suffix}").exists() for suffix in ("-wal", "-shm"))
 
 
-def _copy(source: Path, parameters: str, target: Path) -> None:
+def _copy(source: Path, parameters: str, target: Path, busy_seconds: float) -> None:
     try:
         with closing(
             sqlite3.connect(
-                database_uri(source, parameters), uri=True, isolation_level=None, timeout=BUSY_SECONDS
+                database_uri(source, parameters), uri=True, isolation_level=None, timeout=busy_seconds
             )
         ) as connection:
             # Not its schema, which is not trusted: it is not run here.
@@ -91,6 +93,11 @@ def _copy(source: Path, parameters: str, target: Path) -> None:
             hardening.confine(connection)
             copy_database(connection, target)
     except DRIVER_ERRORS as error:
+        if is_busy(error):
+            raise SnapshotError(
+                f"{source} is locked by another program: try again when it does not write, or stop it",
+                is_retryable=True,
+            ) from error
         if Path(f"{source}-journal").exists() and not is_damage(error):
             raise SnapshotError(
                 f"{source} cannot be read, because a program that was killed left {source.name}-journal: let that program, or "
