@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,9 +16,10 @@ from starlette.routing import Mount, Route
 
 from hosts import ACME, PROBLEM, check_refused, starlette_app
 from serving import client_of, serve
-from tenantry import RegistryConfig, Scope, TenantRegistry, errors
+from tenantry import RegistryConfig, Repository, Schema, Scope, TenantRegistry, errors
 from tenantry.admin import create_admin_app
 from tenantry.admin.http.problems import problem_of, status_of
+from tenantry.errors import SettingsError
 from tenantry.integrations.fastapi import (
     from_header,
     opened_registry,
@@ -105,6 +107,21 @@ class TestLifespan:
             followed = await client.get(f"{begun.headers['location']}/events", headers=headers)
             assert followed.text.count("event: succeeded") == 1
             check_refused(await client.get("/whoami", headers=ACME), 409, "tenant-state")
+
+    async def test_packs_of_a_registry_that_is_made(self, data_dir: Path):
+        """The registry has the packs that the lifespan was given."""
+        notes = Schema("company", "tenantry.company", {"notes": Repository})
+        app = FastAPI(lifespan=registry_lifespan(data_dir, schemas=[notes]))
+        async with app.router.lifespan_context(app) as state:
+            registry = state["tenant_registry"]
+            await registry.create("acme")
+            assert isinstance(registry.tenant("acme").notes, Repository)
+            assert not hasattr(registry.tenant("acme"), "tasks")
+
+    async def test_packs_of_a_registry_that_is_given(self, registry: TenantRegistry):
+        """It has its packs already: giving others would have no effect."""
+        with pytest.raises(SettingsError, match="pass schemas= to TenantRegistry"):
+            registry_lifespan(registry, schemas=[])
 
 
 async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,14 +17,11 @@ from hosts import ACME, PROBLEM, check_refused, starlette_app
 from serving import client_of, connect_web_socket, serve
 from tenantry import (
     RegistryConfig,
-    Repository,
-    Schema,
     TenantHandle,
     TenantLimits,
     TenantRegistry,
     TenantState,
 )
-from tenantry.errors import SettingsError
 from tenantry.integrations.fastapi import (
     Source,
     TenantDependency,
@@ -32,7 +29,6 @@ from tenantry.integrations.fastapi import (
     from_path,
     from_subdomain,
     install_error_handlers,
-    registry_lifespan,
 )
 from tenantry.integrations.sources import subdomain
 from tenants import Recorder, database_path, make_message, query
@@ -469,22 +465,3 @@ class TestLoad:
             for index, name in enumerate(names):
                 found = (await client.get("/messages", headers={"X-Tenant": name})).json()
                 assert sorted(found) == sorted(f"{name} {number}" for number in range(index, 64, 8))
-
-
-class TestLifespan:
-    """A registry that the application's lifespan makes."""
-
-    async def test_packs_of_a_registry_that_is_made(self, data_dir: Path):
-        """The registry has the packs that the lifespan was given."""
-        notes = Schema("company", "tenantry.company", {"notes": Repository})
-        app = FastAPI(lifespan=registry_lifespan(data_dir, schemas=[notes]))
-        async with app.router.lifespan_context(app) as state:
-            registry = state["tenant_registry"]
-            await registry.create("acme")
-            assert isinstance(registry.tenant("acme").notes, Repository)
-            assert not hasattr(registry.tenant("acme"), "tasks")
-
-    async def test_packs_of_a_registry_that_is_given(self, registry: TenantRegistry):
-        """It has its packs already: giving others would have no effect."""
-        with pytest.raises(SettingsError, match="pass schemas= to TenantRegistry"):
-            registry_lifespan(registry, schemas=[])

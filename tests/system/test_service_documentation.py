@@ -91,7 +91,7 @@ def test_the_page_from_the_first_key_to_the_last_line(tmp_path: Path, env: dict[
 
 
 def test_make_serve(tmp_path: Path, env: dict[str, str]):
-    """``make serve`` makes a key once, and anew where the data is gone; the README's curl lines work with it."""
+    """``make serve`` makes a key once, and anew where the data is gone; the README's curl lines work with it, also again."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     # The set-up is what the tests run in.
     command = [
@@ -113,11 +113,10 @@ def test_make_serve(tmp_path: Path, env: dict[str, str]):
             assert read_line(process).endswith(f"at {url}")
             keys.append((place / "admin.key").read_text())
             assert httpx.get(f"{url}/console/", trust_env=False).status_code == 200
-            if is_new:
-                printed = run(snippet("curl", README), tmp_path, env)
-                assert '"state":"suspended"' in printed
-                assert "# TYPE" in printed
-                assert (place / "admin.header").stat().st_mode & 0o077 == 0
+            printed = run(snippet("curl", README), tmp_path, env)
+            assert '"state":"suspended"' in printed
+            assert "# TYPE" in printed
+            assert (place / "admin.header").stat().st_mode & 0o077 == 0
         if not is_new:
             shutil.rmtree(place / "data")
     assert keys[0] == keys[1] != keys[2]

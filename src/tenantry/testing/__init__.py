@@ -22,6 +22,7 @@ from tenantry.testing.conformance.repositories import (
 )
 from tenantry.testing.conformance.store_check import MakeStore, StoreCheck
 from tenantry.testing.conformance.stores import STORE_CHECKS, check_store
+from tenantry.testing.open_registry import open_test_registry
 
 __all__ = [
     "BACKEND_CHECKS",
@@ -42,4 +43,5 @@ __all__ = [
     "check_object_storage",
     "check_repositories",
     "check_store",
+    "open_test_registry",
 ]

@@ -1,0 +1,40 @@
+"""Fixtures of pytest for the tests of an application: ``pytest_plugins = ["tenantry.testing.fixtures"]`` in ``conftest.py``.
+
+The fixtures are coroutines of asyncio. anyio's plugin, which is installed with tenantry, runs them (``anyio_mode = "auto"``), and so does
+pytest-asyncio (``asyncio_mode = "auto"``).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tenantry.company import COMPANY
+from tenantry.schema import Schema
+from tenantry.tenancy.handle import TenantHandle
+from tenantry.tenancy.registry import TenantRegistry
+from tenantry.testing.open_registry import open_test_registry
+
+__all__ = ["tenant", "tenant_registry", "tenantry_schemas"]
+
+
+@pytest.fixture
+def tenantry_schemas() -> Sequence[Schema]:
+    """The packs of `tenant_registry`: the built-in one. Override it in your ``conftest.py``."""
+    return (COMPANY,)
+
+
+@pytest.fixture
+async def tenant_registry(
+    tmp_path: Path, tenantry_schemas: Sequence[Schema]
+) -> AsyncIterator[TenantRegistry]:
+    """An open registry without tenants, in a directory of the test's own."""
+    async with open_test_registry(tmp_path, schemas=tenantry_schemas) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def tenant(tenant_registry: TenantRegistry) -> TenantHandle:
+    """The tenant ``acme`` of `tenant_registry`."""
+    await tenant_registry.create("acme")
+    return tenant_registry.tenant("acme")
