@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.types import Receive
 
 from service import Service, check_problem, served
 from tenantry.admin.http.bodies import BodyLimits, LimitedReceive
@@ -90,6 +92,17 @@ async def test_a_length_that_is_no_length(service: Service):
     check_problem(await client.post("/v1/tenants", content=b"{}", headers=headers), 413, "content-too-large")
 
 
+def limited(receive: Receive, *, is_streamed: bool = False) -> LimitedReceive:
+    """Return a receiver with a limit of 1,000 bytes and 30 seconds."""
+
+    async def allow() -> None:
+        """Let every complete body be handled."""
+
+    limits = BodyLimits(bytes_max=1000, bundle_bytes_max=1000, seconds_max=30)
+    request = Request({"type": "http", "headers": []}, receive)
+    return LimitedReceive(request, limits, is_streamed=is_streamed, on_complete=allow)
+
+
 async def receive_parts(receive: LimitedReceive, count: int) -> None:
     """Receive so many parts of a body."""
     for _ in range(count):
@@ -104,14 +117,14 @@ async def test_a_body_that_trickles():
         await anyio.sleep(9)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
-    whole = LimitedReceive(trickle, bytes_max=100, seconds_max=30)
+    whole = limited(trickle)
     await receive_parts(whole, 3)
     with pytest.raises(ProblemError) as refused:
         await whole()
     assert refused.value.status_code == 408
     assert anyio.current_time() == 30
 
-    await receive_parts(LimitedReceive(trickle, bytes_max=100, seconds_max=30, is_streamed=True), 50)
+    await receive_parts(limited(trickle, is_streamed=True), 50)
 
 
 @in_virtual_time
@@ -124,7 +137,7 @@ async def test_a_pause_in_a_stream():
         await anyio.sleep(1)
         return {"type": "http.request", "body": bytes(1000), "more_body": True}
 
-    paused = LimitedReceive(receive, bytes_max=1000, seconds_max=30, is_streamed=True)
+    paused = limited(receive, is_streamed=True)
     await paused()
     with pytest.raises(ProblemError) as refused:
         await paused()
@@ -145,9 +158,9 @@ async def test_waiting_for_the_client_to_go_has_no_limit():
         await anyio.sleep(seconds)
         return message
 
-    limited = LimitedReceive(receive, bytes_max=100, seconds_max=30)
-    assert (await limited())["type"] == "http.request"
-    assert (await limited())["type"] == "http.disconnect"
+    receiver = limited(receive)
+    assert (await receiver())["type"] == "http.request"
+    assert (await receiver())["type"] == "http.disconnect"
 
 
 async def raw_request(url: str, head: str, token: str, body: bytes = b"", *, is_cut: bool = False) -> bytes:

@@ -36,11 +36,6 @@ class Access:
     afterwards. A rename changes the key in its own transaction. So a key that still names the id was for the tenant that was
     found, and the calls find no other tenant under that id.
 
-    Args:
-        request: The request.
-        authenticate: Identifies the caller.
-        registry: The tenants.
-
     Attributes:
         tenant_id: The tenant that the path names, None if it names none.
         tenant_uid: Its stable key, None if the tenant does not exist.

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import anyio
 from fastapi import Request
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from tenantry.admin.http.problems import ProblemError
 
@@ -36,33 +36,36 @@ class LimitedReceive:
     """Receives a body, and refuses the request when a limit is reached.
 
     Args:
-        receive: The server's `receive`.
-        bytes_max: How large the body may be.
-        seconds_max: How long the body may take; of a streamed body, how long its sender may pause.
-        is_streamed: Whether the body is streamed.
+        request: The request.
+        limits: The limits.
+        is_streamed: Whether the body is processed while it arrives, as bundles are.
         on_complete: Called when the whole body has arrived, before its last part is returned; raises if the request must
             not be handled.
+
+    Raises:
+        ProblemError: 413, the request's Content-Length is too large.
     """
 
     def __init__(
         self,
-        receive: Receive,
+        request: Request,
+        limits: BodyLimits,
         *,
-        bytes_max: int,
-        seconds_max: float,
-        is_streamed: bool = False,
-        on_complete: Callable[[], Awaitable[object]] | None = None,
+        is_streamed: bool,
+        on_complete: Callable[[], Awaitable[object]],
     ) -> None:
-        self._receive = receive
-        self._bytes_left = bytes_max
-        self._bytes_max = bytes_max
-        self._seconds_max = seconds_max
+        self._receive = request.receive
+        self._bytes_max = limits.bundle_bytes_max if is_streamed else limits.bytes_max
+        self._bytes_left = self._bytes_max
+        self._seconds_max = limits.seconds_max
         self._is_streamed = is_streamed
         self._ends_at: float | None = None
         self._on_complete = on_complete
         self._is_complete = False
         self._waiting: anyio.CancelScope | None = None
         self._refusal: Exception | None = None
+        if declared_bytes(request) > self._bytes_max:
+            raise _too_large(self._bytes_max)
 
     async def __call__(self) -> Message:
         """Return the next part of the body.
@@ -87,7 +90,7 @@ class LimitedReceive:
         if self._bytes_left < 0:
             raise _too_large(self._bytes_max)
         self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
-        if self._is_complete and message["type"] == "http.request" and self._on_complete is not None:
+        if self._is_complete and message["type"] == "http.request":
             await self._on_complete()
         return message
 
@@ -96,26 +99,6 @@ class LimitedReceive:
         self._refusal = error
         if self._waiting is not None:
             self._waiting.cancel()
-
-
-def limited_receive(
-    request: Request, limits: BodyLimits, *, is_streamed: bool, on_complete: Callable[[], Awaitable[object]]
-) -> LimitedReceive:
-    """Return a `LimitedReceive` for the request's body.
-
-    Raises:
-        ProblemError: 413, its Content-Length is too large.
-    """
-    bytes_max = limits.bundle_bytes_max if is_streamed else limits.bytes_max
-    if declared_bytes(request) > bytes_max:
-        raise _too_large(bytes_max)
-    return LimitedReceive(
-        request.receive,
-        bytes_max=bytes_max,
-        seconds_max=limits.seconds_max,
-        is_streamed=is_streamed,
-        on_complete=on_complete,
-    )
 
 
 def check_media_type(request: Request, expected: str) -> None:

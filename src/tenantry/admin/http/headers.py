@@ -13,11 +13,7 @@ SAFE_HEADERS: Final[Mapping[str, str]] = {
 
 
 class SafeHeaders:
-    """Adds the headers to every response that does not set them itself.
-
-    Args:
-        app: The application.
-    """
+    """Adds the headers to every response that does not set them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -53,16 +53,8 @@ class Operation(BaseModel):
     """Work that a request began.
 
     Attributes:
-        id: Identifies the operation.
-        action: What the operation does.
         tenant_id: The tenant, by the id that it had when the operation began.
-        tenant_uid: The tenant's stable key.
-        started_by: The principal who began the operation.
-        state: The state.
         steps: The steps that are done, in order; each action has its own.
-        started_at, finished_at: Instants in UTC.
-        result: The result, in the form of the action.
-        problem: Why the operation failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,11 +73,7 @@ class Operation(BaseModel):
 
 
 class Operations:
-    """Runs operations, and remembers their results.
-
-    Args:
-        clock: Gives the times of operations.
-    """
+    """Runs operations, and remembers their results."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -46,7 +46,6 @@ class RequestChecks:
     """Refuses requests for another host, and requests whose body length is ambiguous.
 
     Args:
-        app: The application.
         allowed_hosts: The names that the service answers to, see `AllowedHosts`; all names if None.
     """
 

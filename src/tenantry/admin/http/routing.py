@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from tenantry.admin.http.access import ANSWERS_MAX, Access, key_changed
 from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthorized
-from tenantry.admin.http.bodies import BodyLimits, check_media_type, limited_receive
+from tenantry.admin.http.bodies import BodyLimits, LimitedReceive, check_media_type
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
 from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
@@ -31,11 +31,6 @@ class Service:
     """What the endpoints share.
 
     Attributes:
-        registry: The tenants.
-        authenticate: Identifies the caller.
-        operations: The operations that run, and those that have ended.
-        top_tenants: Counts calls by tenant.
-        bodies: The limits of request bodies.
         authorization_seconds: How often the key of a stream is checked.
         transfers: How many bundles are being sent or received, by caller.
         draining: Set when the service is about to stop.
@@ -79,7 +74,7 @@ class AdminRoute(APIRoute):
             service: Service = request.app.state.service
             access = Access(request, service.authenticate, service.registry)
             await access.begin()
-            receive = limited_receive(
+            receive = LimitedReceive(
                 request, service.bodies, is_streamed=self.is_streamed, on_complete=access.check
             )
             request = Request(request.scope, receive)

@@ -15,9 +15,7 @@ class SingleFlight(Generic[ResultT]):
     A caller that is cancelled does not stop the work.
 
     Args:
-        work: The work.
         kept_seconds: For how long a result is reused.
-        clock: Measures that time.
     """
 
     def __init__(

@@ -46,12 +46,7 @@ STRANGER_RATE: Final = StrangerRate()
 
 
 class Turns:
-    """When the next request of each client may be handled (GCRA, the leaky bucket as a meter).
-
-    Args:
-        rate: The rate of each client.
-        clock: Gives the monotonic time.
-    """
+    """When the next request of each client may be handled (GCRA, the leaky bucket as a meter)."""
 
     def __init__(self, rate: StrangerRate, clock: Clock) -> None:
         self._rate = rate
@@ -78,8 +73,6 @@ class Strangers:
 
     Args:
         app: The application. A request's caller is known when ``request.state.principal`` is set.
-        rate: The rate of each client.
-        clock: Gives the monotonic time.
     """
 
     def __init__(self, app: ASGIApp, rate: StrangerRate = STRANGER_RATE, clock: Clock | None = None) -> None:

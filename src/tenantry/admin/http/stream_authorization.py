@@ -52,11 +52,6 @@ class AuthorizedResponse(StreamingResponse):
 
     If the response has a Content-Length, the connection is closed. Otherwise the response ends early, and the client learns the
     reason when it sends the request again.
-
-    Args:
-        response: The response.
-        access: What the request may do.
-        interval_seconds: How often that is checked.
     """
 
     def __init__(self, response: StreamingResponse, access: Access, *, interval_seconds: float) -> None:

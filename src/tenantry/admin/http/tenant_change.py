@@ -20,10 +20,6 @@ class TenantChange:
     """A change of the tenant in the request's path.
 
     Args:
-        tenant_id: The tenant.
-        request: Has the caller.
-        service: Has the tenants, and runs operations.
-        response: Gets the status and the headers.
         if_match: The revisions that the request expects; any if None.
     """
 

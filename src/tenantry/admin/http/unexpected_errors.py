@@ -18,14 +18,7 @@ def log_failure(log: EventLog, error: Exception, **data: object) -> None:
 
 
 class ResponseSend:
-    """Sends a response, and knows whether it has begun: then no other response can be sent.
-
-    Args:
-        send: The server's `send`.
-
-    Attributes:
-        has_begun: Whether the response has begun.
-    """
+    """Sends a response, and knows whether it has begun: then no other response can be sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -38,11 +31,7 @@ class ResponseSend:
 
 
 class UnexpectedErrors:
-    """Answers requests that fail with an unexpected error, and keeps the error out of the server's own log.
-
-    Args:
-        app: The application.
-    """
+    """Answers requests that fail with an unexpected error, and keeps the error out of the server's own log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -38,11 +38,7 @@ def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
 
 
 class _Encoded:
-    """A document as bytes.
-
-    Args:
-        document: The document.
-    """
+    """A document as bytes."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))

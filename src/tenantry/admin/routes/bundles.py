@@ -77,8 +77,6 @@ class BundleResponse(StreamingResponse):
     """Sends a file, and closes the connection of a client that stops receiving it.
 
     Args:
-        path: The file.
-        headers: The response's headers.
         pause_seconds_max: How long the client may receive nothing.
     """
 

@@ -50,13 +50,7 @@ HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of the console.
-
-    Attributes:
-        body: The content.
-        media_type: The media type.
-        etag: Identifies the content.
-    """
+    """One file of the console."""
 
     body: bytes
     media_type: str

@@ -12,12 +12,7 @@ class Index(BaseModel):
 
 
 def make_index(*, has_probes: bool, has_console: bool) -> APIRouter:
-    """Return the router for `/`, the list of links. Not in the OpenAPI document: its readers need no index.
-
-    Args:
-        has_probes: Whether the probes and metrics are served.
-        has_console: Whether the console is served.
-    """
+    """Return the router for `/`, the list of links. Not in the OpenAPI document: its readers need no index."""
     router = APIRouter(include_in_schema=False)
     links = {"document": "/openapi.json", "tenants": "/v1/tenants", "jobs": "/v1/jobs", "audit": "/v1/audit"}
     if has_console:

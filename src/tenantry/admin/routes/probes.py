@@ -51,7 +51,6 @@ class Probes:
     """Checks whether a registry is ready; concurrent callers share the checks.
 
     Args:
-        registry: The registry.
         clock: Measures for how long a result is reused.
         timeout_seconds: The timeout of each check.
         is_draining: Returns whether the service is about to stop.

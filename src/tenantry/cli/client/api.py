@@ -56,7 +56,6 @@ class Api:
     """Sends requests and returns documents.
 
     Args:
-        client: The HTTP client, with the base URL and the key.
         advise: Returns advice for a problem, or an empty text.
     """
 
