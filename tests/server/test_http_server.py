@@ -28,6 +28,9 @@ def problem_in(response: bytes, status: int, kind: str) -> dict[str, str]:
     return headers
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 async def check_refuses(server: Running) -> None:
     """Check that the server ends a new connection."""
     with contextlib.suppress(ConnectionError):
@@ -120,7 +123,7 @@ async def test_a_refused_client_that_reads_after_it_has_sent():
 
 @pytest.mark.parametrize(
     "body",
-    [b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", POST],
+    [CHUNKED, POST],
 )
 async def test_an_answered_body_that_is_malformed(caplog: pytest.LogCaptureFixture, body: bytes):
     """The server closes the connection, and logs no error."""
@@ -130,6 +133,38 @@ async def test_an_answered_body_that_is_malformed(caplog: pytest.LogCaptureFixtu
         await reader.readuntil(b"ok")
         writer.write(b"nonsense\r\n")
         assert await reader.read() == b""
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_malformed_body(
+    tls: Tls, caplog: pytest.LogCaptureFixture, *, has_begun: bool, is_read: bool, is_encrypted: bool
+):
+    """An application that reads a malformed body, or responds to it, learns that the client is gone, and no error is logged."""
+    is_begun, is_gone = asyncio.Event(), asyncio.Event()
+
+    async def respond(_: Scope, receive: Receive, send: Send) -> None:
+        is_begun.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": True})
+        while is_read and (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone.set()
+        await send({"type": "http.response.body", "body": b"more"})
+
+    limits = ServerLimits(end_seconds_max=0.01)
+    async with running(respond, tls if is_encrypted else None, limits=limits) as server:
+        _, writer = await server.connect(CHUNKED)
+        assert isinstance(writer.transport, asyncio.ReadTransport)
+        writer.transport.pause_reading()
+        if has_begun:
+            await is_begun.wait()
+        writer.write(b"nonsense\r\n")
+        await until(lambda: server.connections == 0)
+        if has_begun:
+            await is_gone.wait()
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 

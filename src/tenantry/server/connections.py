@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._early = bytearray()
         """Data that arrived with the end of the handshake."""
         self._requests = 0
+        self._is_malformed = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -144,8 +145,13 @@ class Connection(asyncio.Protocol):
             try:
                 self._http.data_received(data)
             except h11.LocalProtocolError:
-                # uvicorn responds to a malformed body with 400, also if it has sent a response already.
+                # uvicorn responds to malformed data with 400, also if it has sent a response already.
                 self._transport.close()
+            self._is_malformed = self._transport.is_closing()
+            if self._is_malformed and self._requests > 0:
+                self._tcp.abort()  # the application learns that no more of the body arrives
+            elif self._is_malformed:
+                self._close_within(self._limits.end_seconds_max)
 
     def eof_received(self) -> bool | None:
         """Pass on that the client sends nothing more."""
@@ -166,10 +172,18 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._http.connection_lost(exc)
 
-    def begin_request(self) -> None:
-        """Note that a head has arrived and its request is handled: the client has no time limit from here."""
+    def begin_request(self) -> bool:
+        """Note that a head has arrived and its request is handled: the client has no time limit from here.
+
+        Returns:
+            False if uvicorn has responded with 400 already, because the body is malformed.
+        """
+        if self._is_malformed:
+            self._tcp.abort()
+            return False
         self._requests += 1
         self._cancel_timer()
+        return True
 
     def end_request(self) -> None:
         """Note that a request has been handled."""

@@ -107,8 +107,10 @@ class CountedRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or refuse it."""
         connection = self._connections.of(scope)
-        if connection is not None:
-            connection.begin_request()
+        if connection is not None and not connection.begin_request():
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
         self._running += 1
         try:
             if self._running > self._requests_max:
