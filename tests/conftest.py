@@ -1,5 +1,6 @@
 """What every test has: asyncio underneath, a quiet structlog, and a registry on a fresh directory."""
 
+import gc
 import os
 import shutil
 import signal
@@ -63,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: otherwise one process would be at them when the others have nothing left."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all tests and modules from garbage collection: they stay, and each full collection would visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 def is_large_enough(directory: Path) -> bool:
