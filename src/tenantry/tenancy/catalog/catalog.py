@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from tenantry.clock import as_text
 from tenantry.errors import DuplicateRecordError, TenantExistsError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
 from tenantry.lifecycle import Permission, TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
+from tenantry.repository import placeholders
 from tenantry.schema import Schema
-from tenantry.statements import Result, Statement
+from tenantry.statements import Fetch, Result, Statement
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import tenant_sql
 from tenantry.tenancy.catalog.actor import CATALOG_NAME, CatalogActor
 from tenantry.tenancy.catalog.authority import check_is_authorised
 from tenantry.tenancy.catalog.cache import TenantCache
-from tenantry.tenancy.catalog.rows import from_row
+from tenantry.tenancy.catalog.rows import SELECT, from_row
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 CATALOG: Final = Schema(name="catalog", package="tenantry.tenancy.catalog")
@@ -74,8 +76,7 @@ class Catalog:
         Raises:
             TenantNotFoundError: The call was authorised for another tenant, see `acting_under`.
         """
-        row = await self._actor.read(tenant_sql.find(tenant_id))
-        tenant = None if row is None else from_row(row)
+        tenant = await self._read_one("catalog.find", "id = ?", tenant_id)
         if tenant is not None:
             check_is_authorised(tenant)
         return tenant
@@ -110,23 +111,22 @@ class Catalog:
         rows_max = page_rows(TENANT_ROWS_DEFAULT if limit is None else limit)
         after = "" if cursor is None else str(decode_cursor(CATALOG_NAME, cursor, str)[0])
         prefix = "" if id_prefix is None else check_id_prefix(id_prefix)
-        tenants = await self._read_tenants(
-            tenant_sql.list_page(after, prefix, state, tenant_ids, rows_max + 1)
-        )
+        statement = tenant_sql.list_page(after, prefix, state, tenant_ids, rows_max + 1)
+        tenants = [from_row(row) for row in await self._actor.read(statement)]
         page = tenants[:rows_max]
         has_more = len(tenants) > rows_max
         return Page(page, encode_cursor(CATALOG_NAME, page[-1].id) if has_more else None)
 
     async def find_by_uid(self, uid: str) -> TenantRecord | None:
         """Return the tenant with this stable key, whatever its id is now, or None."""
-        row = await self._actor.read(tenant_sql.find_by_uid(uid))
-        return None if row is None else from_row(row)
+        return await self._read_one("catalog.find_by_uid", "uid = ?", uid)
 
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRecord]:
         """Return those of the tenants that exist."""
         found: dict[TenantId, TenantRecord] = {}
         for chunk in tenant_sql.in_chunks(tenant_ids):
-            found |= {tenant.id: tenant for tenant in await self._read_tenants(tenant_sql.find_many(chunk))}
+            where = f"id IN ({placeholders(chunk)})"
+            found |= {one.id: one for one in await self._read_all("catalog.find_many", where, *chunk)}
         return found
 
     async def locations(self, name: str) -> set[str]:
@@ -135,16 +135,19 @@ class Catalog:
 
     async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:
         """Return deleted tenants whose grace period ended by `past`, the one that ended first at the front."""
-        return await self._read_tenants(tenant_sql.to_purge(past, limit))
+        where = f"purge_after <= ? AND {tenant_sql.PURGEABLE} ORDER BY purge_after, id LIMIT ?"
+        return await self._read_all("catalog.to_purge", where, as_text(past), limit)
 
     async def by_snapshot_due(self, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due, or that have no due time yet."""
-        tenants, now = await self._read_tenants(tenant_sql.by_snapshot_due(count)), self._clock.now()
+        where = f"{tenant_sql.SERVED} ORDER BY snapshot_due_at NULLS FIRST, id LIMIT ?"
+        tenants, now = await self._read_all("catalog.by_snapshot_due", where, count), self._clock.now()
         return [t for t in tenants if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
     async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[TenantRecord]:
         """Return at most so many active tenants whose snapshot is due only after a time."""
-        return await self._read_tenants(tenant_sql.by_snapshot_due_after(latest, count))
+        where = f"{tenant_sql.SERVED} AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
+        return await self._read_all("catalog.by_snapshot_due_after", where, as_text(latest), count)
 
     async def move_snapshot_due(self, tenant: TenantRecord, due_at: datetime) -> bool:
         """Change when the tenant's next snapshot is due; return False if that was changed since the tenant was read."""
@@ -156,15 +159,15 @@ class Catalog:
         drawn = secrets.SystemRandom().sample(range(1, total + 1), min(page_rows(count), total))
         found: list[TenantRecord] = []
         for chunk in tenant_sql.in_chunks(sorted(drawn)):
-            found += await self._read_tenants(tenant_sql.find_by_number(chunk))
+            found += await self._read_all("catalog.sample", tenant_sql.has_number(chunk), *chunk)
         return found
 
     async def under_way(self) -> Sequence[TenantRecord]:
         """Return the tenants with a lifecycle operation that was begun and has not ended, here or anywhere."""
-        found: list[TenantRecord] = []
-        for statement in tenant_sql.UNDER_WAY:
-            found += await self._read_tenants(statement)
-        return found
+        # Two statements, because each uses an index and one with OR would use none.
+        begun = await self._read_all("catalog.under_way", "intent IS NOT NULL ORDER BY id")
+        where = f"{tenant_sql.BEGINNING} AND intent IS NULL ORDER BY id"
+        return [*begun, *await self._read_all("catalog.under_way", where)]
 
     async def apply(
         self,
@@ -266,8 +269,13 @@ class Catalog:
         """Run one unit, for the other tables of the catalog."""
         return await self._actor.write(statements)
 
-    async def _read_tenants(self, statement: Statement) -> Sequence[TenantRecord]:
+    async def _read_all(self, name: str, where: str, *parameters: object) -> Sequence[TenantRecord]:
+        statement = Statement(name, f"{SELECT} WHERE {where}", parameters, Fetch.ALL)
         return [from_row(row) for row in await self._actor.read(statement)]
+
+    async def _read_one(self, name: str, where: str, key: str) -> TenantRecord | None:
+        row = await self._actor.read(Statement(name, f"{SELECT} WHERE {where}", (key,), Fetch.ONE))
+        return None if row is None else from_row(row)
 
     async def _write_tenants(self, *statements: Statement) -> Sequence[Result]:
         try:

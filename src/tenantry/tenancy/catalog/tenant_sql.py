@@ -30,24 +30,17 @@ def _state_in(states: Collection[TenantState]) -> str:
     return f"state IN ({names})"
 
 
-_SERVED: Final = _state_in(states_that_allow(Permission.READ))
-_BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
-_PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
+SERVED: Final = _state_in(states_that_allow(Permission.READ))
+BEGINNING: Final = _state_in(states_that_allow(TenantEvent.PROVISION))
+PURGEABLE: Final = _state_in(states_that_allow(TenantEvent.PURGE))
 _GONE: Final = _state_in(set(TenantState) - set(states_that_allow(Permission.EXIST)))
 
 COUNT_SERVED: Final = Statement(
     "catalog.sample",
-    f"SELECT count(*) FROM tenants WHERE {_SERVED}",  # noqa: S608  # our names
+    f"SELECT count(*) FROM tenants WHERE {SERVED}",  # noqa: S608  # our names
     (),
     Fetch.ALL,
 )
-UNDER_WAY: Final = (
-    Statement("catalog.under_way", f"{SELECT} WHERE intent IS NOT NULL ORDER BY id", (), Fetch.ALL),
-    Statement(
-        "catalog.under_way", f"{SELECT} WHERE {_BEGINNING} AND intent IS NULL ORDER BY id", (), Fetch.ALL
-    ),
-)
-"""Two statements, because each uses an index and one with OR would use none."""
 
 
 def in_chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -59,22 +52,6 @@ def in_chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
 def insert(tenant: TenantRecord) -> list[Statement]:
     """Return the unit that adds a tenant."""
     return [_free_id("catalog.insert", tenant.id), Statement("catalog.insert", INSERT, to_row(tenant))]
-
-
-def find(tenant_id: TenantId) -> Statement:
-    """Return the statement that reads a tenant by its id."""
-    return Statement("catalog.find", f"{SELECT} WHERE id = ?", (tenant_id,), Fetch.ONE)
-
-
-def find_by_uid(uid: str) -> Statement:
-    """Return the statement that reads a tenant by its stable key."""
-    return Statement("catalog.find_by_uid", f"{SELECT} WHERE uid = ?", (uid,), Fetch.ONE)
-
-
-def find_many(tenant_ids: Sequence[TenantId]) -> Statement:
-    """Return the statement that reads at most `LISTED_VALUES_MAX` tenants."""
-    sql = f"{SELECT} WHERE id IN ({placeholders(tenant_ids)})"
-    return Statement("catalog.find_many", sql, tenant_ids, Fetch.ALL)
 
 
 def list_page(
@@ -104,24 +81,6 @@ def locations(name: str) -> Statement:
     return Statement("catalog.locations", sql, (name, f"{name}.", f"{name}/"), Fetch.ALL)
 
 
-def to_purge(past: datetime, count: int) -> Statement:
-    """Return the statement that reads the deleted tenants whose grace period ended by `past`."""
-    sql = f"{SELECT} WHERE purge_after <= ? AND {_PURGEABLE} ORDER BY purge_after, id LIMIT ?"
-    return Statement("catalog.to_purge", sql, (as_text(past), count), Fetch.ALL)
-
-
-def by_snapshot_due(count: int) -> Statement:
-    """Return the statement that reads the active tenants whose snapshots are due first; those without a due time come first."""
-    sql = f"{SELECT} WHERE {_SERVED} ORDER BY snapshot_due_at NULLS FIRST, id LIMIT ?"
-    return Statement("catalog.by_snapshot_due", sql, (count,), Fetch.ALL)
-
-
-def by_snapshot_due_after(latest: datetime, count: int) -> Statement:
-    """Return the statement that reads the active tenants whose snapshots are due after a time."""
-    sql = f"{SELECT} WHERE {_SERVED} AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
-    return Statement("catalog.by_snapshot_due_after", sql, (as_text(latest), count), Fetch.ALL)
-
-
 def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
     """Return the statement that changes when a tenant's next snapshot is due, if that is still as in the record."""
     before = () if tenant.snapshot_due_at is None else (as_text(tenant.snapshot_due_at),)
@@ -131,11 +90,11 @@ def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
     return Statement("catalog.move_snapshot_due", sql, parameters, Fetch.ROWCOUNT)
 
 
-def find_by_number(numbers: Sequence[int]) -> Statement:
-    """Return the statement that reads active tenants by their numbers, which begin at 1, in the order of their ids."""
-    numbered = f"SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {_SERVED}"  # noqa: S608  # our names
+def has_number(numbers: Sequence[int]) -> str:
+    """Return the condition on active tenants that they have one of these numbers, in the order of their ids from 1."""
+    numbered = f"SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {SERVED}"  # noqa: S608  # our names
     drawn = f"SELECT uid FROM ({numbered}) AS numbered WHERE number IN ({placeholders(numbers)})"  # noqa: S608  # our names
-    return Statement("catalog.sample", f"{SELECT} WHERE uid IN ({drawn}) ORDER BY id", numbers, Fetch.ALL)
+    return f"uid IN ({drawn}) ORDER BY id"
 
 
 def change(
