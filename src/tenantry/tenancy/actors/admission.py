@@ -112,12 +112,7 @@ class Admission:
         self._now = monotonic_seconds
 
     def admit(self) -> None:
-        """Admit one more call.
-
-        Raises:
-            TenantOverloadedError: ``calls_in_flight_max`` are in flight.
-            TenantRateLimitedError: ``calls_per_second_max`` is used up.
-        """
+        """Admit one more call, or raise `TenantOverloadedError` or `TenantRateLimitedError`."""
         calls_max = self._limits.calls_in_flight_max
         if calls_max is not None:
             load = self._load()

@@ -70,11 +70,7 @@ class KeyedSession:
 
 
 def check_key(key: object) -> str:
-    """Return the key.
-
-    Raises:
-        QueryError: It is not a valid key.
-    """
+    """Return the key; raise `QueryError` if it is not valid."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise QueryError(
             f"an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable ASCII characters"
@@ -86,9 +82,6 @@ def hash_payload(statements: Request) -> bytes:
     """Return a SHA-256 of the unit: the SQL, parameters and `Fetch` of its statements, in their order.
 
     Their names are left out: the name in metrics may change between a call and its repetition.
-
-    Raises:
-        QueryError: A parameter has a type that is not supported.
     """
     digest = hashlib.sha256()
     for statement in statements:

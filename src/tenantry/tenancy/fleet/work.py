@@ -256,11 +256,7 @@ async def _awaited(work: Awaitable[object]) -> object:
 
 
 async def _wait_unless_halted(halted: asyncio.Event, seconds: float) -> None:
-    """Wait for so many seconds.
-
-    Raises:
-        JobHaltedError: The job was halted.
-    """
+    """Wait for so many seconds; raise `JobHaltedError` if the job is halted."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await halted.wait()

@@ -69,11 +69,7 @@ class OperationTools:
             self.pool.release(lease)
 
     async def apply_record(self, tenant: TenantRecord) -> None:
-        """Apply the limits and the state of this record to the tenant, if it is open in this process or being opened.
-
-        Raises:
-            PersistenceError: Its database's own limits could not be changed; call again.
-        """
+        """Apply the limits and the state of this record to the tenant, if it is open in this process or being opened."""
         # An opening that is under way may have read the record before.
         actor = await self.pool.opened(tenant.id)
         if actor is not None:

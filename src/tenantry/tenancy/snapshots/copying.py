@@ -112,12 +112,7 @@ class Copies:
             await store.disconnect()
 
     async def _copied(self, tenant: TenantRecord, source: _Source, path: Path) -> DatabaseReport:
-        """Copy an open database and check the copy.
-
-        Raises:
-            DatabaseCorruptError: The database is damaged.
-            SnapshotError: Only the copy is damaged.
-        """
+        """Copy an open database and check the copy; raise `SnapshotError` if only the copy is damaged."""
         try:
             await source.copy_to(path)
             return await artifacts.check(path, self._schemas)

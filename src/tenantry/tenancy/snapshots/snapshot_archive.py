@@ -172,11 +172,6 @@ class SnapshotArchive:
 
         Returns:
             The ids of what was deleted.
-
-        Raises:
-            SnapshotStorageOwnedError: The storage belongs to another data directory.
-            ObjectsLeftError: Some objects remain.
-            SnapshotError: The storage cannot list the objects.
         """
         await self._owner.check()
         names = await self._names(tenant_uid)

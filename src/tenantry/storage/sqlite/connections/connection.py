@@ -161,11 +161,7 @@ class JobConnection(aiosqlite.Connection):
             then()
 
     def opened(self) -> sqlite3.Connection:
-        """Return the sqlite3 connection.
-
-        Raises:
-            ValueError: It is closed, or closing.
-        """
+        """Return the sqlite3 connection; raise `ValueError` if it is closed, or closing."""
         connection = self._conn
         if not self._running:
             raise ValueError("the connection is closing")

@@ -57,10 +57,7 @@ class Connections:
     async def open(self) -> None:
         """Take the file's lock and open the first connection. A failure, or cancellation, leaves nothing open.
 
-        Raises:
-            sqlite3.Error, OSError: SQLite, or the system, refuses.
-            DatabaseCorruptError, DataDirectoryError: The file is damaged, or a link, or not a regular file.
-            TenantOwnedElsewhereError: Another owner has it open.
+        Raises like `DatabaseOpener.open_first`.
         """
         try:
             connection = await JobConnection.open(self._opener.open_first, self._thread_pools.write)
@@ -123,12 +120,7 @@ class Connections:
         )
 
     async def ensure_writer(self) -> JobConnection:
-        """Return the writer; open it first if needed, after the reads of the immutable file.
-
-        Raises:
-            PersistenceConnectionError: Not open.
-            sqlite3.Error, OSError, TenantryError: As `open`; the next call tries again.
-        """
+        """Return the writer; open it first if needed, after the reads of the immutable file. A failed call can be repeated."""
         async with self._opening:
             return await self._ensure_writer()
 
@@ -171,10 +163,6 @@ class Connections:
         """Open a reader for a long read of the whole database; no other read is sent to it or waits for it.
 
         The writer is opened before it and closed after it, so no immutable file is read while it is written to.
-
-        Raises:
-            PersistenceConnectionError: Not open.
-            sqlite3.Error, OSError, TenantryError: It cannot be opened.
         """
         async with self._opening:
             await self._ensure_writer()
@@ -204,9 +192,6 @@ class Connections:
         """Make the name of the writer's log durable: after a commit and before it is acknowledged, and before a checkpoint.
 
         A job of the writer's connection calls it.
-
-        Raises:
-            PersistenceConnectionError: The disk failed.
         """
         if self._new_log is not None:
             self._new_log.make_durable(connection)

@@ -85,13 +85,7 @@ class SQLiteOptions:
 
 
 def prepare_directory(options: SQLiteOptions) -> None:
-    """Create the directory of the file, unless the database must exist.
-
-    Raises:
-        OSError: It cannot be created.
-        DataDirectoryError: A part of the path is a link or not a directory.
-        DatabaseCorruptError: It is missing, and with it a database that must exist.
-    """
+    """Create the directory of the file, unless the database must exist."""
     path, root = options.path, options.root
     if path is None or root is None:
         return

@@ -16,11 +16,7 @@ from tenantry.storage.sqlite.errors import is_read_only
 def check_writable(
     path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
 ) -> None:
-    """Refuse a writer, not in a transaction, that cannot write to a file that this process may write to.
-
-    Raises:
-        PersistenceConnectionError: It cannot write; try to open it again.
-    """
+    """Raise `PersistenceConnectionError` if a writer, not in a transaction, cannot write to a file that this process may write to."""
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
         # Has no effect, and is refused before a lock is taken; BEGIN IMMEDIATE would not be refused. As one script: after

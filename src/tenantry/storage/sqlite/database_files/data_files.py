@@ -18,11 +18,7 @@ _OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path) -> None:
-    """Create the directories of locks and tenants in a data directory, and check that existing files can be used.
-
-    Raises:
-        DataDirectoryError: A part of it is a symbolic link or not writable, or there are tenants and no catalog.
-    """
+    """Create the directories of locks and tenants in a data directory, and check that existing files can be used."""
     try:
         make_directories(data_dir, data_dir / "operations")
         make_directories(data_dir, data_dir / "tenants")
@@ -44,11 +40,7 @@ def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
 
 
 def check_open_files(config: RegistryConfig) -> None:
-    """Check that the process may open as many files as the pool can hold.
-
-    Raises:
-        PersistenceConnectionError: It may not open as many; the message says what to change.
-    """
+    """Raise `PersistenceConnectionError` unless the process may open as many files as the pool can hold."""
     files = (
         config.open_tenants_max * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
     )

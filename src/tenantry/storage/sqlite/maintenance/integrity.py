@@ -81,12 +81,7 @@ def check(
 
 
 def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
-    """Check an open database, while others read and write it.
-
-    Raises:
-        DatabaseCorruptError: It is damaged.
-        sqlite3.Error: SQLite could not check it, or met damage that it cannot describe.
-    """
+    """Check an open database, while others read and write it. It may meet damage that SQLite cannot describe (`sqlite3.Error`)."""
     _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
 
 
@@ -98,9 +93,6 @@ def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Sch
         path: The file.
         is_thorough: See `check`.
         schemas: The packs, whose connect hooks have the functions that the check calls.
-
-    Raises:
-        DatabaseCorruptError: It is damaged, or not a database.
     """
     parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
     try:

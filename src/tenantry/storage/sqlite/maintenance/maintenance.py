@@ -34,10 +34,6 @@ def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence
 
     VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
     much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
-
-    Raises:
-        StorageFullError: It would leave too little space for writes; the database is unchanged.
-        PersistenceError: SQLite refused; the database is unchanged.
     """
     if path.exists():
         size_bytes = path.stat().st_size
@@ -62,11 +58,7 @@ def _has_temporary_files(directory: Path) -> bool:
 
 @repeated_on_damage
 def checkpoint(path: Path) -> None:
-    """Write the write-ahead log into the database and leave one file.
-
-    Raises:
-        PersistenceError: SQLite refused, or another program reads the database at this moment.
-    """
+    """Write the write-ahead log into the database and leave one file."""
     try:
         with closing(connect(path, WRITABLE)) as connection:
             if not truncate_log(connection):
@@ -76,12 +68,7 @@ def checkpoint(path: Path) -> None:
 
 
 def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
-    """Check a database thoroughly, and rebuild its indexes if only these are damaged.
-
-    Raises:
-        DatabaseCorruptError: It has other damage.
-        PersistenceError: SQLite refused for another reason, such as a full disk.
-    """
+    """Check a database thoroughly, and rebuild its indexes if only these are damaged."""
     try:
         with closing(
             connect(

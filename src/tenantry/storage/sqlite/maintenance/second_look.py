@@ -35,12 +35,7 @@ def is_doubtful(error: BaseException) -> bool:
 
 
 def is_damaged(path: Path, schemas: Sequence[Schema] = ()) -> bool:
-    """Check a database that no process has open again, without changing it; the time depends on its size.
-
-    Raises:
-        PersistenceConnectionError: The disk cannot read it now.
-        QueryError: The check took too long, or was cancelled.
-    """
+    """Check a database that no process has open again, without changing it; the time depends on its size. Raise if the disk cannot read it."""
     if is_missing(path):
         return True
     for file in (path, log_of(path)):

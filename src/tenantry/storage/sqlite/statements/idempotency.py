@@ -42,11 +42,7 @@ _KEEP: Final = "INSERT OR REPLACE INTO tenantry_idempotency VALUES (?, ?, ?, ?)"
 
 
 def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[Result] | None:
-    """Return the results of the unit from when it ran, or None if it must run now.
-
-    Raises:
-        IdempotencyConflictError: The key was used for another unit.
-    """
+    """Return the results of the unit from when it ran, or None if it must run now; raise if another unit had its key."""
     for sql in CREATE_SQL:  # costs a microsecond where they exist
         connection.execute(sql)
     found = connection.execute(_FIND, (request.key, _text(request.kept_since))).fetchone()
@@ -63,11 +59,7 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
 
 
 def keep_results(request: KeyedRequest, results: Sequence[Result], connection: sqlite3.Connection) -> None:
-    """Store the results of the unit with its key, and remove some expired keys.
-
-    Raises:
-        QueryError: The results are too large.
-    """
+    """Store the results of the unit with its key, and remove some expired keys."""
     encoded = json.dumps([*map(_as_kept, results)], default=_bytes_as_json, separators=(",", ":"))
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(

@@ -27,11 +27,7 @@ class NumberedStatement(NamedTuple):
     values_count: int
 
     def names(self, parameters: Sequence[object]) -> dict[str, object]:
-        """Return the values by name.
-
-        Raises:
-            sqlite3.ProgrammingError: There are more or fewer than the statement takes.
-        """
+        """Return the values by name."""
         if isinstance(parameters, Mapping):  # by the numbers themselves, as the driver has it
             return {f"n{number}": value for number, value in parameters.items()}
         if len(parameters) != self.values_count:

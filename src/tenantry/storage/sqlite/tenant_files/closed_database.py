@@ -96,13 +96,7 @@ async def closed_database(
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
-    """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock.
-
-    Raises:
-        TenantOwnedElsewhereError: The other process has it open.
-        PersistenceConnectionError: The lock file cannot be opened.
-        DataDirectoryError: The path of the files contains a link.
-    """
+    """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock; see `Backend.exclusive`."""
     await run_in_thread(check_own_path, data_dir, paths.database)
     if not await run_in_thread(paths.directory.exists):
         yield SQLiteClosedDatabase(paths, limits, schemas)

@@ -97,11 +97,7 @@ def placed_database(paths: TenantPaths, point: str) -> Path:
 
 
 def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> None:
-    """Move the restored database into the tenant's directory.
-
-    Raises:
-        SnapshotError, StorageFullError: It cannot be moved.
-    """
+    """Move the restored database into the tenant's directory."""
     try:
         make_directories(data_dir, paths.directory)
         # The operation's lock is held: no other restore of this tenant runs.
