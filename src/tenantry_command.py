@@ -1,5 +1,6 @@
 """The command ``tenantry`` from its first moment on. To load the package takes most of a short command's time."""
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ def main() -> None:
 
     Ctrl-C while it is loaded ends the process at once, with nothing begun. Without the extra ``cli``, a sentence says what to install.
     """
+    # What is loaded stays: looking for garbage in it would take a fifth of a short command's time. `run_async` enables it again.
+    gc.disable()
     # A shell lets what it runs in the background ignore Ctrl-C: that stays so.
     was = signal.getsignal(signal.SIGINT)
     if was is signal.default_int_handler:

@@ -17,6 +17,7 @@ from certificates import make_certificate
 from measuring import measure_this_process_only, unmeasured
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
+from tenantry.eventlog import EventLog
 from tenants import HANG_SECONDS, write_pack
 
 # No test asserts wall-clock time: on a busy machine neither an example nor making one is slow because of the code.
@@ -113,8 +114,10 @@ def _unmeasured_modules_are_not_measured(request: pytest.FixtureRequest) -> Iter
 def _fresh_structlog() -> Iterator[None]:
     """Leave structlog unconfigured, as a host that does not use it has it."""
     structlog.reset_defaults()
+    EventLog.is_quiet = False
     yield
     structlog.reset_defaults()
+    EventLog.is_quiet = False
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
-
-import structlog
+from typing import Any, ClassVar, Final
 
 from tenantry.errors import TenantryError
 
@@ -34,7 +32,12 @@ class EventLog:
 
     If a key of the event's data is reserved by structlog or is in the bound context already, ``_`` is added to it. So no key can make
     a call fail, and no key can hide the tenant or the error.
+
+    Attributes:
+        is_quiet: Whether this process writes no events at all unless structlog is configured: a short command prints its errors itself.
     """
+
+    is_quiet: ClassVar[bool] = False
 
     __slots__ = ("_configured", "_context", "_quiet", "_taken")
 
@@ -51,12 +54,12 @@ class EventLog:
     def debug(self, event: str, /, **data: object) -> None:
         """Write a success."""
         # This runs for every read and write, and the check is quicker than the logger's own.
-        if structlog.is_configured():
+        if _is_configured():
             self._emit("debug", event, data)
 
     def info(self, event: str, /, **data: object) -> None:
         """Write a change of state."""
-        if structlog.is_configured():
+        if _is_configured():
             self._emit("info", event, data)
 
     def warning(self, event: str, /, **data: object) -> None:
@@ -76,6 +79,8 @@ class EventLog:
 
     def _emit(self, level: str, event: str, data: Mapping[str, object]) -> None:
         """Write the event. A failure to write it (a closed pipe, text that cannot be encoded) is ignored."""
+        if EventLog.is_quiet and not _is_configured():
+            return
         with contextlib.suppress(Exception):
             if self._taken is None:  # computed late, because most logs never write an event
                 self._taken = _RESERVED | self._context.keys()
@@ -83,6 +88,8 @@ class EventLog:
 
     def _bound(self) -> Any:
         """Return the bound logger. It is bound once, because binding costs more than an event that is filtered out."""
+        import structlog  # noqa: PLC0415  # slow to load
+
         if structlog.is_configured():
             if self._configured is None:
                 self._configured = structlog.get_logger("tenantry").bind(**self._context)
@@ -93,6 +100,12 @@ class EventLog:
                 wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             ).bind(**self._context)
         return self._quiet
+
+
+def _is_configured() -> bool:
+    """Return whether the host has configured structlog; a host that has not loaded it has not."""
+    structlog = sys.modules.get("structlog")
+    return structlog is not None and structlog.is_configured()
 
 
 def _renamed(data: Mapping[str, object], taken: AbstractSet[str]) -> Mapping[str, object]:

@@ -5,13 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Final
 
+from tenantry.environment import SCHEMAS_DEFAULT
 from tenantry.errors import SettingsError
 from tenantry.schema import Schema
-
-BUILT_IN: Final = "tenantry.company:COMPANY"
-"""The pack that a process has if it is not told otherwise."""
 
 
 def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
@@ -25,7 +22,7 @@ def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
     Raises:
         SettingsError: There is no such module or variable, or the variable holds something else.
     """
-    return tuple(map(_load, names or (BUILT_IN,)))
+    return tuple(map(_load, names or (SCHEMAS_DEFAULT,)))
 
 
 def _load(name: str) -> Schema:

@@ -1,7 +1,6 @@
 """The command line: ``tenantry``. Exit codes are in `tenantry.cli.exits`."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
@@ -9,11 +8,10 @@ import typer
 from tenantry.cli.application import Application, Commands
 from tenantry.cli.commands import audit, demo, doctor, fleet, key, schema, serve, snapshot, tenant
 from tenantry.cli.exits import EPILOG
-from tenantry.observability import configure_logging
+from tenantry.eventlog import EventLog
 
 # These commands log for their operators; the other commands print their errors.
 _LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
-_SILENT: Final = "critical"
 
 app = Application(
     name="tenantry",
@@ -29,6 +27,8 @@ app = Application(
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
     if is_asked:
+        from importlib.metadata import version
+
         typer.echo(f"tenantry {version('tenantry')}")
         raise typer.Exit
 
@@ -51,7 +51,12 @@ def main(
 ) -> None:
     """Keep many companies' data apart, durable and fast."""
     name = context.invoked_subcommand or ""
-    level = log_level or _LOG_LEVELS.get(name, _SILENT)
+    level = log_level or _LOG_LEVELS.get(name)
+    EventLog.is_quiet = level is None
+    if level is None:
+        return
+    from tenantry.observability.logging import configure_logging
+
     is_service = name == "serve" and not sys.stderr.isatty()
     try:
         configure_logging(level, "json" if is_service else "console")

@@ -1,24 +1,25 @@
 """Makes a command of a function that calls the API: its target, its output and its exit code."""
 
-import asyncio
+import gc
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
 from tenantry.cli.arguments import directory
 from tenantry.cli.client.api import Api, Document
 from tenantry.cli.client.target import DATA_DIR, Target, choose_target
-from tenantry.cli.exits import EPILOG, CommandError, Exit
+from tenantry.cli.exits import EPILOG, CommandError, Exit, needs_extra
 from tenantry.cli.output import Show, print_document, print_failure, print_note, record
-from tenantry.environment import API_KEY, SCHEMAS, SNAPSHOT_STORAGE, URL
+from tenantry.environment import API_KEY, SCHEMAS, SCHEMAS_DEFAULT, SNAPSHOT_STORAGE, URL
 from tenantry.errors import SettingsError
-from tenantry.schema_loading import BUILT_IN, load_schemas
+
+T = TypeVar("T")
 
 Work: TypeAlias = Callable[..., Awaitable[Document]]
 Group: TypeAlias = typer.Typer
@@ -50,7 +51,7 @@ SchemaOption = Annotated[
         "--schema",
         metavar="MODULE:PACK",
         help="A schema pack of the directory's tenants, such as invoices:INVOICES; may be repeated. Lists all packs: left out, it is "
-        f"the built-in one, {BUILT_IN}. [{SCHEMAS}, separated by commas]",
+        f"the built-in one, {SCHEMAS_DEFAULT}. [{SCHEMAS}, separated by commas]",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -142,21 +143,24 @@ def ending(*, is_json: bool) -> Iterator[None]:
 
 
 def _run(target: Target, work: Work, given: dict[str, Any], *, may_create: bool) -> Document:
+    opened = _opened(target, may_create=may_create)
+
     async def main() -> Document:
-        async with _opened(target, may_create=may_create) as api:
+        async with opened as api:
             return await work(api, **given)
 
-    return asyncio.run(main())
+    return run_async(main())
 
 
 def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[Api]:
     # Imported only when needed: they need an extra, and are slow to import.
     with needs_extra():
         if target.url is not None:
-            from tenantry.cli.client.remote import at_service  # noqa: PLC0415
+            from tenantry.cli.client.remote import at_service
 
             return at_service(target.url)
-        from tenantry.cli.client.local import in_directory  # noqa: PLC0415
+        from tenantry.cli.client.local import in_directory
+        from tenantry.schema_loading import load_schemas
 
         assert target.data_dir is not None
         return in_directory(
@@ -164,15 +168,14 @@ def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[
         )
 
 
-@contextmanager
-def needs_extra() -> Iterator[None]:
-    """Name the extra to install if an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise CommandError(
-            Exit.USAGE, f"this command needs {error.name}: pip install 'tenantry[service]'"
-        ) from error
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, and return its result; `tenantry_command` has disabled the garbage collector until then."""
+    import asyncio
+
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+    return asyncio.run(work)
 
 
 def ask(question: str) -> None:

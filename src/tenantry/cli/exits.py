@@ -1,6 +1,7 @@
 """Exit codes, and the error that ends a command with one of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final
 
@@ -44,3 +45,14 @@ class CommandError(Exception):
         super().__init__(message)
         self.exit_code = exit_code
         self.problem = dict(problem or {"title": MEANINGS[exit_code].capitalize(), "detail": message})
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Name the extra to install if an import in the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise CommandError(
+            Exit.USAGE, f"this command needs {error.name}: pip install 'tenantry[service]'"
+        ) from error

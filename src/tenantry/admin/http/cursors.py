@@ -1,15 +1,14 @@
 """The cursors of the API's lists: the core's cursor with a digest of the query, which must be the same for every page."""
 
-import hashlib
 from typing import Annotated, Final
 
 from fastapi import Depends, Query, Request
 
 from tenantry.admin.http.problems import ProblemError
+from tenantry.admin.query_digest import cursor_prefix
 from tenantry.pages import Page
 
 CURSOR_CHARACTERS_MAX: Final = 4096
-_DIGEST_CHARACTERS: Final = 16
 _OF_A_PAGE: Final = ("cursor", "limit")
 
 
@@ -30,9 +29,8 @@ class PageCursor:
     def __init__(
         self, request: Request, cursor: Annotated[str | None, Query(max_length=CURSOR_CHARACTERS_MAX)] = None
     ) -> None:
-        filters = sorted(one for one in request.query_params.multi_items() if one[0] not in _OF_A_PAGE)
-        query = repr((request.scope["endpoint"].__name__, sorted(request.path_params.items()), filters))
-        self._prefix = f"{hashlib.sha256(query.encode()).hexdigest()[:_DIGEST_CHARACTERS]}."
+        filters = (one for one in request.query_params.multi_items() if one[0] not in _OF_A_PAGE)
+        self._prefix = cursor_prefix(request.scope["endpoint"].__name__, request.path_params, filters)
         if cursor is not None and not cursor.startswith(self._prefix):
             raise ProblemError(
                 400,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from urllib.parse import quote
 
-import anyio
 import typer
 
 from tenantry.cli.client.foreign_responses import foreign_response_error
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
+TENANTS: Final = "/v1/tenants"
 PAGE_ITEMS_DEFAULT: Final = 100
 PAGE_ITEMS_MAX: Final = 1_000
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
@@ -56,12 +56,18 @@ class Api:
     """Sends requests and returns documents.
 
     Args:
+        client: The HTTP client; None for a subclass that makes one when it needs it.
         advise: Returns advice for a problem, or an empty text.
     """
 
-    def __init__(self, client: "httpx.AsyncClient", advise: Callable[[Document], str]) -> None:
+    def __init__(self, client: "httpx.AsyncClient | None", advise: Callable[[Document], str]) -> None:
         self._client = client
         self._advise = advise
+
+    async def client(self) -> "httpx.AsyncClient":
+        """Return the HTTP client."""
+        assert self._client is not None
+        return self._client
 
     async def get(self, path: str, **query: Any) -> Document:
         """Return the document at a path."""
@@ -78,7 +84,7 @@ class Api:
 
     async def exists(self, path: str) -> bool:
         """Return whether something exists at a path."""
-        response = await self._client.request("GET", path)
+        response = await (await self.client()).request("GET", path)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return False
         self._checked(response)
@@ -102,6 +108,8 @@ class Api:
         Raises:
             CommandError: The operation was refused, or failed.
         """
+        import anyio
+
         operation = await self.post(path, body)
         label = " ".join(filter(None, (operation["action"].replace("_", " "), operation["tenant_id"])))
         with steps(label):
@@ -131,7 +139,8 @@ class Api:
             CommandError: The request was refused, the bundle is incomplete, or the file cannot be written.
         """
         path = tenant_path(tenant_id, "export")
-        async with self._client.stream("GET", path, timeout=None) as response:
+        client = await self.client()
+        async with client.stream("GET", path, timeout=None) as response:
             if not response.is_success:
                 await response.aread()
                 self._checked(response)
@@ -171,6 +180,8 @@ class Api:
         Raises:
             CommandError: The file cannot be read, or the request was refused.
         """
+        import anyio
+
         with _file_errors(f"read {source}"):
             bytes_max = (await anyio.Path(source).stat()).st_size
             headers = {"Content-Type": media_type, "Content-Length": str(bytes_max)}
@@ -185,7 +196,7 @@ class Api:
                 )
 
     async def _ask(self, method: str, path: str, **options: Any) -> Document:
-        response = await self._client.request(method, path, **options)
+        response = await (await self.client()).request(method, path, **options)
         return self._checked(response)
 
     def _checked(self, response: "httpx.Response") -> Document:
@@ -253,6 +264,8 @@ def _file_errors(doing: str) -> Iterator[None]:
 
 
 async def _chunks(source: Path, show: Callable[[int], None]) -> AsyncIterator[bytes]:
+    import anyio
+
     bytes_done = 0
     async with await anyio.open_file(source, "rb") as file:
         while chunk := await file.read(_CHUNK_BYTES):

@@ -1,21 +1,17 @@
 """Opens the API of a data directory in this process. It needs the extra ``service``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import httpx
 
-from tenantry.admin import create_admin_app
-from tenantry.admin.app import as_process
-from tenantry.admin.http.problems import problem_of
-from tenantry.cli.client.api import Api, Document, tenant_path
+from tenantry.cli.client.api import TENANTS, Api, Document, tenant_path
 from tenantry.cli.client.target import choose_storage, note_other_owner
-from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.exits import CommandError, Exit, needs_extra
 from tenantry.cli.output import print_note, steps
 from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
@@ -23,29 +19,45 @@ from tenantry.errors import TenantryError
 from tenantry.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
+if TYPE_CHECKING:
+    import httpx
+
 _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
 
 
 class _LocalApi(Api):
-    """The API of a registry in this process, whose bundles the registry writes itself: httpx keeps such responses in memory."""
+    """The API of a registry in this process.
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        advise: Callable[[Document], str],
-        registry: TenantRegistry,
-        schemas: Sequence[Schema],
-    ) -> None:
-        super().__init__(client, advise)
+    The web framework takes longer to load than most commands run, so it is loaded at the first request that needs it. The registry
+    writes bundles itself, because httpx keeps such responses in memory.
+
+    Args:
+        registry: The tenants.
+        schemas: Its schema packs.
+        stack: Closes the API; its end waits for operations.
+    """
+
+    def __init__(self, registry: TenantRegistry, schemas: Sequence[Schema], stack: AsyncExitStack) -> None:
+        super().__init__(None, _advise)
         self._registry = registry
         self._schemas = schemas
+        self._stack = stack
+
+    async def client(self) -> "httpx.AsyncClient":
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(_client(self._registry))
+        return self._client
+
+    async def get(self, path: str, **query: Any) -> Document:
+        found = await self._list_tenants(**query) if path == TENANTS else None
+        return found or await super().get(path, **query)
 
     async def export(self, tenant_id: str, target: Path) -> int:
         with steps(f"export to {target.name}"):
             try:
                 await self._registry.export(tenant_id, target, replace=True)
             except TenantryError as error:
-                raise self.refused(problem_of(error)) from error
+                raise self._refused(error) from error
         return (await anyio.Path(target).stat()).st_size
 
     async def adopt(
@@ -71,8 +83,13 @@ class _LocalApi(Api):
                     new_id, path, at=versions, display_name=display_name, accepted_tables=accepted_tables
                 )
             except TenantryError as error:
-                raise self.refused(problem_of(error)) from error
+                raise self._refused(error) from error
         return await self.get(tenant_path(new_id))
+
+    def _refused(self, error: TenantryError) -> CommandError:
+        from tenantry.admin.http.problems import problem_of
+
+        return self.refused(problem_of(error))
 
     def _only_schema(self) -> str:
         """Return the pack that a number without a name is for: the only one, or the only one beside the built-in pack."""
@@ -84,6 +101,39 @@ class _LocalApi(Api):
                 f"--at needs the name of a pack, because there are {', '.join(names)}: --at {given[0]}=3",
             )
         return given[0]
+
+    async def _list_tenants(self, *, limit: int, cursor: str | None, **filters: Any) -> Document | None:
+        """Return a page of tenants as the API would; None for a request that the API refuses in words of its own."""
+        from tenantry.admin.query_digest import cursor_prefix
+        from tenantry.admin.schemas import TenantOut, TenantPage
+
+        given = {name: str(value) for name, value in filters.items() if value is not None}
+        prefix = cursor_prefix("list_tenants", {}, given.items())
+        if cursor is not None and not cursor.startswith(prefix):
+            return None
+        after = None if cursor is None else cursor.removeprefix(prefix)
+        try:
+            page = await self._registry.list(limit=limit, cursor=after, **filters)
+        except TenantryError:
+            return None
+        next_cursor = None if page.next_cursor is None else prefix + page.next_cursor
+        return TenantPage(items=list(map(TenantOut.of, page)), next_cursor=next_cursor).model_dump(
+            mode="json"
+        )
+
+
+@asynccontextmanager
+async def _client(registry: TenantRegistry) -> AsyncIterator["httpx.AsyncClient"]:
+    with needs_extra():
+        import httpx
+
+        from tenantry.admin.app import as_process, create_admin_app
+
+    app = create_admin_app(registry, authenticate=as_process, has_probes=False)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://in-process")
+    # The end of the lifespan waits for operations.
+    async with app.router.lifespan_context(app), client:
+        yield client
 
 
 @asynccontextmanager
@@ -120,18 +170,14 @@ async def in_directory(
         await registry.open()
     except TenantryError as error:
         raise CommandError(Exit.UNREACHABLE, str(error)) from error
-    async with registry:
-        app = create_admin_app(registry, authenticate=as_process, has_probes=False)
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://in-process")
-        # The end of the lifespan waits for operations.
-        async with app.router.lifespan_context(app), client:
-            try:
-                yield _LocalApi(client, _advise, registry, schemas)
-            except asyncio.CancelledError:
-                print_note(
-                    "waiting for the operation to end; after another interruption the next start finishes it"
-                )
-                raise
+    async with registry, AsyncExitStack() as stack:
+        try:
+            yield _LocalApi(registry, schemas, stack)
+        except asyncio.CancelledError:
+            print_note(
+                "waiting for the operation to end; after another interruption the next start finishes it"
+            )
+            raise
 
 
 def _is_there(data_dir: Path, name: str) -> bool:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_note
-from tenantry.config import RegistryConfig
 from tenantry.environment import SCHEMAS, SNAPSHOT_STORAGE, URL, read_settings, variable
 from tenantry.errors import SnapshotError
-from tenantry.storage.objects.cloud import open_storage
-from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.tenancy.data_directory import is_shared_by_group
-from tenantry.tenancy.snapshot_storage.location import recorded_location
+
+if TYPE_CHECKING:
+    from tenantry.storage.objects.protocol import ObjectStorage
 
 DATA_DIR: Final = variable("data_dir")
 
@@ -50,6 +48,8 @@ def choose_target(
         CommandError: Neither names a target, or one of them names two; or schema packs are given for a service.
         SettingsError: A variable of the environment has an unknown name, such as a misspelt one of these.
     """
+    from tenantry.config import RegistryConfig
+
     read_settings(RegistryConfig.model_fields)
     if url is None and data_dir is None:
         url, path = _environment(URL), _environment(DATA_DIR)
@@ -89,7 +89,7 @@ def choose_data_dir(given: Path | None) -> Path:
     return Path(text)
 
 
-def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
+def choose_storage(url: str | None, data_dir: Path) -> "ObjectStorage | None":
     """Return the storage of snapshots that the command line, the environment or the directory names.
 
     None stands for the directory's own storage.
@@ -97,6 +97,8 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
     Raises:
         CommandError: The storage cannot be used.
     """
+    from tenantry.storage.objects.cloud import open_storage
+
     url = url or _environment(SNAPSHOT_STORAGE) or _recorded(data_dir)
     try:
         return open_storage(url) if url else None
@@ -106,6 +108,8 @@ def choose_storage(url: str | None, data_dir: Path) -> ObjectStorage | None:
 
 def note_other_owner(data_dir: Path) -> None:
     """Warn if another user owns the directory: that user's service could not read the files that this process creates."""
+    from tenantry.tenancy.data_directory import is_shared_by_group
+
     with suppress(OSError):  # opening the directory reports such errors
         found = data_dir.stat()
         owner = found.st_uid
@@ -124,6 +128,8 @@ def _user(number: int) -> str:
 
 
 def _recorded(data_dir: Path) -> str | None:
+    from tenantry.tenancy.snapshot_storage.location import recorded_location
+
     try:
         recorded = recorded_location(data_dir)
     except SnapshotError:

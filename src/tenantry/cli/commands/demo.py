@@ -1,12 +1,11 @@
 """``tenantry demo``: busy and quiet companies in a small pool, checked afterwards."""
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,13 +13,13 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from tenantry.cli.arguments import directory
-from tenantry.cli.command import ending
+from tenantry.cli.command import ending, run_async
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_on_console, print_text
-from tenantry.demo import DemoSettings, run_demo
-from tenantry.demo.report import as_json, print_tables
-from tenantry.demo.run import Progress
 from tenantry.errors import TenantryError
+
+if TYPE_CHECKING:
+    from tenantry.demo.run import Progress
 
 
 def demo(
@@ -41,12 +40,15 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
+    from tenantry.demo import DemoSettings, run_demo
+    from tenantry.demo.report import as_json, print_tables
+
     _check_empty(data_dir)
     with ending(is_json=json):
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
             settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
             try:
-                result = asyncio.run(run_demo(settings, show))
+                result = run_async(run_demo(settings, show))
             except TenantryError as error:
                 raise CommandError(Exit.USAGE, str(error)) from error
         if json:
@@ -81,7 +83,7 @@ def _directory(given: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _display(*, is_shown: bool) -> Iterator[Callable[[Progress], None]]:
+def _display(*, is_shown: bool) -> Iterator["Callable[[Progress], None]"]:
     """Show a live line of progress on standard error, so that standard output holds the result alone."""
     columns = (
         TextColumn("[bold]{task.description:<9}"),
@@ -92,7 +94,7 @@ def _display(*, is_shown: bool) -> Iterator[Callable[[Progress], None]]:
     with ProgressBar(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def show(progress: Progress) -> None:
+        def show(progress: "Progress") -> None:
             if progress.phase not in tasks:
                 tasks[progress.phase] = bar.add_task(progress.phase, total=1.0, figures="")
             figures = f"{progress.writes:,} writes  {progress.reads:,} reads"

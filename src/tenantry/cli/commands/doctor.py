@@ -1,6 +1,5 @@
 """``tenantry doctor``: examine a data directory."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,12 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tenantry.cli.client.target import choose_data_dir, choose_storage, name_schemas
-from tenantry.cli.command import DataDirOption, JsonOption, SchemaOption, StorageOption, ending
+from tenantry.cli.command import DataDirOption, JsonOption, SchemaOption, StorageOption, ending, run_async
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import plain, print_document
-from tenantry.config import RegistryConfig
-from tenantry.doctor import examine
-from tenantry.schema_loading import load_schemas
 
 _STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 _SUBJECTS_SHOWN: Final = 5
@@ -30,12 +26,16 @@ def doctor(
     is_json: JsonOption = False,
 ) -> None:
     """Examine a data directory, which may be in use, and say what is wrong and what to do; changes nothing."""
+    from tenantry.config import RegistryConfig
+    from tenantry.doctor import examine
+    from tenantry.schema_loading import load_schemas
+
     with ending(is_json=is_json):
         config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         storage = choose_storage(storage_url, config.data_dir)
         schemas = load_schemas(name_schemas(schema))
         try:
-            report = asyncio.run(examine(config, schemas=schemas, snapshot_storage=storage))
+            report = run_async(examine(config, schemas=schemas, snapshot_storage=storage))
         except OSError as error:
             raise CommandError(
                 Exit.UNREACHABLE,

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-import anyio
 import typer
-from pydantic import ValidationError
 
 from tenantry.cli.arguments import (
     PrefixOption,
@@ -21,7 +19,6 @@ from tenantry.cli.client.target import Target
 from tenantry.cli.command import command
 from tenantry.cli.output import counting, listing
 from tenantry.lifecycle import TenantState
-from tenantry.tenancy.fleet.options import FleetOptions
 
 group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
 
@@ -52,6 +49,10 @@ def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | fl
     """Return a parser of an option of a job, which also accepts other texts; `otherwise` says what the option takes."""
 
     def parse(text: str) -> str | float:
+        from pydantic import ValidationError
+
+        from tenantry.tenancy.fleet.options import FleetOptions
+
         value = text if text in others else _share(text)
         try:
             if value not in others:
@@ -248,6 +249,8 @@ async def wait(api: Api, job_id: JobArgument) -> Document:
 
 
 async def _wait(api: Api, job_id: str) -> Document:
+    import anyio
+
     with counting(f"job {job_id}") as show:
         job = await _progress(api, job_id)
         for seconds in poll_seconds():

@@ -3,17 +3,19 @@
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from tenantry.cli.client.api import Api, Document, api_path
 from tenantry.cli.command import command
 from tenantry.cli.output import listing
-from tenantry.texts import SchemaName
 
 group = typer.Typer(name="schema", no_args_is_help=True, help="Schema packs that the tenants have.")
 
 
 def _schema_name(text: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from tenantry.texts import SchemaName
+
     try:
         return TypeAdapter(SchemaName).validate_python(text)
     except ValidationError as error:

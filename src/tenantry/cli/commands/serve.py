@@ -1,24 +1,21 @@
 """``tenantry serve``: serve the admin API of a data directory."""
 
-import asyncio
 import ipaddress
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tenantry.cli.client.target import choose_data_dir, choose_storage, name_schemas, note_other_owner
-from tenantry.cli.command import DataDirOption, SchemaOption, StorageOption, ending, needs_extra
-from tenantry.cli.exits import CommandError, Exit
+from tenantry.cli.command import DataDirOption, SchemaOption, StorageOption, ending, run_async
+from tenantry.cli.exits import CommandError, Exit, needs_extra
 from tenantry.cli.output import print_note, print_text
-from tenantry.config import RegistryConfig
 from tenantry.environment import ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS
-from tenantry.schema_loading import load_schemas
-from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
-from tenantry.server.settings import Endpoint, ServeSettings, Tls
-from tenantry.server.signals import user_signals_ignored
+
+if TYPE_CHECKING:
+    from tenantry.server.settings import ServeSettings, Tls
 
 PORT_DEFAULT: Final = 8321
 _LOOPBACK: Final = "127.0.0.1"
@@ -106,6 +103,12 @@ def serve(
 
     SIGHUP reloads the certificate.
     """
+    from tenantry.config import RegistryConfig
+    from tenantry.schema_loading import load_schemas
+    from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
+    from tenantry.server.settings import Endpoint, ServeSettings
+    from tenantry.server.signals import user_signals_ignored
+
     with user_signals_ignored(), ending(is_json=False):
         config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         settings = ServeSettings(
@@ -127,10 +130,10 @@ def serve(
         )
         _check_may_listen(settings)
         with needs_extra():
-            from tenantry.server.service import run_service  # noqa: PLC0415  # an extra, and slow to import
+            from tenantry.server.service import run_service
         note_other_owner(config.data_dir)
         try:
-            asyncio.run(run_service(settings, announce=_announce, warn=print_note))
+            run_async(run_service(settings, announce=_announce, warn=print_note))
         except ServeSettingsError as error:
             raise CommandError(Exit.USAGE, str(error)) from error
         except DataDirectoryUnavailableError as error:
@@ -169,13 +172,15 @@ def _checked_name(text: str) -> str:
     return text
 
 
-def _checked_tls(cert: Path | None, key: Path | None) -> Tls | None:
+def _checked_tls(cert: Path | None, key: Path | None) -> "Tls | None":
+    from tenantry.server.settings import Tls
+
     if (cert is None) is not (key is None):
         raise CommandError(Exit.USAGE, "--tls-cert and --tls-key belong together: give both")
     return None if cert is None or key is None else Tls(cert, key)
 
 
-def _check_may_listen(settings: ServeSettings) -> None:
+def _check_may_listen(settings: "ServeSettings") -> None:
     if settings.api == settings.probes and settings.api.port != 0:
         raise CommandError(
             Exit.USAGE,

@@ -1,6 +1,5 @@
 """``tenantry snapshot``: snapshots of tenants."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,12 +7,10 @@ import typer
 from tenantry.cli.arguments import SnapshotArgument, TenantArgument
 from tenantry.cli.client.api import Api, Document, tenant_path
 from tenantry.cli.client.target import choose_data_dir, choose_storage
-from tenantry.cli.command import DataDirOption, JsonOption, YesOption, ask, command, ending
+from tenantry.cli.command import DataDirOption, JsonOption, YesOption, ask, command, ending, run_async
 from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import listing, print_document, record
-from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
-from tenantry.tenancy.snapshot_storage import switch
 
 group = typer.Typer(name="snapshot", no_args_is_help=True, help="Snapshots of tenants, and restoring them.")
 
@@ -84,6 +81,9 @@ def switch_storage(
     is_json: JsonOption = False,
 ) -> None:
     """Keep a directory's future snapshots in another storage, which begins empty; refused while a service has the directory open."""
+    from tenantry.config import RegistryConfig
+    from tenantry.tenancy.snapshot_storage import switch
+
     with ending(is_json=is_json):
         config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
         storage = choose_storage(new, config.data_dir)
@@ -94,7 +94,7 @@ def switch_storage(
                 "and are neither listed nor deleted any more."
             )
         try:
-            before = asyncio.run(switch.switch_storage(config, storage))
+            before = run_async(switch.switch_storage(config, storage))
         except TenantryError as error:
             raise CommandError(Exit.REFUSED, str(error)) from error
         print_document({"location": storage.location, "before": before}, record, is_json=is_json)

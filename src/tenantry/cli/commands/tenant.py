@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
 from rich.console import RenderableType
 
 from tenantry.cli.arguments import (
@@ -19,12 +18,11 @@ from tenantry.cli.arguments import (
     identifier,
     json_value,
 )
-from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, Paging, tenant_path
+from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, TENANTS, Api, Document, Paging, tenant_path
 from tenantry.cli.command import command
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import listing, print_note, record
 from tenantry.lifecycle import TenantState
-from tenantry.limits import TenantLimits
 
 _AcceptTablesOption = Annotated[
     str | None,
@@ -36,12 +34,21 @@ group = typer.Typer(name="tenant", no_args_is_help=True, help="Tenants and their
 _COLUMNS = ("id", "state", "display_name", "schema_versions", "state_changed_at", "busy_with", "reason")
 _NONE = "none"
 _VERSION: Final = re.compile(r"(?:(?P<schema>[a-z][a-z0-9_]*)=)?(?P<version>[0-9]{1,4})")
+LIMITS = (
+    *("database_bytes_max", "calls_per_second_max", "calls_burst_max", "calls_in_flight_max"),
+    "durability",
+)
+"""The fields of `tenantry.TenantLimits`, which is slow to load."""
 
 
 def _limit(text: str) -> tuple[str, object]:
+    from pydantic import ValidationError
+
+    from tenantry.limits import TenantLimits
+
     name, separator, value = text.partition("=")
-    if not separator or name not in TenantLimits.model_fields:
-        names = ", ".join(TenantLimits.model_fields)
+    if not separator or name not in LIMITS:
+        names = ", ".join(LIMITS)
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE with one of {names}")
     if value == _NONE:
         return name, None
@@ -75,7 +82,7 @@ async def create(
     """Create a tenant with a migrated database."""
     existed = if_not_exists and await api.exists(tenant_path(tenant_id))
     body: Document = {"id": tenant_id, "display_name": display_name}
-    tenant = await api.post("/v1/tenants", body | ({"if_not_exists": True} if if_not_exists else {}))
+    tenant = await api.post(TENANTS, body | ({"if_not_exists": True} if if_not_exists else {}))
     if existed:
         print_note(f"{tenant_id} exists already and is {tenant['state']}: nothing was changed")
     return tenant
@@ -90,7 +97,7 @@ async def list_(
     paging: Paging,
 ) -> Document:
     """List tenants, ordered by id."""
-    return await api.pages("/v1/tenants", paging, state=state, id_prefix=prefix)
+    return await api.pages(TENANTS, paging, state=state, id_prefix=prefix)
 
 
 @command(group)
@@ -115,7 +122,7 @@ async def update(
             parser=_limit,
             metavar="NAME=VALUE",
             help=f"Set a limit, or remove it with NAME={_NONE}; other limits stay. Names: "
-            f"{', '.join(TenantLimits.model_fields)}.",
+            f"{', '.join(LIMITS)}.",
         ),
     ] = None,
     revision: Annotated[
