@@ -35,7 +35,6 @@ from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import Finisher, OperationRunner, finishers_of
 from tenantry.tenancy.operations.tools import OperationTools
-from tenantry.tenancy.operator_api import TenantOperations
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
 from tenantry.tenancy.snapshot_storage.location import default_location, record_location
@@ -56,6 +55,7 @@ from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.snapshots.undo_restore import UndoRestore
 from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_opener import TenantOpener
+from tenantry.tenancy.tenant_operations import TenantOperations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

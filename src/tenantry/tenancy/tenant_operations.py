@@ -1,0 +1,30 @@
+"""The operations on tenants, each with its steps."""
+
+from dataclasses import dataclass
+
+from tenantry.tenancy.operations.archive import Archive
+from tenantry.tenancy.operations.change import Change
+from tenantry.tenancy.operations.create import Create
+from tenantry.tenancy.operations.purge import Purge
+from tenantry.tenancy.operations.rename import Rename
+from tenantry.tenancy.operations.repair import Repair
+from tenantry.tenancy.snapshots.adopt import Adopt
+from tenantry.tenancy.snapshots.clone import Clone
+from tenantry.tenancy.snapshots.export import Export
+from tenantry.tenancy.snapshots.import_bundle import ImportBundle
+
+
+@dataclass(frozen=True, slots=True)
+class TenantOperations:
+    """The operations on tenants, each with its steps."""
+
+    create: Create
+    change: Change
+    archive: Archive
+    purge: Purge
+    rename: Rename
+    repair: Repair
+    clone: Clone
+    export: Export
+    import_bundle: ImportBundle
+    adopt: Adopt
