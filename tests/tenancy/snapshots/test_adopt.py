@@ -54,6 +54,7 @@ print("written", flush=True)
 sys.stdin.readline()
 connection.execute("INSERT INTO notes VALUES (4, 'later', 1)")
 print(connection.execute("SELECT count(*) FROM notes").fetchone()[0], flush=True)
+sys.stdin.readline()
 """
 
 LOCKING = """
