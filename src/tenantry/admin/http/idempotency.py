@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final
 
 import anyio
 from fastapi import Header, Request, Response
 
-from tenantry.admin.http.operations import PATH, Operations
+from tenantry.admin.http.operations import PATH, Operation, Operations
 from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError, later
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
@@ -57,63 +57,62 @@ IdempotencyKey = Annotated[
 
 
 def documented_key(_: IdempotencyKey = None) -> None:
-    """Declare the header in the OpenAPI document; `IdempotentHandler` reads it."""
+    """Declare the header in the OpenAPI document; `handle_once` reads it."""
 
 
-class IdempotentHandler:
-    """Handles a caller's requests once for each idempotency key.
+async def handle_once(
+    request: Request,
+    handle: Handler,
+    responses: RecordedResponses,
+    operations: Operations,
+    *,
+    caller: str,
+    is_streamed: bool,
+) -> Response:
+    """Handle a request with an idempotency key; if a request with its key was handled before, return that one's response.
 
     Args:
+        request: A request with a key.
+        handle: Handles it.
         responses: The recorded responses.
         operations: Their final response is recorded when they end.
         caller: Identifies who makes the request: two callers may choose the same key.
+        is_streamed: Whether the body is too large to be hashed; its length is hashed instead.
     """
-
-    def __init__(self, responses: RecordedResponses, operations: Operations, caller: str) -> None:
-        self._responses = responses
-        self._operations = operations
-        self._caller = caller
-
-    async def handle(self, request: Request, handle: Handler, *, is_streamed: bool) -> Response:
-        """Handle a request; if a request with its key was handled before, return that one's response.
-
-        Args:
-            request: A request with a key.
-            handle: Handles it.
-            is_streamed: Whether the body is too large to be hashed; its length is hashed instead.
-        """
-        key = _checked(request.headers[HEADER])
-        request_hash = await _hash(request, is_streamed=is_streamed)
-        pending = await self._responses.begin(self._caller, key, request_hash)
-        if isinstance(pending, RecordedResponse):
-            return _replay(pending, request_hash)
-        try:
-            async with renewing(pending):
-                response = await handle(request)
-        except Exception:
-            # Refused: it had no effect, so the key may be used again.
-            await _forget(pending)
-            raise
-        location = response.headers.get("location", "")
-        if response.status_code >= _STATUS_SERVER_ERROR:
-            await _forget(pending)
-        elif response.status_code == _STATUS_ACCEPTED and location.startswith(PATH):
-            headers = _recorded_headers(response)
-            with _logged_if_not_recorded():
-                await pending.record_interim(headers, bytes(response.body))
-            self._operations.follow(self._record_at_end(pending, headers, location.removeprefix(PATH)))
-        else:
-            await _record(pending, response)
-        return response
-
-    async def _record_at_end(
-        self, pending: PendingRequest, headers: dict[str, str], operation_id: str
-    ) -> None:
-        """Record the operation's final state as the response when it has ended; if its process dies first, the key becomes free."""
+    key = _checked(request.headers[HEADER])
+    request_hash = await _hash(request, is_streamed=is_streamed)
+    pending = await responses.begin(caller, key, request_hash)
+    if isinstance(pending, RecordedResponse):
+        return _replay(pending, request_hash)
+    try:
         async with renewing(pending):
-            operation = await self._operations.ended(operation_id)
+            response = await handle(request)
+    except Exception:
+        # Refused: it had no effect, so the key may be used again.
+        await _forget(pending)
+        raise
+    location = response.headers.get("location", "")
+    if response.status_code >= _STATUS_SERVER_ERROR:
+        await _forget(pending)
+    elif response.status_code == _STATUS_ACCEPTED and location.startswith(PATH):
+        headers = _recorded_headers(response)
         with _logged_if_not_recorded():
-            await pending.record(_STATUS_ACCEPTED, headers, operation.model_dump_json().encode())
+            await pending.record_interim(headers, bytes(response.body))
+        ended = operations.ended(location.removeprefix(PATH))
+        operations.follow(_record_at_end(pending, headers, ended))
+    else:
+        await _record(pending, response)
+    return response
+
+
+async def _record_at_end(
+    pending: PendingRequest, headers: dict[str, str], ended: Awaitable[Operation]
+) -> None:
+    """Record the operation's final state as the response when it has ended; if its process dies first, the key becomes free."""
+    async with renewing(pending):
+        operation = await ended
+    with _logged_if_not_recorded():
+        await pending.record(_STATUS_ACCEPTED, headers, operation.model_dump_json().encode())
 
 
 @asynccontextmanager

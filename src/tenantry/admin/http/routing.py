@@ -15,7 +15,7 @@ from tenantry.admin.http.access import ANSWERS_MAX, Access, key_changed
 from tenantry.admin.http.auth import Authenticate, Bearer, Principal, unauthorized
 from tenantry.admin.http.bodies import BodyLimits, LimitedReceive, check_media_type
 from tenantry.admin.http.hidden_paths import hides_paths, values_without_paths
-from tenantry.admin.http.idempotency import HEADER, Handler, IdempotentHandler, documented_key
+from tenantry.admin.http.idempotency import HEADER, Handler, documented_key, handle_once
 from tenantry.admin.http.operations import PATH, POLL_SECONDS, Operation, Operations
 from tenantry.admin.http.stream_authorization import AuthorizedResponse, stream_authorization
 from tenantry.admin.openapi.responses import responses_of
@@ -107,10 +107,10 @@ class AdminRoute(APIRoute):
         service: Service = request.app.state.service
         principal: Principal = request.state.principal
         if request.method == "POST" and HEADER in request.headers:
-            idempotent = IdempotentHandler(
-                service.registry.recorded_responses, service.operations, principal.id
+            responses, operations = service.registry.recorded_responses, service.operations
+            return await handle_once(
+                request, handle, responses, operations, caller=principal.id, is_streamed=self.is_streamed
             )
-            return await idempotent.handle(request, handle, is_streamed=self.is_streamed)
         for _ in range(ANSWERS_MAX):
             response = await handle(request)
             if await access.holds_for(response):

@@ -23,12 +23,11 @@ def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
         make: Makes the document; called once, on a thread, at the first request.
     """
     router = APIRouter(include_in_schema=False)
-    encode = SingleFlight(lambda: run_in_thread(lambda: _Encoded(make())), kept_seconds=_KEPT_FOREVER)
+    encode = SingleFlight(lambda: run_in_thread(lambda: _as_text(make())), kept_seconds=_KEPT_FOREVER)
 
     @router.get("/openapi.json")
     async def get_document(request: Request) -> Response:
-        encoded = await encode()
-        plain, compressed = encoded.below(request.scope.get("root_path", "").rstrip("/"))
+        plain, compressed = _encoded(await encode(), request.scope.get("root_path", "").rstrip("/"))
         headers = {"Vary": "Accept-Encoding"}
         if not _takes_gzip(request.headers.get("accept-encoding", "")):
             return Response(plain, media_type=_MEDIA_TYPE, headers=headers)
@@ -37,20 +36,17 @@ def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
     return router
 
 
-class _Encoded:
-    """A document as bytes."""
+def _as_text(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self._text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        # A limited cache: the prefix may come from a request's path, if the application is mounted below a parameter.
-        self.below = lru_cache(_PREFIXES_MAX)(self._below)
-        self.below("")
 
-    def _below(self, prefix: str) -> tuple[bytes, bytes]:
-        """Return the document of an API that is mounted at a prefix, plain and compressed by gzip."""
-        servers = f'"servers":{json.dumps([{"url": prefix}])},' if prefix else ""
-        plain = ("{" + servers + self._text.removeprefix("{")).encode()
-        return plain, gzip.compress(plain, mtime=0)
+# A limited cache: the prefix may come from a request's path, if the application is mounted below a parameter.
+@lru_cache(_PREFIXES_MAX)
+def _encoded(text: str, prefix: str) -> tuple[bytes, bytes]:
+    """Return the document of an API that is mounted at a prefix, plain and compressed by gzip."""
+    servers = f'"servers":{json.dumps([{"url": prefix}])},' if prefix else ""
+    plain = ("{" + servers + text.removeprefix("{")).encode()
+    return plain, gzip.compress(plain, mtime=0)
 
 
 def _takes_gzip(accepted: str) -> bool:

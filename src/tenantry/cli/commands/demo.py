@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +46,9 @@ def demo(
     _check_empty(data_dir)
     with ending(is_json=json):
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
-            settings = DemoSettings(directory, seconds, callers=callers, quiet_companies=quiet_companies)
+            settings = DemoSettings(
+                Path(directory), seconds, callers=callers, quiet_companies=quiet_companies
+            )
             try:
                 result = run_async(run_demo(settings, show))
             except TenantryError as error:
@@ -72,14 +74,11 @@ def _check_empty(data_dir: Path | None) -> None:
         )
 
 
-@contextmanager
-def _directory(given: Path | None) -> Iterator[Path]:
+def _directory(given: Path | None) -> AbstractContextManager[str | Path]:
     if given is not None:
-        yield given
-        return
+        return nullcontext(given)
     # Not in /tmp, which may be in memory: the demo is about durable writes.
-    with tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd()) as temporary:
-        yield Path(temporary)
+    return tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final
 
 import typer
@@ -25,6 +25,7 @@ group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over
 _LIVE: Final = {"pending", "running"}
 _VERSION_DIGITS_MAX: Final = 9
 _NONE: Final = "none"
+_OMITTED: Final[tuple[object, ...]] = (None, [], {})
 
 JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the job's end, as `fleet wait` does.")]
@@ -96,15 +97,17 @@ def _has_failed(job: Document) -> bool:
 class StartOptions:
     """The options of ``fleet start``: which tenants, in which order, and what is done to each."""
 
-    state: Annotated[
+    states: Annotated[
         list[TenantState] | None,
-        typer.Option(help="Tenants in this state; active tenants if left out. May be repeated."),
+        typer.Option("--state", help="Tenants in this state; active tenants if left out. May be repeated."),
     ] = None
-    tenant: Annotated[
+    tenant_ids: Annotated[
         list[str] | None,
-        typer.Option(parser=tenant_id, metavar="TENANT", help="Only this tenant. May be repeated."),
+        typer.Option(
+            "--tenant", parser=tenant_id, metavar="TENANT", help="Only this tenant. May be repeated."
+        ),
     ] = None
-    prefix: PrefixOption = None
+    id_prefix: PrefixOption = None
     below: Annotated[
         list[Any] | None,
         typer.Option(
@@ -135,33 +138,22 @@ class StartOptions:
         ),
     ] = None
     snapshot_before: Annotated[
-        bool, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
-    ] = False
+        bool | None, typer.Option("--snapshot-before", help="Take a snapshot of each tenant first.")
+    ] = None
     return_on_failure: Annotated[
-        bool,
+        bool | None,
         typer.Option("--return-on-failure", help="Restore that snapshot if the work on the tenant fails."),
-    ] = False
+    ] = None
     arguments: Annotated[
         Any, typer.Option(parser=_arguments, metavar="JSON", help="Arguments for the work; no secrets.")
     ] = None
 
     def body(self) -> Document:
         """Return the options that are given, as the API takes them."""
-        given: Document = {
-            "states": self.state or None,
-            "tenant_ids": self.tenant or None,
-            "id_prefix": self.prefix,
-            "below": dict(self.below) if self.below else None,
-            "canary": self.canary,
-            "concurrency": self.concurrency,
-            "failures_max": self.failures_max,
-            "canary_failures_max": self.canary_failures_max,
-            "snapshot_before": self.snapshot_before or None,
-            "return_on_failure": self.return_on_failure or None,
-            "arguments": self.arguments,
-        }
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given["below"] = dict(self.below or ())
         unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
-        return {name: value for name, value in given.items() if value is not None} | unlimited
+        return {name: value for name, value in given.items() if value not in _OMITTED} | unlimited
 
 
 @command(group, is_wrong=_has_failed, note=_who_runs)
