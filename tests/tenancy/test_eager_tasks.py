@@ -93,7 +93,7 @@ def test_work_that_ends_at_once(factory: Any):
         async def do_nothing() -> None:
             return None
 
-        begun = operations.start("nothing", None, do_nothing)
+        begun = operations.start("nothing", None, do_nothing, by="ada")
         await operations.aclose()
         assert operations.get(begun.id).state is OperationState.SUCCEEDED
 

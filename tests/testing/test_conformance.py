@@ -109,7 +109,6 @@ async def test_object_storage(check: ObjectStorageCheck, open_object_storage: Op
 
 def make_deployment(directory: Path) -> MakeBackend:
     """Return what makes back ends on one data directory."""
-    directory.mkdir()
     config = RegistryConfig(data_dir=directory)
     return lambda: make_backend(config, [COMPANY], clock=SystemClock(), log=EventLog())
 

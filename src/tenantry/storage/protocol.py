@@ -408,7 +408,7 @@ class Backend(Protocol):
         """What it can do beyond the contract."""
 
     async def open(self) -> None:
-        """Check that it can be used, and take what all tenants share, such as threads or connections; the data directory exists.
+        """Check that it can be used, and take what all tenants share, such as threads or connections. It makes the data directory.
 
         Raises:
             DataDirectoryError: Its place cannot be used; the message says what to change.

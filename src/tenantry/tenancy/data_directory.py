@@ -1,16 +1,16 @@
-"""The data directory: checked at start, so that what is wrong with it is said before anything is opened."""
+"""The data directory: its locks, and the space on its disk."""
 
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError
-from tenantry.files.durable_files import check_directory, make_root, unusable_error
+from tenantry.files.durable_files import unusable_error
 from tenantry.files.lock_file import DirectoryLock
 
 
@@ -25,24 +25,6 @@ def measure_disk(config: RegistryConfig) -> DiskSpace:
     """Return how much space there is."""
     usage = shutil.disk_usage(config.data_dir)
     return DiskSpace(usage.total, usage.free)
-
-
-def prepare_data_directory(config: RegistryConfig) -> None:
-    """Make the data directory if it is missing, and check that it can be used.
-
-    Raises:
-        DataDirectoryError: It is no directory, not writable, or a part of it is a symbolic link.
-    """
-    path = config.data_dir
-    try:
-        make_root(path)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError("not readable and writable")
-        for name in ("scratch", "snapshots"):  # made when they are needed
-            with suppress(FileNotFoundError):
-                check_directory(path / name, (path / name).lstat())
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unusable_error(path, error) from error
 
 
 def lock_for_registry(lock: DirectoryLock) -> None:

@@ -21,7 +21,7 @@ from tenantry.schema import Schema
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.protocol import BackendReport
 from tenantry.tenancy.compose import compose
-from tenantry.tenancy.data_directory import lock_for_registry, prepare_data_directory
+from tenantry.tenancy.data_directory import lock_for_registry
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.operator_api import OperatorAPI
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, count_mailboxes
@@ -249,7 +249,6 @@ class TenantRegistry(OperatorAPI):
 
     async def _open_storage(self) -> None:
         parts = self._parts
-        await run_in_thread(prepare_data_directory, parts.config)
         await parts.backend.open()
         try:
             await run_in_thread(lock_for_registry, parts.directory_lock)

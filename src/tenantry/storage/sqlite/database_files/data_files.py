@@ -1,5 +1,6 @@
 """The files of all tenants and of the catalog in a data directory: checked before anything is opened."""
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,14 @@ from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.errors import PersistenceConnectionError
-from tenantry.files.durable_files import check_directory, check_file, lstat, make_directories, unusable_error
+from tenantry.files.durable_files import (
+    check_directory,
+    check_file,
+    lstat,
+    make_directories,
+    make_root,
+    unusable_error,
+)
 
 LOST_AND_FOUND: Final = "lost+found"
 
@@ -18,8 +26,14 @@ _OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path) -> None:
-    """Create the directories of locks and tenants in a data directory, and check that existing files can be used."""
+    """Create a data directory with the directories of locks and tenants, and check that existing files can be used."""
     try:
+        make_root(data_dir)
+        if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError("not readable and writable")
+        for name in ("scratch", "snapshots"):  # made when they are needed
+            if (found := lstat(data_dir / name)) is not None:
+                check_directory(data_dir / name, found)
         make_directories(data_dir, data_dir / "operations")
         make_directories(data_dir, data_dir / "tenants")
         for spread in (data_dir / "tenants").iterdir():  # at most 256
@@ -28,7 +42,7 @@ def prepare_data_files(data_dir: Path) -> None:
         if (found := lstat(catalog)) is not None:
             check_file(catalog, found)
         _check_catalog_is_not_lost(data_dir)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unusable_error(data_dir, error) from error
 
 
