@@ -150,7 +150,7 @@ class CreationAPI(ABC):
         new_id: str,
         path: str | Path,
         *,
-        at: Mapping[str, int],
+        at: Mapping[str, int] | None = None,
         display_name: str | None = None,
         accepted_tables: Collection[str] = (),
         by: str | None = None,
@@ -164,7 +164,7 @@ class CreationAPI(ABC):
             new_id: The new tenant's id.
             path: The database, a file of SQLite. This process may not have it open.
             at: The last migration that the database has of each schema pack: ``{"notes": 3}``. A pack that is left out has none. A database
-                that `create_backend` made lists its migrations itself.
+                that `create_backend` made lists its migrations itself: leave this out.
             display_name: For people; the id if left out.
             accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
             by: Who does it, for the audit, see the class.
@@ -184,17 +184,17 @@ class CreationAPI(ABC):
         work = partial(
             self._operations.adopt.run,
             path=Path(path),
-            at=at,
+            at=at or {},
             display_name=name,
             accepted_tables=accepted_tables,
         )
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
         return await self._runner.run(
-            parsed, "adopt", work, by=by, path=self._audited_path(path), at=dict(at), **detail
+            parsed, "adopt", work, by=by, path=self._audited_path(path), at=dict(at or {}), **detail
         )
 
     async def compare_database(
-        self, path: str | Path, *, at: Mapping[str, int], accepted_tables: Collection[str] = ()
+        self, path: str | Path, *, at: Mapping[str, int] | None = None, accepted_tables: Collection[str] = ()
     ) -> Sequence[SchemaDifference]:
         """Return how the tables of a database differ from what the schema packs make, as `adopt` compares them; empty if they do not.
 
@@ -208,7 +208,7 @@ class CreationAPI(ABC):
             MigrationError, DatabaseCorruptError, SnapshotError: See `adopt`.
         """
         self._check_open()
-        return await self._operations.adopt.compare(Path(path), at=at, accepted_tables=accepted_tables)
+        return await self._operations.adopt.compare(Path(path), at=at or {}, accepted_tables=accepted_tables)
 
     def _audited_path(self, path: str | Path) -> str | None:
         return shown_path(Path(path), self._runner.context.config.data_dir)

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,8 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a trigger of its own": (
         "CREATE TRIGGER own AFTER INSERT ON notes BEGIN SELECT 1; END", "trigger 'own'", "put it into a migration",
     ),
-    "another column": ("ALTER TABLE notes ADD COLUMN extra", "table 'notes'", "column extra is not in the packs"),
-    "a later column": ("ALTER TABLE notes ADD COLUMN words INTEGER NOT NULL DEFAULT 0", "table 'notes'", "column words is not"),
+    "another column": ("ALTER TABLE notes ADD COLUMN extra", "table 'notes'", "column 'extra' is not in the packs"),
+    "a later column": ("ALTER TABLE notes ADD COLUMN words INTEGER NOT NULL DEFAULT 0", "table 'notes'", "column 'words' is not"),
     "a missing column": ("DROP VIEW bodies; ALTER TABLE notes DROP COLUMN body", "table 'notes'", "column 'body' is missing"),
     "another type": (
         "DROP TABLE authors; CREATE TABLE authors (id INTEGER PRIMARY KEY, name VARCHAR(9) NOT NULL UNIQUE CHECK (name <> ''))",
@@ -242,7 +243,7 @@ class TestAdopt:
             listed = f"company {len(COMPANY.migrations('sqlite')):04d}"
             with pytest.raises(MigrationError, match=f"lists its own migrations, {listed}: leave out --at"):
                 await registry.adopt("acme", path, at={"company": 0})
-            await registry.adopt("acme", path, at={})
+            await registry.adopt("acme", path)
             assert [one.content for one in await registry.tenant("acme").messages.get_history("general")] == [
                 "hello"
             ]
@@ -360,6 +361,25 @@ class TestRefusal:
             found = await registry.compare_database(path, at={"notes": 2})
         assert {one.object for one in found} == {"index 'notes_author'", "view 'bodies'", "trigger 'cleaned'"}
         assert all("a later migration makes it: name that one" in one.advice for one in found)
+
+    async def test_tables_with_functions_of_a_pack(self, make_pack: MakePack, data_dir: Path, tmp_path: Path):
+        """Tables that use the functions of a pack's connect hook are compared, checked and adopted."""
+
+        def add_shout(connection: sqlite3.Connection) -> None:
+            connection.create_function("shout", 1, str.upper, deterministic=True)
+
+        made = "CREATE TABLE words (word TEXT, loud TEXT AS (shout(word)) STORED CHECK (loud <> ''));"
+        pack = replace(make_pack(made), on_connect=add_shout)
+        path = tmp_path / "app.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            add_shout(connection)
+            connection.executescript(f"{made} INSERT INTO words VALUES ('ab');")
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[pack]) as registry:
+            await registry.adopt("acme", path, at={"pack": 1})
+            assert (await registry.tenant("acme").fetch_one("SELECT loud FROM words")).loud == "AB"
+            query(path, "ALTER TABLE words ADD COLUMN more TEXT")
+            (found,) = await registry.compare_database(path, at={"pack": 1})
+            assert (found.object, found.detail) == ("table 'words'", "column 'more' is not in the packs")
 
     async def test_an_id_that_is_taken(self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path):
         """The tenant that has the id stays as it is."""

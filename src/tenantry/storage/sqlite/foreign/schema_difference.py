@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Final, Literal
 
 from tenantry.storage.sqlite.foreign.schema_objects import SchemaObject
-from tenantry.storage.sqlite.statements.sql_text import quoted
+from tenantry.storage.sqlite.statements.sql_text import folded, quoted
 
 _DIFFERENCES_SHOWN_MAX: Final = 3
 _TOKENS_SHOWN_MAX: Final = 8
@@ -45,7 +45,7 @@ def describe_change(
 
     Names and definitions of the file are not trusted: they are shown in ASCII, and not longer than some words.
     """
-    if found.table != expected.table and found.type != "table":
+    if folded(found.table) != folded(expected.table):
         return (
             f"belongs to {ascii(found.table)[:_CHARACTERS_SHOWN_MAX]}, and in the packs to {expected.table!r}"
         )
@@ -59,7 +59,7 @@ def describe_change(
 
 
 def _columns(table: SchemaObject, connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the type and the simple constraints of each column, by its name."""
+    """Return the type and the simple constraints of each column, by its name in lower case."""
     found = connection.execute(f"PRAGMA table_xinfo({quoted(table.name)})").fetchall()
     columns = {}
     for _, name, type_, is_not_null, default, key_position, hidden in found:
@@ -70,7 +70,7 @@ def _columns(table: SchemaObject, connection: sqlite3.Connection) -> dict[str, s
             f"PRIMARY KEY ({key_position})" if key_position else "",
             _GENERATED.get(hidden, ""),
         ]
-        columns[str(name)] = _shown(" ".join(filter(None, words)))
+        columns[folded(str(name))] = _shown(" ".join(filter(None, words)))
     return columns
 
 
@@ -78,7 +78,7 @@ def _changed_columns(found: dict[str, str], expected: dict[str, str]) -> Iterato
     for name in expected.keys() - found.keys():
         yield f"column {name!r} is missing"
     for name in found.keys() - expected.keys():
-        yield f"column {_shown(name)} is not in the packs"
+        yield f"column '{_shown(name)}' is not in the packs"
     for name in found.keys() & expected.keys():
         if found[name].lower() != expected[name].lower():
             yield f"column {name!r} is {found[name]}, and in the packs {expected[name]}"
