@@ -78,7 +78,6 @@ OUTCOMES = {
     "key_refused",
     "malformed",
     "migration",
-    "missing_schema",
     "no_tenant",
     "not_found",
     "overloaded",

@@ -181,8 +181,6 @@ class MissingSchemaError(MigrationError):
         missing_schemas: The names of the packs.
     """
 
-    outcome = "missing_schema"
-
     def __init__(self, message: str, *, missing_schemas: tuple[str, ...]) -> None:
         super().__init__(message)
         self.missing_schemas = missing_schemas

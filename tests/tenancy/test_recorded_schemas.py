@@ -146,7 +146,7 @@ async def test_a_drill_without_the_pack_fails(directory: Path):
     """A snapshot that cannot be restored here does not pass."""
     async with TenantRegistry(config(directory)) as registry:
         report = await registry.snapshots.drill()
-        assert [result.outcome for result in report.results] == ["missing_schema"]
+        assert [result.outcome for result in report.results] == ["migration"]
 
 
 async def test_a_job_of_another_process(directory: Path, invoices: Schema):
@@ -162,7 +162,7 @@ async def test_a_job_of_another_process(directory: Path, invoices: Schema):
         with pytest.raises(MissingSchemaError):
             await registry.fleet.resume(job.id)
         (entry, *_) = await registry.audit.list()
-        assert (entry.action, entry.outcome) == ("fleet.resume", "missing_schema")
+        assert (entry.action, entry.outcome) == ("fleet.resume", "migration")
     async with TenantRegistry(config(directory), schemas=[COMPANY, invoices]) as registry:
         await registry.fleet.resume(job.id)
         assert (await registry.fleet.wait(job.id)).state is JobState.DONE
