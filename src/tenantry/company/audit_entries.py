@@ -3,9 +3,12 @@
 from datetime import datetime
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tenantry import events
 from tenantry.company.enums import AuditVerdict, RiskLevel
 from tenantry.company.models import AuditEntry
+from tenantry.company.protocols import AuditRepository
 from tenantry.company.queries import NEWEST_FIRST, Listing, Window
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.company.types import format_timestamp
@@ -46,18 +49,13 @@ _QUERY = Listing(
 )
 
 
-class SQLAuditRepository(RecordRepository[AuditEntry]):
+class SQLAuditRepository(RecordRepository[AuditEntry], AuditRepository):
     """Audit entries in SQL."""
 
     _record_type: ClassVar[RecordType[AuditEntry]] = _AUDIT_ENTRY
 
+    @override
     async def save(self, entry: AuditEntry) -> None:
-        """Append the entry.
-
-        Raises:
-            DuplicateRecordError: An entry with its id exists.
-            QueryError: The entry was made without validation and cannot be stored.
-        """
         await self.write(
             *self._statements(
                 "audit_entries.save", _INSERT, _parameters, (entry,), failed=events.AUDIT_ENTRY_SAVE_FAILED
@@ -67,6 +65,7 @@ class SQLAuditRepository(RecordRepository[AuditEntry]):
             entry_id=entry.id,
         )
 
+    @override
     async def query(
         self,
         *,
@@ -79,22 +78,6 @@ class SQLAuditRepository(RecordRepository[AuditEntry]):
         limit: int | None = AUDIT_PAGE_ROWS,
         cursor: str | None = None,
     ) -> Page[AuditEntry]:
-        """Return the entries that pass all filters given, newest first; of one instant, the last appended first.
-
-        Args:
-            agent_id: Only entries of this agent.
-            action_type: Only entries of this type of action.
-            verdict: Only entries with this verdict.
-            risk_level: Only entries of this level.
-            since: Only entries from this instant on.
-            until: Only entries up to this instant, itself included.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
-
-        Raises:
-            QueryError: The limit, the window or the cursor is refused.
-            MalformedRowError: A stored row is not a valid entry.
-        """
         filters = {
             "agent_id": agent_id,
             "action_type": action_type,

@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from tenantry import events
 from tenantry.company.models import CostRecord
+from tenantry.company.protocols import CostRecordRepository
 from tenantry.company.queries import OLDEST_FIRST, Listing, Window, aggregate
 from tenantry.company.records import RecordRepository, RecordType
 from tenantry.company.types import format_timestamp
@@ -48,17 +51,13 @@ _QUERY = Listing(
 )
 
 
-class SQLCostRecordRepository(RecordRepository[CostRecord]):
+class SQLCostRecordRepository(RecordRepository[CostRecord], CostRecordRepository):
     """Cost records in SQL."""
 
     _record_type: ClassVar[RecordType[CostRecord]] = _COST_RECORD
 
+    @override
     async def save(self, record: CostRecord) -> None:
-        """Append the record.
-
-        Raises:
-            QueryError: The record was made without validation and cannot be stored.
-        """
         await self.write(
             *self._statements(
                 "cost_records.save", _INSERT, _parameters, (record,), failed=events.COST_RECORD_SAVE_FAILED
@@ -69,12 +68,8 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             task_id=record.task_id,
         )
 
+    @override
     async def save_many(self, records: Iterable[CostRecord]) -> None:
-        """Append the records in one transaction: all or none.
-
-        Raises:
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
-        """
         records = tuple(records)
         self._check_count(records, failed=events.COST_RECORD_SAVE_FAILED)
         if not records:
@@ -88,6 +83,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
             count=len(records),
         )
 
+    @override
     async def query(
         self,
         *,
@@ -98,23 +94,10 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[CostRecord]:
-        """Return the records that pass all filters given, oldest first; records of one instant in the order of insertion.
-
-        Args:
-            agent_id: Only records of this agent.
-            task_id: Only records of this task.
-            since: Only records from this instant on.
-            until: Only records up to this instant, itself included.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
-
-        Raises:
-            QueryError: The limit, the window or the cursor is not valid.
-            MalformedRowError: A stored row is not a valid record.
-        """
         filters = {"task_id": task_id, "agent_id": agent_id}
         return await self._page(_QUERY, filters, window=Window(since, until), limit=limit, cursor=cursor)
 
+    @override
     async def aggregate(
         self,
         *,
@@ -123,22 +106,6 @@ class SQLCostRecordRepository(RecordRepository[CostRecord]):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> float:
-        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 without any such record.
-
-        The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float that was given, and
-        `exact_sum`, which the store provides, rounds only once, at the end, like `math.fsum`. So the result is within half a unit
-        in the last place of the true sum of the stored values. The costs themselves were rounded to floats before they were
-        given, each by a relative error of at most 2⁻⁵³: for a million calls of 1,000 dollars, a ten-thousandth of a cent.
-
-        Args:
-            agent_id: Only records of this agent.
-            task_id: Only records of this task.
-            since: Only records from this instant on.
-            until: Only records up to this instant, itself included.
-
-        Raises:
-            QueryError: The window is not valid, or the sum is larger than a float can be.
-        """
         filters = {"task_id": task_id, "agent_id": agent_id}
         window = Window(since, until)
         asked = {**filters, **window._asdict()}

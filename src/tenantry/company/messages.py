@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tenantry import events
 from tenantry.company.models import NO_METADATA, Message
+from tenantry.company.protocols import MessageRepository
 from tenantry.company.queries import NEWEST_FIRST, Listing, Window
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.company.types import format_timestamp
@@ -33,18 +36,13 @@ _HISTORY = Listing(
 )
 
 
-class SQLMessageRepository(RecordRepository[Message]):
+class SQLMessageRepository(RecordRepository[Message], MessageRepository):
     """Messages in SQL."""
 
     _record_type: ClassVar[RecordType[Message]] = _MESSAGE
 
+    @override
     async def save(self, message: Message) -> None:
-        """Append the message.
-
-        Raises:
-            DuplicateRecordError: A message with its id exists.
-            QueryError: The message was made without validation and cannot be stored.
-        """
         await self.write(
             *self._statements(
                 "messages.save", _INSERT, _parameters, (message,), failed=events.MESSAGE_SAVE_FAILED
@@ -56,14 +54,8 @@ class SQLMessageRepository(RecordRepository[Message]):
             channel=message.channel,
         )
 
+    @override
     async def save_many(self, messages: Iterable[Message]) -> None:
-        """Append the messages in one transaction: all or none.
-
-        Raises:
-            DuplicateRecordError: One has the id of a stored message or of another of the messages; SQLite does not say
-                which.
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
-        """
         messages = tuple(messages)
         self._check_count(messages, failed=events.MESSAGE_SAVE_FAILED)
         if not messages:
@@ -86,6 +78,7 @@ class SQLMessageRepository(RecordRepository[Message]):
                 columns=error.columns,
             ) from error
 
+    @override
     async def get_history(
         self,
         channel: str,
@@ -96,20 +89,6 @@ class SQLMessageRepository(RecordRepository[Message]):
         until: datetime | None = None,
         cursor: str | None = None,
     ) -> Page[Message]:
-        """Return a channel's messages, newest first; of one instant, the one that was appended last comes first.
-
-        Args:
-            channel: The channel's name.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            sender: Only messages of this sender.
-            since: Only messages from this instant on.
-            until: Only messages up to this instant, itself included.
-            cursor: The `next_cursor` of the page before.
-
-        Raises:
-            QueryError: The channel is not a text, or the limit, the window or the cursor is refused.
-            MalformedRowError: A stored row is not a valid message.
-        """
         filters = {"channel": channel, "sender": sender}
         return await self._page(_HISTORY, filters, window=Window(since, until), limit=limit, cursor=cursor)
 

@@ -2,9 +2,12 @@
 
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tenantry import events
 from tenantry.company.enums import TaskStatus
 from tenantry.company.models import Task
+from tenantry.company.protocols import TaskRepository
 from tenantry.company.queries import BY_ID, Listing
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.pages import Page
@@ -53,17 +56,13 @@ _LIST = Listing(
 )
 
 
-class SQLTaskRepository(RecordRepository[Task]):
+class SQLTaskRepository(RecordRepository[Task], TaskRepository):
     """Tasks in SQL."""
 
     _record_type: ClassVar[RecordType[Task]] = _TASK
 
+    @override
     async def save(self, task: Task) -> None:
-        """Insert the task, or replace the one that has its id.
-
-        Raises:
-            QueryError: The task was made without validation and cannot be stored.
-        """
         await self.write(
             *self._statements("tasks.save", _UPSERT, _parameters, (task,), failed=events.TASK_SAVE_FAILED),
             done=events.TASK_SAVED,
@@ -71,13 +70,8 @@ class SQLTaskRepository(RecordRepository[Task]):
             task_id=task.id,
         )
 
+    @override
     async def get(self, task_id: str) -> Task | None:
-        """Return the task with this id, or None.
-
-        Raises:
-            QueryError: The id is not a text.
-            MalformedRowError: The stored row is not a valid task.
-        """
         self._check_key(failed=events.TASK_FETCH_FAILED, task_id=task_id)
         row: TupleRow | None = await self.read(
             Statement("tasks.get", _GET, (task_id,), Fetch.ONE),
@@ -88,6 +82,7 @@ class SQLTaskRepository(RecordRepository[Task]):
         self._log.debug(events.TASK_FETCHED, task_id=task_id, found=task is not None)
         return task
 
+    @override
     async def list_tasks(
         self,
         *,
@@ -97,28 +92,11 @@ class SQLTaskRepository(RecordRepository[Task]):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Task]:
-        """Return the tasks that pass all filters given, ordered by id.
-
-        Args:
-            status: Only tasks in this status.
-            assigned_to: Only tasks of this agent.
-            project: Only tasks of this project.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
-
-        Raises:
-            QueryError: The limit or the cursor is refused.
-            MalformedRowError: A stored row is not a valid task.
-        """
         filters = {"assigned_to": assigned_to, "project": project, "status": status}
         return await self._page(_LIST, filters, limit=limit, cursor=cursor)
 
+    @override
     async def delete(self, task_id: str) -> bool:
-        """Delete the task with this id; return whether there was one.
-
-        Raises:
-            QueryError: The id is not a text.
-        """
         self._check_key(failed=events.TASK_DELETE_FAILED, task_id=task_id)
         (count,) = await self.write(
             Statement("tasks.delete", _DELETE, (task_id,), Fetch.ROWCOUNT),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 # The runtime check of Python 3.11 reads every property, and these raise while the back end is not connected.
-from typing_extensions import Protocol, runtime_checkable
+from typing_extensions import Protocol, override, runtime_checkable
 
 from tenantry import events
 from tenantry.clock import SystemClock
@@ -39,7 +39,11 @@ R = TypeVar("R", bound=Repository)
 
 @runtime_checkable
 class PersistenceBackend(CompanyRepositories, Protocol):
-    """A store and the company's repositories; disconnected at first."""
+    """A store and the company's repositories; disconnected at first.
+
+    Until `connect` and after `disconnect`, every repository raises `PersistenceConnectionError`. Without the built-in pack, its four
+    repositories raise AttributeError.
+    """
 
     @property
     def is_connected(self) -> bool:
@@ -50,20 +54,38 @@ class PersistenceBackend(CompanyRepositories, Protocol):
         """``sqlite`` or ``postgres``."""
 
     def repository(self, repository_type: type[R]) -> R:
-        """Return a repository of a schema pack of your own."""
-        ...
+        """Return a repository of a schema pack of your own.
+
+        Raises:
+            PersistenceConnectionError: Not connected.
+        """
 
     async def connect(self) -> None:
-        """Open the database; a no-op when it is open."""
+        """Open the database; a no-op when it is open.
+
+        Raises:
+            PersistenceConnectionError: It cannot be opened; nothing is left open.
+            DatabaseCorruptError: The file is not a database; it was not changed.
+        """
 
     async def disconnect(self) -> None:
-        """Close the database; a no-op when it is closed."""
+        """Close the database; a no-op when it is closed.
+
+        Raises:
+            PersistenceConnectionError: It could not be closed; it is still open, and can be closed again.
+        """
 
     async def health_check(self) -> bool:
-        """Return whether the database answers."""
+        """Return whether the database answers a query; False when it is not connected."""
 
     async def migrate(self) -> None:
-        """Migrate the tables to the version that this code knows."""
+        """Apply the pending migrations, each in a transaction with its version number.
+
+        Raises:
+            MigrationError: A step failed and left the file as it was, the file is newer than the code, or two packs make an object
+                of one name.
+            PersistenceConnectionError: Not connected.
+        """
 
 
 _READ_THREADS: Final = 2
@@ -111,7 +133,7 @@ class StoreSession:
         return outcome
 
 
-class SQLitePersistenceBackend:
+class SQLitePersistenceBackend(PersistenceBackend):
     """One company's persistence in one SQLite database; see `PersistenceBackend`.
 
     Args:
@@ -150,78 +172,54 @@ class SQLitePersistenceBackend:
         self._repositories = PackRepositories(StoreSession(self._store, self._log), self._schemas)
 
     @property
+    @override
     def is_connected(self) -> bool:
-        """Whether `connect` succeeded and `disconnect` has not."""
         return self._store.is_connected
 
     @property
+    @override
     def backend_name(self) -> str:
-        """The back end's name: ``sqlite``."""
         return self._store.backend
 
     @property
+    @override
     def tasks(self) -> TaskRepository:
-        """The tasks.
-
-        Raises:
-            PersistenceConnectionError: Not connected.
-            AttributeError: The built-in pack is not among the packs.
-        """
         return self._company().tasks
 
     @property
+    @override
     def cost_records(self) -> CostRecordRepository:
-        """The cost records; raises like `tasks`."""
         return self._company().cost_records
 
     @property
+    @override
     def messages(self) -> MessageRepository:
-        """The messages; raises like `tasks`."""
         return self._company().messages
 
     @property
+    @override
     def audit_entries(self) -> AuditRepository:
-        """The audit entries; raises like `tasks`."""
         return self._company().audit_entries
 
+    @override
     def repository(self, repository_type: type[R]) -> R:
-        """Return a repository of a schema pack of your own.
-
-        Raises:
-            PersistenceConnectionError: Not connected.
-        """
         self._store.check_connected()
         return self._repositories.repository(repository_type)
 
+    @override
     async def connect(self) -> None:
-        """Open the database; a no-op when it is open.
-
-        Raises:
-            PersistenceConnectionError: It cannot be opened; nothing is left open.
-            DatabaseCorruptError: The file is not a database; it was not changed.
-        """
         await self._store.connect()
 
+    @override
     async def disconnect(self) -> None:
-        """Close the database; a no-op when it is closed.
-
-        Raises:
-            PersistenceConnectionError: It could not be closed; it is still open, and can be closed again.
-        """
         await self._store.disconnect()
 
+    @override
     async def health_check(self) -> bool:
-        """Return whether the database answers a query; False when it is not connected."""
         return await self._store.health_check()
 
+    @override
     async def migrate(self) -> None:
-        """Apply the pending migrations, each in a transaction with its version number.
-
-        Raises:
-            MigrationError: A step failed and left the file as it was, the file is newer than the code, or two packs make an object
-                of one name.
-            PersistenceConnectionError: Not connected.
-        """
         await run_in_thread(check_objects, self._schemas)
         await self._store.migrate()
 
