@@ -1,6 +1,7 @@
 """Odd command lines, environments, files and places to print on: each ends with a sentence and an exit code, never with a traceback."""
 
 import asyncio
+import importlib
 import json
 import os
 import signal
@@ -148,6 +149,7 @@ def test_a_directory_that_is_not_open_to_us(tmp_path: Path, arguments: list[str]
     path.parent.chmod(0o000)
     is_root, env = os.geteuid() == 0, dict.fromkeys(WHERE, "")
     # What a command reads of Python's and tenantry's own files nobody may not read: it has been read by then.
+    importlib.import_module("tenantry.demo.report")
     CliRunner().invoke(app, ["key", "create", "--data-dir", str(tmp_path / "open")], env=env)
     if is_root:
         os.seteuid(65534)

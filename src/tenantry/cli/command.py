@@ -70,6 +70,7 @@ def command(
     question: str | None = None,
     alone: str | None = None,
     may_create: bool = False,
+    needs_service: bool = True,
     is_wrong: Callable[[Document], bool] = lambda _: False,
     note: Callable[[Target, Document], str] = lambda *_: "",
 ) -> Callable[[Work], Work]:
@@ -83,6 +84,7 @@ def command(
         question: Asked before the command runs, with its arguments in braces; None to ask nothing.
         alone: The field that ``--quiet`` prints alone; None for a command without ``--quiet``.
         may_create: Whether the command creates a missing data directory.
+        needs_service: Whether the command, on a data directory, sends requests that the service in this process answers.
         is_wrong: Returns whether the document reports a failure, which is exit code 1.
         note: Returns what people are told beside the document, on standard error; an empty text for nothing.
     """
@@ -103,7 +105,9 @@ def command(
                 target = choose_target(url, data_dir, storage, schema)
                 if question is not None and not is_sure:
                     ask(question.format_map(given))
-                document = _run(target, work, _gathered(work, given), may_create=may_create)
+                document = _run(
+                    target, work, _gathered(work, given), may_create=may_create, needs_service=needs_service
+                )
                 shown = (lambda found: str(found[alone])) if is_quiet else show
                 print_document(document, shown, is_json=is_json and not is_quiet)
                 told = note(target, document)
@@ -142,8 +146,10 @@ def ending(*, is_json: bool) -> Iterator[None]:
         raise typer.Exit(Exit.INTERRUPTED) from error
 
 
-def _run(target: Target, work: Work, given: dict[str, Any], *, may_create: bool) -> Document:
-    opened = _opened(target, may_create=may_create)
+def _run(
+    target: Target, work: Work, given: dict[str, Any], *, may_create: bool, needs_service: bool
+) -> Document:
+    opened = _opened(target, may_create=may_create, needs_service=needs_service)
 
     async def main() -> Document:
         async with opened as api:
@@ -152,16 +158,18 @@ def _run(target: Target, work: Work, given: dict[str, Any], *, may_create: bool)
     return run_async(main())
 
 
-def _opened(target: Target, *, may_create: bool) -> AbstractAsyncContextManager[Api]:
+def _opened(target: Target, *, may_create: bool, needs_service: bool) -> AbstractAsyncContextManager[Api]:
     # Imported only when needed: they need an extra, and are slow to import.
     with needs_extra():
         if target.url is not None:
             from tenantry.cli.client.remote import at_service
 
             return at_service(target.url)
-        from tenantry.cli.client.local import in_directory
+        from tenantry.cli.client.local import in_directory, load_service
         from tenantry.schema_loading import load_schemas
 
+        if needs_service:
+            load_service()
         assert target.data_dir is not None
         return in_directory(
             target.data_dir, target.snapshot_storage, load_schemas(target.schemas), may_create=may_create

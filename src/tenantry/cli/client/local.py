@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,8 +29,8 @@ _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
 class _LocalApi(Api):
     """The API of a registry in this process.
 
-    The web framework takes longer to load than most commands run, so it is loaded at the first request that needs it. The registry
-    writes bundles itself, because httpx keeps such responses in memory.
+    The registry itself lists tenants, because the web framework takes longer to load than that. It writes bundles itself, because httpx
+    keeps such responses in memory.
 
     Args:
         registry: The tenants.
@@ -120,6 +121,12 @@ class _LocalApi(Api):
         return TenantPage(items=list(map(TenantOut.of, page)), next_cursor=next_cursor).model_dump(
             mode="json"
         )
+
+
+def load_service() -> None:
+    """Load what answers requests, so that a missing extra or Ctrl-C ends the command before the directory is opened."""
+    import_module("httpx")
+    import_module("tenantry.admin.app")
 
 
 @asynccontextmanager

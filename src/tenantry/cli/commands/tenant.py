@@ -76,7 +76,7 @@ async def create(
     return tenant
 
 
-@command(group, show=listing(*_COLUMNS))
+@command(group, show=listing(*_COLUMNS), needs_service=False)
 async def list_(
     api: Api,
     *,
