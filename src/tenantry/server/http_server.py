@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.http.headers import SafeHeaders
-from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, later, too_many
+from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, too_many
 from tenantry.admin.http.unexpected_errors import ResponseSend
 from tenantry.server.certificate import Certificate
 from tenantry.server.connections import Connections
@@ -142,12 +142,12 @@ async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: S
 
 
 def _stopping() -> ProblemError:
-    return later(
+    return ProblemError(
         503,
         "stopping",
         "The service is shutting down",
         "the service is shutting down and the request was interrupted: check whether it took effect before you try again",
-        OVERLOAD_SECONDS,
+        retry_after_seconds=OVERLOAD_SECONDS,
     )
 
 

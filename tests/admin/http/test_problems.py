@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from service import Service, check_problem
 from tenantry import errors
-from tenantry.admin.http.problems import later, problem_of, status_of
+from tenantry.admin.http.problems import ProblemError, answer_problem, problem_of, status_of
 
 JSON = {"content-type": "application/json"}
 
@@ -171,7 +172,9 @@ def test_where_waiting_helps(kind: type[errors.TenantryError]):
     assert (seconds is None) is issubclass(kind, errors.StorageFullError)
 
 
-def test_when_to_come_again():
-    """The header has whole seconds, and nobody comes too early for it; the document says what is meant."""
-    problem = later(503, "busy", "Busy", "try again later", 1.2)
-    assert (problem.headers, problem.content["retry_after_seconds"]) == ({"Retry-After": "2"}, 1.2)
+async def test_when_to_come_again():
+    """The header has whole seconds, rounded up, so that no client comes too early; the body has the exact time."""
+    problem = ProblemError(503, "busy", "Busy", "try again later", retry_after_seconds=1.2)
+    response = await answer_problem(Request({"type": "http"}), problem)
+    assert response.headers["retry-after"] == "2"
+    assert json.loads(response.body)["retry_after_seconds"] == 1.2

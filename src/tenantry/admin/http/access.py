@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from starlette.responses import Response
 
 from tenantry.admin.http.auth import Authenticate, Principal
-from tenantry.admin.http.problems import ProblemError, later
+from tenantry.admin.http.problems import ProblemError
 from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import parse_tenant_id
 from tenantry.tenancy.registry import TenantRegistry
@@ -20,12 +20,12 @@ _RETRY_AFTER_SECONDS: Final = 1
 
 def key_changed() -> ProblemError:
     """Return the problem of a caller whose key's tenants changed while the response was made."""
-    return later(
+    return ProblemError(
         409,
         "key-changed",
         "The key's tenants changed",
         "a tenant of this key was renamed or purged while the response was made: send the request again",
-        _RETRY_AFTER_SECONDS,
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
     )
 
 

@@ -10,7 +10,7 @@ import anyio
 from fastapi import Header, Request, Response
 
 from tenantry.admin.http.operations import PATH, Operation, Operations
-from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError, later
+from tenantry.admin.http.problems import MEDIA_TYPE, ProblemError
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.catalog.recorded_responses import (
@@ -210,12 +210,12 @@ def _replay(recorded: RecordedResponse, request_hash: str) -> Response:
             "this Idempotency-Key was used for another request: choose a new one",
         )
     if recorded.status is None and not recorded.body:
-        raise later(
+        raise ProblemError(
             409,
             "request-under-way",
             "The request is pending",
             "the first request with this Idempotency-Key has no response yet",
-            _RETRY_AFTER_SECONDS,
+            retry_after_seconds=_RETRY_AFTER_SECONDS,
         )
     headers = {**recorded.headers, "Idempotency-Replayed": "true"}
     return Response(recorded.body, recorded.status or _STATUS_ACCEPTED, headers)

@@ -74,6 +74,7 @@ _TITLES: Final = {
 }
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _ERRORS_MAX: Final = 20
+_DETAIL_CHARACTERS_MAX: Final = 2_000
 OVERLOAD_SECONDS: Final = 5
 """When a client may try again after too many requests, connections or transfers."""
 
@@ -155,7 +156,7 @@ async def answer_tenantry_error(request: Request, error: Exception) -> JSONRespo
         content["detail"] = without_paths(
             content["detail"], request.app.state.service.registry.config.data_dir
         )
-    return _answer(content, {})
+    return _answer(content)
 
 
 def public_answer(error: TenantryError) -> JSONResponse:
@@ -165,13 +166,13 @@ def public_answer(error: TenantryError) -> JSONResponse:
     """
     hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
     content = {name: value for name, value in problem_of(error).items() if name not in hidden}
-    return _answer(content, {})
+    return _answer(content)
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:
     """Answer a request that failed with a `ProblemError`."""
     assert isinstance(error, ProblemError)
-    return _answer(error.content, error.headers or {})
+    return _answer(error.content, error.headers)
 
 
 async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
@@ -186,38 +187,21 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
         for one in error.errors()[:_ERRORS_MAX]
     ]
     is_syntax = any(one["kind"] == "json_invalid" for one in found)
-    status = 400 if is_syntax else 422
-    content = {
-        "type": f"{TYPE_PREFIX}{'malformed' if is_syntax else 'invalid'}",
-        "title": "Malformed body" if is_syntax else "Invalid request",
-        "status": status,
-        "detail": "; ".join(f"{one['at']}: {one['detail']}" for one in found)[:2000],
-        "errors": jsonable_encoder(found),
-    }
-    return _answer(content, {})
+    detail = "; ".join(f"{one['at']}: {one['detail']}" for one in found)[:_DETAIL_CHARACTERS_MAX]
+    status, slug, title = (
+        (400, "malformed", "Malformed body") if is_syntax else (422, "invalid", "Invalid request")
+    )
+    return _answer(ProblemError(status, slug, title, detail, errors=jsonable_encoder(found)).content)
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
     """Answer a request that the framework refused: an unknown path, or a method that the path does not have."""
     assert isinstance(error, HTTPException)
     title = _TITLES.get(error.status_code, str(error.detail))
-    slug = title.lower().replace(" ", "-")
-    content = {
-        "type": f"{TYPE_PREFIX}{slug}",
-        "title": title,
-        "status": error.status_code,
-        "detail": str(error.detail),
-    }
+    problem = ProblemError(error.status_code, title.lower().replace(" ", "-"), title, str(error.detail))
     is_method = error.status_code == 405  # noqa: PLR2004  # Method Not Allowed
     # The framework names the methods of the first route with this path only.
-    return _answer(content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
-
-
-def later(status: int, slug: str, title: str, detail: str, seconds: float) -> ProblemError:
-    """Return a temporary problem, with when to try again."""
-    return ProblemError(
-        status, slug, title, detail, headers=_retry_header(seconds), retry_after_seconds=seconds
-    )
+    return _answer(problem.content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
 
 
 def too_many(
@@ -232,7 +216,8 @@ def too_many(
         seconds: When to try again.
     """
     kind = f"too-many-{things}"
-    return later(status, kind, kind.replace("-", " ").capitalize(), detail, seconds)
+    title = kind.replace("-", " ").capitalize()
+    return ProblemError(status, kind, title, detail, retry_after_seconds=seconds)
 
 
 def unexpected() -> ProblemError:
@@ -242,8 +227,8 @@ def unexpected() -> ProblemError:
     )
 
 
-def _answer(content: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
-    headers = {**_retry_header(content.get("retry_after_seconds")), **headers}
+def _answer(content: dict[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+    headers = {**_retry_header(content.get("retry_after_seconds")), **(headers or {})}
     return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
 
 
