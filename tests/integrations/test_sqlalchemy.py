@@ -1,0 +1,263 @@
+"""SQLAlchemy Core statements on a tenant: values of every type, rows with names, and refusals in words."""
+
+import enum
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.schema import CreateTable
+
+from tenantry import Repository, Row, TenantHandle, TenantRegistry
+from tenantry.errors import DuplicateRecordError, MalformedRowError, QueryError
+from tenantry.events import BatchFinished
+from tenantry.integrations.sqlalchemy import SqlAlchemyCore
+from tenantry.queries import EXECUTE_MANY_ROWS_MAX
+from tenants import Recorder
+
+
+class Colour(enum.Enum):
+    """A value of a column."""
+
+    RED = 1
+
+
+class Cents(sa.types.TypeDecorator[Decimal]):
+    """A type of the application's own: an amount as a whole number of cents."""
+
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else int(value * 100)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> Decimal | None:  # noqa: ARG002
+        return None if value is None else Decimal(value) / 100
+
+
+class Base(DeclarativeBase):
+    """The application's mapped classes."""
+
+
+class Mappable(Base):
+    """A mapped class, whose table is used without the ORM."""
+
+    __tablename__ = "mapped"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+METADATA = sa.MetaData()
+NOTES = sa.Table(
+    "notes",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("title", sa.String, nullable=False),
+    sa.Column("uid", sa.Uuid, default=uuid4, unique=True),
+    sa.Column("is_done", sa.Boolean, default=False, onupdate=True),
+    sa.Column("due", sa.Date),
+)
+VALUES = sa.Table(
+    "every_type",
+    METADATA,
+    sa.Column("day", sa.Date),
+    sa.Column("at", sa.DateTime),
+    sa.Column("clock", sa.Time),
+    sa.Column("lasts", sa.Interval),
+    sa.Column("price", sa.Numeric(10, 2)),
+    sa.Column("cents", Cents),
+    sa.Column("document", sa.JSON),
+    sa.Column("colour", sa.Enum(Colour)),
+    sa.Column("uid", sa.Uuid),
+    sa.Column("content", sa.LargeBinary),
+    sa.Column("is_done", sa.Boolean),
+    sa.Column("weight", sa.Float),
+)
+EXAMPLE: dict[str, Any] = {
+    "day": date(2026, 11, 30),
+    "at": datetime(2026, 11, 30, 12, 30, 0, 125, tzinfo=UTC).replace(tzinfo=None),
+    "clock": time(12, 30),
+    "lasts": timedelta(hours=3),
+    "price": Decimal("1.25"),
+    "cents": Decimal("99.9"),
+    "document": {"a": [1, None]},
+    "colour": Colour.RED,
+    "uid": UUID(int=7),
+    "content": b"\x00\xff",
+    "is_done": True,
+    "weight": 0.5,
+}
+
+
+@dataclass
+class Note:
+    """A row as a dataclass."""
+
+    id: int
+    title: str
+    due: date | None = None
+
+
+@pytest.fixture
+async def tenant(registry: TenantRegistry) -> TenantHandle:
+    """A tenant with the tables."""
+    await registry.create("acme")
+    handle = registry.tenant("acme")
+    for table in METADATA.sorted_tables:
+        await SqlAlchemyCore(handle).execute(CreateTable(table))
+    return handle
+
+
+@pytest.fixture
+def core(tenant: TenantHandle) -> SqlAlchemyCore:
+    """What runs statements on the tenant."""
+    return SqlAlchemyCore(tenant)
+
+
+async def test_values_of_every_type_come_back(core: SqlAlchemyCore):
+    """Each type of SQLAlchemy, and one of the application's own, stores a value and gives an equal one; NULL is None."""
+    assert await core.execute(sa.insert(VALUES), EXAMPLE) == 1
+    assert await core.execute(sa.insert(VALUES).values(dict.fromkeys(EXAMPLE, sa.null()))) == 1
+    found = await core.fetch_all(sa.select(VALUES).order_by(VALUES.c.day.is_(None)))
+    assert dict(found[0]) == EXAMPLE
+    assert set(found[1]) == {None}
+
+
+async def test_rows_have_names(core: SqlAlchemyCore):
+    """A row is a `Row` with the names that SQLAlchemy gave, or a model; a join with two equal names gives each its own."""
+    await core.execute_many(
+        sa.insert(NOTES), [{"title": "a", "due": date(2026, 1, 2)}, {"title": "b", "due": None}]
+    )
+    found = await core.fetch_all(sa.select(NOTES.c.id, NOTES.c.due).order_by(NOTES.c.id))
+    assert isinstance(found[0], Row)
+    assert (found[0].due, found[0]["id"], tuple(found[1])) == (date(2026, 1, 2), 1, (2, None))
+    models = await core.fetch_all(
+        sa.select(NOTES.c.id, NOTES.c.title, NOTES.c.due).order_by(NOTES.c.id), row=Note
+    )
+    assert models == [Note(1, "a", date(2026, 1, 2)), Note(2, "b")]
+    other = NOTES.alias()
+    joined = sa.select(NOTES.c.title, other.c.title.label("other")).join(other, NOTES.c.id < other.c.id)
+    assert await core.fetch_one(joined, row=None) == (await core.fetch_all(joined))[0]
+    assert dict((await core.fetch_all(joined))[0]) == {"title": "a", "other": "b"}
+    both = sa.union(sa.select(NOTES.c.due), sa.select(NOTES.c.due).where(NOTES.c.due.is_(None))).order_by(
+        "due"
+    )
+    assert [row.due for row in await core.fetch_all(both)] == [None, date(2026, 1, 2)]
+
+
+async def test_one_row_and_one_value(core: SqlAlchemyCore):
+    """Without rows both are None; IN takes any number of values, and a parameter that is named at the call its value."""
+    by_title = sa.select(NOTES.c.due).where(NOTES.c.title == sa.bindparam("title"))
+    assert await core.fetch_one(by_title, {"title": "a"}) is None
+    assert await core.fetch_value(by_title, {"title": "a"}) is None
+    await core.execute(sa.insert(NOTES), {"title": "a", "due": date(2026, 1, 2)})
+    assert await core.fetch_value(by_title, {"title": "a"}) == date(2026, 1, 2)
+    counted = sa.select(sa.func.count()).select_from(NOTES)
+    for titles, count in (([], 0), (["a"], 1), (["a", "b", "c"], 1)):
+        assert await core.fetch_value(counted.where(NOTES.c.title.in_(titles))) == count
+    typed = sa.text("SELECT due FROM notes WHERE title = :title").columns(due=sa.Date)
+    assert await core.fetch_value(typed, {"title": "a"}) == date(2026, 1, 2)
+    assert await core.fetch_value(sa.text("SELECT due FROM notes")) == "2026-01-02"
+
+
+async def test_writes_with_defaults_and_returning(core: SqlAlchemyCore):
+    """Defaults of columns apply once to each row; RETURNING gives the stored values; counts are those of changed rows."""
+    insert = sa.insert(NOTES).values(title="a").returning(NOTES.c.id, NOTES.c.uid, NOTES.c.is_done)
+    returned = await core.fetch_one(insert)
+    assert returned is not None
+    assert (returned.id, returned.is_done) == (1, False)
+    assert returned.uid == await core.fetch_value(sa.select(NOTES.c.uid))
+    assert await core.execute_many(sa.insert(NOTES), ({"title": str(n)} for n in range(9))) == 9
+    assert len({row.uid for row in await core.fetch_all(sa.select(NOTES.c.uid))}) == 10
+    assert await core.execute(sa.update(NOTES).where(NOTES.c.id > 5).values(title="b")) == 5
+    done = sa.select(sa.func.count()).where(NOTES.c.is_done)
+    assert await core.fetch_value(done) == 5
+    assert await core.execute_many(sa.insert(NOTES), []) == 0
+    assert (
+        await core.execute_many(sa.delete(NOTES).where(NOTES.c.title == sa.bindparam("t")), [{"t": "b"}]) == 5
+    )
+
+
+async def test_a_unit_is_atomic(core: SqlAlchemyCore, tenant: TenantHandle):
+    """Of many rows with one that is refused, none is kept; a transaction, a repository and an idempotent write take statements."""
+    rows = [{"id": 1, "title": "a"}, {"id": 1, "title": "b"}]
+    with pytest.raises(DuplicateRecordError):
+        await core.execute_many(sa.insert(NOTES), rows)
+    async with tenant.transaction() as tx:
+        await SqlAlchemyCore(tx).execute(sa.insert(NOTES), rows[0])
+        assert await SqlAlchemyCore(tx).fetch_value(sa.select(NOTES.c.title)) == "a"
+    await SqlAlchemyCore(tenant.repository(Repository)).execute(sa.insert(NOTES).values(id=2, title="c"))
+    for _ in range(2):
+        await SqlAlchemyCore(tenant.idempotent("once")).execute(
+            sa.insert(NOTES).values(id=3, title="d", uid=None)
+        )
+    assert [row.id for row in await core.fetch_all(sa.select(NOTES.c.id).order_by(NOTES.c.id))] == [1, 2, 3]
+    with pytest.raises(QueryError, match="at most 10000 rows"):
+        await core.execute_many(sa.insert(NOTES), ({"title": "x"} for _ in range(EXECUTE_MANY_ROWS_MAX + 1)))
+
+
+async def test_a_stream(core: SqlAlchemyCore):
+    """All rows come once, in the order of the key, with the values of their types, whatever the size of a chunk."""
+    await core.execute_many(
+        sa.insert(NOTES), [{"title": str(n), "due": date(2026, 1, n)} for n in range(1, 10)]
+    )
+    select = sa.select(NOTES.c.id, NOTES.c.title, NOTES.c.due).where(NOTES.c.id > 2)
+    found = [note async for note in core.stream(select, key=["id"], chunk_rows=2, row=Note)]
+    assert found == [Note(n, str(n), date(2026, 1, n)) for n in range(3, 10)]
+    with pytest.raises(QueryError, match="leave ORDER BY and LIMIT out"):
+        core.stream(select.order_by(NOTES.c.id), key=["id"])
+
+
+async def test_the_name_is_the_metrics_label(registry: TenantRegistry, core: SqlAlchemyCore):
+    """The statement runs under the name that it was given, like the tenant's own SQL."""
+    recorder = Recorder()
+    registry.add_hook(recorder)
+    await core.execute(sa.insert(NOTES).values(title="a"), name="notes.add")
+    batch = await recorder.wait_for(BatchFinished)
+    assert "notes.add" in repr(batch)
+
+
+async def test_the_orm_is_refused(core: SqlAlchemyCore, tenant: TenantHandle):
+    """Statements about mapped objects, a session and an engine are refused with what to use instead; the table of a class works."""
+    for statement in (
+        sa.select(Mappable),
+        sa.select(aliased(Mappable)),
+        sa.union(sa.select(Mappable), sa.select(Mappable)),
+        sa.insert(Mappable).values(id=1),
+        sa.update(Mappable).values(id=1),
+        sa.delete(Mappable),
+    ):
+        with pytest.raises(QueryError, match=r"use the class's table, as in select\(Mappable\.__table__\)"):
+            await core.fetch_all(statement)
+    for session in (Session(), sa.create_engine("sqlite://")):
+        with pytest.raises(QueryError, match=r"pass registry\.tenant"):
+            SqlAlchemyCore(session)  # type: ignore[arg-type]  # what a user of the ORM tries
+    await core.execute(CreateTable(Base.metadata.tables["mapped"]))
+    await core.execute(sa.insert(Mappable.__table__), {"id": 1})
+    assert [tuple(row) for row in await core.fetch_all(sa.select(Mappable.id))] == [(1,)]
+
+
+async def test_what_is_refused(core: SqlAlchemyCore):
+    """Text, values of another type, unknown columns and untyped columns are refused in words that quote no value."""
+    with pytest.raises(QueryError, match="str is not a statement of SQLAlchemy"):
+        await core.execute("DELETE FROM notes")  # type: ignore[call-overload]  # what a user of text tries
+    with pytest.raises(QueryError, match="only accepts Python date objects") as caught:
+        await core.execute(sa.insert(NOTES), {"title": "secret", "due": "tomorrow"})
+    assert "secret" not in str(caught.value)
+    with pytest.raises(QueryError, match="Unconsumed column names: nothing"):
+        await core.execute(sa.insert(NOTES).values(nothing=1))
+    with pytest.raises(QueryError, match="RETURNING when executemany"):
+        await core.execute_many(sa.insert(NOTES).returning(NOTES.c.id), [{"title": "a"}, {"title": "b"}])
+    with pytest.raises(QueryError, match=r"returns rows.*use fetch_one\(\)"):
+        await core.execute(sa.select(NOTES))
+    await core.execute(sa.text("INSERT INTO notes (title, due) VALUES ('a', 'odd')"))
+    with pytest.raises(QueryError, match=r"use literal_column\(\) instead of text\(\)"):
+        await core.fetch_all(sa.select(NOTES.c.due, sa.text("title")))
+    with pytest.raises(
+        MalformedRowError, match=r"row 1 has a value in the column 'due'.*ValueError"
+    ) as malformed:
+        await core.fetch_all(sa.select(NOTES.c.due))
+    assert "odd" not in str(malformed.value)
