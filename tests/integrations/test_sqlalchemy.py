@@ -1,9 +1,11 @@
 """SQLAlchemy Core statements on a tenant: values of every type, rows with names, and refusals in words."""
 
 import enum
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -261,3 +263,22 @@ async def test_what_is_refused(core: SqlAlchemyCore):
     ) as malformed:
         await core.fetch_all(sa.select(NOTES.c.due))
     assert "odd" not in str(malformed.value)
+
+
+async def test_the_pages_program(tenant: TenantHandle):
+    """What docs/integration.md shows of SQLAlchemy runs as it stands, with tables of SQLModel."""
+    page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("\n## SQLAlchemy Core\n")
+    program: dict[str, Any] = {"__name__": "program"}
+    exec("".join(re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)), program)
+    await SqlAlchemyCore(tenant).execute(CreateTable(program["notes"]))
+    note = program["Note"]
+    given = [
+        note(title="late", due=date(2026, 1, 2)),
+        note(title="free"),
+        note(title="later", due=date(2026, 1, 1)),
+    ]
+    assert await program["add"](tenant, given) == 3
+    found = await program["overdue"](tenant, date(2026, 1, 2))
+    assert found == [note(id=3, title="later", due=date(2026, 1, 1))]
+    assert [title async for title in program["titles"](tenant)] == ["late", "free", "later"]

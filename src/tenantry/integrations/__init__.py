@@ -1,4 +1,4 @@
-"""Integrations with other libraries: FastAPI and Starlette, which need the extra ``service``."""
+"""Integrations with other libraries: FastAPI and Starlette with the extra ``service``, SQLAlchemy Core with the extra ``sqlalchemy``."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
         registry_lifespan,
     )
     from tenantry.integrations.sources import Source, from_header, from_path, from_subdomain
+    from tenantry.integrations.sqlalchemy import SqlAlchemyCore
 
 __all__ = [
     "Source",
+    "SqlAlchemyCore",
     "TenantDependency",
     "from_header",
     "from_path",
@@ -35,5 +37,6 @@ __getattr__ = _lazy_names(
             "registry_lifespan",
         ),
         "tenantry.integrations.sources": ("Source", "from_header", "from_path", "from_subdomain"),
+        "tenantry.integrations.sqlalchemy": ("SqlAlchemyCore",),
     },
 )
