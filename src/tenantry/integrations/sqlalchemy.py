@@ -101,8 +101,8 @@ class SqlAlchemyCore:
         name: str = "sql.fetch_one",
     ) -> Any:
         """Return the first row of a result, or None if it has no rows. See `Queries.fetch_one`."""
-        reader = _Reader(statement, row, name)
         sql, values = _compiled(statement, parameters, name)
+        reader = _Reader(statement, row, name)
         found = await self._queries.fetch_one(sql, values, name=name)
         return None if found is None else reader.read([found])[0]
 
@@ -130,8 +130,8 @@ class SqlAlchemyCore:
         name: str = "sql.fetch_all",
     ) -> list[Any]:
         """Return all rows of a result. See `Queries.fetch_all`."""
-        reader = _Reader(statement, row, name)
         sql, values = _compiled(statement, parameters, name)
+        reader = _Reader(statement, row, name)
         return reader.read(await self._queries.fetch_all(sql, values, name=name))
 
     async def fetch_value(
@@ -176,8 +176,8 @@ class SqlAlchemyCore:
         name: str = "sql.stream",
     ) -> AsyncIterator[Any]:
         """Yield the rows of a SELECT of any size, in the order of a key. See `Queries.stream`."""
-        reader = _Reader(statement, row, name)
         sql, values = _compiled(statement, parameters, name)
+        reader = _Reader(statement, row, name)
         found = self._queries.stream(sql, values, key=key, chunk_rows=chunk_rows, name=name)
         return reader.iterate(found)
 
@@ -186,13 +186,12 @@ class _Reader:
     """Converts the rows of a statement's result.
 
     Args:
-        statement: The statement, which is checked.
+        statement: The statement.
         row: The model of a row; rows are `Row` objects if None.
         name: The statement's name, for errors.
     """
 
     def __init__(self, statement: Executable, row: type[Any] | None, name: str) -> None:
-        _check(statement, name)
         if row is not None:
             check_row_type(row)
         self._row = row
