@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.http.headers import SafeHeaders
-from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, answer_problem, too_many
+from tenantry.admin.http.problems import OVERLOAD_SECONDS, ProblemError, send_problem, too_many
 from tenantry.admin.http.unexpected_errors import ResponseSend
 from tenantry.server.certificate import Certificate
 from tenantry.server.connections import Connections
@@ -114,7 +113,7 @@ class CountedRequests:
         self._running += 1
         try:
             if self._running > self._requests_max:
-                await _refuse(self._too_many(), scope, receive, send)
+                await send_problem(self._too_many(), scope, receive, send)
             else:
                 await self._handle(scope, receive, send)
         finally:
@@ -130,15 +129,10 @@ class CountedRequests:
             # The server stops, and the request's time is over. A response that has begun just ends: its client sees that it is
             # incomplete.
             if not answer.has_begun:
-                await _refuse(_stopping(), scope, receive, send)
+                await send_problem(_stopping(), scope, receive, send)
 
     def _too_many(self) -> ProblemError:
         return too_many("requests", f"{self._requests_max} requests are handled already: try again later")
-
-
-async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    response = await answer_problem(Request(scope), problem)
-    await response(scope, receive, send)
 
 
 def _stopping() -> ProblemError:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from tenantry import errors
 from tenantry.admin.http.hidden_paths import hides_paths, without_paths
@@ -173,6 +174,11 @@ async def answer_problem(_: Request, error: Exception) -> JSONResponse:
     """Answer a request that failed with a `ProblemError`."""
     assert isinstance(error, ProblemError)
     return _answer(error.content, error.headers)
+
+
+async def send_problem(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with a problem, outside of the application."""
+    await _answer(problem.content, problem.headers)(scope, receive, send)
 
 
 async def answer_invalid(_: Request, error: Exception) -> JSONResponse:

@@ -6,11 +6,10 @@ The checks are plain ASGI, so they work on every server.
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenantry.admin.http.address import parse_address
-from tenantry.admin.http.problems import ProblemError, answer_problem
+from tenantry.admin.http.problems import ProblemError, send_problem
 
 ANY_NAME: Final = "*"
 _SUBDOMAINS: Final = "*."
@@ -59,8 +58,7 @@ class RequestChecks:
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        response = await answer_problem(Request({**scope, "type": "http"}), refusal)
-        await response(scope, receive, send)
+        await send_problem(refusal, scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ProblemError | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]

@@ -15,12 +15,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantry.admin.http.address import network_of
-from tenantry.admin.http.problems import answer_problem, too_many
+from tenantry.admin.http.problems import ProblemError, send_problem, too_many
 from tenantry.clock import Clock, SystemClock
 
 _CLIENTS_MAX: Final = 4096
@@ -95,7 +93,7 @@ class Strangers:
         elif await self._wait(scope):
             await self._app(scope, receive, send)
         else:
-            await (await self._refusal(scope))(scope, receive, send)
+            await send_problem(self._too_often(), scope, receive, send)
 
     async def _wait(self, scope: Scope) -> bool:
         """Wait for the client's turn, and return whether it came soon enough."""
@@ -106,10 +104,10 @@ class Strangers:
             await asyncio.sleep(self._rate.wait_seconds_max if seconds is None else seconds)
         return seconds is not None
 
-    async def _refusal(self, scope: Scope) -> Response:
+    def _too_often(self) -> ProblemError:
         seconds = math.ceil(self._rate.wait_seconds_max)
         detail = (
             f"this address sends more than {self._rate.requests_per_second:g} requests a second without a valid key: try again "
             f"in {seconds} s"
         )
-        return await answer_problem(Request(scope), too_many("requests", detail, status=429, seconds=seconds))
+        return too_many("requests", detail, status=429, seconds=seconds)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tenantry.admin.http.problems import answer_problem, unexpected
+from tenantry.admin.http.problems import send_problem, unexpected
 from tenantry.eventlog import EventLog
 
 REQUEST_FAILED: Final = "tenantry.request.failed"
@@ -51,8 +51,7 @@ class UnexpectedErrors:
             if (
                 not answer.has_begun
             ):  # otherwise the server hangs up, and the client sees that there should be more
-                response = await answer_problem(Request(scope), unexpected())
-                await response(scope, receive, send)
+                await send_problem(unexpected(), scope, receive, send)
 
 
 def _place(error: BaseException) -> str:
