@@ -129,7 +129,9 @@ async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
     program: dict[str, Any] = {"__name__": "program"}
-    web, _, _ = page.partition("\n## SQLAlchemy Core\n")  # test_sqlalchemy.py runs that section
+    web, _, _ = page.partition(
+        "\n## A whole program\n"
+    )  # test_documentation.py and test_sqlalchemy.py run the rest
     exec("".join(re.findall(r"```python\n(.*?)```", web, flags=re.DOTALL)), program)
     async with serve(program["app"]) as client:
         [refusal] = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)

@@ -59,6 +59,39 @@ def test_own_schema_example_runs(tmp_path: Path):
         assert done.stdout.splitlines() == ["acme: ['2026-001 99.90']", "globex: []"]
 
 
+def test_the_whole_program_runs(tmp_path: Path):
+    """The program of docs/integration.md has at most 80 lines, runs twice without a warning, and its own test passes."""
+    page = (ROOT / "docs" / "integration.md").read_text(encoding="utf-8")
+    section = page.partition("\n## A whole program\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"\]\(\.\./(examples/\S+)\)\n\n```\w+\n(.*?)```", section, flags=re.DOTALL)
+    assert shown == [(name, (ROOT / name).read_text(encoding="utf-8")) for name, _ in shown]
+    lines = [line for _, text in shown for line in text.splitlines()]
+    assert len(lines) <= 80
+    assert [line for line in lines if re.search(r"\b_[a-z]|\._", line)] == []
+    names = [name for name, _ in shown]
+    assert names[-2:] == ["examples/notes_program.py", "examples/test_notes.py"]
+    program, tests = (str(ROOT / name) for name in names[-2:])
+    for before in (0, 1_000):
+        done = _run(sys.executable, "-W", "error", program, str(tmp_path / "data"), cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        pages = [f"note {number % 1_000} on inbox" for number in range(0, before + 1_000, 250)]
+        assert done.stdout.splitlines() == ["1000", *pages]
+    done = _run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+        tests,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
 def test_lifecycle_diagram_is_the_tables():
     """The diagram in the design page is the one that the table prints."""
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
