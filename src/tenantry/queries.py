@@ -34,7 +34,7 @@ class Queries:
     - `row` is a pydantic model or a dataclass; each column is the field of its name. Without it rows are `Row` objects.
 
     All raise `QueryError` for SQL and arguments that are refused, other errors of `PersistenceError` for what the database refused,
-    and `TenantError` if the tenant, or the registry, cannot serve the call. A failed call has no effect.
+    and `TenantError` if the tenant, or the registry, cannot serve the call. A statement that the database refused has no effect.
     """
 
     _session: Session
