@@ -109,7 +109,8 @@ class Statement(_Fields, Generic[T_co]):
     Type checkers find the type of the result by `fetch`; a plain ``Statement`` is one with any result.
 
     Attributes:
-        name: Its bounded name, such as ``messages.save``. Metrics have it as the label `operation`.
+        name: Words of ``a-z``, ``0-9`` and ``_`` joined by dots, such as ``messages.save``. Metrics have it as the label `operation`,
+            so it holds no ids or values: each name is a time series.
         sql: One statement with placeholders, ``?`` for each value; SQLite takes numbered ones (``?1``) too. An `Sql` where the
             dialects need different texts. The statement may not end or nest the transaction, attach a database, set a pragma, or
             make a temporary table, index, view or trigger.

@@ -13,6 +13,9 @@ column says which rows the database itself takes to have the last key. Their num
 database can see it: the texts 'a' and 'A' are equal under some collations. Two rows of one key are refused, because the end of a page
 between them would lose one. The second row more than `chunk_rows` shows this in time, also if the first one is deleted before the
 next page.
+
+A comparison with NULL is never true, so a row whose key holds NULL would be passed over. SQLite sorts NULL before all values
+(https://www.sqlite.org/lang_select.html), so such a row is read, and refused, before a page could begin after it.
 """
 
 from collections.abc import Sequence
