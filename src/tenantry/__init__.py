@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
     from tenantry.tenancy.catalog.api_keys import ApiKey, NewApiKey
     from tenantry.tenancy.catalog.audit import AdminAuditEntry, AuditVerification
+    from tenantry.tenancy.catalog.recorded_schemas import RecordedSchema
     from tenantry.tenancy.fleet.job import (
         FleetJob,
         FleetProgress,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from tenantry.tenancy.registry import TenantRegistry
     from tenantry.tenancy.snapshots.drill import DrillReport, DrillResult
     from tenantry.tenancy.snapshots.snapshot import Snapshot
+    from tenantry.tenancy.snapshots.snapshots import StoredSnapshots
     from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
     from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -151,6 +153,7 @@ __all__ = [
     "PoolWaited",
     "QueryError",
     "RecordNotFoundError",
+    "RecordedSchema",
     "RegistryClosedError",
     "RegistryConfig",
     "RegistryStatistics",
@@ -172,6 +175,7 @@ __all__ = [
     "StorageFullError",
     "StoreConnected",
     "StoreMigrated",
+    "StoredSnapshots",
     "TenantBusyError",
     "TenantClosed",
     "TenantDeletedError",
@@ -218,6 +222,7 @@ __getattr__ = _lazy_names(
         "tenantry.storage.objects.protocol": ("LocalStorage", "ObjectStorage"),
         "tenantry.tenancy.catalog.api_keys": ("ApiKey", "NewApiKey"),
         "tenantry.tenancy.catalog.audit": ("AdminAuditEntry", "AuditVerification"),
+        "tenantry.tenancy.catalog.recorded_schemas": ("RecordedSchema",),
         "tenantry.tenancy.fleet.job": (
             "FleetJob",
             "FleetProgress",
@@ -229,6 +234,7 @@ __getattr__ = _lazy_names(
         "tenantry.tenancy.registry": ("TenantRegistry",),
         "tenantry.tenancy.snapshots.drill": ("DrillReport", "DrillResult"),
         "tenantry.tenancy.snapshots.snapshot": ("Snapshot",),
+        "tenantry.tenancy.snapshots.snapshots": ("StoredSnapshots",),
         "tenantry.tenancy.statistics": ("RegistryStatistics", "TenantStatistics"),
         "tenantry.tenancy.tenant_record": ("TenantRecord",),
     },
