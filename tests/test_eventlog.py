@@ -1,8 +1,10 @@
 """What a user's repository gives to the log can neither break its calls nor hide what tenantry says of them."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -138,3 +140,11 @@ def test_bound_keys_can_be_anything():
             "level_": 4,
         }
     ]
+
+
+def test_structlog_is_being_loaded(monkeypatch: pytest.MonkeyPatch):
+    """While another thread loads structlog, no event fails for want of what it has not defined yet."""
+    monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
+    EventLog().debug("an.event")
+    EventLog().info("an.event")
+    EventLog().warning("an.event")

@@ -103,9 +103,9 @@ class EventLog:
 
 
 def _is_configured() -> bool:
-    """Return whether the host has configured structlog; a host that has not loaded it has not."""
-    structlog = sys.modules.get("structlog")
-    return structlog is not None and structlog.is_configured()
+    """Return whether the host has configured structlog; a host that has not loaded it, or is loading it just now, has not."""
+    is_configured = getattr(sys.modules.get("structlog"), "is_configured", None)
+    return is_configured is not None and is_configured()
 
 
 def _renamed(data: Mapping[str, object], taken: AbstractSet[str]) -> Mapping[str, object]:
