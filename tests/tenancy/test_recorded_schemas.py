@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from older_catalogs import make_older
 from registries import INVOICES_SQL, config
@@ -133,6 +134,17 @@ async def test_a_tenant_that_needs_a_migration(directory: Path, invoices: Schema
     async with TenantRegistry(config(directory), schemas=[COMPANY, invoices, wiki]) as registry:
         assert len(await registry.tenant("acme").messages.get_history("general")) == 1
         assert (await registry.fleet.status("acme")).is_current
+
+
+async def test_opening_without_the_pack_is_logged(directory: Path, invoices: Schema):
+    """The log names the packs when the registry opens, before anybody meets the refusal; with all packs it says nothing."""
+    for schemas, expected in (([COMPANY], [("invoices",)]), ([COMPANY, invoices], [])):
+        with capture_logs() as logs:
+            async with TenantRegistry(config(directory), schemas=schemas):
+                pass
+        found = [log for log in logs if log["event"] == "tenantry.registry.schemas_missing"]
+        assert [log["missing_schemas"] for log in found] == expected
+        assert all(log["log_level"] == "warning" for log in found)
 
 
 async def test_a_status_does_not_say_current(directory: Path):

@@ -29,6 +29,7 @@ from tenantry.threads import run_in_thread, running_loop
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
 REGISTRY_CLOSED: Final = "tenantry.registry.closed"
+SCHEMAS_MISSING: Final = "tenantry.registry.schemas_missing"
 
 
 class TenantRegistry(OperatorAPI):
@@ -139,6 +140,8 @@ class TenantRegistry(OperatorAPI):
             await self._open_storage()
             try:
                 await parts.watch.open(parts.catalog)
+                if missing := await parts.recorded_schemas.missing():
+                    parts.log.warning(SCHEMAS_MISSING, missing_schemas=missing)
                 parts.state.open(running_loop())
                 await parts.runner.reconcile()
                 await parts.periodic_tasks.refresh()
