@@ -11,7 +11,7 @@ from older_catalogs import make_older
 from registries import INVOICES_SQL, config
 from tenantry import JobState, Schema, TenantRegistry, TenantState
 from tenantry.company import COMPANY
-from tenantry.errors import MigrationError, MissingSchemaError, QueryError, RecordNotFoundError
+from tenantry.errors import MigrationError, MissingSchemaError, RecordNotFoundError
 from tenants import make_message, query
 
 MESSAGE = r"have schema packs that are unknown here \(invoices\).*--schema module:PACK.*TENANTRY_SCHEMAS"
@@ -219,7 +219,7 @@ class TestForget:
         """A pack that is in use here would come back at once, and one that is not recorded is probably misspelt."""
         async with TenantRegistry(config(directory)) as registry:
             before = await registry.audit.list()
-            with pytest.raises(QueryError, match="'company' is in use here"):
+            with pytest.raises(MigrationError, match="'company' is in use here"):
                 await registry.recorded_schemas.forget("company")
             with pytest.raises(
                 RecordNotFoundError, match="no schema pack 'invoice' is recorded: 'tenantry schema list'"

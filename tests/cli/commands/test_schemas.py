@@ -62,7 +62,7 @@ def test_listing_and_forgetting(kept: Path):
     found = run(kept, "schema", "list")["items"]
     assert [(one["name"], one["is_missing"]) for one in found] == [("company", False), ("invoices", True)]
     assert "--yes" in run(kept, "schema", "forget", "invoices", exit_code=2)["detail"]
-    assert run(kept, "schema", "forget", "company", "--yes", exit_code=1)["status"] == 400
+    assert run(kept, "schema", "forget", "company", "--yes", exit_code=1)["status"] == 409
     assert run(kept, "schema", "forget", "invoices", "--yes")["name"] == "invoices"
     assert run(kept, "schema", "forget", "invoices", "--yes", exit_code=1)["status"] == 404
     assert run(kept, "tenant", "create", "globex")["schema_versions"] == {"company": 1}

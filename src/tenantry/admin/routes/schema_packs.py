@@ -27,7 +27,7 @@ async def list_schemas(principal: Reader, service: CurrentService) -> SchemaList
     return SchemaList(items=await service.registry.recorded_schemas.list())
 
 
-@router.delete("/{name}", responses=documented(400, 404))
+@router.delete("/{name}", responses=documented(404, 409))
 async def forget_schema(
     name: Annotated[SchemaName, Path(examples=["invoices"])],
     principal: Administrator,

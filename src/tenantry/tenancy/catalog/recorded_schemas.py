@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
-from tenantry.errors import MissingSchemaError, QueryError, RecordNotFoundError
+from tenantry.errors import MigrationError, MissingSchemaError, RecordNotFoundError
 from tenantry.schema import Schema
 from tenantry.statements import Fetch, Statement
 from tenantry.tenancy.catalog.audit import append, append_if
@@ -111,7 +111,7 @@ class RecordedSchemas:
             by: Who does it, for the audit; the user that the process runs as if left out.
 
         Raises:
-            QueryError: This registry has the pack, and would record it again.
+            MigrationError: This registry has the pack, and would record it again.
             RecordNotFoundError: The pack is not recorded.
         """
         found = next((one for one in await self.list() if one.name == name), None)
@@ -121,9 +121,10 @@ class RecordedSchemas:
                 record_id=name[:40],
             )
         if not found.is_missing:
-            raise QueryError(
+            raise MigrationError(
                 f"the schema pack {name!r} is in use here and would be recorded again: leave it out of schemas= (or --schema), "
-                "then forget it"
+                "then forget it",
+                schema=name,
             )
         record = append(
             self._clock,
