@@ -19,6 +19,7 @@ from tenantry import Repository, Row, Sql, Statement, TenantHandle, TenantRegist
 from tenantry.errors import DuplicateRecordError, MalformedRowError, QueryError, TransactionClosedError
 from tenantry.events import BatchFinished
 from tenantry.queries import EXECUTE_MANY_ROWS_MAX, Queries
+from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
 from tenants import Recorder, database_path
 
 TABLE = "CREATE TABLE notes (id INTEGER PRIMARY KEY, title TEXT NOT NULL, total TEXT, is_done INTEGER)"
@@ -361,3 +362,14 @@ async def test_names_of_metrics_and_logs(registry: TenantRegistry, acme: TenantH
         ),
         *("notes.list", "notes.add"),
     ]
+
+
+async def test_without_a_registry():
+    """A back end on its own has the methods through a plain repository."""
+    backend = create_backend(PersistenceConfig(sqlite=SQLiteConfig(path=":memory:")))
+    await backend.connect()
+    queries = backend.repository(Repository)
+    assert await queries.execute(TABLE) == 0
+    assert await queries.execute_many(INSERT, [(1, "a")]) == 1
+    assert await queries.fetch_one(SELECT, row=Note) == Note(id=1, title="a")
+    await backend.disconnect()
