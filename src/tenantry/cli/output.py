@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -32,6 +32,7 @@ Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
 _PIPE_COLUMNS: Final = 200
 """The width of tables without a terminal: wide, so that ids in a pipe are not wrapped."""
 
+_LABEL: Final = TextColumn("{task.description}")
 _KIBI: Final = 1024.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -175,46 +176,31 @@ def plain(text: str) -> str:
     )
 
 
-@contextmanager
-def steps(label: str) -> Iterator[None]:
+def steps(label: str) -> AbstractContextManager[object]:
     """Show a spinner on the terminal during the block."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with _progress(*columns) as progress:
-        progress.add_task(plain(label), total=None)
-        yield
+    return _progress(label, SpinnerColumn(), _LABEL, TimeElapsedColumn())
+
+
+def transfer(label: str, bytes_max: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show the progress of a transfer on the terminal; the block gets a function that takes the bytes so far."""
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    return _progress(label, _LABEL, *columns, total=bytes_max)
+
+
+def counting(label: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Show a count on the terminal; the block gets a function that takes how many are done, and of how many."""
+    count = TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
+    return _progress(label, _LABEL, BarColumn(), count, TimeElapsedColumn(), total=0)
 
 
 @contextmanager
-def transfer(label: str, bytes_max: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a transfer on the terminal; yield a function that takes the bytes so far."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-    )
-    with _progress(*columns) as progress:
-        task = progress.add_task(plain(label), total=bytes_max)
-        yield lambda bytes_done: progress.update(task, completed=bytes_done)
-
-
-@contextmanager
-def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a count on the terminal; yield a function that takes how many are done, and of how many."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        TimeElapsedColumn(),
-    )
-    with _progress(*columns) as progress:
-        task = progress.add_task(plain(label), total=0)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _progress(*columns: ProgressColumn) -> Progress:
+def _progress(
+    label: str, *columns: ProgressColumn, total: int | None = None
+) -> Iterator[Callable[..., None]]:
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(plain(label), total=total)
+        yield lambda done, of=total: progress.update(task, completed=done, total=of)
 
 
 def _heading(name: str) -> str:

@@ -111,22 +111,15 @@ def _body_of(media_type: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
-async def _place(principal: Operator, service: CurrentService) -> AsyncIterator[Path]:
-    """Yield a path for a bundle; its file is removed when the response was sent or the client has gone."""
-    with _counted(service, principal):
+async def _place(request: Request, service: CurrentService) -> AsyncIterator[Path]:
+    """Yield a path for a bundle or a database; its file is removed when the response was sent or the client has gone."""
+    with _counted(service, request.state.principal):
         async with service.registry.scratch_directory() as directory:
             yield directory / "bundle.tar.gz"
 
 
-async def _administrators_place(principal: Administrator, service: CurrentService) -> AsyncIterator[Path]:
-    """Yield a path for a database, like `_place`."""
-    with _counted(service, principal):
-        async with service.registry.scratch_directory() as directory:
-            yield directory / "sent.db"
-
-
+# Declared after the principal of a route, so that a caller without the scope takes no place.
 Place = Annotated[Path, Depends(_place)]
-AdministratorsPlace = Annotated[Path, Depends(_administrators_place)]
 
 
 @router.get(
@@ -156,11 +149,11 @@ async def export_tenant(
 )
 async def import_tenant(
     tenant_id: TenantPath,
+    principal: Operator,
     place: Place,
     service: CurrentService,
     request: Request,
     response: Response,
-    principal: Operator,
     display_name: Annotated[DisplayName | None, Query()] = None,
     accept_tables: AcceptTables = None,
 ) -> TenantOut:
@@ -188,7 +181,8 @@ async def import_tenant(
 )
 async def replace_file(
     tenant_id: TenantPath,
-    place: AdministratorsPlace,
+    _: Administrator,
+    place: Place,
     service: CurrentService,
     request: Request,
     change: CurrentChange,

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import httpx  # slow to import
 
 _SERVER_CHARACTERS_MAX: Final = 40
-_EXITS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Exit.REFUSED}
-"""For every other status in `_MEANINGS` a later try may succeed."""
 
 # What each status means if it does not come from the service.
 _MEANINGS: Final[dict[int, str]] = {
@@ -41,4 +39,6 @@ def foreign_response_error(response: "httpx.Response") -> CommandError:
     meaning = _MEANINGS.get(status)
     if meaning is None:
         return CommandError(Exit.UNREACHABLE, f"{where}: is that the URL of a service?")
-    return CommandError(_EXITS.get(HTTPStatus(status), Exit.LATER), f"{where}: {meaning}")
+    # For every other status with a meaning a later try may succeed.
+    is_final = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return CommandError(Exit.REFUSED if is_final else Exit.LATER, f"{where}: {meaning}")
