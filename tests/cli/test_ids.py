@@ -1,8 +1,9 @@
 """What is no id reaches nothing: whatever stands in its place, no command does something to something else."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,11 @@ class Place:
 
     def content(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return all that the catalog holds but for the audit, which tells of what was refused too."""
-        catalog = self.data_dir / "catalog.db"
-        tables = query(
-            catalog, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%audit%'"
-        )
-        return {name: query(catalog, f'SELECT * FROM "{name}"') for (name,) in tables}
+        with closing(sqlite3.connect(self.data_dir / "catalog.db")) as catalog:
+            tables = catalog.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%audit%'"
+            ).fetchall()
+            return {name: catalog.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in tables}
 
 
 async def prepare(data_dir: Path) -> tuple[str, dict[str, str]]:

@@ -131,7 +131,12 @@ def _show_adopted(document: Mapping[str, Any]) -> RenderableType:
 async def adopt(
     api: Api,
     new_id: NewIdArgument,
-    path: Annotated[Path, typer.Argument(help="The database: a file of SQLite, which is not changed.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="The database: a file of SQLite, which is not changed."
+        ),
+    ],
     *,
     at: Annotated[
         list[Any] | None,
