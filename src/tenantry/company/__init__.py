@@ -1,4 +1,4 @@
-"""What a company persists: its models, its repositories, and `COMPANY`, the schema pack of their tables."""
+"""The built-in schema pack `COMPANY`, with its models and repositories."""
 
 from tenantry.company.audit_entries import SQLAuditRepository
 from tenantry.company.cost_records import SQLCostRecordRepository

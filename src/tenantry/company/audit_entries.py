@@ -1,4 +1,4 @@
-"""Audit entries: appended, read in pages newest first."""
+"""The repository of audit entries, which are append-only and read in pages, newest first."""
 
 from datetime import datetime
 from typing import ClassVar

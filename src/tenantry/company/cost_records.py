@@ -1,4 +1,4 @@
-"""Cost records: appended, read in pages oldest first, and summed."""
+"""The repository of cost records, which are append-only, read in pages, oldest first, and summed."""
 
 import math
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ _COST_RECORD = RecordType(
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
-# Without rows the aggregate is NULL: CPython's sqlite3 does not even create its object.
+# Without rows SQLite returns NULL, because CPython's sqlite3 then creates no aggregate object.
 _SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
 _QUERY = Listing(
     "cost_records.query",
@@ -119,7 +119,7 @@ class SQLCostRecordRepository(RecordRepository[CostRecord], CostRecordRepository
         total = float(row[0])
         if math.isinf(total):
             overflow = QueryError(
-                "the sum is larger than a 64-bit float can be: narrow the filters or the window"
+                "the sum of the costs exceeds the largest 64-bit float: narrow the filters or the window"
             )
             self._log.failure(failed, overflow, **asked)
             raise overflow

@@ -1,10 +1,10 @@
-"""The enums of the company's models; their values are stored."""
+"""The enums of the company's models. The databases store their values."""
 
 from enum import StrEnum
 
 
 class TaskType(StrEnum):
-    """The kind of work of a task."""
+    """The kind of work that a task needs."""
 
     DEVELOPMENT = "development"
     DESIGN = "design"
@@ -15,7 +15,7 @@ class TaskType(StrEnum):
 
 
 class Priority(StrEnum):
-    """How urgent a task is."""
+    """The urgency of a task."""
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -33,7 +33,7 @@ class Complexity(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """The state of a task; `tenantry.company.transitions` has the table."""
+    """The status of a task; `tenantry.company.transitions` lists the allowed transitions."""
 
     CREATED = "created"
     ASSIGNED = "assigned"
@@ -47,7 +47,7 @@ class TaskStatus(StrEnum):
 
 
 class TaskStructure(StrEnum):
-    """How a task's parts depend on each other."""
+    """The dependencies between the parts of a task."""
 
     SEQUENTIAL = "sequential"
     PARALLEL = "parallel"
@@ -55,7 +55,7 @@ class TaskStructure(StrEnum):
 
 
 class CoordinationTopology(StrEnum):
-    """How the agents on a task are coordinated; `sas` is a single agent."""
+    """The coordination of the agents that work on a task; `sas` means a single agent."""
 
     SAS = "sas"
     CENTRALIZED = "centralized"
@@ -95,7 +95,7 @@ class MessageType(StrEnum):
 
 
 class MessagePriority(StrEnum):
-    """How urgent a message is."""
+    """The urgency of a message."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -112,7 +112,7 @@ class AttachmentType(StrEnum):
 
 
 class ToolCategory(StrEnum):
-    """The family of the tool that was called."""
+    """The category of a tool that an agent called."""
 
     FILE_SYSTEM = "file_system"
     CODE_EXECUTION = "code_execution"

@@ -1,4 +1,4 @@
-"""Messages: appended, and read as the history of a channel, newest first."""
+"""The repository of messages, which are append-only and read as a channel's history, newest first."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -72,7 +72,7 @@ class SQLMessageRepository(RecordRepository[Message], MessageRepository):
             )
         except DuplicateRecordError as error:
             raise DuplicateRecordError(
-                f"one of {len(messages)} messages exists already, or two of them have the same id; none was saved",
+                f"one of {len(messages)} messages already exists, or two of them have the same id; no message was saved",
                 code=error.code,
                 constraint=error.constraint,
                 columns=error.columns,
@@ -94,7 +94,8 @@ class SQLMessageRepository(RecordRepository[Message], MessageRepository):
 
 
 def _parameters(message: Message) -> tuple[object, ...]:
-    # The most frequent write: `_value_` avoids the property `value`, and most messages have no JSON.
+    # Messages are saved most often, so speed matters: `_value_` is faster than the property `value`, and most messages
+    # have no JSON.
     attachments = message.attachments
     metadata = message.metadata
     return (

@@ -31,7 +31,7 @@ from tenantry.values import Count, Sha256Str, Timestamp
 
 
 class _Record(BaseModel):
-    """The base of all models: frozen, and an unknown field is an error."""
+    """The base of all models; models are frozen and reject unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,10 +51,7 @@ class AcceptanceCriterion(_Record):
 
 
 class Task(_Record):
-    """A piece of work and its agents.
-
-    The status decides whether `assigned_to` must, must not or may be set; see `transitions`.
-    """
+    """A piece of work and its agents; the status decides whether `assigned_to` is required, forbidden or optional."""
 
     id: NotBlankStr
     title: NotBlankStr
@@ -97,25 +94,24 @@ class Task(_Record):
         return self
 
     def with_transition(self, target: TaskStatus, **overrides: Any) -> Self:
-        """Return the task in another status, with other fields changed too.
+        """Return a copy of the task with a new status.
 
         Args:
             target: The new status.
-            overrides: New values for other fields: ``assigned_to="ada"``.
+            overrides: The new values of other fields, such as ``assigned_to="ada"``.
 
         Raises:
-            ValueError: The life cycle has no such step, or the result is not a valid task (pydantic's
-                `ValidationError`, which is a ValueError).
+            ValueError: The current status does not allow the transition, or the new task is not valid.
         """
         if "status" in overrides:
-            raise ValueError("status is what the transition sets; it cannot be overridden")
+            raise ValueError("overrides must not contain status: the transition sets the status")
         target = TaskStatus(target)
         check_transition(self.status, target)
         return self.model_validate({**dict(self), **overrides, "status": target})
 
 
 class CostRecord(_Record):
-    """The usage and cost of one model call. Append-only; it has no id, and duplicates are allowed."""
+    """The usage and cost of one model call; cost records have no id, and equal records may exist."""
 
     agent_id: NotBlankStr
     task_id: NotBlankStr
@@ -130,19 +126,19 @@ class CostRecord(_Record):
     @model_validator(mode="after")
     def _check_cost_has_tokens(self) -> Self:
         if self.cost_usd > 0 and self.input_tokens == self.output_tokens == 0:
-            raise ValueError("a call that cost something used tokens")
+            raise ValueError("a model call with a cost must have used tokens")
         return self
 
 
 class Attachment(_Record):
-    """A reference in a message."""
+    """A reference from a message to a file, a link or another object."""
 
     type: AttachmentType
     ref: NotBlankStr
 
 
 class MessageMetadata(_Record):
-    """The metadata of a message; `extra` has pairs with unique keys."""
+    """The metadata of a message; `extra` holds pairs of unique keys and values."""
 
     task_id: NotBlankStr | None = None
     project_id: NotBlankStr | None = None
@@ -159,11 +155,11 @@ class MessageMetadata(_Record):
 
 
 NO_METADATA = MessageMetadata()
-"""The default of every message, one object for all: the repository recognizes it by identity."""
+"""The default metadata of every message; the repository recognizes this object by identity."""
 
 
 class Message(_Record):
-    """A message from one agent to another in a channel. Append-only."""
+    """A message from one agent to another agent in a channel."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -180,7 +176,7 @@ class Message(_Record):
 
 
 class AuditEntry(_Record):
-    """The decision about one tool call, and its reason. Append-only."""
+    """The decision about one tool call, with the reason."""
 
     id: NotBlankStr
     timestamp: Timestamp

@@ -1,13 +1,12 @@
-"""The interfaces of a company's repositories, the same for every back end.
+"""The interfaces of a company's repositories, which every back end implements.
 
-The protocols are runtime-checkable, which checks names but not signatures; the conformance suite tests the behaviour of a
-repository.
+`isinstance` checks only that a repository has the methods' names; the conformance suite tests a repository's behaviour.
 """
 
 from collections.abc import Iterable
 from datetime import datetime
 
-# The runtime check of Python 3.11 reads every property, and those of a back end raise while it is not connected.
+# Not from `typing`: in Python 3.11 its `isinstance` reads every property, and a disconnected back end's properties raise.
 from typing_extensions import Protocol, runtime_checkable
 
 from tenantry.company.enums import AuditVerdict, RiskLevel, TaskStatus
@@ -20,7 +19,7 @@ class TaskRepository(Protocol):
     """Stores tasks."""
 
     async def save(self, task: Task) -> None:
-        """Insert the task, or replace the one that has its id; transitions are not checked.
+        """Insert the task, or replace the stored task with this id, without a check of the transition.
 
         Raises:
             QueryError: The task was made without validation and cannot be stored.
@@ -30,7 +29,7 @@ class TaskRepository(Protocol):
         """Return the task with this id, or None.
 
         Raises:
-            QueryError: The id is not a text.
+            QueryError: The id is not a string.
             MalformedRowError: The stored row is not a valid task.
         """
 
@@ -43,31 +42,31 @@ class TaskRepository(Protocol):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Task]:
-        """Return the tasks that pass all filters given, ordered by id.
+        """Return the tasks that match all given filters, ordered by id.
 
         Args:
-            status: Only tasks in this status.
-            assigned_to: Only tasks of this agent.
-            project: Only tasks of this project.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
+            status: The status to filter by.
+            assigned_to: The agent to filter by.
+            project: The project to filter by.
+            limit: The maximum number of tasks, at least 1; None for a full page.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
-            QueryError: The limit or the cursor is refused.
+            QueryError: The limit or the cursor is not valid.
             MalformedRowError: A stored row is not a valid task.
         """
 
     async def delete(self, task_id: str) -> bool:
-        """Delete the task with this id; return whether there was one.
+        """Delete the task with this id, and return whether the task existed.
 
         Raises:
-            QueryError: The id is not a text.
+            QueryError: The id is not a string.
         """
 
 
 @runtime_checkable
 class CostRecordRepository(Protocol):
-    """Stores cost records; append-only."""
+    """Stores cost records, which are append-only."""
 
     async def save(self, record: CostRecord) -> None:
         """Append the record.
@@ -77,10 +76,10 @@ class CostRecordRepository(Protocol):
         """
 
     async def save_many(self, records: Iterable[CostRecord]) -> None:
-        """Append the records in one transaction: all or none.
+        """Append all records in one transaction.
 
         Raises:
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX` records, or a record was made without validation.
         """
 
     async def query(
@@ -93,15 +92,15 @@ class CostRecordRepository(Protocol):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[CostRecord]:
-        """Return the records that pass all filters given, oldest first; records of one instant in the order of insertion.
+        """Return the records that match all given filters, oldest first; equal timestamps are in insertion order.
 
         Args:
-            agent_id: Only records of this agent.
-            task_id: Only records of this task.
-            since: Only records from this instant on.
-            until: Only records up to this instant, itself included.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
+            agent_id: The agent to filter by.
+            task_id: The task to filter by.
+            since: The earliest timestamp, inclusive.
+            until: The latest timestamp, inclusive.
+            limit: The maximum number of records, at least 1; None for a full page.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             QueryError: The limit, the window or the cursor is not valid.
@@ -116,43 +115,42 @@ class CostRecordRepository(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> float:
-        """Return the sum of `cost_usd` over the records that pass all filters given; 0.0 without any such record.
+        """Return the sum of `cost_usd` over the records that match all given filters, or 0.0 if no record matches.
 
-        The sum is exact to the cent at a million records. Each cost is stored as the 64-bit float that was given, and
-        `exact_sum`, which the store provides, rounds only once, at the end, like `math.fsum`. So the result is within half a unit
-        in the last place of the true sum of the stored values. The costs themselves were rounded to floats before they were
-        given, each by a relative error of at most 2⁻⁵³: for a million calls of 1,000 dollars, a ten-thousandth of a cent.
+        The sum of a million records is exact to the cent. The store keeps each cost as the given 64-bit float, and its
+        function `exact_sum` rounds only once, at the end, like `math.fsum`. So the result is within half a unit in the last
+        place of the true sum of the stored floats. Each of these floats has a relative error of at most 2⁻⁵³. For a million
+        calls of 1,000 dollars, these errors add up to at most a ten-thousandth of a cent.
 
         Args:
-            agent_id: Only records of this agent.
-            task_id: Only records of this task.
-            since: Only records from this instant on.
-            until: Only records up to this instant, itself included.
+            agent_id: The agent to filter by.
+            task_id: The task to filter by.
+            since: The earliest timestamp, inclusive.
+            until: The latest timestamp, inclusive.
 
         Raises:
-            QueryError: The window is not valid, or the sum is larger than a float can be.
+            QueryError: The window is not valid, or the sum exceeds the largest float.
         """
 
 
 @runtime_checkable
 class MessageRepository(Protocol):
-    """Stores messages; append-only."""
+    """Stores messages, which are append-only."""
 
     async def save(self, message: Message) -> None:
         """Append the message.
 
         Raises:
-            DuplicateRecordError: A message with its id exists.
+            DuplicateRecordError: A message with this id exists.
             QueryError: The message was made without validation and cannot be stored.
         """
 
     async def save_many(self, messages: Iterable[Message]) -> None:
-        """Append the messages in one transaction: all or none.
+        """Append all messages in one transaction.
 
         Raises:
-            DuplicateRecordError: One has the id of a stored message or of another of the messages; the database does not say
-                which.
-            QueryError: There are more than `SAVE_MANY_ROWS_MAX`, or one was made without validation.
+            DuplicateRecordError: A message has the id of a stored message, or two of the messages have the same id.
+            QueryError: There are more than `SAVE_MANY_ROWS_MAX` messages, or a message was made without validation.
         """
 
     async def get_history(
@@ -165,31 +163,31 @@ class MessageRepository(Protocol):
         until: datetime | None = None,
         cursor: str | None = None,
     ) -> Page[Message]:
-        """Return a channel's messages, newest first; of one instant, the one that was appended last comes first.
+        """Return a channel's messages, newest first; equal timestamps are in reverse insertion order.
 
         Args:
             channel: The channel's name.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            sender: Only messages of this sender.
-            since: Only messages from this instant on.
-            until: Only messages up to this instant, itself included.
-            cursor: The `next_cursor` of the page before.
+            limit: The maximum number of messages, at least 1; None for a full page.
+            sender: The sender to filter by.
+            since: The earliest timestamp, inclusive.
+            until: The latest timestamp, inclusive.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
-            QueryError: The channel is not a text, or the limit, the window or the cursor is refused.
+            QueryError: The channel is not a string, or the limit, the window or the cursor is not valid.
             MalformedRowError: A stored row is not a valid message.
         """
 
 
 @runtime_checkable
 class AuditRepository(Protocol):
-    """Stores audit entries; append-only."""
+    """Stores audit entries, which are append-only."""
 
     async def save(self, entry: AuditEntry) -> None:
         """Append the entry.
 
         Raises:
-            DuplicateRecordError: An entry with its id exists.
+            DuplicateRecordError: An entry with this id exists.
             QueryError: The entry was made without validation and cannot be stored.
         """
 
@@ -205,27 +203,27 @@ class AuditRepository(Protocol):
         limit: int | None = 100,
         cursor: str | None = None,
     ) -> Page[AuditEntry]:
-        """Return the entries that pass all filters given, newest first; of one instant, the last appended first.
+        """Return the entries that match all given filters, newest first; equal timestamps are in reverse insertion order.
 
         Args:
-            agent_id: Only entries of this agent.
-            action_type: Only entries of this type of action.
-            verdict: Only entries with this verdict.
-            risk_level: Only entries of this level.
-            since: Only entries from this instant on.
-            until: Only entries up to this instant, itself included.
-            limit: How many at most, from 1; None for as many as a page can hold.
-            cursor: The `next_cursor` of the page before.
+            agent_id: The agent to filter by.
+            action_type: The type of action to filter by.
+            verdict: The verdict to filter by.
+            risk_level: The risk level to filter by.
+            since: The earliest timestamp, inclusive.
+            until: The latest timestamp, inclusive.
+            limit: The maximum number of entries, at least 1; None for a full page.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
-            QueryError: The limit, the window or the cursor is refused.
+            QueryError: The limit, the window or the cursor is not valid.
             MalformedRowError: A stored row is not a valid entry.
         """
 
 
 @runtime_checkable
 class CompanyRepositories(Protocol):
-    """The repositories of a company, as a back end, a tenant's handle and a transaction have them."""
+    """The repositories of a company; back ends, tenants' handles and transactions have them."""
 
     @property
     def tasks(self) -> TaskRepository:

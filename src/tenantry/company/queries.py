@@ -1,13 +1,13 @@
-"""Builds the statements that read many rows: filters, a window of time, and the keyset that begins a page.
+"""Builds the statements that read many rows: filters, a time window, and the keyset at which a page begins.
 
-Every page, the last as well as the first, is a range of one index. Three rules ensure that, and tests check it with
+Every page, the last as well as the first, reads one range of one index. Three rules ensure this, and tests check them with
 `EXPLAIN QUERY PLAN`:
 
-* The keyset always has a bound. On the first page that is a key before all others. Without a bound SQLite would scan and sort.
-* The window's near end is part of the keyset's bound. SQLite uses one bound for each end of a range, and of two bounds it might
-  use the wider.
-* The first filter given chooses the index, so the most selective filter is named first. The other filters are written
-  ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: given two indexes it may read all tasks
+* The keyset always has a bound; the first page's is a key before all other keys. Without a bound SQLite would scan and sort.
+* The window's near end is part of the keyset's bound. SQLite uses only one bound for each end of a range. If a range had two
+  bounds, SQLite might use the wider one.
+* The first given filter chooses the index, so the most selective filter comes first. The other filters are written
+  ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: with two indexes it may read all tasks
   of a project to find five tasks of one agent. PostgreSQL has statistics, and treats ``NOT column <> ?`` as ``column = ?``.
 """
 
@@ -25,14 +25,14 @@ from tenantry.values import INT64_MAX
 
 Key: TypeAlias = tuple[str | int, ...]
 Filters: TypeAlias = Mapping[str, str | None]
-"""Column names and the values that they must have, the most selective first; None means no filter."""
+"""Columns and their required values, the most selective first; a value of None means no filter."""
 
 _FIRST_TIMESTAMP = "0001-01-01T00:00:00.000000Z"
 _LAST_TIMESTAMP = "9999-12-31T23:59:59.999999Z"
 
 
 class Window(NamedTuple):
-    """A span of time, both ends inclusive; None leaves an end open."""
+    """A time window with inclusive ends; None leaves an end open."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -48,7 +48,7 @@ class Order:
     """A total order of a table's rows, the smallest key first unless `is_newest_first`.
 
     Attributes:
-        columns: The key's columns, the first ones of every row of a listing.
+        columns: The key's columns, which a listing selects first.
         start: A key before the keys of all rows.
     """
 
@@ -62,7 +62,7 @@ class Order:
         return ", ".join(f"{column} DESC" if self.is_newest_first else column for column in self.columns)
 
     def range(self, after: Key, since: str | None, until: str | None) -> list[_Condition]:
-        """Return the conditions on rows after a key and within a window."""
+        """Return the conditions that select the rows after a key and within a window."""
         if self.is_newest_first:
             start = after if until is None else min(after, (until, INT64_MAX))
             conditions, end = [self._keyset("<", start)], since
@@ -89,12 +89,12 @@ class Listing:
     """A query whose result is read in pages.
 
     Attributes:
-        name: Its name in metrics, which is also the kind of its cursors.
-        select: ``SELECT … FROM …``, the order's columns first.
+        name: The query's name in metrics, and the kind of its cursors.
+        select: ``SELECT … FROM …``, with the order's columns first.
         order: The order of the rows.
         done: The log event of success.
         failed: The log event of failure.
-        required: The filters that must be given.
+        required: The names of the required filters.
     """
 
     name: str
@@ -107,16 +107,16 @@ class Listing:
     def page(
         self, filters: Filters, window: Window, *, limit: int | None, cursor: str | None
     ) -> tuple[Statement, int]:
-        """Return the statement of one page, and how many rows the page may have.
+        """Return the statement of one page, and the page's maximum number of rows.
 
-        The statement asks for one more row, which shows whether there is another page.
+        The statement selects one row more than the page holds: the extra row shows whether another page follows.
 
         Raises:
             QueryError: A required filter is missing, or the limit, the window or the cursor is not valid.
         """
         for name in self.required:
             if not isinstance(filters[name], str):
-                raise QueryError(f"{name} must be a text, not {type(filters[name]).__name__}")
+                raise QueryError(f"{name} must be a string, not {type(filters[name]).__name__}")
         rows = page_rows(limit)
         key_types = map(type, self.order.start)
         after = self.order.start if cursor is None else decode_cursor(self.name, cursor, *key_types)
@@ -126,13 +126,13 @@ class Listing:
 
 
 def aggregate(name: str, select: Sql, filters: Filters, window: Window) -> Statement:
-    """Return the statement that aggregates the rows within the window that pass the filters.
+    """Return the statement that aggregates the rows within a window that match the filters.
 
     Raises:
         QueryError: The window is not valid.
     """
     since, until = _bounds(window)
-    # There is always a lower bound, so that the index on time, which covers the sum, is used without filters too.
+    # The lower bound makes SQLite use the index on time, which covers the sum, even without filters.
     conditions = [*_equals(filters), _Condition("timestamp >= ?", (since or _FIRST_TIMESTAMP,))]
     if until is not None:
         conditions.append(_Condition("timestamp <= ?", (until,)))

@@ -1,4 +1,4 @@
-"""Tasks: saved by upsert, read by id or in pages ordered by id."""
+"""The repository of tasks, which are saved by upsert, and read by id or in pages ordered by id."""
 
 from typing import ClassVar
 

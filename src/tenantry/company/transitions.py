@@ -1,7 +1,4 @@
-"""The life cycle of a task, as a table.
-
-`Task.with_transition` checks it. `save` does not: a repository stores any valid task.
-"""
+"""The table of a task's transitions. `Task.with_transition` checks them; a repository stores any valid task."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,19 +21,15 @@ TASK_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = MappingPro
         S.CANCELLED: frozenset(),
     }
 )
-"""The statuses that can follow each status; none after a final one."""
+"""The statuses that can follow each status; nothing follows a final status."""
 
 STATUSES_WITHOUT_ASSIGNEE: Final = frozenset({S.CREATED})
 STATUSES_WITH_ASSIGNEE: Final = frozenset({S.ASSIGNED, S.IN_PROGRESS, S.IN_REVIEW, S.COMPLETED})
-"""The statuses that require or forbid an assignee; the others allow both."""
+"""The statuses that require an assignee; all statuses outside both sets allow a task with or without an assignee."""
 
 
 def check_transition(current: TaskStatus, target: TaskStatus) -> None:
-    """Raise unless a task may go from `current` to `target`.
-
-    Raises:
-        ValueError: The table has no such step; names both states and the possible ones.
-    """
+    """Raise ValueError unless a task may go from `current` to `target`; the message names the possible statuses."""
     allowed = TASK_TRANSITIONS[current]
     if target not in allowed:
         ways = ", ".join(sorted(allowed)) or "nowhere: it is final"

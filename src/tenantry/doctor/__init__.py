@@ -1,4 +1,4 @@
-"""Examines a data directory, which may be in use, and reports what is wrong and what to do. It changes nothing."""
+"""Examines a data directory, which may be in use, without changing anything, and reports problems and their remedies."""
 
 from tenantry.doctor.examination import examine
 from tenantry.doctor.finding import Finding, Level, Report

@@ -24,11 +24,11 @@ _SCHEMAS_TABLE: Final = Statement(
     "doctor.schemas_table", "SELECT 1 FROM sqlite_schema WHERE name = 'schemas'", (), Fetch.ONE
 )
 _OLDER: Final = {"backend": "'sqlite'", "location": "directory", "reason_before": "NULL"}
-"""Columns that a catalog lacks until a service has applied the migrations from 0006_location on, and what stands in for them."""
+"""SQL expressions for the columns that a catalog lacks until a service applies the migrations from 0006_location on."""
 
 
 async def check_version(catalog: Inspection) -> Finding:
-    """Compare the catalog's migrations with those that this tenantry knows: a service refuses a newer catalog."""
+    """Compare the catalog's version with this version of tenantry: a service refuses a newer catalog."""
     file_version, applied_json = await catalog.read(_SUMMARY)
     try:
         plan = plan_from_summary(
@@ -54,19 +54,19 @@ async def check_version(catalog: Inspection) -> Finding:
 async def read_missing_schemas(
     catalog: Inspection, tenants: Sequence[TenantRecord], schemas: Sequence[Schema]
 ) -> Collection[str]:
-    """Return the names of the packs that the tenants have beside these.
+    """Return the names of the tenants' schema packs that are missing in `schemas`.
 
     Raises:
         PersistenceError: The catalog cannot be read.
     """
     if await catalog.read(_SCHEMAS_TABLE):
         return [one.name for one in await read_recorded(catalog, schemas) if one.is_missing]
-    # The catalog of an older version lacks the table until a service opens it.
+    # A catalog of an older version lacks the table until a service opens the catalog.
     return {name for tenant in tenants for name in tenant.schema_versions} - {one.name for one in schemas}
 
 
 async def read_tenants(catalog: Inspection) -> Sequence[TenantRecord]:
-    """Return all tenants of the catalog, also of one that an older tenantry has left."""
+    """Return all tenants of the catalog, even if an older version of tenantry wrote the catalog."""
     found = {name for (name,) in await catalog.read(_TENANT_COLUMNS)}
     columns = [name if name in found else _OLDER.get(name, name) for name in COLUMNS]
     sql = f"SELECT {', '.join(columns)} FROM tenants ORDER BY id"  # noqa: S608  # our names

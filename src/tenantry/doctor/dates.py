@@ -1,4 +1,4 @@
-"""Finds dates in the future, which a clock that was ahead leaves in a data directory."""
+"""Finds dates in the future: a clock that was ahead leaves them in a data directory."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,14 +30,14 @@ def _clock(config: RegistryConfig, record: ClockRecord | None, now: datetime, la
         return wrong(
             check,
             f"the clock says {now:%Y-%m-%d %H:%M} UTC, but a process has recorded {record.seen_at:%Y-%m-%d %H:%M} UTC",
-            "set the machine's clock; if it is right now, it was ahead before, and the next start of a service records that",
+            "set the machine's clock; if the clock is right now, it was ahead before: the next start of a service records that",
         )
     if record is not None and record.steady_since is not None:
         until = record.steady_since + timedelta(seconds=config.clock_hold_seconds)
         if until > now:
             return note(
                 check,
-                f"the clock leapt, or no process checked it for long, before {record.steady_since:%Y-%m-%d %H:%M} UTC: nothing "
+                f"before {record.steady_since:%Y-%m-%d %H:%M} UTC the clock leapt, or no process checked it for long: nothing "
                 f"is deleted because of its age before {until:%Y-%m-%d %H:%M} UTC",
                 "check that the machine's clock is right and synchronized",
             )
@@ -83,7 +83,7 @@ def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
     if ahead:
         return note(
             check,
-            f"{counted(len(ahead), 'snapshot is', 'snapshots are')} dated in the future, and not counted as the newest, nor for retention",
+            f"{counted(len(ahead), 'snapshot is', 'snapshots are')} dated in the future, and not counted as the newest or for retention",
             "take a new snapshot of each of these tenants, then delete these with 'tenantry snapshot delete'",
             ahead,
         )

@@ -33,12 +33,12 @@ async def examine(
     schemas: Sequence[Schema] = (COMPANY,),
     snapshot_storage: ObjectStorage | None = None,
 ) -> Report:
-    """Examine a data directory. Another process may use it at the same time, and nothing in it is changed.
+    """Examine a data directory, which another process may use at the same time, without changing anything in it.
 
     Args:
-        config: The settings that a service on the directory would have.
-        schemas: The packs that a service on the directory would have.
-        snapshot_storage: Where the directory's snapshots are kept; None for the directory itself.
+        config: The settings that a service would have.
+        schemas: The schema packs that a service would have.
+        snapshot_storage: The storage of the snapshots; None if the data directory stores them.
     """
     findings = [finding async for finding in _findings(config, schemas)]
     if snapshot_storage is not None:
@@ -52,7 +52,7 @@ async def _findings(config: RegistryConfig, schemas: Sequence[Schema]) -> AsyncI
         yield wrong(
             "data directory",
             f"{data_dir} has no catalog",
-            "give a directory that a service has used; if this one was used, put the newest copy of catalog.db back",
+            "give a directory that a service has used; if a service has used this one, put the newest copy of catalog.db back",
         )
         return
     for finding in (*check_machine(config), *check_files(data_dir), *find_left_snapshots(data_dir)):
@@ -76,11 +76,11 @@ async def _look_into(
     data_dir = config.data_dir
     version = await check_version(catalog)
     if version.level is Level.WRONG:
-        return [version]  # this version of tenantry does not know the tables
+        return [version]  # this version of tenantry does not know the catalog's tables
     tenants = await read_tenants(catalog)
     differences = compare(data_dir, tenants)
     if differences:
-        # Operations that were running at that moment have continued since.
+        # A running operation causes a difference for a moment, so a second comparison confirms each difference.
         tenants = await read_tenants(catalog)
         differences &= compare(data_dir, tenants)
     return [
@@ -95,7 +95,7 @@ async def _look_into(
 
 
 async def _clock_record(catalog: Inspection) -> ClockRecord | None:
-    # The catalog of an older version lacks the table until a service opens it.
+    # A catalog of an older version lacks the table until a service opens the catalog.
     has_table = await catalog.read(_CLOCK_TABLE)
     return await read_record(catalog) if has_table else None
 

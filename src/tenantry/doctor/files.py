@@ -15,17 +15,17 @@ from tenantry.tenancy.data_directory import is_shared_by_group
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _RIGHTS: Final = "permissions"
 _LOCKED: Final = ("operations/*", "scratch/*.lock", f"snapshots/*/*{DRAFT_SUFFIX}")
-"""Files that a process locks while it works on something, and removes afterwards."""
+"""Patterns of the files that a process locks during an operation and removes afterwards."""
 
 
 def check_files(data_dir: Path) -> Iterator[Finding]:
-    """Yield the findings about the files."""
+    """Yield the findings about the files of a data directory."""
     yield from _rights(data_dir)
     yield _leftovers(data_dir)
 
 
 class _Rights:
-    """Collects files whose permissions, owner or type is wrong."""
+    """Collects the files and directories whose permissions, owner or type are wrong."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -39,14 +39,14 @@ class _Rights:
         self._strange: set[str] = set()
 
     def look_at(self, path: Path, found: os.stat_result) -> None:
-        """Record what is wrong with a file or directory."""
+        """Record the problems of a file or directory."""
         self._count += 1
         if stat.S_ISLNK(found.st_mode):
             self._links.add(str(path))
             return
         is_of_group = self._is_shared and found.st_gid == self._root.st_gid
         if found.st_mode & (stat.S_IRWXO if is_of_group else _OTHERS):
-            # Kubernetes lets everyone list the root of a volume that it mounts, but not its content.
+            # Kubernetes lets everyone list the root of a mounted volume, but protects the content.
             is_root = self._is_shared and path == self._data_dir and not found.st_mode & stat.S_IWOTH
             (self._open_to_group if is_root else self._open_to_all).add(str(path))
         elif found.st_mode & _OTHERS:
@@ -89,7 +89,7 @@ class _Rights:
         if self._links:
             yield wrong(
                 _RIGHTS,
-                f"{counted(len(self._links), 'symbolic link', 'symbolic links')}: tenantry follows none",
+                f"{counted(len(self._links), 'symbolic link', 'symbolic links')}: tenantry follows no links",
                 "replace each link by its target",
                 self._links,
             )
@@ -115,9 +115,9 @@ def _rights(data_dir: Path) -> Iterator[Finding]:
 
 
 def _leftovers(data_dir: Path) -> Finding:
-    """Find locks and half-written files of processes that died."""
+    """Find the lock files and incomplete files of processes that died."""
     found = {path: inode_of(path) for pattern in _LOCKED for path in data_dir.glob(pattern)}
-    # After the files were listed: otherwise a lock that is taken in between would seem to have no holder.
+    # The locks are read after the files are listed: otherwise a lock acquired in the meantime would seem abandoned.
     held = held_locks()
     left = {str(path) for path, inode in found.items() if inode not in held and inode_of(path) == inode}
     if left:
@@ -131,10 +131,10 @@ def _leftovers(data_dir: Path) -> Finding:
 
 
 def _walk(data_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the directory and everything in it; files that vanish during the walk are skipped."""
+    """Yield the directory and everything in it; skip files that vanish during the walk."""
     yield data_dir, data_dir.stat()
     for directory, names, files in os.walk(data_dir):
-        # lost+found at the top of a file system belongs to root, and nothing in it is tenantry's.
+        # The directory lost+found at the top of a file system belongs to root and contains no file of tenantry's.
         names[:] = [name for name in names if name != LOST_AND_FOUND]
         for name in (*names, *files):
             path = Path(directory, name)

@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, computed_field
 
 SUBJECTS_MAX: Final = 20
-"""How many tenants or files one finding names."""
+"""The maximum number of tenants or files that a finding names."""
 
 
 class Level(StrEnum):
@@ -22,9 +22,9 @@ class Finding(BaseModel):
     """The result of one check.
 
     Attributes:
-        level: ``ok``; ``note``, worth knowing; ``wrong``, needs an action.
-        to_do: What to do; empty if nothing.
-        subjects: The first `SUBJECTS_MAX` tenants or files that the finding is about.
+        level: The severity: a ``note`` is worth knowing, ``wrong`` needs an action.
+        to_do: The operator's next step; empty if no step is needed.
+        subjects: The first `SUBJECTS_MAX` tenants or files that the finding concerns.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,7 +47,7 @@ class Report(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
     @property
     def is_ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no finding needs an action."""
         return all(finding.level is not Level.WRONG for finding in self.findings)
 
 
@@ -67,7 +67,7 @@ def wrong(check: str, found: str, to_do: str, subjects: Collection[str] = ()) ->
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Return a number and what is counted: "1 tenant is quarantined", "2 tenants are quarantined"."""
+    """Return a number with the singular or plural text: "1 tenant is quarantined", "2 tenants are quarantined"."""
     return f"{count:,} {one if count == 1 else many}"
 
 

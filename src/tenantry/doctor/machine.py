@@ -1,4 +1,4 @@
-"""Checks the machine: SQLite's version, the file system with its locks and space, and the limit of open files."""
+"""Checks the machine: SQLite's version, the file systems, their locks and free space, and the limit on open files."""
 
 import fcntl
 import os
@@ -29,7 +29,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def check_machine(config: RegistryConfig) -> Iterator[Finding]:
-    """Yield the findings about the machine of a data directory that exists."""
+    """Yield the findings about the machine; the data directory must exist."""
     yield _sqlite()
     for place in _file_systems(config.data_dir):
         yield _file_system(place)
@@ -39,7 +39,7 @@ def check_machine(config: RegistryConfig) -> Iterator[Finding]:
 
 
 def _file_systems(data_dir: Path) -> Iterator[Path]:
-    """Yield the data directory, and its parts that are on other file systems."""
+    """Yield the data directory, and its subdirectories that are on other file systems."""
     yield data_dir
     devices = {data_dir.stat().st_dev}
     for place in map(data_dir.joinpath, _PARTS):
@@ -49,7 +49,7 @@ def _file_systems(data_dir: Path) -> Iterator[Path]:
 
 
 def held_locks() -> set[int]:
-    """Return the inodes of the files that a process has locked with flock(2); see proc_locks(5)."""
+    """Return the inodes of the files that any process has locked with flock(2); see proc_locks(5)."""
     inodes = set()
     for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
         fields = line.split()
@@ -59,7 +59,7 @@ def held_locks() -> set[int]:
 
 
 def inode_of(path: Path) -> int | None:
-    """Return the inode of a file, to compare with those of `held_locks`; None if it does not exist."""
+    """Return the inode of a file, as `held_locks` does; None if the file does not exist."""
     found = lstat(path)
     return None if found is None else found.st_ino
 
@@ -71,7 +71,7 @@ def _sqlite() -> Finding:
             check,
             f"SQLite {SQLITE_VERSION} can damage a database when two connections write or checkpoint it at once; tenantry "
             "never does that",
-            "let no other program write to tenants' databases; SQLite 3.51.3 fixes it "
+            "let no other program write to tenants' databases; SQLite 3.51.3 fixes the bug "
             "(https://www.sqlite.org/wal.html, section 11)",
         )
     return ok(check, f"{SQLITE_VERSION}")
@@ -83,7 +83,7 @@ def _file_system(data_dir: Path) -> Finding:
         return wrong(
             check,
             f"the file system of {data_dir} is read-only: no service starts",
-            "find the cause (mount, dmesg: after a disk error Linux makes it read-only), then mount it read-write",
+            "find the cause (see mount and dmesg: after a disk error Linux makes the file system read-only), then mount it read-write",
         )
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         return wrong(
@@ -110,20 +110,20 @@ def _file_system(data_dir: Path) -> Finding:
 
 
 def file_system_type(path: Path, mounts: str) -> str:
-    """Return the type of the file system that a path is on."""
+    """Return the type of a path's file system; `mounts` is the content of /proc/self/mountinfo."""
     place = path.resolve()
     best, best_type = Path("/"), "unknown"
     for line in mounts.splitlines():
         fields, _, after = line.partition(" - ")
         mount_point = Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), fields.split()[_MOUNT_POINT]))
-        # A later mount of the same place hides an earlier one.
+        # A later mount hides an earlier mount on the same mount point.
         if place.is_relative_to(mount_point) and mount_point.is_relative_to(best):
             best, best_type = mount_point, after.split()[0]
     return best_type
 
 
 def _locks(data_dir: Path) -> Finding:
-    """Try to lock the directory itself: no other code locks it, and nothing is written."""
+    """Try to lock the directory itself, which no other code locks; the attempt writes nothing."""
     check = "locks"
     fds = [os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for _ in range(2)]
     try:

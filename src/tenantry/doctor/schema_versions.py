@@ -1,4 +1,4 @@
-"""Compares the tenants' schema versions with those of the packs."""
+"""Compares the schema versions of the tenants with the versions of the schema packs."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -17,8 +17,8 @@ def check_migrations(
 
     Args:
         tenants: All tenants.
-        schemas: The packs that are known here.
-        missing_schemas: The names of the packs that the tenants have beside these.
+        schemas: The known schema packs.
+        missing_schemas: The names of the tenants' other schema packs.
     """
     known = {schema.name: len(schema.migrations("sqlite")) for schema in schemas}
     served = [tenant for tenant in tenants if tenant.state.allows(Permission.COPY)]
@@ -27,7 +27,7 @@ def check_migrations(
     if newer:
         yield wrong(
             _CHECK,
-            f"{counted(len(newer), 'tenant is', 'tenants are')} at a schema version that this version of tenantry, or of a schema "
+            f"{counted(len(newer), 'tenant has', 'tenants have')} a schema version that this version of tenantry, or of a schema "
             "pack, does not have",
             "deploy the newer version",
             newer,
@@ -35,16 +35,17 @@ def check_migrations(
     if missing_schemas:
         yield note(
             _CHECK,
-            f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here: whether "
-            "they lack migrations of these was not checked",
-            "run this again with --schema module:PACK for each pack of the tenants; 'tenantry schema forget' gives a pack up",
+            f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here: "
+            "missing migrations of such packs were not looked for",
+            "run this command again with --schema module:PACK for each pack of the tenants; to remove a pack from the list, use "
+            "'tenantry schema forget'",
             missing_schemas,
         )
     if pending:
         yield note(
             _CHECK,
             f"{counted(len(pending), 'tenant lacks', 'tenants lack')} migrations",
-            "each is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
+            "a tenant is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
             pending,
         )
     if not (newer or missing_schemas or pending):

@@ -19,13 +19,13 @@ from tenantry.tenancy.snapshots.snapshot_archive import MANIFEST_SUFFIX
 STORAGE_SECONDS_MAX: Final = 10.0
 _CHECK: Final = "snapshot storage"
 _TO_DO: Final = (
-    "if this directory is a copy, give it a storage of its own with 'tenantry snapshot switch-storage'; if it was moved or "
+    "if this directory is a copy, give it its own storage with 'tenantry snapshot switch-storage'; if it was moved or "
     "restored, or is to take over the other directory's snapshots, use 'tenantry snapshot claim-storage'"
 )
 
 
 def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
-    """Find snapshots in the data directory of which its registries know nothing, because they keep snapshots elsewhere."""
+    """Find unused snapshots in a data directory whose registries store snapshots elsewhere."""
     default = default_location(data_dir)
     try:
         recorded = recorded_location(data_dir)
@@ -38,14 +38,14 @@ def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
         yield note(
             _CHECK,
             f"{len(left)} {'snapshot is' if len(left) == 1 else 'snapshots are'} in {default}, but this directory keeps its snapshots at "
-            f"{recorded}: what is in {default} is neither listed nor deleted",
+            f"{recorded}: the snapshots in {default} are neither listed nor deleted",
             f"copy the content of {default} to {recorded}, or remove it if the snapshots are not needed",
             left,
         )
 
 
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
-    """Compare the storage's owner mark with the directory; neither is changed."""
+    """Compare the storage's owner mark with the data directory, without changing either."""
     owner = StorageOwner(storage, config.data_dir, SystemClock())
     try:
         with anyio.fail_after(STORAGE_SECONDS_MAX):

@@ -33,7 +33,7 @@ _WHAT_TO_DO = {
     ORPHAN: (
         "directory that no tenant of the catalog owns",
         "directories that no tenant of the catalog owns",
-        "look at their content, then move them away: until then no tenant of that name can be created",
+        "look at their content, then move them away: until then no tenant with such a name can be created",
     ),
     MISSING: (
         "tenant has no database, or an empty one",
@@ -46,8 +46,8 @@ _WHAT_TO_DO = {
         "put the right files back, then repair the tenants",
     ),
     REPLACED: (
-        "tenant's file was replaced, and beside it is the log of the former database",
-        "tenants' files were replaced, and beside them are the logs of the former databases",
+        "tenant's file was replaced, but the log of the former database remains",
+        "tenants' files were replaced, but the logs of the former databases remain",
         "copy the right file to another place, and put it back with 'tenantry tenant replace-file'",
     ),
     DAMAGED: (
@@ -59,7 +59,7 @@ _WHAT_TO_DO = {
 
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
-    """Return the differences between catalog and files. Running operations cause differences too, so compare twice."""
+    """Return the differences between the catalog and the files. Running operations cause differences too: compare twice."""
     living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
     owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
@@ -73,14 +73,14 @@ def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
 
 
 def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
-    """Return the tenants that may have files: also purged ones whose purge was interrupted and will be finished."""
+    """Return the tenants that may have files, including purged tenants whose purge was interrupted."""
     return [
         tenant for tenant in tenants if tenant.state.allows(Permission.EXIST) or tenant.intent is not None
     ]
 
 
 def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
-    """Yield the findings about the differences."""
+    """Yield the findings about differences between the catalog and the files."""
     check = "catalog and files"
     for kind, (one, many, to_do) in _WHAT_TO_DO.items():
         subjects = {difference.subject for difference in differences if difference.kind == kind}
@@ -108,7 +108,7 @@ def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> F
     if unknown:
         return note(
             "snapshots",
-            f"{counted(len(unknown), 'directory is of a tenant', 'directories are of tenants')} that the catalog does not know",
+            f"{counted(len(unknown), 'directory', 'directories')} of tenants that the catalog does not know",
             "keep them if the catalog was lost; otherwise remove them",
             unknown,
         )
@@ -137,7 +137,7 @@ def _quarantined(tenants: Sequence[TenantRecord]) -> Finding:
         return wrong(
             "quarantine",
             f"{counted(len(found), 'tenant is', 'tenants are')} quarantined: calls are refused",
-            "'tenantry tenant get' says why; then 'tenant repair', or 'snapshot restore'",
+            "'tenantry tenant get' shows the reason; use 'tenant repair', or 'snapshot restore'",
             found,
         )
     return ok("quarantine", "no tenant is quarantined")
@@ -154,7 +154,7 @@ def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
         return note(
             "lifecycle operations",
             f"{counted(len(left), 'tenant has', 'tenants have')} an interrupted operation",
-            "nothing: the running service, or the next start, finishes it or takes it back",
+            "nothing: the running service, or the next start, finishes the operation or rolls it back",
             left,
         )
     return ok("lifecycle operations", "no interrupted operations")

@@ -1,1 +1,1 @@
-"""Files and directories that survive a power failure, locks between processes, and the space that is left on a disk."""
+"""Durable files and directories, which survive a power failure; lock files; and the free space of a disk."""

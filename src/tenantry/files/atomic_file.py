@@ -1,6 +1,6 @@
-"""Writes a file atomically: it appears under its name complete and durable, or not at all. Maps its errors.
+"""Writes snapshots, bundles and manifests atomically: a file appears complete and durable, or not at all.
 
-Used for snapshots, bundles and manifests. These functions block.
+These functions block.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from tenantry.files.durable_files import FILE_MODE, move
 from tenantry.files.lock_file import is_at
 
 DRAFT_SUFFIX: Final = ".DRAFT"
-"""In capitals, so that a draft never has the name of an object."""
+"""The suffix of a temporary file. Its capitals keep it apart from the names of objects."""
 
 
 class DraftFile:
-    """A file that is written as a draft beside its path, and renamed to it when it is complete and durable; replaces a file there.
+    """Writes a temporary file, the draft, beside the final path, and renames the complete, durable draft to that path.
 
-    The draft is locked while it is written (flock(2)). A draft that a crash left is not locked, and the next draft replaces it.
-    As a context manager it is published at the end of the block, or discarded if the block raises.
+    A writer holds a lock on its draft (flock(2)). A draft that a crash left is not locked, and the next draft replaces it.
+    As a context manager, this class publishes the draft at the end of the block, or discards the draft if the block raises.
 
     Args:
-        path: The path of the file; its directory must exist.
+        path: The final path. Its directory must exist; an existing file is replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,18 +38,18 @@ class DraftFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Create an empty draft; a no-op if it exists.
+        """Create an empty draft; a no-op if the draft is open.
 
         Raises:
-            SnapshotError: Another process writes the draft now (retryable), or the draft's path is not a private file.
-            OSError: It cannot be created.
+            SnapshotError: Another process is writing the draft (retryable), or the file at the draft's path is not private.
+            OSError: The draft cannot be created.
         """
         while self._file is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.fdopen(os.open(self._draft, flags, FILE_MODE), "wb")
             try:
                 self._lock(file)
-                # The past holder of the lock may have published the draft: then this is the published file.
+                # The lock's previous holder may have published the draft: then this is the published file.
                 if is_at(file.fileno(), self._draft):
                     file.truncate(0)
                     self._file = file
@@ -63,10 +63,10 @@ class DraftFile:
         return self._file.write(content)
 
     def publish(self) -> None:
-        """Make the draft durable and give it its name, durably.
+        """Make the draft durable, and rename it durably to the final path.
 
         Raises:
-            OSError: The disk refused; it is unknown whether the file has its name.
+            OSError: The disk failed; whether the draft was renamed is unknown.
         """
         assert self._file is not None
         self._file.flush()
@@ -75,7 +75,7 @@ class DraftFile:
         self._close()
 
     def discard(self) -> None:
-        """Remove the draft; do nothing if it is missing or was published."""
+        """Remove the draft; a no-op if the draft is missing or was published."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._draft.unlink()
@@ -109,7 +109,7 @@ class DraftFile:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SnapshotError(
-                f"{self.path} is being written now: try again when that is finished",
+                f"another process is writing {self.path}: try again later",
                 is_retryable=True,
             ) from error
         # In a directory that others may write to, another user may have created the file to read our data.
@@ -121,21 +121,21 @@ class DraftFile:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            # Closing tries again to write the data that a full disk refused; the error has been raised already.
+            # Closing retries a write that failed on a full disk; that error was already raised.
             with contextlib.suppress(OSError):
                 file.close()
 
 
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
-    """Map errors of the operating system to tenantry's.
+    """Map the operating system's errors to tenantry's errors.
 
     Args:
-        doing: The failed step, for the message after "cannot".
+        doing: The failed step, which follows "cannot" in the message.
 
     Raises:
-        StorageFullError: The disk, the quota or the limit on a file's size is reached.
-        SnapshotError: Any other error.
+        StorageFullError: The disk or the quota is full, or the limit on a file's size is reached.
+        SnapshotError: The operating system raised another error.
     """
     try:
         yield

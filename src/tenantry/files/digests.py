@@ -10,7 +10,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 def file_sha256(path: Path) -> str:
-    """Return the digest of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 digest of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

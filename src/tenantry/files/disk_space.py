@@ -1,4 +1,4 @@
-"""Measures the free space of a disk, and reserves a part of it for tenants' writes."""
+"""Measures the free space of a disk, and reserves some of the space for tenants' writes."""
 
 import errno
 import os
@@ -9,18 +9,18 @@ from typing import Final
 from tenantry.errors import StorageFullError
 
 DISK_BYTES_MIN: Final = 64 * 2**20
-"""Below this, writes would soon be refused: copies leave at least this much."""
+"""The most free space that a copy has to leave for tenants' writes, in bytes."""
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether the error says that the disk, the quota or the limit on a file's size is reached."""
+    """Return whether the error means that the disk or the quota is full, or a file's size limit is reached."""
     return error.errno in _FULL
 
 
 def is_exhausted(directory: Path) -> bool:
-    """Return whether no file can be created there for lack of space or inodes; False if the system does not say."""
+    """Return whether a directory's disk has no free space or no free inodes; False if the system cannot tell."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -29,29 +29,29 @@ def is_exhausted(directory: Path) -> bool:
 
 
 def room_bytes(directory: Path) -> int:
-    """Return how large a new file may become there without using the space reserved for tenants' writes."""
+    """Return the free space of a directory's disk that is not reserved for tenants' writes, in bytes."""
     return max(0, shutil.disk_usage(directory).free - DISK_BYTES_MIN)
 
 
 def check_copy_fits(directory: Path, left_bytes: int, size_bytes: int) -> None:
     """Raise if a copy would use the space reserved for tenants' writes.
 
-    A copy leaves as much space as it uses, or `DISK_BYTES_MIN` if that is less, so that small tenants still get snapshots on a
-    nearly full disk.
+    The reserved space is the size of the copy, but at most `DISK_BYTES_MIN`. So small tenants still get snapshots on a nearly
+    full disk.
 
     Args:
         directory: The directory of the copy.
-        left_bytes: How much of the copy is not written yet.
+        left_bytes: The number of bytes of the copy that are still to be written.
         size_bytes: The final size of the copy.
 
     Raises:
-        StorageFullError: It does not fit.
+        StorageFullError: The copy does not fit on the disk.
         OSError: The file system cannot be read.
     """
     free = shutil.disk_usage(directory).free
     reserved = min(size_bytes, DISK_BYTES_MIN)
     if left_bytes + reserved > free:
         raise StorageFullError(
-            f"not enough disk space: a copy needs {left_bytes} more bytes and leaves {reserved} for writes, and {free} are "
-            "free: free space on the disk"
+            f"not enough disk space: a copy needs {left_bytes} more bytes, {reserved} bytes are reserved for writes, and {free} "
+            "bytes are free: free space on the disk"
         )

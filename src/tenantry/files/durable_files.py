@@ -1,11 +1,11 @@
-"""Creates, moves and removes files and directories durably: a power failure afterwards does not undo it.
+"""Creates, moves and removes files and directories durably: a later power failure does not undo the change.
 
-fsync(2) of a file does not make the file's name durable: that needs an fsync of the directory. The same holds for a new directory,
-a rename and a removal. An existing entry is not always durable: the process that created or removed it may have died
-before its fsync. So each function here ends with an fsync of the directory, also if it changed nothing.
+fsync(2) of a file does not make the file's name durable; that needs an fsync of the directory. The same holds for a new
+directory, a rename and a removal. An existing entry may not be durable: the process that created it may have died before
+the fsync. So each function here ends with an fsync of the directory, even if the function changed nothing.
 
-Directories are created from the top down, and each is durable before an entry is created in it. If a directory exists,
-the directories above it are therefore durable, and only the last directory's entry is synced.
+Directories are created from the top down, and each directory is durable before an entry is created in it. So all parents of
+an existing directory are durable, and only the last directory's entry is synced.
 
 These functions block. Each raises `OSError` if the file system refuses.
 """
@@ -30,7 +30,7 @@ _CANNOT_SYNC: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
 
 def make_root(directory: Path) -> None:
-    """Create a directory and the missing ones above it, private and durable."""
+    """Create a directory and its missing parents, private and durable."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     if not missing and not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
@@ -46,7 +46,7 @@ def make_directories(root: Path, directory: Path) -> None:
 
     Raises:
         DataDirectoryError: A part of the path is a link or not a directory.
-        OSError: One cannot be created or synced.
+        OSError: A directory cannot be created or synced.
     """
     unsynced, current = None, root
     for part in directory.relative_to(root).parts:
@@ -67,14 +67,14 @@ def make_directories(root: Path, directory: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file, durably and atomically; an existing target is replaced.
+    """Rename a file durably and atomically, and replace an existing target.
 
-    Its content must be durable already, see `sync_file`. Between two file systems the file is copied beside `target`
-    first, under its name with `PART_SUFFIX`; a crash may leave that file.
+    The file's content must already be durable, see `sync_file`. If `target` is on another file system, the file is first
+    copied beside `target`, with `PART_SUFFIX` at the end of its name; a crash may leave that copy.
 
     Raises:
-        OSError: It cannot be moved; or it cannot be synced, and then has its new name, which a power failure may undo.
-        StorageFullError: There is no space for the copy.
+        OSError: The file cannot be moved, or the new name cannot be synced, so that a power failure may undo the move.
+        StorageFullError: The disk has no space for the copy.
     """
     try:
         source.rename(target)
@@ -109,21 +109,21 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def link(existing: Path, name: Path) -> None:
-    """Create a hard link to a file, durably; a no-op if the name exists."""
+    """Create a hard link to a file, durably; keep an existing file of that name."""
     with contextlib.suppress(FileExistsError):
         name.hardlink_to(existing)
     sync_directory(name.parent)
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files of one directory, durably; a missing file is not an error."""
+    """Remove files of one directory durably; ignore a missing file."""
     for path in paths:
         path.unlink(missing_ok=True)
     sync_directory(paths[0].parent)
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory and everything in it, durably; a missing directory is not an error."""
+    """Remove a directory and everything in it durably; ignore a missing directory."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(directory)
     with contextlib.suppress(FileNotFoundError):
@@ -150,10 +150,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_foreign_directory(directory: Path) -> None:
-    """Make the entries of a directory durable that may belong to another user, or be on a read-only file system.
-
-    A directory that cannot be opened or synced for that reason is skipped.
-    """
+    """Make the entries of a directory durable, unless its owner or its file system prevents the sync."""
     try:
         sync_directory(directory)
     except OSError as error:
@@ -162,10 +159,10 @@ def sync_foreign_directory(directory: Path) -> None:
 
 
 def check_own_path(root: Path, path: Path) -> None:
-    """Refuse a file below `root` that is a link or whose path contains one; a missing file is accepted.
+    """Refuse a file below `root` that is a link or has a link in its path; accept a missing file.
 
     Raises:
-        DataDirectoryError: A part of the path is a link or not a directory, or its end is not a regular file.
+        DataDirectoryError: A part of the path is a link or not a directory, or the file is not a regular file.
     """
     current = root
     for part in path.parent.relative_to(root).parts:
@@ -180,7 +177,7 @@ def check_directory(path: Path, found: os.stat_result) -> None:
     """Raise `DataDirectoryError` if a path is a link or not a directory."""
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirectoryError(
-            f"{path} is a link or not a directory: tenantry keeps data only in directories of its own",
+            f"{path} is a link or not a directory: replace it by a directory",
             path=str(path),
         )
 
@@ -189,12 +186,12 @@ def check_file(path: Path, found: os.stat_result) -> None:
     """Raise `DataDirectoryError` if a database file is a link or not a regular file."""
     if not stat.S_ISREG(found.st_mode):
         raise DataDirectoryError(
-            f"{path} is a link or not a regular file: put the database itself there", path=str(path)
+            f"{path} is a link or not a regular file: replace it by the database file", path=str(path)
         )
 
 
 def lstat(path: Path) -> os.stat_result | None:
-    """Return the status of a path, without following a link; None if it does not exist."""
+    """Return the status of a path without following a link; None if the path does not exist."""
     try:
         return path.lstat()
     except FileNotFoundError:
@@ -202,8 +199,8 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def unusable_error(data_dir: Path, error: Exception) -> DataDirectoryError:
-    """Return the error of a data directory that cannot be used."""
+    """Return the error for an unusable data directory."""
     return DataDirectoryError(
-        f"the data directory {data_dir} cannot be used ({error}): give a directory that this process may write",
+        f"the data directory {data_dir} cannot be used ({error}): give a directory that this process may write to",
         path=str(data_dir),
     )

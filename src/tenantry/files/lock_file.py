@@ -1,7 +1,7 @@
-"""A lock file, held by one process, or one registry in a process, at a time; the kernel releases it when the process ends.
+"""Locks on files and directories, made with flock(2). The kernel releases a process's locks when the process ends.
 
-The lock is ``flock`` (flock(2)). A forked child closes its copies at once, otherwise a lock would last as long as the child. The
-file contains one line: the name of its holder, for the error of other processes, or a text that its last holder wrote.
+A forked child closes its copies of the descriptors at once: otherwise a lock would last as long as the child. A lock file
+contains one line: the name of the lock's holder, which other processes put in their errors, or a text of the last holder.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from tenantry.errors import PersistenceConnectionError, PersistenceError, Storag
 from tenantry.files.disk_space import is_full
 
 NAMELESS_SECONDS_MAX: Final = 0.05
-"""How long to wait for the holder's name before a held lock without a name is reported."""
+"""The longest wait for the name of a lock's holder. After the wait, the lock is reported as held without a name."""
 
 _NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
-CONTENT_BYTES: Final = 128  # fixed, so that replacing the content needs no truncation
+CONTENT_BYTES: Final = 128  # the size is fixed, so that replacing the content needs no truncation
 _HOST: Final = socket.gethostname()
 
 
 class LockHeldError(Exception):
-    """Another process, or another registry of this one, holds the lock.
+    """Another process, or another registry of this process, holds the lock.
 
     Attributes:
-        pid: The holder's process id; None if it has not written its name yet.
-        host: The holder's host, or None.
+        pid: The process id of the holder; None if the holder has not written its name yet.
+        host: The host of the holder; None if the holder has not written its name yet.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -40,7 +40,7 @@ class LockHeldError(Exception):
 
 
 class _Locked:
-    """A descriptor that a lock is on, if it is open. A forked child closes its copy."""
+    """Has the descriptor of a lock while the lock is held. A forked child closes its copy of the descriptor."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -56,13 +56,13 @@ class _Locked:
             fd, self._fd = self._fd, None
             _held.discard(self)
             if fd is not None:
-                os.close(fd)  # no LOCK_UN: in a forked child it would release the parent's lock
+                os.close(fd)  # without LOCK_UN, which in a forked child would release the parent's lock
 
 
 class DirectoryLock(_Locked):
-    """A lock on a directory itself, not held at first: many holders share it, or one has it alone.
+    """A shared or exclusive lock on a directory itself. The constructor does not acquire the lock.
 
-    It makes no file, so it works on a full disk and leaves nothing behind. Its methods never wait for the lock.
+    The lock needs no file, so it works on a full disk and leaves nothing behind. The methods never wait for the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,13 +70,13 @@ class DirectoryLock(_Locked):
         self.path = path
 
     def acquire(self, *, is_shared: bool) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Args:
-            is_shared: Whether others may share it; otherwise there is no other holder.
+            is_shared: Whether the lock is shared rather than exclusive.
 
         Raises:
-            BlockingIOError: Another holder is in the way.
+            BlockingIOError: Another holder has a conflicting lock.
             OSError: The directory cannot be opened or locked.
         """
         fd = self._open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -87,15 +87,15 @@ class DirectoryLock(_Locked):
             raise
 
     def release(self) -> None:
-        """Release the lock; a no-op if it is not held."""
+        """Release the lock; a no-op if the lock is not held."""
         self._close()
 
 
 class LockFile(_Locked):
-    """A lock, not held at first. Its methods block for I/O, but never wait for the lock.
+    """An exclusive lock on a lock file. The methods block for I/O, but never wait for the lock.
 
     Args:
-        path: The file; created if it is missing.
+        path: The path of the lock file; `acquire` creates a missing file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,20 +108,20 @@ class LockFile(_Locked):
         return self._fd is not None
 
     def fileno(self) -> int:
-        """Return the descriptor of the file; the lock must be held."""
+        """Return the descriptor of the lock file; the lock must be held."""
         assert self._fd is not None
         return self._fd
 
     def acquire(self, *, may_make: bool = True, is_named: bool = True) -> bytes:
-        """Take the lock, write this process's name into it, and return the content that was there.
+        """Acquire the lock, write this process's name into the file, and return the file's previous content.
 
         Args:
-            may_make: Whether a missing file is created.
-            is_named: Whether the name is written. Without it the lock may only be held briefly: a caller that finds a held lock
-                without a name tries again for `NAMELESS_SECONDS_MAX`.
+            may_make: Whether to create a missing file.
+            is_named: Whether to write this process's name. A lock without a name may only be held briefly, because other callers
+                wait up to `NAMELESS_SECONDS_MAX` for the name.
 
         Raises:
-            LockHeldError: It is held elsewhere.
+            LockHeldError: Another process, or another registry of this process, holds the lock.
             OSError: The file cannot be opened or written.
         """
         try:
@@ -135,10 +135,10 @@ class LockFile(_Locked):
         return content
 
     def release(self, content: bytes | None = None) -> None:
-        """Release the lock; a no-op if it is not held.
+        """Release the lock; a no-op if the lock is not held.
 
         Args:
-            content: The text to leave in the file; on a full disk it is not written, and the holder's name stays.
+            content: The text to leave in the file. On a full disk the holder's name stays in the file instead.
         """
         fd = self._fd
         if fd is None:
@@ -151,14 +151,14 @@ class LockFile(_Locked):
             self._close()
 
     def read(self) -> bytes:
-        """Return the content of the file; empty if there is no file."""
+        """Return the content of the lock file; empty if the file cannot be read."""
         try:
             return _first_line(self.path.read_bytes())
         except OSError:
             return b""
 
     def remove(self) -> None:
-        """Remove the file while the lock is held, and release the lock; a file that cannot be removed stays."""
+        """Remove the lock file if this object holds the lock, and release the lock; ignore a failed removal."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -168,12 +168,12 @@ class LockFile(_Locked):
         try:
             _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
         except OSError:
-            if is_new:  # for example on a full disk: the lock would be held without a name
+            if is_new:  # on a full disk, for example, the lock would be held without a name
                 self.remove()
             raise
 
     def _locked(self, *, may_make: bool) -> int:
-        """Return a locked descriptor of the file that is at the path now: a lock on a removed file has no effect."""
+        """Return a locked descriptor of the file that is now at the path, because a lock on a removed file has no effect."""
         looks_left = _NAMELESS_LOOKS
         while True:
             fd = self._opened(may_make=may_make)
@@ -184,7 +184,7 @@ class LockFile(_Locked):
                     content = _read_content(fd)
                     if read_holder(content) != (None, None) or not looks_left:
                         raise LockHeldError(content) from error
-                    # Its holder is about to write its name, or checks whether it is abandoned.
+                    # The holder is about to write its name, or checks whether the lock is abandoned.
                     looks_left -= 1
                     time.sleep(NAMELESS_SECONDS_MAX / _NAMELESS_LOOKS)
             else:
@@ -197,33 +197,33 @@ class LockFile(_Locked):
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the lock files in a directory whose holders have died, also those that died before they wrote their name."""
+    """Remove all lock files of a directory that no process holds."""
     for path in list(directory.iterdir()):
         lock = LockFile(path)
         with contextlib.suppress(LockHeldError, OSError):
-            # A file that was removed meanwhile must not be created again: it would be a leftover.
+            # Another process may have removed the file in the meantime: a new file would be a leftover.
             lock.acquire(may_make=False, is_named=False)
             lock.remove()
 
 
 def lock_error(path: Path, error: OSError) -> PersistenceError:
-    """Return the error of a lock file that cannot be opened or written."""
+    """Return the error for a lock file that cannot be opened or written."""
     if is_full(error):
         return StorageFullError(f"cannot lock {path} ({error}): free space on the disk")
     return PersistenceConnectionError(f"cannot lock {path}: {error}")
 
 
 def read_holder(content: bytes) -> tuple[int | None, str | None]:
-    """Return the process id and the host in a lock's content; None for each that is missing."""
+    """Return the holder's process id and host from a lock file's content; None for both if the content has no holder."""
     try:
         holder = json.loads(content)
         return int(holder["pid"]), str(holder["host"])
     except (ValueError, TypeError, KeyError):
-        return None, None  # The holder has not written its name yet.
+        return None, None  # the holder has not written its name yet
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Return whether the open file is the one that is at the path now."""
+    """Return whether a path still leads to an open file."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:
@@ -239,7 +239,7 @@ def _first_line(content: bytes) -> bytes:
 
 
 def _replace_content(fd: int, content: bytes) -> None:
-    # Always of the same length: ftruncate waits for the disk on some file systems.
+    # The length never changes, because ftruncate waits for the disk on some file systems.
     os.pwrite(fd, content[: CONTENT_BYTES - 1].ljust(CONTENT_BYTES - 1) + b"\n", 0)
 
 
@@ -247,11 +247,11 @@ _held: set[_Locked] = set()
 """The locks of this process whose descriptors are open."""
 
 _fork_lock = threading.RLock()
-"""Prevents a fork between the opening or closing of a descriptor and the change of `_held`."""
+"""Prevents a fork while a descriptor is opened or closed and `_held` is not yet changed."""
 
 
 def _let_go_in_child() -> None:
-    """Close the copies that a forked child has of its parent's locks, which stay locked."""
+    """Close a forked child's copies of its parent's descriptors; the parent keeps its locks."""
     for lock in tuple(_held):
         lock._close()  # noqa: SLF001  # not release, which may write
     _fork_lock.release()
