@@ -40,7 +40,7 @@ def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
     first = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "writes/s (durable)" in first.stdout
-    assert "acknowledged records are there" in first.stdout
+    assert "acknowledged records exist" in first.stdout
     assert (tmp_path / "kept" / "catalog.db").is_file()
     second = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
     assert second.returncode == 2

@@ -287,7 +287,7 @@ class TestHosts:
     @pytest.mark.parametrize("domain", ["", ".", "example.com:80", ".com", "a..b", "exämple.com", "a b"])
     def test_a_domain_that_is_none(self, domain: str):
         """A mistake in the domain is found when the application is made, not when a request comes."""
-        with pytest.raises(ValueError, match=r"is not a domain: give one like 'example.com'"):
+        with pytest.raises(ValueError, match=r"is not a domain: give a domain like 'example.com'"):
             from_subdomain(domain)
 
 

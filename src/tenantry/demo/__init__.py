@@ -1,4 +1,4 @@
-"""``tenantry demo``: the main job on real files, and a check afterwards that nothing was lost or mixed up."""
+"""``tenantry demo``: runs a workload on real files, and then checks that no record was lost or mixed up."""
 
 from tenantry.demo.run import DemoResult, DemoSettings, run_demo
 

@@ -1,4 +1,4 @@
-"""What the demo checks after everything was closed and opened again: each acknowledged write, in its own company."""
+"""Checks, after all tenants were reopened, that each acknowledged record of the demo is in its own company's file."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found.
+    """The result of the check, in numbers.
 
     Attributes:
-        checked: Acknowledged records that were looked for.
-        missing: Of them, those that are not there, or not in their last acknowledged state.
-        foreign: Records that another company wrote.
+        checked: The number of acknowledged records.
+        missing: The number of acknowledged records that are missing, or not in their last acknowledged state.
+        foreign: The number of files that contain another company's records.
     """
 
     checked: int
@@ -32,7 +32,7 @@ class CheckResult:
 
 
 async def check_company(company: Company, handle: TenantHandle) -> CheckResult:
-    """Compare a company's ledger with what its file holds now."""
+    """Compare a company's ledger with the content of the company's file."""
     ledger = company.ledger
     messages, contents = set(), set()
     for channel in CHANNELS:

@@ -1,4 +1,4 @@
-"""One company of the demo: what its agents do, and a ledger of what was acknowledged to them."""
+"""A company of the demo: the work of its agents, and a ledger of their acknowledged records."""
 
 import itertools
 import random
@@ -33,19 +33,19 @@ CHANNELS: Final = ("general", "planning", "incidents")
 
 @dataclass
 class Timings:
-    """How long every call took, by statement, in seconds."""
+    """The durations of all calls in seconds, by statement."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     async def timed(self, statement: str, call: Awaitable[T]) -> T:
-        """Await `call`; note how long it took."""
+        """Await `call`, and record its duration."""
         started = perf_counter()
         result = await call
         self.seconds.setdefault(statement, []).append(perf_counter() - started)
         return result
 
     def count(self, *, is_read: bool) -> int:
-        """Return how many calls read, or wrote."""
+        """Return the number of reading calls, or of writing calls."""
         return sum(len(s) for name, s in self.seconds.items() if (name in READS) is is_read)
 
 
@@ -54,20 +54,20 @@ READS: Final = frozenset({"messages.get_history", "tasks.get"})
 
 @dataclass
 class Ledger:
-    """What a company was told is durable."""
+    """The records whose writes the tenant acknowledged to a company."""
 
     messages: set[UUID] = field(default_factory=set)
-    costs: set[str] = field(default_factory=set)  # a cost record's token, kept in its `provider`
+    costs: set[str] = field(default_factory=set)  # the tokens in the field `provider` of the cost records
     tasks: dict[str, TaskStatus] = field(default_factory=dict)
 
 
 class Company:
-    """A company with agents; every record it writes carries its id, so that one in the wrong file is found.
+    """A company with agents. Every record contains the company's id, so that the check finds a record in the wrong file.
 
     Args:
-        handle: The tenant.
-        timings: Shared by all companies.
-        seed: What its agents' choices follow from.
+        handle: The tenant's handle.
+        timings: The durations of calls, shared by all companies.
+        seed: The seed of the agents' random choices.
     """
 
     def __init__(self, handle: TenantHandle, timings: Timings, seed: int) -> None:
@@ -78,7 +78,7 @@ class Company:
         self._numbers = itertools.count()
 
     async def work(self, agent: str) -> None:
-        """Do one thing as an agent does it: mostly talk and pay, move a task, look at the history."""
+        """Do one random action of an agent: send a message, record a cost, move a task, or read the history."""
         choice = self._random.random()
         if choice < 0.4:  # noqa: PLR2004  # the mix of the workload
             await self._say(agent)
@@ -117,7 +117,7 @@ class Company:
         self.ledger.costs.add(token)
 
     async def _move_task(self, agent: str) -> None:
-        """Take a task through its states, one call each."""
+        """Save a task in each of its statuses, with one call for each status."""
         task = Task(
             id=f"{self.handle.id}/{next(self._numbers)}",
             title="Look into it",

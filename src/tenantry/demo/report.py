@@ -15,7 +15,7 @@ _PERCENT: Final = 100
 
 
 def as_data(result: DemoResult) -> dict[str, Any]:
-    """Return the result as plain data; times in milliseconds, rates per second."""
+    """Return the result as plain data, with times in milliseconds and rates per second."""
     seconds = result.elapsed_seconds
     return {
         "elapsed_seconds": round(seconds, 3),
@@ -57,13 +57,13 @@ def print_tables(result: DemoResult, console: Console) -> None:
     check = result.check
     if result.is_whole:
         console.print(
-            f"[green]Closed, opened again, checked:[/] all {check.checked:,} acknowledged records are there, each in its "
-            "own company. A record that was written several times counts once."
+            f"[green]Checked after reopening:[/] all {check.checked:,} acknowledged records exist, each in its own company. "
+            "A record that was written several times counts once."
         )
     else:
         console.print(
-            f"[bold red]Lost or mixed up:[/] of {check.checked:,} acknowledged records {check.missing:,} are missing, and "
-            f"{check.foreign:,} companies' records lie in another's file."
+            f"[bold red]Lost or mixed up:[/] {check.missing:,} of {check.checked:,} acknowledged records are missing, and the "
+            f"records of {check.foreign:,} companies are in another company's file."
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs the demo: busy companies and quiet ones through a small pool, then the check."""
+"""Runs the demo: busy and quiet companies share a small pool; then all records are checked."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ _CREATE_CONCURRENCY: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """What the demo runs."""
+    """The settings of a demo."""
 
     data_dir: Path
     seconds: float = 10.0
@@ -38,7 +38,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the demo is, for a display."""
+    """The progress of a demo, for a display."""
 
     phase: str
     fraction: float
@@ -49,16 +49,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo did and found.
+    """The result of a demo.
 
     Attributes:
-        elapsed_seconds: Of the working phase.
-        timings: Every call's duration, by statement.
-        batches: How many batches ran, and how many calls they carried, by channel.
+        elapsed_seconds: The duration of the working phase.
+        timings: The durations of all calls, by statement.
+        batches: The number of batches and the number of their calls, by channel.
         pool: The pool's counters at the end of the working phase.
-        pool_waits: Callers that waited for a tenant to be opened.
-        check: What was found after opening everything again.
-        metric_families: The names of the metric families that were exported.
+        pool_waits: The number of callers that waited until a tenant was open.
+        check: The result of the check after all tenants were reopened.
+        metric_families: The names of the exported metric families.
     """
 
     elapsed_seconds: float
@@ -71,7 +71,7 @@ class DemoResult:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every acknowledged write is there, in its own company."""
+        """Whether every acknowledged record exists, in its own company."""
         return not self.check.missing and not self.check.foreign
 
 
@@ -91,7 +91,7 @@ class _Tally:
 
 
 async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> DemoResult:
-    """Run the demo and return what it did and found."""
+    """Run the demo and return its result."""
     config = RegistryConfig.from_environment(
         data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max
     )
@@ -139,7 +139,7 @@ async def _create(
 
 
 async def _work(companies: Sequence[Company], settings: DemoSettings, show: Callable[[float], None]) -> None:
-    """Let every agent work until the time is up; each finishes what it has begun, so nothing is in doubt."""
+    """Let every agent work until the time is up; each agent finishes its last action, so all outcomes are known."""
     started = perf_counter()
     until = started + settings.seconds
     busy, quiet = companies[: settings.busy_companies], companies[settings.busy_companies :]
@@ -151,7 +151,7 @@ async def _work(companies: Sequence[Company], settings: DemoSettings, show: Call
                 await anyio.sleep(max(0.0, min(pause_seconds, until - perf_counter())))
 
     async def quiet_agent(company: Company, phase: float) -> None:
-        # Spread over the interval: quiet companies do not speak all at once.
+        # Quiet companies start at different times within the interval, so that they do not all write at once.
         await anyio.sleep(min(phase * _QUIET_INTERVAL_SECONDS, settings.seconds))
         await agent(company, "agent-0", _QUIET_INTERVAL_SECONDS)
 

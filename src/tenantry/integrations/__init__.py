@@ -1,4 +1,4 @@
-"""Integrations with other libraries: FastAPI and Starlette with the extra ``service``, SQLAlchemy Core with the extra ``sqlalchemy``."""
+"""Integrations with FastAPI and Starlette (the extra ``service``) and with SQLAlchemy Core (the extra ``sqlalchemy``)."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ __all__ = [
     "registry_lifespan",
 ]
 
-# Each integration needs a library of its own.
+# Each integration needs another library, so it is imported only when it is used.
 __getattr__ = _lazy_names(
     __name__,
     {

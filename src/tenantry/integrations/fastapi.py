@@ -1,4 +1,4 @@
-"""Use tenantry in a FastAPI or Starlette application: find the tenant of a request, respond to errors, open and close the registry.
+"""Connects tenantry to a FastAPI or Starlette application: finds a request's tenant, responds to errors, opens the registry.
 
     tenant = TenantDependency(opened_registry, source=from_header("X-Tenant"))
     Company = Annotated[TenantHandle, Depends(tenant)]
@@ -63,21 +63,21 @@ Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[dict[str
 
 
 class TenantDependency:
-    """Finds the tenant of a request or a web socket, and returns its handle; for FastAPI's ``Depends``.
+    """Returns the handle of the tenant of a request or a web socket; for FastAPI's ``Depends``.
 
-    It does not authenticate the caller. Your application must check that the caller may use the tenant; the safest source is a
-    function that takes the tenant's id from a verified token.
+    This class does not authenticate the caller. Your application must check that the caller may use the tenant. The safest
+    source is a function that takes the tenant's id from a verified token.
 
     Args:
         registry: The registry, or a function that returns the registry for a request, such as `opened_registry`.
-        source: Where the request names the tenant: `from_header`, `from_subdomain`, `from_path`, or a function of your own,
-            which may be asynchronous.
+        source: The source of the tenant's id: `from_header`, `from_subdomain`, `from_path`, or your own function, which may
+            be asynchronous.
     """
 
     def __init__(self, registry: TenantRegistry | RegistryOf, *, source: Source) -> None:
         self._registry = registry
         self._source = source
-        # FastAPI reads the signature, so that the OpenAPI document contains the header or the path parameter.
+        # FastAPI reads this signature to describe the header or the path parameter in the OpenAPI document.
         describe = getattr(source, "parameter", None)
         described = [] if describe is None else [describe()]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -85,17 +85,17 @@ class TenantDependency:
         self.__signature__ = inspect.Signature([connection, *described])
 
     async def __call__(self, connection: HTTPConnection, **_: object) -> TenantHandle:
-        """Return the request's tenant, for FastAPI; see `resolve`."""
+        """Return the handle of the request's tenant, for FastAPI; see `resolve`."""
         return await self.resolve(connection)
 
     async def resolve(self, connection: HTTPConnection) -> TenantHandle:
         """Return the handle of the tenant that the request names.
 
-        This reads only the catalog and its cache: it opens no tenant, and so closes no other tenant.
+        This method reads only the catalog and its cache. It opens no tenant, and so the pool closes no other tenant.
 
         Raises:
-            TenantRequiredError: The request names no tenant, or more than one; there is no default tenant.
-            InvalidTenantIdError: The request names something that is not a valid tenant id; nothing was looked up.
+            TenantRequiredError: The request names no tenant, or more than one tenant.
+            InvalidTenantIdError: The request's tenant id is not valid.
             TenantNotFoundError: The tenant does not exist.
             TenantStateError: The tenant is suspended, archived, quarantined or deleted.
             RegistryClosedError: The registry is not open.
@@ -120,19 +120,21 @@ def registry_lifespan(
     schemas: Sequence[Schema] | None = None,
     mounted: Sequence[Starlette] = (),
 ) -> Lifespan:
-    """Return an application's lifespan that opens the registry before the first request and closes it after the last.
+    """Return an application's lifespan that opens the registry before the first request and closes it after the last request.
 
     Args:
-        registry: The registry, which can be opened once; or its settings or data directory, to make one anew for each start of the application.
-        schemas: The packs of a registry that is made here; the built-in one if left out.
-        mounted: Applications inside of this one whose lifespans are run too, such as the admin API: Starlette does not
-            run them by itself.
+        registry: A registry, for one start of the application; or the settings or the data directory, from which each start of
+            the application creates a new registry.
+        schemas: The schema packs of a new registry; the built-in pack if omitted.
+        mounted: Mounted applications, such as the admin API, whose lifespans must run too: Starlette does not run them.
 
     Raises:
-        SettingsError: Both a registry and packs are given.
+        SettingsError: The arguments include both a registry and schema packs.
     """
     if isinstance(registry, TenantRegistry) and schemas is not None:
-        raise SettingsError("a registry that is given has its packs already: pass schemas= to TenantRegistry")
+        raise SettingsError(
+            "the registry already has its schema packs: pass schemas= to TenantRegistry instead"
+        )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -151,24 +153,24 @@ def registry_lifespan(
 
 
 def opened_registry(connection: HTTPConnection) -> TenantRegistry:
-    """Return the registry that `registry_lifespan` opened for the application of this request.
+    """Return the registry that `registry_lifespan` opened for a request's application.
 
     Raises:
-        RegistryClosedError: No registry was opened, because the application has another lifespan or its server runs no lifespan.
+        RegistryClosedError: The application has another lifespan, or its server runs no lifespan.
     """
     registry: TenantRegistry | None = getattr(connection.state, _STATE_NAME, None)
     if registry is None:
         raise RegistryClosedError(
-            "no registry was opened for this application: make it with lifespan=registry_lifespan(…)"
+            "no registry was opened for this application: create the application with lifespan=registry_lifespan(…)"
         )
     return registry
 
 
 def install_error_handlers(app: Starlette) -> None:
-    """Respond to every error of tenantry with a problem (RFC 9457), and with ``Retry-After`` if a later try may succeed.
+    """Respond to every error of tenantry with a problem (RFC 9457), and with ``Retry-After`` if a retry may succeed.
 
-    The status and the ``type`` are those of the admin API. The response does not contain the error's message, which may name files
-    or an operator's reason. Errors with a status of 500 and above that cannot be retried are logged.
+    The status and the ``type`` are the same as in the admin API. The response omits the error's message, which may contain the
+    names of files or an operator's reason. Errors with a status of at least 500 are logged unless a retry may succeed.
     """
     app.add_exception_handler(TenantryError, _answer)  # type: ignore[arg-type]  # for both kinds of connection
 
@@ -179,7 +181,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     if answer.status_code >= _STATUS_SERVER_ERROR and not error.is_retryable:
         EventLog().failure(REQUEST_FAILED, error, tenant_id=getattr(error, "tenant_id", None))
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
-        # An accepted web socket can only be closed. Before that, Starlette sends the response.
+        # An accepted web socket can only be closed. To a web socket that is not accepted, Starlette sends the response.
         if connection.application_state is WebSocketState.CONNECTED:
             await connection.close(_CLOSE_TRY_LATER if error.is_retryable else _CLOSE_REFUSED)
         return None

@@ -1,7 +1,7 @@
 """Reads the tenant's id from a request: from a header, from the host, from the path, or with a function of the application.
 
-The text comes from a stranger, so it must be a valid tenant id before anything is looked up. It is never corrected to a valid id.
-Only a host is converted to lower case, because host names are case-insensitive (RFC 4343).
+The id comes from a client that is not trusted, so an id that is not valid is refused before the catalog is read, and never
+corrected. Only a host is converted to lower case, because host names are case-insensitive (RFC 4343).
 """
 
 import inspect
@@ -16,10 +16,10 @@ from starlette.requests import HTTPConnection
 from tenantry.errors import TenantRequiredError
 
 Source: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
-"""Returns the tenant's id from a request or from the opening request of a web socket; None or "" if the request names no tenant."""
+"""Returns the tenant's id from a request or a web socket's opening request; None or "" if the request names no tenant."""
 
 _DESCRIPTION: Final = "The id of the tenant; there is no default."
-# A Host header (RFC 9110, section 7.2), but not with an IP address, which names no tenant. A port may be empty (RFC 3986, section 3.2.3).
+# A Host header with a host name (RFC 9110, section 7.2); RFC 3986, section 3.2.3, allows an empty port. IP addresses fail.
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9.-]{1,254}?)\.?(?::[0-9]{0,5})?")
 
 
@@ -34,7 +34,7 @@ class HeaderSource:
         return _only_value(connection, self.name)
 
     def parameter(self) -> inspect.Parameter:
-        """Return the header as a parameter for FastAPI. It is optional there, because `TenantDependency` reports a missing one."""
+        """Return the header as an optional parameter for FastAPI; `TenantDependency` reports a missing header."""
         header = Header(alias=self.name, description=_DESCRIPTION, examples=["acme"])
         return _parameter("tenant_header", Annotated[str | None, header], default=None)
 
@@ -67,36 +67,36 @@ class SubdomainSource:
 
 
 def from_header(name: str) -> HeaderSource:
-    """Find the tenant's id in a header: ``from_header("X-Tenant")``.
+    """Return a source that reads the tenant's id from a header: ``from_header("X-Tenant")``.
 
-    A request with two such headers is refused, because a proxy and the application could each use a different one.
+    A request with two such headers is refused, because a proxy and the application could each use a different header.
     """
     return HeaderSource(name)
 
 
 def from_path(name: str) -> PathSource:
-    """Find the tenant's id in a parameter of the path: ``from_path("tenant_id")`` for ``/companies/{tenant_id}/tasks``."""
+    """Return a source that reads the tenant's id from a path parameter, such as ``tenant_id`` in ``/{tenant_id}/tasks``."""
     return PathSource(name)
 
 
 def from_subdomain(domain: str, *, is_forwarded: bool = False) -> SubdomainSource:
-    """Find the tenant's id in the host: ``from_subdomain("example.com")`` finds ``acme`` in ``acme.example.com:8443``.
+    """Return a source that reads the tenant's id from the host: with "example.com", ``acme.example.com:8443`` means ``acme``.
 
     The id is the single label before the domain. The domain itself, names with more labels, IP addresses and other hosts name no
     tenant.
 
     Args:
-        domain: The common end of all tenants' host names, in ASCII.
+        domain: The common domain of all tenants' host names, in ASCII.
         is_forwarded: Whether to read ``X-Forwarded-Host`` instead of ``Host``. The proxy in front must set this header in every
             request; otherwise a client can choose the tenant.
 
     Raises:
-        ValueError: The text is not a valid domain.
+        ValueError: The domain is not valid.
     """
     match = _HOST.fullmatch(domain)
     if match is None or ":" in domain or not all(match["name"].split(".")):
         raise ValueError(
-            f"{domain!r} is not a domain: give one like 'example.com', in ASCII and without a port"
+            f"{domain!r} is not a domain: give a domain like 'example.com', in ASCII and without a port"
         )
     return SubdomainSource(match["name"].lower(), "x-forwarded-host" if is_forwarded else "host")
 
@@ -105,7 +105,7 @@ def subdomain(host: str, domain: str) -> str | None:
     """Return the single label before the domain in a ``Host`` header, in lower case; None if the host has another form.
 
     Args:
-        host: The header's value, in any case; it may have a port and a final dot.
+        host: The header's value in upper or lower case, with or without a port and a final dot.
         domain: The domain in lower case, without a final dot.
     """
     match = _HOST.fullmatch(host)

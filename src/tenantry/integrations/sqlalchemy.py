@@ -1,9 +1,9 @@
 """SQLAlchemy Core statements on a tenant; needs the extra ``sqlalchemy``.
 
-Theory of operation. SQLAlchemy executes a statement on an engine of its own, which no data is in: it compiles the statement, or finds
-it in the engine's cache, computes defaults of columns, and converts the parameters. Where it would call the driver, the engine's event
-hands the SQL and the parameters to `_compiled` and ends the execution. A tenant then runs that SQL like any SQL of the caller's own,
-and the columns' types convert the result.
+Theory of operation. SQLAlchemy executes each statement on an engine with an empty database: SQLAlchemy compiles the statement,
+or finds it in the engine's cache, computes the columns' defaults, and converts the parameters. Where SQLAlchemy would call the
+driver, an event of the engine passes the SQL and the parameters to `_compiled` and ends the execution. The tenant then runs
+this SQL like any other SQL, and the columns' types convert the result.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,21 +25,21 @@ from tenantry.sql.stream import STREAM_CHUNK_ROWS
 M = TypeVar("M")
 Values: TypeAlias = Mapping[str, Any]
 
-_STATEMENTS_MAX: Final = 500  # compiled ones that the engine keeps
+_STATEMENTS_MAX: Final = 500  # the size of the engine's cache of compiled statements
 
 
 class SqlAlchemyCore:
     """Runs SQLAlchemy Core statements: ``await SqlAlchemyCore(tenant).fetch_all(select(notes).where(notes.c.done))``.
 
-    Its methods are those of `Queries`, with the same rows, limits, refusals and metrics; a statement takes the place of the SQL, and a
-    mapping of names to values that of the parameters. The types of columns convert values in both directions, and defaults of columns
-    apply. Objects of the ORM are not loaded or stored: a statement names tables, such as ``Note.__table__`` of a mapped class.
+    The class has the methods of `Queries`, with the same rows, limits, refusals and metrics. The methods take a statement instead
+    of SQL text, and a mapping of names to values as parameters. The columns' types convert values in both directions, and the
+    columns' defaults apply. ORM objects cannot be loaded or stored: a statement names tables, such as ``Note.__table__``.
 
     Args:
-        queries: What runs the SQL: a tenant's handle, a transaction, an idempotent write, or a repository.
+        queries: The object that runs the SQL: a tenant's handle, a transaction, an idempotent write, or a repository.
 
     Raises:
-        QueryError: `queries` is something else, such as a ``Session``.
+        QueryError: `queries` is another object, such as a ``Session``.
     """
 
     def __init__(self, queries: Queries) -> None:
@@ -54,22 +54,21 @@ class SqlAlchemyCore:
     async def execute(
         self, statement: Executable, parameters: Values | None = None, *, name: str = "sql.execute"
     ) -> int:
-        """Run a statement that returns no rows; return how many rows it inserted, updated or deleted. See `Queries.execute`."""
+        """Run a statement without a result, and return the number of changed rows. See `Queries.execute`."""
         sql, values = _compiled(statement, parameters, name)
         return await self._queries.execute(sql, values, name=name)
 
     async def execute_many(
         self, statement: Executable, rows: Iterable[Values], *, name: str = "sql.execute_many"
     ) -> int:
-        """Run a statement once for each row of parameters, all as one atomic unit. See `Queries.execute_many`.
+        """Run a statement once for each row of parameters, as one atomic unit, and return the number of changed rows.
+
+        See `Queries.execute_many`.
 
         Args:
             statement: An INSERT, UPDATE or DELETE without RETURNING.
-            rows: The parameters of each run, at most `EXECUTE_MANY_ROWS_MAX`; all have the names that the first one has.
-            name: The label in metrics.
-
-        Returns:
-            How many rows all runs inserted, updated or deleted.
+            rows: The parameters of each run, at most `EXECUTE_MANY_ROWS_MAX` rows, all with the same names.
+            name: The statement's label in metrics.
         """
         given = list(islice(rows, EXECUTE_MANY_ROWS_MAX + 1))
         if not given:
@@ -100,7 +99,7 @@ class SqlAlchemyCore:
         row: type[Any] | None = None,
         name: str = "sql.fetch_one",
     ) -> Any:
-        """Return the first row of a result, or None if it has no rows. See `Queries.fetch_one`."""
+        """Return the first row of a result, or None if the result has no rows. See `Queries.fetch_one`."""
         sql, values = _compiled(statement, parameters, name)
         reader = _Reader(statement, row, name)
         found = await self._queries.fetch_one(sql, values, name=name)
@@ -175,7 +174,7 @@ class SqlAlchemyCore:
         row: type[Any] | None = None,
         name: str = "sql.stream",
     ) -> AsyncIterator[Any]:
-        """Yield the rows of a SELECT of any size, in the order of a key. See `Queries.stream`."""
+        """Yield the rows of a SELECT in the order of a key, with bounded memory. See `Queries.stream`."""
         sql, values = _compiled(statement, parameters, name)
         reader = _Reader(statement, row, name)
         found = self._queries.stream(sql, values, key=key, chunk_rows=chunk_rows, name=name)
@@ -187,8 +186,8 @@ class _Reader:
 
     Args:
         statement: The statement.
-        row: The model of a row; rows are `Row` objects if None.
-        name: The statement's name, for errors.
+        row: The model of a row; None for `Row` objects.
+        name: The statement's name in errors.
     """
 
     def __init__(self, statement: Executable, row: type[Any] | None, name: str) -> None:
@@ -204,23 +203,23 @@ class _Reader:
         ]
 
     async def iterate(self, rows: AsyncIterator[Row]) -> AsyncIterator[Any]:
-        """Yield the rows, converted."""
+        """Yield the converted rows."""
         async for found in rows:
             yield self.read([found])[0]
 
     def read(self, rows: Sequence[Row]) -> list[Any]:
-        """Return the rows, converted.
+        """Return the converted rows.
 
         Raises:
-            MalformedRowError: A value is not one of its column's type, or a row does not fit the model.
+            MalformedRowError: A value does not fit its column's type, or a row does not fit the model.
         """
         if not rows:
             return []
         columns = Columns(rows[0].keys())
         if self._converters and len(self._converters) != len(columns.names):
             raise QueryError(
-                f"{self._name}: the result has {len(columns.names)} columns, and the statement knows the types of "
-                f"{len(self._converters)}: use literal_column() instead of text() for a column of select()"
+                f"{self._name}: the result has {len(columns.names)} columns, but the statement knows the types of "
+                f"{len(self._converters)} columns: use literal_column() instead of text() for a column of select()"
             )
         return [self._convert(found, columns) for found in rows]
 
@@ -239,16 +238,16 @@ class _Reader:
         try:
             return convert(value)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            # Without its cause, whose text would quote the value.
+            # The cause is left out, because its message would quote the value.
             raise MalformedRowError(
-                f"{self._name}: row {self._count} has a value in the column {column!r} that is not of the column's type "
+                f"{self._name}: row {self._count} has a value in the column {column!r} that does not fit the column's type "
                 f"({type(error).__name__})",
                 entity=column,
             ) from None
 
 
 class _CompiledError(Exception):
-    """Ends SQLAlchemy's execution of a statement where it would call the driver."""
+    """Ends SQLAlchemy's execution of a compiled statement before the driver is called."""
 
     def __init__(self, sql: str, parameters: Any) -> None:
         super().__init__()
@@ -258,8 +257,8 @@ class _CompiledError(Exception):
 
 @cache
 def _engine() -> Engine:
-    """Return the engine that compiles. It never executes anything, and its database in memory stays empty."""
-    # One INSERT with RETURNING for many rows of parameters would be several statements, and so not one atomic unit.
+    """Return the engine that compiles statements. The engine never executes one, so its database in memory stays empty."""
+    # With insertmanyvalues, an INSERT with RETURNING of many rows would become several statements, not one atomic unit.
     engine = create_engine(
         "sqlite://", query_cache_size=_STATEMENTS_MAX, hide_parameters=True, use_insertmanyvalues=False
     )
@@ -289,10 +288,10 @@ def _compiled(
 def _compiled(
     statement: Executable, parameters: Values | Sequence[Values] | None, name: str
 ) -> tuple[str, Any]:
-    """Return a statement's SQL and its parameters, or a list of these for a sequence of values.
+    """Return a statement's SQL and its parameters; for a sequence of values, the SQL and a list of parameters.
 
     Raises:
-        QueryError: SQLAlchemy refused the statement or a value, or the statement loads or stores objects of the ORM.
+        QueryError: SQLAlchemy refused the statement or a value, or the statement loads or stores ORM objects.
     """
     _check(statement, name)
     try:
@@ -301,46 +300,42 @@ def _compiled(
     except _CompiledError as compiled:
         sql, found = compiled.sql, compiled.parameters
     except SQLAlchemyError as error:
-        # The first line: the others repeat the SQL.
+        # Only the first line of the message is kept, because the other lines repeat the SQL.
         why = str(getattr(error, "orig", None) or error).partition("\n")[0]
         raise QueryError(
-            f"{name}: SQLAlchemy refused the statement or a parameter; nothing was sent: {why}"
+            f"{name}: SQLAlchemy refused the statement or a parameter, and no SQL was run: {why}"
         ) from error
     else:
-        raise QueryError(f"{name}: the statement has no SQL; nothing was sent: pass one statement")
+        raise QueryError(f"{name}: the statement has no SQL, and no SQL was run: pass one statement")
     if parameters is None or isinstance(parameters, Mapping):
         return sql, _bytes_for_views(found)
     return sql, [_bytes_for_views(row) for row in (found if isinstance(found, list) else [found])]
 
 
 def _bytes_for_views(values: Iterable[Any]) -> tuple[Any, ...]:
-    # SQLAlchemy passes bytes as the driver's Binary type, which is a view of them.
+    # SQLAlchemy passes bytes as the driver's Binary type, which is a memoryview.
     return tuple(bytes(value) if isinstance(value, memoryview) else value for value in values)
 
 
 def _result_columns(statement: Executable) -> Sequence[ColumnElement[Any]]:
-    """Return the columns of a statement's result, as far as the statement knows them: those of plain text have no type."""
+    """Return the columns of a statement's result that have types; columns of plain SQL text have no types."""
     if isinstance(statement, SelectBase):
         return tuple(statement.selected_columns)
     return tuple(statement.exported_columns) if isinstance(statement, UpdateBase) else ()
 
 
 def _check(statement: object, name: str) -> None:
-    """Raise unless this is a statement of SQLAlchemy Core.
-
-    Raises:
-        QueryError: It is something else, or it loads or stores objects of the ORM.
-    """
+    """Raise `QueryError` for an object that is not a statement, or a statement that loads or stores ORM objects."""
     if not isinstance(statement, Executable):
         raise QueryError(
-            f"{name}: {type(statement).__name__} is not a statement of SQLAlchemy; nothing was sent: pass select(…), insert(…) or "
-            "text('…'), or give SQL to the same method of the tenant itself"
+            f"{name}: {type(statement).__name__} is not a statement of SQLAlchemy, and no SQL was run: pass select(…), insert(…) or "
+            "text('…'), or pass SQL to the same method of the tenant"
         )
     entity = next(_entities(statement), None)
     if entity is not None:
         raise QueryError(
-            f"{name}: the statement loads or stores objects of the mapped class {entity}, and the ORM is not supported; nothing was "
-            f"sent: use the class's table, as in select({entity}.__table__)"
+            f"{name}: the statement loads or stores objects of the mapped class {entity}, but the ORM is not supported, and "
+            f"no SQL was run: use the class's table, as in select({entity}.__table__)"
         )
 
 

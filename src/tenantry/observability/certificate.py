@@ -11,7 +11,7 @@ class CertificateMetrics(Collector):
     """Collects the expiry time of the certificate that new connections use.
 
     Args:
-        expires_at_seconds: Returns the Unix time; None if there is no certificate.
+        expires_at_seconds: Returns the expiry time as Unix time; None if there is no certificate.
     """
 
     def __init__(self, expires_at_seconds: Callable[[], float | None]) -> None:
@@ -21,7 +21,7 @@ class CertificateMetrics(Collector):
         """Return the metric, without a sample if there is no certificate."""
         family = GaugeMetricFamily(
             "tenantry_certificate_expiry_timestamp_seconds",
-            "When the certificate ends that new connections are encrypted with; nothing without TLS.",
+            "The expiry time of the certificate of new connections; no sample without TLS.",
         )
         expires_at_seconds = self._expires_at_seconds()
         if expires_at_seconds is not None:

@@ -12,13 +12,11 @@ LIBRARY_LOG: Final = "tenantry.library.log"
 
 
 def configure_logging(level: str = "info", output: Literal["json", "console"] = "json") -> None:
-    """Write events of `level` and above to standard error, as JSON lines or for people.
-
-    A program that embeds tenantry configures structlog itself and does not call this.
+    """Write log events to standard error.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``.
-        output: ``json``, or ``console`` for people.
+        level: The lowest level to write: ``debug``, ``info``, ``warning`` or ``error``.
+        output: The format: ``json`` for JSON lines, ``console`` for people.
     """
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -42,11 +40,10 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
 def log_libraries(level: str = "warning") -> None:
     """Write the messages that libraries log through `logging` as events of tenantry.
 
-    An exception is logged as its type and the line that raised it, because its message and its traceback may contain data of a
-    request.
+    Of an exception only its type and the line that raised it are logged, because the message may contain data of a request.
 
     Args:
-        level: The lowest level that is logged.
+        level: The lowest level to log.
     """
     logging.basicConfig(handlers=[_LibraryLog()], level=level.upper(), force=True)
 

@@ -1,8 +1,8 @@
 """Prometheus metrics of a registry.
 
-Events are counted in plain integers, which become metric families only at a scrape. A prometheus_client histogram would cost more
-for each call than all other bookkeeping together. The number of label values is bounded: a tenant's id is not a label, but it is in
-the OpenMetrics exemplars.
+Events are counted in plain integers, which become metric families only at a scrape. A prometheus_client histogram would take
+longer for each call than all other bookkeeping together. The number of label values is bounded: tenants' ids are not labels,
+and appear only in OpenMetrics exemplars.
 """
 
 import time
@@ -37,26 +37,25 @@ SECONDS_BUCKETS: Final = (
 )
 REQUESTS_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 OPERATIONS_MAX: Final = 200
-"""Further operations are counted as ``other``, so a repository that generates names cannot create series without limit."""
+"""The maximum number of operations with a label of their own; further operations are counted as ``other``."""
 
 Labels = tuple[str, ...]
 
 
 class Observed(Protocol):
-    """The object that is measured: a `TenantRegistry`, or another object with these two methods."""
+    """An object with metrics: a `TenantRegistry`, or another object with these two methods."""
 
     def add_hook(self, hook: Hook) -> None:
-        """Call `hook` with every event from now on."""
+        """Register a hook that is called with every later event."""
 
     def statistics(self) -> RegistryStatistics:
-        """Return the current state."""
+        """Return the registry's current state."""
 
 
 def export_metrics(observed: Observed, collector_registry: CollectorRegistry) -> "RegistryMetrics":
-    """Measure `observed` from now on, and export its metrics in `collector_registry`.
+    """Export the metrics of `observed` in `collector_registry`, and return the collector of these metrics.
 
-    Returns:
-        The collector. To measure another registry instead, call ``collector_registry.unregister(metrics)`` first.
+    To export another registry's metrics instead, call ``collector_registry.unregister(metrics)`` first.
     """
     metrics = RegistryMetrics(observed.statistics)
     observed.add_hook(metrics.observe)
@@ -106,7 +105,7 @@ class _Histogram:
         ]
 
     def series(self) -> list[tuple[Labels, _Series]]:
-        """Return a copy of the counts by label values; a scrape may run on another thread than the events."""
+        """Return a copy of the counts by label values, because a scrape and the events may run on different threads."""
         return list(self._series.items())
 
     def family(self) -> Metric:
@@ -122,25 +121,25 @@ class _Histogram:
 
 
 _HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
-    "connect_duration_seconds": ("Connecting a store.", ("backend", "outcome")),
-    "migrate_duration_seconds": (
-        "Checking a store's migrations and applying the pending ones.",
-        ("backend", "outcome"),
-    ),
+    "connect_duration_seconds": ("The time to connect a store.", ("backend", "outcome")),
+    "migrate_duration_seconds": ("The time to check and apply a store's migrations.", ("backend", "outcome")),
     "open_duration_seconds": (
-        "Opening a tenant, from the pool's decision to the first call.",
+        "The time from the pool's decision to open a tenant until its first call.",
         ("backend", "outcome"),
     ),
     "query_duration_seconds": (
-        "A repository call, from its mailbox to its answer.",
+        "The time of a repository call, including its wait in the mailbox.",
         ("backend", "operation", "outcome"),
     ),
-    "queue_wait_duration_seconds": ("A repository call's time in the mailbox.", ("backend", "channel")),
-    "batch_duration_seconds": ("One batch on the store.", ("backend", "channel")),
-    "batch_requests": ("Calls that shared one batch.", ("backend", "channel")),
-    "pool_wait_duration_seconds": ("A caller's wait for a tenant that was not open.", ("outcome",)),
-    "lifecycle_duration_seconds": ("Lifecycle operations: create, suspend and so on.", ("action", "outcome")),
-    "fleet_duration_seconds": ("A fleet job's work on one tenant.", ("kind", "outcome")),
+    "queue_wait_duration_seconds": ("The wait of a repository call in the mailbox.", ("backend", "channel")),
+    "batch_duration_seconds": ("The time of one batch on the store.", ("backend", "channel")),
+    "batch_requests": ("The number of calls in one batch.", ("backend", "channel")),
+    "pool_wait_duration_seconds": ("The wait of a caller for a tenant that was not open.", ("outcome",)),
+    "lifecycle_duration_seconds": (
+        "The time of a lifecycle operation, such as create.",
+        ("action", "outcome"),
+    ),
+    "fleet_duration_seconds": ("The time of a fleet job's work on one tenant.", ("kind", "outcome")),
 }
 
 
@@ -149,7 +148,7 @@ def _bounds(name: str) -> Sequence[float]:
 
 
 class RegistryMetrics(Collector):
-    """Counts the events of a registry, and returns the counts as metric families at a scrape."""
+    """Counts the events of a registry, and returns the counts as metric families when Prometheus scrapes."""
 
     def __init__(self, statistics: Callable[[], RegistryStatistics]) -> None:
         self._statistics = statistics
@@ -168,7 +167,7 @@ class RegistryMetrics(Collector):
         self._channels: dict[str, str] = {}
 
     def observe(self, event: Event) -> None:
-        """Count one event. The registry calls this as a hook."""
+        """Count one event; the registry calls this method as a hook."""
         match event:
             case BatchFinished():
                 self._observe_batch(event)
@@ -192,7 +191,7 @@ class RegistryMetrics(Collector):
                 self._timed("query_duration_seconds", labels, event)
 
     def describe(self) -> Iterable[Metric]:
-        """Return the metric families without the registry's state, because registering a collector must not scrape it."""
+        """Return the metric families without the registry's state, because registration must not read the state."""
         return [histogram.family() for histogram in self._histograms.values()]
 
     def collect(self) -> Iterable[Metric]:
@@ -200,14 +199,14 @@ class RegistryMetrics(Collector):
         yield from self.describe()
         yield self._calls().family()
         refused = CounterMetricFamily(
-            "tenantry_calls_refused", "Calls turned away at a limit or a deadline.", labels=("outcome",)
+            "tenantry_calls_refused", "Calls refused by a limit or a deadline.", labels=("outcome",)
         )
         for outcome, count in list(self._refused.items()):
             refused.add_metric((outcome,), count)
         yield refused
         succeeded = GaugeMetricFamily(
             "tenantry_lifecycle_last_success_timestamp_seconds",
-            "When a lifecycle operation of this process last went well.",
+            "The time of the last successful lifecycle operation in this process.",
             labels=("action",),
         )
         for action, at_seconds in list(self._succeeded_seconds.items()):
@@ -229,13 +228,13 @@ class RegistryMetrics(Collector):
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
 
     def _calls(self) -> _Histogram:
-        """Return a histogram of the tenants' calls by channel, added up at the scrape and not at each call.
+        """Return a histogram of the tenants' calls by channel, added up at the scrape rather than at each call.
 
-        An operation has no channel until it has run once. Its refused calls before that are added later.
+        The channel of an operation is unknown until its first call has run. Calls refused before that are added later.
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",
-            "Tenants' calls, whatever the operation; channel none: those that did not get to their tenant.",
+            "The time of the tenants' calls of all operations; the channel is none for calls that did not reach a tenant.",
             ("backend", "channel", "outcome"),
             SECONDS_BUCKETS,
         )
@@ -261,9 +260,11 @@ class RegistryMetrics(Collector):
 def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
     """Return the gauges of the registry's current state."""
     pool = statistics.pool
-    yield GaugeMetricFamily("tenantry_pool_open_tenants", "Tenants that hold a place.", pool.open_tenants)
+    yield GaugeMetricFamily(
+        "tenantry_pool_open_tenants", "Tenants opening, open or closing.", pool.open_tenants
+    )
     yield GaugeMetricFamily("tenantry_pool_capacity_tenants", "Places in the pool.", pool.open_tenants_max)
-    yield GaugeMetricFamily("tenantry_pool_idle_tenants", "Open tenants nobody uses now.", pool.idle_tenants)
+    yield GaugeMetricFamily("tenantry_pool_idle_tenants", "Open tenants not in use.", pool.idle_tenants)
     yield GaugeMetricFamily("tenantry_pool_waiters", "Callers that wait for a place.", pool.waiters)
     yield _labelled(
         CounterMetricFamily("tenantry_pool_evictions", "Tenants closed, by reason.", labels=("reason",)),
@@ -275,7 +276,7 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
     )
     yield _labelled(
         GaugeMetricFamily(
-            "tenantry_mailbox_requests", "Calls that wait, of all tenants.", labels=("channel",)
+            "tenantry_mailbox_requests", "Calls that wait in all mailboxes.", labels=("channel",)
         ),
         statistics.mailbox_requests,
     )
@@ -288,22 +289,26 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
     yield _labelled(
         GaugeMetricFamily(
             "tenantry_lifecycle_unfinished_calls",
-            "Tenants with a lifecycle operation that was begun and cannot be finished for now.",
+            "Tenants with an unfinished lifecycle operation that cannot continue for now.",
             labels=("action",),
         ),
         statistics.unfinished_operations,
     )
     yield GaugeMetricFamily(
         "tenantry_clock_held_seconds",
-        "How much longer nothing is deleted because of its age, after the machine's clock leapt.",
+        "The remaining time without deletions by age, after the machine's clock leapt.",
         statistics.clock_held_seconds,
     )
     disk = statistics.disk
-    yield _optional("tenantry_disk_size_bytes", "The data directory's disk.", disk and disk.size_bytes)
-    yield _optional("tenantry_disk_free_bytes", "What may still be used of it.", disk and disk.free_bytes)
+    yield _optional(
+        "tenantry_disk_size_bytes", "The size of the data directory's disk.", disk and disk.size_bytes
+    )
+    yield _optional(
+        "tenantry_disk_free_bytes", "The usable free space of that disk.", disk and disk.free_bytes
+    )
     yield _optional(
         "tenantry_snapshot_interval_seconds",
-        "How often each tenant's snapshot is taken by schedule; nothing where there is none.",
+        "The interval between a tenant's scheduled snapshots; no sample without a schedule.",
         statistics.snapshot_interval_seconds,
     )
 

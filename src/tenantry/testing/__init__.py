@@ -1,4 +1,4 @@
-"""What users need to test against tenantry."""
+"""Helpers for the tests of applications and of back ends: a registry for tests, and the conformance suites."""
 
 from tenantry.company import CompanyRepositories
 from tenantry.testing.conformance.backends import (

@@ -1,7 +1,7 @@
-"""Fixtures of pytest for the tests of an application: ``pytest_plugins = ["tenantry.testing.fixtures"]`` in ``conftest.py``.
+"""Pytest fixtures for the tests of an application: ``pytest_plugins = ["tenantry.testing.fixtures"]`` in ``conftest.py``.
 
-The fixtures are coroutines of asyncio. anyio's plugin, which is installed with tenantry, runs them (``anyio_mode = "auto"``), and so does
-pytest-asyncio (``asyncio_mode = "auto"``).
+The fixtures are asyncio coroutines. Either anyio's pytest plugin, which is installed with tenantry, runs them
+(``anyio_mode = "auto"``), or pytest-asyncio (``asyncio_mode = "auto"``).
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +20,7 @@ __all__ = ["tenant", "tenant_registry", "tenantry_schemas"]
 
 @pytest.fixture
 def tenantry_schemas() -> Sequence[Schema]:
-    """The packs of `tenant_registry`: the built-in one. Override it in your ``conftest.py``."""
+    """The schema packs of `tenant_registry`, by default the built-in pack. Override this fixture in your ``conftest.py``."""
     return (COMPANY,)
 
 
@@ -28,7 +28,7 @@ def tenantry_schemas() -> Sequence[Schema]:
 async def tenant_registry(
     tmp_path: Path, tenantry_schemas: Sequence[Schema]
 ) -> AsyncIterator[TenantRegistry]:
-    """An open registry without tenants, in a directory of the test's own."""
+    """An open registry without tenants, in the temporary directory of the test."""
     async with open_test_registry(tmp_path, schemas=tenantry_schemas) as registry:
         yield registry
 

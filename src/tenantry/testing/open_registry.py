@@ -10,7 +10,7 @@ from tenantry.config import RegistryConfig
 from tenantry.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
-# A small pool closes tenants in between, as a busy one does. No test has to survive a power failure.
+# A small pool closes tenants during a test, as a busy pool does. A test's data need not survive a power failure.
 _SETTINGS: Final[dict[str, Any]] = {"open_tenants_max": 8, "durability": "normal"}
 
 
@@ -18,9 +18,9 @@ _SETTINGS: Final[dict[str, Any]] = {"open_tenants_max": 8, "durability": "normal
 async def open_test_registry(
     directory: Path, *, schemas: Sequence[Schema] = (COMPANY,), **settings: Any
 ) -> AsyncIterator[TenantRegistry]:
-    """Open a registry for a test, with a small pool and without waiting for the disk.
+    """Open a registry for a test, with a small pool, whose commits do not wait for the disk.
 
-    For example, as a fixture of pytest::
+    An example as a pytest fixture::
 
         @pytest.fixture
         async def registry(tmp_path):
@@ -28,9 +28,9 @@ async def open_test_registry(
                 yield registry
 
     Args:
-        directory: The data directory is made in it; a registry that is opened there again finds the same tenants.
-        schemas: The packs of the tenants.
-        settings: Settings of `RegistryConfig` that the test needs otherwise.
+        directory: The parent of the data directory. A later registry in the same directory finds the same tenants.
+        schemas: The schema packs of the tenants.
+        settings: Settings of `RegistryConfig` that replace the defaults of this function.
     """
     config = RegistryConfig(**{"data_dir": directory / "tenantry-data", **_SETTINGS, **settings})
     async with TenantRegistry(config, schemas=schemas) as registry:

@@ -1,7 +1,7 @@
-"""One suite for every back end: what a `Backend` and its `Store` promise, the repositories on top, and an `ObjectStorage`.
+"""The conformance suites for every implementation of `Backend`, `Store`, `ObjectStorage` and the company's repositories.
 
-Each check is a coroutine function whose docstring says what it proves, and that fails with an AssertionError. The
-tables are made for parametrizing, with any test framework that can run a coroutine::
+Each check is a coroutine function. A failed check raises AssertionError. The tables of checks serve as test parameters in
+any test framework that can run coroutines::
 
     @pytest.mark.parametrize("check", STORE_CHECKS, ids=check_name)
     async def test_store(check):
@@ -19,5 +19,5 @@ tables are made for parametrizing, with any test framework that can run a corout
     async def test_object_storage(check):
         await check(MyObjectStorage(an_empty_bucket()))
 
-A fake that stands in for the real thing passes it too: a runtime-checkable protocol sees names, not signatures.
+A fake must pass its suite too, because `isinstance` with a protocol compares names, not signatures.
 """

@@ -1,4 +1,4 @@
-"""What a `Backend` promises: the checks of `BACKEND_CHECKS`, each on an empty place of its own."""
+"""The conformance suite of `Backend`: the checks of `BACKEND_CHECKS`, each on an empty deployment."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,10 +22,10 @@ from tenantry.tenancy.catalog.catalog import CATALOG
 from tenantry.testing.conformance.expectations import Checks, check_name, expect, expect_raised
 
 MakeBackend: TypeAlias = Callable[[], Backend]
-"""Returns a back end that is not open. All those that one check makes share their databases, like processes on one deployment."""
+"""Returns a new back end that is not open. All back ends of one check share a deployment, like several processes."""
 
 BackendCheck: TypeAlias = Callable[[MakeBackend, Path], Awaitable[None]]
-"""A check. It is given back ends on an empty deployment, and an empty directory for copies."""
+"""A check of back ends on an empty deployment, with an empty directory for copies."""
 
 _ACME: Final = parse_tenant_id("acme")
 _UID: Final = "0123456789abcdef0123456789abcdef"
@@ -37,7 +37,7 @@ _checks: Final = Checks[BackendCheck]()
 
 
 async def check_backend(make_deployment: Callable[[], MakeBackend], directory: Path) -> None:
-    """Run every check, each on an empty deployment; the first that fails raises. Copies are made in the directory."""
+    """Run all checks, each on an empty deployment, with copies in the directory; the first failure raises."""
     for check in BACKEND_CHECKS:
         copies = directory / check_name(check)
         copies.mkdir()
@@ -49,7 +49,7 @@ async def _opened(make_backend: MakeBackend) -> AsyncIterator[Backend]:
     backend = make_backend()
     await backend.open()
     try:
-        # As a registry does: tenants without a catalog are taken for a deployment whose catalog was lost.
+        # A registry creates the catalog first: a back end takes tenants without a catalog for a lost catalog.
         catalog = backend.catalog(CATALOG, log=_LOG)
         await catalog.connect()
         await catalog.migrate()
@@ -114,7 +114,7 @@ async def _copied(backend: Backend, place: Place, path: Path) -> Path:
 
 
 async def _staged(backend: Backend, place: Place, directory: Path) -> None:
-    """Stage the tenant's present notes for a restore, and change the tenant then."""
+    """Stage a copy of the tenant's notes for a restore, and then add a note to the tenant."""
     copy = await _copied(backend, place, directory / "copy.db")
     async with _connected(backend, place) as store:
         await _add(store, "newer")
@@ -132,7 +132,7 @@ async def _restored(backend: Backend, place: Place, directory: Path) -> None:
 
 @_checks.add
 async def check_says_what_it_is(make_backend: MakeBackend, _directory: Path) -> None:
-    """It says what it is and what it can do, and its stores and its report say the same."""
+    """A back end names its dialect and its capabilities, and its stores and its report name the same dialect."""
     async with _opened(make_backend) as backend:
         assert backend.dialect.isidentifier(), backend.dialect
         assert backend.capabilities <= set(Capability), backend.capabilities
@@ -146,7 +146,7 @@ async def check_says_what_it_is(make_backend: MakeBackend, _directory: Path) -> 
 
 @_checks.add
 async def check_open_and_close_are_idempotent(make_backend: MakeBackend, _directory: Path) -> None:
-    """A second call changes nothing, and a back end that was never opened can be closed."""
+    """A second open or close is a no-op, and a back end that was never opened can be closed."""
     await make_backend().aclose()
     async with _opened(make_backend) as backend:
         await backend.open()
@@ -157,7 +157,7 @@ async def check_open_and_close_are_idempotent(make_backend: MakeBackend, _direct
 
 @_checks.add
 async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
-    """A new tenant never gets a place that another one has, or had."""
+    """A new tenant never gets the location of an existing tenant or of a former tenant."""
     async with _opened(make_backend) as backend:
         first = await backend.new_location(_ACME, [])
         expect(await backend.new_location(_ACME, []), first)
@@ -165,15 +165,14 @@ async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
         third = await backend.new_location(_ACME, [first, second])
         expect(len({first, second, third}), 3)
         await _created(backend)
-        with expect_raised(
-            PersistenceError
-        ):  # the catalog that says that it is free is not the one that knows the tenant
+        # An existing database at a location that the catalog does not list means that the catalog is the wrong one.
+        with expect_raised(PersistenceError):
             await backend.new_location(_ACME, [])
 
 
 @_checks.add
 async def check_a_missing_database_is_no_new_one(make_backend: MakeBackend, _directory: Path) -> None:
-    """Only a tenant that is being created gets an empty database."""
+    """A store creates a database only for a new tenant; otherwise a missing database raises."""
     async with _opened(make_backend) as backend:
         place = await _place(backend)
         store = backend.store(place, limits=TenantLimits(), log=_LOG)
@@ -187,7 +186,7 @@ async def check_a_missing_database_is_no_new_one(make_backend: MakeBackend, _dir
 
 @_checks.add
 async def check_a_database_knows_its_tenant(make_backend: MakeBackend, _directory: Path) -> None:
-    """A database of another tenant in the right place is refused, and not changed."""
+    """A database at a tenant's location that belongs to another tenant is refused and not changed."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         store = backend.store(place._replace(uid=_OTHER_UID), limits=TenantLimits(), log=_LOG)
@@ -198,7 +197,7 @@ async def check_a_database_knows_its_tenant(make_backend: MakeBackend, _director
 
 @_checks.add
 async def check_exclusive_keeps_others_out(make_backend: MakeBackend, _directory: Path) -> None:
-    """While somebody works on a closed database nobody else can, and no write of anybody else is acknowledged."""
+    """During exclusive work on a closed database, other processes cannot work on the database or write to it."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
         place = await _created(backend, "one")
         async with backend.exclusive(place) as closed:
@@ -214,7 +213,7 @@ async def check_exclusive_keeps_others_out(make_backend: MakeBackend, _directory
 
 @_checks.add
 async def check_exclusive_waits(make_backend: MakeBackend, _directory: Path) -> None:
-    """Another process that has the tenant open is waited for; what it acknowledged is there then."""
+    """Exclusive work waits until another process has closed the tenant, and sees that process's acknowledged writes."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other, AsyncExitStack() as stack:
         place = await _created(backend, "one")
         store = await stack.enter_async_context(_connected(other, place))
@@ -236,7 +235,7 @@ async def check_exclusive_waits(make_backend: MakeBackend, _directory: Path) -> 
 
 @_checks.add
 async def check_locks(make_backend: MakeBackend, _directory: Path) -> None:
-    """A lock of one name is one holder's at a time, among all processes; those of other names are free."""
+    """Among all processes a named lock has one holder at a time, and locks with different names are independent."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
         for first, second in ((backend, other), (other, backend)):
             async with first.lock("job-1"):
@@ -250,7 +249,7 @@ async def check_locks(make_backend: MakeBackend, _directory: Path) -> None:
 
 @_checks.add
 async def check_a_copy_becomes_a_tenant(make_backend: MakeBackend, directory: Path) -> None:
-    """A copy says what it is; prepared and given to another tenant it is that tenant's database."""
+    """A copy describes its content, and can become the database of another tenant."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one", "two")
         copy = await _copied(backend, place, directory / "copy.db")
@@ -268,7 +267,7 @@ async def check_a_copy_becomes_a_tenant(make_backend: MakeBackend, directory: Pa
 
 @_checks.add
 async def check_a_damaged_copy_is_refused(make_backend: MakeBackend, directory: Path) -> None:
-    """What is no database is not prepared."""
+    """A file that is not a database raises `DatabaseCorruptError`."""
     async with _opened(make_backend) as backend:
         path = directory / "copy.db"
         path.write_bytes(b"no database at all" * 1000)
@@ -278,7 +277,7 @@ async def check_a_damaged_copy_is_refused(make_backend: MakeBackend, directory: 
 
 @_checks.add
 async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
-    """The staged database takes the other's place, which is kept whole; to repeat the steps changes nothing."""
+    """A restore replaces the database by the staged copy and keeps the old database; repeated steps change nothing."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         await _restored(backend, place, directory)
@@ -296,7 +295,7 @@ async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
 
 @_checks.add
 async def check_a_restore_that_is_given_up(make_backend: MakeBackend, directory: Path) -> None:
-    """Until the databases are exchanged everything can be taken back, and afterwards nothing."""
+    """A restore can be rolled back until the databases are exchanged, but not afterwards."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         points = backend.points(place)
@@ -318,7 +317,7 @@ async def check_a_restore_that_is_given_up(make_backend: MakeBackend, directory:
 
 @_checks.add
 async def check_a_restore_after_a_crash(make_backend: MakeBackend, directory: Path) -> None:
-    """A process that dies between two steps leaves a restore that another one finishes."""
+    """If a process dies between two steps of a restore, another process can finish the restore."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         await _staged(backend, place, directory)
@@ -335,7 +334,7 @@ async def check_a_restore_after_a_crash(make_backend: MakeBackend, directory: Pa
 
 @_checks.add
 async def check_restore_points(make_backend: MakeBackend, directory: Path) -> None:
-    """Old points go and the newest stays; those dated in the future neither count nor go; a removed one is gone."""
+    """Retention removes old restore points, keeps the newest, and ignores restore points that are dated in the future."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         points = backend.points(place)
@@ -358,7 +357,7 @@ async def check_restore_points(make_backend: MakeBackend, directory: Path) -> No
 
 @_checks.add
 async def check_work_on_a_closed_database(make_backend: MakeBackend, _directory: Path) -> None:
-    """A sound database is found sound, and compacting and repairing it keep what is in it."""
+    """A sound database passes all checks, and compaction and repair keep its content."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one", "two")
         async with backend.exclusive(place) as closed:
@@ -375,7 +374,7 @@ async def check_work_on_a_closed_database(make_backend: MakeBackend, _directory:
 
 @_checks.add
 async def check_versions(make_backend: MakeBackend, _directory: Path) -> None:
-    """What is said of a closed database in passing is what the store says when it is opened, or nothing."""
+    """`closed_versions` returns the same versions as the opened store, or None."""
     async with _opened(make_backend) as backend:
         place = await _created(backend)
         versions = await backend.closed_versions(place)
@@ -385,7 +384,7 @@ async def check_versions(make_backend: MakeBackend, _directory: Path) -> None:
 
 @_checks.add
 async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
-    """A removed database is gone with its restore points, also if it was gone before."""
+    """`remove` deletes a database and its restore points; a second `remove` is a no-op."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         await _restored(backend, place, directory)
@@ -400,7 +399,7 @@ async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
 
 @_checks.add
 async def check_the_catalog(make_backend: MakeBackend, _directory: Path) -> None:
-    """The catalog is a store that several processes have open; each sees what another committed."""
+    """Several processes can have the catalog open, and each process sees the other processes' commits."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
         stores = [each.catalog(CATALOG, log=_LOG) for each in (backend, other)]
         try:
@@ -419,4 +418,4 @@ async def check_the_catalog(make_backend: MakeBackend, _directory: Path) -> None
 
 
 BACKEND_CHECKS: Final[Sequence[BackendCheck]] = tuple(_checks)
-"""Every check, for a parametrized test."""
+"""All checks, in reading order."""

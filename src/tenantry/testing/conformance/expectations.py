@@ -1,4 +1,4 @@
-"""What the checks say things with: plain asserts that tell both sides, without a test framework."""
+"""The assertions of the checks: plain asserts, whose messages show both values, without a test framework."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ class Checks(list[CheckT]):
     """The checks of a module, in the order of their definitions."""
 
     def add(self, check: CheckT) -> CheckT:
-        """Add a check: a decorator."""
+        """Add a check; use this method as a decorator."""
         self.append(check)
         return check
 
@@ -23,19 +23,19 @@ def check_name(check: Callable[..., Any]) -> str:
 
 
 def expect(actual: object, expected: object) -> None:
-    """Assert that both are equal."""
+    """Assert that two values are equal."""
     assert actual == expected, f"expected {expected!r}, not {actual!r}"
 
 
 def expect_error(outcome: object, error_type: type[ErrorT]) -> ErrorT:
-    """Assert that an outcome is an error of this type, and return it."""
+    """Assert that an outcome is an error of the given type, and return the error."""
     assert isinstance(outcome, error_type), f"expected a {error_type.__name__}, not {outcome!r}"
     return outcome
 
 
 @contextmanager
 def expect_raised(error_type: type[ErrorT]) -> Iterator[list[ErrorT]]:
-    """Assert that the block raises an error of this type; it is in the list afterwards."""
+    """Assert that the block raises an error of the given type; the yielded list then contains the error."""
     raised: list[ErrorT] = []
     try:
         yield raised

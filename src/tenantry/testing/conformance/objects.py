@@ -1,4 +1,4 @@
-"""What an `ObjectStorage` promises: the checks of `OBJECT_STORAGE_CHECKS`, each on an empty storage."""
+"""The conformance suite of `ObjectStorage`: the checks of `OBJECT_STORAGE_CHECKS`, each on an empty storage."""
 
 import asyncio
 import stat
@@ -18,7 +18,7 @@ from tenantry.storage.objects.protocol import (
 from tenantry.testing.conformance.expectations import Checks, expect, expect_raised
 
 OpenObjectStorage: TypeAlias = Callable[[], ObjectStorage]
-"""Returns an object storage that is empty."""
+"""Returns an empty object storage."""
 
 ObjectStorageCheck: TypeAlias = Callable[[ObjectStorage], Awaitable[None]]
 
@@ -52,7 +52,7 @@ _checks: Final = Checks[ObjectStorageCheck]()
 
 
 async def check_object_storage(open_storage: OpenObjectStorage) -> None:
-    """Run every check, one after the other; the first that fails raises."""
+    """Run all checks in order; the first failure raises."""
     for check in OBJECT_STORAGE_CHECKS:
         await check(open_storage())
 
@@ -69,7 +69,7 @@ async def _keys(storage: ObjectStorage, prefix: str = "") -> list[str]:
 
 @_checks.add
 async def check_has_the_protocols_names(storage: ObjectStorage) -> None:
-    """It has them, says in one line where it is, and begins empty."""
+    """A storage has the protocol's methods and a location of one line, and is empty at first."""
     assert isinstance(storage, ObjectStorage)
     expect(storage.location.split("\n"), [storage.location.strip()])
     expect(list(await storage.list("")), [])
@@ -77,21 +77,21 @@ async def check_has_the_protocols_names(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_files_come_back(storage: ObjectStorage) -> None:
-    """A file comes back byte for byte: an empty one, a small one, and one of several parts."""
+    """An empty file, a small file and a file of several parts are returned byte for byte."""
     with _directory() as directory:
         for size in (0, 1, _SEVERAL_PARTS_BYTES):
             content = bytes(range(251)) * (size // 251) + bytes(size % 251)
             (directory / "source").write_bytes(content)
             await storage.put(_KEY, directory / "source")
             await storage.get(_KEY, directory / "target")
-            assert (directory / "target").read_bytes() == content, f"{size} bytes came back as others"
+            assert (directory / "target").read_bytes() == content, f"a file of {size} bytes came back changed"
             expect(list(await storage.list("")), [StoredObject(_KEY, size)])
             expect(sorted(path.name for path in directory.iterdir()), ["source", "target"])
 
 
 @_checks.add
 async def check_bytes_come_back(storage: ObjectStorage) -> None:
-    """Bytes come back as they were, whatever they are, and as a file too."""
+    """Any bytes are returned unchanged, both as bytes and as a file."""
     with _directory() as directory:
         for content in (b"", b"\0", bytes(range(256)), b"{}\r\n"):
             await storage.put_bytes(_KEY, content)
@@ -102,7 +102,7 @@ async def check_bytes_come_back(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_replaces(storage: ObjectStorage) -> None:
-    """What is stored again is the new content and nothing of the old."""
+    """Storing under an existing key replaces the whole object."""
     with _directory() as directory:
         (directory / "source").write_bytes(b"new")
         await storage.put_bytes(_KEY, b"old and longer")
@@ -115,7 +115,7 @@ async def check_replaces(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_bytes_have_a_limit(storage: ObjectStorage) -> None:
-    """An object as large as the limit is returned; one byte more is not what was stored there."""
+    """An object as large as the limit is returned; a larger object raises `SnapshotCorruptError`."""
     await storage.put_bytes(_KEY, b"12345")
     expect(await storage.get_bytes(_KEY, bytes_max=5), b"12345")
     with expect_raised(SnapshotCorruptError):
@@ -124,7 +124,7 @@ async def check_bytes_have_a_limit(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_missing_objects_are_told(storage: ObjectStorage) -> None:
-    """Reading what is not there says so and leaves no file; deleting it is no error."""
+    """Reading a missing object raises and leaves no file; deleting a missing object is a no-op."""
     await storage.put_bytes("a/b", b"1")
     with _directory() as directory:
         for key in ("x", "a", "a/b/c", "a/x"):
@@ -139,7 +139,7 @@ async def check_missing_objects_are_told(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_lists_by_prefix_in_order(storage: ObjectStorage) -> None:
-    """A prefix is any beginning of a key, and the order is that of the keys as texts, not of directories."""
+    """A prefix may end anywhere in a key, and the keys are listed in the order of strings, not of directories."""
     keys = ["a-b", "a.b/c", "a/b", "a/b-c", "a/c/d/e", "a/c0", "a0", "ab/c"]
     for size, key in enumerate(reversed(keys)):
         await storage.put_bytes(key, b"x" * size)
@@ -151,7 +151,7 @@ async def check_lists_by_prefix_in_order(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_deletes(storage: ObjectStorage) -> None:
-    """A deleted object is gone, its neighbours stay, and its key can be used again."""
+    """Deleting an object removes only that object, and its key can be used again."""
     for key in ("a/b", "a/b-c", "a/d/e"):
         await storage.put_bytes(key, b"1")
     await storage.delete("a/b")
@@ -165,7 +165,7 @@ async def check_deletes(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_refuses_what_is_no_key(storage: ObjectStorage) -> None:
-    """A key that could mean another place is refused by every method, before anything is touched."""
+    """Every method refuses a key that could lead outside the storage, and changes nothing."""
     with _directory() as directory:
         (directory / "source").write_bytes(b"1")
         for key in _NO_KEYS:
@@ -188,7 +188,7 @@ async def check_refuses_what_is_no_key(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_a_missing_file_is_not_stored(storage: ObjectStorage) -> None:
-    """A file that cannot be read is the caller's mistake: what was there stays."""
+    """Storing a file that cannot be read raises, and keeps the stored object."""
     await storage.put_bytes(_KEY, b"old")
     with _directory() as directory:
         for path in (directory / "missing", directory):
@@ -199,7 +199,7 @@ async def check_a_missing_file_is_not_stored(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_written_files_are_private(storage: ObjectStorage) -> None:
-    """A tenant's data is not for other users of the machine."""
+    """Only the process's user can read a file that a storage writes."""
     await storage.put_bytes(_KEY, b"1")
     with _directory() as directory:
         await storage.get(_KEY, directory / "target")
@@ -208,7 +208,7 @@ async def check_written_files_are_private(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> None:
-    """Of several files for one key at once the object is one, whole; who was refused hears that it may try again."""
+    """Of several concurrent files for one key the object is one whole file, and refused calls raise a retryable error."""
     with _directory() as directory:
         contents = [bytes([number]) * 300_000 for number in range(8)]
         calls = []
@@ -220,13 +220,13 @@ async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> No
         for outcome in outcomes:
             assert outcome is None or (isinstance(outcome, SnapshotError) and outcome.is_retryable), outcome
         assert await storage.get_bytes(_KEY, bytes_max=300_000) in stored, (
-            "the object is of nobody who was told so"
+            "no successful call stored the object"
         )
 
 
 @_checks.add
 async def check_cancelled_calls_leave_nothing_half(storage: ObjectStorage) -> None:
-    """Wherever a call is cancelled, the object, or the file, is there whole or not at all."""
+    """A cancelled call leaves a whole object or file, or none, wherever the call was interrupted."""
     content = b"x" * 1_000_000
     with _directory() as directory:
         (directory / "source").write_bytes(content)

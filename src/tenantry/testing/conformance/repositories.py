@@ -1,4 +1,4 @@
-"""What the company's repositories promise: the checks of `REPOSITORY_CHECKS`, each on an empty, migrated database."""
+"""The conformance suite of the company's repositories: the checks of `REPOSITORY_CHECKS`, each on a new database."""
 
 import math
 from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 OpenRepositories: TypeAlias = Callable[[], AbstractAsyncContextManager[CompanyRepositories]]
-"""Opens repositories on an empty, migrated database that nobody else uses."""
+"""Opens repositories on an empty, migrated database that no other process uses."""
 
 RepositoryCheck: TypeAlias = Callable[[CompanyRepositories], Awaitable[None]]
 _ReadPage: TypeAlias = Callable[..., Awaitable[Page[T]]]
@@ -58,26 +58,26 @@ _checks: Final = Checks[RepositoryCheck]()
 
 
 async def check_repositories(open_repositories: OpenRepositories) -> None:
-    """Run every check, each on repositories of its own; the first that fails raises."""
+    """Run all checks, each on new repositories; the first failure raises."""
     for check in REPOSITORY_CHECKS:
         async with open_repositories() as repositories:
             await check(repositories)
 
 
 async def _walk(read_page: _ReadPage[T], *, limit: int, **filters: Any) -> list[T]:
-    """Return the rows of all pages; none is empty but for the only one, and all but the last are full."""
+    """Return the rows of all pages; assert that all pages but the last are full, and that no further page is empty."""
     page = await read_page(limit=limit, **filters)
     rows = list(page)
     while page.next_cursor is not None:
         expect(len(page), limit)
         page = await read_page(limit=limit, cursor=page.next_cursor, **filters)
-        assert page, "a page that was promised is empty"
+        assert page, "next_cursor led to an empty page"
         rows += page
     return rows
 
 
 async def _check_walks(read_page: _ReadPage[T], expected: list[T], **filters: Any) -> None:
-    """Pages of any size, walked with cursors, give every row once and in order."""
+    """Assert that pages of any size contain every row once and in order."""
     for limit in (1, 2, len(expected) or 1, len(expected) + 1):
         expect(await _walk(read_page, limit=limit, **filters), expected)
     expect(await read_page(limit=None, **filters), tuple(expected))
@@ -104,10 +104,7 @@ async def _check_refuses_windows(read: Callable[..., Awaitable[Any]]) -> None:
 
 
 def _expect_sum(actual: float, values: list[float]) -> None:
-    """Assert that a sum is exact, to one unit in the last place.
-
-    A back end may add the values as decimal numbers, and `math.fsum` adds them as the binary numbers that they are.
-    """
+    """Assert that a sum is exact to one unit in the last place: a back end may add the values as decimal numbers."""
     exact = math.fsum(values)
     assert abs(actual - exact) <= math.ulp(exact), f"expected {exact!r}, not {actual!r}"
 
@@ -115,7 +112,7 @@ def _expect_sum(actual: float, values: list[float]) -> None:
 async def _check_windows(
     read: Callable[..., Awaitable[tuple[T, ...]]], by_minute: Callable[[int, int], list[T]]
 ) -> None:
-    """Both ends of a window are part of it, told in any time zone; an end that is left out is open."""
+    """Assert that a window includes both ends, in any time zone, and that an omitted end is open."""
     last = _ROWS - 1
     east = timezone(timedelta(hours=5, minutes=45))
     cases = [
@@ -136,7 +133,7 @@ async def _check_windows(
 
 @_checks.add
 async def check_repositories_have_their_names(repositories: CompanyRepositories) -> None:
-    """Each has the protocol's methods."""
+    """Each repository has the methods of its protocol."""
     assert isinstance(repositories.tasks, TaskRepository)
     assert isinstance(repositories.cost_records, CostRecordRepository)
     assert isinstance(repositories.messages, MessageRepository)
@@ -145,7 +142,7 @@ async def check_repositories_have_their_names(repositories: CompanyRepositories)
 
 @_checks.add
 async def check_empty_database_has_nothing(repositories: CompanyRepositories) -> None:
-    """Every reading method works with no keyword at all, and finds nothing."""
+    """On an empty database every method that reads works without optional arguments, and returns nothing."""
     expect(await repositories.tasks.get("task"), None)
     expect(await repositories.tasks.list_tasks(), ())
     expect(await repositories.tasks.delete("task"), False)
@@ -158,7 +155,7 @@ async def check_empty_database_has_nothing(repositories: CompanyRepositories) ->
 
 @_checks.add
 async def check_task_comes_back_equal(repositories: CompanyRepositories) -> None:
-    """A task with its defaults and one with every field set are what they were."""
+    """A saved task is returned unchanged, with default values as well as with every field set."""
     plain = make_task("plain")
     full = make_task(
         "full",
@@ -185,7 +182,7 @@ async def check_task_comes_back_equal(repositories: CompanyRepositories) -> None
 
 @_checks.add
 async def check_task_save_is_an_upsert(repositories: CompanyRepositories) -> None:
-    """Saving an id again replaces the whole task, whatever its status was, and does not add one."""
+    """Saving a task with an existing id replaces the whole stored task, whatever its status."""
     await repositories.tasks.save(
         make_task("a", status=TaskStatus.COMPLETED, assigned_to="bob", reviewers=("x",))
     )
@@ -198,7 +195,7 @@ async def check_task_save_is_an_upsert(repositories: CompanyRepositories) -> Non
 
 @_checks.add
 async def check_task_delete_says_whether_it_did(repositories: CompanyRepositories) -> None:
-    """True where a task went, False where there was none; others stay."""
+    """`delete` returns True if the task existed and False otherwise, and keeps other tasks."""
     kept = make_task("kept")
     await repositories.tasks.save(make_task("gone"))
     await repositories.tasks.save(kept)
@@ -209,7 +206,7 @@ async def check_task_delete_says_whether_it_did(repositories: CompanyRepositorie
 
 @_checks.add
 async def check_tasks_are_filtered_and_paged(repositories: CompanyRepositories) -> None:
-    """Filters are ANDed, in every combination; pages come in the order of the ids."""
+    """Filters are combined with AND, in every combination, and pages of tasks are ordered by id."""
     tasks = [
         make_task(f"{agent or '-'}/{project}/{n}", assigned_to=agent, project=project, status=status)
         for n in range(2)
@@ -239,7 +236,7 @@ async def check_tasks_are_filtered_and_paged(repositories: CompanyRepositories) 
 
 @_checks.add
 async def check_tasks_refuse_bad_pages(repositories: CompanyRepositories) -> None:
-    """A limit below 1 or above what a page holds, and a cursor that is none, are QueryErrors."""
+    """A limit that is too small or too large, and a cursor that is not valid, raise `QueryError`."""
     for n in range(2):
         await repositories.audit_entries.save(make_audit_entry(str(n)))
     other = (await repositories.audit_entries.query(limit=1)).next_cursor
@@ -249,7 +246,7 @@ async def check_tasks_refuse_bad_pages(repositories: CompanyRepositories) -> Non
 
 @_checks.add
 async def check_cost_records_are_appended(repositories: CompanyRepositories) -> None:
-    """They come back equal, oldest first; twins are kept, of one instant in the order they were appended."""
+    """Cost records are returned unchanged, oldest first, with duplicates; equal timestamps are in insertion order."""
     late = make_cost_record(0.1, timestamp=at_minute(1), call_category=LLMCallCategory.SYSTEM)
     early = make_cost_record(0.0, input_tokens=0, output_tokens=0)
     twin = make_cost_record(5e-324, output_tokens=2**63 - 1)
@@ -261,7 +258,7 @@ async def check_cost_records_are_appended(repositories: CompanyRepositories) -> 
 
 @_checks.add
 async def check_cost_records_are_filtered_and_summed(repositories: CompanyRepositories) -> None:
-    """Filters are ANDed with each other and with the window, the same for the records and for their sum."""
+    """Queries and sums of cost records combine filters and window with AND."""
     records = [
         make_cost_record(0.1 * (n + 1), agent_id=agent, task_id=task, timestamp=at_minute(n))
         for n in range(_ROWS)
@@ -296,7 +293,7 @@ async def check_cost_records_are_filtered_and_summed(repositories: CompanyReposi
 
 @_checks.add
 async def check_cost_record_windows(repositories: CompanyRepositories) -> None:
-    """Both ends are part of a window; pages of a window stay in it."""
+    """A window includes both ends, and all pages stay within the window."""
     records = [make_cost_record(n, timestamp=at_minute(n)) for n in range(_ROWS)]
     await repositories.cost_records.save_many(records)
     await _check_windows(repositories.cost_records.query, lambda first, end: records[first : end + 1])
@@ -305,7 +302,7 @@ async def check_cost_record_windows(repositories: CompanyRepositories) -> None:
 
 @_checks.add
 async def check_sums_carry_no_error(repositories: CompanyRepositories) -> None:
-    """A sum is rounded once, at its end: amounts that a running sum loses are in it."""
+    """A sum is rounded only once, at the end, so it includes amounts that a running sum would lose."""
     costs = [1e16, 1.0, 1.0, 0.1, 0.2, 0.3, 1e-9] * _ROWS
     await repositories.cost_records.save_many(make_cost_record(cost) for cost in costs)
     _expect_sum(await repositories.cost_records.aggregate(), costs)
@@ -313,7 +310,7 @@ async def check_sums_carry_no_error(repositories: CompanyRepositories) -> None:
 
 @_checks.add
 async def check_cost_records_refuse_bad_calls(repositories: CompanyRepositories) -> None:
-    """Bad limits, cursors and windows are QueryErrors; so are more records than one transaction should hold."""
+    """Limits, cursors and windows that are not valid raise `QueryError`, and so do more records than `save_many` accepts."""
     for n in range(2):
         await repositories.messages.save(make_message(str(n)))
     other = (await repositories.messages.get_history("general", limit=1)).next_cursor
@@ -330,7 +327,7 @@ async def check_cost_records_refuse_bad_calls(repositories: CompanyRepositories)
 
 @_checks.add
 async def check_message_comes_back_equal(repositories: CompanyRepositories) -> None:
-    """A message with its defaults and one with every field set are what they were."""
+    """A saved message is returned unchanged, with default values as well as with every field set."""
     plain = make_message()
     full = make_message(
         "\N{SNOWMAN}\n" * 100,
@@ -348,7 +345,7 @@ async def check_message_comes_back_equal(repositories: CompanyRepositories) -> N
 
 @_checks.add
 async def check_history_is_of_one_channel(repositories: CompanyRepositories) -> None:
-    """Newest first, of one instant the last appended first; other channels are not in it; the sender narrows it."""
+    """A history contains one channel's messages, filtered by sender; equal timestamps are in reverse insertion order."""
     messages = [
         make_message(
             f"{channel} {n}", channel=channel, sender=("ada", "bob")[n % 2], timestamp=at_minute(n // 3)
@@ -370,7 +367,7 @@ async def check_history_is_of_one_channel(repositories: CompanyRepositories) -> 
 
 @_checks.add
 async def check_history_windows(repositories: CompanyRepositories) -> None:
-    """Both ends are part of a window; pages of a window stay in it."""
+    """A window includes both ends, and all pages stay within the window."""
     messages = [make_message(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
     await repositories.messages.save_many(messages)
 
@@ -383,7 +380,7 @@ async def check_history_windows(repositories: CompanyRepositories) -> None:
 
 @_checks.add
 async def check_pages_hold_while_rows_arrive(repositories: CompanyRepositories) -> None:
-    """Rows that arrive between two pages neither repeat nor hide others."""
+    """A row that is inserted between two page reads neither repeats nor hides other rows."""
     first = [make_message(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
     await repositories.messages.save_many(first)
     page = await repositories.messages.get_history("general", limit=3)
@@ -394,7 +391,7 @@ async def check_pages_hold_while_rows_arrive(repositories: CompanyRepositories) 
 
 @_checks.add
 async def check_message_ids_are_unique(repositories: CompanyRepositories) -> None:
-    """A second message with an id is refused by name, and the first stays as it was."""
+    """A second message with the same id raises an error with that id, and the first message stays unchanged."""
     message = make_message(id=UUID(int=7))
     await repositories.messages.save(message)
     with expect_raised(DuplicateRecordError) as raised:
@@ -407,7 +404,7 @@ async def check_message_ids_are_unique(repositories: CompanyRepositories) -> Non
 
 @_checks.add
 async def check_save_many_messages_is_all_or_none(repositories: CompanyRepositories) -> None:
-    """One duplicate among many, with what is stored or with each other, and none of them is stored."""
+    """If one of many messages is a duplicate of a stored message or of another new message, no message is saved."""
     stored, fresh = make_message("stored"), make_message("fresh")
     await repositories.messages.save(stored)
     for messages in ([fresh, stored], [stored, fresh], [fresh, make_message(), fresh]):
@@ -421,7 +418,7 @@ async def check_save_many_messages_is_all_or_none(repositories: CompanyRepositor
 
 @_checks.add
 async def check_messages_refuse_bad_calls(repositories: CompanyRepositories) -> None:
-    """Bad limits, cursors and windows are QueryErrors; so are more messages than one transaction should hold."""
+    """Limits, cursors and windows that are not valid raise `QueryError`, and so do more messages than `save_many` accepts."""
     await repositories.cost_records.save_many([make_cost_record()] * 2)
     other = (await repositories.cost_records.query(limit=1)).next_cursor
     assert other is not None
@@ -438,7 +435,7 @@ async def check_messages_refuse_bad_calls(repositories: CompanyRepositories) -> 
 
 @_checks.add
 async def check_audit_entry_comes_back_equal(repositories: CompanyRepositories) -> None:
-    """An entry with its defaults and one with every field set are what they were."""
+    """A saved audit entry is returned unchanged, with default values as well as with every field set."""
     plain = make_audit_entry("plain")
     full = make_audit_entry(
         "full",
@@ -457,7 +454,7 @@ async def check_audit_entry_comes_back_equal(repositories: CompanyRepositories) 
 
 @_checks.add
 async def check_audit_entries_are_filtered_and_paged(repositories: CompanyRepositories) -> None:
-    """Filters are ANDed, in every combination; newest first, of one instant the last appended first."""
+    """Filters are combined with AND, in every combination; equal timestamps are in reverse insertion order."""
     entries = [
         make_audit_entry(
             f"{agent} {action} {verdict} {risk}",
@@ -498,7 +495,7 @@ async def check_audit_entries_are_filtered_and_paged(repositories: CompanyReposi
 
 @_checks.add
 async def check_audit_windows(repositories: CompanyRepositories) -> None:
-    """Both ends are part of a window; pages of a window stay in it."""
+    """A window includes both ends, and all pages stay within the window."""
     entries = [make_audit_entry(str(n), timestamp=at_minute(n)) for n in range(_ROWS)]
     for entry in entries:
         await repositories.audit_entries.save(entry)
@@ -510,7 +507,7 @@ async def check_audit_windows(repositories: CompanyRepositories) -> None:
 
 @_checks.add
 async def check_audit_pages_hold_a_hundred(repositories: CompanyRepositories) -> None:
-    """Left out, the limit of audit entries is 100."""
+    """The default limit of a page of audit entries is 100."""
     for n in range(_AUDIT_PAGE_ROWS + 1):
         await repositories.audit_entries.save(make_audit_entry(str(n), timestamp=at_minute(n)))
     page = await repositories.audit_entries.query()
@@ -521,7 +518,7 @@ async def check_audit_pages_hold_a_hundred(repositories: CompanyRepositories) ->
 
 @_checks.add
 async def check_audit_ids_are_unique(repositories: CompanyRepositories) -> None:
-    """A second entry with an id is refused by name, and the first stays as it was."""
+    """A second entry with the same id raises an error with that id, and the first entry stays unchanged."""
     entry = make_audit_entry("once")
     await repositories.audit_entries.save(entry)
     with expect_raised(DuplicateRecordError) as raised:
@@ -532,7 +529,7 @@ async def check_audit_ids_are_unique(repositories: CompanyRepositories) -> None:
 
 @_checks.add
 async def check_audit_refuses_bad_calls(repositories: CompanyRepositories) -> None:
-    """Bad limits, cursors and windows are QueryErrors."""
+    """Limits, cursors and windows that are not valid raise `QueryError`."""
     for n in range(2):
         await repositories.tasks.save(make_task(str(n)))
     other = (await repositories.tasks.list_tasks(limit=1)).next_cursor
@@ -543,7 +540,7 @@ async def check_audit_refuses_bad_calls(repositories: CompanyRepositories) -> No
 
 @_checks.add
 async def check_any_text_is_data(repositories: CompanyRepositories) -> None:
-    """Quotes, wildcards, SQL and white space in a key are only text."""
+    """Quotes, wildcards, SQL and white space in a key have no special meaning."""
     for text in ("' OR 1=1 --", "%", "_", ' "', "\N{ZERO WIDTH SPACE}", "A", "a", "\U0001f600"):
         task = make_task(text, project=text)
         await repositories.tasks.save(task)
@@ -555,4 +552,4 @@ async def check_any_text_is_data(repositories: CompanyRepositories) -> None:
 
 
 REPOSITORY_CHECKS: Final = tuple(_checks)
-"""Every check, in the order to read them."""
+"""All checks, in reading order."""

@@ -1,4 +1,4 @@
-"""Valid records whose other fields do not matter."""
+"""Makes valid records with default values for the fields that a check does not set."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ _NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def at_minute(minutes: float) -> datetime:
-    """Return the instant so many minutes after a noon."""
+    """Return the time that is this number of minutes after a fixed noon."""
     return _NOON + timedelta(minutes=minutes)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a `Store`: batches of writes and of reads, and the units that they consist of."""
+"""Checks of a `Store`: batches of writes and reads, and the units in a batch."""
 
 import asyncio
 from typing import Final
@@ -34,7 +34,7 @@ checks: Final = Checks[StoreCheck]()
 
 @checks.add
 async def check_results_follow_fetch(make_store: MakeStore) -> None:
-    """Each statement of a unit gives what its `Fetch` says: None, a count, a row or None, rows."""
+    """The `Fetch` of a statement determines its result: None, a count, a row or None, or rows."""
     async with connected(make_store) as store:
         unit = (insert(1, 10), insert(2, 20, Fetch.ROWCOUNT), select(Fetch.ONE), select())
         expect(await store.write([unit]), [[None, 1, (1, 10), [(1, 10), (2, 20)]]])
@@ -51,7 +51,7 @@ async def check_results_follow_fetch(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_named_rows(make_store: MakeStore) -> None:
-    """Rows that are asked for by name know their columns; a statement that cannot return rows is refused and changes nothing."""
+    """Named rows know their columns, and a statement that cannot return the requested rows is refused without a change."""
     async with connected(make_store) as store:
         written = run(_RETURNING, 1, 10, fetch=Fetch.NAMED_ONE)
         unit = (written, insert(2, 20), select(Fetch.NAMED_ONE), select(Fetch.NAMED_ALL))
@@ -75,7 +75,7 @@ async def check_named_rows(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_rows_that_nobody_asked_for_are_refused(make_store: MakeStore) -> None:
-    """A statement that returns rows and is to give None is refused, and nothing of its unit is kept."""
+    """A statement that returns unrequested rows is refused, and its unit is rolled back."""
     async with connected(make_store) as store:
         outcomes = await store.write(
             [
@@ -100,7 +100,7 @@ async def check_rows_that_nobody_asked_for_are_refused(make_store: MakeStore) ->
 
 @checks.add
 async def check_runs_the_sql_of_its_dialect(make_store: MakeStore) -> None:
-    """Of SQL that differs between dialects a store runs its own; SQL that has none is the failure of its request alone."""
+    """A store runs the SQL of its own dialect; a statement without SQL for that dialect fails alone."""
     async with connected(make_store) as store:
         own = run(Sql({"other": "no SQL", store.backend: SELECT}), fetch=Fetch.ALL)
         other = run(Sql({"other": SELECT}), fetch=Fetch.ALL)
@@ -116,7 +116,7 @@ async def check_runs_the_sql_of_its_dialect(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_counts_rows_of_any_writing_statement(make_store: MakeStore) -> None:
-    """A count is of the rows that the statement itself changed, whatever it begins with and whether it returns rows."""
+    """A row count is right for any writing statement, whatever its first keyword, and with or without RETURNING."""
     async with connected(make_store) as store:
         counts = {
             "INSERT INTO conformance (id, n) VALUES (1, 0), (2, 0), (3, 0) RETURNING id": 3,
@@ -136,7 +136,7 @@ async def check_counts_rows_of_any_writing_statement(make_store: MakeStore) -> N
 
 @checks.add
 async def check_batch_runs_in_order(make_store: MakeStore) -> None:
-    """Requests take effect, and are answered, in the order given."""
+    """The requests of a batch run, and are answered, in the given order."""
     async with connected(make_store) as store:
         count = run("SELECT COUNT(*) FROM conformance", fetch=Fetch.ONE)
         outcomes = await store.write([(insert(n), count) for n in range(CALLERS)])
@@ -145,7 +145,7 @@ async def check_batch_runs_in_order(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_empty_batches_are_answered(make_store: MakeStore) -> None:
-    """Nothing asked, nothing answered."""
+    """An empty batch has an empty list of outcomes."""
     async with connected(make_store) as store:
         expect(await store.write([]), [])
         expect(await store.read([]), [])
@@ -153,7 +153,7 @@ async def check_empty_batches_are_answered(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
-    """A request that fails keeps nothing and leaves the others of its batch alone; the kinds of failure are told apart."""
+    """A failed request is rolled back without an effect on other requests of the batch, and raises a fitting error."""
     async with connected(make_store) as store:
         outcomes = await store.write(
             [
@@ -179,7 +179,7 @@ async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_unit_is_atomic(make_store: MakeStore) -> None:
-    """Of a unit of several statements all take effect or none, wherever it fails."""
+    """A unit takes effect as a whole or not at all, whichever of its statements fails."""
     async with connected(make_store) as store:
         outcomes = await store.write([pair(1), (insert(2), insert(1)), (insert(1), insert(3)), pair(4)])
         expect([outcomes[0], outcomes[3]], [[None, None], [None, None]])
@@ -190,7 +190,10 @@ async def check_unit_is_atomic(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_unit_with_a_key_takes_effect_once(make_store: MakeStore) -> None:
-    """Sent again it gives what it gave; another unit with its key is refused; one that fails, or is expired, runs again."""
+    """A repeated unit with an idempotency key returns its first results, and a different unit with that key is refused.
+
+    A unit runs again if it failed or if its key has expired.
+    """
     async with connected(make_store) as store:
         named_rows = named((1, 10))
         no_row = run(f"{SELECT} LIMIT 0", fetch=Fetch.NAMED_ALL)
@@ -218,7 +221,7 @@ async def check_unit_with_a_key_takes_effect_once(make_store: MakeStore) -> None
 
 @checks.add
 async def check_failure_leaves_no_transaction(make_store: MakeStore) -> None:
-    """After a failed batch the next caller neither waits nor commits what failed."""
+    """A failed batch leaves no open transaction: the next caller does not wait, and does not commit the failed writes."""
     async with connected(make_store) as store:
         (outcome,) = await store.write([(insert(1), insert(1))])
         expect_error(outcome, DuplicateRecordError)
@@ -230,7 +233,7 @@ async def check_failure_leaves_no_transaction(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_units_never_mix(make_store: MakeStore) -> None:
-    """Writers at the same moment: every unit is whole, and none is lost."""
+    """Concurrent units never interleave, and no unit is lost."""
     async with connected(make_store) as store:
         increment = run("UPDATE conformance SET n = n + 1 WHERE id = 0")
         await store.write([(insert(0),)])
@@ -242,7 +245,7 @@ async def check_units_never_mix(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_reads_own_writes(make_store: MakeStore) -> None:
-    """A read that starts after a write was answered sees it, also while other callers are busy."""
+    """A read sees every write that was acknowledged before the read began, even with concurrent callers."""
     async with connected(make_store) as store:
 
         async def write_then_read(row_id: int) -> None:
@@ -254,7 +257,7 @@ async def check_reads_own_writes(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_read_failure_is_the_statements_own(make_store: MakeStore) -> None:
-    """A reading statement that fails leaves the others of its batch alone."""
+    """A failed read has no effect on the other reads of its batch."""
     async with connected(make_store) as store:
         await store.write([(insert(1),)])
         outcomes = await store.read(
@@ -267,7 +270,7 @@ async def check_read_failure_is_the_statements_own(make_store: MakeStore) -> Non
 
 @checks.add
 async def check_reads_cannot_write(make_store: MakeStore) -> None:
-    """A write that is passed off as a read is refused and changes nothing, in a transaction too."""
+    """A write through the read path is refused and changes nothing, even in a transaction."""
     async with connected(make_store) as store:
         (outcome,) = await store.read([insert(1)])
         expect_error(outcome, QueryError)
@@ -280,7 +283,7 @@ async def check_reads_cannot_write(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None:
-    """A caller that is cancelled loses the reply, never half a unit, and takes nobody else's rows along."""
+    """A cancelled write takes effect as a whole or not at all, and has no effect on the writes of other callers."""
     async with connected(make_store) as store:
         writers: list[asyncio.Task[TupleRow | None]] = []
         for row_id in range(1, CALLERS + 1):
@@ -291,7 +294,7 @@ async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None
             if row_id % 2:
                 write.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
-        await store.write([(insert(0),)])  # behind whatever still runs
+        await store.write([(insert(0),)])  # waits for the writes that still run
         found = set(await ids(store))
         expect({-row_id for row_id in found}, found)
         assert found >= {row_id for row_id in range(1, CALLERS + 1) if row_id % 2 == 0}, found

@@ -1,4 +1,4 @@
-"""What a check of a `Store` is, and what the checks share: a database with a table, and statements on it."""
+"""The type of a check of a `Store`, and the checks' common table and statements."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from tenantry.storage.protocol import KeyedRequest, Request
 from tenantry.testing.conformance.expectations import expect
 
 MakeStore: TypeAlias = Callable[[], Store]
-"""Returns a new store, disconnected, on an empty database that nobody else uses, with at least one schema."""
+"""Returns a new, disconnected store with at least one schema, on an empty database that no other store uses."""
 
 StoreCheck: TypeAlias = Callable[[MakeStore], Awaitable[None]]
 
@@ -29,28 +29,28 @@ def insert(row_id: object, n: object = 0, fetch: Fetch = Fetch.NONE) -> Statemen
 
 
 def run(sql: str | Sql, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
-    """Return a statement of any SQL."""
+    """Return a statement with the given SQL."""
     return Statement("conformance.run", sql, parameters, fetch)
 
 
 def select(fetch: Fetch = Fetch.ALL) -> Statement:
-    """Return the statement that reads the rows, in the order of their ids."""
+    """Return the statement that reads all rows in the order of their ids."""
     return Statement("conformance.select", SELECT, (), fetch)
 
 
 def named(*rows: TupleRow) -> list[Row]:
-    """Return rows of `SELECT` as rows with names."""
+    """Return rows of `SELECT` as `Row` objects."""
     columns = Columns(("id", "n"))
     return [Row(columns, values) for values in rows]
 
 
 def pair(row_id: int) -> Request:
-    """Return the unit that inserts two rows: one with the id, and one with the negative id."""
+    """Return the unit that inserts two rows, with the ids `row_id` and `-row_id`."""
     return insert(row_id), insert(-row_id)
 
 
 def keyed(request: Request, *, payload_hash: bytes = b"1", after_seconds: float = 0.0) -> KeyedRequest:
-    """Return a unit with a key that is kept for a minute."""
+    """Return a unit with an idempotency key that is kept for a minute."""
     now = datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=after_seconds)
     return KeyedRequest(
         request, key="key", payload_hash=payload_hash, now=now, kept_since=now - timedelta(minutes=1)
@@ -58,7 +58,7 @@ def keyed(request: Request, *, payload_hash: bytes = b"1", after_seconds: float 
 
 
 async def ids(store: Store) -> list[int]:
-    """Return the ids of the rows."""
+    """Return the ids of all rows."""
     (rows,) = await store.read([select()])
     assert isinstance(rows, list), rows
     return [row[0] for row in rows]
@@ -66,7 +66,7 @@ async def ids(store: Store) -> list[int]:
 
 @asynccontextmanager
 async def connected(make_store: MakeStore) -> AsyncIterator[Store]:
-    """Give a new store with the table of the checks, connected for the block."""
+    """Yield a new, connected store with the table of the checks."""
     store = make_store()
     try:
         await store.connect()

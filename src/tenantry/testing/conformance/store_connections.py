@@ -1,4 +1,4 @@
-"""Checks of a `Store`: connecting, migrating, limits, and what it says about its database."""
+"""Checks of a `Store`: connections, migrations, limits, and reports about its database."""
 
 import asyncio
 from typing import Final
@@ -23,7 +23,7 @@ checks: Final = Checks[StoreCheck]()
 
 @checks.add
 async def check_names_itself(make_store: MakeStore) -> None:
-    """It has the protocol's names, says which back end it is, and is made disconnected."""
+    """A store has the protocol's methods, names its back end, and is disconnected at first."""
     store = make_store()
     assert isinstance(store, Store)
     assert store.backend.isidentifier(), store.backend
@@ -32,7 +32,7 @@ async def check_names_itself(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_connect_and_disconnect_are_idempotent(make_store: MakeStore) -> None:
-    """A second call changes nothing, and what is closed can be opened again."""
+    """A second connect or disconnect is a no-op, and a disconnected store can be reconnected."""
     store = make_store()
     await store.disconnect()
     for _ in range(2):
@@ -46,7 +46,7 @@ async def check_connect_and_disconnect_are_idempotent(make_store: MakeStore) -> 
 
 @checks.add
 async def check_connect_and_disconnect_are_serialised(make_store: MakeStore) -> None:
-    """Calls at the same moment leave it whole: connected or not, and usable either way."""
+    """Concurrent connects and disconnects leave the store in a consistent state."""
     store = make_store()
     await asyncio.gather(*(store.connect() for _ in range(CALLERS)))
     expect(await store.health_check(), True)
@@ -58,7 +58,7 @@ async def check_connect_and_disconnect_are_serialised(make_store: MakeStore) -> 
 
 @checks.add
 async def check_health_follows_the_connection(make_store: MakeStore) -> None:
-    """A store is healthy while it is connected; asking never raises."""
+    """A store is healthy while it is connected, and `health_check` never raises."""
     store = make_store()
     expect(await store.health_check(), False)
     await store.connect()
@@ -69,7 +69,7 @@ async def check_health_follows_the_connection(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_migrates_once(make_store: MakeStore) -> None:
-    """The first migrate applies all, the second none; both say the same versions."""
+    """The first `migrate` applies all migrations, and the second `migrate` none; both return the same versions."""
     store = make_store()
     await store.connect()
     try:
@@ -84,7 +84,7 @@ async def check_migrates_once(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
-    """A sound database passes either look, with a transaction open beside it, and is used as before afterwards."""
+    """A sound database passes the quick and the thorough integrity check during a transaction, and stays usable."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         checks = asyncio.gather(*(store.check_integrity(is_thorough=n % 2 == 1) for n in range(4)))
@@ -97,7 +97,7 @@ async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_tells_of_changes(make_store: MakeStore) -> None:
-    """Each of its commits changes the token, where it gives one; reads and commits of its own are not changes by others."""
+    """A commit changes the store's token if the store has tokens; a store's reads and commits are not changes by others."""
     async with connected(make_store) as store:
         others, tokens = await store.changes_by_others(), [store.change_token()]
         expect(await store.write([(insert(1),)]), [[None]])
@@ -114,7 +114,7 @@ async def check_tells_of_changes(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_use_needs_a_connection(make_store: MakeStore) -> None:
-    """Before connect and after disconnect every call says so."""
+    """Every call on a disconnected store raises `PersistenceConnectionError`."""
     store = make_store()
     for _ in range(2):
         for use in (
@@ -133,7 +133,7 @@ async def check_use_needs_a_connection(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_limits_change_while_it_is_used(make_store: MakeStore) -> None:
-    """A database at its limit refuses what needs more, and is read and used; with more room it takes it."""
+    """A database at its size limit refuses large writes but stays usable, and accepts them once the limit is raised."""
     async with connected(make_store) as store:
         await store.write([(run("CREATE TABLE conformance_text (t TEXT NOT NULL)"),)])
         fill = run("INSERT INTO conformance_text (t) VALUES (?)", "x" * 100_000)

@@ -35,7 +35,7 @@ checks: Final = Checks[StoreCheck]()
 
 @checks.add
 async def check_transaction_control_is_refused(make_store: MakeStore) -> None:
-    """No statement can end, open or nest a transaction behind the store's back, and trying harms nobody else."""
+    """No SQL text can begin, end or nest a transaction of the store; an attempt is refused and affects no other request."""
     async with connected(make_store) as store:
         for row_id, sql in enumerate(_TRANSACTION_CONTROL):
             outcomes = await store.write([(insert(row_id),), (run(sql),), (insert(-1), run(sql))])
@@ -53,7 +53,7 @@ async def check_transaction_control_is_refused(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_transaction_commits_all(make_store: MakeStore) -> None:
-    """What several calls of a transaction wrote is there at once, and no reader sees a part of it."""
+    """A commit makes all writes of a transaction visible at once, and no reader sees a part of them."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         await transaction.write((insert(1),))
@@ -68,7 +68,7 @@ async def check_transaction_commits_all(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_transaction_rolls_back_all(make_store: MakeStore) -> None:
-    """Rolled back, a transaction leaves nothing; doing it twice is harmless."""
+    """A rollback undoes all writes of a transaction, and a second rollback is a no-op."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         await transaction.write(pair(1))
@@ -80,7 +80,7 @@ async def check_transaction_rolls_back_all(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_failed_unit_is_undone_alone(make_store: MakeStore) -> None:
-    """Inside a transaction a failed unit keeps nothing, and the transaction goes on."""
+    """A failed unit in a transaction is rolled back alone, and the transaction can continue."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         await transaction.write((insert(1),))
@@ -95,7 +95,7 @@ async def check_failed_unit_is_undone_alone(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_transaction_is_closed_after_its_end(make_store: MakeStore) -> None:
-    """Used after its end, however it ended, a transaction raises and never turns into autocommit."""
+    """Any call on a committed or rolled-back transaction raises, and never runs in autocommit mode."""
     async with connected(make_store) as store:
         for is_committed in (True, False):
             transaction = await store.begin()
@@ -113,7 +113,7 @@ async def check_transaction_is_closed_after_its_end(make_store: MakeStore) -> No
 
 @checks.add
 async def check_writes_wait_for_the_transaction(make_store: MakeStore) -> None:
-    """A write from outside takes effect after the open transaction, and the next transaction after that."""
+    """A write outside the transaction waits until the transaction ends, and runs before the next transaction begins."""
     async with connected(make_store) as store:
         await store.write([(insert(0, 1),)])
         transaction = await store.begin()
@@ -129,7 +129,7 @@ async def check_writes_wait_for_the_transaction(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_disconnect_ends_the_transaction(make_store: MakeStore) -> None:
-    """Closed under an open transaction, the store rolls it back and works again once it is connected."""
+    """Disconnecting a store rolls back its open transaction, and the store works again after it is reconnected."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         await transaction.write((insert(1),))
@@ -141,7 +141,7 @@ async def check_disconnect_ends_the_transaction(make_store: MakeStore) -> None:
         await transaction.rollback()
         await store.connect()
         rows = (await store.read([select()]))[0]
-        # A database in memory has ended with its connection.
+        # An in-memory database ends with its connection.
         assert rows == [] or isinstance(rows, QueryError), rows
         following = await store.begin()
         await following.rollback()

@@ -1,4 +1,4 @@
-"""What a `Store` promises: the checks of `STORE_CHECKS`, each on a store and a database of its own."""
+"""The conformance suite of `Store`: the checks of `STORE_CHECKS`, each on a new store and database."""
 
 from typing import Final
 
@@ -10,10 +10,10 @@ STORE_CHECKS: Final[tuple[StoreCheck, ...]] = (
     *store_batches.checks,
     *store_transactions.checks,
 )
-"""Every check, in the order to read them."""
+"""All checks, in reading order."""
 
 
 async def check_store(make_store: MakeStore) -> None:
-    """Run every check, one after the other; the first that fails raises."""
+    """Run all checks in order; the first failure raises."""
     for check in STORE_CHECKS:
         await check(make_store)
