@@ -108,7 +108,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("lines", "said", "code"),
         [
-            (["int('secret')"], "at line 3 of 0002_step.py .*raised ValueError: raise Migr", "ValueError"),
+            (["int('secret')"], "at line 3 of 0002_step.py .*raised ValueError: its text may quote", "ValueError"),
             (
                 ["from tenantry.errors import MigrationError", "raise MigrationError('two notes are empty')"],
                 "at line 4 .*two notes are empty",

@@ -241,7 +241,9 @@ class TestAdopt:
         await backend.disconnect()
         async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
             listed = f"company {len(COMPANY.migrations('sqlite')):04d}"
-            with pytest.raises(MigrationError, match=f"lists its own migrations, {listed}: leave out --at"):
+            with pytest.raises(
+                MigrationError, match=f"lists its own migrations, {listed}: leave out the migrations"
+            ):
                 await registry.adopt("acme", path, at={"company": 0})
             await registry.adopt("acme", path)
             assert [one.content for one in await registry.tenant("acme").messages.get_history("general")] == [

@@ -171,7 +171,7 @@ def _listed(
     if at and dict(at) != versions:
         raise MigrationError(
             f"{path} lists its own migrations, {', '.join(f'{name} {number:04d}' for name, number in versions.items())}: leave "
-            "out --at, or name these"
+            f"out the migrations {_BY_AT}, or name these"
         )
     plan_migrations(schemas, BACKEND, applied, file_version)
     check_versions(schemas, versions)

@@ -164,7 +164,9 @@ def _call(function: MigrationFunction, session: SQLiteMigrationSession) -> None:
         raise raised
     # The text of an error that is not tenantry's may quote a row.
     reason = (
-        str(raised) if isinstance(raised, TenantryError) else "raise MigrationError to give a reason here"
+        str(raised)
+        if isinstance(raised, TenantryError)
+        else "its text may quote a row and is not shown; to give a reason, raise MigrationError"
     )
     raise BrokenScriptError(
         f"its function raised {type(raised).__name__}: {reason}", code=type(raised).__name__
