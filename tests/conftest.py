@@ -31,21 +31,26 @@ MEMORY = Path("/dev/shm")
 FILES_BYTES_MAX = 4 * 2**30
 
 LONGEST = (
-    "test_schemathesis",
-    "test_life_of_tenants",
-    "test_isolation",
-    "test_answers",
-    "test_console",
-    "test_service_documentation",
-    "test_rules",
-    "test_company_runtime",
-    "test_commands",
-    "test_scrape",
-    "test_surroundings",
-    "test_fleet_pages",
-    "test_crashes",
-    "test_serve",
+    *(
+        "test_schemathesis",
+        "test_commands",
+        "test_console",
+        "test_answers",
+        "test_power_failure",
+        "test_surroundings",
+    ),
+    *(
+        "test_crashes",
+        "test_scrape",
+        "test_rules",
+        "test_serve",
+        "test_service_documentation",
+        "test_fleet_pages",
+    ),
+    *("test_failing_calls", "test_ids", "test_errors", "test_models", "test_tenants", "test_round_trips"),
+    *("test_isolation", "test_company_runtime", "test_life_of_tenants"),
 )
+"""The files that take the most time, the longest first."""
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in the background so; the processes that tests start and interrupt would inherit it.
@@ -62,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: otherwise one process would be at them when the others have nothing left."""
+    """Begin with the longest files: otherwise one process would run them when the others have no files left."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
