@@ -1,8 +1,8 @@
 """Runs the connect hooks of schema packs, and checks that they only added functions.
 
-A hook gets the connection itself, because extensions take nothing less. It could turn off what durability and isolation depend on.
-So hooks run before anything else: tenantry's own settings come after them. An authorizer refuses all SQL but SELECT without a table. What
-SQL cannot change is compared before and after: the connection's attributes, its limits, and SQLite's options of the connection.
+A hook gets the sqlite3 connection itself, because SQLite extensions need it. With the connection a hook could turn off settings that
+protect durability and isolation. Hooks therefore run first, and tenantry applies its own settings after them. An authorizer refuses all
+SQL except SELECT without a table. The connection's attributes, limits and options are compared before and after the hook.
 """
 
 import sqlite3
@@ -17,7 +17,7 @@ from tenantry.storage.sqlite.statements.authorizer import UNSAFE_FUNCTIONS
 _ALLOWED: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE])
 _ATTRIBUTES: Final = ("isolation_level", "row_factory", "text_factory", "in_transaction", "autocommit")
 _LIMITS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_LIMIT_"))
-# From Python 3.12; before, Python cannot set them.
+# Python before 3.12 cannot set these options.
 _OPTIONS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_DBCONFIG_"))
 _PROBE: Final = "SELECT 1"
 
@@ -26,9 +26,9 @@ class NamedHook(NamedTuple):
     """A connect hook.
 
     Attributes:
-        owner: Where it was given, for errors.
+        owner: The hook's description in error messages.
         call: The hook.
-        schema: The schema pack's name; None if it is not a pack's.
+        schema: The name of the schema pack that defines the hook; None for a hook outside a pack.
     """
 
     owner: str
@@ -37,7 +37,7 @@ class NamedHook(NamedTuple):
 
 
 def hooks_of(schemas: Iterable[Schema]) -> tuple[NamedHook, ...]:
-    """Return the connect hooks of schema packs, in order."""
+    """Return the connect hooks of the schema packs, in the order of the packs."""
     return tuple(
         NamedHook(f"the connect hook of schema {schema.name!r}", schema.on_connect, schema.name)
         for schema in schemas
@@ -46,10 +46,10 @@ def hooks_of(schemas: Iterable[Schema]) -> tuple[NamedHook, ...]:
 
 
 def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> None:
-    """Run the hooks on a new connection, before any of tenantry's settings; remove its authorizer and progress handler.
+    """Run the hooks on a new connection, before tenantry applies its own settings; remove the hooks' progress handlers.
 
     Raises:
-        ConnectHookError: A hook failed, ran SQL that it may not run, or changed the connection. Close the connection.
+        ConnectHookError: A hook failed, ran forbidden SQL, or changed the connection. The caller must close the connection.
     """
     for hook in hooks:
         before, authorizer = _state(connection), _Authorizer()
@@ -73,11 +73,11 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
 
 
 class _Authorizer:
-    """Allows SELECT without a table, and functions.
+    """Allows SELECT without a table, and function calls.
 
     Attributes:
-        refused: What it refused first; empty if it refused nothing.
-        is_asked: Whether it was asked.
+        refused: The first refused action; empty if no action was refused.
+        is_asked: Whether SQLite called the authorizer.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class _Authorizer:
 
 
 def _changed(before: dict[str, object], authorizer: _Authorizer, connection: sqlite3.Connection) -> str:
-    """Return what a hook did that it may not do; empty if nothing."""
+    """Return the forbidden actions of a hook as text; empty if the hook did nothing forbidden."""
     if authorizer.refused:
         return authorizer.refused
     authorizer.is_asked = False
@@ -108,7 +108,7 @@ def _changed(before: dict[str, object], authorizer: _Authorizer, connection: sql
 
 
 def _state(connection: sqlite3.Connection) -> dict[str, object]:
-    """Return what a hook may not change, by name."""
+    """Return the settings that a hook may not change, by name."""
     state: dict[str, object] = {name: getattr(connection, name, None) for name in _ATTRIBUTES}
     state |= {name: connection.getlimit(getattr(sqlite3, name)) for name in _LIMITS}
     for name in _OPTIONS:
@@ -117,7 +117,7 @@ def _state(connection: sqlite3.Connection) -> dict[str, object]:
 
 
 def _reset(connection: sqlite3.Connection) -> None:
-    """Remove a hook's progress handler, which cannot be seen, and forbid further extensions, which a hook has to allow for its own."""
+    """Remove the hook's progress handler, which cannot be inspected, and disable the loading of extensions."""
     connection.set_progress_handler(None, 0)
-    if hasattr(connection, "enable_load_extension"):  # missing where Python was built without it
+    if hasattr(connection, "enable_load_extension"):  # missing if Python was built without extensions
         connection.enable_load_extension(False)

@@ -1,12 +1,12 @@
-"""An aiosqlite connection whose jobs are whole functions, which run on the threads of a pool.
+"""An aiosqlite connection that runs whole functions as jobs on the threads of a pool.
 
-The sqlite3 connection must be opened with ``check_same_thread=False``, because the jobs run on any thread of the pool
-(`tenantry.storage.sqlite.connections.thread_pool`), one at a time, as SQLite requires.
+The sqlite3 connection must be opened with ``check_same_thread=False``: its jobs run one at a time, but on any thread of the pool
+(`tenantry.storage.sqlite.connections.thread_pool`).
 
-Only this module uses private parts of aiosqlite: the attributes that its constructor sets, and its queue ``_tx`` of futures and
-functions. Its public interface starts a thread for each connection and runs one statement for each crossing to that thread. A batch of
-64 saves then crosses 66 times instead of once. Measured on a database in memory, at best of seven runs: 73,000 saves/s and 44,000
-reads/s with the public interface, 397,000 and 230,000 with jobs. `tests/storage/sqlite/test_connection.py` pins the private parts.
+Only this module uses private parts of aiosqlite: the attributes set by the constructor, and the queue ``_tx`` of futures and functions.
+aiosqlite's public interface starts a thread for each connection and switches to that thread for each statement. A batch of 64 saves
+would need 66 thread switches; a job needs one. The best of seven runs on a database in memory made 73,000 saves/s and 44,000 reads/s
+with the public interface, and 397,000 and 230,000 with jobs. `tests/storage/sqlite/test_connection.py` pins the private parts.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool) -> None:
-        # Without super().__init__(): that creates a thread, which costs as much as everything else here even if it is not started.
+        # Without super().__init__(), which creates a thread: even an unstarted thread would double the cost of this constructor.
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._connector = connector
@@ -50,10 +50,10 @@ class JobConnection(aiosqlite.Connection):
         """Open the connection on one of the pool's threads and return it.
 
         Args:
-            connector: Opens the connection for use on any thread; if it fails it leaves nothing open. It runs on a thread.
-            thread_pool: Runs its jobs.
+            connector: Opens the sqlite3 connection for use on any thread. If the connector fails, it must leave nothing open.
+            thread_pool: The threads that run the connection's jobs.
 
-        A caller that is cancelled leaves nothing open.
+        Cancellation leaves no connection open.
 
         Raises:
             PersistenceConnectionError: No asyncio event loop runs.
@@ -64,7 +64,7 @@ class JobConnection(aiosqlite.Connection):
         try:
             await asyncio.shield(opened)
         except BaseException:
-            # The caller was cancelled, but the thread that opens the connection cannot be stopped. Wait for it, then close.
+            # A thread cannot be cancelled while it opens a connection. Wait for the thread, then close the connection.
             await _finished(opened)
             if opened.exception() is None:
                 await _finished(asyncio.ensure_future(connection.aclose()))
@@ -74,29 +74,29 @@ class JobConnection(aiosqlite.Connection):
         return connection
 
     def __del__(self) -> None:
-        """Close the connection if its owner was lost; `Connections` warns about that."""
+        """Close a connection that its owner did not close; `Connections` warns about the leak."""
         if not sys.is_finalizing():
             with contextlib.suppress(sqlite3.Error):
                 self.abandon()
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened and not closed."""
+        """Whether the connection is open."""
         return self._connection is not None
 
     def move_to(self, thread_pool: ThreadPool) -> None:
-        """Run later jobs on another pool's threads; there must be no job at the moment."""
+        """Run later jobs on another pool's threads. The connection must have no job when this method is called."""
         self._thread_pool.unregister()
         self._thread_pool = thread_pool
         self._tx = thread_pool.register()
 
     @property
     def backlog(self) -> int:
-        """How many jobs wait or run."""
+        """The number of waiting and running jobs."""
         return self._tx.qsize()
 
     def submit(self, function: Callable[[sqlite3.Connection], T]) -> "Job[T]":
-        """Run `function` on one of the pool's threads, after the jobs submitted before; return the future of its result.
+        """Run `function` on one of the pool's threads after all jobs submitted earlier; return the future of its result.
 
         Raises:
             ValueError: The connection is closed.
@@ -106,28 +106,28 @@ class JobConnection(aiosqlite.Connection):
         return job
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `function` like `submit`, and return its result. Cancellation only loses the result, the function runs to its end."""
+        """Run `function` like `submit`, and return its result. Cancellation discards the result; the function still runs to its end."""
         connection = self.opened()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((future, lambda: function(connection)))
         return await future
 
     async def aclose(self, then: Callable[[], None] | None = None) -> None:
-        """Close the connection, then call `then` on the same thread; a no-op when it is closed.
+        """Close the connection, then call `then` on the same thread. Closing a closed connection is a no-op.
 
         Raises:
-            sqlite3.Error: It could not be closed; it is still open, and can be closed again.
+            sqlite3.Error: SQLite could not close the connection. The connection is still open; call `aclose` again.
         """
         if self._connection is None:
             return
-        # Not aiosqlite's close(): that drops the handle even if closing fails.
+        # aiosqlite's close() would drop the handle even if closing fails.
         closed = asyncio.get_running_loop().create_future()
         self._running = False
         self._tx.put_nowait((closed, lambda: self._close_on_thread(then)))
         try:
             await asyncio.shield(closed)
         except BaseException:
-            # Closing continues although the caller was cancelled; whether it succeeds decides whether the connection is open.
+            # The thread closes the connection even if the caller was cancelled. If closing fails, the connection stays open.
             await _finished(closed)
             if closed.exception() is None:
                 self._thread_pool.unregister()
@@ -137,10 +137,10 @@ class JobConnection(aiosqlite.Connection):
         self._thread_pool.unregister()
 
     def abandon(self) -> bool:
-        """Close the connection on this thread, without an event loop, because the loop that it was opened on has ended.
+        """Close the connection on this thread without an event loop, because the connection's loop has ended.
 
         Returns:
-            Whether it is closed. It stays open if a thread still works on it.
+            Whether the connection is closed. It stays open if a thread of the pool still uses it.
         """
         if self._connection is None:
             return True
@@ -161,14 +161,14 @@ class JobConnection(aiosqlite.Connection):
             then()
 
     def opened(self) -> sqlite3.Connection:
-        """Return the sqlite3 connection; raise `ValueError` if it is closed, or closing."""
+        """Return the sqlite3 connection; raise `ValueError` if the connection is closed or closing."""
         connection = self._conn
         if not self._running:
             raise ValueError("the connection is closing")
         return connection
 
     def begin(self, job: "Job[Any]") -> bool:
-        """Record, on the thread, that the job runs; return False if it was cancelled before."""
+        """Record on the pool's thread that the job runs; return False if the job was cancelled before."""
         with self._job_lock:
             if job.cancelled():
                 return False
@@ -176,12 +176,12 @@ class JobConnection(aiosqlite.Connection):
             return True
 
     def end(self) -> None:
-        """Record, on the thread, that the job has ended: from now on it cannot interrupt the connection."""
+        """Record on the pool's thread that the job has ended and can no longer interrupt the connection."""
         with self._job_lock:
             self._running_job = None
 
     def interrupt_job(self, job: "Job[Any]") -> bool:
-        """Interrupt the connection if it runs this job; return whether it does."""
+        """Interrupt the connection if the connection runs this job; return whether the job runs."""
         # Under the lock the job cannot end, so the interrupt cannot hit the next caller's job.
         with self._job_lock:
             is_running = self._running_job is job
@@ -193,9 +193,8 @@ class JobConnection(aiosqlite.Connection):
 class Job(asyncio.Future[T]):
     """A function that runs on a connection's thread, and the future of its result.
 
-    If it is cancelled before it begins, it does not run. If it is cancelled while it runs, its statements are interrupted until
-    it ends (https://www.sqlite.org/c3ref/interrupt.html); what it had not committed is rolled back before the connection's next
-    job begins.
+    A job that is cancelled before it begins does not run. The statements of a job that is cancelled while it runs are interrupted until
+    the job ends (https://www.sqlite.org/c3ref/interrupt.html). Its open transaction is rolled back before the connection's next job.
     """
 
     def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:
@@ -205,32 +204,32 @@ class Job(asyncio.Future[T]):
         self._database = connection.opened()
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the job; see the class."""
+        """Cancel the job, as the class describes."""
         is_cancelled = super().cancel(msg)
         if is_cancelled:
             self._interrupt()
         return is_cancelled
 
     def run(self) -> T:
-        """Run the function, on the thread."""
+        """Run the function on the pool's thread."""
         if not self._connection.begin(self):
             raise sqlite3.OperationalError("cancelled before it ran")
         try:
             return self._function(self._database)
         finally:
             self._connection.end()
-            # The interrupt may have hit the statement that was to roll back.
+            # The interrupt may have stopped the job's own ROLLBACK.
             if self.cancelled() and self._database.in_transaction:
                 self._database.execute("ROLLBACK")
 
     def _interrupt(self) -> None:
-        """Interrupt the job repeatedly until it ends: an interrupt between two of its statements has no effect."""
+        """Interrupt the job repeatedly until the job ends, because an interrupt between two statements has no effect."""
         if self._connection.interrupt_job(self):
             self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
 
 
 async def _finished(task: "asyncio.Future[Any]") -> None:
-    """Wait until the task has finished, also if the caller is cancelled again; the caller re-raises the cancellation."""
+    """Wait until the task has finished, even if the caller is cancelled again. The caller must re-raise the cancellation."""
     with anyio.CancelScope(shield=True):
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):

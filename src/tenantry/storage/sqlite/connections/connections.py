@@ -1,16 +1,15 @@
-"""The connections of one database: opens them when they are needed, and chooses one for each job.
+"""Opens the connections of one database when they are needed, and chooses a connection for each job.
 
 Theory of operation. A tenant that is only read needs no writer. A closed database (see `tenantry.storage.sqlite.connections.immutable`)
-that is locked by this process cannot change, so it is opened as an immutable file: without a lock, a log or shared memory of
-SQLite's own. That is the cost of a tenant that is opened for one read: 0.1 ms on ext4, against 1.4 ms for a database with a
-write-ahead log, whose two files are made and removed again. The first write waits for the reads that run, closes the immutable
-reader, and opens the writer; from then on there are readers beside the writer.
+that is locked by this process cannot change. So SQLite opens its file as immutable, without SQLite's own lock, log or shared memory.
+Opening a tenant for one read then takes 0.1 ms on ext4. With a write-ahead log, whose two files are created and removed again, opening
+takes 1.4 ms. The first write waits for running reads, closes the immutable reader, and opens the writer. Later reads use other readers.
 
     open for reading   one immutable reader, nothing else
     open for writing   the writer; readers, opened on the second read
 
-Every read of the immutable file checks that it is unchanged: a change made by hand, with SQLite's own shell for example, is
-seen. A database that was not closed cleanly, has pending migrations or no owner is open for writing from the start.
+Every read of the immutable file checks that the file is unchanged, so a change made with SQLite's shell, for example, is seen.
+A database that was not closed cleanly, has pending migrations, or has no owner is open for writing from the start.
 """
 
 import asyncio
@@ -37,11 +36,11 @@ from tenantry.storage.sqlite.statements import batch
 
 
 class _NotImmutableError(Exception):
-    """The file cannot be opened as an immutable file."""
+    """The database file cannot be opened as immutable."""
 
 
 class Connections:
-    """See the module."""
+    """The connections of one database, as the module describes."""
 
     def __init__(self, opener: DatabaseOpener, thread_pools: ThreadPools) -> None:
         self._opener = opener
@@ -55,20 +54,20 @@ class Connections:
         self._long_lived_readers: list[JobConnection] = []
 
     async def open(self) -> None:
-        """Take the file's lock and open the first connection. A failure, or cancellation, leaves nothing open.
+        """Lock the file and open the first connection. A failure or cancellation leaves nothing open or locked.
 
-        Raises like `DatabaseOpener.open_first`.
+        Raises the errors of `DatabaseOpener.open_first`.
         """
         try:
             connection = await JobConnection.open(self._opener.open_first, self._thread_pools.write)
         except asyncio.CancelledError:
-            # The connection was closed again, but the lock is still held.
+            # `JobConnection.open` closed the connection, but the file's lock is still held.
             self._opener.release(is_clean=False)
             raise
         if self._opener.immutable_file is None:
             self.writer = connection
         else:
-            # To the threads of readers: those of writers wait for the disk.
+            # Reads do not run on the threads of writers, which wait for the disk.
             connection.move_to(self._thread_pools.read)
             self.immutable_reader = connection
         self.is_open = True
@@ -77,7 +76,7 @@ class Connections:
         """Close the readers, then the writer, then release the lock.
 
         Raises:
-            sqlite3.Error: A connection could not be closed; those still open can be closed again.
+            sqlite3.Error: A connection could not be closed. Call `aclose` again to close the remaining connections.
         """
         async with self._opening:
             for readers in (self._long_lived_readers, self.readers):
@@ -87,67 +86,67 @@ class Connections:
             last = self.immutable_reader or self.writer
             if last is not None:
                 await self._close_last(last)
-            self._opener.release()  # a no-op if the connections were closed and the lock released before
+            self._opener.release()  # a no-op if the lock was released before
             self.immutable_reader = self.writer = self._new_log = None
             self.is_open = False
 
     def __del__(self) -> None:
-        """Close the connections of an owner that was lost, and release the lock, so that the next owner need not wait.
+        """Close connections that their owner did not close, and release the lock, so that the next owner need not wait.
 
-        While a thread still works on one of them, its effect is unknown and the lock stays held.
+        The lock stays held while a thread still uses a connection, because the effect of its job is unknown.
         """
         if not self.is_open or sys.is_finalizing():
             return
-        # The writer last: not while a reader is open.
+        # The writer is closed last, after all readers.
         connections = [
             *self._long_lived_readers,
             *self.readers,
             *filter(None, (self.immutable_reader, self.writer)),
         ]
         with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
-            # The garbage collector may have closed the writer before: it finalizes a cycle in any order.
+            # The garbage collector finalizes a cycle in any order, so it may have closed the writer already.
             if self.writer is not None and self.writer.is_open and not self.writer.backlog:
                 keeper = self._keeper(self.writer.opened())
                 if keeper is not None:
                     afterwards.callback(keeper.close)
             if all(connection.abandon() for connection in connections):
                 self._opener.release(is_clean=False)
-        # Last, because it raises if warnings are errors.
+        # The warning comes last, because it raises an exception if warnings are errors.
         warnings.warn(
-            f"{self._opener.options} was not closed: use 'async with', or close what opened it",
+            f"{self._opener.options} was not closed: use 'async with', or close its store",
             ResourceWarning,
             stacklevel=1,
         )
 
     async def ensure_writer(self) -> JobConnection:
-        """Return the writer; open it first if needed, after the reads of the immutable file. A failed call can be repeated."""
+        """Return the writer. Open it if needed, after running reads of the immutable file. A failed call can be repeated."""
         async with self._opening:
             return await self._ensure_writer()
 
     async def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
-        """Apply these limits to the writer, now and whenever it is opened; no transaction may be open."""
+        """Apply these limits to the open writer and to every writer opened later; no transaction may be open."""
         async with self._opening:
             self._opener.apply_limits(database_bytes_max, durability)
             writer = self.writer
-        # Not under the lock: the job may wait for a long write, and readers must be opened meanwhile.
+        # The lock is released before this job, which may wait for a long write, so that readers can be opened in the meantime.
         if writer is not None:
-            with suppress(ValueError):  # closed meanwhile
+            with suppress(ValueError):  # the writer was closed in the meantime
                 await writer.run(partial(set_limits, self._opener.options))
 
     @property
     def has_long_lived_readers(self) -> bool:
-        """Whether a long-lived reader is open: a check of the whole database runs."""
+        """Whether a long-lived reader is open, for example because a check of the whole database runs."""
         return bool(self._long_lived_readers)
 
     def reader(self) -> JobConnection | None:
-        """Return the reader with the fewest jobs; None if all are busy and a new one should be opened."""
+        """Return the reader with the fewest jobs; None if all readers are busy and a new reader should be opened."""
         reader = min(self.readers, key=lambda reader: reader.backlog, default=None)
         if reader is not None and reader.backlog and len(self.readers) < self._opener.options.readers_max:
             return None
         return reader
 
     async def new_reader(self) -> JobConnection:
-        """Open and return a reader, or return one that was opened meanwhile."""
+        """Open a reader and return it, or return an idle reader that was opened in the meantime."""
         async with self._opening:
             self._check_open()
             reader = self.reader()
@@ -160,9 +159,9 @@ class Connections:
 
     @asynccontextmanager
     async def long_lived_reader(self) -> AsyncIterator[JobConnection]:
-        """Open a reader for a long read of the whole database; no other read is sent to it or waits for it.
+        """Open a reader for a long read of the whole database. Other reads do not use this reader or wait for it.
 
-        The writer is opened before it and closed after it, so no immutable file is read while it is written to.
+        The writer is opened first and closed last, so the file is not read as immutable while it is written to.
         """
         async with self._opening:
             await self._ensure_writer()
@@ -181,7 +180,7 @@ class Connections:
     ) -> list[ReadOutcome]:
         """Run a read batch on the immutable reader, on a thread.
 
-        If another process changed the file or has it open, the reader's cache may be wrong; then read with a new connection.
+        If another process changed or opened the file, the reader's cache may be wrong, so the batch runs on a new connection.
         """
         if self._opener.immutable_file is not None and self._opener.immutable_file.is_unchanged():
             return batch.read_batch(statements, connection)
@@ -189,9 +188,9 @@ class Connections:
             return batch.read_batch(statements, reader)
 
     def make_log_durable(self, connection: sqlite3.Connection) -> None:
-        """Make the name of the writer's log durable: after a commit and before it is acknowledged, and before a checkpoint.
+        """Make the name of the writer's log durable.
 
-        A job of the writer's connection calls it.
+        A job of the writer calls this method after a commit, before the commit is acknowledged, and before a checkpoint.
         """
         if self._new_log is not None:
             self._new_log.make_durable(connection)
@@ -217,11 +216,11 @@ class Connections:
 
     def _check_open(self) -> None:
         if not self.is_open:
-            raise PersistenceConnectionError("the database was disconnected meanwhile")
+            raise PersistenceConnectionError("the database was disconnected in the meantime")
 
     async def _close_reader(self, reader: JobConnection) -> None:
         async with self._opening:
-            if reader in self._long_lived_readers:  # unless everything was closed meanwhile
+            if reader in self._long_lived_readers:  # `aclose` may have closed the reader
                 self._long_lived_readers.remove(reader)
                 await reader.aclose()
 
@@ -239,7 +238,7 @@ class Connections:
         return self.writer
 
     async def _return_to_immutable(self) -> None:
-        """Open the immutable reader again if the writer cannot be opened, so that reads still work, for example on a full disk."""
+        """Open the immutable reader again after the writer failed to open, so that reads still work on a full disk."""
         with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotImmutableError):
             self.immutable_reader = await JobConnection.open(self._reopen_immutable, self._thread_pools.read)
 

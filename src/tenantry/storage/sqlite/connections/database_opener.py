@@ -1,6 +1,6 @@
-"""Opens the writer of a database, or its immutable file: takes the lock, plans the migrations and claims the file.
+"""Opens the writer or the immutable reader of a database: locks the file, plans the migrations and claims the file.
 
-These functions run on a thread of the pool, as one job.
+A thread of the pool runs these functions as one job.
 """
 
 import sqlite3
@@ -19,18 +19,18 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.migrations import migrator
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
-"""Everything to know about a closed database. One statement, because after each one Python waits for the interpreter lock."""
+"""Reads the owner and the migrations of a closed database. One statement, because Python waits for the interpreter lock after each."""
 
 
 class DatabaseOpener:
-    """See the module.
+    """Opens the connections of one database, as the module describes.
 
     Args:
-        ownership: The file's lock and epoch, None for a database that has one user by agreement.
+        ownership: The lock and the epoch of the file; None for a database that has a single user by agreement.
 
     Attributes:
-        options: The options with the limits that were applied last.
-        immutable_file: The file, if it was opened as immutable.
+        options: The options with the most recently applied limits.
+        immutable_file: The file if it was opened as immutable, otherwise None.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class DatabaseOpener:
         self._plan: migrator.Plan | MigrationError | None = None
 
     def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
-        """Open the writer with these limits from now on."""
+        """Use these limits for every writer opened from now on."""
         self.options = replace(self.options, database_bytes_max=database_bytes_max, durability=durability)
 
     def take_plan(self) -> migrator.Plan | MigrationError | None:
-        """Return once what to migrate, or why the file was refused and left unchanged; None if that is not known."""
+        """Return and forget the migration plan, or the error for which the file was refused; None if there is neither."""
         plan, self._plan = self._plan, None
         return plan
 
     def open_first(self) -> sqlite3.Connection:
-        """Take the lock and open the first connection: of the immutable file, or the writer. `immutable_file` says which.
+        """Lock the file and open the first connection: an immutable reader if `immutable_file` is set, otherwise the writer.
 
         Raises:
-            sqlite3.Error, OSError: SQLite, or the system, refuses.
-            DatabaseCorruptError, DataDirectoryError: The file is damaged, or a link, or not a regular file.
-            TenantOwnedElsewhereError: Another owner has it open.
+            sqlite3.Error, OSError: SQLite or the operating system refuses.
+            DatabaseCorruptError, DataDirectoryError: The file is damaged, is a link, or is not a regular file.
+            TenantOwnedElsewhereError: Another owner has the file open.
         """
         prepare_directory(self.options)
         if self._ownership is None:
@@ -74,7 +74,7 @@ class DatabaseOpener:
             except DRIVER_ERRORS as error:
                 if not is_damage(error):
                     raise
-                # SQLite reports damage too when the disk failed to read once. (For a tenant, its opener examines that.)
+                # SQLite also reports damage after a single failed read of the disk. (`TenantOpener` does this check for tenants.)
                 return open_writer(self.options, self._known_version, self._log)
         self._ownership.acquire()
         try:
@@ -82,17 +82,17 @@ class DatabaseOpener:
             reader = self.open_as_immutable()
             if reader is not None:
                 return reader
-            self._ownership.check_log(self.options.path)  # a closed database has none
+            self._ownership.check_log(self.options.path)  # a closed database has no log
             return self._open_writer_or_immutable()
         except BaseException:
-            # Nothing was changed under this lock, so the next owner must still find out whether the last one closed cleanly.
+            # Nothing was changed under this lock, so the next owner must check whether the previous owner closed cleanly.
             self.release(is_clean=False)
             raise
 
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
-        """Open the writer, or on a full disk the immutable file, so that it can be read.
+        """Open the writer, or on a full disk an immutable reader, so that the database can be read.
 
-        The first write's own transaction then fences off a past owner that may be alive. What that owner writes until then is seen.
+        A previous owner may still be alive. The first write's own transaction fences it off; its earlier writes are seen.
         """
         try:
             return self._open_planned_writer()
@@ -103,7 +103,7 @@ class DatabaseOpener:
             return connection
 
     def open_as_immutable(self, *, must_be_fenced: bool = True) -> sqlite3.Connection | None:
-        """Open the file as immutable; None if it is not closed, or must be written to first."""
+        """Open the file as immutable; return None if the database is not closed or must be written to first."""
         self.immutable_file = self._plan = None
         if self._ownership is None or (must_be_fenced and not self._ownership.is_fenced):
             return None
@@ -116,7 +116,7 @@ class DatabaseOpener:
             plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
             self._ownership.recognize(uid, epoch, owner)
         except (sqlite3.Error, TypeError, ValueError, TenantryError):
-            plan = None  # The writer meets the same error and reports it.
+            plan = None  # opening the writer reports the same error
         if plan is None or plan.pending:
             connection.close()
             return None
@@ -136,9 +136,9 @@ class DatabaseOpener:
         return connection
 
     def open_deferred_writer(self) -> sqlite3.Connection:
-        """Open the writer of a database that was open for reading; its log must be made durable, see `NewLog`.
+        """Open the writer of a database that was open for reading. Its log must be made durable, see `NewLog`.
 
-        It makes no claim: each transaction compares the file's owner with the one that was seen when it was opened.
+        The writer does not claim the file: each transaction checks that the file still has the owner seen at its opening.
         """
         if self._ownership is not None and self.options.path is not None:
             self._ownership.note(self.options.path)
@@ -146,7 +146,7 @@ class DatabaseOpener:
         return open_writer(self.options, self._known_version, self._log, is_log_synced=False)
 
     def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
-        """Plan, then claim, so that a refused database is not changed. `noted` is the file for which a log is begun."""
+        """Plan the migrations, then claim the file, so that a refused database is not changed. A new log of `noted` is recorded."""
         assert self._ownership is not None
         try:
             self._plan = migrator.plan(self._planner, connection)
@@ -156,6 +156,6 @@ class DatabaseOpener:
             self._ownership.claim(connection, noted)
 
     def release(self, *, is_clean: bool = True) -> None:
-        """Release the lock; a no-op if it is not held."""
+        """Release the lock, if it is held."""
         if self._ownership is not None:
             self._ownership.release(is_clean=is_clean)

@@ -9,23 +9,23 @@ from typing import Final
 from tenantry.storage.sqlite.connections.pace import PROCESS
 
 DIGESTED_BYTES_MAX: Final = 64 * 2**20
-"""The longest argument of `sha256`: Python holds a copy of it in memory."""
+"""The longest argument of `sha256`, of which Python holds a copy in memory."""
 
-_VALUES_PER_LOOK: Final = 256  # a check for each row (1 µs) would cost more than the sum
+_VALUES_PER_LOOK: Final = 256  # a check for each row would take 1 µs, longer than the addition
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Add ``exact_sum`` and ``sha256``: an index or a trigger of a schema may call them too."""
+    """Add ``exact_sum`` and ``sha256``, which indexes and triggers of a schema may call."""
     connection.create_aggregate("exact_sum", 1, _ExactSum)  # type: ignore[arg-type]  # typeshed wants int
     connection.create_function("sha256", 1, _sha256, deterministic=True)
 
 
 def _sha256(value: str | bytes) -> str:
-    """Return the digest of a text, in UTF-8, or of bytes, in hexadecimal."""
+    """Return the SHA-256 digest of a string's UTF-8 bytes, or of bytes, in hexadecimal."""
     PROCESS.give_way()
     content = value.encode("utf-8") if isinstance(value, str) else value
     if len(content) > DIGESTED_BYTES_MAX:
-        raise ValueError(f"sha256 takes {DIGESTED_BYTES_MAX} bytes at most, not {len(content)}")
+        raise ValueError(f"sha256 takes at most {DIGESTED_BYTES_MAX} bytes, not {len(content)}")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -45,5 +45,5 @@ class _ExactSum:
         try:
             return math.fsum(self._values)
         except OverflowError:
-            # SQLite would report a blob that is too big, and Python would print an exception that no caller can catch.
+            # Without this, SQLite would report a blob that is too big, and Python would print an exception that no caller can catch.
             return math.inf

@@ -2,10 +2,10 @@
 
 The schema of a database file is code: triggers, views, CHECK constraints, generated columns and expressions in indexes run
 whenever the file is read, written or checked. https://www.sqlite.org/security.html lists SQLite's defences against a hostile
-file. `harden` is for every connection. `confine` is for a file whose schema was not checked yet.
+file. `harden` is for every connection. `confine` is for a file whose schema has not been checked.
 
-``trusted_schema`` stays on for the databases of tenants. If it is off, SQLite before 3.41 refuses even ``json_valid`` in a CHECK,
-which many schemas have. It would protect against functions with side effects, and connections here have none.
+``trusted_schema`` stays on for the databases of tenants. With the setting off, SQLite before 3.41 refuses even ``json_valid`` in a
+CHECK constraint, which many schemas use. The setting guards against functions with side effects; tenantry's functions have none.
 """
 
 import math
@@ -19,17 +19,17 @@ from tenantry.threads import is_cancelled
 PRAGMAS: Final = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000;"
 """Every connection sets these before it reads anything else.
 
-Pages are checked when they are read, so that a damaged or forged page is found before it is used. The cache has SQLite's default of
-2,000 KiB and not the size in the file's header: otherwise the header of a bundle could make each connection hold its whole database in
-memory (https://www.sqlite.org/fileformat2.html, section 1.3.10).
+SQLite checks each page when it reads the page, so a damaged or forged page is found before it is used. The cache has SQLite's default
+size of 2,000 KiB instead of the size in the file's header. Otherwise the header of a bundle could make each connection hold the whole
+database in memory (https://www.sqlite.org/fileformat2.html, section 1.3.10).
 """
 
 VALUE_BYTES_MAX: Final = 256 * 2**20
-"""The largest text, blob or row of a foreign database: each is held in memory."""
+"""The largest text, blob or row of a foreign database, because SQLite holds each in memory."""
 
 CHECK_SECONDS_MIN: Final = 60.0
 CHECK_BYTES_PER_SECOND: Final = 4 * 2**20
-"""The speed of a check on the slowest disk. A check that takes longer than these two allow is not only reading."""
+"""The speed of a check on the slowest disk. A check that exceeds its limit spends time on more than reading the file."""
 
 _OPS_PER_LOOK: Final = 20_000  # a few milliseconds
 _CONFINED: Final = (
@@ -45,19 +45,19 @@ _CONFINED: Final = (
 
 
 class Watch:
-    """A progress handler that stops a connection's statement: at a deadline, or when the work on this thread is cancelled.
+    """A progress handler that stops a connection's statement at a deadline, or when the work on this thread is cancelled.
 
-    A statement that is stopped fails with SQLITE_INTERRUPT (https://www.sqlite.org/c3ref/progress_handler.html).
+    A stopped statement fails with SQLITE_INTERRUPT (https://www.sqlite.org/c3ref/progress_handler.html).
 
     Args:
-        seconds_max: How long the connection may work; None: no deadline.
+        seconds_max: The time until the deadline; None for no deadline.
     """
 
     def __init__(self, seconds_max: float | None = None) -> None:
         self._ends_at_seconds = math.inf if seconds_max is None else time.monotonic() + seconds_max
 
     def watch(self, connection: sqlite3.Connection) -> None:
-        """Watch a connection from now on; must be called on the thread that uses the connection."""
+        """Watch a connection from now on. Call this method on the thread that uses the connection."""
         connection.set_progress_handler(self._is_over, _OPS_PER_LOOK)
 
     def _is_over(self) -> bool:
@@ -65,15 +65,15 @@ class Watch:
 
 
 def harden(connection: sqlite3.Connection) -> None:
-    """Apply the settings of every connection."""
+    """Apply the settings that every connection has."""
     connection.executescript(PRAGMAS)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 
 
 def confine(connection: sqlite3.Connection) -> None:
-    """Limit what a foreign database can make SQLite run or hold in memory (https://www.sqlite.org/c3ref/limit.html).
+    """Limit the work and the memory that a foreign database can demand of SQLite (https://www.sqlite.org/c3ref/limit.html).
 
-    Its schema calls only SQLite's own harmless functions (https://www.sqlite.org/pragma.html#pragma_trusted_schema).
+    The database's schema can call only SQLite's own harmless functions (https://www.sqlite.org/pragma.html#pragma_trusted_schema).
     """
     connection.execute("PRAGMA trusted_schema = OFF")
     for limit, value in _CONFINED:
@@ -81,5 +81,5 @@ def confine(connection: sqlite3.Connection) -> None:
 
 
 def check_seconds_max(path: Path, seconds_min: float = CHECK_SECONDS_MIN) -> float:
-    """Return how long the check of a database of this size may take."""
+    """Return the time limit for a check of the database, which grows with the file's size."""
     return seconds_min + path.stat().st_size / CHECK_BYTES_PER_SECOND

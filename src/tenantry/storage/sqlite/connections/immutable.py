@@ -1,8 +1,8 @@
-"""Reads a closed database as a file that does not change.
+"""Opens a closed database as an immutable file.
 
-A database is *closed* when its last owner closed it cleanly and no process has it open: it is one file, with no journal and no
-write-ahead log beside it. SQLite reads such a file without a lock, a log or shared memory if it is told that the file is immutable
-(https://www.sqlite.org/uri.html#uriimmutable). SQLite then does not notice a change, so `ImmutableFile` has to.
+A database is *closed* when its last owner closed it cleanly and no process has it open. It is then a single file, without a journal or a
+write-ahead log beside it. SQLite reads an immutable file without a lock, a log or shared memory
+(https://www.sqlite.org/uri.html#uriimmutable). SQLite does not detect changes of such a file, so `ImmutableFile` detects them.
 """
 
 import os
@@ -15,10 +15,10 @@ from tenantry.storage.sqlite.database_files.database_file import has_log
 
 
 class ImmutableFile:
-    """A database file that was found closed; it tells whether the file was changed since.
+    """A closed database file; detects later changes of the file.
 
     Args:
-        identity: The file's inode, size and modification time when it was found.
+        identity: The file's inode, size and modification time while the database was closed.
     """
 
     __slots__ = ("_identity", "_path")
@@ -29,7 +29,7 @@ class ImmutableFile:
 
     @classmethod
     def find(cls, path: Path) -> "ImmutableFile | None":
-        """Return the file; None if it is missing or empty, or has a journal, or a log that is not empty, beside it."""
+        """Return the file; None if the file is missing or empty, or has a journal or a non-empty log beside it."""
         name = str(path)
         identity = _identity(name)
         if identity is None or has_log(name) or os.path.lexists(f"{name}-journal"):
@@ -37,7 +37,7 @@ class ImmutableFile:
         return cls(name, identity)
 
     def is_unchanged(self) -> bool:
-        """Return whether it is the same file with the same content, and no process has written to a log for it."""
+        """Return whether the path still names the same file with the same content, without a log that a process wrote to."""
         return self._identity == _identity(self._path) and not has_log(self._path)
 
 
@@ -45,8 +45,7 @@ def open_immutable(options: SQLiteOptions) -> tuple[sqlite3.Connection, Immutabl
     """Open a closed database for reading.
 
     Returns:
-        A connection that cannot write, and the file, which tells whether it was changed since; None if the database is not
-        closed: it is missing or empty, or has a journal or a write-ahead log beside it.
+        A read-only connection and the file, or None if `ImmutableFile.find` finds no closed database.
     """
     assert options.path is not None
     file = ImmutableFile.find(options.path)
@@ -58,7 +57,7 @@ def open_immutable(options: SQLiteOptions) -> tuple[sqlite3.Connection, Immutabl
 def _identity(path: str) -> tuple[int, int, int] | None:
     try:
         found = os.lstat(path)
-    except OSError:  # SQLite meets the same error and reports it
+    except OSError:  # SQLite reports the same error
         return None
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return None
