@@ -261,7 +261,7 @@ async def test_statements_about_the_connection_are_refused(store: SQLiteStore, s
     [
         ("COMMIT", "share the connection; use tenant.transaction() for a transaction"),
         ("PRAGMA page_size = 8192", "share the connection"),
-        ("CREATE TABLE tenantry_owner (id)", "tenantry keeps its own data there"),
+        ("CREATE TABLE tenantry_owner (id)", "this table holds tenantry's own data"),
     ],
 )
 async def test_a_refused_statement_is_told_why(store: SQLiteStore, sql: str, reason: str):

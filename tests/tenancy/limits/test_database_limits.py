@@ -38,7 +38,7 @@ class TestDatabaseBytes:
         assert isinstance(error, StorageFullError)
         assert (error.limit, error.limit_value, error.code) == ("database_bytes_max", SIZE_MAX, "SQLITE_FULL")
         assert str(error) == (
-            "messages.save: database_bytes_max (400000 bytes) has no room for this: delete something, or raise the limit "
+            "messages.save: the write would exceed database_bytes_max (400000 bytes): delete something, or raise the limit "
             "(SQLITE_FULL)"
         )
         assert error.retry_after_seconds is None

@@ -1,4 +1,4 @@
-"""The limits of the work on closed databases of a data directory."""
+"""Limits for work on the closed databases of a data directory."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,10 +14,11 @@ class SQLiteLimits:
     """The limits of one `SQLiteBackend`.
 
     Attributes:
-        prepare_seconds_min: How long the migration of a copy may take, beside the time that its size allows.
-        prepare_growth_bytes_max: How much a copy may grow while it is migrated, even if the disk has space for more.
-        repair_busy_seconds: How long a repair waits for another program that holds a lock of the database.
-        changed_seconds_max: A repair refuses a database that was changed longer than this after its write-ahead log.
+        prepare_seconds_min: The time limit for the migration of a copy, to which a time that depends on the copy's size is added.
+        prepare_growth_bytes_max: The maximum growth of a copy during its migration, even if the disk has more space.
+        repair_busy_seconds: The longest time that a repair waits for another program's lock on the database.
+        changed_seconds_max: The longest time from the last change of the write-ahead log to the last change of the database. A
+            repair refuses a database that was changed later.
     """
 
     prepare_seconds_min: float = CHECK_SECONDS_MIN

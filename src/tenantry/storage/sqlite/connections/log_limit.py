@@ -1,17 +1,17 @@
 """Keeps a write-ahead log below its limit while reads overlap.
 
-Theory of operation. SQLite restarts the log only at a moment at which no read uses it
-(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). If each read begins before another has ended, that moment
-never comes, and the log grows with every write. So at the limit new reads are held, running reads end, and the writer writes the
-log into the database and truncates it. Then the held reads run.
+Theory of operation. SQLite restarts the log only when no read uses the log
+(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). Under overlapping reads the log would grow with every write.
+So when the log reaches its limit, new reads wait until the running reads have ended. Then the writer checkpoints and truncates the log,
+and the waiting reads run.
 
-Reads and transactions must not wait for each other here: a task may read while its own transaction holds the writer. So a
-wait for one of the two while the other is held ends after `wal_hold_seconds`, and the next attempt takes them in the other order. The first
-order is the writer, then the reads: it succeeds with short reads, and no write runs meanwhile. The second succeeds with long reads, and
-writes continue until these have ended.
+A task may read while its own transaction holds the writer, so waiting for both reads and the writer could deadlock. Each such wait
+therefore ends after `wal_hold_seconds`, and the next attempt uses the other order. The first order holds the writer and waits for
+reads: short reads end in time, and no write runs during the wait. The second order holds new reads, waits for running reads, and then
+waits for the writer: long reads can end, and writes continue until the reads have ended.
 
-A copy or a check of the whole database reads from the log for as long as it lasts. The log is truncated after it. Until then
-the log grows with every write, up to the space that a copy leaves on the disk (`tenantry.files.disk_space`).
+A copy or a check of the whole database reads from the log until its end, and the log is truncated afterwards. In the meantime the log
+grows with every write, up to the disk space that a copy keeps free (`tenantry.files.disk_space`).
 """
 
 import asyncio
@@ -32,17 +32,17 @@ from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 MEASURE_INTERVAL_SECONDS: Final = 0.005
 UNMEASURED_BATCHES_MAX: Final = 8
 RETRY_SECONDS: Final = 1.0
-"""How long until the next attempt, if another process reads or SQLite refuses."""
+"""The delay before the next attempt when another process reads, or SQLite refuses to truncate the log."""
 
 LOG_CUT_BACK: Final = "tenantry.store.log_cut_back"
 LOG_NOT_CUT_BACK: Final = "tenantry.store.log_not_cut_back"
 
 
 class LogLimit:
-    """See the module.
+    """The limit of one database's log, as the module describes.
 
     Args:
-        writer_lock: Held while the writer is used for longer than a job.
+        writer_lock: The lock for uses of the writer that last longer than a job.
     """
 
     def __init__(
@@ -64,23 +64,23 @@ class LogLimit:
 
     @property
     def holds_reads(self) -> bool:
-        """Whether a read must wait, with `wait_released`."""
+        """Whether a new read must call `wait_released` first."""
         return self._released is not None
 
     def measure(self) -> None:
-        """Measure the log; on any thread."""
+        """Measure the log. Any thread may call this method."""
         if self._path is None:
             return
         try:
-            self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond less for each batch
-        except OSError:  # there is no log
+            self._size_bytes = os.stat(self._path).st_size  # noqa: PTH116  # a microsecond faster for each batch
+        except OSError:  # the log does not exist
             self._size_bytes = 0
 
     def measure_again(self) -> None:
-        """Measure the log after a batch; on the writer's thread.
+        """Measure the log after a batch, on the writer's thread.
 
-        While the log is far below its limit, this is done only after some batches or milliseconds. For a system call Python releases the
-        interpreter lock and waits for it again, which is a tenth of the cost of a small batch.
+        While the log is far below its limit, most calls skip the measurement. For a system call Python releases the interpreter lock
+        and acquires it again, which takes a tenth of the time of a small batch.
         """
         now = time.monotonic()
         self._unmeasured += 1
@@ -95,7 +95,7 @@ class LogLimit:
         self.measure()
 
     def enforce(self) -> None:
-        """Begin to truncate the log if it has reached its limit; on the event loop, before a call."""
+        """Begin to truncate the log if the log has reached its limit. The event loop calls this method before each call."""
         if (
             self._size_bytes < self._bytes_max
             or self._cutting is not None
@@ -107,12 +107,12 @@ class LogLimit:
             self._cutting.add_done_callback(self._ended)
 
     async def wait_released(self) -> None:
-        """Wait until reads are no longer held."""
+        """Wait until new reads may run."""
         while self._released is not None:
             await self._released.wait()
 
     async def aclose(self) -> None:
-        """Stop, and release held reads. Closing the database truncates the log."""
+        """Stop truncating, and let the waiting reads run. Closing the database later truncates the log."""
         if self._cutting is not None:
             self._cutting.cancel()
             await asyncio.wait([self._cutting])
@@ -139,7 +139,7 @@ class LogLimit:
             self._back_off()
 
     async def _cut_after_reads(self) -> bool:
-        """Hold reads and wait for those that run, then for the writer, for `wal_hold_seconds` at most."""
+        """Hold new reads, wait for the running reads, then wait for the writer for at most `wal_hold_seconds`."""
         async with self._reads_held():
             for read in self._running_reads():
                 await asyncio.wait([read])
@@ -155,7 +155,7 @@ class LogLimit:
         return True
 
     async def _cut_after_writes(self) -> bool:
-        """Wait for the writer, then hold reads and wait for those that run, for `wal_hold_seconds` at most."""
+        """Wait for the writer, hold new reads, then wait for the running reads for at most `wal_hold_seconds`."""
         async with self._writer_lock, self._reads_held():
             reads = self._running_reads()
             if reads:
@@ -175,7 +175,7 @@ class LogLimit:
             released.set()
 
     def _running_reads(self) -> "list[asyncio.Future[None]]":
-        """Return a future for each busy reader, which is done when the reads submitted to it so far have ended."""
+        """Return a future for each busy reader. The future is done when all reads submitted to that reader so far have ended."""
         return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
 
     async def _truncate(self) -> None:
@@ -192,11 +192,11 @@ class LogLimit:
 
 
 def _do_nothing(_: sqlite3.Connection) -> None:
-    """Run after the jobs that were submitted before."""
+    """Do nothing; as a job, this function ends after all jobs submitted earlier."""
 
 
 def _truncate(connection: sqlite3.Connection) -> None:
-    """Truncate the log unless another program reads from it. Does not wait for that program, because reads are held."""
+    """Truncate the log, unless another program reads from the log. Do not wait for that program while reads are held."""
     (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")
     try:

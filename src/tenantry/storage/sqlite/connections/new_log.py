@@ -1,13 +1,13 @@
-"""Makes the name of a new write-ahead log durable with the first commit in it.
+"""Makes the name of a new write-ahead log durable with the log's first commit.
 
-SQLite creates the log's file when it opens a database, and syncs the directory when it syncs the log for the first time. It does not
-check whether the sync of the directory failed (``unixSync`` in os_unix.c). A power failure can then remove the log's name, and with
-it every commit in the log. So tenantry syncs the directory too, after the commit and before it is acknowledged. By then the file
-system has written the name together with the log's content, and the sync costs almost nothing. Before the commit it would cost as
-much as another commit.
+SQLite creates the log's file when it opens a database, and syncs the directory at the first sync of the log. SQLite does not check
+whether the sync of the directory failed (``unixSync`` in os_unix.c). After such a failure a loss of power can remove the log's name,
+and with the name every commit in the log. So tenantry also syncs the directory, after a commit and before the commit is acknowledged.
+By then the file system has written the name together with the log's content, so the sync takes almost no time. A sync before the commit
+would take as long as another commit.
 
-Until the name is durable there may be no checkpoint: a power failure in the middle of a checkpoint would leave a database that is half old
-and half new, without its log.
+No checkpoint may run before the name is durable: a power failure during a checkpoint would leave a half-written database without its
+log.
 """
 
 import sqlite3
@@ -20,17 +20,19 @@ from tenantry.storage.sqlite.database_files.database_file import has_log, log_of
 
 
 class NewLog:
-    """The log of a writer that was opened without automatic checkpoints; used by the writer's jobs only."""
+    """The log of a writer that was opened without automatic checkpoints. Only the writer's jobs use this class."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_durable = False
 
     def make_durable(self, connection: sqlite3.Connection) -> None:
-        """Sync the name and turn automatic checkpoints of the writer on, between transactions; a no-op after the first success.
+        """Sync the log's name, then turn on the writer's automatic checkpoints; a no-op after the first success.
+
+        No transaction may be open.
 
         Raises:
-            PersistenceConnectionError: The disk failed. Call again after the next commit, and before a checkpoint.
+            PersistenceConnectionError: The disk failed. Call again after the next commit and before any checkpoint.
         """
         if self._is_durable:
             return
@@ -38,7 +40,7 @@ class NewLog:
             sync_foreign_directory(self._path.parent)
         except OSError as error:
             raise PersistenceConnectionError(
-                f"cannot make the name of {log_of(self._path)} durable ({error}), so the write may or may not be kept: look at the disk, "
+                f"cannot make the name of {log_of(self._path)} durable ({error}), so a power failure may lose the write: check the disk, "
                 "then try again"
             ) from error
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -47,7 +49,8 @@ class NewLog:
     def keeper(self, options: SQLiteOptions, connection: sqlite3.Connection) -> sqlite3.Connection | None:
         """Return a connection that prevents a checkpoint when the writer closes; None if the writer may checkpoint.
 
-        SQLite checkpoints when the last connection closes, unless that one is read-only. Close this one after the writer.
+        SQLite checkpoints the log when the last connection closes, unless that connection is read-only. So the returned read-only
+        connection must be closed after the writer.
         """
         if self._is_durable or not has_log(self._path):
             return None

@@ -1,6 +1,6 @@
-"""Opens SQLite connections: creates the file as private, checks it before it is changed, and sets the pragmas.
+"""Opens SQLite connections: creates the file as private, checks the file before changing it, and sets the pragmas.
 
-These functions run on a thread of the pool, as one job.
+A thread of the pool runs these functions as one job.
 """
 
 import contextlib
@@ -39,31 +39,31 @@ BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
 WAL_HOLD_SECONDS: Final = 0.5
 CHECKPOINT_PAGES: Final = 4000
-"""How many pages the write-ahead log holds before it is checkpointed: 16 MiB.
+"""The number of pages in the write-ahead log that starts a checkpoint: 16 MiB.
 
-SQLite's default of 1,000 is low for tables with a random key. There each row changes another page of the key's index, and a
-page that changes twice before a checkpoint is written into the database once. Measured with 10⁶ messages, 64 to a
-transaction: 29,000 rows/s with 1,000 pages, 32,500 with 4,000; the longest stall was about the same.
+SQLite's default of 1,000 pages is low for tables with random keys, where each new row changes a different page of the key's index. A
+page that changes twice before a checkpoint is written into the database only once. Inserting 10⁶ messages, 64 in each transaction,
+reached 29,000 rows/s with 1,000 pages and 32,500 rows/s with 4,000 pages. The longest stall was about the same.
 """
 _CACHED_STATEMENTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
 class SQLiteOptions:
-    """The path of a database and how to open it.
+    """The path of a database, and the options for opening the database.
 
     Attributes:
-        path: The file; None for a database in memory.
-        root: A directory that the path may not leave: missing directories below it are created, links are refused.
-        must_exist: Whether a missing file is an error, rather than a new database.
-        database_bytes_max: How large it may grow; None: as far as SQLite can.
-        is_wal: Whether it has a write-ahead log or a rollback journal; a file in the other mode is switched.
-        is_read_by_writer: Whether reads run on the writer's connection: necessary in memory, and with a rollback
-            journal, which a read-only connection cannot recover.
-        journal_size_limit_bytes: The length that SQLite truncates the write-ahead log to.
-        wal_bytes_max: The length of the log at which reads are held until it is truncated.
-        wal_hold_seconds: How long reads are held at most while the writer is waited for, and the writer while reads are waited for.
-        busy_timeout_seconds: How long to wait for another process's lock.
+        path: The database file; None for a database in memory.
+        root: The directory that must contain the path. Missing directories below the root are created, and links are refused.
+        must_exist: Whether a missing file is an error. Otherwise a new database is created.
+        database_bytes_max: The maximum size of the database; None for SQLite's own maximum.
+        is_wal: Whether the database uses a write-ahead log; otherwise a rollback journal. A file in the other mode is switched.
+        is_read_by_writer: Whether reads run on the writer's connection. Databases in memory need this, and databases with a
+            rollback journal, because a read-only connection cannot recover the journal.
+        journal_size_limit_bytes: The length to which SQLite truncates the write-ahead log.
+        wal_bytes_max: The length of the log at which new reads wait until the log is truncated.
+        wal_hold_seconds: The longest time that reads wait for the writer, or the writer for reads, before the log is truncated.
+        busy_timeout_seconds: The longest wait for another process's lock.
     """
 
     path: Path | None
@@ -85,7 +85,7 @@ class SQLiteOptions:
 
 
 def prepare_directory(options: SQLiteOptions) -> None:
-    """Create the directory of the file, unless the database must exist."""
+    """Create the directory of the database file, unless the database must already exist."""
     path, root = options.path, options.root
     if path is None or root is None:
         return
@@ -93,26 +93,24 @@ def prepare_directory(options: SQLiteOptions) -> None:
         make_directories(root, path.parent)
         return
     check_own_path(root, path)
-    if (
-        lstat(path.parent) is None
-    ):  # not created again: the directory of a purged tenant would never be removed
+    if lstat(path.parent) is None:  # A new directory for a purged tenant would never be removed.
         raise missing_error(path)
 
 
 def open_writer(
     options: SQLiteOptions, known_version: int, log: EventLog, *, is_log_synced: bool = True
 ) -> sqlite3.Connection:
-    """Open the one connection that writes.
+    """Open the single connection that writes.
 
     Args:
-        options: The path and how to open it.
-        known_version: How many migrations the code knows.
-        log: For warnings about the file.
-        is_log_synced: Whether the name of a new log is durable on return. If not, the caller must make it durable after the
-            first commit, and there are no automatic checkpoints until then: see `tenantry.storage.sqlite.connections.new_log`.
+        options: The path of the database and the options for opening it.
+        known_version: The number of migrations that the code knows.
+        log: The log for warnings about the file.
+        is_log_synced: Whether the name of a new write-ahead log is durable on return. If not, automatic checkpoints are off, and the
+            caller must make the name durable after the first commit: see `tenantry.storage.sqlite.connections.new_log`.
 
     Raises:
-        sqlite3.Error: SQLite cannot open it, or it is not a database.
+        sqlite3.Error: SQLite cannot open the file, or the file is not a database.
         OSError: The file cannot be created.
         DataDirectoryError: The path is a link or not a regular file.
     """
@@ -129,8 +127,8 @@ def open_writer(
     connection = _open_file(options.path, options, known_version, log, checkpoint_pages)
     try:
         if is_log_synced:
-            # The first read after a switch to the log creates the log. SQLite syncs the directory with the first commit, but does
-            # not check whether that failed.
+            # The first read after a switch to WAL mode creates the log. SQLite syncs the directory with the first commit, but does
+            # not check whether that sync failed.
             read_file_version(connection)
             sync_foreign_directory(options.path.parent)
     except BaseException:
@@ -146,7 +144,7 @@ def open_reader(options: SQLiteOptions) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Connection:
-    """Open a connection that cannot write, with parameters of a URI such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
+    """Open a read-only connection, with URI parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
     connection = _connect(path, parameters, options)
     try:
         connection.executescript(f"{hardening.PRAGMAS} PRAGMA query_only = ON;")
@@ -169,7 +167,7 @@ def _open_file(
     connection = _connect(path, "mode=rw", options)
     try:
         hardening.harden(connection)
-        # The first read of the file: raises if it is not a database, before a pragma could change it.
+        # The first read fails if the file is not a database, before a pragma could change the file.
         file_version = read_file_version(connection)
         is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
@@ -181,10 +179,10 @@ def _open_file(
 
 
 def _create_private(path: Path) -> os.stat_result:
-    """Create a private file, unless another process just did, and return its status.
+    """Create a private file, unless another process has just created the file, and return the file's status.
 
-    The file is never opened here: closing any descriptor of it would drop the locks of every other connection of this
-    process (https://www.sqlite.org/howtocorrupt.html, section 2.2). ``mknod`` creates it without a descriptor.
+    ``mknod`` creates the file without a descriptor. Closing a descriptor of the file would release the locks of all other connections
+    of this process (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
     with contextlib.suppress(FileExistsError):
         os.mknod(path, FILE_MODE | stat.S_IFREG)
@@ -200,9 +198,9 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
     connection = sqlite3.connect(
         database_uri(path, parameters),
         uri=True,
-        # No implicit transactions of Python: every BEGIN is ours.
+        # Python starts no implicit transactions: tenantry runs every BEGIN.
         isolation_level=None,
-        # `JobConnection` uses it on any thread, one job at a time.
+        # `JobConnection` uses the connection on any thread, one job at a time.
         check_same_thread=False,
         timeout=options.busy_timeout_seconds,
         cached_statements=_CACHED_STATEMENTS,
@@ -226,12 +224,12 @@ def _set_up(
 ) -> sqlite3.Connection:
     is_wal = options.is_wal
     if options.path is not None and is_fresh:
-        # Changes the header of a file in the other mode, so it is not done to a file that is newer than the code.
+        # Switching the journal mode changes the file's header, so a file that is newer than the code is not switched.
         mode = _switch_to_wal(connection, options) if options.is_wal else _switch_from_wal(connection)
         if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
             is_wal = mode == "wal"
-    # As one script: after each call Python waits for the interpreter lock.
+    # One script, because Python waits for the interpreter lock after each call.
     connection.executescript(
         f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
         f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
@@ -246,17 +244,17 @@ def _set_up(
 
 def set_limits(options: SQLiteOptions, connection: sqlite3.Connection) -> None:
     """Change the limits and the durability of the open writer, between two transactions."""
-    # Not as a script: Python commits an open transaction before a script.
+    # Separate statements, because Python commits an open transaction before a script.
     is_wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.execute(f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)}")
     set_page_limit(options.database_bytes_max, connection)
 
 
 def _synchronous(durability: Durability, *, is_wal: bool) -> str:
-    """Return SQLite's word for the durability (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """Return SQLite's name for the durability (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
-    With a rollback journal a commit is the removal of the journal. EXTRA syncs the directory after that; with FULL a power
-    failure can bring the journal back, and SQLite then undoes the commit. NORMAL could damage such a database.
+    In rollback mode, removing the journal commits a transaction. EXTRA syncs the directory after the removal. With FULL, a power
+    failure can restore the journal, and SQLite then rolls the commit back. NORMAL could damage a database in rollback mode.
     """
     if is_wal:
         return "FULL" if durability == "full" else "NORMAL"
@@ -264,10 +262,10 @@ def _synchronous(durability: Durability, *, is_wal: bool) -> str:
 
 
 def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> str:
-    """Switch to the write-ahead log, and return the mode that the file is in.
+    """Switch the file to the write-ahead log, and return the file's journal mode.
 
-    SQLite reads the header first and then requests the lock without waiting for it: it fails at once if another process opens
-    the same new file. So wait for that process as a transaction waits, and try again.
+    SQLite reads the header first, and then requests the lock without waiting. So SQLite fails at once if another process opens the
+    same new file. This function then waits for the other process's lock with a transaction, and tries again.
     """
     deadline = time.monotonic() + options.busy_timeout_seconds
     while True:
@@ -281,7 +279,7 @@ def _switch_to_wal(connection: sqlite3.Connection, options: SQLiteOptions) -> st
 
 
 def _switch_from_wal(connection: sqlite3.Connection) -> str:
-    """Switch to the rollback journal, and return the mode that the file is in; it cannot be switched while others use the log."""
+    """Switch the file to the rollback journal, unless another process uses the log; return the file's journal mode."""
     try:
         return _set_journal_mode(connection, "DELETE")
     except sqlite3.OperationalError as error:

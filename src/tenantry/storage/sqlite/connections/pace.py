@@ -1,13 +1,13 @@
 """Limits the share of the processor that a long job takes while other jobs run.
 
-Python has one interpreter lock. A statement that calls a Python function for each row (`sha256`, `exact_sum`) takes it for each row,
-and every other thread, the event loop's too, gets it only after the interpreter's switch interval of 5 ms
-(https://docs.python.org/3/library/sys.html#sys.setswitchinterval). Four tenants with such a statement left a neighbour a twentieth of its
-writes. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one such job works at a time:
-together they use half of one processor. They pause only while shorter jobs begin: alone, a long job runs at full speed.
+Python has one interpreter lock. A statement that calls a Python function (`sha256`, `exact_sum`) acquires the lock for each row. Every
+other thread, including the event loop's, gets the lock only after the interpreter's switch interval of 5 ms
+(https://docs.python.org/3/library/sys.html#sys.setswitchinterval). In a measurement, four tenants with such statements reduced the write
+rate of another tenant to a twentieth. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one
+long job works at a time. All long jobs together use half of one processor. A long job runs at full speed while no shorter jobs begin.
 
-These functions call `Pace.give_way`, because they hold the interpreter lock anyway, and so does SQLite's progress handler. A
-callback of the handler waits for the interpreter lock, so its interval is so long that the cost cannot be measured.
+The Python functions call `Pace.give_way`, because they hold the interpreter lock anyway. SQLite's progress handler also calls it. The
+handler has to acquire the interpreter lock, so it is called so rarely that its cost cannot be measured.
 """
 
 import sqlite3
@@ -17,16 +17,16 @@ from collections.abc import Callable
 from typing import Final
 
 LONG_JOB_SECONDS: Final = 0.1
-"""A job that has run longer counts as long."""
+"""The running time after which a job is a long job."""
 
 SLICE_SECONDS: Final = 0.002
-"""The shortest time that a long job works between two pauses."""
+"""The shortest working time of a long job between two pauses."""
 
 PAUSE_SECONDS_MAX: Final = 0.05
-"""The longest pause: an interrupted statement ends after it."""
+"""The longest pause, and so the longest delay before an interrupted statement ends."""
 
 LANE_SECONDS_MAX: Final = 0.25
-"""How long a long job waits for the one that works: that job may wait for a disk."""
+"""The longest wait of a long job for the working long job, which may itself be waiting for a disk."""
 
 _HANDOVER_SECONDS: Final = 0.001
 _OPS_PER_LOOK: Final = 1_000_000  # about ten milliseconds
@@ -34,7 +34,7 @@ _NEVER: Final = float("-inf")
 
 
 class _Job:
-    """The job that a thread runs."""
+    """The job of one thread."""
 
     __slots__ = ("began_seconds", "has_lane", "resumed_seconds")
 
@@ -44,17 +44,17 @@ class _Job:
 
 
 class _ThreadState(threading.local):
-    """One job for each thread. A single attribute, because access to an attribute of a `threading.local` is slow."""
+    """The job of each thread, in a single attribute because an attribute of a `threading.local` is slow to access."""
 
     def __init__(self) -> None:
         self.job = _Job()
 
 
 class Pace:
-    """Tells a thread's job when to pause.
+    """Pauses the long job of a thread while shorter jobs begin.
 
     Args:
-        lane_seconds_max: How long a long job waits for another long job.
+        lane_seconds_max: The longest wait of a long job for another long job.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Pace:
             return
         are_others_at_work = now - self._latest_began_seconds < LONG_JOB_SECONDS
         if are_others_at_work:
-            # Keeps the lane during the pause, so that no other long job works.
+            # This job keeps the lane during the pause, so that no other long job works.
             self._sleep(min(worked_seconds, PAUSE_SECONDS_MAX))
         if job.has_lane:
             job.has_lane = False
@@ -114,4 +114,4 @@ class Pace:
 
 
 PROCESS: Final = Pace()
-"""The only one: the process has one interpreter lock."""
+"""The only instance, because the process has one interpreter lock."""

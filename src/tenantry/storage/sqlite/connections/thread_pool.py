@@ -1,23 +1,21 @@
-"""The threads that run SQLite's work: a few shared by all connections, instead of one for each connection.
+"""A pool of threads that run SQLite's work for all connections.
 
-aiosqlite gives every connection a thread of its own. With many busy tenants that is the dominant cost: each job wakes another
-thread, and the threads that are awake compete for the interpreter lock at every statement, because Python's sqlite3 releases it
-around each one. 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s that way, and 8,200 calls/s with
-four threads for writers and one for readers (2 cores). A thread that finds the next job waiting does not go to sleep, and
-a connection needs no thread to be started or kept.
+aiosqlite starts a thread for every connection. With many busy tenants these threads are the dominant cost: each job wakes another
+thread. The threads compete for the interpreter lock at every statement, because Python's sqlite3 releases the lock around each
+statement. On 2 cores, 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s with aiosqlite's threads. They
+made 8,200 calls/s with four threads for writers and one for readers. A thread that finds another job waiting does not go to sleep.
 
-Theory of operation. Each connection has a `SerialQueue`: its jobs run in the order in which they were added, one at a time, on
-whichever thread is free. (Boost.Asio calls this a queue.) A serial queue that has jobs is in the pool's ready queue exactly once.
-A thread takes the first serial queue, runs one job of it, and appends it to the ready queue again if it has more. So a job waits
-for at most one job of each queue that is before it.
+Theory of operation. The jobs of a connection run in order, one at a time, on any free thread, from the connection's `SerialQueue`.
+(Boost.Asio calls this a strand.) A serial queue with jobs is in the pool's ready queue exactly once. A thread takes the first serial
+queue, runs one job, and appends the serial queue to the ready queue again if it has more jobs. So a job waits for at most one job of
+each serial queue ahead of its own.
 
-A job that takes longer than `LONG_JOB_SECONDS` (a runaway query, a disk that hangs, a wait for another process's lock) must not
-delay the others: the pool starts another thread in place of the one that runs it, and the replaced thread ends with that job. So
-there is at most one extra thread for each connection with such a job.
+A job that takes longer than `LONG_JOB_SECONDS` must not delay other jobs. Examples are a runaway query, a disk that hangs, and a wait
+for another process's lock. The pool starts another thread, and the replaced thread ends when its job ends. So each connection with such a
+job adds at most one thread.
 
-A thread starts for each connection, up to `threads_max`; all stop when the last connection closes. They are daemons: a
-connection that its owner leaked must not keep the process from ending. SQLite survives the loss of a thread at any moment, as it
-survives kill -9.
+A thread starts for each connection, up to `threads_max`; all stop when the last connection closes. The threads are daemons, so that a
+leaked connection does not keep the process from ending. SQLite survives the loss of a thread at any moment, as it survives kill -9.
 """
 
 import asyncio
@@ -37,17 +35,17 @@ from tenantry.storage.sqlite.connections.pace import LONG_JOB_SECONDS, PROCESS
 _IDLE: Final = float("inf")
 
 Item: TypeAlias = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
-"""What aiosqlite puts into its thread's queue: a function, and the future of its result."""
+"""An item of aiosqlite's queue: a function, and the future of its result."""
 
 
 class SerialQueue:
-    """One connection's jobs, which run in order and one at a time; it replaces the queue of aiosqlite's own thread."""
+    """The jobs of one connection, which run in order and one at a time. It replaces the queue of aiosqlite's thread."""
 
     def __init__(self, pool: "ThreadPool") -> None:
         self._pool = pool
         self._items: deque[Item] = deque()
         self._lock = threading.Lock()
-        self._is_scheduled = False  # it is in the ready queue, or one of its jobs runs
+        self._is_scheduled = False  # whether this queue is in the ready queue, or one of its jobs runs
 
     def put_nowait(self, item: Item) -> None:
         """Add a job."""
@@ -59,11 +57,11 @@ class SerialQueue:
         self._pool.schedule(self)
 
     def qsize(self) -> int:
-        """Return how many jobs wait or run."""
+        """Return the number of waiting and running jobs."""
         return len(self._items)
 
     def run_next(self) -> bool:
-        """Run the first job, on a thread of the pool; return whether there are more. If so it must be scheduled again."""
+        """Run the first job on a thread of the pool; return whether the queue has more jobs and must be scheduled again."""
         future, function = self._items[0]
         try:
             result = function()
@@ -78,7 +76,7 @@ class SerialQueue:
         return has_more
 
     def _remove_first(self) -> bool:
-        # Before the result is delivered: its receiver may ask how many jobs there are.
+        # The job is removed before its result is delivered, because the receiver may ask for the number of jobs.
         with self._lock:
             self._items.popleft()
             self._is_scheduled = bool(self._items)
@@ -86,54 +84,54 @@ class SerialQueue:
 
 
 class ThreadPool:
-    """A number of threads for any number of connections.
+    """A pool of threads for any number of connections.
 
     Args:
-        threads_max: How many jobs run at once, without those that take too long.
+        threads_max: The number of jobs that run at once, not counting overdue jobs.
     """
 
     def __init__(self, name: str, threads_max: int) -> None:
         self._name = name
         self._threads_max = threads_max
         self._ready: SimpleQueue[SerialQueue | None] = SimpleQueue()
-        # Reentrant: the garbage collector may close a connection at any moment, also while this thread holds the lock.
+        # The lock is reentrant, because the garbage collector may close a connection while this thread holds the lock.
         self._lock = threading.RLock()
         self._workers: set[_Worker] = set()
         self._users = 0
         self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._context = contextvars.Context()  # not the context of the caller that happened to set the timer
+        self._context = contextvars.Context()  # not the context of the caller that sets the timer
 
     def retain(self) -> None:
-        """Keep the threads while there is no connection, until `unregister` is called once for this too."""
+        """Keep the threads even without connections, until a matching call of `unregister`."""
         self._users += 1
 
     def register(self) -> SerialQueue:
-        """Return the queue for a new connection, which calls `unregister` when it is closed."""
+        """Return the queue for a new connection. The connection must call `unregister` when it is closed."""
         self._users += 1
         if len(self._workers) < self._threads_max:
             self._start_worker()
         return SerialQueue(self)
 
     def unregister(self) -> None:
-        """Note that a connection, whose jobs are all done, was closed. After the last one the threads stop."""
+        """Record that a connection without jobs was closed. The threads stop when the last connection is closed."""
         self._users -= 1
         if self._users:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # Connections to come get a new ready queue: a replaced thread ends without its `None`, which would stop another thread.
+        # Later connections get a new ready queue. A replaced thread ends without taking its `None`, which would stop another thread.
         ready, self._ready = self._ready, SimpleQueue()
         with self._lock:
             workers, self._workers = self._workers, set()
         for _ in workers:
             ready.put(None)
         for worker in workers:
-            # It has no job, so this takes microseconds, except after a connection was lost while it was opened.
+            # The thread has no job, so joining it takes microseconds, unless a connection was lost while it was being opened.
             if (
                 worker.thread is not threading.current_thread()
-            ):  # the garbage collector closed a lost connection on it
+            ):  # The garbage collector may have closed a lost connection on this worker's thread.
                 worker.thread.join(LONG_JOB_SECONDS)
 
     def schedule(self, queue: SerialQueue) -> None:
@@ -143,7 +141,7 @@ class ThreadPool:
             self._set_timer()
 
     def deliver(self, future: asyncio.Future[Any], set_result: Callable[[Any], None], value: Any) -> None:
-        """Set a future's result, or its exception, on its event loop; may be called on any thread."""
+        """Set a future's result or exception on the future's event loop. Any thread may call this method."""
         loop = future.get_loop()
         outbox = self._outbox
         if outbox is None or not outbox.belongs_to(loop):
@@ -151,13 +149,13 @@ class ThreadPool:
         outbox.put(future, set_result, value)
 
     def _set_timer(self) -> None:
-        # No loop runs when a connection is closed that its owner lost; then no caller waits either.
+        # A lost connection may be closed without a running event loop. In that case no caller waits for a job.
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(LONG_JOB_SECONDS, self._replace_overdue, context=self._context)
 
     def _replace_overdue(self) -> None:
-        """Replace the threads whose job takes too long; look again while there is work."""
+        """Replace the threads whose job takes too long; set the timer again while jobs wait or run."""
         self._timer = None
         too_long_ago = time.monotonic() - LONG_JOB_SECONDS
         with self._lock:
@@ -195,7 +193,7 @@ class ThreadPool:
 class ThreadPools:
     """The threads of any number of stores: one pool for writers and one for readers.
 
-    Reads have their own threads because a write waits for the disk.
+    Readers have their own threads because writers wait for the disk.
     """
 
     write: ThreadPool
@@ -203,22 +201,22 @@ class ThreadPools:
 
     @classmethod
     def of(cls, *, write_threads: int, read_threads: int) -> "ThreadPools":
-        """Return pools with so many threads."""
+        """Return pools with these numbers of threads."""
         return cls(ThreadPool("tenantry write", write_threads), ThreadPool("tenantry read", read_threads))
 
     def retain(self) -> None:
-        """See `ThreadPool.retain`."""
+        """Keep the threads of both pools, see `ThreadPool.retain`."""
         self.write.retain()
         self.read.retain()
 
     def unregister(self) -> None:
-        """See `ThreadPool.unregister`."""
+        """End a `retain` of both pools, see `ThreadPool.unregister`."""
         self.write.unregister()
         self.read.unregister()
 
 
 class _Worker:
-    """One thread, and since when it has run its current job."""
+    """One thread, and the start time of the thread's current job."""
 
     __slots__ = ("busy_since_seconds", "is_replaced", "thread")
 
@@ -235,19 +233,19 @@ class _Worker:
 class _Outbox:
     """The results to be delivered to one event loop.
 
-    Waking the loop costs a write to its pipe, a read from it, and for each of them a turn with the interpreter lock.
-    So only the first result wakes it, and the loop then takes all results that have arrived.
+    Waking the loop costs a write to and a read from the loop's pipe, and acquiring the interpreter lock for each. So only the first
+    result wakes the loop, and the loop then takes all results that have arrived.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Weak, or the value would keep its own key in `_outboxes`.
+        # A weak reference, because a strong reference would keep the outbox's own key in `_outboxes` alive.
         self._loop = ref(loop)
         self._results: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
         self._is_loop_woken = False
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> "_Outbox":
-        """Return the loop's one outbox, which all pools share."""
+        """Return the loop's outbox, which all pools share."""
         with _outboxes_lock:
             outbox = _outboxes.get(loop)
             if outbox is None:
@@ -259,19 +257,19 @@ class _Outbox:
         return self._loop() is loop
 
     def put(self, future: asyncio.Future[Any], set_result: Callable[[Any], None], value: Any) -> None:
-        """Add a result; may be called on any thread."""
+        """Add a result. Any thread may call this method."""
         self._results.append((future, set_result, value))
         loop = future.get_loop()
         if not self._is_loop_woken:
             self._is_loop_woken = True
-            with suppress(RuntimeError):  # the loop was closed at this moment
+            with suppress(RuntimeError):  # the loop has just been closed
                 loop.call_soon_threadsafe(self._deliver_all)
         if loop.is_closed():
-            # No caller waits any more. The results would keep the loop, and everything that was lost with it, in memory.
+            # No caller waits any more. The results would keep the loop and everything it references in memory.
             self._results.clear()
 
     def _deliver_all(self) -> None:
-        # Reset first: a result that is added from here on may come too late for the loop below.
+        # The flag is reset first, because the loop below may miss a result that is added after this line.
         self._is_loop_woken = False
         while self._results:
             future, set_result, value = self._results.popleft()

@@ -19,14 +19,14 @@ from tenantry.storage.sqlite.statements.batch import Guard, read_in_transaction,
 T = TypeVar("T")
 
 WithLimitNamed = Callable[[WriteOutcome, str], WriteOutcome]
-"""Returns the outcome of a named write; an error because of a limit names the limit."""
+"""Names the exceeded limit in the error of a write; takes the write's outcome and name, and returns the outcome."""
 
 OnCommit = Callable[[sqlite3.Connection], None]
-"""Runs on the writer's thread after COMMIT."""
+"""A function that runs on the writer's thread after COMMIT."""
 
 
 class SQLiteTransaction:
-    """See `StoreTransaction`. It holds the writer from `begin` until it ends."""
+    """A `StoreTransaction` that holds the writer from `begin` until the transaction ends."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class SQLiteTransaction:
         """Begin a transaction.
 
         Args:
-            connection: The writer's connection, used by nothing else until `release` is called.
-            guard: Refuses an owner that was replaced.
-            release: Called once, when the transaction has ended.
-            with_limit_named: Called with each unit's outcome.
-            on_commit: Called after COMMIT, before `commit` returns; `commit` raises its errors.
+            connection: The writer's connection, reserved for this transaction until `release` is called.
+            guard: A check that refuses a replaced owner.
+            release: A function that is called once, when the transaction has ended.
+            with_limit_named: A function that is called with each unit's outcome.
+            on_commit: A function that is called after COMMIT, before `commit` returns. `commit` raises its errors.
 
-        A caller that is cancelled leaves no transaction open.
+        Cancellation leaves no transaction open.
         """
         try:
             await connection.run(partial(_begin, guard))
@@ -74,19 +74,19 @@ class SQLiteTransaction:
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
 
-        Cancellation interrupts the running statement, and rolls the transaction back.
+        Cancellation interrupts the running statement and rolls the transaction back.
         """
         outcome = await self._run(partial(run_unit, request), self._interruptibly)
         return self._with_limit_named(outcome, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:
-        """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancelled like `write`."""
+        """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancellation acts as for `write`."""
         return await self._run(partial(read_in_transaction, statement), self._interruptibly)
 
     async def commit(self) -> None:
-        """Commit, durably; see `StoreTransaction.commit`."""
+        """Commit the transaction durably; see `StoreTransaction.commit`."""
         try:
-            # Never interrupted: the caller must not get an error for a transaction that was committed.
+            # COMMIT is never interrupted, because the caller must not get an error for a committed transaction.
             await self._run(partial(_commit, self._on_commit), self._connection.run)
         except DRIVER_ERRORS as error:
             raise map_error(error, "commit") from error
@@ -94,7 +94,7 @@ class SQLiteTransaction:
             await self.rollback()
 
     async def rollback(self) -> None:
-        """Undo everything; see `StoreTransaction.rollback`."""
+        """Roll the transaction back; see `StoreTransaction.rollback`."""
         release, self._release = self._release, None
         if release is None:
             return
@@ -108,11 +108,11 @@ class SQLiteTransaction:
             release()
 
     async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run the job. Cancellation interrupts it and waits for its end, so that the caller can use the writer afterwards."""
+        """Run the job. Cancellation interrupts the job and waits for its end, so that the caller can use the writer afterwards."""
         try:
             return await self._connection.submit(job)
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True), suppress(ValueError):  # closed meanwhile
+            with anyio.CancelScope(shield=True), suppress(ValueError):  # closed in the meantime
                 await self._connection.run(roll_back)
             raise
 
@@ -138,8 +138,7 @@ def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Conn
     """Run the job only if SQLite still has an open transaction: SQLite may have rolled it back after an error."""
     if not connection.in_transaction:
         raise TransactionClosedError(
-            "the transaction was rolled back, by SQLite after an error or because a call inside it was cancelled: open a "
-            "new one"
+            "the transaction was rolled back after an error in SQLite or a cancelled call: open a new transaction"
         )
     return job(connection)
 

@@ -1,8 +1,8 @@
-"""Detects a writer that SQLite could only open for reading.
+"""Detects a writer whose file SQLite could only open for reading.
 
-If a file cannot be opened for writing, for example with too many open files, SQLite opens it for reading without an error
-(https://www.sqlite.org/c3ref/open.html). Every write through that connection fails until it is closed, and the catalog's
-connection is closed only when the process ends.
+If SQLite cannot open a file for writing, for example with too many open files, it opens the file for reading without an error
+(https://www.sqlite.org/c3ref/open.html). Every write through such a connection fails, and the catalog's connection is closed only when
+the process ends.
 """
 
 import os
@@ -16,11 +16,14 @@ from tenantry.storage.sqlite.errors import is_read_only
 def check_writable(
     path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
 ) -> None:
-    """Raise `PersistenceConnectionError` if a writer, not in a transaction, cannot write to a file that this process may write to."""
+    """Raise `PersistenceConnectionError` if the connection cannot write to a file that is writable for this process.
+
+    No transaction may be open.
+    """
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
-        # Has no effect, and is refused before a lock is taken; BEGIN IMMEDIATE would not be refused. As one script: after
-        # each call Python waits for the interpreter lock.
+        # Setting user_version to its present value changes nothing, but SQLite refuses this on a read-only connection before it takes
+        # a lock. BEGIN IMMEDIATE would not be refused. One script, because Python waits for the interpreter lock after each call.
         connection.executescript(
             f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}"
         )
@@ -28,10 +31,10 @@ def check_writable(
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         connection.execute(busy_timeout)
-        # Other obstacles, such as another process that writes, are reported by the writes themselves.
+        # The writes themselves report other obstacles, such as another process that writes.
         if is_read_only(error) and os.access(path, os.W_OK):
             raise PersistenceConnectionError(
-                f"SQLite could open {path} for reading only, although this process may write to it: try again; look for too many open "
-                "files (ulimit -n) and at the disk",
+                f"SQLite opened {path} for reading only, although this process may write to the file: try again; check the limit of open "
+                "files (ulimit -n) and the disk",
                 code=error.sqlite_errorname,
             ) from error

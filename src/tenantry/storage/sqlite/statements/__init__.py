@@ -1,1 +1,1 @@
-"""SQL from repositories and migrations: what it may do, and whole batches of it."""
+"""Authorizes and runs the SQL of repositories and migrations."""

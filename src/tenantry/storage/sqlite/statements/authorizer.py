@@ -1,11 +1,12 @@
 """Authorizes the SQL of repositories and migrations, which share their connection with other callers.
 
-SQLite's authorizer callback decides (https://www.sqlite.org/c3ref/set_authorizer.html), not the SQL's text. SQLite calls it for
-each action while it prepares a statement, before the action takes effect: ``EXPLAIN PRAGMA query_only = ON`` sets the pragma
-while the statement is prepared. Setting an authorizer makes SQLite prepare every cached statement again, so it covers these too.
+SQLite's authorizer callback decides, not the text of the SQL (https://www.sqlite.org/c3ref/set_authorizer.html). SQLite calls the
+authorizer for each action while it prepares a statement, before the action takes effect. This matters because some actions take effect
+during preparation: preparing ``EXPLAIN PRAGMA query_only = ON`` sets the pragma. When an authorizer is set, SQLite prepares every cached
+statement again, so the authorizer also covers cached statements.
 
-The authorizer refuses actions that outlive their statement: a pragma that changes the connection, a temporary table that hides a
-table of the tenant, another database, the end of a transaction that others share.
+The authorizer refuses actions that outlive their statement. Examples are a pragma that changes the connection, a temporary table that
+hides a table of the tenant, an attached database, and the end of a transaction that several callers share.
 """
 
 import sqlite3
@@ -14,9 +15,9 @@ from contextlib import contextmanager
 from typing import Final, TypeAlias
 
 Judge: TypeAlias = Callable[[int, str | None, str | None, str | None], str | None]
-"""Takes an action's code, its two arguments and its database; returns the name of a refused action, None for an allowed one.
+"""Takes an action's code, its two arguments and its database; returns the name of a refused action, or None for an allowed action.
 
-The codes and their arguments: https://www.sqlite.org/c3ref/c_alter_table.html
+SQLite's list of action codes and arguments: https://www.sqlite.org/c3ref/c_alter_table.html
 """
 
 TRANSACTIONS: Final = ("BEGIN, COMMIT or ROLLBACK", "a savepoint")
@@ -44,9 +45,9 @@ _CREATE_TEMPORARY: Final = frozenset(
         sqlite3.SQLITE_CREATE_TEMP_VIEW,
     ]
 )
-# SQLite reports CREATE TRIGGER temp.name as a trigger of the main database; only this row of the schema table shows it.
+# SQLite reports CREATE TRIGGER temp.name as a trigger of the main database. Only the INSERT into this schema table shows otherwise.
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
-# The first takes an address in memory of code to run (https://www.sqlite.org/fts3.html, section 8.1).
+# fts3_tokenizer takes the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
 _OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
 _CHANGES: Final = frozenset(
@@ -55,29 +56,29 @@ _CHANGES: Final = frozenset(
         *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE),
     ]
 )
-# The table is the second argument of these, and the first of the others.
+# The table is the second argument of these actions, and the first argument of the other changes.
 _CHANGES_BESIDE: Final = frozenset(
     [
         *(sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_INDEX),
         *(sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_INDEX),
     ]
 )
-# Their argument names what they report on. Table-valued functions such as pragma_table_info run the pragma of that name.
+# Pragmas that only read, even with an argument. Table-valued functions such as pragma_table_info run the pragma of the same name.
 _REPORTING: Final = frozenset(
     [
         *("foreign_key_check", "foreign_key_list", "index_info", "index_list", "index_xinfo"),
         *("integrity_check", "quick_check", "table_info", "table_list", "table_xinfo"),
     ]
 )
-# These act without an argument too; every other pragma without an argument only reads its value.
+# Pragmas that act even without an argument. Every other pragma without an argument only reads a value.
 _ACTING: Final = frozenset(["incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"])
 
 
 class RefusedActionError(Exception):
-    """The authorizer refused SQL, before it had any effect.
+    """The authorizer refused SQL before the SQL had any effect.
 
     Attributes:
-        reason: Why a repository's statement may not take it.
+        reason: The reason for which a repository's statement may not take the action.
     """
 
     # MigrationError and QueryError carry the driver's code.
@@ -90,7 +91,7 @@ class RefusedActionError(Exception):
         if action in TRANSACTIONS:
             self.reason += "; use tenant.transaction() for a transaction"
         elif action.startswith(_OWN_TABLE):
-            self.reason = "tenantry keeps its own data there"
+            self.reason = "this table holds tenantry's own data"
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
     """Call `judge` for each action of the SQL that the block runs.
 
     Raises:
-        RefusedActionError: It refused one.
+        RefusedActionError: `judge` refused an action.
     """
     refused: list[str] = []
 
@@ -123,7 +124,7 @@ def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def makes_temporary(action: int, first: str | None, database: str | None) -> bool:
-    """Return whether an action makes something in the temporary database."""
+    """Return whether an action creates a table, index, view or trigger in the temporary database."""
     return (
         action in _CREATE_TEMPORARY
         or (action in _CREATE and database == "temp")
@@ -139,7 +140,7 @@ def judge_statement(action: int, first: str | None, second: str | None, database
 
 
 def judge_control(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
-    """Refuse the actions that neither a statement nor a migration may take: see `Judge`."""
+    """Refuse the actions that are forbidden to both statements and migrations: see `Judge`."""
     if action == sqlite3.SQLITE_PRAGMA:
         name = str(first).lower()
         is_report = name in _REPORTING or (second is None and name not in _ACTING)

@@ -1,14 +1,13 @@
-"""Runs whole batches as plain functions on a thread: the write path and the read path.
+"""Runs whole batches of writes or reads as plain functions on a thread.
 
-Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT. No caller is
-answered before COMMIT has returned, which with ``synchronous=FULL`` is when the write-ahead log has reached the disk.
+Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT. Callers get their results only after
+COMMIT has returned. With ``synchronous=FULL`` the write-ahead log is then on the disk.
 
-A request that fails does not affect the others. SQLite undoes a failed statement itself
-(https://www.sqlite.org/lang_conflict.html, ABORT), so a request with one statement needs no savepoint; a request with several
-runs in one. After a statement that failed and kept some changes (``OR FAIL``), the whole transaction is rolled back.
-Some errors also roll the whole transaction back (https://www.sqlite.org/lang_transaction.html,
-section 3): afterwards ``in_transaction`` is false, and no request of the batch may be acknowledged. The request that
-caused the rollback keeps its error; every other request runs again, alone.
+A failed request does not affect other requests. SQLite rolls back a failed statement (https://www.sqlite.org/lang_conflict.html, ABORT),
+so a request with a single statement needs no savepoint. A request with several statements runs in a savepoint. If a failed statement
+kept some changes (``OR FAIL``), the whole transaction is rolled back. SQLite itself also rolls the transaction back after some errors
+(https://www.sqlite.org/lang_transaction.html, section 3). Then ``in_transaction`` is false, and no request of the batch may be
+acknowledged. The request that caused the rollback keeps its error; every other request runs again in a transaction of its own.
 """
 
 import re
@@ -26,10 +25,10 @@ from tenantry.storage.sqlite.statements import idempotency
 from tenantry.storage.sqlite.statements.execution import DIALECT, run_statement
 
 Guard = Callable[[sqlite3.Connection], None]
-"""Runs first in every write transaction; raises if this process may not write."""
+"""A check that runs first in every write transaction; raises if this process may not write."""
 
 _DISTINCT_STATEMENTS_MAX: Final = 4096
-# What SQLite's tokenizer skips before a statement: white space, a byte order mark, comments and empty statements.
+# SQLite's tokenizer skips white space, a byte order mark, comments and empty statements before a statement.
 _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
 
 
@@ -45,9 +44,9 @@ class _TransactionLostError(Exception):
 def write_batch(
     requests: Sequence[Request], guard: Guard, connection: sqlite3.Connection
 ) -> list[WriteOutcome]:
-    """Run the requests in one transaction and commit it; return one outcome for each.
+    """Run the requests in one transaction and commit it; return one outcome for each request.
 
-    A request that met damage had no effect and runs again, alone: SQLite also reports damage when the disk failed to read once.
+    A request that fails because of damage has no effect, and runs again alone: SQLite also reports damage after one failed disk read.
     """
     try:
         outcomes = _write_together(requests, guard, connection)
@@ -63,9 +62,9 @@ def write_batch(
 
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
-    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each.
+    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each statement.
 
-    A statement that met damage runs again, as in `write_batch`.
+    A statement that fails because of damage runs again, as in `write_batch`.
     """
     return _read_again(_read_batch, statements, connection)
 
@@ -73,9 +72,9 @@ def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) 
 def read_batch_beside_writes(
     statements: Sequence[Statement], connection: sqlite3.Connection
 ) -> list[ReadOutcome]:
-    """Run a read batch on the connection that also writes; a statement that writes is undone and refused.
+    """Run a read batch on the writer's connection; a statement that writes is rolled back and refused.
 
-    Not with ``PRAGMA query_only``: each change of it makes SQLite prepare every cached statement again.
+    This function does not use ``PRAGMA query_only``: after each change of that pragma SQLite prepares all cached statements again.
     """
     return _read_again(_read_batch_beside_writes, statements, connection)
 
@@ -94,7 +93,7 @@ def _read_again(
 
 def _read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
     if len(statements) == 1:
-        # A single statement is a snapshot; BEGIN and ROLLBACK would cost more than the statement.
+        # A single statement reads one snapshot. BEGIN and ROLLBACK would take longer than the statement.
         return [read_one(statements[0], connection)]
     return _read_together(statements, read_one, connection)
 
@@ -105,25 +104,25 @@ def _read_batch_beside_writes(
     if len(statements) == 1:
         if _is_select(statements[0].text(DIALECT)):
             return [read_one(statements[0], connection)]
-        # The rollback of the transaction undoes the statement: no savepoint is needed.
+        # A single statement needs no savepoint, because the whole transaction is rolled back.
         return _read_together(statements, _read_unless_it_writes, connection)
     return _read_together(statements, read_in_transaction, connection)
 
 
 def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
-    """Run one caller's statements inside the open transaction; a failure undoes only these."""
+    """Run one caller's statements inside the open transaction; a failure rolls back only these statements."""
     try:
         connection.execute("SAVEPOINT unit")
         results = _run_statements(request, connection)
         connection.execute("RELEASE unit")
-    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+    except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
         _undo_unit(connection)
         return map_error(error, request[0].name)
     return results
 
 
 def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Result]:
-    """Run a unit's statements inside its savepoint; a unit that has run with its key before returns the stored results."""
+    """Run a unit's statements inside the unit's savepoint; return the stored results if the unit's key was used before."""
     if not isinstance(request, KeyedRequest):
         return [run_statement(statement, connection) for statement in request]
     kept = idempotency.find_results(request, connection)
@@ -138,12 +137,12 @@ def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcom
     """Run one reading statement, inside or outside a transaction."""
     try:
         return run_statement(statement, connection)
-    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+    except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
         return map_error(error, statement.name)
 
 
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
-    """Run one reading statement inside the open transaction; a statement that writes is undone and refused."""
+    """Run one reading statement inside the open transaction; a statement that writes is rolled back and refused."""
     connection.execute("SAVEPOINT unit")
     outcome = _read_unless_it_writes(statement, connection)
     _undo_unit(connection)
@@ -157,7 +156,7 @@ def _read_unless_it_writes(statement: Statement, connection: sqlite3.Connection)
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
-    """End the transaction if there is one."""
+    """Roll back the open transaction, if any."""
     if connection.in_transaction:
         connection.rollback()
 
@@ -178,7 +177,7 @@ def _write_together(
                 raise _TransactionLostError(index, outcome)
         connection.execute("COMMIT")
     except (*DRIVER_ERRORS, TenantryError) as error:
-        # Nothing was committed, so no request may be acknowledged; those that had failed before keep their error.
+        # Nothing was committed, so no request may be acknowledged. Requests that failed before keep their errors.
         return [
             outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].name)
             for request, outcome in zip_longest(requests, outcomes)
@@ -196,17 +195,17 @@ def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection)
 
 
 def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
-    """Run one unit of a batch; a unit with a single statement needs no savepoint."""
+    """Run one unit of a batch, without a savepoint for a single statement."""
     if len(request) != 1 or isinstance(request, KeyedRequest):
         return run_unit(request, connection)
     statement, changes = request[0], connection.total_changes
     try:
         return [run_statement(statement, connection)]
-    except Exception as error:  # noqa: BLE001  # whatever a caller's parameters raise is that caller's failure alone
+    except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
         if connection.total_changes != changes or is_damage(error):
-            # OR FAIL and RAISE(FAIL) keep the rows before the failing one, and so does a result that cannot be fetched. When a
-            # statement of one row meets damage, SQLite keeps its changes so far, for example a row without its index entry.
-            # These changes must not be committed; after the rollback the rest of the batch runs again.
+            # A failed statement may keep changes that must not be committed. OR FAIL, RAISE(FAIL) and a result that cannot be fetched
+            # keep the earlier rows. A statement that fails because of damage may keep a row without its index entry. After the
+            # rollback the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.name)
 
@@ -217,7 +216,7 @@ def _undo_unit(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK TO unit")
             connection.execute("RELEASE unit")
         except DRIVER_ERRORS:
-            # Half a unit must never be committed; after the rollback the rest of the batch runs again.
+            # A partial unit must never be committed. After the rollback the rest of the batch runs again.
             roll_back(connection)
 
 
@@ -228,7 +227,7 @@ def _read_together(
 ) -> list[ReadOutcome]:
     outcomes: list[ReadOutcome] = []
     try:
-        # One read transaction for all statements: the snapshot's lock is taken once.
+        # One read transaction for all statements acquires the snapshot's lock only once.
         connection.execute("BEGIN")
         for statement in statements:
             outcome = read(statement, connection)
@@ -243,19 +242,19 @@ def _read_together(
 
 
 def _is_interrupted(outcome: object) -> TypeGuard[QueryError]:
-    """Return whether the batch was interrupted because every caller has gone: then no further statement should run."""
+    """Return whether the batch was interrupted because all its callers were cancelled, so that no further statement should run."""
     return isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT"
 
 
 def _refused_write(statement: Statement) -> QueryError:
     return QueryError(
-        f"{statement.name} writes, but was given to read(): it had no effect; use write()",
+        f"{statement.name} writes, but was passed to read(): nothing was written; use write()",
         code="SQLITE_READONLY",
     )
 
 
 @lru_cache(maxsize=_DISTINCT_STATEMENTS_MAX)
 def _is_select(sql: str) -> bool:
-    """Return whether the statement can only be a query, by its first word."""
+    """Return whether the first keyword of the statement is SELECT, so that the statement can only read."""
     keyword = _FIRST_KEYWORD.match(sql)
     return keyword is not None and keyword[1].upper() == "SELECT"

@@ -1,4 +1,4 @@
-"""Runs one statement of a repository. The authorizer checks it if its text is new; `Fetch` decides what it returns."""
+"""Runs one statement of a repository. The authorizer checks each new SQL text; `Fetch` selects the result."""
 
 import sqlite3
 from typing import Final
@@ -15,19 +15,19 @@ DIALECT: Final = "sqlite"
 _DISTINCT_STATEMENTS_MAX: Final = 4096
 _UNKNOWN: Final = NumberedStatement("", 0)
 _known: Final[dict[str, NumberedStatement | None]] = {}
-"""The texts of statements that were authorized and have run, with the form to run them in. Each is authorized once in a process.
+"""The SQL texts that were authorized and have run, with their executable forms. Each text is authorized once in a process.
 
-The authorizer is not kept on the connection: SQLite would call it for each column of each statement that it prepares, and each
-call waits for the interpreter lock.
+The authorizer is removed after each new text. Otherwise SQLite would call it for each column of each prepared statement, and each call
+would wait for the interpreter lock.
 """
 
 
 def run_statement(statement: Statement, connection: sqlite3.Connection) -> Result:
-    """Execute one statement and return what its `Fetch` says.
+    """Execute one statement and return the result that its `Fetch` selects.
 
     Raises:
-        QueryError: The statement would change the connection or the transaction; it had no effect.
-        Exception: What the driver raises for the statement and its parameters.
+        QueryError: The statement would change the connection or the transaction. The statement had no effect.
+        Exception: The driver's error for the statement and its parameters.
     """
     sql = statement.text(DIALECT)
     numbered = _known.get(sql, _UNKNOWN)
@@ -38,12 +38,12 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
     except (UnicodeDecodeError, sqlite3.OperationalError) as error:
         if not is_undecodable(error) or _is_schema_damaged(connection):
             raise
-        # The message quotes the caller's own bytes, or a row holds bytes that are not text.
+        # The message quotes the caller's own bytes, or a TEXT value of a row is not valid UTF-8.
         raise QueryError(f"{statement.name}: {error_text(error)}", code=type(error).__name__) from error
 
 
 def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) -> Result:
-    """Run a statement that has not run before, under the authorizer."""
+    """Run a statement with a new SQL text under the authorizer."""
     numbered = find_numbered(sql)
     try:
         with judged(judge_statement, connection):
@@ -53,7 +53,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
             f"{statement.name}: a statement may not use {error.action}, because {error.reason}"
         ) from error
     except sqlite3.IntegrityError:
-        # SQLite refused a row, so the statement itself is allowed: a text that often meets duplicates is authorized once too.
+        # SQLite refused a row, so the authorizer allowed the statement. The text need not be authorized again.
         _remember(sql, numbered)
         raise
     _remember(sql, numbered)
@@ -78,10 +78,10 @@ def _execute(
     if fetch is Fetch.NONE:
         if cursor.description is None:
             return None
-        cursor.close()  # ends the statement: only then can its changes be seen and undone
+        cursor.close()  # ends the statement, so that its changes can be counted and rolled back
         raise QueryError(
-            f"{statement.name} returns rows, and its Fetch is NONE: nothing was written; give the statement a Fetch that returns "
-            "them, or leave out RETURNING"
+            f"{statement.name} returns rows, but its Fetch is NONE: nothing was written; use a Fetch that returns rows, or remove "
+            "RETURNING"
         )
     try:
         if fetch is Fetch.ALL:
@@ -92,20 +92,20 @@ def _execute(
             return count_rows(cursor, changes, connection)
         return _fetch_named(statement, cursor)
     except BaseException:
-        # The error's traceback keeps the cursor alive, and a statement in progress would keep COMMIT from working.
+        # The error's traceback keeps the cursor alive, and a running statement would prevent COMMIT.
         cursor.close()
         raise
 
 
 def _fetch_named(statement: Statement, cursor: sqlite3.Cursor) -> Result:
-    """Return the rows with their names.
+    """Return the rows with the names of their columns.
 
     Raises:
         QueryError: The statement cannot return rows.
     """
     if cursor.description is None:
         raise QueryError(
-            f"{statement.name} cannot return rows, and its Fetch is {statement.fetch.name}: nothing was written; add RETURNING, "
+            f"{statement.name} cannot return rows, but its Fetch is {statement.fetch.name}: nothing was written; add RETURNING, "
             "or use another Fetch"
         )
     columns = Columns(tuple(column[0] for column in cursor.description))
@@ -124,15 +124,15 @@ def _is_schema_damaged(connection: sqlite3.Connection) -> bool:
 
 
 def count_rows(cursor: sqlite3.Cursor, changes_before: int, connection: sqlite3.Connection) -> int:
-    """Return how many rows a statement inserted, updated or deleted itself, without its triggers and foreign keys.
+    """Return the number of rows that the statement itself changed, without the effects of triggers and foreign keys.
 
-    Python only counts for statements that begin with INSERT, UPDATE, DELETE or REPLACE and return no rows.
+    Python counts rows only for statements that begin with INSERT, UPDATE, DELETE or REPLACE and return no rows.
     """
     if cursor.rowcount >= 0 and cursor.description is None:
         return cursor.rowcount
-    for _ in cursor:  # only a statement that has run to its end says how many rows it changed
+    for _ in cursor:  # SQLite counts changed rows only after the statement has ended
         pass
-    if connection.total_changes == changes_before:  # changes() would be an earlier statement's
+    if connection.total_changes == changes_before:  # changes() would count an earlier statement's rows
         return 0
     count: int = connection.execute("SELECT changes()").fetchone()[0]
     return count

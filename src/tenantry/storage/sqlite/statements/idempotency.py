@@ -1,7 +1,7 @@
-"""Idempotency keys in a database: the results of a unit are stored with its key, in the unit's own transaction.
+"""Stores the results of a unit with the unit's idempotency key, in the unit's own transaction.
 
-So the key is stored if and only if the unit's changes are. These functions run inside the savepoint of the unit, and an error in
-them fails the unit.
+So the key is stored if and only if the unit's changes are stored. These functions run inside the unit's savepoint. An error in one of
+these functions fails the unit.
 """
 
 import json
@@ -16,10 +16,10 @@ from tenantry.statements import Fetch, Result
 from tenantry.storage.protocol import KeyedRequest
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024
-"""The largest results, as JSON, of a unit with a key: they are stored in the database."""
+"""The maximum size of a unit's results as JSON, because the results are stored in the database."""
 
 EXPIRED_KEYS_REMOVED_MAX: Final = 16
-"""How many expired keys each new key removes: more than one, so that they become fewer, but few, so that no call is slow."""
+"""The number of expired keys that each new key removes. More than one makes their number fall; a few keep each call fast."""
 
 CREATE_SQL: Final = (
     """
@@ -37,13 +37,17 @@ _REMOVE_EXPIRED: Final = """
 DELETE FROM tenantry_idempotency
 WHERE key IN (SELECT key FROM tenantry_idempotency WHERE created_at <= ? ORDER BY created_at LIMIT ?)
 """
-# The same key may still be stored, expired and not yet removed.
+# The table may still contain the same key, expired but not yet removed.
 _KEEP: Final = "INSERT OR REPLACE INTO tenantry_idempotency VALUES (?, ?, ?, ?)"
 
 
 def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[Result] | None:
-    """Return the results of the unit from when it ran, or None if it must run now; raise if another unit had its key."""
-    for sql in CREATE_SQL:  # costs a microsecond where they exist
+    """Return the stored results of the unit, or None if the unit must run now.
+
+    Raises:
+        IdempotencyConflictError: Another unit was stored with this key.
+    """
+    for sql in CREATE_SQL:  # takes a microsecond if the table and the index exist
         connection.execute(sql)
     found = connection.execute(_FIND, (request.key, _text(request.kept_since))).fetchone()
     if found is None:
@@ -51,8 +55,8 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
     payload_hash, results = found
     if payload_hash != request.payload_hash:
         raise IdempotencyConflictError(
-            f"{request[0].name}: the key {request.key!r} was used for another write, and nothing was written now: give "
-            "each write a key of its own, and repeat a write with all that it had the first time",
+            f"{request[0].name}: the key {request.key!r} was used for another write, and nothing was written now: use a new key for "
+            "each write, and repeat a write only with the same statements and parameters",
             key=request.key,
         )
     return _decoded(request, results)
@@ -63,8 +67,8 @@ def keep_results(request: KeyedRequest, results: Sequence[Result], connection: s
     encoded = json.dumps([*map(_as_kept, results)], default=_bytes_as_json, separators=(",", ":"))
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(
-            f"{request[0].name}: a write with a key may give back at most {RESULTS_BYTES_MAX} bytes, for they are kept "
-            f"with the key, and this one gave {len(encoded)}: ask for fewer rows or columns; nothing was written"
+            f"{request[0].name}: the write returns {len(encoded)} bytes, but a write with a key may return at most "
+            f"{RESULTS_BYTES_MAX} bytes, which are stored with the key: return fewer rows or columns; nothing was written"
         )
     connection.execute(_REMOVE_EXPIRED, (_text(request.kept_since), EXPIRED_KEYS_REMOVED_MAX))
     connection.execute(_KEEP, (request.key, request.payload_hash, encoded, _text(request.now)))
@@ -76,7 +80,7 @@ def _decoded(request: KeyedRequest, encoded: str) -> list[Result]:
 
 
 def _as_kept(result: Result) -> Any:
-    """Convert named rows to the names of their columns, followed by the values of each row."""
+    """Convert named rows to a list of the column names, followed by the values of each row."""
     if isinstance(result, Row):
         return [result.keys(), tuple(result)]
     if isinstance(result, list) and result and isinstance(result[0], Row):
@@ -85,7 +89,7 @@ def _as_kept(result: Result) -> Any:
 
 
 def _as_fetched(fetch: Fetch, result: Any) -> Result:
-    """Convert the rows, which are lists in JSON, back to what the statement returned."""
+    """Convert rows from JSON lists back to the statement's original result."""
     if fetch is Fetch.ALL:
         return [tuple(row) for row in result]
     if not isinstance(result, list):
@@ -99,7 +103,7 @@ def _as_fetched(fetch: Fetch, result: Any) -> Result:
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:
-    return {"hex": value.hex()}  # JSON has all other types of SQLite
+    return {"hex": value.hex()}  # JSON can represent all other types of SQLite
 
 
 def _bytes_from_json(value: dict[str, str]) -> bytes:

@@ -1,9 +1,9 @@
-"""Numbered placeholders (``?1``) as named ones (``:n1``).
+"""Converts numbered placeholders (``?1``) to named placeholders (``:n1``).
 
-SQLite gives a numbered placeholder a name, which is its own text (https://www.sqlite.org/c3ref/bind_parameter_name.html). Python
-3.12.0 to 3.12.3 therefore warns of a named placeholder when the values come as a sequence
-(https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. With names the values come as a
-mapping, which every version takes.
+In SQLite the name of a numbered placeholder is its own text (https://www.sqlite.org/c3ref/bind_parameter_name.html). Python 3.12.0 to
+3.12.3 therefore issues a warning about named placeholders when the values are a sequence
+(https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. Named placeholders take their values from a
+mapping, which every version accepts.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from tenantry.sql.tokens import COMMENT, QUOTED
 
-# Comments, strings and quoted names come first: a question mark in them is not a placeholder.
+# Comments, strings and quoted names are matched first, because a question mark inside them is not a placeholder.
 _TOKEN: Final = re.compile(
     rf"{COMMENT}|{QUOTED}|\?(?P<number>[0-9]*)|(?P<name>[:@$][A-Za-z_0-9])",
     re.DOTALL,
@@ -21,24 +21,24 @@ _TOKEN: Final = re.compile(
 
 
 class NumberedStatement(NamedTuple):
-    """A statement whose placeholders were numbered."""
+    """A statement whose numbered placeholders were converted to names."""
 
     sql: str
     values_count: int
 
     def names(self, parameters: Sequence[object]) -> dict[str, object]:
-        """Return the values by name."""
-        if isinstance(parameters, Mapping):  # by the numbers themselves, as the driver has it
+        """Return the values by placeholder name."""
+        if isinstance(parameters, Mapping):  # The driver also accepts a mapping from numbers to values.
             return {f"n{number}": value for number, value in parameters.items()}
         if len(parameters) != self.values_count:
             raise sqlite3.ProgrammingError(
-                f"the statement takes {self.values_count} values, and {len(parameters)} were given"
+                f"the statement takes {self.values_count} values, but {len(parameters)} were given"
             )
         return {f"n{number}": value for number, value in enumerate(parameters, start=1)}
 
 
 def find_numbered(sql: str) -> NumberedStatement | None:
-    """Return the statement with names for its numbers; None if it has no numbers, or names of its own too."""
+    """Return the statement with named placeholders; None if it has no numbered placeholders, or also named placeholders."""
     tokens = list(_TOKEN.finditer(sql))
     if not any(token["number"] for token in tokens) or any(token["name"] for token in tokens):
         return None
@@ -48,7 +48,7 @@ def find_numbered(sql: str) -> NumberedStatement | None:
         nonlocal count
         if token["number"] is None:
             return token[0]
-        # A plain question mark takes the number after the largest so far (https://www.sqlite.org/lang_expr.html#varparam).
+        # A plain question mark gets the largest number so far, plus one (https://www.sqlite.org/lang_expr.html#varparam).
         number = int(token["number"] or count + 1)
         count = max(count, number)
         return f":n{number}"

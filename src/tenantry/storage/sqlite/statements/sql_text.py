@@ -1,4 +1,4 @@
-"""The names of tables, indexes, views and triggers as SQLite reads and writes them."""
+"""Folds and quotes the names of tables, indexes, views and triggers as SQLite does."""
 
 import string
 from typing import Final
@@ -7,7 +7,7 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def folded(name: str) -> str:
-    """Return a name in the form in which SQLite compares it: only ASCII letters are compared without case."""
+    """Return a name with ASCII letters in lower case, because SQLite ignores the case of only these letters."""
     return name.translate(_LOWER)
 
 
