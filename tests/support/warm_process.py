@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import os
+import pkgutil
 import random
 import runpy
 import select
@@ -36,11 +37,21 @@ from measuring import MEASURED
 ORDER_BYTES_MAX = 2**17
 
 _IMPORTED = (
-    *("tenantry_command", "tenantry.admin", "tenantry.cli.client.local", "tenantry.cli.client.remote"),
-    *("tenantry.doctor", "tenantry.observability", "others", "stores", "uvicorn"),
+    *("tenantry_command", "others", "stores", "uvicorn"),
     # Libraries import these with their first call. httpcore imports trio if it is installed, which takes 0.1 s.
-    *("anyio._backends._asyncio", "certifi", "encodings.idna", "h11", "httpcore", "rich._emoji_codes"),
+    *(
+        "anyio._backends._asyncio",
+        "certifi",
+        "encodings.idna",
+        "h11",
+        "httpcore",
+        "rich._emoji_codes",
+        "rich.markdown",
+    ),
 )
+
+# No command uses them, and to load the first runs the command line.
+_NOT_IMPORTED = ("tenantry.__main__", "tenantry.integrations", "tenantry.testing")
 
 
 class WarmChild:
@@ -338,8 +349,12 @@ def _run_program(order: dict[str, Any]) -> None:
 
 
 def _main() -> None:
-    for module in _IMPORTED:
-        importlib.import_module(module)
+    # One by one, because packages load their modules when these are first used.
+    for module in pkgutil.walk_packages(tenantry.__path__, "tenantry."):
+        if not module.name.startswith(_NOT_IMPORTED):
+            importlib.import_module(module.name)
+    for name in _IMPORTED:
+        importlib.import_module(name)
     # What was imported stays: to look through it would copy its pages in each process.
     gc.collect()
     gc.freeze()
