@@ -48,7 +48,7 @@ soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and
 	$(BIN)/python -m pytest -m soak --capture=no -o faulthandler_timeout=0 $(SOAK)
 
 # Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
-PART := $(wildcard tests/test_*.py) $(addprefix tests/,files server storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
+PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
 	$(addprefix tests/,company/test_models.py company/test_timestamps.py tenancy/fleet/test_job.py tenancy/test_registry.py tenancy/test_registry_reports.py tenancy/test_registry_transactions.py) \
 	$(addprefix tests/,system/test_cancellation.py system/test_documentation.py observability/test_logging.py observability/test_metrics.py) \
 	$(addprefix tests/cli/,test_output.py client/test_in_process.py)

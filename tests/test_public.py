@@ -29,21 +29,13 @@ LAYERS = [
     },  # leaves: no I/O, nothing of ours above
     {
         "config",
-        "connect_hook",
         "environment",
         "eventlog",
         "events",
         "limits",
-        "migration",
-        "pack_repositories",
         "pages",
-        "queries",
-        "repository",
-        "row",
-        "schema",
-        "schema_loading",
+        "schemas",
         "sql",
-        "statements",
         "texts",
         "values",
     },  # facts
@@ -76,7 +68,7 @@ DRIVERS = {
     ],
     "psycopg": ["storage/postgres/"],
     # The type of connections is in the signature of users' functions.
-    "sqlite3": ["storage/sqlite/", "connect_hook.py"],
+    "sqlite3": ["storage/sqlite/", "schemas/connect_hook.py"],
 }
 
 # Those that choose a back end, run one without a registry, read and write copies, and examine a data directory's files.

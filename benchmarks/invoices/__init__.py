@@ -1,5 +1,5 @@
 """A schema pack with one migration, for measuring how long a fleet takes to get it."""
 
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 
 INVOICES = Schema(name="invoices", package="benchmarks.invoices")

@@ -12,8 +12,8 @@ from benchmarks.peers import DURABILITY_SQL, Durability, count_messages, fill_ta
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Message, Task
 from tenantry.observability.metrics import export_metrics
-from tenantry.repository import Repository
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.repository import Repository
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenantry.tenancy.handle import TenantHandle
 

@@ -20,7 +20,7 @@ from benchmarks.peers.sqlite3_batches import LIMIT, save_batches, save_batches_i
 from benchmarks.peers.tenantry_registry import TENANT, open_tenantry
 from tenantry.company import SQLAuditRepository, SQLCostRecordRepository, SQLMessageRepository
 from tenantry.eventlog import EventLog
-from tenantry.statements import Statement, TupleRow
+from tenantry.sql.statements import Statement, TupleRow
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
 _ROWS, _QUICK_ROWS, _FEW_ROWS = 1_000_000, 100_000, 2_000

@@ -73,12 +73,12 @@ from tenantry.scope import Scope
 if TYPE_CHECKING:
     from tenantry.config import PersistenceConfig, RegistryConfig, SQLiteConfig
     from tenantry.limits import TenantLimits
-    from tenantry.migration import MigrationSession
     from tenantry.pages import Page
-    from tenantry.repository import Repository
-    from tenantry.row import Row
-    from tenantry.schema import Schema
-    from tenantry.statements import Fetch, Sql, Statement
+    from tenantry.schemas.migration import MigrationSession
+    from tenantry.schemas.schema import Schema
+    from tenantry.sql.repository import Repository
+    from tenantry.sql.row import Row
+    from tenantry.sql.statements import Fetch, Sql, Statement
     from tenantry.storage.archive.manifest import Manifest
     from tenantry.storage.artifacts import SchemaDifference
     from tenantry.storage.objects.cloud import open_storage
@@ -210,12 +210,12 @@ __getattr__ = _lazy_names(
     {
         "tenantry.config": ("PersistenceConfig", "RegistryConfig", "SQLiteConfig"),
         "tenantry.limits": ("TenantLimits",),
-        "tenantry.migration": ("MigrationSession",),
+        "tenantry.schemas.migration": ("MigrationSession",),
         "tenantry.pages": ("Page",),
-        "tenantry.repository": ("Repository",),
-        "tenantry.row": ("Row",),
-        "tenantry.schema": ("Schema",),
-        "tenantry.statements": ("Fetch", "Sql", "Statement"),
+        "tenantry.sql.repository": ("Repository",),
+        "tenantry.sql.row": ("Row",),
+        "tenantry.schemas.schema": ("Schema",),
+        "tenantry.sql.statements": ("Fetch", "Sql", "Statement"),
         "tenantry.storage.archive.manifest": ("Manifest",),
         "tenantry.storage.artifacts": ("SchemaDifference",),
         "tenantry.storage.objects.cloud": ("open_storage",),

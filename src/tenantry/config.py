@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tenantry.connect_hook import ConnectHook
 from tenantry.environment import read_settings, variable
 from tenantry.errors import SettingsError
+from tenantry.schemas.connect_hook import ConnectHook
 
 Durability: TypeAlias = Literal["full", "normal"]
 """``full``: an acknowledged write survives a loss of power. ``normal``: it survives the end of the process, and a loss of

@@ -17,7 +17,7 @@ from tenantry.company import (
     TaskStatus,
 )
 from tenantry.eventlog import EventLog
-from tenantry.statements import Fetch, Result, Statement
+from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession

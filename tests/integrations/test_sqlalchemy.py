@@ -18,7 +18,7 @@ from tenantry import Repository, Row, TenantHandle, TenantRegistry
 from tenantry.errors import DuplicateRecordError, MalformedRowError, QueryError
 from tenantry.events import BatchFinished
 from tenantry.integrations.sqlalchemy import SqlAlchemyCore
-from tenantry.queries import EXECUTE_MANY_ROWS_MAX
+from tenantry.sql.queries import EXECUTE_MANY_ROWS_MAX
 from tenants import Recorder
 
 

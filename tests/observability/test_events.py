@@ -13,7 +13,7 @@ from stores import make_backend, make_store, open_backend
 from tenantry import events
 from tenantry.company import AuditVerdict, MessageMetadata, RiskLevel, TaskStatus
 from tenantry.errors import MalformedRowError, QueryError, TenantryError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage import PersistenceBackend, PersistenceConfig, create_backend
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.testing.conformance.samples import (

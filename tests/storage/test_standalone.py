@@ -37,7 +37,7 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.eventlog import EventLog
-from tenantry.schema_loading import load_schemas
+from tenantry.schemas.loading import load_schemas
 from tenantry.storage import (
     PersistenceBackend,
     PersistenceConfig,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stores import make_store
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenants import query, write_pack

@@ -16,8 +16,8 @@ import pytest
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools

@@ -9,8 +9,8 @@ from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached
 from tenantry import RegistryConfig, Schema, TenantHandle, TenantRegistry
 from tenantry.company import COMPANY
 from tenantry.errors import RegistryClosedError, TransactionClosedError
-from tenantry.repository import Repository
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.repository import Repository
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenants import make_message, write_pack
 

@@ -166,7 +166,7 @@ def _opened(target: Target, *, may_create: bool, needs_service: bool) -> Abstrac
 
             return at_service(target.url)
         from tenantry.cli.client.local import in_directory, load_service
-        from tenantry.schema_loading import load_schemas
+        from tenantry.schemas.loading import load_schemas
 
         if needs_service:
             load_service()

@@ -40,7 +40,7 @@ from tenantry.company.records import SAVE_MANY_ROWS_MAX
 from tenantry.company.tasks import SQLTaskRepository
 from tenantry.company.transitions import TASK_TRANSITIONS
 from tenantry.company.types import NotBlankStr
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 
 __all__ = [
     "COMPANY",

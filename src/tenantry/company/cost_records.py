@@ -15,10 +15,10 @@ from tenantry.company.records import RecordRepository, RecordType
 from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import Page
-from tenantry.statements import Sql
+from tenantry.sql.statements import Sql
 
 if TYPE_CHECKING:
-    from tenantry.statements import TupleRow
+    from tenantry.sql.statements import TupleRow
 
 _COST_RECORD = RecordType(
     entity="cost_record",

@@ -19,8 +19,8 @@ from typing import NamedTuple, TypeAlias
 from tenantry.company.types import format_timestamp
 from tenantry.errors import QueryError
 from tenantry.pages import decode_cursor, page_rows
-from tenantry.repository import placeholders
-from tenantry.statements import Fetch, Sql, Statement
+from tenantry.sql.repository import placeholders
+from tenantry.sql.statements import Fetch, Sql, Statement
 from tenantry.values import INT64_MAX
 
 Key: TypeAlias = tuple[str | int, ...]

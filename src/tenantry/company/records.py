@@ -18,8 +18,8 @@ from pydantic_core import ErrorDetails
 from tenantry.company.queries import Filters, Listing, Window
 from tenantry.errors import MalformedRowError, QueryError
 from tenantry.pages import Page, encode_cursor
-from tenantry.repository import Repository, placeholders
-from tenantry.statements import Statement, TupleRow
+from tenantry.sql.repository import Repository, placeholders
+from tenantry.sql.statements import Statement, TupleRow
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -11,7 +11,7 @@ from tenantry.company.protocols import TaskRepository
 from tenantry.company.queries import BY_ID, Listing
 from tenantry.company.records import RecordRepository, RecordType, to_json
 from tenantry.pages import Page
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 
 _TASK = RecordType(
     entity="task",

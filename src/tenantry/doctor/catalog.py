@@ -5,8 +5,8 @@ from typing import Final
 
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.errors import MigrationError
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Statement
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.sqlite.maintenance.inspection import Inspection
 from tenantry.storage.sqlite.migrations.migrator import SUMMARY_SQL, plan_from_summary

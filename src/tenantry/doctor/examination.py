@@ -15,8 +15,8 @@ from tenantry.doctor.schema_versions import check_migrations
 from tenantry.doctor.snapshot_storage import check_storage, find_left_snapshots
 from tenantry.doctor.tenants import check_states, compare, find_unknown_snapshots, report_differences
 from tenantry.errors import PersistenceError
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Statement
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.sqlite.maintenance.inspection import Inspection
 from tenantry.tenancy.catalog.audit import AdminAudit

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.lifecycle import Permission
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.tenant_record import TenantRecord
 
 _CHECK = "migrations"

@@ -37,7 +37,7 @@ from tenantry.integrations.sources import (
     from_subdomain,
 )
 from tenantry.lifecycle import Permission, check_allows
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.registry import TenantRegistry
 

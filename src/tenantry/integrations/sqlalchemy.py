@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.expression import CompoundSelect, Executable, Select, SelectBase, UpdateBase
 
 from tenantry.errors import MalformedRowError, QueryError
-from tenantry.queries import EXECUTE_MANY_ROWS_MAX, Queries
-from tenantry.row import Columns, Row
 from tenantry.sql.parameters import Parameters
+from tenantry.sql.queries import EXECUTE_MANY_ROWS_MAX, Queries
+from tenantry.sql.row import Columns, Row
 from tenantry.sql.row_model import check_row_type, decode
 from tenantry.sql.stream import STREAM_CHUNK_ROWS
 

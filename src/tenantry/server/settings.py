@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenantry.config import RegistryConfig
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.objects.protocol import ObjectStorage
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from tenantry.errors import MalformedRowError, QueryError
-from tenantry.row import Row
+from tenantry.sql.row import Row
 
 ModelT = TypeVar("ModelT")
 

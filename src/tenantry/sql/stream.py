@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantry.errors import QueryError
-from tenantry.row import Columns, Row
+from tenantry.sql.row import Columns, Row
+from tenantry.sql.statements import Fetch, Sql, Statement
 from tenantry.sql.tokens import shape_of
-from tenantry.statements import Fetch, Sql, Statement
 
 STREAM_CHUNK_ROWS: Final = 1_000
 STREAM_CHUNK_ROWS_MAX: Final = 10_000

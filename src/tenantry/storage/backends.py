@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
 from tenantry.eventlog import EventLog
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.storage.sqlite.backend import SQLiteBackend
 

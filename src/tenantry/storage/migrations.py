@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tenantry.errors import MigrationError
-from tenantry.migration import Migration
-from tenantry.schema import Schema
+from tenantry.schemas.migration import Migration
+from tenantry.schemas.schema import Schema
 
 
 class AppliedMigration(NamedTuple):

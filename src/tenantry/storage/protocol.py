@@ -18,9 +18,9 @@ from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
-from tenantry.migration import Migration
-from tenantry.schema import Schema
-from tenantry.statements import Result, Statement
+from tenantry.schemas.migration import Migration
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Result, Statement
 
 Request: TypeAlias = tuple[Statement, ...]
 """One caller's unit: all of its statements take effect, or none."""

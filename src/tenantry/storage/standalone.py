@@ -21,10 +21,10 @@ from tenantry.company import (
 from tenantry.config import MEMORY_PATH, PersistenceConfig, SQLiteConfig
 from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.pack_repositories import PackRepositories
-from tenantry.repository import Repository
-from tenantry.schema import Schema, check_schemas
-from tenantry.statements import Result, Statement
+from tenantry.schemas.pack_repositories import PackRepositories
+from tenantry.schemas.schema import Schema, check_schemas
+from tenantry.sql.repository import Repository
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
@@ -92,7 +92,7 @@ _READ_THREADS: Final = 2
 
 
 class StoreSession:
-    """Runs a repository's statements directly on a store; see `tenantry.statements.Session`.
+    """Runs a repository's statements directly on a store; see `tenantry.sql.statements.Session`.
 
     Cancelling a write loses the reply; a write that has begun is committed, one that has not begun has no effect.
     """

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from tenantry.clock import Clock, as_text
 from tenantry.eventlog import EventLog
 from tenantry.events import ClockLeapt, Hook
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.tenancy.catalog.session import CatalogReader, CatalogSession
 
 CLOCK_LEAPT: Final = "tenantry.clock.leapt"

@@ -9,7 +9,7 @@ from tenantry.config import RegistryConfig
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook
 from tenantry.files.lock_file import DirectoryLock
-from tenantry.schema import Schema, check_schemas
+from tenantry.schemas.schema import Schema, check_schemas
 from tenantry.storage.backends import make_backend
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
 from tenantry.storage.protocol import Backend

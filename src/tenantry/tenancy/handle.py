@@ -9,9 +9,9 @@ import anyio
 from tenantry.errors import CallTimeoutError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
-from tenantry.pack_repositories import PackRepositories
-from tenantry.schema import Schema
-from tenantry.statements import Result, Statement
+from tenantry.schemas.pack_repositories import PackRepositories
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.channel import ChannelClosedError
@@ -65,7 +65,7 @@ class IdempotentWrite(_TenantRepositories):
 
 
 class TenantSession:
-    """Runs statements through the tenant's actor; see `tenantry.statements.Session`."""
+    """Runs statements through the tenant's actor; see `tenantry.sql.statements.Session`."""
 
     __slots__ = ("_call_timeout_seconds", "_log", "_source", "schemas", "tenant_id")
 

@@ -17,7 +17,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import RegistryClosedError
 from tenantry.events import Hook
 from tenantry.ids import TenantId
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.storage.protocol import BackendReport
 from tenantry.tenancy.compose import compose

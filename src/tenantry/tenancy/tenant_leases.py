@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, parse_tenant_id
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.handle import TenantHandle, TenantSession

@@ -14,7 +14,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.audit import append

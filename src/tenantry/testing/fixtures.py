@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tenantry.company import COMPANY
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.testing.open_registry import open_test_registry

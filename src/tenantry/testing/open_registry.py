@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
 # A small pool closes tenants during a test, as a busy pool does. A test's data need not survive a power failure.

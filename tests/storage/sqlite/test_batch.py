@@ -19,7 +19,7 @@ from tenantry.errors import (
     TenantryError,
     TransactionClosedError,
 )
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.storage import PersistenceBackend
 from tenantry.storage.protocol import WriteOutcome
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions

@@ -27,7 +27,7 @@ from tenantry.errors import (
     StorageFullError,
     TenantNotFoundError,
 )
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.archive.bundle import read_bundle
 from tenantry.storage.archive.manifest import Manifest
 from tenantry.storage.sqlite.foreign.foreign import STATISTICS_BYTES_MAX, STATISTICS_ROWS_MAX, check_foreign

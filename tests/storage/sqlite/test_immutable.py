@@ -11,7 +11,7 @@ from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.errors import PersistenceError
 from tenantry.eventlog import EventLog
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership

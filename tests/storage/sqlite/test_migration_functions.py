@@ -12,7 +12,7 @@ from stores import MakePack, content, make_store, migrate, reached, read_rows, r
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import COMPANY
 from tenantry.errors import ConstraintViolationError, MigrationError, TenantQuarantinedError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenants import query, write_pack
 

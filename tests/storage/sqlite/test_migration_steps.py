@@ -12,7 +12,7 @@ from stores import MakePack, content, make_store, migrate, reached, read_rows, r
 from tenantry import RegistryConfig, Repository, TenantRegistry
 from tenantry.company import COMPANY
 from tenantry.errors import ConstraintViolationError, MigrationError, TenantryError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import held_writer, query

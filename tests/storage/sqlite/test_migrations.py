@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stores import MakePack, content, make_store, migrate
 from tenantry.company import COMPANY
 from tenantry.errors import DatabaseCorruptError, MigrationError, QueryError
-from tenantry.migration import Migration
-from tenantry.schema import Schema
+from tenantry.schemas.migration import Migration
+from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.migrations import migrator
@@ -28,7 +28,7 @@ _RACER = """
 import asyncio, sys
 from pathlib import Path
 from stores import make_store
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 
 async def migrate(path, schema, is_wal):

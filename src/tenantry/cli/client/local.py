@@ -17,7 +17,7 @@ from tenantry.cli.output import print_note, steps
 from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
 from tenantry.errors import TenantryError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
 if TYPE_CHECKING:

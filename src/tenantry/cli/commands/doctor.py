@@ -28,7 +28,7 @@ def doctor(
     """Examine a data directory, which may be in use, and say what is wrong and what to do; changes nothing."""
     from tenantry.config import RegistryConfig
     from tenantry.doctor import examine
-    from tenantry.schema_loading import load_schemas
+    from tenantry.schemas.loading import load_schemas
 
     with ending(is_json=is_json):
         config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))

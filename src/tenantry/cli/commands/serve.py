@@ -104,7 +104,7 @@ def serve(
     SIGHUP reloads the certificate.
     """
     from tenantry.config import RegistryConfig
-    from tenantry.schema_loading import load_schemas
+    from tenantry.schemas.loading import load_schemas
     from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
     from tenantry.server.settings import Endpoint, ServeSettings
     from tenantry.server.signals import user_signals_ignored

@@ -15,7 +15,7 @@ from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync
 from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.ids import TenantId
 from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import (
     BackendReport,
     Capability,

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from tenantry.clock import Clock
     from tenantry.config import Durability
     from tenantry.eventlog import EventLog
-    from tenantry.migration import Migration
-    from tenantry.schema import Schema
-    from tenantry.statements import Statement
+    from tenantry.schemas.migration import Migration
+    from tenantry.schemas.schema import Schema
+    from tenantry.sql.statements import Statement
     from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 
 T = TypeVar("T")

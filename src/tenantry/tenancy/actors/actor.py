@@ -19,7 +19,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.events import Event, Hook, StoreConnected, StoreMigrated
 from tenantry.lifecycle import Permission, check_allows
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
 from tenantry.tenancy.actors.call_batch import Item, Outcome, Runner

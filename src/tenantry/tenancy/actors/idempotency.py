@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 
 from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
-from tenantry.statements import ReadSession, Result, Statement
+from tenantry.sql.statements import ReadSession, Result, Statement
 from tenantry.storage.protocol import Request
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class OnceSession(ReadSession, Protocol):
 
 
 class KeyedSession:
-    """Sends a key with the one write that it makes; see `tenantry.statements.Session`.
+    """Sends a key with the one write that it makes; see `tenantry.sql.statements.Session`.
 
     Only one write, because a second one would be treated as a repetition of the first, or refused as a different write with the
     same key: a repository's method that writes twice would do half of its work. After a failure the same call may be made again.

@@ -12,7 +12,7 @@ from tenantry.clock import Clock
 from tenantry.errors import TenantryError, TransactionClosedError
 from tenantry.eventlog import EventLog
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import StoreTransaction
 from tenantry.tenancy.actors.limiter import FairLimiter
 from tenantry.tenancy.refusals import another_loop_error
@@ -30,7 +30,7 @@ _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
 
 
 class TransactionSession:
-    """Runs repository calls inside one open transaction; see `tenantry.statements.Session`.
+    """Runs repository calls inside one open transaction; see `tenantry.sql.statements.Session`.
 
     It holds its tenant's writer until it ends. At its deadline a running statement is interrupted, the transaction is
     rolled back, and every later use raises. It never turns into autocommit. Each of its statements

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from tenantry.errors import RegistryClosedError
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.actors.channel import ChannelClosedError

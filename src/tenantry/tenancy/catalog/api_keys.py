@@ -20,7 +20,7 @@ from tenantry.errors import KeyRefusedError, QueryError, RecordNotFoundError
 from tenantry.ids import TenantId, parse_tenant_id
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.scope import Scope
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog.audit import append, append_if, principal_of
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogSession

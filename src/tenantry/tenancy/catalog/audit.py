@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Sql, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Sql, Statement, TupleRow
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogReader
 from tenantry.texts import check_principal

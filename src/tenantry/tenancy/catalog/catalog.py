@@ -14,9 +14,9 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId, check_id_prefix
 from tenantry.lifecycle import Permission, TenantEvent, TenantState, next_state
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.repository import placeholders
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Result, Statement
+from tenantry.schemas.schema import Schema
+from tenantry.sql.repository import placeholders
+from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import tenant_sql

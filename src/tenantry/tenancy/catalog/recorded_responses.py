@@ -4,7 +4,7 @@ import json
 from typing import Final, NamedTuple
 
 from tenantry.clock import Clock, as_text
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.tenancy.clock_watch import ClockWatch
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tenantry.clock import Clock, as_text
 from tenantry.errors import MigrationError, MissingSchemaError, RecordNotFoundError
-from tenantry.schema import Schema
-from tenantry.statements import Fetch, Statement
+from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.tenancy.catalog.audit import append, append_if
 from tenantry.tenancy.catalog.session import CatalogReader, CatalogSession
 

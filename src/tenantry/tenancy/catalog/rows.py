@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from tenantry.clock import as_text
 from tenantry.errors import MalformedRowError
-from tenantry.statements import Sql, TupleRow
+from tenantry.sql.statements import Sql, TupleRow
 from tenantry.tenancy.tenant_record import TenantRecord
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 
 
 class CatalogReader(Protocol):

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 from tenantry.clock import as_text
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, TenantState, states_that_allow
-from tenantry.repository import placeholders
-from tenantry.statements import Fetch, Sql, Statement
+from tenantry.sql.repository import placeholders
+from tenantry.sql.statements import Fetch, Sql, Statement
 from tenantry.tenancy.catalog.audit import append_if
 from tenantry.tenancy.catalog.rows import COLUMNS, ID_IN_JSON, INSERT, SELECT, after_prefix, to_row
 from tenantry.tenancy.tenant_record import TenantRecord

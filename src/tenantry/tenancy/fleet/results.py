@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tenantry.clock import Clock, as_text
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog.rows import decode_row
 from tenantry.tenancy.catalog.session import CatalogSession
 from tenantry.tenancy.fleet.job import OK, SKIPPED, FleetResult, FleetWave

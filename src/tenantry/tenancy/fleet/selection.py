@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantry.ids import TenantId
-from tenantry.repository import placeholders
-from tenantry.statements import Sql, Statement
+from tenantry.sql.repository import placeholders
+from tenantry.sql.statements import Sql, Statement
 from tenantry.tenancy.catalog.rows import ID_IN_JSON, after_prefix
 from tenantry.tenancy.fleet.job import FIRST_WAVE
 from tenantry.tenancy.fleet.options import FleetOptions, as_json

@@ -13,7 +13,7 @@ from tenantry.clock import Clock, as_text
 from tenantry.errors import JobNotFoundError, TenantryError
 from tenantry.ids import TenantId
 from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
-from tenantry.statements import Fetch, Statement, TupleRow
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.rows import decode_row

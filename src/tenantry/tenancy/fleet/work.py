@@ -14,7 +14,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool

@@ -17,7 +17,7 @@ from tenantry.errors import PersistenceConnectionError, RevisionError, TenantryE
 from tenantry.events import OperationStepped
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
-from tenantry.statements import Statement
+from tenantry.sql.statements import Statement
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError

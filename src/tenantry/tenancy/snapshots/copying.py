@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tenantry.errors import DatabaseCorruptError, SnapshotCorruptError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.archive.compression import CompressedFile
 from tenantry.storage.archive.manifest import Manifest, wrong_fields

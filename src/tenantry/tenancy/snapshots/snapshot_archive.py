@@ -16,7 +16,7 @@ import anyio
 
 from tenantry.errors import SnapshotCorruptError, SnapshotError, SnapshotNotFoundError, TenantryError
 from tenantry.files.disk_space import check_copy_fits
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.archive.compression import CompressedFile, decompress
 from tenantry.storage.archive.manifest import MANIFEST_BYTES_MAX, Manifest, seal, unseal

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.ids import parse_tenant_id
-from tenantry.statements import Statement
+from tenantry.sql.statements import Statement
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.snapshots.copying import Copies
 from tenantry.tenancy.snapshots.scratch import Scratch

@@ -15,7 +15,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.ids import parse_tenant_id
 from tenantry.limits import TenantLimits
-from tenantry.statements import Fetch, Statement
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage import artifacts
 from tenantry.storage.protocol import Backend, Capability, LockTakenError, Place, Store
 from tenantry.tenancy.catalog.catalog import CATALOG

@@ -9,7 +9,7 @@ from tenantry.errors import (
     IdempotencyConflictError,
     QueryError,
 )
-from tenantry.statements import Fetch, Sql, TupleRow
+from tenantry.sql.statements import Fetch, Sql, TupleRow
 from tenantry.storage import Store
 from tenantry.testing.conformance.expectations import Checks, expect, expect_error
 from tenantry.testing.conformance.store_check import (

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
-from tenantry.row import Columns, Row
-from tenantry.statements import Fetch, Sql, Statement, TupleRow
+from tenantry.sql.row import Columns, Row
+from tenantry.sql.statements import Fetch, Sql, Statement, TupleRow
 from tenantry.storage import Store
 from tenantry.storage.protocol import KeyedRequest, Request
 from tenantry.testing.conformance.expectations import expect

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from tenantry.errors import PersistenceConnectionError, StorageFullError
-from tenantry.statements import Fetch
+from tenantry.sql.statements import Fetch
 from tenantry.storage import Store
 from tenantry.testing.conformance.expectations import Checks, expect, expect_error, expect_raised
 from tenantry.testing.conformance.store_check import (

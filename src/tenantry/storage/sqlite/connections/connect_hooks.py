@@ -9,9 +9,9 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from tenantry.connect_hook import ConnectHook
 from tenantry.errors import ConnectHookError
-from tenantry.schema import Schema
+from tenantry.schemas.connect_hook import ConnectHook
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.statements.authorizer import UNSAFE_FUNCTIONS
 
 _ALLOWED: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE])

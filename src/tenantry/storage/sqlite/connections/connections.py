@@ -24,7 +24,7 @@ import anyio
 
 from tenantry.config import Durability
 from tenantry.errors import PersistenceConnectionError, TenantryError
-from tenantry.statements import Statement
+from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.database_opener import DatabaseOpener

@@ -10,7 +10,7 @@ from typing import TypeVar
 import anyio
 
 from tenantry.errors import TransactionClosedError
-from tenantry.statements import Statement
+from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import ForeignSchemaError, MigrationError
-from tenantry.migration import Migration
-from tenantry.schema import Schema
+from tenantry.schemas.migration import Migration
+from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error

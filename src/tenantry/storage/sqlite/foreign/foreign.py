@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tenantry.errors import DatabaseCorruptError, ForeignSchemaError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile

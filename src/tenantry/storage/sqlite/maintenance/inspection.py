@@ -7,7 +7,7 @@ Only for a process that does not have these files open: closing a file drops the
 from contextlib import closing
 from pathlib import Path
 
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.sqlite.connections.immutable import open_immutable
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_reader
 from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.errors import (

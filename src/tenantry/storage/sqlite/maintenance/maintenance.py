@@ -12,7 +12,7 @@ from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
 from tenantry.files.disk_space import check_copy_fits
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.hardening import CHECK_SECONDS_MIN
 from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.database_files.ownership import hand_over

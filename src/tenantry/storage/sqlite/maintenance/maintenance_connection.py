@@ -8,7 +8,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from tenantry.errors import DatabaseCorruptError
 from tenantry.files.durable_files import sync_foreign_directory
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions

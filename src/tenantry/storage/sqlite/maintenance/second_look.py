@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import ConnectHookError, DatabaseCorruptError, PersistenceConnectionError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.database_files.database_file import is_missing, log_of
 from tenantry.storage.sqlite.errors import is_damage
 from tenantry.storage.sqlite.maintenance import integrity

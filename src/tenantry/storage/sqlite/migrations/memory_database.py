@@ -8,8 +8,8 @@ from typing import Final
 
 from tenantry.clock import SystemClock
 from tenantry.errors import MigrationError
-from tenantry.migration import Migration
-from tenantry.schema import Schema
+from tenantry.schemas.migration import Migration
+from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from tenantry.errors import TenantryError
-from tenantry.migration import Migration, MigrationFunction
-from tenantry.row import Columns, Row
+from tenantry.schemas.migration import Migration, MigrationFunction
+from tenantry.sql.row import Columns, Row
 from tenantry.storage.sqlite.connections.pace import PROCESS
 from tenantry.storage.sqlite.migrations.migration_script import BrokenScriptError, run_step
 from tenantry.storage.sqlite.statements.execution import count_rows

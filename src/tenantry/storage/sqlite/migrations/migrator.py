@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
 from tenantry.errors import MigrationError
-from tenantry.migration import Migration
+from tenantry.schemas.migration import Migration
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,

@@ -18,7 +18,7 @@ from itertools import zip_longest
 from typing import Final, TypeGuard
 
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantryError
-from tenantry.statements import Result, Statement
+from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
 from tenantry.storage.sqlite.statements import idempotency

@@ -4,8 +4,8 @@ import sqlite3
 from typing import Final
 
 from tenantry.errors import QueryError
-from tenantry.row import Columns, Row
-from tenantry.statements import Fetch, Result, Statement
+from tenantry.sql.row import Columns, Row
+from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_undecodable
 from tenantry.storage.sqlite.statements.authorizer import RefusedActionError, judge_statement, judged
 from tenantry.storage.sqlite.statements.placeholders import NumberedStatement, find_numbered

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from tenantry.errors import IdempotencyConflictError, QueryError
-from tenantry.row import Columns, Row
-from tenantry.statements import Fetch, Result
+from tenantry.sql.row import Columns, Row
+from tenantry.sql.statements import Fetch, Result
 from tenantry.storage.protocol import KeyedRequest
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024

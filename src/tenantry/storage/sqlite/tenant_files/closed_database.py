@@ -9,7 +9,7 @@ import anyio
 
 from tenantry.errors import DataDirectoryError, TenantOwnedElsewhereError
 from tenantry.files.durable_files import check_own_path, remove_tree, sync_file
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Place
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.layout import TenantPaths

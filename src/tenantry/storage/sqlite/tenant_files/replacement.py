@@ -28,7 +28,7 @@ from tenantry.files.durable_files import (
     remove_tree,
     sync_directory,
 )
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.database_file import has_log, log_of

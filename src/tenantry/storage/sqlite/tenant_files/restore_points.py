@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tenantry.errors import SnapshotError
 from tenantry.files.durable_files import remove_tree
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.database_files.layout import TenantPaths
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.threads import run_in_thread

@@ -85,7 +85,7 @@ class Sql:
 
 
 if TYPE_CHECKING:
-    from tenantry.row import Row
+    from tenantry.sql.row import Row
 
     # For type checkers no tuple: mypy takes the type that `__new__` returns only from classes that are not tuples.
     class _Fields:

@@ -7,7 +7,7 @@ from typing import assert_type
 from pydantic import BaseModel
 
 from tenantry import Fetch, Repository, Row, Statement, TenantRegistry
-from tenantry.statements import TupleRow
+from tenantry.sql.statements import TupleRow
 
 SQL = "SELECT 1"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry import Row
-from tenantry.row import Columns
+from tenantry.sql.row import Columns
 
 VALUES = st.none() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 NAMES = st.text(max_size=8) | st.sampled_from(

@@ -9,12 +9,12 @@ from itertools import islice
 from typing import Any, Final, TypeVar, overload
 
 from tenantry.errors import QueryError, TenantryError
-from tenantry.row import Row
 from tenantry.sql.parameters import Parameters, check_name, check_parameters
+from tenantry.sql.row import Row
 from tenantry.sql.row_model import check_row_type, decode
+from tenantry.sql.statements import Fetch, Session, Sql, Statement
 from tenantry.sql.stream import STREAM_CHUNK_ROWS, Stream
 from tenantry.sql.tokens import SqlShape, shape_of
-from tenantry.statements import Fetch, Session, Sql, Statement
 
 M = TypeVar("M")
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from tenantry.environment import SCHEMAS_DEFAULT
 from tenantry.errors import SettingsError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 
 
 def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:

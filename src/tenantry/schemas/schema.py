@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from tenantry.connect_hook import ConnectHook
 from tenantry.errors import MigrationError
-from tenantry.migration import Migration, read_migrations
-from tenantry.repository import Repository
+from tenantry.schemas.connect_hook import ConnectHook
+from tenantry.schemas.migration import Migration, read_migrations
+from tenantry.sql.repository import Repository
 from tenantry.texts import SCHEMAS_MAX
 
 _SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -70,7 +70,7 @@ class Schema:
         """Return the pack's migrations for a back end, in order; read once in a process.
 
         Raises:
-            MigrationError: See `tenantry.migration.read_migrations`.
+            MigrationError: See `tenantry.schemas.migration.read_migrations`.
         """
         return _read_once(self.name, self.package, backend)
 

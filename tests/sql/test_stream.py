@@ -13,8 +13,8 @@ from stores import open_store
 from tenantry import Repository
 from tenantry.errors import QueryError
 from tenantry.eventlog import EventLog
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.sql.stream import STREAM_CHUNK_ROWS_MAX, Stream
-from tenantry.statements import Fetch, Statement
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.standalone import StoreSession
 

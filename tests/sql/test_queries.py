@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tenantry import Repository, Row, Sql, Statement, TenantHandle, TenantRegistry
 from tenantry.errors import DuplicateRecordError, MalformedRowError, QueryError, TransactionClosedError
 from tenantry.events import BatchFinished
-from tenantry.queries import EXECUTE_MANY_ROWS_MAX, Queries
+from tenantry.sql.queries import EXECUTE_MANY_ROWS_MAX, Queries
 from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
 from tenants import Recorder, database_path
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from tenantry.queries import Queries
-from tenantry.repository import Repository
-from tenantry.schema import Schema
-from tenantry.statements import Session
+from tenantry.schemas.schema import Schema
+from tenantry.sql.queries import Queries
+from tenantry.sql.repository import Repository
+from tenantry.sql.statements import Session
 
 R = TypeVar("R", bound=Repository)
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Final, Protocol, TypeAlias
 
 from tenantry.errors import MigrationError
-from tenantry.row import Row
+from tenantry.sql.row import Row
 
 _FILE_NAME: Final = re.compile(r"(?P<version>[0-9]{4})_(?P<name>[a-z0-9_]+)\.(?P<language>sql|py)")
 _FUNCTION: Final = "migrate"

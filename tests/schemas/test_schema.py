@@ -9,7 +9,7 @@ import pytest
 
 from tenantry.company import COMPANY
 from tenantry.errors import MigrationError
-from tenantry.schema import Schema
+from tenantry.schemas.schema import Schema
 
 MakePack = Callable[..., Schema]
 

@@ -8,7 +8,7 @@ import pytest
 from tenantry import Schema
 from tenantry.company import COMPANY
 from tenantry.errors import SettingsError
-from tenantry.schema_loading import load_schemas
+from tenantry.schemas.loading import load_schemas
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 import tenantry
 from tenantry.errors import QueryError
-from tenantry.statements import Sql, Statement
+from tenantry.sql.statements import Sql, Statement
 
 SOURCE = Path(tenantry.__file__).parent
 # Words of SQLite that PostgreSQL does not have, or in which it means something else.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from tenantry.errors import DuplicateRecordError, TenantryError
-from tenantry.queries import Queries
-from tenantry.statements import Session, Statement
+from tenantry.sql.queries import Queries
+from tenantry.sql.statements import Session, Statement
 
 T = TypeVar("T")
 

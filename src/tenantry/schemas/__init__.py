@@ -1,0 +1,1 @@
+"""Schema packs: named sets of migrations, with the repositories and connection functions that belong to them."""
