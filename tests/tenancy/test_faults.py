@@ -373,7 +373,7 @@ async def test_a_catalog_that_is_lost(data_dir: Path):
         await registry.create("acme")
     catalog = (data_dir / "catalog.db").read_bytes()
     (data_dir / "catalog.db").unlink()
-    with pytest.raises(DataDirectoryError, match="put its newest copy back"):
+    with pytest.raises(DataDirectoryError, match="put the newest copy"):
         await TenantRegistry(config(data_dir)).open()
     assert not (data_dir / "catalog.db").exists()
     (data_dir / "catalog.db").write_bytes(catalog)

@@ -203,7 +203,7 @@ class TestOpeningATenant:
         database_path(data_dir, "acme").unlink()
         async with TenantRegistry(config(data_dir)) as registry:
             with pytest.raises(
-                TenantQuarantinedError, match=r"is missing.*: put it back, or restore a snapshot"
+                TenantQuarantinedError, match=r"is missing.*: put the file back, or restore a snapshot"
             ):
                 await registry.tenant("acme").messages.get_history("general")
         assert not database_path(data_dir, "acme").exists()
@@ -229,6 +229,6 @@ class TestOpeningATenant:
         wrong = database_path(data_dir, "globex").read_bytes()
         database_path(data_dir, "acme").write_bytes(wrong)
         async with TenantRegistry(config(data_dir)) as registry:
-            with pytest.raises(TenantQuarantinedError, match="holds the database of another tenant"):
+            with pytest.raises(TenantQuarantinedError, match="contains the database of another tenant"):
                 await registry.tenant("acme").messages.get_history("general")
             assert len(await registry.tenant("globex").messages.get_history("general")) == 1

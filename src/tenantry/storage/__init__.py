@@ -1,4 +1,4 @@
-"""Storage: one tenant's database, one company's persistence without a registry around it, and where snapshots are kept."""
+"""Storage: a tenant's database, one company's persistence without a registry, and the object storage of snapshots."""
 
 from tenantry.config import PersistenceConfig, SQLiteConfig
 from tenantry.storage.objects.cloud import ObstoreStorage, open_storage

@@ -1,6 +1,6 @@
-"""A tenant's database as one SQLite file: copies, snapshots and bundles contain it, whatever the back end is.
+"""A tenant's database as one SQLite file, the form in copies, snapshots and bundles of every back end.
 
-Each function works on a thread. Cancelling it stops the work and leaves the file to its caller.
+Each function works on a thread. Cancelling a call stops the work; the caller stays responsible for the file.
 """
 
 from tenantry.files.digests import file_sha256

@@ -1,4 +1,4 @@
-"""Which back end a registry keeps its tenants in."""
+"""Creates the back end of a registry."""
 
 from collections.abc import Sequence
 
@@ -13,5 +13,5 @@ from tenantry.storage.sqlite.backend import SQLiteBackend
 def make_backend(
     config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
 ) -> Backend:
-    """Return the back end that the settings ask for, not open."""
+    """Return the back end for the settings; the back end is not open yet."""
     return SQLiteBackend(config, schemas, clock=clock, log=log)

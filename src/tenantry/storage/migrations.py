@@ -21,23 +21,23 @@ def plan_migrations(
 ) -> tuple[Migration, ...]:
     """Return the migrations that a database lacks, in the order to apply them.
 
-    Packs of the database that are not among `schemas` are ignored: packs do not use each other's tables.
+    Migrations of packs that are not among `schemas` are ignored, because packs do not use each other's tables.
 
     Args:
         schemas: The packs, in order.
-        backend: The back end whose migrations are meant.
+        backend: The back end's name, which selects the migrations.
         applied: The migrations that the database lists as applied.
-        file_version: The number that every migration raises by one together with its row (SQLite's
-            ``user_version``); it detects a database that another program changed.
+        file_version: SQLite's ``user_version``. Each migration raises the number by one, so a wrong number shows that
+            another program changed the database.
 
     Raises:
-        MigrationError: The database is newer than the code, a checksum changed, or there is a gap.
+        MigrationError: The database is newer than the code, a checksum changed, or an applied migration is missing.
     """
     if file_version != len(applied):
         relation = "newer than" if file_version > len(applied) else "older than"
         raise MigrationError(
-            f"the database says version {file_version}, which is {relation} the {len(applied)} migrations that it "
-            "lists: it was made by a newer tenantry or changed by hand; use the code that wrote it, or restore it",
+            f"the database has version {file_version}, which is {relation} the {len(applied)} migrations in its table: a newer "
+            "tenantry or another program changed the database; use the newer tenantry, or restore a snapshot",
             version=file_version,
         )
     pending: list[Migration] = []
@@ -53,14 +53,14 @@ def plan_migrations(
 def _check_applied(row: AppliedMigration, expected: int, known: Sequence[Migration]) -> None:
     if row.version != expected:
         raise MigrationError(
-            f"schema {row.schema!r}: migration {expected:04d} is missing between those applied (found "
-            f"{row.version:04d}): restore the database from a snapshot",
+            f"schema {row.schema!r}: migration {row.version:04d} was applied, but migration {expected:04d} was not: restore the "
+            "database from a snapshot",
             schema=row.schema,
             version=expected,
         )
     if row.version > len(known):
         raise MigrationError(
-            f"schema {row.schema!r}: the database has migration {row.version:04d}, newer than the code, which ends at "
+            f"schema {row.schema!r}: the database has migration {row.version:04d}, and the last one in the code is "
             f"{len(known):04d}: deploy the newer code",
             schema=row.schema,
             version=row.version,
@@ -68,8 +68,8 @@ def _check_applied(row: AppliedMigration, expected: int, known: Sequence[Migrati
     migration = known[row.version - 1]
     if row.checksum != migration.checksum:
         raise MigrationError(
-            f"migration {migration} was changed after it was applied: restore its text, and put the change into a new "
-            "migration",
+            f"migration {migration} was changed after it was applied: restore the migration's file, and put the change into a "
+            "new migration",
             schema=row.schema,
             version=row.version,
         )

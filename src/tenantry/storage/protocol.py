@@ -1,8 +1,8 @@
-"""The seam between tenancy and a database: what a `Backend`, a `Store` and a `ClosedDatabase` are.
+"""The protocols between tenancy and a database: `Backend`, `Store` and `ClosedDatabase`.
 
-A `Backend` keeps the databases of all tenants of a registry, and the catalog. An open tenant has a `Store`: its database
-behind a few calls that take whole batches. A `ClosedDatabase` is what may be done to a tenant's database while nobody has it open.
-Whatever the back end is, a copy of a tenant's database is one SQLite file (`tenantry.storage.artifacts`).
+A `Backend` keeps the databases of all tenants of a registry, and the catalog. A `Store` is the database of an open tenant;
+its methods take batches. A `ClosedDatabase` has the operations on a tenant's database that no process has open. With
+every back end, a copy of a tenant's database is one SQLite file (`tenantry.storage.artifacts`).
 """
 
 from collections.abc import Awaitable, Collection, Iterable, Sequence
@@ -23,31 +23,31 @@ from tenantry.schemas.schema import Schema
 from tenantry.sql.statements import Result, Statement
 
 Request: TypeAlias = tuple[Statement, ...]
-"""One caller's unit: all of its statements take effect, or none."""
+"""The statements of one caller's unit: all of them take effect, or none."""
 
 WriteOutcome: TypeAlias = list[Result] | TenantryError
-"""One result for each statement of the request, or why nothing of it was kept."""
+"""One result for each statement of a request, or the error for which the request was rolled back."""
 
 ReadOutcome: TypeAlias = Result | TenantryError
-"""What the statement's `Fetch` says, or why it failed."""
+"""The statement's result as its `Fetch` defines it, or the statement's error."""
 
 
 ChangeToken: TypeAlias = tuple[int, ...]
-"""Stands for what a database held at one moment; see `Store.change_token`."""
+"""Represents the contents of a database at one moment; see `Store.change_token`."""
 
 
 class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
-    """A unit that takes effect once for its key, however often it is sent.
+    """A unit with an idempotency key: sent more than once, the unit takes effect once.
 
-    Its results are kept with the key, in the transaction that the unit runs in. The same unit with the same key again gives
-    those results and writes nothing; another unit with that key fails with `IdempotencyConflictError`. A unit that fails had no
-    effect, so nothing is kept and it runs again when it is sent again.
+    The unit's transaction also stores the unit's results with the key. If the same unit is sent again with the key, the stored
+    results are returned and nothing is written. Another unit with the key fails with `IdempotencyConflictError`. A unit that
+    fails is rolled back and stores nothing, so a retry runs the unit again.
 
     Attributes:
-        key: What names it among all units of the database.
-        payload_hash: What tells it from another unit.
-        now: When it was sent.
-        kept_since: A key of this instant or before has expired, and is as if it had never been.
+        key: The unit's idempotency key, unique in the database.
+        payload_hash: The hash that distinguishes the unit from other units.
+        now: The time at which the unit was sent.
+        kept_since: The time limit for stored keys. A key that was stored at this time or before has expired, and is ignored.
     """
 
     key: str
@@ -64,7 +64,7 @@ class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclas
         now: datetime,
         kept_since: datetime,
     ) -> Self:
-        """Make it of the unit's statements."""
+        """Create the request from the unit's statements."""
         request = super().__new__(cls, statements)
         request.key = key
         request.payload_hash = payload_hash
@@ -75,11 +75,11 @@ class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclas
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What `Store.migrate` did.
+    """The report of `Store.migrate`.
 
     Attributes:
-        applied: The migrations that were applied now, in order.
-        versions: The version that each schema is at.
+        applied: The migrations that this call applied, in order.
+        versions: The version of each schema after the call.
     """
 
     applied: tuple[Migration, ...]
@@ -87,13 +87,13 @@ class MigrationReport:
 
 
 class StoreTransaction(Protocol):
-    """An open transaction over several calls; it holds the store's writer."""
+    """An open transaction over several calls. Other writes to the store wait until the transaction ends."""
 
     async def write(self, request: Request) -> WriteOutcome:
-        """Run one unit inside the transaction; a failed unit is undone alone.
+        """Run one unit inside the transaction. If the unit fails, only the unit is rolled back.
 
         Raises:
-            TransactionClosedError: The transaction has ended; it never turns into autocommit.
+            TransactionClosedError: The transaction has ended; the unit did not run.
         """
 
     async def read(self, statement: Statement) -> ReadOutcome:
@@ -104,47 +104,47 @@ class StoreTransaction(Protocol):
         """
 
     async def commit(self) -> None:
-        """Commit, durably.
+        """Commit the transaction durably.
 
         Raises:
-            PersistenceError: It was not committed; the transaction is rolled back.
-            TransactionClosedError: It had ended before.
+            PersistenceError: The commit failed, and the transaction is rolled back.
+            TransactionClosedError: The transaction had ended before the call.
         """
 
     async def rollback(self) -> None:
-        """Undo everything; does nothing if the transaction has ended."""
+        """Roll the transaction back; a no-op if the transaction has ended."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """One tenant's database. It knows no tenant state and no pool.
+    """The database of one open tenant, or of the catalog. A store has no access to tenants' lifecycle states or to the pool.
 
-    `write` may be called by one caller at a time or by many: units never mix. A read that starts after a write was
-    answered sees that write.
+    Several callers may call `write` at the same time: no unit runs in the middle of another unit. A read that starts after a
+    write has returned sees that write.
     """
 
     @property
     def backend(self) -> str:
-        """``sqlite`` or ``postgres``: the `backend` label of metrics and the directory of migrations."""
+        """The back end's name, ``sqlite`` or ``postgres``: the label of metrics, and the name of directories of migrations."""
 
     @property
     def is_connected(self) -> bool:
-        """Whether `connect` succeeded and `disconnect` has not."""
+        """Whether the store is connected: `connect` succeeded, and `disconnect` did not succeed later."""
 
     async def connect(self) -> None:
-        """Open the database; a no-op when it is open. A failure half way leaves nothing open.
+        """Open the database; a no-op if the database is open. After an error, nothing is left open.
 
         Raises:
-            PersistenceConnectionError: It cannot be opened.
-            DatabaseCorruptError: The file is no database, or another tenant's; it was not changed.
-            TenantOwnedElsewhereError: Another owner has it open.
+            PersistenceConnectionError: The database cannot be opened.
+            DatabaseCorruptError: The file is not a database, or belongs to another tenant; the file was not changed.
+            TenantOwnedElsewhereError: Another owner has the database open.
         """
 
     async def disconnect(self) -> None:
-        """Close the database, the writer last; a no-op when it is closed.
+        """Close the database, the writer last; a no-op if the database is closed.
 
         Raises:
-            PersistenceConnectionError: It would not close; it is still held and can be closed again.
+            PersistenceConnectionError: The database could not be closed. The database is still open; call `disconnect` again.
         """
 
     async def health_check(self) -> bool:
@@ -154,111 +154,110 @@ class Store(Protocol):
         """Apply the pending migrations, each in a transaction with its version number.
 
         Raises:
-            MigrationError: A step failed and left the file as it was, or file and code disagree.
-            PersistenceConnectionError: Not connected.
+            MigrationError: A migration failed and was rolled back, or the database does not match the code's migrations.
+            PersistenceConnectionError: The store is not connected.
         """
 
     def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
-        """Run the requests in one transaction, commit it durably, and give one outcome for each.
+        """Run the requests in one transaction, commit the transaction durably, and return one outcome for each request.
 
-        One request's failure is that request's alone. A store that can begin at once gives a future. Cancelling what is
-        given interrupts the batch: all of it is kept, or nothing.
+        A failed request does not affect the other requests. A store that can start at once returns a future. Cancelling the
+        awaitable interrupts the batch: the whole batch is committed, or nothing.
 
         Raises:
-            PersistenceConnectionError: Not connected.
+            PersistenceConnectionError: The store is not connected.
         """
 
     def read(self, statements: Sequence[Statement]) -> Awaitable[list[ReadOutcome]]:
-        """Run reading statements together and give one outcome for each; like `write`, cancelled and begun.
+        """Run reading statements together, and return one outcome for each statement; see `write` for cancellation.
 
         Raises:
-            PersistenceConnectionError: Not connected.
+            PersistenceConnectionError: The store is not connected.
         """
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: Durability) -> None:
-        """Apply limits to every write that begins afterwards; waits for an open transaction.
+        """Apply limits to all later writes, after an open transaction has ended.
 
         Args:
-            database_bytes_max: How large the database may grow; a write that needs more fails with `StorageFullError`. A database
-                that is already larger can be read, and written if that needs no more space.
-            durability: When a commit counts as done.
+            database_bytes_max: The size limit of the database. A write that needs more space fails with `StorageFullError`. If the
+                database is already larger, reads and writes that need no more space still succeed.
+            durability: The durability of a commit.
 
         Raises:
-            PersistenceError: They could not be applied; call again.
+            PersistenceError: The limits could not be applied; call again.
         """
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Look for damage in the whole database, beside its reads and writes, which do not wait for it.
+        """Check the whole database for damage, without delaying reads and writes. Cancelling the call interrupts the check.
 
         Args:
-            is_thorough: Whether indexes are compared with their tables too.
-
-        Cancellation interrupts it.
+            is_thorough: Whether to compare indexes with their tables too.
 
         Raises:
-            DatabaseCorruptError: It is damaged; the message says where.
-            PersistenceConnectionError: Not connected, or disconnected meanwhile.
+            DatabaseCorruptError: The database is damaged; the message names the damaged parts.
+            PersistenceConnectionError: The store is not connected, or was disconnected during the check.
         """
 
     def change_token(self) -> ChangeToken | None:
-        """Return a token that changes with every commit, also with those of other processes.
+        """Return a token that changes with every commit by any process, without running a statement.
 
-        So what was read after a token was returned holds for as long as the same token is returned. It costs no statement.
+        A result that was read after a call is valid for as long as later calls return the same token.
 
         Returns:
-            None if a commit might not change the token now, because the last one was a moment ago, or the back end cannot tell.
+            The token. None if the next commit might not change the token, because the last commit was a moment ago or because
+            the back end cannot detect commits.
         """
 
     async def changes_by_others(self) -> int:
-        """Return a number that changes when somebody else has committed: another process, or another store on the database.
+        """Return a number that changes when another process, or another store on the same database, has committed.
 
-        What this store commits does not change the number. A store that was connected again may begin with another number.
+        This store's own commits do not change the number. Connecting the store again may change the number.
 
         Raises:
-            PersistenceConnectionError: Not connected.
+            PersistenceConnectionError: The store is not connected.
             PersistenceError: The database cannot be read.
         """
 
     async def begin(self) -> StoreTransaction:
-        """Open a transaction over several calls; writes wait until it ends.
+        """Open a transaction over several calls; other writes wait until the transaction ends.
 
         Raises:
-            PersistenceError: It could not be begun.
+            PersistenceError: The transaction could not be started.
         """
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy of the database, the state of one moment, into a new file, durably.
 
-        Writes and reads go on meanwhile. Cancellation waits for the end of it. A disconnect ends it.
+        Reads and writes continue during the copy. A cancelled caller waits until the copy ends. `disconnect` stops the copy.
 
         Raises:
-            SnapshotError: The database was disconnected meanwhile; no file is left.
-            PersistenceError: It cannot be read, or the file cannot be written; no file is left.
+            SnapshotError: The database was disconnected during the copy; no file is left.
+            PersistenceError: The database cannot be read, or the file cannot be written; no file is left.
         """
 
 
 class Capability(StrEnum):
-    """What a back end can do beyond the contract."""
+    """An optional feature of a back end."""
 
     BYTE_LIMIT = "byte_limit"
-    """A tenant's database has a size limit, see `TenantLimits.database_bytes_max`."""
+    """The back end limits the size of a tenant's database, see `TenantLimits.database_bytes_max`."""
     COMPACT = "compact"
-    """An archived tenant's unused space is given back."""
+    """The back end can free the unused space of an archived tenant's database."""
     REPAIR = "repair"
-    """Damaged indexes are built anew."""
+    """The back end can rebuild damaged indexes."""
     ATOMIC_MIGRATIONS = "atomic_migrations"
-    """A migration that fails leaves nothing behind."""
+    """A failed migration is rolled back completely."""
     SHARED = "shared"
-    """Several processes may have a tenant open."""
+    """Several processes may have the same tenant open."""
 
 
 class Place(NamedTuple):
-    """Where a tenant's database is.
+    """The place of a tenant's database.
 
     Attributes:
-        tenant_id: The tenant's present id, for messages.
-        uid: Its stable key, which the database carries too.
-        location: The back end's own name for the place: a directory, or a schema. It never changes.
+        tenant_id: The tenant's current id, for messages.
+        uid: The tenant's stable key, which is also stored in the database.
+        location: The back end's own name for the place, such as a directory or a schema. The name never changes.
     """
 
     tenant_id: TenantId
@@ -267,172 +266,172 @@ class Place(NamedTuple):
 
 
 class LockTakenError(Exception):
-    """Somebody else holds the lock."""
+    """Another process or registry holds the lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """What a back end runs on, for people and for the version route."""
+    """The name and the version of a back end's database engine, for operators and for the version route."""
 
     backend: str
     version: str
 
 
 class ClosedDatabase(Protocol):
-    """A tenant's database while nobody has it open. Every method can be repeated after a crash."""
+    """A tenant's database that no process has open. Every method can be repeated after a crash."""
 
     async def exists(self) -> bool:
-        """Return whether there is a database. What this says holds after a power failure too."""
+        """Return whether the database exists. The result stays true after a power failure."""
 
     async def check(self, *, is_thorough: bool) -> None:
-        """Look for damage and change nothing.
+        """Check the database for damage, and change nothing.
 
         Args:
-            is_thorough: Whether indexes are compared with their tables too.
+            is_thorough: Whether to compare indexes with their tables too.
 
         Raises:
-            DatabaseCorruptError: It is damaged or missing.
+            DatabaseCorruptError: The database is damaged or missing.
         """
 
     async def is_damaged(self) -> bool:
-        """Look once more, past every cache, whether the database is damaged: a disk that failed for a moment looks like damage too.
+        """Check again, without caches, whether the database is damaged: a temporary disk failure looks like damage too.
 
         Raises:
-            PersistenceError: The disk cannot read it, or the check took too long.
+            PersistenceError: The disk cannot read the database, or the check took too long.
         """
 
     async def compact(self) -> None:
-        """Give back the space of deleted rows, where the back end can.
+        """Free the space of deleted rows, if the back end can. After an error the database is unchanged.
 
         Raises:
-            StorageFullError: It would leave too little space to those who write; the database is as it was.
-            PersistenceError: The database is as it was.
+            StorageFullError: The disk has too little space for this and for the writes of other tenants.
+            PersistenceError: The back end failed.
         """
 
     async def repair(self) -> None:
-        """Check the database thoroughly, and build its indexes anew if that is all that is wrong with it.
+        """Check the database thoroughly, and rebuild its indexes if only the indexes are damaged.
 
         Raises:
-            DatabaseCorruptError: It is damaged beyond that.
-            PersistenceError: It cannot be repaired for another reason.
+            DatabaseCorruptError: More than the indexes is damaged.
+            PersistenceError: The repair failed for another reason.
         """
 
     async def check_repairable(self) -> None:
-        """Raise if the database seems to be put together from parts of two, which a repair would mix for good.
+        """Raise if the files of the database seem to come from two databases, which a repair would mix permanently.
 
         Raises:
-            DatabaseCorruptError: It seems so; nothing was changed.
+            DatabaseCorruptError: The files seem to come from two databases; no file was changed.
         """
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
-        """Keep the database as the restore point, before `exchange`; a no-op after it.
+        """Keep the database as the restore point, before `exchange`; a no-op after `exchange`.
 
         Args:
             point: The restore point's name.
-            is_as_found: Whether it is kept exactly as it is, though it may be damaged, rather than put in order first.
+            is_as_found: Whether to keep the database's files unchanged, because they may be damaged.
 
         Raises:
-            SnapshotError, PersistenceError: It cannot be kept; nothing was exchanged.
+            SnapshotError, PersistenceError: The database cannot be kept, and was not exchanged.
         """
 
     async def exchange(self, point: str) -> None:
-        """Put the database that was staged for the restore point in this one's place, in one step; a no-op when it is there."""
+        """Replace the database atomically with the one that was staged for the restore point; a no-op if that was done."""
 
     async def remove(self) -> None:
-        """Remove the database and its restore points, durably; a missing one is not an error.
+        """Remove the database and its restore points, durably; a missing database is not an error.
 
         Raises:
-            DataDirectoryError: It cannot be removed.
+            DataDirectoryError: The database cannot be removed.
         """
 
 
 class RestorePoints(Protocol):
-    """The databases that restores of one tenant have replaced, and the one that is about to replace it.
+    """The restore points of one tenant: the databases that restores have replaced, and the staged database of the next restore.
 
-    A restore stages a database, writes its intent, and then exchanges the two (`ClosedDatabase.keep`, `ClosedDatabase.exchange`).
+    A restore stages a database, writes its intent, and then exchanges the databases (`ClosedDatabase.keep`, `.exchange`).
     """
 
     async def names(self) -> Sequence[str]:
         """Return the names of the restore points, oldest first."""
 
     async def exists(self, point: str) -> bool:
-        """Return whether this one is there."""
+        """Return whether the restore point exists."""
 
     async def copy_to(self, point: str, path: Path) -> None:
-        """Write what is kept into a new file, and check the copy.
+        """Copy the restore point's database into a new file, and check the copy.
 
         Raises:
-            DatabaseCorruptError: It is damaged; it stays as it is.
-            SnapshotError: It cannot be copied.
+            DatabaseCorruptError: The restore point is damaged; its files are unchanged.
+            SnapshotError: The restore point cannot be copied.
         """
 
     async def remove(self, point: str) -> None:
-        """Remove one; a missing one is not an error.
+        """Remove a restore point; a missing restore point is not an error.
 
         Raises:
-            SnapshotError: It cannot be removed.
+            SnapshotError: The restore point cannot be removed.
         """
 
     async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
-        """Remove the oldest ones.
+        """Remove the oldest restore points.
 
         Args:
-            newest: The one that was just made, which stays.
-            latest: Points whose names sort after this are dated in the future: they neither count nor go.
-            kept_max: How many stay.
+            newest: The new restore point, which is kept.
+            latest: Restore points with names after this are dated in the future. They are neither counted nor removed.
+            kept_max: The number of restore points to keep.
         """
 
     async def stage(self, point: str, path: Path) -> None:
-        """Put a durable file that `Backend.prepare` made ready beside the tenant's database; it replaces what was staged before.
+        """Move a file from `Backend.prepare` beside the tenant's database; the file replaces any other staged file.
 
         Raises:
-            SnapshotError, StorageFullError: It cannot be put there.
+            SnapshotError, StorageFullError: The file cannot be moved there.
         """
 
     async def unstage(self, point: str) -> bool:
-        """Take back what was done for a restore that has not exchanged the databases; return False if it has."""
+        """Undo the steps of a restore before the exchange; return False if the databases were exchanged."""
 
     async def has_begun(self, point: str) -> bool:
-        """Return whether anything was staged or kept for a restore."""
+        """Return whether a database was staged or kept for a restore."""
 
 
 class Backend(Protocol):
-    """Keeps the databases of all tenants of a registry, and its catalog."""
+    """Keeps the databases of all tenants of a registry, and the registry's catalog."""
 
     @property
     def dialect(self) -> str:
-        """The name of its SQL and of the directories of migrations: ``sqlite``, ``postgres``."""
+        """The name of the SQL dialect and of the directories of migrations: ``sqlite`` or ``postgres``."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do beyond the contract."""
+        """The optional features that the back end has."""
 
     async def open(self) -> None:
-        """Check that it can be used, and take what all tenants share, such as threads or connections. It makes the data directory.
+        """Check that the back end can be used, create the data directory, and start the threads or connections for all tenants.
 
         Raises:
-            DataDirectoryError: Its place cannot be used; the message says what to change.
-            MigrationError: Two schema packs make an object of one name.
-            PersistenceConnectionError: It cannot be reached, or the process may not open as many files as it needs.
+            DataDirectoryError: The data directory cannot be used; the message says what to change.
+            MigrationError: Two schema packs create objects with the same name.
+            PersistenceConnectionError: The database server cannot be reached, or the process may not open enough files.
         """
 
     async def aclose(self) -> None:
-        """Give back what `open` took; idempotent. Every store is disconnected before."""
+        """Release everything that `open` acquired; idempotent. The caller disconnects every store first."""
 
     def abandon(self) -> None:
-        """Give back what `open` took, of a registry that was lost without being closed; from any thread, without waiting."""
+        """Release everything that `open` acquired for a registry that was never closed; from any thread, without waiting."""
 
     def catalog(self, schema: Schema, *, log: EventLog) -> Store:
-        """Return the store of the catalog, not connected."""
+        """Return the store of the catalog; the store is not connected yet."""
 
     def store(self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False) -> Store:
-        """Return the store of a tenant, not connected.
+        """Return the store of a tenant; the store is not connected yet.
 
         Args:
-            place: Where its database is.
-            limits: What it may use.
-            log: Bound to the tenant.
-            is_new: Whether a missing database is made, rather than an error.
+            place: The place of the tenant's database.
+            limits: The tenant's limits.
+            log: The event log, bound to the tenant.
+            is_new: Whether to create a missing database, which otherwise is an error.
         """
 
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
@@ -440,68 +439,69 @@ class Backend(Protocol):
 
         Args:
             tenant_id: The new tenant's id.
-            taken: The locations of this id, or of this id with a suffix, that the catalog knows.
+            taken: The locations in the catalog that are this id, or this id with a suffix.
 
         Raises:
-            DataDirectoryError: Something that no tenant of the catalog owns is there.
+            DataDirectoryError: The location exists already, and no tenant in the catalog owns it.
         """
 
     def exclusive(
         self, place: Place, *, is_waited_for: bool = True
     ) -> AbstractAsyncContextManager[ClosedDatabase]:
-        """Keep everybody else out of a tenant's database that is closed here, for the block.
+        """Hold the lock of a tenant's database during the block, so that no other process or registry opens the database.
 
-        Another process that has it open closes it when it sees the change in the catalog that the operation made first.
+        The caller has closed the database in this process, and has changed the tenant in the catalog. Another process that has
+        the database open closes the database when it reads that change.
 
         Args:
-            place: Where the database is.
-            is_waited_for: Whether that is waited for, ``call_timeout_seconds`` at most.
+            place: The place of the database.
+            is_waited_for: Whether to wait for the other process, for at most ``call_timeout_seconds``.
 
         Raises:
-            TenantOwnedElsewhereError: The other process has it open.
-            PersistenceConnectionError: It cannot be locked.
+            TenantOwnedElsewhereError: Another process has the database open.
+            PersistenceConnectionError: The database cannot be locked.
         """
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Hold a lock of this name among all processes, until the block or the process ends.
+        """Hold the lock with this name among all processes, until the block or the process ends.
 
         Raises:
-            LockTakenError: Somebody else holds it.
-            PersistenceConnectionError, StorageFullError: It cannot be taken.
+            LockTakenError: Another process or registry holds the lock.
+            PersistenceConnectionError, StorageFullError: The lock cannot be acquired.
         """
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
-        """Return the version of each schema in a database that nobody has open, in passing; None if that cannot be told so."""
+        """Return the version of each schema in a database that no process has open, without a lock; None if a process may have it open."""
 
     async def size_bytes(self, place: Place) -> int:
-        """Return how large the tenant's database is."""
+        """Return the size of the tenant's database."""
 
     def may_be_transient(self, error: BaseException) -> bool:
-        """Return whether an error that says damage may come from a disk that failed for a moment; see `ClosedDatabase.is_damaged`."""
+        """Return whether an error that reports damage may come from a temporary disk failure; see `ClosedDatabase.is_damaged`."""
 
     async def prepare(self, path: Path) -> dict[str, int]:
-        """Migrate a copy of a tenant's database to what the code knows, and return the version of each schema.
+        """Apply the pending migrations to a copy of a tenant's database, and return the version of each schema.
 
-        A copy that was migrated is checked afterwards. That it was sound before is for its caller to check.
+        The caller checks the copy for damage before this call. If this call applies migrations, it then checks the copy again.
 
         Args:
-            path: The copy, which is changed. It may come from a storage that others can write.
+            path: The copy, which is changed. The copy may come from a storage that others can write to.
 
         Raises:
-            MigrationError: It is newer than the code, or a migration fails.
-            DatabaseCorruptError: It is not a database, or a migration left it damaged.
-            SnapshotError: It took too long.
+            MigrationError: The copy is newer than the code, or a migration failed.
+            DatabaseCorruptError: The copy is not a database, or a migration damaged the copy.
+            SnapshotError: The migrations took too long.
         """
 
     async def adopt(self, place: Place, path: Path) -> None:
-        """Make a prepared copy the database of a tenant that has none yet, durably.
+        """Move a prepared copy to the place of a tenant that has no database yet, durably.
 
         Raises:
-            SnapshotError: It cannot be put there.
+            SnapshotError: The copy cannot be moved there.
         """
 
     def points(self, place: Place) -> RestorePoints:
         """Return the restore points of a tenant."""
 
     async def report(self) -> BackendReport:
-        """Return what it runs on."""
+        """Return the name and the version of the database engine."""

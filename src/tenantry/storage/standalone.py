@@ -1,11 +1,11 @@
-"""One company's persistence without a registry around it: a store and the repositories of its schema packs."""
+"""One company's persistence without a registry: a store, and the repositories of the schema packs."""
 
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-# The runtime check of Python 3.11 reads every property, and these raise while the back end is not connected.
+# Python 3.11's own `runtime_checkable` reads every property, and these properties raise while the back end is not connected.
 from typing_extensions import Protocol, override, runtime_checkable
 
 from tenantry import events
@@ -39,15 +39,15 @@ R = TypeVar("R", bound=Repository)
 
 @runtime_checkable
 class PersistenceBackend(CompanyRepositories, Protocol):
-    """A store and the company's repositories; disconnected at first.
+    """A store and the company's repositories. A new back end is not connected.
 
-    Until `connect` and after `disconnect`, every repository raises `PersistenceConnectionError`. Without the built-in pack, its four
+    Before `connect` and after `disconnect`, every repository raises `PersistenceConnectionError`. Without the built-in pack, its four
     repositories raise AttributeError.
     """
 
     @property
     def is_connected(self) -> bool:
-        """Whether `connect` succeeded and `disconnect` has not."""
+        """Whether the back end is connected: `connect` succeeded, and `disconnect` did not succeed later."""
 
     @property
     def backend_name(self) -> str:
@@ -57,34 +57,34 @@ class PersistenceBackend(CompanyRepositories, Protocol):
         """Return a repository of a schema pack of your own.
 
         Raises:
-            PersistenceConnectionError: Not connected.
+            PersistenceConnectionError: The back end is not connected.
         """
 
     async def connect(self) -> None:
-        """Open the database; a no-op when it is open.
+        """Open the database; a no-op if the database is open.
 
         Raises:
-            PersistenceConnectionError: It cannot be opened; nothing is left open.
-            DatabaseCorruptError: The file is not a database; it was not changed.
+            PersistenceConnectionError: The database cannot be opened; nothing is left open.
+            DatabaseCorruptError: The file is not a database; the file was not changed.
         """
 
     async def disconnect(self) -> None:
-        """Close the database; a no-op when it is closed.
+        """Close the database; a no-op if the database is closed.
 
         Raises:
-            PersistenceConnectionError: It could not be closed; it is still open, and can be closed again.
+            PersistenceConnectionError: The database could not be closed. The database is still open; call `disconnect` again.
         """
 
     async def health_check(self) -> bool:
-        """Return whether the database answers a query; False when it is not connected."""
+        """Return whether the database answers a query; False if the back end is not connected."""
 
     async def migrate(self) -> None:
         """Apply the pending migrations, each in a transaction with its version number.
 
         Raises:
-            MigrationError: A step failed and left the file as it was, the file is newer than the code, or two packs make an object
-                of one name.
-            PersistenceConnectionError: Not connected.
+            MigrationError: A migration failed and was rolled back, the database is newer than the code, or two packs create
+                objects with the same name.
+            PersistenceConnectionError: The back end is not connected.
         """
 
 
@@ -94,7 +94,7 @@ _READ_THREADS: Final = 2
 class StoreSession:
     """Runs a repository's statements directly on a store; see `tenantry.sql.statements.Session`.
 
-    Cancelling a write loses the reply; a write that has begun is committed, one that has not begun has no effect.
+    If a caller is cancelled, a write that has started is still committed, and a write that waits for its turn does not run.
     """
 
     def __init__(self, store: Store, log: EventLog) -> None:
@@ -111,7 +111,7 @@ class StoreSession:
         """Run the statements as one transaction; a no-op without statements."""
         if not statements:
             return []
-        # One at a time: a caller that is cancelled while it waits here has had no effect.
+        # Writes run one at a time. A caller that is cancelled during this wait has written nothing.
         await self._writing.acquire()
         try:
             running = asyncio.ensure_future(self._store.write([statements]))
@@ -119,7 +119,7 @@ class StoreSession:
             self._writing.release()
             raise
         running.add_done_callback(lambda _: self._writing.release())
-        # Shielded: a committed write is better than one with an unknown effect.
+        # The shield lets a started write finish, because otherwise nobody would know whether the write was committed.
         (outcome,) = await asyncio.shield(running)
         if isinstance(outcome, TenantryError):
             raise outcome
@@ -137,8 +137,8 @@ class SQLitePersistenceBackend(PersistenceBackend):
     """One company's persistence in one SQLite database; see `PersistenceBackend`.
 
     Args:
-        config: The database.
-        schemas: Its packs.
+        config: The settings of the database.
+        schemas: The schema packs of the database.
 
     Raises:
         MigrationError: The packs cannot be used together.
@@ -150,7 +150,7 @@ class SQLitePersistenceBackend(PersistenceBackend):
         self._log = EventLog()
         is_memory = config.path == MEMORY_PATH
         options = SQLiteOptions(
-            # Absolute: a reader is opened later, when the working directory may have changed.
+            # The path is absolute because readers are opened later, when the working directory may have changed.
             path=None if is_memory else Path(config.path).absolute(),
             is_wal=config.wal_mode,
             # After a crash the first reader must recover a rollback journal, which a read-only connection cannot do.
@@ -234,12 +234,12 @@ def create_backend(
     """Return a disconnected back end.
 
     Args:
-        config: Which back end, and its settings.
-        schemas: The packs of its database.
+        config: The back end's name and settings.
+        schemas: The schema packs of the database.
 
     Raises:
         MigrationError: The packs cannot be used together.
-        PersistenceConnectionError: The back end is unknown, or its settings are missing.
+        PersistenceConnectionError: The back end's name is unknown, or the settings are missing.
     """
     log = EventLog()
     if config.backend != "sqlite":

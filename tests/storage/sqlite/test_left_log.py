@@ -97,7 +97,7 @@ async def test_a_clean_close(data_dir: Path, disk: Disk):
 @pytest.mark.parametrize(
     ("code", "error_type", "says"),
     [
-        (errno.EIO, PersistenceConnectionError, "look at the disk, then try again"),
+        (errno.EIO, PersistenceConnectionError, "check the disk, then try again"),
         (errno.ENOSPC, StorageFullError, "free space on the disk"),
     ],
 )
@@ -170,7 +170,7 @@ async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, closed: 
     await store.disconnect()
     assert content_of(closed) == before
     assert open_files(data_dir) == []
-    with pytest.raises(PersistenceConnectionError, match="look at the disk"):
+    with pytest.raises(PersistenceConnectionError, match="check the disk"):
         await store.connect()
     assert content_of(closed) == before
     disk.error = None
@@ -186,11 +186,11 @@ async def test_a_tenant_is_not_to_blame(data_dir: Path, disk: Disk):
     left_open(database_path(data_dir, "acme"), "CREATE TABLE t (x)")
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
         disk.error = errno.EIO
-        with pytest.raises(PersistenceConnectionError, match="look at the disk"):
+        with pytest.raises(PersistenceConnectionError, match="check the disk"):
             await registry.tenant("acme").tasks.save(make_task())
         tenant = await registry.get("acme")
         assert tenant.state is TenantState.ACTIVE
-        assert "look at the disk" in (tenant.last_error or "")
+        assert "check the disk" in (tenant.last_error or "")
         disk.error = None
         await registry.tenant("acme").tasks.save(make_task())
 
@@ -200,7 +200,7 @@ async def test_work_on_a_closed_database(database: Path, disk: Disk, work: Calla
     """A checkpoint that a power failure cut short would be repeated from the log: so the log is made durable first."""
     before = files_of(database)
     disk.error = errno.EIO
-    with pytest.raises(PersistenceConnectionError, match="look at the disk"):
+    with pytest.raises(PersistenceConnectionError, match="check the disk"):
         work(database)
     assert files_of(database) == before
     disk.error = None

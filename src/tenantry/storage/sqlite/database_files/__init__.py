@@ -1,1 +1,1 @@
-"""The files of one database: their names, the lock, the write-ahead log."""
+"""The files of one database: the database itself, the lock file and the write-ahead log."""

@@ -1,4 +1,4 @@
-"""The files of all tenants and of the catalog in a data directory: checked before anything is opened."""
+"""Checks the files of a data directory, those of the tenants and of the catalog, before any file is opened."""
 
 import os
 import resource
@@ -19,35 +19,35 @@ from tenantry.files.durable_files import (
 
 LOST_AND_FOUND: Final = "lost+found"
 
-# Lock, database and write-ahead log of the writer with its shared memory; database and log of each reader.
+# The writer opens the lock, the database, the write-ahead log and the shared memory. Each reader opens the database and the log.
 _WRITER_FILES: Final = 4
 _READER_FILES: Final = 2
 _OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path) -> None:
-    """Create a data directory with the directories of locks and tenants, and check that existing files can be used."""
+    """Create the data directory with its subdirectories for locks and tenants, and check that existing files can be used."""
     try:
         make_root(data_dir)
         if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("not readable and writable")
-        for name in ("scratch", "snapshots"):  # made when they are needed
+        for name in ("scratch", "snapshots"):  # these directories are created later, when they are needed
             if (found := lstat(data_dir / name)) is not None:
                 check_directory(data_dir / name, found)
         make_directories(data_dir, data_dir / "operations")
         make_directories(data_dir, data_dir / "tenants")
-        for spread in (data_dir / "tenants").iterdir():  # at most 256
+        for spread in (data_dir / "tenants").iterdir():  # at most 256 directories
             check_directory(spread, spread.lstat())
         catalog = data_dir / "catalog.db"
         if (found := lstat(catalog)) is not None:
             check_file(catalog, found)
         _check_catalog_is_not_lost(data_dir)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as error:  # a NUL in the path raises ValueError
         raise unusable_error(data_dir, error) from error
 
 
 def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
-    """Yield the paths in the place of tenants' directories, without those that a file system creates at its top."""
+    """Yield the paths of the tenants' directories, without the ``lost+found`` that a file system creates."""
     for path in (data_dir / "tenants").glob("*/*"):
         if path.parent.name != LOST_AND_FOUND:
             yield path
@@ -62,14 +62,14 @@ def check_open_files(config: RegistryConfig) -> None:
     if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
         raise PersistenceConnectionError(
             f"open_tenants_max ({config.open_tenants_max}) with readers_per_tenant ({config.readers_per_tenant}) needs "
-            f"{files} open files and this process may open {allowed}: lower them, or raise the limit (ulimit -n)",
+            f"{files} open files, but this process may open only {allowed}: lower these settings, or raise the limit (ulimit -n)",
             is_retryable=False,
         )
 
 
 def _check_catalog_is_not_lost(path: Path) -> None:
-    """Raise if there are tenants and no catalog: a new catalog would list none of them."""
+    """Raise if the directory has tenants but no catalog, because a new catalog would not list the tenants."""
     if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
         raise FileNotFoundError(
-            f"there are tenants in it and no catalog.db: put its newest copy back, or move {path / 'tenants'} away"
+            f"the directory has tenants but no catalog.db: put the newest copy of catalog.db there, or move {path / 'tenants'} away"
         )

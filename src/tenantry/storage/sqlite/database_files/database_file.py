@@ -18,15 +18,15 @@ def log_of(path: Path) -> Path:
 
 
 def has_log(path: Path | str) -> bool:
-    """Return whether a write-ahead log that is not empty lies beside the database."""
+    """Return whether the database has a write-ahead log that is not empty."""
     try:
-        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116  # called twice for each read of an immutable file
+        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116  # os.stat is faster, and each read of an immutable file calls this twice
     except FileNotFoundError:
         return False
 
 
 def is_missing(path: Path) -> bool:
-    """Return whether there is no database: no file, or an empty one, which SQLite would take for a new database."""
+    """Return whether the database file is missing, or empty, which SQLite would take for a new database."""
     try:
         return not path.lstat().st_size
     except FileNotFoundError:
@@ -34,11 +34,11 @@ def is_missing(path: Path) -> bool:
 
 
 def missing_error(path: Path) -> DatabaseCorruptError:
-    """Return the error of a database that is missing and must exist."""
-    return DatabaseCorruptError(f"{path} is missing or empty: put it back, or restore a snapshot")
+    """Return the error for a missing database."""
+    return DatabaseCorruptError(f"{path} is missing or empty: put the file back, or restore a snapshot")
 
 
 def remove_database(path: Path) -> None:
-    """Remove a closed database and the files beside it; a missing file is not an error."""
+    """Remove a closed database with its log and journal files; a missing file is not an error."""
     for suffix in ("-wal", "-shm", "-journal", ""):
         Path(f"{path}{suffix}").unlink(missing_ok=True)

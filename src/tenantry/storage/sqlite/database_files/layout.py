@@ -1,7 +1,7 @@
-"""The names of a tenant's files. One function turns the name of a tenant's directory into paths.
+"""The paths of a tenant's files, which follow from the name of the tenant's directory.
 
-A directory is named after the id that its tenant was created with. The id may change later and be given to another tenant,
-whose directory then carries a counter: ``acme.1``. No tenant id contains a dot, so the two never clash.
+The directory has the id with which its tenant was created. If a later tenant is created with the same id, the name of the later
+tenant's directory ends with a counter: ``acme.1``. A tenant id has no dot, so the names never clash.
 """
 
 import hashlib
@@ -26,11 +26,10 @@ class TenantPaths(NamedTuple):
 def tenant_paths(data_dir: Path, directory_name: str) -> TenantPaths:
     """Return the paths of the tenant whose directory has this name.
 
-    Two hexadecimal digits of a hash spread the directories over 256 parents, so that no directory of a
-    large fleet becomes slow to list.
+    Two hexadecimal digits of a hash spread the directories over 256 parents, because a huge directory is slow to list.
 
     Raises:
-        InvalidTenantIdError: The name could lead out of the data directory.
+        InvalidTenantIdError: The name is not valid, and could lead out of the data directory.
     """
     if not _DIRECTORY_NAME.fullmatch(directory_name):
         raise InvalidTenantIdError(f"{directory_name!r} is not the name of a tenant's directory")

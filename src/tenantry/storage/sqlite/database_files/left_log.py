@@ -1,14 +1,15 @@
-"""Makes a write-ahead log durable that the last owner of the database left behind.
+"""Makes the write-ahead log durable that the last owner of a database left behind.
 
-A database that was not closed cleanly has a log, and SQLite recovers from it every frame that it can read. But a frame that can be
-read is not always on the disk: after a failed fsync, Linux keeps the page, marks it as clean, and never writes it again
-(https://wiki.postgresql.org/wiki/Fsync_errors). The owner's caller got an error for that fsync. The next owner would acknowledge
-commits whose frames follow such a frame; after a power failure the log ends before it, and those commits are lost.
+A database that was not closed cleanly has a log, from which SQLite recovers every readable frame. A readable frame may still be
+missing on the disk: after a failed fsync, Linux keeps the page in memory, marks the page as clean, and never writes the page again
+(https://wiki.postgresql.org/wiki/Fsync_errors). The last owner got an error for its fsync, but the next owner does not know about
+the missing frame. If the next owner appends commits to the log and the power fails, the log ends before the missing frame. Commits
+that were already acknowledged are then lost.
 
-So the next owner writes the log's bytes again, each in its place, and syncs them before it acknowledges anything. A power
-failure in the middle of that does no harm: the bytes that it writes are the same. A checkpoint first would not be enough: SQLite
-syncs the log before it, which does not write such a frame, and a power failure in the middle of the checkpoint would leave a
-database that is half old and half new, without the log that could repair it.
+So the next owner rewrites the log's bytes in place and syncs the log before the first commit. A power failure during the rewrite
+is harmless, because the rewrite does not change any byte. A checkpoint would not be enough: SQLite syncs the log before the
+checkpoint, but this sync does not write the missing frame. A power failure during the checkpoint would then leave a database that
+is half old and half new, and the log could not repair the database.
 """
 
 import os
@@ -27,21 +28,21 @@ _BUSY_SECONDS: Final = 5.0
 
 
 def make_log_durable(path: Path) -> None:
-    """Write a leftover log again and sync it, before any commit or checkpoint; do nothing if there is no such log.
+    """Rewrite and sync a leftover log, before any commit or checkpoint; a no-op without a log.
 
     Raises:
-        sqlite3.Error: SQLite cannot read the database, or another process writes to it.
-        StorageFullError: The file system needs space to write the log again.
+        sqlite3.Error: SQLite cannot read the database, or another process writes to the database.
+        StorageFullError: The disk has too little space to rewrite the log.
         PersistenceConnectionError: The disk still fails; nothing was changed, and the next opening tries again.
     """
     if not has_log(path) or os.path.lexists(f"{path}-journal"):
-        return  # With a rollback journal beside it, SQLite decides which of the two is valid.
-    # The last connection that closes checkpoints, unless it is read-only. This one closes last.
+        return  # If the database also has a rollback journal, SQLite decides whether the log or the journal is valid.
+    # SQLite checkpoints when the last connection closes, unless that connection is read-only. The guard is read-only and closes last.
     with closing(_connect(path, "mode=ro")) as guard:
         guard.execute("PRAGMA user_version").fetchone()
         with closing(_connect(path, "mode=rw")) as connection:
-            # Prevents other processes from changing the log. The log may be opened and closed beside SQLite, whose locks are on the
-            # database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+            # The transaction prevents other processes from changing the log. Closing the log here releases no lock of SQLite, whose
+            # locks are on the database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
             connection.execute("BEGIN IMMEDIATE")
             try:
                 _write_again(log_of(path))
@@ -61,10 +62,10 @@ def _write_again(log_path: Path) -> None:
             os.close(fd)
         sync_directory(log_path.parent)
     except OSError as error:
-        problem = f"cannot make {log_path} durable ({error}), and nothing was changed"
+        problem = f"cannot make {log_path} durable ({error}); nothing was changed"
         if is_full(error):
             raise StorageFullError(f"{problem}: free space on the disk") from error
-        raise PersistenceConnectionError(f"{problem}: look at the disk, then try again") from error
+        raise PersistenceConnectionError(f"{problem}: check the disk, then try again") from error
 
 
 def _connect(path: Path, parameters: str) -> sqlite3.Connection:

@@ -1,16 +1,16 @@
-"""Tells whether a write-ahead log that a killed process left belongs to the database beside it.
+"""Detects whether a write-ahead log that a killed process left belongs to the present database file.
 
-SQLite applies any log that lies beside a database. A log does not name its database (https://www.sqlite.org/walformat.html). If the
-tenant's file was replaced, pages of the old database would replace pages of the new one, which mixes the two.
-So an owner writes a note into the lock file before it begins a log: the inode of the database's file, and its epoch. The note
-is after the line that `LockFile` uses, and stays when the next process takes the lock. If there is a log, and:
+SQLite applies any log beside a database, and a log does not name its database (https://www.sqlite.org/walformat.html). If a
+tenant's file is replaced, SQLite would write pages of the old database into the new database. So an owner writes a note into the
+lock file before the owner starts a log. The note has the inode of the database file and the database's epoch. The note follows the
+line that `LockFile` uses, and stays when the next process acquires the lock. If a log exists:
 
-    the lock file is another one      the directory was copied or restored as a whole: the note has no meaning
-    the database is another file      it was replaced: the log is not its log
-    the database's epoch is older     an older database was copied into the file: the log is not its log
+    the lock file is another file     the whole directory was copied or restored, so the note is ignored
+    the database is another file      the database was replaced, so the log is foreign
+    the database's epoch is older     an older database was copied into the file, so the log is foreign
     the database's status was changed long after the log's
-                                      a file was copied over it, or a process was killed while it closed the database: the
-                                      two look alike, so this counts only where an operator asks for a repair
+                                      either a file was copied over the database, or a process was killed while it closed the
+                                      database; only a repair that an operator requests treats the log as foreign
 
 These functions block.
 """
@@ -27,12 +27,12 @@ from tenantry.files.lock_file import CONTENT_BYTES
 from tenantry.storage.sqlite.database_files.database_file import database_uri, has_log, log_of
 
 CHANGED_SECONDS_MAX: Final = 60.0
-"""A checkpoint changes the database at most this long after the log; a copy over the database is later."""
+"""The longest time between the last change of a log and its checkpoint. A database that changed later was probably copied."""
 
 _EPOCH_SQL: Final = "SELECT epoch FROM tenantry_owner WHERE id = 1"
 _ADVICE: Final = (
-    "Nothing was changed. Put a file in a tenant's place with 'tenantry tenant replace-file', which keeps what is there as a restore "
-    "point"
+    "Nothing was changed. To replace a tenant's file, use 'tenantry tenant replace-file', which keeps the present database as a "
+    "restore point"
 )
 
 
@@ -42,16 +42,16 @@ class _Note(NamedTuple):
     epoch: int
 
     def condemns(self, database: "_Note") -> bool:
-        """Return whether a log that was begun under this note cannot be the log of the database in this state."""
+        """Return whether a log that was started with this note cannot belong to the given database."""
         return database.database_inode != self.database_inode or database.epoch < self.epoch
 
 
 def note_database(lock_fd: int, database: Path, epoch: int) -> None:
-    """Write the note of a database into its lock file, whose lock is held, before a log is begun for it.
+    """Write the note of a database into its lock file, whose lock is held, before the database gets a new log.
 
-    The note is synced only if a power failure could bring back an old note that contradicts the new log: a note of another file or
-    of a later epoch. A sync costs as much as a commit. Without it a power failure may remove the note, and the log is then
-    accepted.
+    A sync costs as much as a commit. So the note is synced only if a power failure could restore an old note that contradicts the
+    new log, because the old note has another file or a later epoch. Without a sync, a power failure may remove the note, and the
+    log is then accepted.
     """
     line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
     before = _parsed(line_before)
@@ -64,13 +64,13 @@ def note_database(lock_fd: int, database: Path, epoch: int) -> None:
         try:
             os.fsync(lock_fd)
         except OSError:
-            # Otherwise the next attempt would find nothing to sync.
+            # With the new line in the file, the next attempt would find nothing to sync.
             os.pwrite(lock_fd, line_before, CONTENT_BYTES)
             raise
 
 
 def is_foreign(lock_path: Path, database: Path) -> bool:
-    """Return whether the log beside the database is certainly not its log."""
+    """Return whether the log beside the database certainly belongs to another database."""
     if not has_log(database) or (note := _read(lock_path)) is None:
         return False
     if database.lstat().st_ino != note.database_inode:
@@ -80,38 +80,37 @@ def is_foreign(lock_path: Path, database: Path) -> bool:
 
 
 def check_fits(lock_path: Path, database: Path, *, changed_seconds_max: float | None = None) -> None:
-    """Raise if the log beside the database is not its log.
+    """Raise if the log beside the database belongs to another database.
 
     Args:
-        lock_path: The tenant's lock file; the lock is held.
+        lock_path: The tenant's lock file; the caller holds the lock.
         database: The database, which no process has open.
-        changed_seconds_max: Raise also if the database was changed longer than this after the log, which then probably belongs to
-            another database; None: do not compare the times.
+        changed_seconds_max: The longest allowed time from the log's last change to the database's last change; None for any time.
 
     Raises:
-        DatabaseCorruptError: It is not its log; neither file was changed.
+        DatabaseCorruptError: The log seems to belong to another database; neither file was changed.
     """
     if is_foreign(lock_path, database):
         raise DatabaseCorruptError(
-            f"{database} was replaced while the log of the database that was there lay beside it ({database.name}-wal). {_ADVICE}"
+            f"{database} was replaced, but its log {database.name}-wal still belongs to the former database. {_ADVICE}"
         )
     if changed_seconds_max is not None and _was_changed_late(lock_path, database, changed_seconds_max):
         raise DatabaseCorruptError(
-            f"{database} was changed long after its log ({database.name}-wal): it seems that a file was copied over it. {_ADVICE}; if "
-            f"no file was put there, 'touch {database}-wal' and repair again"
+            f"{database} was changed long after its log {database.name}-wal: another file was probably copied over the database. "
+            f"{_ADVICE}; if no file was copied, run 'touch {database}-wal' and repair again"
         )
 
 
 def _was_changed_late(lock_path: Path, database: Path, seconds_max: float) -> bool:
     if not has_log(database) or _read(lock_path) is None:
         return False
-    # No program can set the time of a file's status change (ctime), not even a copy that preserves the modification time.
+    # The status change time (ctime) is compared, because no program can set it; a copy can set the modification time.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
     return late_ns > seconds_max * 1e9
 
 
 def _read(lock_path: Path) -> _Note | None:
-    """Return the note of a lock file; None if it has none, or if it is a copy of the file that the note was written into."""
+    """Return the note in a lock file; None if the file has no note, or is a copy of the file for which the note was written."""
     try:
         fd = os.open(lock_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -131,7 +130,7 @@ def _parsed(line: bytes) -> _Note | None:
 
 
 def _epoch_without_log(database: Path) -> int | None:
-    """Return the epoch in the database's file, None if it cannot be read: the file may contain half a checkpoint."""
+    """Return the epoch in the database file; None if the file cannot be read, for example after half a checkpoint."""
     uri = database_uri(database, "mode=ro&immutable=1")
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:

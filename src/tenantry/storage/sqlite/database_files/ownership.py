@@ -1,12 +1,12 @@
 """Ownership of a tenant's file by one process: a lock that the kernel releases, and an epoch that fences off a past owner.
 
-The lock is a `LockFile` beside the database, held while the store is open. Its content names the holder for other processes'
-errors, and is replaced by ``released`` on a clean close.
+The lock is a `LockFile` beside the database. A store holds the lock while the store is open. The lock file names the holder, for
+the errors of other processes. A clean close replaces the holder's name with ``released``.
 
-A lock can be lost without its holder noticing (the file was removed, or a network file system lost the lock). So the database
-contains an epoch and its owner's token, which every write transaction compares: an owner that was replaced cannot write.
-The epoch is raised at once if the last owner did not close cleanly and may still be alive; otherwise with the first
-write, in that write's own transaction, so that a tenant that is only read needs no commit.
+A holder can lose its lock without noticing, if the lock file was removed or a network file system lost the lock. So the database
+contains an epoch and the owner's token. Every write transaction compares both, so a replaced owner cannot write. A new owner raises
+the epoch at once if the last owner did not close cleanly and may still be alive. Otherwise the new owner raises the epoch in the
+transaction of its first write, so that a tenant that is only read needs no commit.
 """
 
 import itertools
@@ -26,7 +26,7 @@ _OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
 CREATE_SQL = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
     id         INTEGER PRIMARY KEY CHECK (id = 1),
-    tenant_uid TEXT    NOT NULL,  -- the catalog's key of the tenant: a file in the wrong place is found out
+    tenant_uid TEXT    NOT NULL,  -- the tenant's key in the catalog, which detects a file in the wrong place
     epoch      INTEGER NOT NULL,  -- raised by every owner that writes
     owner      TEXT    NOT NULL   -- that owner's token
 ) STRICT
@@ -38,7 +38,7 @@ _RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
 
 
 class FileOwnership:
-    """Ownership of one tenant's database file. Its methods run on the writer's thread."""
+    """Ownership of one tenant's database file. All methods run on the writer's thread."""
 
     def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
         self._lock = LockFile(lock_path)
@@ -50,14 +50,14 @@ class FileOwnership:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether no past owner can write: it closed cleanly, or the epoch was raised since."""
+        """Whether no past owner can write, because the last owner closed cleanly or the epoch was raised."""
         return self._is_fenced
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            TenantOwnedElsewhereError: Another process, or another registry of this one, holds it.
+            TenantOwnedElsewhereError: Another process, or another registry of this process, holds the lock.
             PersistenceConnectionError: The lock file cannot be opened.
         """
         try:
@@ -68,18 +68,18 @@ class FileOwnership:
             raise lock_error(self._lock.path, error) from error
 
     def release(self, *, is_clean: bool = True) -> None:
-        """Release the lock; a no-op if it is not held."""
-        # Never clean if this owner closes before it has fenced off a past owner that may still be alive. If a full disk prevents
-        # writing "released", the next owner assumes that this one did not close cleanly, and raises the epoch.
+        """Release the lock; a no-op if the lock is not held."""
+        # The release is not clean while a past owner that may still be alive is not fenced off. If a full disk prevents writing
+        # "released", the next owner assumes that this owner did not close cleanly, and raises the epoch.
         self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
 
-        If there is no log yet, `noted` is the database's file, and its note is written.
+        The argument `noted` is the database file if the database has no log yet; the note of this file is then written.
 
         Raises:
-            DatabaseCorruptError: It belongs to another tenant; it was not changed.
+            DatabaseCorruptError: The database belongs to another tenant, and was not changed.
         """
         try:
             uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")
@@ -97,30 +97,30 @@ class FileOwnership:
             self._raise_epoch(connection, is_new=False)
 
     def check_log(self, database: Path) -> None:
-        """Raise `DatabaseCorruptError` unless the log that a killed owner left belongs to the present database; the lock is held."""
+        """Raise `DatabaseCorruptError` if the log of a killed owner belongs to another database; the caller holds the lock."""
         log_note.check_fits(self._lock.path, database)
 
     def note(self, database: Path) -> None:
-        """Write the note of the database, before this owner begins a log for it; see `tenantry.storage.sqlite.database_files.log_note`."""
+        """Write the database's note before the database gets a new log; see `tenantry.storage.sqlite.database_files.log_note`."""
         log_note.note_database(self._lock.fileno(), database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
-        """Raise `DatabaseCorruptError` unless the row of `OWNER_SQL` is this tenant's; remember the owner that wrote last."""
+        """Remember the last owner from the row of `OWNER_SQL`; raise `DatabaseCorruptError` if the row names another tenant."""
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
-                f"{self._lock.path.parent} holds the database of another tenant (its mark is {uid!r}, not "
-                f"{self._tenant_uid!r}): put the right file in its place"
+                f"{self._lock.path.parent} contains the database of another tenant (with the key {uid!r} instead of "
+                f"{self._tenant_uid!r}): put the right file there"
             )
         self._seen = (epoch, owner)
 
     def guard(self, connection: sqlite3.Connection) -> None:
-        """Raise `TenantOwnedElsewhereError`, at the beginning of a write transaction, if another process became the owner."""
+        """Check the owner at the beginning of a write transaction; raise `TenantOwnedElsewhereError` if the owner is another process."""
         row = connection.execute(_SELECT_OWNER).fetchone()
         if row is not None and row[1] == self._token:
             return
         if row != self._seen:
             raise self._owned_elsewhere(*read_holder(self._lock.read()))
-        # If this transaction fails the row is unchanged, and the next transaction raises the epoch.
+        # If this transaction fails, the row is unchanged, and the next transaction raises the epoch.
         connection.execute(_RAISE, (self._token,))
 
     def _raise_epoch(self, connection: sqlite3.Connection, *, is_new: bool) -> None:
@@ -139,11 +139,11 @@ class FileOwnership:
     def _owned_elsewhere(self, pid: int | None, host: str | None) -> TenantOwnedElsewhereError:
         if pid == os.getpid():
             where = (
-                "in another registry of this process: use that one, or close it there; one that was lost without aclose() "
-                "gives the tenant back when it is collected"
+                "in another registry of this process: use that registry, or close the tenant there; a registry that was lost "
+                "without aclose() releases the tenant at its garbage collection"
             )
         else:
-            where = f"in process {pid or 'unknown'} on {host or 'this host'}: close it there"
+            where = f"in process {pid or 'unknown'} on {host or 'this host'}: close the tenant there"
         return TenantOwnedElsewhereError(
             f"tenant {self._tenant_id!r} is open {where}",
             tenant_id=self._tenant_id,
@@ -153,7 +153,7 @@ class FileOwnership:
 
 
 def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:
-    """Assign a database, a copy that no process uses, to another tenant."""
+    """Assign a copied database, which no process uses, to another tenant."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(CREATE_SQL)
     connection.execute("DELETE FROM tenantry_owner")

@@ -63,5 +63,5 @@ def _read_through(path: Path) -> None:
         return
     except OSError as error:
         raise PersistenceConnectionError(
-            f"the disk cannot read {path} ({error}): look at the disk, then try again"
+            f"the disk cannot read {path} ({error}): check the disk, then try again"
         ) from error
