@@ -60,8 +60,8 @@ def _check_applied(row: AppliedMigration, expected: int, known: Sequence[Migrati
         )
     if row.version > len(known):
         raise MigrationError(
-            f"schema {row.schema!r}: the database has migration {row.version:04d}, and the last one in the code is "
-            f"{len(known):04d}: deploy the newer code",
+            f"schema {row.schema!r}: the database has migration {row.version:04d}, which is newer than the code with its last "
+            f"migration {len(known):04d}: deploy the newer code",
             schema=row.schema,
             version=row.version,
         )

@@ -124,10 +124,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("rows", "said", "version"),
         [
-            ([AppliedMigration("pack", 2, "pack2")], "0001 is missing", 1),
+            ([AppliedMigration("pack", 2, "pack2")], "0001 was not", 1),
             (
                 [AppliedMigration("pack", 1, "pack1"), AppliedMigration("pack", 3, "pack3")],
-                "0002 is missing",
+                "0002 was not",
                 2,
             ),
             ([AppliedMigration("pack", 1, "other")], "was changed after it was applied", 1),

@@ -118,11 +118,11 @@ async def test_a_disk_that_cannot_read(data_dir: Path, monkeypatch: pytest.Monke
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
         with monkeypatch.context() as patched:
             patched.setattr(os, "read", fail)
-            with pytest.raises(PersistenceConnectionError, match="the disk cannot read") as caught:
+            with pytest.raises(PersistenceConnectionError, match="the disk failed to read") as caught:
                 await registry.tenant("acme").messages.save(make_message())
         assert caught.value.is_retryable
         tenant = await registry.get("acme")
-        assert (tenant.state, "the disk cannot read" in (tenant.last_error or "")) == (
+        assert (tenant.state, "the disk failed to read" in (tenant.last_error or "")) == (
             TenantState.ACTIVE,
             True,
         )

@@ -288,10 +288,10 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("make", "error", "said"),
         [
-            (bool, SnapshotError, "there is no file"),
+            (bool, SnapshotError, "does not exist"),
             (lambda path: path.mkdir(), SnapshotError, "is not a regular file"),
             (lambda path: path.touch(), DatabaseCorruptError, "is empty"),
-            (lambda path: path.write_text("id;name\n" * 100), DatabaseCorruptError, "is not an SQLite database, or it is encrypted"),
+            (lambda path: path.write_text("id;name\n" * 100), DatabaseCorruptError, "is not an SQLite database, or is encrypted"),
             (lambda path: path.write_bytes(bytes(range(256)) * 16), DatabaseCorruptError, "encrypted"),
             (lambda path: damage(make_database(path)), DatabaseCorruptError, "damaged|malformed|cannot be read"),
         ],
@@ -421,7 +421,7 @@ class TestRefusal:
             (tmp_path / name).write_bytes(data)
         async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=schemas) as registry:
             with pytest.raises(
-                SnapshotError, match=r"a program that was killed left app.db-journal: let that program"
+                SnapshotError, match=r"a killed program left app.db-journal: open the database once"
             ):
                 await registry.adopt("acme", path, at=AT_3)
             await assert_nothing_left(registry)

@@ -205,7 +205,7 @@ class TestWhatIsInTheWay:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM messages").fetchone()
         await say(registry, "acme", "two", "three")
-        with pytest.raises(PersistenceConnectionError, match="another program has it open"):
+        with pytest.raises(PersistenceConnectionError, match="another program has the database open"):
             await registry.snapshots.restore("acme", snapshot.id)
         assert await history(registry, "acme") == ["one", "two", "three"]
         reader.close()

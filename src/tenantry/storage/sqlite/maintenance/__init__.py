@@ -1,1 +1,1 @@
-"""Work on a database as a whole: checks, repairs and copies."""
+"""Checks, repairs and copies of whole databases."""

@@ -1,6 +1,6 @@
-"""Reads a database while its owner may use it: nothing is created, changed or recovered.
+"""Reads a database that its owner may be using, without creating, changing or recovering any file.
 
-Only for a process that does not have these files open: closing a file drops the process's locks on it
+The calling process must not have the database open, because closing a file releases the process's locks on the file
 (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 """
 
@@ -16,7 +16,7 @@ from tenantry.storage.sqlite.statements.execution import run_statement
 
 
 class Inspection:
-    """A database with a rollback journal, read by a connection that cannot write."""
+    """A read-only connection to a database with a rollback journal."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -37,9 +37,9 @@ class Inspection:
 
 
 def read_closed_owner(path: Path) -> str | None:
-    """Return the stable key of the tenant that a closed database says it belongs to, empty if it does not say.
+    """Return the stable key of the tenant that a closed database names as its owner; empty if the database names no tenant.
 
-    None if the database is not closed: only its owner can then read it without leaving a trace.
+    The result is None if the database is not closed, because only the owner can then read the database without creating files.
     """
     try:
         found = open_immutable(SQLiteOptions(path=path))
@@ -52,7 +52,7 @@ def read_closed_owner(path: Path) -> str | None:
         try:
             row = connection.execute(OWNER_SQL).fetchone()
         except DRIVER_ERRORS as error:
-            if not immutable_file.is_unchanged():  # its owner has begun to write
+            if not immutable_file.is_unchanged():  # the owner has started to write
                 return None
             raise map_error(error, f"cannot read {path}") from error
     if not immutable_file.is_unchanged():

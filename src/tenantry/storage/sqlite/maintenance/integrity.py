@@ -1,6 +1,6 @@
-"""Checks databases for damage, and reads what they contain.
+"""Checks databases for damage, and reads their versions, row counts and owners.
 
-These functions block for as long as the database is large; they run on a thread of their own.
+These functions block, the longer the larger the database is; each call runs on its own thread.
 """
 
 import sqlite3
@@ -40,7 +40,7 @@ class DatabaseReport:
     """The contents of a database that passed a check.
 
     Attributes:
-        tenant_uid: The tenant that the database says it belongs to, None if it does not say.
+        tenant_uid: The stable key of the tenant that the database names as its owner; None if the database names no tenant.
     """
 
     size_bytes: int
@@ -57,14 +57,14 @@ def check(
     is_thorough: bool = False,
     seconds_min: float = CHECK_SECONDS_MIN,
 ) -> DatabaseReport:
-    """Check a closed database, opened as immutable and neither locked nor written, and return its contents.
+    """Check a closed database, which is opened as immutable and neither locked nor written, and report on its contents.
 
-    A thorough check (``integrity_check``) compares indexes with their tables too; otherwise it is a ``quick_check``. The check may take
-    `seconds_min` beside the time that the size of the file allows. It calls functions of the packs' connect hooks.
+    A thorough check (``integrity_check``) also compares indexes with their tables; the other check is ``quick_check``. The time
+    limit is `seconds_min` plus a time that depends on the size of the file. The check calls functions of the packs' connect hooks.
 
     Raises:
-        DatabaseCorruptError: It is damaged, or not a database.
-        SnapshotError: It is not damaged, but a virtual table in it cannot be read.
+        DatabaseCorruptError: The file is damaged, or not a database.
+        SnapshotError: The database is not damaged, but a virtual table in it cannot be read.
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     try:
@@ -81,18 +81,18 @@ def check(
 
 
 def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
-    """Check an open database, while others read and write it. It may meet damage that SQLite cannot describe (`sqlite3.Error`)."""
+    """Check an open database during reads and writes. The check raises `sqlite3.Error` for damage that SQLite cannot describe."""
     _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
 
 
 @repeated_on_damage
 def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Schema] = ()) -> None:
-    """Check a database that no process has open and change nothing; a write-ahead log that a crash left is part of it.
+    """Check a database that no process has open, together with the write-ahead log of a crash, and change nothing.
 
     Args:
-        path: The file.
-        is_thorough: See `check`.
-        schemas: The packs, whose connect hooks have the functions that the check calls.
+        path: The database file.
+        is_thorough: Whether to compare indexes with their tables too.
+        schemas: The packs whose connect hooks define functions that the check calls.
     """
     parameters = IMMUTABLE if ImmutableFile.find(path) else READ_ONLY
     try:
@@ -103,9 +103,9 @@ def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Sch
 
 
 def read_closed_versions(path: Path) -> dict[str, int] | None:
-    """Return the version that each schema of a closed database is at, without a lock; None unless it is, and stays, closed.
+    """Return the version of each schema in a closed database, without a lock; None if a process opens the database.
 
-    Also None for a database whose versions contradict each other, as if it had been changed by hand: opening it reports how.
+    The result is None, too, if the versions in the database contradict each other; opening the database reports how.
     """
     found = ImmutableFile.find(path)
     if found is None:
@@ -114,13 +114,13 @@ def read_closed_versions(path: Path) -> dict[str, int] | None:
         with closing(connect(path, IMMUTABLE)) as connection:
             versions = _schema_versions(connection)
             is_sound = read_file_version(connection) == sum(versions.values())
-    except DRIVER_ERRORS:  # the next opening meets the same error and reports it
+    except DRIVER_ERRORS:  # the next opening of the database reports this error
         return None
     return versions if is_sound and found.is_unchanged() else None
 
 
 def read_tenant_uid(path: Path) -> str | None:
-    """Return the tenant that a copy says it belongs to; None if it does not say."""
+    """Return the stable key of the tenant that a copied database names as its owner; None if the copy names no tenant."""
     try:
         with closing(connect(path, IMMUTABLE)) as connection:
             return _tenant_uid(connection)
@@ -129,10 +129,10 @@ def read_tenant_uid(path: Path) -> str | None:
 
 
 def _unreadable(error: Exception, path: Path) -> TenantryError:
-    """Return the error for a database that cannot be read: damage, unless the check was interrupted or the machine failed."""
+    """Return the error for a database that cannot be read. The error reports damage unless the check was interrupted or the machine failed."""
     if is_interrupted(error):
         return map_error(
-            error, f"the check of {path} was cancelled, or took too long for a database of its size"
+            error, f"the check of {path} was cancelled, or took too long for a database of this size"
         )
     if is_machine_failure(error) or isinstance(error, OSError):
         return map_connection_error(error, f"cannot read {path}")
@@ -141,7 +141,7 @@ def _unreadable(error: Exception, path: Path) -> TenantryError:
 
 def _check_integrity(connection: sqlite3.Connection, name: Path | str, pragma: str) -> None:
     rows = connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN_MAX})")
-    # A row may have several lines, and the message must be one line in reasons, tables and logs.
+    # A row may have several lines, but reasons, tables and logs need a message of one line.
     problems = [line for (row,) in rows for line in str(row).splitlines()]
     if problems != ["ok"]:
         raise DatabaseCorruptError(f"{name} is damaged: {'; '.join(problems)}")
@@ -162,8 +162,8 @@ def _row_counts(connection: sqlite3.Connection) -> dict[str, int]:
             if is_damage(error) or error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
             raise SnapshotError(
-                f"table {table!r} of the database cannot be read ({error}): a table that a virtual table consists of was renamed or dropped; "
-                "create the virtual table again or drop it, then try again",
+                f"table {table!r} of the database cannot be read ({error}): a table that belongs to a virtual table was renamed or "
+                "dropped; create the virtual table again or drop it, then try again",
                 code=error.sqlite_errorname,
             ) from error
     return counts

@@ -1,6 +1,6 @@
-"""Changes a closed database: compacts, checkpoints, repairs and converts it.
+"""Compacts, checkpoints, repairs and converts closed databases.
 
-These functions block for as long as the database is large; they run on a thread of their own.
+These functions block, the longer the larger the database is; each call runs on its own thread.
 """
 
 import os
@@ -30,10 +30,11 @@ _GROWTH_PAGES_MAX: Final = 64
 
 @repeated_on_damage
 def compact(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
-    """Rebuild a database without the space that deleted rows left, and leave one checkpointed file.
+    """Rebuild a database without the space of deleted rows, and leave a single checkpointed file.
 
-    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html): if it is interrupted, the file is unchanged. It needs as
-    much free space as the size of the database, and as much again for temporary files (https://www.sqlite.org/tempfiles.html).
+    VACUUM is one transaction (https://www.sqlite.org/lang_vacuum.html), so an interruption leaves the database unchanged. VACUUM
+    needs as much free disk space as the size of the database, and the same amount again for temporary files
+    (https://www.sqlite.org/tempfiles.html).
     """
     if path.exists():
         size_bytes = path.stat().st_size
@@ -58,11 +59,13 @@ def _has_temporary_files(directory: Path) -> bool:
 
 @repeated_on_damage
 def checkpoint(path: Path) -> None:
-    """Write the write-ahead log into the database and leave one file."""
+    """Write the write-ahead log into the database, and leave a single file."""
     try:
         with closing(connect(path, WRITABLE)) as connection:
             if not truncate_log(connection):
-                raise PersistenceConnectionError(f"cannot checkpoint {path}: another program has it open")
+                raise PersistenceConnectionError(
+                    f"cannot checkpoint {path}: another program has the database open: close the database there"
+                )
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
@@ -94,7 +97,7 @@ def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[
 
 @repeated_on_damage
 def use_rollback_journal(path: Path) -> None:
-    """Switch a copy to a rollback journal, so that it can be read where no file can be created."""
+    """Switch a copied database to a rollback journal, so that the copy can be read in a directory that is not writable."""
     try:
         with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
@@ -104,12 +107,12 @@ def use_rollback_journal(path: Path) -> None:
 
 @repeated_on_damage
 def assign_to_tenant(path: Path, tenant_uid: str) -> None:
-    """Assign a copy, which no process uses, to another tenant, and leave one file."""
+    """Assign a copied database, which no process uses, to another tenant, and leave a single file."""
     try:
         with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             _limit_growth(connection)
             hand_over(connection, tenant_uid)
-            # The other tenant's idempotency keys do not apply to this tenant's writes.
+            # The idempotency keys of the copied tenant do not apply to the new tenant's writes.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
@@ -117,6 +120,6 @@ def assign_to_tenant(path: Path, tenant_uid: str) -> None:
 
 
 def _limit_growth(connection: sqlite3.Connection) -> None:
-    """Limit how many pages a database may grow by: the next statements need only a few."""
+    """Limit the growth of a database to a few pages, which are enough for the next statements."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages + _GROWTH_PAGES_MAX:d}").close()

@@ -1,4 +1,4 @@
-"""Connections for the checks and the maintenance of a closed database."""
+"""Connections for checks and maintenance of closed databases."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ BUSY_SECONDS: Final = 5.0
 
 
 def repeated_on_damage(work: Callable[P, T]) -> Callable[P, T]:
-    """Run work again, on a new connection, if it met damage: SQLite also reports damage when the disk failed to read once."""
+    """Repeat a function once after `DatabaseCorruptError`, because SQLite also reports damage if the disk failed to read once."""
 
     @wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -48,15 +48,15 @@ def connect(
     busy_seconds: float = BUSY_SECONDS,
     schemas: Sequence[Schema] = (),
 ) -> sqlite3.Connection:
-    """Open a closed database; its statements end when the caller is cancelled.
+    """Open a closed database; cancelling the caller interrupts the connection's statements.
 
-    They may take `seconds_min` beside the time that the size of the file allows, or any time if it is None. `schemas` are the packs
-    whose tables they use, for their connect hooks.
+    The time limit of the statements is `seconds_min` plus a time that depends on the size of the file; None means no limit. The
+    connect hooks of `schemas` define the functions that the statements may call.
 
     Raises:
-        sqlite3.Error: SQLite cannot open it.
-        DatabaseCorruptError: It is missing.
-        PersistenceConnectionError: Its directory cannot be synced, or a hook failed.
+        sqlite3.Error: SQLite cannot open the database.
+        DatabaseCorruptError: The database is missing.
+        PersistenceConnectionError: The database's directory cannot be synced, or a connect hook failed.
     """
     if is_missing(path):
         raise missing_error(path)
@@ -70,10 +70,10 @@ def connect(
         Watch(None if seconds_min is None else check_seconds_max(path, seconds_min)).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)
-        # With a rollback journal a commit is durable when the journal's removal is; with a write-ahead log it is FULL.
+        # With a rollback journal, a commit needs EXTRA: SQLite then also syncs the journal's removal. With a log, EXTRA means FULL.
         connection.execute("PRAGMA synchronous = EXTRA")
         if parameters == WRITABLE:
-            # The first read makes a new log. SQLite syncs the directory with the first commit, but does not look whether that failed.
+            # The first read creates a new log. SQLite syncs the directory at the first commit, but ignores an error of this sync.
             read_file_version(connection)
             sync_foreign_directory(path.parent)
     except OSError as error:

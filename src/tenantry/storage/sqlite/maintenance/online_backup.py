@@ -1,6 +1,6 @@
-"""Copies a database while others write to it.
+"""Copies a database that other connections may write to.
 
-The copy blocks for as long as the database is large; it runs on a thread of its own.
+The copy blocks, the longer the larger the database is; each copy runs on its own thread.
 """
 
 import os
@@ -18,20 +18,20 @@ from tenantry.threads import check_cancelled
 _PAGES_PER_STEP: Final = 256
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pages left and of all pages; raising ends the copy."""
+"""A callback with the number of remaining pages and the number of all pages. An exception from the callback stops the copy."""
 
 
 def copy_database(source: sqlite3.Connection, target: Path, progress: Progress | None = None) -> None:
-    """Write a consistent copy of an open database into a new file, durably, while others write to the database.
+    """Write a consistent copy of an open database into a new file, durably. Other connections may write during the copy.
 
-    SQLite's online backup (https://www.sqlite.org/backup.html). A read transaction pins the source: the copy
-    neither waits for the writer nor restarts when it commits, and is the state of one moment. The write-ahead log cannot be
-    truncated meanwhile.
+    The copy uses SQLite's online backup (https://www.sqlite.org/backup.html) in a read transaction. So the copy is the state of
+    one moment, does not wait for the writer, and does not restart when the writer commits. The write-ahead log cannot be truncated
+    during the copy.
 
     Raises:
-        sqlite3.Error: SQLite refused; no file is left.
-        StorageFullError: It would leave too little space for writes; no file is left.
-        OSError: The file cannot be made durable.
+        sqlite3.Error: SQLite failed; no file is left.
+        StorageFullError: The disk has too little space for the copy and for other writes; no file is left.
+        OSError: The file cannot be synced; no file is left.
     """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
@@ -47,11 +47,11 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
                     progress(left, total)
 
             with closing(sqlite3.connect(target, isolation_level=None)) as connection:
-                # A partial copy is never used: the whole file is synced at the end.
+                # Single writes need no sync, because the whole file is synced at the end.
                 connection.execute("PRAGMA synchronous = OFF")
                 source.backup(connection, pages=_PAGES_PER_STEP, progress=go_on)
         finally:
-            if source.in_transaction:  # a disk error may have ended it
+            if source.in_transaction:  # a disk error may have ended the transaction
                 source.execute("ROLLBACK")
         sync_file(target)
     except BaseException:

@@ -1,12 +1,13 @@
-"""Copies a database of another program, which may have it open, and changes nothing of it.
+"""Copies a database of another program, which may have the database open, without changing the database.
 
-SQLite makes the copy. A raw copy could mix two states, and a write-ahead log belongs to the database. How the database is opened depends
-on the journal that its header names:
+SQLite makes the copy, because a copy of the file alone could mix two states and would lack the write-ahead log. The journal mode in
+the database's header decides how SQLite opens the database:
 
-* A database without a write-ahead log is read under SQLite's shared lock. A program that writes to it waits meanwhile.
-* A database with a log is read beside its writer, as its other readers read it.
-* A database that would have a log and has none is open in no program. It is read as an immutable file, because every other way
-  of reading would create the log. If a program changes it meanwhile, the copy is made again.
+* A database with a rollback journal is read with SQLite's shared lock. Programs that write to the database wait for the copy.
+* A database with a write-ahead log is read like by its other readers, without delaying the writer.
+* If the header names a write-ahead log but the log is missing, no program has the database open. The database is then read as an
+  immutable file, because every other connection would create the log. If a program changes the database during the copy, the
+  copy is repeated.
 """
 
 import sqlite3
@@ -35,20 +36,20 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
     """Write a consistent copy of a database into a new file.
 
     Args:
-        source: The database. Other processes may have it open; this process may not, because reading the file's header would
-            release this process's locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+        source: The database. Other processes may have the database open, but this process must not: reading the file's header
+            would release this process's locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
         target: The new file.
-        busy_seconds: How long to wait for another program that holds the database's lock.
+        busy_seconds: The longest wait for another program that holds the database's lock.
 
     Raises:
-        SnapshotError: There is no such file, it is not a regular file, another program holds its lock or changes it all the time, or a
-            program that was killed left a rollback journal.
-        DatabaseCorruptError: It is damaged, encrypted, or not an SQLite database.
-        StorageFullError: There is no space for the copy.
-        PersistenceError: SQLite cannot read it.
+        SnapshotError: The file is missing or not a regular file, another program holds the database's lock or changed the
+            database during each attempt, or a killed program left a rollback journal.
+        DatabaseCorruptError: The file is damaged, encrypted, or not an SQLite database.
+        StorageFullError: The disk has too little space for the copy.
+        PersistenceError: SQLite cannot read the database.
     """
     with storage_errors(f"copy {source}"):
-        source = source.resolve()  # the log lies beside the file, and not beside a link to it
+        source = source.resolve()  # the log is beside the file itself, not beside a link to the file
         for _ in range(_TRIES_MAX):
             has_log = _header(source)[_READ_VERSION_AT] == _WITH_LOG
             found = ImmutableFile.find(source) if has_log and not _is_in_use(source) else None
@@ -56,7 +57,7 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
             if found is None or (found.is_unchanged() and not _is_in_use(source)):
                 return
             remove_database(target)
-    raise SnapshotError(f"{source} was changed each time while it was copied: try again", is_retryable=True)
+    raise SnapshotError(f"{source} was changed during each attempt to copy it: try again", is_retryable=True)
 
 
 def _header(source: Path) -> bytes:
@@ -66,18 +67,18 @@ def _header(source: Path) -> bytes:
         with source.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except FileNotFoundError as error:
-        raise SnapshotError(f"there is no file {source}: give the path of an SQLite database") from error
+        raise SnapshotError(f"{source} does not exist: give the path of an SQLite database") from error
     if not header:
         raise DatabaseCorruptError(f"{source} is empty: to create a tenant without data, use 'tenant create'")
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise DatabaseCorruptError(
-            f"{source} is not an SQLite database, or it is encrypted: give a database that SQLite's own shell can open"
+            f"{source} is not an SQLite database, or is encrypted: give a database that SQLite's own shell can open"
         )
     return header
 
 
 def _is_in_use(source: Path) -> bool:
-    """Return whether a log, or the memory that its readers share, is beside the database."""
+    """Return whether the database has a write-ahead log or a shared memory file."""
     return any(source.with_name(f"{source.name}{suffix}").exists() for suffix in ("-wal", "-shm"))
 
 
@@ -88,19 +89,19 @@ def _copy(source: Path, parameters: str, target: Path, busy_seconds: float) -> N
                 database_uri(source, parameters), uri=True, isolation_level=None, timeout=busy_seconds
             )
         ) as connection:
-            # Not its schema, which is not trusted: it is not run here.
+            # The untrusted schema needs no check here, because copying the database does not run the schema.
             hardening.Watch(hardening.check_seconds_max(source)).watch(connection)
             hardening.confine(connection)
             copy_database(connection, target)
     except DRIVER_ERRORS as error:
         if is_busy(error):
             raise SnapshotError(
-                f"{source} is locked by another program: try again when it does not write, or stop it",
+                f"{source} is locked by another program: try again when the program does not write, or stop the program",
                 is_retryable=True,
             ) from error
         if Path(f"{source}-journal").exists() and not is_damage(error):
             raise SnapshotError(
-                f"{source} cannot be read, because a program that was killed left {source.name}-journal: let that program, or "
-                f"sqlite3 {source} .tables, open it once"
+                f"{source} cannot be read, because a killed program left {source.name}-journal: open the database once with that "
+                f"program, or with 'sqlite3 {source} .tables'"
             ) from error
         raise map_error(error, f"cannot copy {source}") from error

@@ -1,8 +1,8 @@
 """Distinguishes a damaged database from a disk that failed temporarily.
 
-If a read fails (EIO) inside a statement, SQLite reports SQLITE_CORRUPT (its unix VFS gives SQLITE_IOERR_CORRUPTFS, which the virtual
-machine turns into that). So one error does not prove damage: before a tenant is quarantined for it, its files are read again, byte by byte
-and without SQLite, and then checked on a new connection.
+If a read fails (EIO) inside a statement, SQLite reports SQLITE_CORRUPT: its unix VFS returns SQLITE_IOERR_CORRUPTFS, which the
+virtual machine turns into SQLITE_CORRUPT. So one error does not prove damage. Before a tenant is quarantined, its files are read
+again, byte by byte and without SQLite, and then checked on a new connection.
 """
 
 import os
@@ -27,7 +27,7 @@ def is_doubtful(error: BaseException) -> bool:
         if cause is None:
             return False
         if isinstance(cause, ConnectHookError):
-            return False  # what a hook raises says nothing about the database
+            return False  # an error of a connect hook does not show that the database is damaged
         if isinstance(cause, DatabaseCorruptError) or is_damage(cause):
             return True
         cause = cause.__cause__
@@ -35,14 +35,14 @@ def is_doubtful(error: BaseException) -> bool:
 
 
 def is_damaged(path: Path, schemas: Sequence[Schema] = ()) -> bool:
-    """Check a database that no process has open again, without changing it; the time depends on its size. Raise if the disk cannot read it."""
+    """Check again whether a closed database is damaged, without changing any file; raise if the disk cannot read the files."""
     if is_missing(path):
         return True
     for file in (path, log_of(path)):
         _read_through(file)
     try:
         integrity.check_closed(path, schemas=schemas)
-        # An index that does not match its table is damage too, and only the thorough check finds it.
+        # Only the thorough check detects an index that does not match its table.
         integrity.check_closed(path, is_thorough=True, schemas=schemas)
     except DatabaseCorruptError:
         return True
@@ -50,7 +50,7 @@ def is_damaged(path: Path, schemas: Sequence[Schema] = ()) -> bool:
 
 
 def _read_through(path: Path) -> None:
-    """Read a file from the disk, as far as possible not from the system's cache."""
+    """Read a whole file, from the disk rather than from the system's cache if possible."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -63,5 +63,5 @@ def _read_through(path: Path) -> None:
         return
     except OSError as error:
         raise PersistenceConnectionError(
-            f"the disk cannot read {path} ({error}): check the disk, then try again"
+            f"the disk failed to read {path} ({error}): check the disk, then try again"
         ) from error
