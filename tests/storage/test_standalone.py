@@ -319,7 +319,7 @@ class TestFailedStatements:
             message = make_message()
             with pytest.raises(QueryError):
                 await backend.tasks.get("\ud800")
-            with pytest.raises(Exception, match="exists already"):
+            with pytest.raises(Exception, match="already exists"):
                 await backend.messages.save_many([message, message])
             query(
                 path,
