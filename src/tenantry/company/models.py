@@ -1,4 +1,4 @@
-"""The company's models: frozen, validated, and both the input and the output of the repositories."""
+"""The company's models, which are frozen and validated. The repositories take and return these models."""
 
 from typing import Any, Self
 from uuid import UUID, uuid4

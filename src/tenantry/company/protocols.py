@@ -223,7 +223,7 @@ class AuditRepository(Protocol):
 
 @runtime_checkable
 class CompanyRepositories(Protocol):
-    """The repositories of a company; back ends, tenants' handles and transactions have them."""
+    """The repositories of a company, as attributes of a back end, a tenant's handle or a transaction."""
 
     @property
     def tasks(self) -> TaskRepository:

@@ -3,9 +3,10 @@
 Every page, the last as well as the first, reads one range of one index. Three rules ensure this, and tests check them with
 `EXPLAIN QUERY PLAN`:
 
-* The keyset always has a bound; the first page's is a key before all other keys. Without a bound SQLite would scan and sort.
-* The window's near end is part of the keyset's bound. SQLite uses only one bound for each end of a range. If a range had two
-  bounds, SQLite might use the wider one.
+* The keyset always has a bound; the bound of the first page is a key before all keys. Without a bound SQLite would scan and
+  sort.
+* The end of the window at which a listing starts is part of the keyset's bound. SQLite uses only one bound for each end of a
+  range, and might choose the wider of two bounds.
 * The first given filter chooses the index, so the most selective filter comes first. The other filters are written
   ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: with two indexes it may read all tasks
   of a project to find five tasks of one agent. PostgreSQL has statistics, and treats ``NOT column <> ?`` as ``column = ?``.

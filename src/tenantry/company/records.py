@@ -186,7 +186,7 @@ class RecordRepository(Repository, Generic[ModelT]):
 
 
 def to_json(value: BaseModel | Sequence[object]) -> str:
-    """Return a nested model or a tuple as JSON; leave out None, which is always a field's default."""
+    """Return a nested model or a tuple as JSON, without fields that are None: None is always the default."""
     return pydantic_core.to_json(value, exclude_none=True).decode()
 
 

@@ -29,7 +29,7 @@ STATUSES_WITH_ASSIGNEE: Final = frozenset({S.ASSIGNED, S.IN_PROGRESS, S.IN_REVIE
 
 
 def check_transition(current: TaskStatus, target: TaskStatus) -> None:
-    """Raise ValueError unless a task may go from `current` to `target`; the message names the possible statuses."""
+    """Raise ValueError unless a task may go from `current` to `target`; the message lists the allowed statuses."""
     allowed = TASK_TRANSITIONS[current]
     if target not in allowed:
         ways = ", ".join(sorted(allowed)) or "nowhere: it is final"

@@ -45,7 +45,7 @@ class Timings:
         return result
 
     def count(self, *, is_read: bool) -> int:
-        """Return the number of reading calls, or of writing calls."""
+        """Return the number of read calls or of write calls."""
         return sum(len(s) for name, s in self.seconds.items() if (name in READS) is is_read)
 
 
@@ -54,10 +54,10 @@ READS: Final = frozenset({"messages.get_history", "tasks.get"})
 
 @dataclass
 class Ledger:
-    """The records whose writes the tenant acknowledged to a company."""
+    """The acknowledged records of a company."""
 
     messages: set[UUID] = field(default_factory=set)
-    costs: set[str] = field(default_factory=set)  # the tokens in the field `provider` of the cost records
+    costs: set[str] = field(default_factory=set)  # each cost record has a token in its field `provider`
     tasks: dict[str, TaskStatus] = field(default_factory=dict)
 
 

@@ -29,7 +29,7 @@ class DraftFile:
     As a context manager, this class publishes the draft at the end of the block, or discards the draft if the block raises.
 
     Args:
-        path: The final path. Its directory must exist; an existing file is replaced.
+        path: The final path, in an existing directory. An existing file at this path is replaced.
     """
 
     def __init__(self, path: Path) -> None:

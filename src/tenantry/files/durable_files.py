@@ -7,7 +7,7 @@ the fsync. So each function here ends with an fsync of the directory, even if th
 Directories are created from the top down, and each directory is durable before an entry is created in it. So all parents of
 an existing directory are durable, and only the last directory's entry is synced.
 
-These functions block. Each raises `OSError` if the file system refuses.
+These functions block, and raise `OSError` if the file system reports an error.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ def link(existing: Path, name: Path) -> None:
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files of one directory durably; ignore a missing file."""
+    """Remove files of the same directory durably; ignore missing files."""
     for path in paths:
         path.unlink(missing_ok=True)
     sync_directory(paths[0].parent)

@@ -63,15 +63,15 @@ Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[dict[str
 
 
 class TenantDependency:
-    """Returns the handle of the tenant of a request or a web socket; for FastAPI's ``Depends``.
+    """A FastAPI dependency that returns the handle of a request's tenant, or of a web socket's tenant.
 
     This class does not authenticate the caller. Your application must check that the caller may use the tenant. The safest
     source is a function that takes the tenant's id from a verified token.
 
     Args:
         registry: The registry, or a function that returns the registry for a request, such as `opened_registry`.
-        source: The source of the tenant's id: `from_header`, `from_subdomain`, `from_path`, or your own function, which may
-            be asynchronous.
+        source: The source of the tenant's id, such as `from_header`, `from_subdomain`, `from_path`, or your own function,
+            which may be asynchronous.
     """
 
     def __init__(self, registry: TenantRegistry | RegistryOf, *, source: Source) -> None:
@@ -123,8 +123,8 @@ def registry_lifespan(
     """Return an application's lifespan that opens the registry before the first request and closes it after the last request.
 
     Args:
-        registry: A registry, for one start of the application; or the settings or the data directory, from which each start of
-            the application creates a new registry.
+        registry: A registry, which allows only one start of the application. With settings or a data directory instead, each
+            start creates a new registry.
         schemas: The schema packs of a new registry; the built-in pack if omitted.
         mounted: Mounted applications, such as the admin API, whose lifespans must run too: Starlette does not run them.
 
@@ -181,7 +181,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     if answer.status_code >= _STATUS_SERVER_ERROR and not error.is_retryable:
         EventLog().failure(REQUEST_FAILED, error, tenant_id=getattr(error, "tenant_id", None))
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
-        # An accepted web socket can only be closed. To a web socket that is not accepted, Starlette sends the response.
+        # An accepted web socket can only be closed. Before a web socket is accepted, Starlette can send the response.
         if connection.application_state is WebSocketState.CONNECTED:
             await connection.close(_CLOSE_TRY_LATER if error.is_retryable else _CLOSE_REFUSED)
         return None

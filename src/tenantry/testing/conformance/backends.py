@@ -49,7 +49,7 @@ async def _opened(make_backend: MakeBackend) -> AsyncIterator[Backend]:
     backend = make_backend()
     await backend.open()
     try:
-        # A registry creates the catalog first: a back end takes tenants without a catalog for a lost catalog.
+        # Like a registry, create the catalog first: if a back end finds tenants but no catalog, it assumes a lost catalog.
         catalog = backend.catalog(CATALOG, log=_LOG)
         await catalog.connect()
         await catalog.migrate()

@@ -188,7 +188,7 @@ async def check_refuses_what_is_no_key(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_a_missing_file_is_not_stored(storage: ObjectStorage) -> None:
-    """Storing a file that cannot be read raises, and keeps the stored object."""
+    """Storing an unreadable file raises an error, and the stored object stays unchanged."""
     await storage.put_bytes(_KEY, b"old")
     with _directory() as directory:
         for path in (directory / "missing", directory):
@@ -208,7 +208,7 @@ async def check_written_files_are_private(storage: ObjectStorage) -> None:
 
 @_checks.add
 async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> None:
-    """Of several concurrent files for one key the object is one whole file, and refused calls raise a retryable error."""
+    """Concurrent calls with the same key store one whole file, and a refused call raises a retryable error."""
     with _directory() as directory:
         contents = [bytes([number]) * 300_000 for number in range(8)]
         calls = []
