@@ -54,7 +54,7 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
         (["tenant", "export", "acme", "x.txt", "--url", "http://127.0.0.1:9"], "x.txt exists"),
         (
             ["tenant", "export", "acme", "no/x.tar.gz", "--url", "http://127.0.0.1:9"],
-            "no is not a directory in which files can be created",
+            "no file can be created in no: give another path",
         ),
         (["tenant", "import", "acme", "missing.tar.gz", "--data-dir", "x"], "does not exist"),
         (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "is not NAME=VALUE"),
@@ -71,7 +71,10 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
                 ("durability", "odd"),
             )
         ),
-        (["tenant", "delete", "acme", "--data-dir", "x"], "There is no terminal to ask: give --yes"),
+        (
+            ["tenant", "delete", "acme", "--data-dir", "x"],
+            "Standard input is not a terminal: confirm with --yes",
+        ),
         (
             ["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"],
             "does not name a storage",
@@ -165,7 +168,7 @@ def test_commands_look_for_snapshots_where_they_are(tmp_path: Path):
     remembered = tmp_path / "data" / "snapshot-storage"
     remembered.write_text("a program's own\n")
     refused = tenantry("tenant", "purge", "acme", "--yes", *there)
-    assert (refused.returncode, "only the program that keeps them there" in refused.stderr) == (2, True)
+    assert (refused.returncode, "use the program that has stored them" in refused.stderr) == (2, True)
     remembered.write_text(f"{kept}\n")
     document(tenantry("tenant", "delete", "acme", "--yes", *there, "--json"))
     document(tenantry("tenant", "purge", "acme", "--force", "--yes", *there, "--json"))
@@ -184,7 +187,7 @@ def test_keys_that_are_not_good(running: Service):
     weak = document(tenantry("key", "create", "--scope", "read", "--json", env=running.env))["token"]
     for key, said in (
         ("", "send a key"),
-        ("ключ", "characters that keys do not have"),
+        ("ключ", "has characters that a key cannot contain"),
         (weak, "lacks the scope"),
     ):
         done = tenantry("tenant", "suspend", "acme", env={**running.env, "TENANTRY_API_KEY": key})
@@ -346,7 +349,7 @@ async def test_interrupted_in_the_middle(data_dir: Path, mode: str):
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
             assert (
-                "the service continues" if running else "waiting for the operation to end"
+                "the service continues" if running else "waiting for the operation; if you interrupt again"
             ) in process.stderr.readline()
             lock.release()
             assert process.wait(HANG_SECONDS) == 130

@@ -16,7 +16,7 @@ from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
 
 COUNT = 3
-MORE = re.compile(r"tenantry: more items follow: --all for all, --cursor (\S+) for the next page\n")
+MORE = re.compile(r"tenantry: more items follow: use --all, or --cursor (\S+) for the next page\n")
 
 
 async def prepare(data_dir: Path) -> tuple[str, str]:

@@ -17,10 +17,10 @@ app = Application(
     name="tenantry",
     cls=Commands,
     no_args_is_help=True,
-    help="Keeps many companies' data apart, durable and fast.",
+    help="Stores the data of many tenants, each in a database of its own.",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # They would print the values of variables, such as keys.
+    # Pretty tracebacks would print the values of variables, such as keys.
     pretty_exceptions_enable=False,
 )
 
@@ -39,17 +39,17 @@ def main(
     *,
     version: Annotated[  # noqa: ARG001  # acted on by its callback
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     log_level: Annotated[
         str | None,
         typer.Option(
-            help="debug, info, warning or error; to standard error. Left out: info for serve, warning for demo, nothing "
-            "for the others."
+            help="The lowest level of log events on standard error: debug, info, warning or error. Default: info for serve, "
+            "warning for demo, no log for other commands."
         ),
     ] = None,
 ) -> None:
-    """Keep many companies' data apart, durable and fast."""
+    """Store the data of many tenants, each in a database of its own."""
     name = context.invoked_subcommand or ""
     level = log_level or _LOG_LEVELS.get(name)
     EventLog.is_quiet = level is None

@@ -1,4 +1,4 @@
-"""The command line as a whole: arguments that are not UTF-8, output that cannot be printed, and interruptions."""
+"""The command line as a whole: handles arguments that are not UTF-8, unusable output, and interruptions."""
 
 import io
 import os
@@ -12,21 +12,18 @@ from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import discard_output, print_failure, print_note
 
 _UsageError: Final[Any] = typer.BadParameter.__bases__[0]
-"""The base of all errors of a command line; typer gives it no public name."""
+"""The base class of all usage errors, which has no public name in typer."""
 _IS_JSON: Final = "tenantry.is_json"
 
 
 class Commands(TyperGroup):
-    """All commands; refuses arguments that are not UTF-8 before a command gets them.
-
-    A command line that cannot be used is reported as the command would report its own failure: with ``--json`` as one line of JSON.
-    """
+    """All commands. Arguments that are not UTF-8 are refused. With ``--json`` a usage error is printed as one line of JSON."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command line.
+        """Parse the command line.
 
         Raises:
-            BadParameter: An argument is not UTF-8. Python's replacement for such bytes fails wherever it is written.
+            BadParameter: An argument is not UTF-8. Python decodes such bytes to characters that cannot be written.
         """
         for argument in args:
             try:
@@ -43,13 +40,13 @@ class Commands(TyperGroup):
         """Run the command that the command line names.
 
         Raises:
-            UsageError: The command line cannot be used; typer prints it for people.
-            Exit: It cannot be used, and that is printed as JSON.
+            UsageError: The command line is not valid; typer prints the error for people.
+            Exit: The command line is not valid, and the error was printed as JSON.
         """
         try:
             return super().invoke(ctx)
         except _UsageError as error:
-            # pydantic, with which typer checks values, puts this before a sentence.
+            # Pydantic, with which typer checks values, adds this prefix to a message.
             error.message = error.message.replace("Value error, ", "")
             if not ctx.meta[_IS_JSON]:
                 raise
@@ -58,7 +55,7 @@ class Commands(TyperGroup):
 
 
 class Application(typer.Typer):
-    """The command line as a process runs it."""
+    """The command line of a process."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the process's command, and end the process."""
@@ -68,17 +65,17 @@ class Application(typer.Typer):
         except KeyboardInterrupt:
             sys.exit(Exit.INTERRUPTED)
         except OSError as error:
-            # An error of the machine: a traceback would add nothing to its message.
+            # For an operating system's error the message is enough, without a traceback.
             discard_output()
             print_note(f"cannot continue: {error}")
             sys.exit(Exit.REFUSED)
 
 
 def _prepare_output() -> None:
-    """Make standard output accept every character, even if its encoding lacks it or the output is closed."""
+    """Make standard output accept every character, even if the encoding lacks the character or the output is closed."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # as long as the process
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # open until the process ends
             setattr(sys, name, nowhere)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

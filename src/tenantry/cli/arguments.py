@@ -11,7 +11,7 @@ from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import parse_tenant_id
 
 _DURATION: Final = re.compile(r"(?P<count>\d{1,9}(?:\.\d{1,3})?)(?P<unit>[smhd]?)")
-# Wider than our own ids, so that ids of another version are accepted too.
+# The pattern allows more than this version's own ids, so that ids of another version are accepted too.
 _IDENTIFIER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -32,7 +32,7 @@ def directory(text: str) -> Path:
     """Return a directory's path.
 
     Raises:
-        BadParameter: The text is empty, as of a variable that is not set. It does not stand for the working directory.
+        BadParameter: The text is empty, for example because a variable is not set.
     """
     if not text:
         raise typer.BadParameter("the path is empty: name a directory")
@@ -40,13 +40,13 @@ def directory(text: str) -> Path:
 
 
 def identifier(text: str) -> str:
-    """Return the id of a snapshot, a job or a key, which need not exist.
+    """Return the id of a snapshot, a job or a key, without checking whether the object exists.
 
     Raises:
         BadParameter: The text is not an id.
     """
     if _IDENTIFIER.fullmatch(text) is None:
-        raise typer.BadParameter(f"{text!r} is not an id: give one as the lists show it")
+        raise typer.BadParameter(f"{text!r} is not an id: give an id from a 'list' command")
     return text
 
 
@@ -54,7 +54,7 @@ def json_value(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: The text is not JSON, or only Python accepts it: ``NaN``, ``1e999``, lone surrogates.
+        ValueError: The text is not JSON, or has values that only Python accepts: ``NaN``, ``1e999``, lone surrogates.
     """
     try:
         value = json.loads(text)
@@ -65,7 +65,7 @@ def json_value(text: str) -> Any:
 
 
 def duration_seconds(text: str) -> float:
-    """Return how many seconds ``90``, ``45s``, ``30m``, ``12h`` or ``7d`` are.
+    """Return the number of seconds of a duration, such as ``90``, ``45s``, ``30m``, ``12h`` or ``7d``.
 
     Raises:
         BadParameter: The text is not a duration.
@@ -83,6 +83,8 @@ NewIdArgument = Annotated[str, typer.Argument(parser=tenant_id, metavar="NEW_ID"
 SnapshotArgument = Annotated[
     str, typer.Argument(parser=identifier, metavar="SNAPSHOT", help="The snapshot's id.")
 ]
-DisplayNameOption = Annotated[str | None, typer.Option(help="For people.")]
-PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only tenants whose ids begin with this.")]
-ReasonOption = Annotated[str | None, typer.Option(help="Why; shown with the tenant.")]
+DisplayNameOption = Annotated[str | None, typer.Option(help="The tenant's name for people.")]
+PrefixOption = Annotated[
+    str | None, typer.Option("--prefix", help="Only tenants whose ids begin with this prefix.")
+]
+ReasonOption = Annotated[str | None, typer.Option(help="The reason, for other operators.")]

@@ -1,4 +1,4 @@
-"""Makes a command of a function that calls the API: its target, its output and its exit code."""
+"""Turns a function that calls the API into a command with a target, an output and an exit code."""
 
 import gc
 import inspect
@@ -26,7 +26,7 @@ Group: TypeAlias = typer.Typer
 
 _WHERE: Final = "Where"
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only one JSON document.")]
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
@@ -40,7 +40,7 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--snapshot-storage",
-        help="Where the directory's snapshots are kept: s3://bucket/prefix, a directory, …; in the data directory if left out. "
+        help="The storage of the directory's snapshots: s3://bucket/prefix, a directory, …. Default: the data directory. "
         f"[{SNAPSHOT_STORAGE}]",
         rich_help_panel=_WHERE,
     ),
@@ -50,17 +50,19 @@ SchemaOption = Annotated[
     typer.Option(
         "--schema",
         metavar="MODULE:PACK",
-        help="A schema pack of the directory's tenants, such as invoices:INVOICES; may be repeated. Lists all packs: left out, it is "
-        f"the built-in one, {SCHEMAS_DEFAULT}. [{SCHEMAS}, separated by commas]",
+        help="A schema pack of the directory's tenants, such as invoices:INVOICES. Repeat the option to list all packs. Default: "
+        f"only the built-in pack, {SCHEMAS_DEFAULT}. [{SCHEMAS}, separated by commas]",
         rich_help_panel=_WHERE,
     ),
 ]
 _UrlOption = Annotated[
     str | None,
-    typer.Option(help=f"A running service; the key is taken from {API_KEY}. [{URL}]", rich_help_panel=_WHERE),
+    typer.Option(
+        help=f"The URL of a running service. The key comes from {API_KEY}. [{URL}]", rich_help_panel=_WHERE
+    ),
 ]
-_QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the key alone.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the key.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def command(
@@ -74,19 +76,19 @@ def command(
     is_wrong: Callable[[Document], bool] = lambda _: False,
     note: Callable[[Target, Document], str] = lambda *_: "",
 ) -> Callable[[Work], Work]:
-    """Make a command of a function whose first parameter is the API, and whose other parameters are the command's.
+    """Turn a function into a command. The function's first parameter is the API; its other parameters are the command's own.
 
-    A parameter whose type is a dataclass stands for its fields: each field is an option of the command.
+    If the type of a parameter is a dataclass, each field of the dataclass becomes an option of the command.
 
     Args:
-        group: The group that the command is added to.
+        group: The command's group.
         show: Formats the function's document for people.
-        question: Asked before the command runs, with its arguments in braces; None to ask nothing.
-        alone: The field that ``--quiet`` prints alone; None for a command without ``--quiet``.
+        question: The question to confirm before the command runs, with arguments in braces; None for no question.
+        alone: The only field that ``--quiet`` prints; None for a command without ``--quiet``.
         may_create: Whether the command creates a missing data directory.
-        needs_service: Whether the command, on a data directory, sends requests that the service in this process answers.
-        is_wrong: Returns whether the document reports a failure, which is exit code 1.
-        note: Returns what people are told beside the document, on standard error; an empty text for nothing.
+        needs_service: Whether the command on a data directory needs a service in this process.
+        is_wrong: Returns whether the document reports a failure, which means exit code 1.
+        note: Returns a note for people, which is printed on standard error; an empty string for no note.
     """
 
     def add(work: Work) -> Work:
@@ -133,7 +135,7 @@ def command(
 
 @contextmanager
 def ending(*, is_json: bool) -> Iterator[None]:
-    """End the command with an exit code if the block fails, and print why."""
+    """End the command with an exit code if the block fails, and print the error."""
     try:
         yield
     except SettingsError as error:
@@ -159,7 +161,7 @@ def _run(
 
 
 def _opened(target: Target, *, may_create: bool, needs_service: bool) -> AbstractAsyncContextManager[Api]:
-    # Imported only when needed: they need an extra, and are slow to import.
+    # These modules are imported only when they are needed, because they need an extra and are slow to import.
     with needs_extra():
         if target.url is not None:
             from tenantry.cli.client.remote import at_service
@@ -177,7 +179,7 @@ def _opened(target: Target, *, may_create: bool, needs_service: bool) -> Abstrac
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, and return its result; `tenantry_command` has disabled the garbage collector until then."""
+    """Run a coroutine and return its result; first enable the garbage collector, which `tenantry_command` has disabled."""
     import asyncio
 
     if not gc.isenabled():
@@ -187,21 +189,21 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 
 def ask(question: str) -> None:
-    """Ask at the terminal whether to go on.
+    """Ask on the terminal whether to continue.
 
     Raises:
-        CommandError: The answer is no, or there is no terminal.
+        CommandError: The answer is no, or standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        raise CommandError(Exit.USAGE, f"{question} There is no terminal to ask: give --yes")
-    # Not typer's own function, which prints a blank on standard output.
+        raise CommandError(Exit.USAGE, f"{question} Standard input is not a terminal: confirm with --yes")
+    # Typer's own function would print a blank on standard output.
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise CommandError(Exit.REFUSED, "nothing was done")
+        raise CommandError(Exit.REFUSED, "the answer was not yes: nothing was changed")
 
 
 def _expanded(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
-    """Yield a parameter, or the fields of a dataclass in its place: each is an option of the command."""
+    """Yield a parameter, or for a dataclass one option for each field."""
     if not is_dataclass(parameter.annotation):
         yield parameter
         return
@@ -210,7 +212,7 @@ def _expanded(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
 
 
 def _gathered(work: Work, given: dict[str, Any]) -> dict[str, Any]:
-    """Return a command's arguments with the fields of a dataclass gathered into one: the reverse of `_expanded`."""
+    """Return a command's arguments, with the options of a dataclass gathered into one object; reverses `_expanded`."""
     gathered = dict(given)
     for parameter in inspect.signature(work).parameters.values():
         if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type):

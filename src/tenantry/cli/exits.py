@@ -7,7 +7,7 @@ from typing import Any, Final
 
 
 class Exit(IntEnum):
-    """How a command ended."""
+    """The exit code of a command."""
 
     DONE = 0
     REFUSED = 1
@@ -20,25 +20,25 @@ class Exit(IntEnum):
 
 MEANINGS: Final = {
     Exit.DONE: "done",
-    Exit.REFUSED: "refused, failed, or found something wrong",
-    Exit.USAGE: "the command line, or something that it names, cannot be used",
+    Exit.REFUSED: "refused, failed, or found a problem",
+    Exit.USAGE: "the command line, or a file or setting that it names, is not valid",
     Exit.UNREACHABLE: "the service or the data directory cannot be reached",
     Exit.KEY: "the key is missing, invalid, or not allowed to do this",
-    Exit.LATER: "not now: the same command may succeed later",
+    Exit.LATER: "refused for now: the same command may succeed later",
     Exit.INTERRUPTED: "interrupted",
 }
-"""Also in docs/service.md."""
+"""The meanings of the exit codes, which docs/service.md repeats."""
 
 EPILOG: Final = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
 
 
 class CommandError(Exception):
-    """Ends a command.
+    """Ends a command with an error.
 
     Args:
         exit_code: The exit code.
-        message: What went wrong and what to do, for people.
-        problem: The same for programs, as the service sent it (RFC 9457).
+        message: The error message for people.
+        problem: The problem for programs (RFC 9457), as the service sent it.
     """
 
     def __init__(self, exit_code: Exit, message: str, *, problem: Mapping[str, Any] | None = None) -> None:
@@ -49,7 +49,7 @@ class CommandError(Exception):
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """Name the extra to install if an import in the block fails."""
+    """Raise an error that names the extra to install if an import in the block fails."""
     try:
         yield
     except ImportError as error:

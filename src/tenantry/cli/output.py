@@ -1,4 +1,4 @@
-"""The output of commands: one JSON document for programs, tables for people, and progress on standard error."""
+"""Prints the output of commands: one JSON document for programs, tables for people, and progress on standard error."""
 
 import json
 import os
@@ -27,10 +27,10 @@ from rich.text import Text
 from tenantry.cli.exits import CommandError, Exit
 
 Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
-"""Formats a document for people; a string is printed as it is."""
+"""Formats a document for people; a string is printed unchanged."""
 
 _PIPE_COLUMNS: Final = 200
-"""The width of tables without a terminal: wide, so that ids in a pipe are not wrapped."""
+"""The width of tables in a pipe, which is large so that ids are not wrapped."""
 
 _LABEL: Final = TextColumn("{task.description}")
 _KIBI: Final = 1024.0
@@ -38,27 +38,27 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
-    """Print a document on standard output; tell people on standard error if more pages follow."""
+    """Print a document on standard output; for people, note on standard error that more pages follow."""
     shown = _as_json(document) if is_json else show(document)
     if isinstance(shown, str):
         print_text(shown)
     else:
         print_on_console(lambda console: console.print(shown))
     if not is_json and document.get("next_cursor"):
-        print_note(f"more items follow: --all for all, --cursor {document['next_cursor']} for the next page")
+        print_note(f"more items follow: use --all, or --cursor {document['next_cursor']} for the next page")
 
 
 def print_on_console(render: Callable[[Console], object]) -> None:
-    """Print on standard output what a function renders on a console; raises as `print_text`."""
+    """Print on standard output the text that a function renders on a console; raise the errors of `print_text`."""
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
     console = Console(width=None if has_width else _PIPE_COLUMNS)
-    with console.capture() as captured:  # rich ends the process if the reader of a pipe has gone
+    with console.capture() as captured:  # otherwise rich ends the process when the reader of a pipe closes it
         render(console)
     print_text(captured.get().removesuffix("\n"))
 
 
 def print_text(text: str) -> None:
-    """Print on standard output. A reader that has closed the pipe is not an error.
+    """Print a text on standard output; ignore a pipe that its reader has closed.
 
     Raises:
         CommandError: The output cannot be written.
@@ -72,19 +72,19 @@ def print_text(text: str) -> None:
         discard_output()
         raise CommandError(
             Exit.REFUSED,
-            f"the operation succeeded, but its result could not be printed ({os.strerror(error.errno or 0)}): free space, "
-            "or print elsewhere",
+            f"the operation succeeded, but its result could not be printed ({os.strerror(error.errno or 0)}): free some space, "
+            "or use another output",
         ) from error
 
 
 def discard_output() -> None:
-    """Redirect standard output to nothing: the rest of the buffer would fail again when the process ends."""
-    with suppress(OSError, ValueError):  # it is closed, or replaced by a test
+    """Redirect standard output to /dev/null: writing the rest of the buffer would fail again when the process ends."""
+    with suppress(OSError, ValueError):  # standard output is closed, or a test has replaced it
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def print_failure(error: CommandError, *, is_json: bool) -> None:
-    """Print on standard error why a command failed: a sentence, or the problem as one line of JSON."""
+    """Print the error of a command on standard error, as a sentence or as one line of JSON."""
     _say(json.dumps(error.problem) if is_json else f"tenantry: {plain(str(error))}")
 
 
@@ -94,12 +94,12 @@ def print_note(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # standard error is closed; the exit code remains
+    with suppress(OSError):  # standard error is closed, but the exit code still reports the error
         typer.echo(line, err=True)
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
-    # Texts may come from anyone. Escaping their control characters does not change the document.
+    # The document may contain control characters from any client. Escaping them does not change the document's meaning.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_escaped, text))
@@ -111,8 +111,8 @@ def _as_json(document: Mapping[str, Any]) -> str:
 
 
 def _escaped(character: str) -> str:
-    """Return a character of a JSON text, or its escape (RFC 8259, section 7) if it is not printable."""
-    # A line break separates fields; inside a text it is escaped already.
+    """Return a character of a JSON text, or its escape (RFC 8259, section 7) if the character is not printable."""
+    # A line break separates fields; line breaks inside strings are already escaped.
     if character.isprintable() or character == "\n":
         return character
     return json.dumps(character)[1:-1]
@@ -122,8 +122,8 @@ def listing(*columns: str, items: str = "items") -> Show:
     """Return a formatter that shows the items of a document as the rows of a table.
 
     Args:
-        columns: The fields that are shown, in this order.
-        items: The document's field that has the items.
+        columns: The names of the shown fields, in this order.
+        items: The name of the document's field with the items.
     """
 
     def show(document: Mapping[str, Any]) -> RenderableType:
@@ -149,7 +149,7 @@ def record(document: Mapping[str, Any]) -> RenderableType:
 
 
 def as_text(name: str, value: Any) -> str:
-    """Format a field's value for people; the unit is in the field's name."""
+    """Format a field's value for people, with the unit that the field's name contains."""
     if isinstance(value, list):
         return ", ".join(as_text(name, one) for one in value)
     if isinstance(value, dict):
@@ -170,7 +170,7 @@ def _word(name: str, value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text without characters that control the terminal."""
+    """Replace the characters of a text that could control the terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
@@ -182,13 +182,13 @@ def steps(label: str) -> AbstractContextManager[object]:
 
 
 def transfer(label: str, bytes_max: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show the progress of a transfer on the terminal; the block gets a function that takes the bytes so far."""
+    """Show the progress of a transfer on the terminal; the block gets a function that takes the number of bytes."""
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     return _progress(label, _LABEL, *columns, total=bytes_max)
 
 
 def counting(label: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Show a count on the terminal; the block gets a function that takes how many are done, and of how many."""
+    """Show a count on the terminal; the block gets a function that takes the finished number and the total number."""
     count = TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
     return _progress(label, _LABEL, BarColumn(), count, TimeElapsedColumn(), total=0)
 

@@ -109,7 +109,7 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def link(existing: Path, name: Path) -> None:
-    """Create a hard link to a file, durably; keep an existing file of that name."""
+    """Create a hard link to a file, durably; keep an existing file with the link's name."""
     with contextlib.suppress(FileExistsError):
         name.hardlink_to(existing)
     sync_directory(name.parent)

@@ -66,7 +66,7 @@ def test_what_is_not_tenantry(tmp_path: Path, line: str, status: int, body: str,
     assert done.stderr.startswith("tenantry: ")
     assert len(done.stderr.splitlines()) == 1
     if exit_code == 3 or body in {PAGE, "null"}:
-        assert f"does not answer as tenantry does (status {status} from nginx/1.24)" in done.stderr
+        assert f"is not from tenantry (status {status} from nginx/1.24)" in done.stderr
     assert not path.exists()
 
 

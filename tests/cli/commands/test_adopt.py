@@ -75,7 +75,7 @@ def test_several_packs(data_dir: Path, database: Path):
         "--accept-tables",
         "tags",
     )
-    assert (done.exit_code, done.stdout) == (0, "the tables are what the schema packs make\n")
+    assert (done.exit_code, done.stdout) == (0, "the tables are the same as in the schema packs\n")
 
 
 def test_a_dry_run_shows_the_differences(data_dir: Path, database: Path):
@@ -100,8 +100,8 @@ def test_a_dry_run_shows_the_differences(data_dir: Path, database: Path):
     [
         ([*INVOICES, "--at", "1"], {}, 1, "table 'tags': no pack makes it"),
         ([*INVOICES, "--at", "2"], {}, 1, "has no migration 2, its last is 0001"),
-        ([*INVOICES, "--at", "one"], {}, 2, "'one' is not a migration: use its number"),
-        (["--at", "1"], {"TENANTRY_DATA_DIR": "", "TENANTRY_URL": "http://127.0.0.1:9"}, 2, "with --data-dir and not --url"),
+        ([*INVOICES, "--at", "one"], {}, 2, "'one' is not the number of a migration"),
+        (["--at", "1"], {"TENANTRY_DATA_DIR": "", "TENANTRY_URL": "http://127.0.0.1:9"}, 2, "with --data-dir instead of --url"),
     ],
 )  # fmt: skip
 def test_refusals(

@@ -91,7 +91,7 @@ def test_packs_for_a_service():
         "TENANTRY_SCHEMAS": "nowhere:PACK",
     }
     done = CliRunner().invoke(app, ["tenant", "list", "--schema", INVOICES], env=env)
-    assert (done.exit_code, "give them to 'tenantry serve'" in done.stderr) == (2, True)
+    assert (done.exit_code, "give a service's schema packs to 'tenantry serve'" in done.stderr) == (2, True)
     done = CliRunner().invoke(app, ["tenant", "list"], env=env)
     assert (done.exit_code, "nowhere" in done.stderr) == (3, False)
 

@@ -49,7 +49,7 @@ def test_a_repair_that_has_nothing_to_do_says_so(data_dir: Path, acme: str):
     first, repeated = (CliRunner().invoke(app, ["tenant", "repair", acme], env=env) for _ in range(2))
     assert (first.exit_code, first.stderr) == (0, "")
     assert repeated.exit_code == 0
-    assert "acme is active: nothing was checked or repaired" in repeated.stderr
+    assert "acme is active: its database was neither checked nor repaired" in repeated.stderr
     assert "tenantry fleet start check --tenant acme --wait" in repeated.stderr
 
 
@@ -63,7 +63,7 @@ def test_create_if_not_exists(data_dir: Path):
 
     assert run("create", "acme", "--if-not-exists") == (0, "")
     exit_code, said = run("create", "acme", "--if-not-exists", "--display-name", "Other")
-    assert (exit_code, "acme exists already and is active: nothing was changed" in said) == (0, True)
+    assert (exit_code, "acme already exists and is active: nothing was changed" in said) == (0, True)
     assert run("delete", "acme", "--yes")[0] == 0
     exit_code, said = run("create", "acme", "--if-not-exists")
     assert (exit_code, "undelete or purge it" in said) == (1, True)

@@ -1,1 +1,1 @@
-"""How commands reach the admin API: over a network, or in this process."""
+"""The commands' clients of the admin API, over a network or in this process."""

@@ -1,4 +1,4 @@
-"""The admin API as commands call it, over a network or in this process."""
+"""The commands' client of the admin API, over a network or in this process."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from tenantry.errors import SnapshotError, StorageFullError
 from tenantry.files.atomic_file import DraftFile, storage_errors
 
 if TYPE_CHECKING:
-    import httpx  # slow to import: only `remote` and `local` do it
+    import httpx  # slow to import, so only `remote` and `local` import it
 
 Document: TypeAlias = dict[str, Any]
 
@@ -41,23 +41,24 @@ _LATER_STATUSES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which items of a list a command shows: its options."""
+    """The options of a command that lists items in pages."""
 
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="How many at most.", metavar="N")
+        int,
+        typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="The maximum number of items.", metavar="N"),
     ] = PAGE_ITEMS_DEFAULT
     cursor: Annotated[
         str | None, typer.Option(help="The next_cursor of the previous page.", metavar="CURSOR")
     ] = None
-    is_all: Annotated[bool, typer.Option("--all", help="All items, not one page.")] = False
+    is_all: Annotated[bool, typer.Option("--all", help="List all items instead of one page.")] = False
 
 
 class Api:
     """Sends requests and returns documents.
 
     Args:
-        client: The HTTP client; None for a subclass that makes one when it needs it.
-        advise: Returns advice for a problem, or an empty text.
+        client: The HTTP client; None for a subclass that creates its client on the first request.
+        advise: Returns advice for a problem, or an empty string.
     """
 
     def __init__(self, client: "httpx.AsyncClient | None", advise: Callable[[Document], str]) -> None:
@@ -74,16 +75,16 @@ class Api:
         return await self._ask("GET", path, params=_given(query))
 
     async def check_missing(self, path: str, message: str) -> None:
-        """Check that nothing exists at a path.
+        """Check that no resource exists at a path.
 
         Raises:
-            CommandError: Something exists, or the request was refused.
+            CommandError: A resource exists, or the request was refused.
         """
         if await self.exists(path):
             raise CommandError(Exit.REFUSED, message)
 
     async def exists(self, path: str) -> bool:
-        """Return whether something exists at a path."""
+        """Return whether a resource exists at a path."""
         response = await (await self.client()).request("GET", path)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return False
@@ -91,11 +92,11 @@ class Api:
         return True
 
     async def post(self, path: str, body: Document | None = None) -> Document:
-        """Send a POST, and return its result."""
+        """Send a POST, and return the response's document."""
         return await self._ask("POST", path, json=body)
 
     async def patch(self, path: str, body: Document, headers: dict[str, str]) -> Document:
-        """Send a PATCH, and return what was changed."""
+        """Send a PATCH, and return the response's document."""
         return await self._ask("PATCH", path, json=body, headers=headers)
 
     async def delete(self, path: str) -> Document:
@@ -103,7 +104,7 @@ class Api:
         return await self._ask("DELETE", path)
 
     async def operate(self, path: str, body: Document | None = None) -> Document:
-        """Begin an operation, wait for its end, and return its result.
+        """Start an operation, wait until the operation ends, and return its result.
 
         Raises:
             CommandError: The operation was refused, or failed.
@@ -123,7 +124,7 @@ class Api:
         return dict(operation["result"] or {})
 
     async def pages(self, path: str, paging: Paging, **query: Any) -> Document:
-        """Return one page, or all pages from it on as one."""
+        """Return one page, or all pages from the cursor on as one document."""
         limit = PAGE_ITEMS_MAX if paging.is_all else paging.limit
         page = await self.get(path, limit=limit, cursor=paging.cursor, **query)
         items = page["items"]
@@ -133,7 +134,7 @@ class Api:
         return {"items": items, "next_cursor": page["next_cursor"]}
 
     async def export(self, tenant_id: str, target: Path) -> int:
-        """Write a tenant's bundle into a file, which appears only when it is complete; return its size in bytes.
+        """Write a tenant's bundle to a file, and return its size in bytes. The file appears only when it is complete.
 
         Raises:
             CommandError: The request was refused, the bundle is incomplete, or the file cannot be written.
@@ -156,20 +157,20 @@ class Api:
                 if bytes_done != bytes_max:
                     raise CommandError(
                         Exit.REFUSED,
-                        f"only {bytes_done:,} of {bytes_max:,} bytes arrived: nothing was kept, try again",
+                        f"only {bytes_done:,} of {bytes_max:,} bytes arrived, and no file was written: try again",
                     )
         return bytes_done
 
     async def adopt(self, *_: Any, **__: Any) -> Document:
-        """Create a tenant from a database of another program, in a directory of this machine.
+        """Create a tenant from another program's database.
 
         Raises:
-            CommandError: This is a service.
+            CommandError: The target is a service, not a data directory.
         """
         raise CommandError(
             Exit.USAGE,
-            "a service adopts no files, because its clients may not name files on its machine: run this on that machine, with "
-            "--data-dir and not --url",
+            "a service cannot adopt files, because its clients must not name files on its machine: run this command on that "
+            "machine, with --data-dir instead of --url",
         )
 
     async def upload(
@@ -212,7 +213,7 @@ class Api:
         return found
 
     def refused(self, problem: Document) -> CommandError:
-        """Return the error of a request that was refused with a problem."""
+        """Return the error for a refused request, from the problem in the response."""
         status = problem.get("status")
         exit_code = Exit.REFUSED
         if status in _KEY_STATUSES:
@@ -228,12 +229,11 @@ def api_path(*parts: str) -> str:
     """Return a path of the API, with each part quoted.
 
     Raises:
-        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies remove such parts (RFC 3986, section 5.2.4), and the
-            result is another path.
+        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies would remove it (RFC 3986, section 5.2.4).
     """
     for part in parts:
         if part in _PART_OF_NO_PATH:
-            raise CommandError(Exit.USAGE, f"{part!r} is not an id: give one as the lists show it")
+            raise CommandError(Exit.USAGE, f"{part!r} is not an id: give an id from a 'list' command")
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 
 
@@ -243,7 +243,7 @@ def tenant_path(tenant_id: str, *parts: str) -> str:
 
 
 def poll_seconds() -> Iterator[float]:
-    """Yield how long to wait before each look, short times first."""
+    """Yield the pauses between polls in seconds; each pause is longer than the last, up to a limit."""
     seconds = _POLL_SECONDS_MIN
     while True:
         yield seconds

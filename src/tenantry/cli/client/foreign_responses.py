@@ -1,4 +1,4 @@
-"""Explains responses that do not come from tenantry, but from a proxy in front of it or from another server at the URL."""
+"""Explains responses that come from a proxy in front of tenantry, or from another server, instead of from tenantry."""
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 _SERVER_CHARACTERS_MAX: Final = 40
 
-# What each status means if it does not come from the service.
+# The meaning of each status in a response that does not come from the service.
 _MEANINGS: Final[dict[int, str]] = {
     HTTPStatus.REQUEST_TIMEOUT: "a proxy in front of the service timed out while it received the request: try again",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
-        "a proxy in front of the service refuses a body of this size: raise its limit (nginx: client_max_body_size), or send the "
-        "body to the service itself"
+        "a proxy in front of the service refuses a body of this size: raise the proxy's limit (nginx: client_max_body_size), or "
+        "send the request directly to the service"
     ),
     HTTPStatus.TOO_MANY_REQUESTS: "a proxy in front of the service limits requests: try again later",
     HTTPStatus.BAD_GATEWAY: (
@@ -32,13 +32,13 @@ _MEANINGS: Final[dict[int, str]] = {
 
 
 def foreign_response_error(response: "httpx.Response") -> CommandError:
-    """Return the error of a response that is not in tenantry's form."""
+    """Return the error for a response that does not have tenantry's format."""
     status, server = response.status_code, response.headers.get("server")
     said = f"status {status} from {server[:_SERVER_CHARACTERS_MAX]}" if server else f"status {status}"
-    where = f"{response.url.copy_with(query=None)} does not answer as tenantry does ({said})"
+    where = f"the response of {response.url.copy_with(query=None)} is not from tenantry ({said})"
     meaning = _MEANINGS.get(status)
     if meaning is None:
-        return CommandError(Exit.UNREACHABLE, f"{where}: is that the URL of a service?")
+        return CommandError(Exit.UNREACHABLE, f"{where}: check the URL of the service")
     # For every other status with a meaning a later try may succeed.
     is_final = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return CommandError(Exit.REFUSED if is_final else Exit.LATER, f"{where}: {meaning}")

@@ -1,4 +1,4 @@
-"""Opens the API of a data directory in this process. It needs the extra ``service``."""
+"""Opens the API of a data directory in this process; needs the extra ``service``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -29,13 +29,13 @@ _OWNED_ELSEWHERE: Final = "urn:tenantry:problem:tenant-owned-elsewhere"
 class _LocalApi(Api):
     """The API of a registry in this process.
 
-    The registry itself lists tenants, because the web framework takes longer to load than that. It writes bundles itself, because httpx
-    keeps such responses in memory.
+    Lists of tenants come directly from the registry, because loading the web framework would take longer than the list. Bundles
+    are also written directly by the registry, because httpx would keep a whole bundle in memory.
 
     Args:
-        registry: The tenants.
-        schemas: Its schema packs.
-        stack: Closes the API; its end waits for operations.
+        registry: The registry.
+        schemas: The registry's schema packs.
+        stack: The exit stack that closes the API and waits for its operations.
     """
 
     def __init__(self, registry: TenantRegistry, schemas: Sequence[Schema], stack: AsyncExitStack) -> None:
@@ -71,7 +71,7 @@ class _LocalApi(Api):
         accepted_tables: Collection[str],
         is_dry_run: bool,
     ) -> Document:
-        """Return the tenant's record, or the differences that a dry run finds. `at` may leave out the name of the only pack."""
+        """Return the new tenant's record, or a dry run's differences. `at` may omit the name of the only pack."""
         versions = {name or self._only_schema(): version for name, version in at}
         with steps(f"{'compare' if is_dry_run else 'adopt'} {path.name}"):
             try:
@@ -93,18 +93,18 @@ class _LocalApi(Api):
         return self.refused(problem_of(error))
 
     def _only_schema(self) -> str:
-        """Return the pack that a number without a name is for: the only one, or the only one beside the built-in pack."""
+        """Return the name of the only schema pack, or of the only pack beside the built-in pack."""
         names = [schema.name for schema in self._schemas]
         given = [name for name in names if name != COMPANY.name] if len(names) > 1 else names
         if len(given) != 1:
             raise CommandError(
                 Exit.USAGE,
-                f"--at needs the name of a pack, because there are {', '.join(names)}: --at {given[0]}=3",
+                f"--at needs the name of a pack, because there are several ({', '.join(names)}): --at {given[0]}=3",
             )
         return given[0]
 
     async def _list_tenants(self, *, limit: int, cursor: str | None, **filters: Any) -> Document | None:
-        """Return a page of tenants as the API would; None for a request that the API refuses in words of its own."""
+        """Return a page of tenants in the API's form; None if the request is not valid, so that the API explains the error."""
         from tenantry.admin.query_digest import cursor_prefix
         from tenantry.admin.schemas import TenantOut, TenantPage
 
@@ -124,7 +124,7 @@ class _LocalApi(Api):
 
 
 def load_service() -> None:
-    """Load what answers requests, so that a missing extra or Ctrl-C ends the command before the directory is opened."""
+    """Load the service's modules, so that a missing extra or Ctrl-C ends the command before the directory is opened."""
     import_module("httpx")
     import_module("tenantry.admin.app")
 
@@ -138,7 +138,7 @@ async def _client(registry: TenantRegistry) -> AsyncIterator["httpx.AsyncClient"
 
     app = create_admin_app(registry, authenticate=as_process, has_probes=False)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://in-process")
-    # The end of the lifespan waits for operations.
+    # At its end the lifespan waits for running operations.
     async with app.router.lifespan_context(app), client:
         yield client
 
@@ -147,13 +147,13 @@ async def _client(registry: TenantRegistry) -> AsyncIterator["httpx.AsyncClient"
 async def in_directory(
     data_dir: Path, storage_url: str | None, schemas: Sequence[Schema], *, may_create: bool
 ) -> AsyncIterator[Api]:
-    """Yield the API of a data directory; at the end of the block all operations have ended.
+    """Yield the API of a data directory, and wait for all operations at the end of the block.
 
     Args:
         data_dir: The directory.
-        storage_url: Where its snapshots are kept; if None, as the environment or the directory says.
-        schemas: The packs of its tenants.
-        may_create: Whether a missing directory is created.
+        storage_url: The storage of the snapshots; None for the storage that the environment or the directory names.
+        schemas: The schema packs of the tenants.
+        may_create: Whether to create a missing directory.
 
     Raises:
         CommandError: The directory cannot be opened.
@@ -182,7 +182,7 @@ async def in_directory(
             yield _LocalApi(registry, schemas, stack)
         except asyncio.CancelledError:
             print_note(
-                "waiting for the operation to end; after another interruption the next start finishes it"
+                "waiting for the operation; if you interrupt again, the next start finishes the operation"
             )
             raise
 
@@ -193,11 +193,11 @@ def _is_there(data_dir: Path, name: str) -> bool:
     except OSError as error:
         raise CommandError(
             Exit.UNREACHABLE,
-            f"the data directory cannot be read ({error}): give another, or run this as its owner",
+            f"the data directory cannot be read ({error}): give another directory, or run this command as the directory's owner",
         ) from error
 
 
 def _advise(problem: Document) -> str:
     if problem.get("type") == _OWNED_ELSEWHERE:
-        return "if that is a service, use it with --url; if not, stop it first"
+        return "if that process is a service, use --url; otherwise stop the process first"
     return ""

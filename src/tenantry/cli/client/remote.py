@@ -1,4 +1,4 @@
-"""Opens the API of a running service. It needs httpx, of the extra ``cli``."""
+"""Opens the API of a running service; needs httpx from the extra ``cli``."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tenantry.environment import API_KEY
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 300.0
-"""How long to wait for an answer: a lifecycle operation waits for the calls that its tenant has begun."""
+"""The timeout of a response, which is long because a lifecycle operation waits for its tenant's running calls."""
 
 
 @asynccontextmanager
@@ -25,7 +25,7 @@ async def at_service(text: str) -> AsyncIterator[Api]:
     """Yield the API of the service at a URL.
 
     Raises:
-        CommandError: The service cannot be reached, or the connection failed in the block.
+        CommandError: The service cannot be reached, or the connection failed.
     """
     url = _checked_url(text)
     try:
@@ -35,11 +35,9 @@ async def at_service(text: str) -> AsyncIterator[Api]:
         print_note("the service continues the operation: 'tenantry audit list' shows its result")
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        advice = "check that the service runs there"
+        advice = "check that the service runs at this URL"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            advice = (
-                "check that the certificate is for this name; for a private one, set SSL_CERT_FILE=cert.pem"
-            )
+            advice = "check that the certificate is for this name; for a private certificate, set SSL_CERT_FILE=cert.pem"
         raise CommandError(Exit.UNREACHABLE, f"{url} cannot be reached ({_said(error)}): {advice}") from error
     except httpx.HTTPError as error:
         raise CommandError(
@@ -55,7 +53,7 @@ def _client(url: httpx.URL) -> httpx.AsyncClient:
     except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
         raise CommandError(
             Exit.USAGE,
-            f"the environment's settings for certificates or proxies cannot be used ({_said(error)}): check that "
+            f"the environment's settings for certificates or proxies are not valid ({_said(error)}): check that "
             f"SSL_CERT_FILE is a PEM file, and that {', '.join(_PROXIES)} are URLs like http://127.0.0.1:3128",
         ) from error
 
@@ -79,7 +77,9 @@ def _headers() -> dict[str, str]:
     headers = {"User-Agent": f"tenantry/{version('tenantry')}"}
     key = os.environ.get(API_KEY, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise CommandError(Exit.KEY, f"{API_KEY} is not a valid key: it has characters that keys do not have")
+        raise CommandError(
+            Exit.KEY, f"{API_KEY} has characters that a key cannot contain: set it to a key of the service"
+        )
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return headers
@@ -87,5 +87,5 @@ def _headers() -> dict[str, str]:
 
 def _advise(problem: Document) -> str:
     if problem.get("status") == httpx.codes.UNAUTHORIZED and not os.environ.get(API_KEY):
-        return f"put a key into {API_KEY}; 'tenantry key create' creates one"
+        return f"set {API_KEY} to a key; 'tenantry key create' creates a key"
     return ""

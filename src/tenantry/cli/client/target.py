@@ -1,4 +1,4 @@
-"""Chooses what a command works on: a running service, or a data directory in this process."""
+"""Chooses the target of a command: a running service, or a data directory in this process."""
 
 import os
 import pwd
@@ -26,8 +26,8 @@ class Target:
     Attributes:
         url: The URL of a running service.
         data_dir: The data directory, to be opened in this process.
-        snapshot_storage: Where the directory's snapshots are kept; in the directory itself if None.
-        schemas: The names of the directory's schema packs; the built-in one if empty.
+        snapshot_storage: The storage of the directory's snapshots; None for the directory itself.
+        schemas: The names of the directory's schema packs; empty for the built-in pack.
     """
 
     url: str | None
@@ -42,11 +42,11 @@ def choose_target(
     snapshot_storage: str | None = None,
     schemas: Sequence[str] | None = None,
 ) -> Target:
-    """Return the target that the command line names, or else the environment.
+    """Return the target from the command line or, without one, from the environment.
 
     Raises:
-        CommandError: Neither names a target, or one of them names two; or schema packs are given for a service.
-        SettingsError: A variable of the environment has an unknown name, such as a misspelt one of these.
+        CommandError: The target is missing or ambiguous, or schema packs are given for a service.
+        SettingsError: The environment has an unknown variable of tenantry, such as a misspelt name.
     """
     from tenantry.config import RegistryConfig
 
@@ -64,14 +64,14 @@ def choose_target(
     if url is not None and schemas:
         raise CommandError(
             Exit.USAGE,
-            "--schema is for a directory that this process opens, and a running service has packs of its own: give them to "
-            "'tenantry serve', and omit --schema here",
+            "--schema is only for a directory that this process opens: omit it here, and give a service's schema packs to "
+            "'tenantry serve'",
         )
     return Target(url, data_dir, snapshot_storage, name_schemas(schemas))
 
 
 def name_schemas(given: Sequence[str] | None) -> Sequence[str]:
-    """Return the names of the schema packs that the command line gives, or else the environment; none for the built-in pack."""
+    """Return the names of the schema packs from the command line or the environment; empty for the built-in pack."""
     if given:
         return given
     return [name for part in (_environment(SCHEMAS) or "").split(",") if (name := part.strip())]
@@ -81,18 +81,18 @@ def choose_data_dir(given: Path | None) -> Path:
     """Return the data directory, for a command that cannot use a service.
 
     Raises:
-        CommandError: Neither the command line nor the environment names it.
+        CommandError: Neither the command line nor the environment names a directory.
     """
     text = given or _environment(DATA_DIR)
     if text is None:
-        raise CommandError(Exit.USAGE, f"name the directory: --data-dir D (or {DATA_DIR})")
+        raise CommandError(Exit.USAGE, f"name the data directory: --data-dir D (or {DATA_DIR})")
     return Path(text)
 
 
 def choose_storage(url: str | None, data_dir: Path) -> "ObjectStorage | None":
     """Return the storage of snapshots that the command line, the environment or the directory names.
 
-    None stands for the directory's own storage.
+    The result is None if the directory itself stores its snapshots.
 
     Raises:
         CommandError: The storage cannot be used.
@@ -115,8 +115,8 @@ def note_other_owner(data_dir: Path) -> None:
         owner = found.st_uid
         if owner != os.geteuid() and not is_shared_by_group(found):
             print_note(
-                f"{data_dir} belongs to the user {_user(owner)}, and files that this command creates will not: run it as that "
-                f"user (sudo -u {_user(owner)} …), and check permissions with 'tenantry doctor'"
+                f"{data_dir} belongs to the user {_user(owner)}, who cannot use files that this command creates: run the command "
+                f"as that user (sudo -u {_user(owner)} …), and check permissions with 'tenantry doctor'"
             )
 
 
@@ -124,7 +124,7 @@ def _user(number: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
-        return f"#{number}"  # as sudo takes it
+        return f"#{number}"  # the form that sudo accepts
 
 
 def _recorded(data_dir: Path) -> str | None:
@@ -133,12 +133,12 @@ def _recorded(data_dir: Path) -> str | None:
     try:
         recorded = recorded_location(data_dir)
     except SnapshotError:
-        return None  # opening the directory reports what is wrong
+        return None  # opening the directory reports the error
     if recorded and "://" not in recorded and not recorded.startswith("/"):
         raise CommandError(
             Exit.USAGE,
-            f"the snapshots of {data_dir} are stored at {recorded!r}, which is neither a URL nor a directory: only the program "
-            "that keeps them there can open them",
+            f"the snapshots of {data_dir} are stored at {recorded!r}, which is neither a URL nor a directory: use the program "
+            "that has stored them",
         )
     return recorded
 

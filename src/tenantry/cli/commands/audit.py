@@ -1,4 +1,4 @@
-"""``tenantry audit``: who did what to which tenant."""
+"""``tenantry audit``: lists and verifies the audit log of operations."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from tenantry.cli.client.api import Api, Document, Paging
 from tenantry.cli.command import command
 from tenantry.cli.output import listing
 
-group = typer.Typer(name="audit", no_args_is_help=True, help="Who did what to which tenant.")
+group = typer.Typer(name="audit", no_args_is_help=True, help="List and verify the audit log of operations.")
 
 
 @command(group, show=listing("seq", "at", "principal", "action", "tenant_id", "outcome", "detail"))
@@ -24,7 +24,7 @@ async def list_(
         typer.Option(
             parser=tenant_id,
             metavar="TENANT",
-            help="Only rows in which the tenant had this id; an earlier tenant with this id has rows here too.",
+            help="Only rows in which a tenant had this id. Several tenants may have had the same id.",
         ),
     ] = None,
     tenant_uid: Annotated[
@@ -32,19 +32,19 @@ async def list_(
         typer.Option(
             parser=identifier,
             metavar="UID",
-            help="Only rows of the tenant with this uid, whatever its id was then; `tenant get` shows it.",
+            help="Only rows of the tenant with this uid, even under a former id. `tenant get` shows the uid.",
         ),
     ] = None,
     paging: Paging,
 ) -> Document:
-    """List operations, newest first, also those that failed or that the tenant's state refused.
+    """List operations, newest first, including operations that failed or that a tenant's state refused.
 
-    A request that was refused before its operation began, such as one that its key does not allow, is not in the audit.
+    Requests that are refused before an operation begins, for example because of their key, are not in the audit.
     """
     return await api.pages("/v1/audit", paging, tenant_id=tenant, tenant_uid=tenant_uid)
 
 
 @command(group, is_wrong=lambda found: not found["is_intact"])
 async def verify(api: Api) -> Document:
-    """Compute the hash chain again, and find the first row that was altered, removed or inserted."""
+    """Verify the audit's hash chain, and find the first row that was altered, removed or inserted."""
     return await api.get("/v1/audit/verification")

@@ -1,4 +1,4 @@
-"""``tenantry demo``: busy and quiet companies in a small pool, checked afterwards."""
+"""``tenantry demo``: runs busy and quiet companies in a small pool, and then checks their data."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,22 +24,26 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long the companies work.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="The working time of the companies.")
+    ] = 10.0,
     data_dir: Annotated[
         Path | None,
         typer.Option(
             parser=directory,
             metavar="DIR",
-            help="An empty directory, which is kept; a temporary one if left out.",
+            help="A new or empty data directory, which is kept. Default: a temporary directory.",
         ),
     ] = None,
-    quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
+    quiet_companies: Annotated[
+        int, typer.Option(min=0, max=10_000, help="The number of quiet companies.")
+    ] = 200,
     callers: Annotated[
-        int, typer.Option(min=1, max=1024, help="Callers of each of the three busy companies.")
+        int, typer.Option(min=1, max=1024, help="The number of callers of each busy company.")
     ] = 64,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
-    """Run busy and quiet companies through a small pool, then check that nothing was lost or mixed up."""
+    """Run busy and quiet companies in a small pool, and then check that no record was lost or mixed up."""
     from tenantry.demo import DemoSettings, run_demo
     from tenantry.demo.report import as_json, print_tables
 
@@ -77,13 +81,13 @@ def _check_empty(data_dir: Path | None) -> None:
 def _directory(given: Path | None) -> AbstractContextManager[str | Path]:
     if given is not None:
         return nullcontext(given)
-    # Not in /tmp, which may be in memory: the demo is about durable writes.
+    # The demo measures durable writes, so it does not use /tmp, which may be in memory.
     return tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=Path.cwd())
 
 
 @contextmanager
 def _display(*, is_shown: bool) -> Iterator["Callable[[Progress], None]"]:
-    """Show a live line of progress on standard error, so that standard output holds the result alone."""
+    """Show the progress on standard error, so that standard output contains only the result."""
     columns = (
         TextColumn("[bold]{task.description:<9}"),
         BarColumn(),

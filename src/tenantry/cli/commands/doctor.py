@@ -1,4 +1,4 @@
-"""``tenantry doctor``: examine a data directory."""
+"""``tenantry doctor``: examines a data directory."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,7 +25,7 @@ def doctor(
     schema: SchemaOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Examine a data directory, which may be in use, and say what is wrong and what to do; changes nothing."""
+    """Examine a data directory, which may be in use, without changing anything, and list problems with their remedies."""
     from tenantry.config import RegistryConfig
     from tenantry.doctor import examine
     from tenantry.schemas.loading import load_schemas
@@ -39,7 +39,7 @@ def doctor(
         except OSError as error:
             raise CommandError(
                 Exit.UNREACHABLE,
-                f"cannot read everything in {config.data_dir} ({error}): give another directory, or run this as the directory's owner",
+                f"cannot read everything in {config.data_dir} ({error}): give another directory, or run this command as the owner",
             ) from error
         print_document(report.model_dump(mode="json"), _show, is_json=is_json)
         if not report.is_ok:

@@ -1,4 +1,4 @@
-"""``tenantry fleet``: the same work over many tenants, as jobs."""
+"""``tenantry fleet``: jobs that do the same work on many tenants."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tenantry.cli.command import command
 from tenantry.cli.output import counting, listing
 from tenantry.lifecycle import TenantState
 
-group = typer.Typer(name="fleet", no_args_is_help=True, help="The same work over many tenants, as jobs.")
+group = typer.Typer(name="fleet", no_args_is_help=True, help="Jobs that do the same work on many tenants.")
 
 _LIVE: Final = {"pending", "running"}
 _VERSION_DIGITS_MAX: Final = 9
@@ -28,7 +28,7 @@ _NONE: Final = "none"
 _OMITTED: Final[tuple[object, ...]] = (None, [], {})
 
 JobArgument = Annotated[str, typer.Argument(parser=identifier, metavar="JOB", help="The job's id.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the job's end, as `fleet wait` does.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the job ends, as `fleet wait` does.")]
 
 
 def _version(text: str) -> tuple[str, int]:
@@ -39,7 +39,7 @@ def _version(text: str) -> tuple[str, int]:
 
 
 def _share(text: str) -> str | float:
-    """Return ``10``, ``0.02`` or ``5%`` in the API's form, and nan for any other text."""
+    """Return a number or share, such as ``10``, ``0.02`` or ``5%``, in the API's form; nan for any other text."""
     try:
         return text if text.endswith("%") else int(text) if text.isdecimal() else float(text)
     except ValueError:
@@ -47,7 +47,13 @@ def _share(text: str) -> str | float:
 
 
 def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | float]:
-    """Return a parser of an option of a job, which also accepts other texts; `otherwise` says what the option takes."""
+    """Return the parser of a job's option.
+
+    Args:
+        name: The option's name.
+        otherwise: The end of the error message, after "neither".
+        others: The words that the option also accepts.
+    """
 
     def parse(text: str) -> str | float:
         from pydantic import ValidationError
@@ -83,10 +89,12 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _who_runs(target: Target, job: Document) -> str:
-    """Return what to do for a job that was left in a directory: this command has ended, and ran nothing of it."""
-    if target.data_dir is None or "id" not in job:  # the progress of a job that was waited for has a job_id
+    """Return a note for a job in a data directory, because this command ends without running the job."""
+    if (
+        target.data_dir is None or "id" not in job
+    ):  # after --wait the document is the job's progress, without an id
         return ""
-    return f"this command does not run the job: a service on this directory does, or 'tenantry fleet wait {job['id']}'"
+    return f"this command does not run the job: start a service on this directory, or run 'tenantry fleet wait {job['id']}'"
 
 
 def _has_failed(job: Document) -> bool:
@@ -95,16 +103,16 @@ def _has_failed(job: Document) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StartOptions:
-    """The options of ``fleet start``: which tenants, in which order, and what is done to each."""
+    """The options of ``fleet start``: the tenants, their order, and the work on each tenant."""
 
     states: Annotated[
         list[TenantState] | None,
-        typer.Option("--state", help="Tenants in this state; active tenants if left out. May be repeated."),
+        typer.Option("--state", help="Only tenants in this state; may be repeated. Default: active."),
     ] = None
     tenant_ids: Annotated[
         list[str] | None,
         typer.Option(
-            "--tenant", parser=tenant_id, metavar="TENANT", help="Only this tenant. May be repeated."
+            "--tenant", parser=tenant_id, metavar="TENANT", help="Only this tenant; may be repeated."
         ),
     ] = None
     id_prefix: PrefixOption = None
@@ -119,22 +127,26 @@ class StartOptions:
         typer.Option(
             parser=_canary,
             metavar="N|N%",
-            help="How many tenants go first; the others follow if these succeed.",
+            help="The number or share of the first tenants. The other tenants follow if these succeed.",
         ),
     ] = None
-    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="How many tenants at once.")] = None
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="The number of concurrent tenants.")
+    ] = None
     failures_max: Annotated[
         Any,
         typer.Option(
             parser=_failures_or_none,
             metavar="N|0.N|none",
-            help="How many tenants may fail before the job stops.",
+            help="The number or share of tenants that may fail before the job stops.",
         ),
     ] = None
     canary_failures_max: Annotated[
         Any,
         typer.Option(
-            parser=_failures_or_none, metavar="N|0.N|none", help="How many of the first tenants may fail."
+            parser=_failures_or_none,
+            metavar="N|0.N|none",
+            help="The number or share of the first tenants that may fail.",
         ),
     ] = None
     snapshot_before: Annotated[
@@ -142,14 +154,16 @@ class StartOptions:
     ] = None
     return_on_failure: Annotated[
         bool | None,
-        typer.Option("--return-on-failure", help="Restore that snapshot if the work on the tenant fails."),
+        typer.Option(
+            "--return-on-failure", help="Restore the tenant's snapshot if the work on the tenant fails."
+        ),
     ] = None
     arguments: Annotated[
-        Any, typer.Option(parser=_arguments, metavar="JSON", help="Arguments for the work; no secrets.")
+        Any, typer.Option(parser=_arguments, metavar="JSON", help="Arguments of the work, without secrets.")
     ] = None
 
     def body(self) -> Document:
-        """Return the options that are given, as the API takes them."""
+        """Return the given options in the API's form."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given["below"] = dict(self.below or ())
         unlimited = {name: None for name in ("failures_max", "canary_failures_max") if given[name] == _NONE}
@@ -160,13 +174,14 @@ class StartOptions:
 async def start(
     api: Api,
     kind: Annotated[
-        str, typer.Argument(help="migrate, check, snapshot, or what the service has registered.")
+        str,
+        typer.Argument(help="The work: migrate, check, snapshot, or a kind that the service has registered."),
     ],
     *,
     options: StartOptions,
     is_waited_for: WaitOption = False,
 ) -> Document:
-    """Start a job, which continues without this command, also after a crash. Without a service give --wait, which runs the job."""
+    """Start a job. A service runs the job even after this command ends or a process crashes; without a service, use --wait."""
     job = await api.post("/v1/jobs", {"kind": kind, **options.body()})
     return await _wait(api, job["id"]) if is_waited_for else job
 
@@ -206,7 +221,7 @@ async def results(
 
 @command(group)
 async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """Pause a job: no further tenant is begun until it is resumed."""
+    """Pause a job: until the job is resumed, it begins no further tenants."""
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
@@ -218,25 +233,27 @@ async def resume(
     failures_max: Annotated[
         Any,
         typer.Option(
-            parser=_failures, metavar="N|0.N", help="How many more tenants may fail; unchanged if left out."
+            parser=_failures,
+            metavar="N|0.N",
+            help="The number or share of further tenants that may fail. Default: unchanged.",
         ),
     ] = None,
     is_waited_for: WaitOption = False,
 ) -> Document:
-    """Resume a paused or stopped job; the failures so far are accepted."""
+    """Resume a paused or stopped job, and accept its failures so far."""
     job = await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
     return await _wait(api, job_id) if is_waited_for else job
 
 
 @command(group)
 async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """Cancel a job: no further tenant is begun."""
+    """Cancel a job: it begins no further tenants."""
     return await api.post(_path(job_id, "cancel"), {"reason": reason})
 
 
 @command(group, is_wrong=_has_failed)
 async def wait(api: Api, job_id: JobArgument) -> Document:
-    """Wait until a job has ended, or is paused or stopped; exit code 1 unless it is done and no tenant has failed."""
+    """Wait until a job has ended, or is paused or stopped. The exit code is 1 unless the job is done without failures."""
     return await _wait(api, job_id)
 
 

@@ -21,9 +21,9 @@ _COLUMNS = ("id", "name", "scopes", "tenants", "created_at", "created_by", "expi
 
 
 def _made(document: Mapping[str, Any]) -> str:
-    """Show the token on a line of its own, so that it can be copied: no table wraps it."""
+    """Show the key on a separate line outside of tables, so that it is not wrapped and can be copied."""
     scopes = as_text("scopes", document["scopes"])
-    return f"Key {document['id']} ({scopes}). It is shown only this once: the service keeps only its hash.\n\n{document['token']}"
+    return f"Key {document['id']} ({scopes}). The key is shown only once: the service keeps only its hash.\n\n{document['token']}"
 
 
 @command(group, show=_made, alone="token", may_create=True)
@@ -31,21 +31,19 @@ async def create(
     api: Api,
     *,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What the key allows; read if left out. May be repeated.")
+        list[Scope] | None, typer.Option(help="A scope of the key; may be repeated. Default: read.")
     ] = None,
     tenant: Annotated[
         list[str] | None,
-        typer.Option(parser=tenant_id, metavar="TENANT", help="Allow only this tenant. May be repeated."),
+        typer.Option(parser=tenant_id, metavar="TENANT", help="Allow only this tenant; may be repeated."),
     ] = None,
-    name: Annotated[str, typer.Option(help="For people.")] = "",
+    name: Annotated[str, typer.Option(help="The key's name for people.")] = "",
     expires_in: Annotated[
         float | None,
-        typer.Option(
-            parser=duration_seconds, metavar="TIME", help="How long the key is valid, such as 12h or 90d."
-        ),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="The key's lifetime, such as 12h or 90d."),
     ] = None,
 ) -> Document:
-    """Create a key. It is shown only this once: the service keeps only its hash."""
+    """Create a key. The key is shown only once: the service keeps only its hash."""
     body = {
         "name": name,
         "scopes": scope or [Scope.READ],

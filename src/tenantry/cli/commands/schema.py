@@ -20,18 +20,18 @@ def _schema_name(text: str) -> str:
         return TypeAdapter(SchemaName).validate_python(text)
     except ValidationError as error:
         raise typer.BadParameter(
-            f"{text!r} is not a schema pack's name: give one as 'schema list' shows it"
+            f"{text!r} is not the name of a schema pack: give a name from 'schema list'"
         ) from error
 
 
 _NameArgument = Annotated[
-    str, typer.Argument(parser=_schema_name, metavar="SCHEMA", help="The pack's name, as the list shows it.")
+    str, typer.Argument(parser=_schema_name, metavar="SCHEMA", help="The schema pack's name.")
 ]
 
 
 @command(group, show=listing("name", "recorded_at", "is_missing"))
 async def list_(api: Api) -> Document:
-    """List the packs that the tenants have; one that is missing here was not given with --schema."""
+    """List the schema packs of the tenants. A pack is missing if --schema does not name it."""
     return await api.get("/v1/schemas")
 
 
@@ -40,5 +40,5 @@ async def list_(api: Api) -> Document:
     question="Forget the schema pack {name}? The tenants keep its tables, and new tenants will not get them.",
 )
 async def forget(api: Api, name: _NameArgument) -> Document:
-    """Forget a pack that is missing here, so that tenants can be created and migrated without it; their tables stay."""
+    """Remove a missing pack from the list, so that tenants can be created and migrated without it. Its tables are kept."""
     return await api.delete(api_path("schemas", name))

@@ -1,4 +1,4 @@
-"""``tenantry serve``: serve the admin API of a data directory."""
+"""``tenantry serve``: serves the admin API of a data directory."""
 
 import ipaddress
 import math
@@ -22,12 +22,13 @@ _LOOPBACK: Final = "127.0.0.1"
 _LISTENING: Final = "Listening"
 
 _PortOption = Annotated[
-    int, typer.Option(min=0, max=65_535, help="0 for any free port.", rich_help_panel=_LISTENING)
+    int,
+    typer.Option(min=0, max=65_535, help="The API's port; 0 for any free port.", rich_help_panel=_LISTENING),
 ]
 _SECONDS_MAX: Final = 3600.0
 _STOPPING: Final = "Stopping"
 _FileOption = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, rich_help_panel=_LISTENING, help="PEM.")
+    Path | None, typer.Option(exists=True, dir_okay=False, rich_help_panel=_LISTENING, help="A PEM file.")
 ]
 
 
@@ -39,7 +40,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="An address of this machine. Any but loopback needs an API key, and TLS or --behind-proxy.",
+            help="The IP address to listen on. Any address but loopback needs an API key, and TLS or --behind-proxy.",
             rich_help_panel=_LISTENING,
         ),
     ] = _LOOPBACK,
@@ -52,7 +53,7 @@ def serve(
         typer.Option(
             min=0,
             max=65_535,
-            help="Serve /metrics, /healthz and /readyz at this port instead of the API's.",
+            help="Serve /metrics, /healthz and /readyz at this port instead of the API's port.",
             rich_help_panel=_LISTENING,
         ),
     ] = None,
@@ -62,7 +63,7 @@ def serve(
         bool,
         typer.Option(
             "--behind-proxy",
-            help="All clients come through a proxy that encrypts and appends X-Forwarded-For.",
+            help="All requests come through a proxy that has TLS and appends X-Forwarded-For.",
             rich_help_panel=_LISTENING,
         ),
     ] = False,
@@ -71,8 +72,8 @@ def serve(
         typer.Option(
             envvar=ALLOWED_HOSTS,
             metavar="NAME",
-            help="A host name of the service, beside IP addresses and localhost; *.example.com for all names below one, * for all "
-            "names. May be repeated. With TLS all names are allowed if none is given.",
+            help="A host name of the service, in addition to IP addresses and localhost; may be repeated. *.example.com allows all "
+            "names below example.com, and * allows all names. Default with TLS: all names.",
             rich_help_panel=_LISTENING,
         ),
     ] = None,
@@ -82,8 +83,8 @@ def serve(
             envvar=DRAIN_SECONDS,
             min=0,
             max=_SECONDS_MAX,
-            help="How long requests are still accepted after the signal to stop, while /readyz responds with 503, so that "
-            "balancers send requests elsewhere.",
+            help="The time after the stop signal in which the service still accepts requests. During this time /readyz responds "
+            "with 503, so that load balancers choose another server.",
             rich_help_panel=_STOPPING,
         ),
     ] = 0.0,
@@ -93,16 +94,13 @@ def serve(
             envvar=GRACEFUL_SECONDS,
             min=0,
             max=_SECONDS_MAX,
-            help="How long requests that have begun may take after the drain.",
+            help="The time that running requests may take after the drain.",
             show_default="TENANTRY_SHUTDOWN_TIMEOUT_SECONDS, 30",
             rich_help_panel=_STOPPING,
         ),
     ] = None,
 ) -> None:
-    """Serve the admin API of a data directory until SIGTERM or Ctrl-C; prints the URL when it accepts requests.
-
-    SIGHUP reloads the certificate.
-    """
+    """Serve the admin API of a data directory until SIGTERM or Ctrl-C, and print its URL. SIGHUP reloads the certificate."""
     from tenantry.config import RegistryConfig
     from tenantry.schemas.loading import load_schemas
     from tenantry.server.errors import DataDirectoryUnavailableError, ServeSettingsError
@@ -141,7 +139,7 @@ def serve(
 
 
 def _announce(line: str) -> None:
-    """Print a line; if it cannot be printed, serve all the same."""
+    """Print a line; if the line cannot be printed, continue to serve."""
     try:
         print_text(line)
     except CommandError as error:
@@ -163,7 +161,7 @@ def _checked_seconds(option: str, seconds: float) -> float:
 
 
 def _checked_name(text: str) -> str:
-    # The characters of a name in a Host header (RFC 3986, section 3.2.2), without a port.
+    # The pattern has the characters of a host name in a Host header (RFC 3986, section 3.2.2), without a port.
     if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9._~-]+", text):
         raise CommandError(
             Exit.USAGE,
@@ -184,11 +182,11 @@ def _check_may_listen(settings: "ServeSettings") -> None:
     if settings.api == settings.probes and settings.api.port != 0:
         raise CommandError(
             Exit.USAGE,
-            f"--port and --metrics-port are both {settings.api.port}: give the metrics another port, or omit --metrics-port",
+            f"--port and --metrics-port are both {settings.api.port}: choose another port for the metrics, or omit --metrics-port",
         )
     if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
         raise CommandError(
             Exit.USAGE,
-            "will not listen beyond this machine without TLS, because others could read keys: give --tls-cert and "
-            "--tls-key, or --behind-proxy if a proxy in front has TLS",
+            "the service must not listen beyond this machine without TLS, because others could read keys: give --tls-cert and "
+            "--tls-key, or --behind-proxy if a proxy in front of the service has TLS",
         )

@@ -12,7 +12,7 @@ from tenantry.cli.exits import EPILOG, CommandError, Exit
 from tenantry.cli.output import listing, print_document, record
 from tenantry.errors import TenantryError
 
-group = typer.Typer(name="snapshot", no_args_is_help=True, help="Snapshots of tenants, and restoring them.")
+group = typer.Typer(name="snapshot", no_args_is_help=True, help="Snapshots and restores of tenants.")
 
 _DRILLED = ("tenant_id", "outcome", "snapshot_id", "age_seconds", "duration_seconds", "error")
 
@@ -40,19 +40,19 @@ async def delete(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgum
 
 @command(group, question="Replace the data of tenant {tenant_id} by snapshot {snapshot_id}?")
 async def restore(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgument) -> Document:
-    """Replace a tenant's data by a snapshot's; `undo-restore` undoes it."""
+    """Replace a tenant's data by the data of a snapshot; `undo-restore` undoes the restore."""
     return await api.operate(tenant_path(tenant_id, "snapshots", snapshot_id, "restore"))
 
 
 @command(group, show=listing("id"))
 async def points(api: Api, tenant_id: TenantArgument) -> Document:
-    """List a tenant's restore points, oldest first: the databases that restores replaced; `restore` takes these ids too."""
+    """List a tenant's restore points, the databases that restores replaced, oldest first. `restore` also accepts their ids."""
     return await api.get(tenant_path(tenant_id, "restore-points"))
 
 
 @command(group, question="Remove restore point {point} of tenant {tenant_id} permanently?")
 async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
-    """Remove a restore point, a database that a restore replaced, to free disk space; that restore can no longer be undone."""
+    """Remove a restore point to free disk space. The restore that replaced this database can no longer be undone."""
     await api.delete(tenant_path(tenant_id, "restore-points", point))
     return {"tenant_id": tenant_id, "dropped": point}
 
@@ -65,22 +65,24 @@ async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(
     group,
-    question="Make this data directory the owner of the snapshot storage? The former owner is refused from then on.",
+    question="Make this data directory the owner of the snapshot storage? The storage will refuse the former owner.",
 )
 async def claim_storage(api: Api) -> Document:
-    """Make this directory the owner of its snapshot storage: after it was moved or restored, or to take over another's snapshots."""
+    """Make this data directory the owner of its snapshot storage, after a move or to take over another's snapshots."""
     return await api.post("/v1/snapshots/claim-storage")
 
 
 @group.command(epilog=EPILOG)
 def switch_storage(
-    new: Annotated[str, typer.Argument(metavar="STORAGE", help="s3://bucket/prefix, a directory, ….")],
+    new: Annotated[
+        str, typer.Argument(metavar="STORAGE", help="The new storage: s3://bucket/prefix, a directory, ….")
+    ],
     *,
     is_sure: YesOption = False,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Keep a directory's future snapshots in another storage, which begins empty; refused while a service has the directory open."""
+    """Store a data directory's future snapshots in another, empty storage. Stop the service on the directory first."""
     from tenantry.config import RegistryConfig
     from tenantry.tenancy.snapshot_storage import switch
 
@@ -90,8 +92,8 @@ def switch_storage(
         assert storage is not None
         if not is_sure:
             ask(
-                f"Keep the snapshots of {config.data_dir} at {storage.location} from now on? Present snapshots stay where they are, "
-                "and are neither listed nor deleted any more."
+                f"Store the future snapshots of {config.data_dir} at {storage.location}? Existing snapshots stay in the old storage, "
+                "and will neither be listed nor deleted."
             )
         try:
             before = run_async(switch.switch_storage(config, storage))
@@ -105,8 +107,8 @@ async def drill(
     api: Api,
     *,
     sample: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many active tenants, chosen at random.")
+        int, typer.Option(min=1, max=1000, help="The number of active tenants, which are chosen at random.")
     ] = 10,
 ) -> Document:
-    """Restore the newest snapshot of some active tenants to a scratch directory, and list the outcomes."""
+    """Restore the newest snapshots of some active tenants to a scratch directory, and list the outcomes."""
     return await api.operate("/v1/snapshots/drill", {"sample": sample})

@@ -1,4 +1,4 @@
-"""``tenantry tenant``: create, list and change tenants, and take them through their lifecycle."""
+"""``tenantry tenant``: creates, lists and changes tenants, and runs their lifecycle operations."""
 
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ def _limit(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator or name not in LIMITS:
         names = ", ".join(LIMITS)
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE with one of {names}")
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE: the names are {names}")
     if value == _NONE:
         return name, None
     try:
@@ -47,7 +47,7 @@ def _limit(text: str) -> tuple[str, object]:
     try:
         TenantLimits.model_validate({name: limit})
     except ValidationError as error:
-        # Only errors of this limit: the service checks it together with the others.
+        # Only errors of this limit are reported here: the service checks the limits together.
         wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
         if wrong:
             raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error
@@ -63,7 +63,8 @@ async def create(
     if_not_exists: Annotated[
         bool,
         typer.Option(
-            "--if-not-exists", help="Show the tenant as it is if it exists; refused if it is deleted."
+            "--if-not-exists",
+            help="Show an existing tenant instead of an error, unless the tenant is deleted.",
         ),
     ] = False,
 ) -> Document:
@@ -72,7 +73,7 @@ async def create(
     body: Document = {"id": tenant_id, "display_name": display_name}
     tenant = await api.post(TENANTS, body | ({"if_not_exists": True} if if_not_exists else {}))
     if existed:
-        print_note(f"{tenant_id} exists already and is {tenant['state']}: nothing was changed")
+        print_note(f"{tenant_id} already exists and is {tenant['state']}: nothing was changed")
     return tenant
 
 
@@ -102,25 +103,25 @@ async def update(
     display_name: DisplayNameOption = None,
     is_protected: Annotated[
         bool | None,
-        typer.Option("--protect/--no-protect", help="Whether the tenant is protected from being deleted."),
+        typer.Option("--protect/--no-protect", help="Whether the tenant is protected from deletion."),
     ] = None,
     limit: Annotated[
         list[Any] | None,
         typer.Option(
             parser=_limit,
             metavar="NAME=VALUE",
-            help=f"Set a limit, or remove it with NAME={_NONE}; other limits stay. Names: "
-            f"{', '.join(LIMITS)}.",
+            help=f"Set a limit, or remove it with NAME={_NONE}; other limits stay unchanged. The names are {', '.join(LIMITS)}.",
         ),
     ] = None,
     revision: Annotated[
-        int | None, typer.Option("--if-revision", help="Only if the tenant is still at this revision.")
+        int | None,
+        typer.Option("--if-revision", help="Refuse the change unless the tenant has this revision."),
     ] = None,
 ) -> Document:
     """Change a tenant's settings and limits, with immediate effect."""
     changes: Document = {"display_name": display_name, "deletion_protected": is_protected}
     if limit:
-        # The API replaces all limits, so they are read first; the revision refuses the change if they differ by then.
+        # The API replaces all limits, so the other limits are read first. The revision detects a concurrent change.
         tenant = await api.get(tenant_path(tenant_id))
         changes["limits"] = tenant["limits"] | dict(limit)
         revision = tenant["revision"] if revision is None else revision
@@ -130,31 +131,31 @@ async def update(
 
 @command(group)
 async def suspend(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
-    """Refuse a tenant's calls; its data is kept."""
+    """Refuse a tenant's calls, and keep its data."""
     return await api.post(tenant_path(tenant_id, "suspend"), {"reason": reason})
 
 
 @command(group)
 async def resume(api: Api, tenant_id: TenantArgument) -> Document:
-    """Let a suspended tenant serve calls again."""
+    """Accept the calls of a suspended tenant again."""
     return await api.post(tenant_path(tenant_id, "resume"))
 
 
 @command(group)
 async def archive(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
-    """Close a tenant for a long time: its database becomes one compacted file."""
+    """Close a tenant for a long time, and compact its database to one file."""
     return await api.operate(tenant_path(tenant_id, "archive"), {"reason": reason})
 
 
 @command(group)
 async def unarchive(api: Api, tenant_id: TenantArgument) -> Document:
-    """Let an archived tenant serve calls again."""
+    """Accept the calls of an archived tenant again."""
     return await api.post(tenant_path(tenant_id, "unarchive"))
 
 
-@command(group, question="Delete tenant {tenant_id}? Its calls are refused from now on.")
+@command(group, question="Delete tenant {tenant_id}? Its calls will be refused.")
 async def delete(api: Api, tenant_id: TenantArgument) -> Document:
-    """Refuse a tenant's calls and begin its grace period, in which it can be undeleted."""
+    """Refuse a tenant's calls, and begin the grace period in which the tenant can be undeleted."""
     return await api.delete(tenant_path(tenant_id))
 
 
@@ -177,7 +178,7 @@ async def purge(
 
 @command(group)
 async def rename(api: Api, tenant_id: TenantArgument, new_id: NewIdArgument) -> Document:
-    """Give a tenant another id; its data, files and snapshots stay where they are."""
+    """Give a tenant another id, without moving its files and snapshots."""
     return await api.post(tenant_path(tenant_id, "rename"), {"new_id": new_id})
 
 
@@ -192,7 +193,7 @@ async def clone(
         typer.Option(
             parser=identifier,
             metavar="SNAPSHOT",
-            help="The snapshot to clone; the present data if left out.",
+            help="The snapshot to clone. Default: the tenant's current data.",
         ),
     ] = None,
     display_name: DisplayNameOption = None,
@@ -204,18 +205,18 @@ async def clone(
 
 @command(group)
 async def quarantine(api: Api, tenant_id: TenantArgument, *, reason: ReasonOption = None) -> Document:
-    """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
+    """Quarantine an active tenant: refuse its calls until the tenant is repaired or restored."""
     return await api.post(tenant_path(tenant_id, "quarantine"), {"reason": reason})
 
 
 @command(group)
 async def repair(api: Api, tenant_id: TenantArgument) -> Document:
-    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again."""
+    """Check and repair a quarantined tenant's database, and accept the tenant's calls again."""
     before = await api.get(tenant_path(tenant_id))
     repaired = await api.operate(tenant_path(tenant_id, "repair"))
     if repaired["revision"] == before["revision"]:
         print_note(
-            f"{tenant_id} is {repaired['state']}: nothing was checked or repaired; to check it: "
+            f"{tenant_id} is {repaired['state']}: its database was neither checked nor repaired. To check the database, run "
             f"tenantry fleet start check --tenant {tenant_id} --wait"
         )
     return repaired
@@ -223,13 +224,15 @@ async def repair(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group)
 async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
-    """Show a tenant's size and, while the service (or with --data-dir this command) has it open, its counters."""
+    """Show the size of a tenant and, if the tenant is open in the service or in this command, its counters."""
     return await api.get(tenant_path(tenant_id, "statistics"))
 
 
 @command(group, show=listing("tenant_id", "calls_per_second"))
 async def top(
-    api: Api, *, limit: Annotated[int, typer.Option(min=1, max=100, help="How many at most.")] = 10
+    api: Api,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="The maximum number of tenants.")] = 10,
 ) -> Document:
-    """List the tenants with the most calls over the last minute, in the service's own process."""
+    """List the tenants with the most calls in the service's process during the last minute."""
     return await api.get("/v1/statistics/top", limit=limit)

@@ -1,4 +1,4 @@
-"""The commands of ``tenantry tenant`` that read or write files: bundles, and databases of other programs."""
+"""The commands of ``tenantry tenant`` that read or write files, such as bundles and other programs' databases."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from tenantry.cli.commands.tenant import group
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import record
 
-__all__ = ["group"]  # the whole group, with the commands of both files
+__all__ = ["group"]  # the group has the commands of `tenant` and of this module
 
 _VERSION: Final = re.compile(r"(?:(?P<schema>[a-z][a-z0-9_]*)=)?(?P<version>[0-9]{1,4})")
 _AcceptTablesOption = Annotated[
     str | None,
-    typer.Option(help="Tables of no schema pack that the tenant may have: names, separated by commas."),
+    typer.Option(help="Names of tables to accept although no schema pack has them, separated by commas."),
 ]
 
 
@@ -29,19 +29,19 @@ _AcceptTablesOption = Annotated[
 async def export(
     api: Api,
     tenant_id: TenantArgument,
-    path: Annotated[Path, typer.Argument(help="The bundle: a .tar.gz with a plain SQLite file in it.")],
+    path: Annotated[
+        Path, typer.Argument(help="The path of the bundle, a .tar.gz that contains a plain SQLite file.")
+    ],
     *,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> Document:
-    """Write a bundle of a tenant's present data into a file, while the tenant serves calls."""
+    """Write a bundle of a tenant's current data to a file, while the tenant accepts calls."""
     if path.exists() and not path.is_file():
         raise CommandError(Exit.USAGE, f"{path} is not a regular file: give another path")
     if path.exists() and not is_forced:
-        raise CommandError(Exit.USAGE, f"{path} exists: give another path, or --force")
+        raise CommandError(Exit.USAGE, f"{path} exists: give another path, or replace the file with --force")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise CommandError(
-            Exit.USAGE, f"{path.parent} is not a directory in which files can be created: give another path"
-        )
+        raise CommandError(Exit.USAGE, f"no file can be created in {path.parent}: give another path")
     size_bytes = await api.export(tenant_id, path)
     return {"tenant_id": tenant_id, "path": str(path), "size_bytes": size_bytes}
 
@@ -59,21 +59,21 @@ async def replace_file(
         str | None,
         typer.Option(
             metavar="UID",
-            help="The uid of another tenant that the file may be marked with; the file becomes this tenant's.",
+            help="The uid of another tenant whose mark the file may have. The mark is replaced by this tenant's uid.",
         ),
     ] = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
     """Replace a tenant's database by a plain SQLite file, which is verified first.
 
-    The old database is kept with its log: `snapshot undo-restore` undoes the replacement.
+    The old database is kept with its log, and `snapshot undo-restore` undoes the replacement.
     """
     for suffix in ("-wal", "-journal"):
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             raise CommandError(
                 Exit.USAGE,
-                f"{beside} is beside the file, so the file is not the whole database: close the database, or if the two "
+                f"{path} is not the whole database, because {beside} exists: close the database in all programs, or if both files "
                 f"belong together run sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
             )
     return await api.upload(
@@ -94,16 +94,13 @@ async def import_(
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
-    """Create a tenant from a bundle, which is verified first.
-
-    A bundle whose database has objects of no schema pack is refused with their names.
-    """
+    """Create a tenant from a bundle, which is verified first. A bundle with objects that no schema pack has is refused."""
     if not path.is_file():
         raise CommandError(
             Exit.USAGE, f"{path} is not a regular file with a known size: write the bundle to a file first"
         )
-    # Before the bundle is sent: a refusal during the transfer may be lost.
-    await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} exists already")
+    # The check runs before the transfer, because a refusal during a transfer may be lost.
+    await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} already exists")
     return await api.upload(
         tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
     )
@@ -112,7 +109,7 @@ async def import_(
 def _version(text: str) -> tuple[str | None, int]:
     match = _VERSION.fullmatch(text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is not a migration: use its number, such as 3, or notes=3")
+        raise typer.BadParameter(f"{text!r} is not the number of a migration, such as 3 or notes=3")
     return match["schema"], int(match["version"])
 
 
@@ -121,7 +118,7 @@ def _show_adopted(document: Mapping[str, Any]) -> RenderableType:
     if differences is None:
         return record(document)
     return "\n".join("{object}: {detail}: {advice}".format_map(one) for one in differences) or (
-        "the tables are what the schema packs make"
+        "the tables are the same as in the schema packs"
     )
 
 
@@ -133,9 +130,7 @@ async def adopt(
     new_id: NewIdArgument,
     path: Annotated[
         Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="The database: a file of SQLite, which is not changed."
-        ),
+        typer.Argument(exists=True, dir_okay=False, help="The SQLite file, which is not changed."),
     ],
     *,
     at: Annotated[
@@ -143,19 +138,22 @@ async def adopt(
         typer.Option(
             parser=_version,
             metavar="[SCHEMA=]NUMBER",
-            help="The last migration that the database has: a number for the only schema pack, or the pack's name and a number.",
+            help="The last applied migration: a number for the only schema pack, or the pack's name and a number.",
         ),
     ] = None,
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
     is_dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only compare, and create no tenant; exit code 1 with differences."),
+        typer.Option(
+            "--dry-run",
+            help="Compare without creating a tenant. The exit code is 1 if there are differences.",
+        ),
     ] = False,
 ) -> Document:
-    """Create a tenant with a copy of a database that another program made.
+    """Create a tenant with a copy of another program's database.
 
-    Its tables are compared with what the schema packs make at the named migrations. Later migrations are applied.
+    The tables must match the schema packs at the migrations in --at. Later migrations are then applied.
     """
     return await api.adopt(
         new_id,
