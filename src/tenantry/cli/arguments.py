@@ -84,7 +84,5 @@ SnapshotArgument = Annotated[
     str, typer.Argument(parser=identifier, metavar="SNAPSHOT", help="The snapshot's id.")
 ]
 DisplayNameOption = Annotated[str | None, typer.Option(help="The tenant's name for people.")]
-PrefixOption = Annotated[
-    str | None, typer.Option("--prefix", help="Only tenants whose ids begin with this prefix.")
-]
+PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only tenants with this id prefix.")]
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for other operators.")]

@@ -57,9 +57,7 @@ SchemaOption = Annotated[
 ]
 _UrlOption = Annotated[
     str | None,
-    typer.Option(
-        help=f"The URL of a running service. The key comes from {API_KEY}. [{URL}]", rich_help_panel=_WHERE
-    ),
+    typer.Option(help=f"A running service, with the key in {API_KEY}. [{URL}]", rich_help_panel=_WHERE),
 ]
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the key.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

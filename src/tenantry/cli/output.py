@@ -52,7 +52,7 @@ def print_on_console(render: Callable[[Console], object]) -> None:
     """Print on standard output the text that a function renders on a console; raise the errors of `print_text`."""
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
     console = Console(width=None if has_width else _PIPE_COLUMNS)
-    with console.capture() as captured:  # otherwise rich ends the process when the reader of a pipe closes it
+    with console.capture() as captured:  # without a capture, a closed pipe would make rich end the process
         render(console)
     print_text(captured.get().removesuffix("\n"))
 
@@ -123,7 +123,7 @@ def listing(*columns: str, items: str = "items") -> Show:
 
     Args:
         columns: The names of the shown fields, in this order.
-        items: The name of the document's field with the items.
+        items: The name of the document's field that contains the items.
     """
 
     def show(document: Mapping[str, Any]) -> RenderableType:
@@ -182,13 +182,13 @@ def steps(label: str) -> AbstractContextManager[object]:
 
 
 def transfer(label: str, bytes_max: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show the progress of a transfer on the terminal; the block gets a function that takes the number of bytes."""
+    """Show the progress of a transfer on the terminal; the block gets a function that takes the bytes so far."""
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     return _progress(label, _LABEL, *columns, total=bytes_max)
 
 
 def counting(label: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Show a count on the terminal; the block gets a function that takes the finished number and the total number."""
+    """Show a count on the terminal; the block gets a function that takes the finished and the total number."""
     count = TextColumn("{task.completed:,.0f} of {task.total:,.0f}")
     return _progress(label, _LABEL, BarColumn(), count, TimeElapsedColumn(), total=0)
 

@@ -44,8 +44,7 @@ class Paging:
     """The options of a command that lists items in pages."""
 
     limit: Annotated[
-        int,
-        typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="The maximum number of items.", metavar="N"),
+        int, typer.Option("--limit", min=1, max=PAGE_ITEMS_MAX, help="Maximum number of items.", metavar="N")
     ] = PAGE_ITEMS_DEFAULT
     cursor: Annotated[
         str | None, typer.Option(help="The next_cursor of the previous page.", metavar="CURSOR")
@@ -213,7 +212,7 @@ class Api:
         return found
 
     def refused(self, problem: Document) -> CommandError:
-        """Return the error for a refused request, from the problem in the response."""
+        """Return the error for a refused request, made from the problem in the response."""
         status = problem.get("status")
         exit_code = Exit.REFUSED
         if status in _KEY_STATUSES:
@@ -229,7 +228,7 @@ def api_path(*parts: str) -> str:
     """Return a path of the API, with each part quoted.
 
     Raises:
-        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies would remove it (RFC 3986, section 5.2.4).
+        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies would remove such a part (RFC 3986, section 5.2.4).
     """
     for part in parts:
         if part in _PART_OF_NO_PATH:

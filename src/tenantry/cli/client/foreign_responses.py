@@ -39,6 +39,6 @@ def foreign_response_error(response: "httpx.Response") -> CommandError:
     meaning = _MEANINGS.get(status)
     if meaning is None:
         return CommandError(Exit.UNREACHABLE, f"{where}: check the URL of the service")
-    # For every other status with a meaning a later try may succeed.
+    # A retry may succeed after every other status in `_MEANINGS`.
     is_final = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return CommandError(Exit.REFUSED if is_final else Exit.LATER, f"{where}: {meaning}")

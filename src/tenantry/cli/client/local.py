@@ -138,7 +138,7 @@ async def _client(registry: TenantRegistry) -> AsyncIterator["httpx.AsyncClient"
 
     app = create_admin_app(registry, authenticate=as_process, has_probes=False)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://in-process")
-    # At its end the lifespan waits for running operations.
+    # At the end of the block the app's lifespan waits for running operations.
     async with app.router.lifespan_context(app), client:
         yield client
 

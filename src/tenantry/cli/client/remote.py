@@ -77,9 +77,7 @@ def _headers() -> dict[str, str]:
     headers = {"User-Agent": f"tenantry/{version('tenantry')}"}
     key = os.environ.get(API_KEY, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise CommandError(
-            Exit.KEY, f"{API_KEY} has characters that a key cannot contain: set it to a key of the service"
-        )
+        raise CommandError(Exit.KEY, f"{API_KEY} has characters that no key has: set a valid key")
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return headers

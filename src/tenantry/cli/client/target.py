@@ -46,7 +46,7 @@ def choose_target(
 
     Raises:
         CommandError: The target is missing or ambiguous, or schema packs are given for a service.
-        SettingsError: The environment has an unknown variable of tenantry, such as a misspelt name.
+        SettingsError: The environment has a variable that tenantry does not know, for example a misspelt name.
     """
     from tenantry.config import RegistryConfig
 

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="The working time of the companies.")
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="The companies' working time.")] = 10.0,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -35,9 +33,7 @@ def demo(
             help="A new or empty data directory, which is kept. Default: a temporary directory.",
         ),
     ] = None,
-    quiet_companies: Annotated[
-        int, typer.Option(min=0, max=10_000, help="The number of quiet companies.")
-    ] = 200,
+    quiet_companies: Annotated[int, typer.Option(min=0, max=10_000)] = 200,
     callers: Annotated[
         int, typer.Option(min=1, max=1024, help="The number of callers of each busy company.")
     ] = 64,

@@ -47,13 +47,7 @@ def _share(text: str) -> str | float:
 
 
 def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | float]:
-    """Return the parser of a job's option.
-
-    Args:
-        name: The option's name.
-        otherwise: The end of the error message, after "neither".
-        others: The words that the option also accepts.
-    """
+    """Return the parser of a job's option, which also accepts `others`. In an error, `otherwise` follows "neither"."""
 
     def parse(text: str) -> str | float:
         from pydantic import ValidationError
@@ -90,9 +84,7 @@ def _arguments(text: str) -> dict[str, Any]:
 
 def _who_runs(target: Target, job: Document) -> str:
     """Return a note for a job in a data directory, because this command ends without running the job."""
-    if (
-        target.data_dir is None or "id" not in job
-    ):  # after --wait the document is the job's progress, without an id
+    if target.data_dir is None or "id" not in job:  # after --wait the document has a job_id instead
         return ""
     return f"this command does not run the job: start a service on this directory, or run 'tenantry fleet wait {job['id']}'"
 
@@ -130,23 +122,19 @@ class StartOptions:
             help="The number or share of the first tenants. The other tenants follow if these succeed.",
         ),
     ] = None
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="The number of concurrent tenants.")
-    ] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="Tenants at the same time.")] = None
     failures_max: Annotated[
         Any,
         typer.Option(
             parser=_failures_or_none,
             metavar="N|0.N|none",
-            help="The number or share of tenants that may fail before the job stops.",
+            help="Allowed failures, as a number or a share of the tenants. More failures stop the job.",
         ),
     ] = None
     canary_failures_max: Annotated[
         Any,
         typer.Option(
-            parser=_failures_or_none,
-            metavar="N|0.N|none",
-            help="The number or share of the first tenants that may fail.",
+            parser=_failures_or_none, metavar="N|0.N|none", help="Allowed failures of the first tenants."
         ),
     ] = None
     snapshot_before: Annotated[
@@ -154,9 +142,7 @@ class StartOptions:
     ] = None
     return_on_failure: Annotated[
         bool | None,
-        typer.Option(
-            "--return-on-failure", help="Restore the tenant's snapshot if the work on the tenant fails."
-        ),
+        typer.Option("--return-on-failure", help="Restore the snapshot if the work on the tenant fails."),
     ] = None
     arguments: Annotated[
         Any, typer.Option(parser=_arguments, metavar="JSON", help="Arguments of the work, without secrets.")
@@ -174,8 +160,7 @@ class StartOptions:
 async def start(
     api: Api,
     kind: Annotated[
-        str,
-        typer.Argument(help="The work: migrate, check, snapshot, or a kind that the service has registered."),
+        str, typer.Argument(help="migrate, check, snapshot, or a kind that the service registers.")
     ],
     *,
     options: StartOptions,
@@ -221,7 +206,7 @@ async def results(
 
 @command(group)
 async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """Pause a job: until the job is resumed, it begins no further tenants."""
+    """Pause a job, so that no work on further tenants begins until the job is resumed."""
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
@@ -232,11 +217,7 @@ async def resume(
     *,
     failures_max: Annotated[
         Any,
-        typer.Option(
-            parser=_failures,
-            metavar="N|0.N",
-            help="The number or share of further tenants that may fail. Default: unchanged.",
-        ),
+        typer.Option(parser=_failures, metavar="N|0.N", help="Allowed further failures. Default: unchanged."),
     ] = None,
     is_waited_for: WaitOption = False,
 ) -> Document:
@@ -247,7 +228,7 @@ async def resume(
 
 @command(group)
 async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -> Document:
-    """Cancel a job: it begins no further tenants."""
+    """Cancel a job, so that no work on further tenants begins."""
     return await api.post(_path(job_id, "cancel"), {"reason": reason})
 
 

@@ -22,8 +22,7 @@ _LOOPBACK: Final = "127.0.0.1"
 _LISTENING: Final = "Listening"
 
 _PortOption = Annotated[
-    int,
-    typer.Option(min=0, max=65_535, help="The API's port; 0 for any free port.", rich_help_panel=_LISTENING),
+    int, typer.Option(min=0, max=65_535, help="The port; 0 for any free port.", rich_help_panel=_LISTENING)
 ]
 _SECONDS_MAX: Final = 3600.0
 _STOPPING: Final = "Stopping"
@@ -187,6 +186,6 @@ def _check_may_listen(settings: "ServeSettings") -> None:
     if settings.is_exposed and settings.tls is None and not settings.is_behind_proxy:
         raise CommandError(
             Exit.USAGE,
-            "the service must not listen beyond this machine without TLS, because others could read keys: give --tls-cert and "
+            "the service does not listen beyond this machine without TLS, because others could read keys: give --tls-cert and "
             "--tls-key, or --behind-proxy if a proxy in front of the service has TLS",
         )

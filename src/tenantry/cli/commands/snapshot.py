@@ -19,7 +19,7 @@ _DRILLED = ("tenant_id", "outcome", "snapshot_id", "age_seconds", "duration_seco
 
 @command(group)
 async def create(api: Api, tenant_id: TenantArgument) -> Document:
-    """Take a snapshot of a tenant while it serves calls."""
+    """Take a snapshot of a tenant while the tenant accepts calls."""
     return await api.operate(tenant_path(tenant_id, "snapshots"))
 
 
@@ -52,7 +52,7 @@ async def points(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group, question="Remove restore point {point} of tenant {tenant_id} permanently?")
 async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
-    """Remove a restore point to free disk space. The restore that replaced this database can no longer be undone."""
+    """Remove a restore point to free disk space. The restore that created this restore point can no longer be undone."""
     await api.delete(tenant_path(tenant_id, "restore-points", point))
     return {"tenant_id": tenant_id, "dropped": point}
 
@@ -74,9 +74,7 @@ async def claim_storage(api: Api) -> Document:
 
 @group.command(epilog=EPILOG)
 def switch_storage(
-    new: Annotated[
-        str, typer.Argument(metavar="STORAGE", help="The new storage: s3://bucket/prefix, a directory, ….")
-    ],
+    new: Annotated[str, typer.Argument(metavar="STORAGE", help="s3://bucket/prefix, a directory, ….")],
     *,
     is_sure: YesOption = False,
     data_dir: DataDirOption = None,

@@ -62,10 +62,7 @@ async def create(
     display_name: DisplayNameOption = None,
     if_not_exists: Annotated[
         bool,
-        typer.Option(
-            "--if-not-exists",
-            help="Show an existing tenant instead of an error, unless the tenant is deleted.",
-        ),
+        typer.Option("--if-not-exists", help="Show an existing tenant; refuse the id of a deleted tenant."),
     ] = False,
 ) -> Document:
     """Create a tenant with a migrated database."""
@@ -114,8 +111,7 @@ async def update(
         ),
     ] = None,
     revision: Annotated[
-        int | None,
-        typer.Option("--if-revision", help="Refuse the change unless the tenant has this revision."),
+        int | None, typer.Option("--if-revision", help="Change the tenant only at this revision.")
     ] = None,
 ) -> Document:
     """Change a tenant's settings and limits, with immediate effect."""
@@ -230,9 +226,7 @@ async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group, show=listing("tenant_id", "calls_per_second"))
 async def top(
-    api: Api,
-    *,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="The maximum number of tenants.")] = 10,
+    api: Api, *, limit: Annotated[int, typer.Option(min=1, max=100, help="Number of tenants.")] = 10
 ) -> Document:
     """List the tenants with the most calls in the service's process during the last minute."""
     return await api.get("/v1/statistics/top", limit=limit)
