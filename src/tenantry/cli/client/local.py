@@ -104,7 +104,7 @@ class _LocalApi(Api):
         return given[0]
 
     async def _list_tenants(self, *, limit: int, cursor: str | None, **filters: Any) -> Document | None:
-        """Return a page of tenants in the API's form; None if the request is not valid, so that the API explains the error."""
+        """Return a page of tenants in the API's form; None for an invalid request, whose error the API then reports."""
         from tenantry.admin.query_digest import cursor_prefix
         from tenantry.admin.schemas import TenantOut, TenantPage
 

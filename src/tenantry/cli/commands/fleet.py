@@ -47,7 +47,7 @@ def _share(text: str) -> str | float:
 
 
 def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | float]:
-    """Return the parser of a job's option, which also accepts `others`. In an error, `otherwise` follows "neither"."""
+    """Return the parser of a job's option. `others` are further valid texts; `otherwise` names the valid texts in errors."""
 
     def parse(text: str) -> str | float:
         from pydantic import ValidationError
@@ -122,7 +122,7 @@ class StartOptions:
             help="The number or share of the first tenants. The other tenants follow if these succeed.",
         ),
     ] = None
-    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="Tenants at the same time.")] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, max=1024, help="Concurrent tenants.")] = None
     failures_max: Annotated[
         Any,
         typer.Option(

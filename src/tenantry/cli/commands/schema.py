@@ -31,7 +31,7 @@ _NameArgument = Annotated[
 
 @command(group, show=listing("name", "recorded_at", "is_missing"))
 async def list_(api: Api) -> Document:
-    """List the schema packs of the tenants. A pack is missing if --schema does not name it."""
+    """List the schema packs of the tenants. A pack that --schema does not name is listed as missing."""
     return await api.get("/v1/schemas")
 
 

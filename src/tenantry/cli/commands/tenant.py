@@ -47,7 +47,7 @@ def _limit(text: str) -> tuple[str, object]:
     try:
         TenantLimits.model_validate({name: limit})
     except ValidationError as error:
-        # Only errors of this limit are reported here: the service checks the limits together.
+        # Errors about other limits are ignored here, because the service checks all limits together.
         wrong = [detail["msg"].removeprefix("Value error, ") for detail in error.errors() if detail["loc"]]
         if wrong:
             raise typer.BadParameter(f"{name} cannot be {value[:80]!r}: {'; '.join(wrong)}") from error

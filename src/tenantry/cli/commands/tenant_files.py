@@ -153,7 +153,7 @@ async def adopt(
 ) -> Document:
     """Create a tenant with a copy of another program's database.
 
-    The tables must match the schema packs at the migrations in --at. Later migrations are then applied.
+    The tables must match the schema packs at the migrations that --at names. Later migrations are then applied.
     """
     return await api.adopt(
         new_id,
