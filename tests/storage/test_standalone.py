@@ -595,6 +595,6 @@ class TestPacks:
             packed(path, invoices, invoices)
         backend = packed(path, invoices, Schema("bills", "invoices"))
         await backend.connect()
-        with pytest.raises(MigrationError, match="'invoices' and 'bills' both make the table 'invoices'"):
+        with pytest.raises(MigrationError, match="'invoices' and 'bills' both create the table 'invoices'"):
             await backend.migrate()
         await backend.disconnect()

@@ -247,7 +247,7 @@ class TestLifecycle:
         async with TenantRegistry(
             config(data_dir), schemas=[COMPANY, pack("CREATE TABLE broken (")]
         ) as registry:
-            with pytest.raises(MigrationError, match="0001_step failed and left the database as it was"):
+            with pytest.raises(MigrationError, match="0001_step failed and was rolled back"):
                 await registry.create("acme")
             assert await registry.list() == ()
             assert registry.statistics().pool.open_tenants == 0

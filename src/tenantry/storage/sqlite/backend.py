@@ -1,4 +1,4 @@
-"""Tenants as SQLite files in a data directory: the `Backend` that needs nothing else."""
+"""The `Backend` that stores tenants as SQLite files in a data directory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -45,7 +45,7 @@ LOCKS_NOT_SWEPT: Final = "tenantry.locks.not_swept"
 
 
 class SQLiteBackend:
-    """See `Backend`."""
+    """The `Backend` for SQLite files."""
 
     dialect = "sqlite"
     capabilities = frozenset(
@@ -73,7 +73,7 @@ class SQLiteBackend:
         self._is_open = False
 
     async def open(self) -> None:
-        """Check the packs and the files, remove the locks of processes that died, and keep the threads; see `Backend.open`."""
+        """Check the packs and the files, remove lock files of dead processes, and keep the threads running; see `Backend.open`."""
         check_open_files(self._config)
         await run_in_thread(check_objects, self._schemas)
         await run_in_thread(prepare_data_files, self._config.data_dir)
@@ -97,11 +97,10 @@ class SQLiteBackend:
             self._thread_pools.unregister()
 
     def catalog(self, schema: Schema, *, log: EventLog) -> SQLiteStore:
-        """Return the store of ``catalog.db``, the one file that several processes write at once; see `Backend.catalog`.
+        """Return the store of ``catalog.db``, which several processes may write at the same time; see `Backend.catalog`.
 
-        It has a rollback journal and not a write-ahead log, which has a bug that two writers can meet (see `SQLiteStore`). It is
-        read through the writer's connection, because only a connection that may write can recover a journal that a killed
-        process left behind.
+        The catalog uses a rollback journal, because a bug of SQLite's write-ahead log can affect two writers (see `SQLiteStore`). The
+        writer's connection also reads the catalog, because only a writing connection can recover the journal of a killed process.
         """
         options = SQLiteOptions(
             path=self._config.data_dir / "catalog.db",
@@ -109,14 +108,14 @@ class SQLiteBackend:
             is_wal=False,
             is_read_by_writer=True,
         )
-        # Threads of its own: no load of any tenant delays the catalog.
+        # The catalog has separate threads, so that no tenant's load delays the catalog.
         thread_pools = ThreadPools.of(write_threads=1, read_threads=1)
         return SQLiteStore(options, [schema], clock=self._clock, log=log, thread_pools=thread_pools)
 
     def store(
         self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False
     ) -> SQLiteStore:
-        """Return the store of a tenant's file, which takes the tenant's lock when it connects; see `Backend.store`."""
+        """Return the store of a tenant's file. The store acquires the tenant's lock when it connects; see `Backend.store`."""
         paths = self._paths(place)
         return self._store(
             paths.database,
@@ -128,14 +127,14 @@ class SQLiteBackend:
         )
 
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
-        """Return the id, or the id with a counter if a tenant before it had that; see `Backend.new_location`."""
+        """Return the tenant's id, with a counter if an earlier tenant used that location; see `Backend.new_location`."""
         names = (tenant_id, *(f"{tenant_id}.{number}" for number in range(1, len(taken) + 1)))
         name = next(name for name in names if name not in taken)
         directory = tenant_paths(self._config.data_dir, name).directory
         if await run_in_thread(directory.exists):
-            # This catalog does not know what is there: it is never taken over, or removed when creating fails.
+            # The catalog does not know this directory, so a new tenant must neither use it nor remove it.
             raise DataDirectoryError(
-                f"{directory} exists and belongs to no tenant in the catalog: restore the catalog that knows it, or move "
+                f"{directory} exists but belongs to no tenant in the catalog: restore the catalog that lists its tenant, or move "
                 "the directory away",
                 path=str(directory),
             )
@@ -144,7 +143,7 @@ class SQLiteBackend:
     def exclusive(
         self, place: Place, *, is_waited_for: bool = True
     ) -> AbstractAsyncContextManager[ClosedDatabase]:
-        """Hold the tenant's lock; see `Backend.exclusive`."""
+        """Hold the tenant's lock during a block; see `Backend.exclusive`."""
         return closed_database(
             place,
             self._paths(place),
@@ -157,7 +156,7 @@ class SQLiteBackend:
 
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncIterator[None]:
-        """Hold a lock file in ``operations``; see `Backend.lock`."""
+        """Hold a lock file in the directory ``operations`` during a block; see `Backend.lock`."""
         lock = LockFile(self._locks_directory / name)
         try:
             try:
@@ -168,26 +167,26 @@ class SQLiteBackend:
                 raise lock_error(lock.path, error) from error
             yield
         finally:
-            # Also when cancelled: the thread that was to take it has taken it by then.
+            # Also runs after a cancellation, because by then the thread has acquired the lock.
             lock.remove()
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
-        """Read the file as one that does not change; see `Backend.closed_versions`."""
+        """Read the versions from the closed database's file; see `Backend.closed_versions`."""
         return await run_in_thread(integrity.read_closed_versions, self._paths(place).database)
 
     async def size_bytes(self, place: Place) -> int:
-        """Return the size of the file with its write-ahead log."""
+        """Return the size of the tenant's database file and write-ahead log together."""
         return await run_in_thread(_size_bytes, self._paths(place).database)
 
     def may_be_transient(self, error: BaseException) -> bool:
-        """Return whether SQLite, which says damage where a read fails, may have met a read that failed once."""
+        """Return whether the error may come from a single failed read of the disk, which SQLite reports as damage."""
         return second_look.is_doubtful(error)
 
     async def prepare(self, path: Path) -> dict[str, int]:
-        """Migrate a file, and check it if that changed it; see `Backend.prepare`.
+        """Migrate a database file, and check the file if a migration was applied; see `Backend.prepare`.
 
-        It may have triggers that run without an end. So it may take only as long as a check of it, and grow by half of the space
-        that copies may take. It is tried a second time if it met damage: SQLite also reports damage when the disk failed to read once.
+        Triggers of the file might never end. So migrating may take only as long as a check of the file, and the file may grow only by
+        half of the disk space for copies. Migrating is tried again after damage, which SQLite also reports after one failed disk read.
         """
         try:
             return await self._prepare(path)
@@ -195,15 +194,15 @@ class SQLiteBackend:
             return await self._prepare(path)
 
     async def adopt(self, place: Place, path: Path) -> None:
-        """Move a ready file to where the tenant's is; see `Backend.adopt`."""
+        """Move a prepared file to the path of the tenant's database; see `Backend.adopt`."""
         await run_in_thread(self._adopt, self._paths(place).database, path)
 
     def points(self, place: Place) -> RestorePoints:
-        """Return the files that restores replaced."""
+        """Return the tenant's database files from before restores."""
         return SQLiteRestorePoints(self._paths(place), self._config.data_dir, self._schemas)
 
     async def report(self) -> BackendReport:
-        """Return SQLite's version."""
+        """Return the dialect and SQLite's version."""
         return BackendReport(self.dialect, SQLITE_VERSION)
 
     @property
@@ -255,12 +254,12 @@ class SQLiteBackend:
                 report = await store.migrate()
         except TimeoutError as error:
             raise SnapshotError(
-                f"{path} was not migrated in {seconds_max:.0f} seconds, which is enough for a database of its size: look "
-                "for triggers of its own"
+                f"migrating {path} took longer than {seconds_max:.0f} seconds, which is enough for a database of this size: check "
+                "the database's triggers"
             ) from error
         finally:
             await store.disconnect()
-        # Closing does not say whether all of the log came into the file: a full disk keeps it out silently.
+        # Closing reports no error if a full disk prevents the checkpoint of the log, so checkpoint explicitly.
         await run_in_thread(maintenance.checkpoint, path)
         if report.applied:
             await run_in_thread(integrity.check_closed, path, schemas=self._schemas)
@@ -279,12 +278,12 @@ class SQLiteBackend:
 def _size_bytes(database: Path) -> int:
     size = 0
     for path in (database, log_of(database)):
-        with suppress(FileNotFoundError):  # the log comes and goes with its writer
+        with suppress(FileNotFoundError):  # the log exists only while the database has a writer
             size += path.stat().st_size
     return size
 
 
 def _limits_of_copy(path: Path, *, growth_bytes_max: int) -> TenantLimits:
-    """Return how large a copy may become. The other half of the space is for the write-ahead log."""
+    """Return the size limit of a copy. The other half of the free space is for the write-ahead log."""
     bytes_max = path.stat().st_size + min(room_bytes(path.parent) // 2, growth_bytes_max)
     return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))

@@ -1,6 +1,6 @@
-"""Maps what sqlite3 raises to tenantry's errors, by extended result code and never by message.
+"""Maps sqlite3's errors to tenantry's errors, by extended result code and never by message.
 
-The codes: https://www.sqlite.org/rescode.html
+SQLite lists its result codes at https://www.sqlite.org/rescode.html.
 """
 
 import copy
@@ -26,7 +26,7 @@ _DUPLICATE: Final = {
 }
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NAMED_CONSTRAINTS: Final = {sqlite3.SQLITE_CONSTRAINT_NOTNULL, sqlite3.SQLITE_CONSTRAINT_CHECK}
-# The code names the kind of a constraint; its name is only in the text.
+# SQLite's code names the kind of constraint; only the message contains the constraint's name.
 _CONSTRAINT_NAME: Final = re.compile(
     r" constraint failed: (?:index '(?P<index>.+)'|(?P<columns>.+))", re.DOTALL
 )
@@ -38,7 +38,7 @@ _TRANSIENT: Final = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PROTOCOL,
 }
-# These remain until an operator changes the rights, the mount or the process's limits.
+# These failures remain until an operator changes the file permissions, the mount or the process's limits.
 _LASTING: Final = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
@@ -47,24 +47,24 @@ _LASTING: Final = {
     sqlite3.SQLITE_NOLFS,
 }
 _PRIMARY_CODE_MASK: Final = 0xFF
-_UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own words: SQLite has no code for it
+_UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own message, for which SQLite has no code
 
 DRIVER_ERRORS: Final = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, MemoryError)
-"""The errors that sqlite3 raises for a database, with any parameters.
+"""The errors that sqlite3 raises for a database, whatever the parameters.
 
-It raises `UnicodeDecodeError`, without a code, if SQLite's message is not UTF-8 because it quotes a name of a damaged
-schema. It raises `MemoryError` for ``SQLITE_NOMEM``.
+If SQLite's message is not UTF-8 because it quotes a name in a damaged schema, sqlite3 raises `UnicodeDecodeError` without a code.
+For ``SQLITE_NOMEM`` it raises `MemoryError`.
 """
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the failure was temporary: the same statement may succeed later."""
+    """Return whether the failure was temporary, so that the same statement may succeed later."""
     primary = _primary_code(error)
     return isinstance(error, MemoryError) or primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether there was no space for the database, its log, or the memory that its connections share."""
+    """Return whether the disk had no space for the database, its log, or the shared memory of its connections."""
     extended = getattr(error, "sqlite_errorcode", None)
     return _primary_code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
 
@@ -75,7 +75,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Return whether a write was refused because the connection, or the file, cannot be written to."""
+    """Return whether a write was refused because the connection or the file is read-only."""
     return _primary_code(error) == sqlite3.SQLITE_READONLY
 
 
@@ -85,18 +85,18 @@ def is_interrupted(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether the failure says that the database is damaged, if the statement was one of tenantry's own."""
+    """Return whether the error reports a damaged database. Use this only for tenantry's own statements."""
     return is_undecodable(error) or _primary_code(error) in _CORRUPT
 
 
 def is_undecodable(error: BaseException) -> bool:
-    """Return whether a message of SQLite, or a text in a row, is not UTF-8."""
+    """Return whether the error reports a message of SQLite, or a text in a row, that is not valid UTF-8."""
     is_column = type(error) is sqlite3.OperationalError and str(error).startswith(_UNDECODABLE_COLUMN)
     return is_column or isinstance(error, UnicodeDecodeError)
 
 
 def error_text(error: BaseException) -> str:
-    """Return the message of an error, also if SQLite's is not UTF-8; without the content of a row."""
+    """Return the message of an error without the content of a row. SQLite's message need not be valid UTF-8."""
     if isinstance(error, UnicodeDecodeError):
         return error.object.decode("utf-8", "replace")
     if is_undecodable(error):
@@ -110,15 +110,15 @@ def is_machine_failure(error: BaseException) -> bool:
 
 
 def map_error(error: BaseException, doing: str) -> TenantryError:
-    """Return tenantry's error for one that sqlite3 raised, with that one as its cause.
+    """Return tenantry's error for an error of sqlite3, with sqlite3's error as the cause.
 
     Args:
         error: One of `DRIVER_ERRORS`, or an error of binding parameters (`OverflowError`,
             `UnicodeEncodeError`, `ValueError`, `TypeError`).
-        doing: The operation or step that failed, for the message.
+        doing: The failed operation or step, for the message.
     """
     if isinstance(error, TenantryError):
-        # Two callers must not raise the same instance; an error of the whole batch has many callers.
+        # An error of a whole batch has many callers, and two callers must not raise the same instance.
         again = copy.copy(error)
         again.__cause__ = error.__cause__
         return again
@@ -162,7 +162,7 @@ def _map(error: BaseException, doing: str) -> PersistenceError:
 
 
 def _constraint(error: BaseException) -> tuple[str | None, tuple[str, ...]]:
-    """Return SQLite's name of the constraint, and its columns."""
+    """Return the name of the violated constraint in SQLite's message, and the constraint's columns."""
     named = _CONSTRAINT_NAME.search(str(error))
     if named is None:
         return None, ()

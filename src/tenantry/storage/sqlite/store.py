@@ -1,4 +1,4 @@
-"""The SQLite store: one writer connection, read-only readers beside it, one job on a thread for each batch."""
+"""The SQLite store, which has one writer connection and read-only readers, and runs each batch as one job on a thread."""
 
 import asyncio
 import sqlite3
@@ -54,12 +54,11 @@ T = TypeVar("T")
 class SQLiteStore:
     """One tenant's SQLite database.
 
-    Only the writer connection writes and checkpoints, and it closes last: before 3.51.3 (but for 3.44.6 and 3.50.7)
-    SQLite can corrupt a WAL database when two connections write or checkpoint at the wrong moment
-    (https://www.sqlite.org/wal.html, section 11).
+    Only the writer connection writes and checkpoints, and it closes last. Before version 3.51.3 (except 3.44.6 and 3.50.7), SQLite can
+    corrupt a WAL database if two connections write or checkpoint at the same time (https://www.sqlite.org/wal.html, section 11).
 
     Args:
-        ownership: The file's lock and epoch, None for a database that has one user by agreement.
+        ownership: The lock and the epoch of the file; None for a database that has a single user by agreement.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class SQLiteStore:
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
-        # Held for a whole transaction and released by the task that ends it, so not an anyio.Lock, which belongs to one task.
+        # Another task may release this lock at the end of a transaction. An anyio.Lock must be released by the task that acquired it.
         self._writer_lock = asyncio.Lock()
         self._opener = DatabaseOpener(
             options,
@@ -99,12 +98,12 @@ class SQLiteStore:
 
     @property
     def backend(self) -> str:
-        """The back end's name."""
+        """The name of the back end."""
         return "sqlite"
 
     @property
     def is_connected(self) -> bool:
-        """Whether it is open."""
+        """Whether the database is open."""
         return self._connections.is_open
 
     async def connect(self) -> None:
@@ -128,7 +127,7 @@ class SQLiteStore:
             if not self._connections.is_open:
                 return
             self._log.debug(events.BACKEND_DISCONNECTING, backend=self.backend)
-            # A cancelled caller must not leave closing half done: it is bounded work on the local disk.
+            # Cancellation must not interrupt closing, which takes a limited time on the local disk.
             with anyio.CancelScope(shield=True):
                 try:
                     self._is_closing.set()
@@ -151,7 +150,7 @@ class SQLiteStore:
             return False
         try:
             is_healthy = await connection.run(_select_one)
-        except (*DRIVER_ERRORS, ValueError):  # ValueError: it was closed meanwhile
+        except (*DRIVER_ERRORS, ValueError):  # ValueError: the connection was closed in the meantime
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
         return is_healthy
@@ -167,7 +166,7 @@ class SQLiteStore:
                 return self._reported(plan, ())
             async with self._writer_lock:
                 writer = await self._connections.ensure_writer()
-                # Submitted as a job, so that cancellation interrupts a long migration.
+                # The migration is a job, so that cancellation interrupts it.
                 cancelled = threading.Event()
                 job = writer.submit(partial(self._migrate, plan, cancelled))
                 job.add_done_callback(lambda job: cancelled.set() if job.cancelled() else None)
@@ -210,18 +209,18 @@ class SQLiteStore:
         return self._submit(reader, job)
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
-        """Apply limits to the writes; see `Store.apply_limits`."""
-        # Not inside a transaction: SQLite would not change `synchronous`, and would count pages that the transaction may
-        # still undo as the database's size.
+        """Apply limits to writes; see `Store.apply_limits`."""
+        # Limits are not applied inside a transaction. There SQLite would not change `synchronous`, and the database's size would
+        # include pages that the transaction may roll back.
         async with self._writer_lock:
             with self._mapped_errors():
                 await self._connections.apply_limits(database_bytes_max, durability)
             self._database_bytes_max = database_bytes_max
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Look for damage in the whole database; see `Store.check_integrity`.
+        """Check the whole database for damage; see `Store.check_integrity`.
 
-        It is one read transaction: while it lasts the write-ahead log cannot be truncated.
+        The check is one read transaction, during which the write-ahead log cannot be truncated.
         """
         self.check_connected()
         check = self._mapped(
@@ -235,14 +234,14 @@ class SQLiteStore:
                 await self._checked(self._submit(reader, check))
 
     def change_token(self) -> ChangeToken | None:
-        """Return a token of the present content; see `Store.change_token`. Nobody else can see a database in memory."""
+        """Return a token of the present content, or None for a database in memory; see `Store.change_token`."""
         path = self._options.path
         return None if path is None else read_change_token(path, is_wal=self._options.is_wal)
 
     async def changes_by_others(self) -> int:
-        """Return a number that changes with the commits of others; see `Store.changes_by_others`.
+        """Return a number that changes when another connection commits; see `Store.changes_by_others`.
 
-        SQLite's number is a connection's own (https://www.sqlite.org/pragma.html#pragma_data_version): it is always the writer's.
+        Each connection has its own number (https://www.sqlite.org/pragma.html#pragma_data_version). This method always uses the writer's.
         """
         self.check_connected()
         return await self._submit_in_turn(self._mapped(_data_version))
@@ -274,7 +273,7 @@ class SQLiteStore:
         self._log_limit.measure()
 
     def _enforce_log_limit(self) -> None:
-        # A copy reads from the log until it ends.
+        # A running copy reads from the log, so the log cannot be truncated.
         if not self._copies:
             self._log_limit.enforce()
 
@@ -290,14 +289,14 @@ class SQLiteStore:
         ]
 
     def _with_limit_named(self, outcome: T, doing: str) -> T:
-        """Return the outcome of a write; an error because of the database's limit names the limit."""
+        """Return the outcome of a write, with the limit's name in an error that the database's limit caused."""
         return with_limit_named(outcome, doing, self._database_bytes_max, self._options.path)
 
     async def copy_to(self, path: Path) -> None:
-        """Write a consistent copy into a new file, beside the writer; see `Store.copy_to`."""
+        """Write a consistent copy into a new file while the writer continues; see `Store.copy_to`."""
         self.check_connected()
         with self._mapped_errors():
-            # The writer must be open: then there is a write-ahead log, which allows to read while others write.
+            # An open writer has a write-ahead log, which lets the copy read while the writer writes.
             await self._connections.ensure_writer()
         copy = asyncio.ensure_future(run_in_thread(self._copy, path))
         self._copies.add(copy)
@@ -318,7 +317,7 @@ class SQLiteStore:
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
         """Return whether this is the first read and the writer is idle.
 
-        Opening a reader costs more than the read, and a tenant that is read once does not need one.
+        A tenant that is read once does not need a reader, and opening a reader takes longer than the read.
         """
         is_first, self._is_read = not self._is_read, True
         return is_first and self._ownership is not None and not (self._writer_lock.locked() or writer.backlog)
@@ -327,7 +326,7 @@ class SQLiteStore:
         """Raise if the store is not connected.
 
         Raises:
-            PersistenceConnectionError: It is not.
+            PersistenceConnectionError: The store is not connected.
         """
         if not self._connections.is_open:
             self._log.warning(events.BACKEND_NOT_CONNECTED, backend=self.backend)
@@ -351,23 +350,25 @@ class SQLiteStore:
     async def _checked(self, job: "asyncio.Future[None]") -> None:
         self._checks.add(job)
         try:
-            # Not awaited directly: if `disconnect` cancels the job, that must not look like the caller's own cancellation.
+            # The job is not awaited directly, because its cancellation by `disconnect` must not look like the caller's cancellation.
             await asyncio.wait([job])
         finally:
             self._checks.discard(job)
             job.cancel()
         if job.cancelled():
-            raise PersistenceConnectionError(f"cannot use {self._options}: it was disconnected meanwhile")
+            raise PersistenceConnectionError(
+                f"cannot use {self._options}: it was disconnected in the meantime"
+            )
         job.result()
 
     async def _read_later(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
-        """Read after the write-ahead log was truncated and the writer was opened."""
+        """Wait until reads are no longer held and the writer is open, then read."""
         await self._log_limit.wait_released()
         try:
             with self._mapped_errors():
                 await self._connections.ensure_writer()
         except TenantryError:
-            # On a full disk the writer cannot be opened, and the immutable reader is opened again.
+            # On a full disk the writer cannot be opened. `ensure_writer` then opens the immutable reader again.
             if self._connections.immutable_reader is None:
                 raise
         return await self.read(statements)
@@ -377,7 +378,7 @@ class SQLiteStore:
             reader = await self._connections.new_reader()
         except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
-        await self._log_limit.wait_released()  # reads may be held since
+        await self._log_limit.wait_released()  # new reads may be on hold by now
         return await self._submit(reader, job)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
@@ -397,7 +398,7 @@ class SQLiteStore:
         return self._reported(plan, applied)
 
     def _reported(self, plan: migrator.Plan, applied: "tuple[Migration, ...]") -> MigrationReport:
-        """Return the versions of the database; migrations not applied by this store were applied by another process meanwhile."""
+        """Return the applied migrations and the database's versions, including migrations that another process applied."""
         if not plan.pending:
             self._log.debug(events.MIGRATION_SKIPPED)
         versions = {row.schema: row.version for row in plan.applied}
@@ -422,14 +423,14 @@ class SQLiteStore:
             raise self._map(error, f"cannot use {self._options}") from error
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
-        # Raised for a job on a connection that was closed meanwhile.
+        # A job on a connection that was closed in the meantime raises these errors.
         is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
         if is_late and not isinstance(error, UnicodeDecodeError):
-            return PersistenceConnectionError(f"{doing}: the database was disconnected meanwhile")
+            return PersistenceConnectionError(f"{doing}: the database was disconnected in the meantime")
         return self._with_full_disk_named(map_error(error, doing))
 
     def _with_full_disk_named(self, error: TenantryError) -> TenantryError:
-        """Return an error that names the full disk, where SQLite only says that it cannot create a file."""
+        """Return an error that reports a full disk if SQLite only reports that it cannot create a file."""
         path = self._options.path
         code = error.code if isinstance(error, PersistenceConnectionError) else None
         if code != "SQLITE_CANTOPEN" or path is None or not is_exhausted(path.parent):
@@ -454,4 +455,4 @@ def _select_one(connection: sqlite3.Connection) -> bool:
 
 
 def _unguarded(_: sqlite3.Connection) -> None:
-    """Allow every write: a database without an owner has one user by agreement."""
+    """Allow every write, because a database without an owner has a single user by agreement."""

@@ -1,1 +1,1 @@
-"""How migrations run."""
+"""Runs migrations on SQLite databases."""

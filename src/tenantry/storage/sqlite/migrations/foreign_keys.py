@@ -1,8 +1,8 @@
-"""Finds the rows that a migration left without their parent.
+"""Finds rows that lose their parent row in a migration.
 
-SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) runs without foreign keys and
-looks for broken ones at its end. A row that had no parent before the step does not fail the step, so such rows are
-recorded before it. The records are in a temporary table and not in memory, because their number is not limited.
+SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) turns foreign keys off and checks them
+at the end. Rows without a parent before a step must not fail the step, so they are recorded first. A temporary table holds the records,
+because their number is not limited.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ _CREATE: Final = (
     "CREATE INDEX IF NOT EXISTS temp.tenantry_orphans_row ON tenantry_orphans (child, row_id)",
 )
 _DROP: Final = "DROP TABLE temp.tenantry_orphans"
-# For a table without rowids the pragma reports no number of the row, so the counts are compared.
+# The pragma reports no row number for a table without rowids, so the counts of rows are compared.
 _NOTE: Final = """
 INSERT INTO temp.tenantry_orphans
 SELECT :child, "rowid", parent, count(*) FROM pragma_foreign_key_check(:child, 'main') GROUP BY "rowid", parent
@@ -42,7 +42,7 @@ LIMIT :rows_max
 
 
 class OrphanedRowsError(Exception):
-    """A migration leaves rows whose parent is missing; the message names some of them."""
+    """A migration leaves rows without their parent rows. The message names some of these rows."""
 
     sqlite_errorname = "SQLITE_CONSTRAINT_FOREIGNKEY"
 
@@ -51,9 +51,9 @@ class Noted(NamedTuple):
     """The tables with foreign keys before a step.
 
     Attributes:
-        whole: Those in which every row has its parent.
-        unchecked: Those whose rows could not be checked: a parent lacks the unique key that they refer to.
-        orphaned: Those with rows without a parent.
+        whole: The tables whose parent tables all exist and can be checked.
+        unchecked: The tables that cannot be checked, because a parent table lacks the referenced unique key.
+        orphaned: The tables that have rows without a parent row.
     """
 
     whole: frozenset[str]
@@ -62,7 +62,7 @@ class Noted(NamedTuple):
 
 
 def note_orphans(connection: sqlite3.Connection) -> Noted:
-    """Record, inside the step's transaction, which rows have no parent."""
+    """Record the rows that have no parent row, inside the step's transaction."""
     children = _children(connection)
     found = {child: _has_orphans(child, connection) for child in children}
     orphaned = frozenset(child for child in children if found[child])
@@ -74,11 +74,11 @@ def note_orphans(connection: sqlite3.Connection) -> Noted:
 
 
 def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
-    """Check, in the same transaction, that every row without a parent was recorded before.
+    """Check in the step's transaction that `note_orphans` recorded every row without a parent row.
 
     Raises:
-        OrphanedRowsError: Some rows have lost their parent since, or were added without one.
-        sqlite3.OperationalError: A parent has lost the unique key that its children refer to.
+        OrphanedRowsError: The step removed the parents of some rows, or added rows without a parent.
+        sqlite3.OperationalError: A parent table has lost the unique key that its child tables reference.
     """
     found: list[str] = []
     for child in _children(connection):
@@ -100,7 +100,7 @@ def _has_parents(child: str, connection: sqlite3.Connection) -> bool:
 
 
 def _has_orphans(child: str, connection: sqlite3.Connection) -> bool | None:
-    """Return whether rows of the table have no parent, None if that cannot be checked."""
+    """Return whether the table has rows without a parent row; None if the table cannot be checked."""
     try:
         return connection.execute(_FIND, {"child": child, "rows_max": 1}).fetchone() is not None
     except sqlite3.OperationalError as error:
@@ -132,5 +132,5 @@ def _new_orphans(child: str, noted: Noted, connection: sqlite3.Connection) -> li
 
 
 def _lacks_key(error: sqlite3.OperationalError) -> bool:
-    """Return whether the parent has no unique key of the columns that the child refers to."""
+    """Return whether the parent table has no unique key with the columns that the child table references."""
     return error.sqlite_errorcode == sqlite3.SQLITE_ERROR

@@ -1,4 +1,4 @@
-"""Runs migrations in a database in memory, to learn what they make."""
+"""Runs migrations in a database in memory to find the objects that they create."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from tenantry.storage.sqlite.migrations import migrator
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 PACK_SECONDS_MAX: Final = 1.0
-"""How long a pack's migrations may run when packs are compared. On an empty database they take milliseconds."""
+"""The time limit for a pack's migrations when packs are compared. On an empty database migrations take milliseconds."""
 
 
 def database_of(
@@ -28,16 +28,16 @@ def database_of(
     *,
     seconds_max: float | None = None,
 ) -> sqlite3.Connection:
-    """Return a database in memory with everything that tenantry creates at these versions.
+    """Return a database in memory that has the given migrations, and all tables that tenantry creates with them.
 
     Args:
         migrations: The migrations, in order.
-        schemas: Their packs, for their connect hooks.
-        seconds_max: How long they may run.
+        schemas: The schema packs whose connect hooks run.
+        seconds_max: The time limit for all migrations; None for no limit.
 
     Raises:
-        MigrationError: A migration failed, or took too long.
-        ConnectHookError: A hook failed.
+        MigrationError: A migration failed or took too long.
+        ConnectHookError: A connect hook failed.
     """
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
@@ -56,31 +56,31 @@ def database_of(
 
 
 def check_objects(schemas: Sequence[Schema]) -> None:
-    """Raise if two packs make a table, an index, a view or a trigger of one name.
+    """Check that no two packs create a table, an index, a view or a trigger with the same name.
 
-    One pack alone is not looked at. A pack whose migrations fail on an empty database is left out: migrating a tenant says why.
+    A single pack is not checked. A pack whose migrations fail on an empty database is ignored, because migrating a tenant reports that error.
 
     Raises:
-        MigrationError: Two packs do; it names both packs and the object.
+        MigrationError: Two packs create objects with the same name. The message names both packs and the object.
     """
     if len(schemas) <= 1:
         return
     owners: dict[tuple[bool, str], Schema] = {}
     for schema in schemas:
         for one in _objects_of(schema):
-            # Tables, indexes and views share their names; triggers have names of their own.
+            # Tables, indexes and views share one namespace; triggers have a separate namespace.
             owner = owners.setdefault((one.type == "trigger", folded(one.name)), schema)
             if owner is not schema:
                 raise MigrationError(
-                    f"the schemas {owner.name!r} and {schema.name!r} both make the {one.shown}, and a tenant's database has "
-                    "only one of this name: rename it in one of them, or leave one of the schemas out",
+                    f"the schemas {owner.name!r} and {schema.name!r} both create the {one.shown}, but names must be unique in a "
+                    "tenant's database: rename it in one schema, or remove one of the schemas",
                     schema=schema.name,
                 )
 
 
 @cache
 def _objects_of(schema: Schema) -> Sequence[SchemaObject]:
-    """Return the objects that a pack makes, without tenantry's own and SQLite's; once in a process."""
+    """Return the objects that a pack creates, without the internal objects of tenantry and SQLite. The result is cached."""
     try:
         with closing(
             database_of(schema.migrations("sqlite"), [schema], seconds_max=PACK_SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""Runs the function of a migration in Python inside the transaction that also records its number."""
+"""Runs the function of a Python migration inside the transaction that also records the migration's number."""
 
 import sqlite3
 import traceback
@@ -23,22 +23,22 @@ _find_numbered = lru_cache(maxsize=128)(find_numbered)
 
 
 class _CancelledStepError(sqlite3.OperationalError):
-    """The caller was cancelled between two statements of the function; SQLite can only interrupt a statement."""
+    """The caller was cancelled between two statements of the function, where SQLite has no statement to interrupt."""
 
     sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
     sqlite_errorname = "SQLITE_INTERRUPT"
 
 
 class SQLiteMigrationSession:
-    """See `MigrationSession`.
+    """The `MigrationSession` of a SQLite database.
 
-    A failed statement may have ended the transaction, for example on a full disk, so nothing may run after it.
+    A failed statement may have ended the transaction, for example on a full disk. So no statement may run after a failed statement.
 
     Args:
-        connection: The database, in the migration's transaction.
+        connection: The database's connection, inside the migration's transaction.
 
     Attributes:
-        failure: The error of the statement that failed; None as long as none has.
+        failure: The error of the failed statement; None if no statement has failed.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -69,7 +69,7 @@ class SQLiteMigrationSession:
 
     def _run(self, work: Callable[[], T]) -> T:
         if self._is_over:
-            raise RuntimeError("the migration has ended, and its session with it")
+            raise RuntimeError("the migration has ended, so its session cannot be used")
         if self.failure is not None:
             raise self.failure
         PROCESS.give_way()
@@ -114,14 +114,14 @@ class SQLiteMigrationSession:
             columns = Columns(tuple(column[0] for column in cursor.description))
             return [Row(columns, values) for values in islice(cursor, rows_max)]
         finally:
-            cursor.close()  # a statement in progress would keep COMMIT from working
+            cursor.close()  # a running statement would prevent COMMIT
 
 
 def run_function(function: MigrationFunction, connection: sqlite3.Connection) -> None:
-    """Run a migration's function like a migration's script; see `run_step`.
+    """Run a migration's function as one step; see `run_step`.
 
     Raises:
-        sqlite3.Error: A statement failed, also if the function caught the error.
+        sqlite3.Error: A statement failed, even if the function caught the error.
         BrokenScriptError: A statement is not allowed, or the function raised another error.
     """
     session = SQLiteMigrationSession(connection)
@@ -137,7 +137,7 @@ def _check_cancelled() -> None:
 
 
 def failed_line(migration: Migration, error: BaseException) -> int | None:
-    """Return the line of the migration's file at which its function raised the error; None if the error is not the function's."""
+    """Return the line of the migration's file at which the function raised the error; None for errors from elsewhere."""
     if migration.function is None:
         return None
     cause: BaseException | None = error
@@ -162,7 +162,7 @@ def _call(function: MigrationFunction, session: SQLiteMigrationSession) -> None:
         return
     if isinstance(raised, (sqlite3.Error, sqlite3.Warning, MemoryError, BrokenScriptError)):
         raise raised
-    # The text of an error that is not tenantry's may quote a row.
+    # The message of an error from outside tenantry may quote values of a row.
     reason = (
         str(raised)
         if isinstance(raised, TenantryError)

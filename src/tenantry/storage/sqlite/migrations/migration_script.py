@@ -1,6 +1,6 @@
-"""Runs one migration inside the transaction that also records its number.
+"""Runs one migration inside the transaction that also records the migration's number.
 
-Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer prevents them from
+Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer keeps the statements from
 ending the transaction and from changing the connection.
 """
 
@@ -18,11 +18,11 @@ from tenantry.storage.sqlite.statements.authorizer import (
 from tenantry.storage.sqlite.statements.sql_text import quoted
 
 ALLOWED_PRAGMAS: Final = ("defer_foreign_keys", "foreign_keys", "legacy_alter_table")
-"""The pragmas that a migration may set: the runner turns foreign keys off before a step, and resets the others after it."""
+"""The pragmas that a migration may set. Foreign keys are off during a step, and the other pragmas are reset after the step."""
 
 _ADVICE: Final = (
-    "create the table under a new name, copy the rows, drop the old table and rename the new one; drop views and triggers that "
-    "name the table before, and create them again after; or begin the migration with PRAGMA legacy_alter_table = ON "
+    "drop the views and triggers that name the table; create the table under a new name, copy the rows, drop the old table and rename "
+    "the new table; create the views and triggers again; or begin the migration with PRAGMA legacy_alter_table = ON "
     "(https://www.sqlite.org/lang_altertable.html, section 7)"
 )
 _SCHEMA: Final = (
@@ -33,7 +33,7 @@ SELECT DISTINCT child.name FROM sqlite_schema AS child, pragma_foreign_key_list(
 WHERE child.type = 'table' AND key."table" = ? COLLATE NOCASE ORDER BY child.name
 """
 _SHOWN_MAX: Final = 5
-# Dropping a virtual table drops its shadow tables, so it is dropped before them.
+# Virtual tables come first, because dropping a virtual table also drops its shadow tables.
 _FIND_TEMPORARY: Final = """
 SELECT type, name FROM sqlite_temp_schema
 WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'tenantry_orphans'
@@ -42,7 +42,7 @@ ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
 
 
 class BrokenScriptError(ValueError):
-    """A migration's SQL did something that is not allowed in a migration; the message says how to write it."""
+    """A migration did something that migrations may not do. The message says how to correct the migration."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -54,8 +54,8 @@ class _StepJudge:
 
     Attributes:
         dropped: The tables that the step dropped.
-        has_temporary: Whether the step created a temporary table, index, view or trigger. A query instead would open the
-            connection's temporary database.
+        has_temporary: Whether the step created a temporary table, index, view or trigger. Recording this avoids a query, which would
+            open the connection's temporary database.
     """
 
     def __init__(self) -> None:
@@ -84,11 +84,11 @@ def run_script(script: str, connection: sqlite3.Connection) -> None:
 
 
 def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
-    """Let `run` execute a migration's statements; the temporary objects that they created are dropped at its end.
+    """Call `run`, which executes a migration's statements, then drop the temporary objects that the statements created.
 
     Raises:
         sqlite3.Error: A statement failed.
-        BrokenScriptError: A statement is not allowed, or a view, trigger or foreign key is left without its table.
+        BrokenScriptError: A statement is not allowed, or a view, trigger or foreign key refers to a dropped table.
     """
     before, judge = _schema(connection), _StepJudge()
     try:
@@ -97,8 +97,8 @@ def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:
-        # SQLite's message for what a change would break: a view or trigger by a rename, the table's own constraints by DROP COLUMN.
-        # That of an added column, such as one without a type in a STRICT table, says itself what to correct.
+        # SQLite's message begins with "error in" if a rename would break a view or trigger, or DROP COLUMN the table's constraints.
+        # The message about an added column, such as an untyped column in a STRICT table, needs no advice.
         if not str(error).startswith("error in ") or " after add column: " in str(error):
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
@@ -108,7 +108,7 @@ def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
 
 
 def split_statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script; SQLite's own tokenizer finds their ends."""
+    """Yield the statements of a script, using SQLite's own tokenizer to find the end of each statement."""
     statement = ""
     for part in script.split(";"):
         statement += f"{part};"
@@ -116,7 +116,7 @@ def split_statements(script: str) -> Iterator[str]:
             if statement.strip() != ";":
                 yield statement
             statement = ""
-    # The last part has a semicolon that the script does not have.
+    # The last part ends with a semicolon that is not in the script.
     rest = statement.removesuffix(";")
     if rest.strip():
         yield rest
@@ -126,11 +126,11 @@ def _refusal(error: RefusedActionError) -> BrokenScriptError:
     action = error.action
     if action.startswith("PRAGMA"):
         why = (
-            f"a migration may set {', '.join(ALLOWED_PRAGMAS)} and read any other, and tenantry sets the rest when it opens the "
+            f"a migration may set only {', '.join(ALLOWED_PRAGMAS)}, and tenantry sets the other pragmas when it opens the "
             "database: remove the statement"
         )
     elif action in TRANSACTIONS:
-        why = "it runs in a transaction of tenantry's: remove the statement"
+        why = "tenantry runs it in a transaction: remove the statement"
     else:
         why = f"{error.reason}: remove the statement"
     return BrokenScriptError(f"a migration may not use {action}: {why}", code="SQLITE_AUTH")
@@ -146,8 +146,8 @@ def _check_references(
 ) -> None:
     """Refuse references to a table that the step created and dropped.
 
-    ``ALTER TABLE users RENAME TO old_users`` makes every view, trigger and foreign key of ``users`` refer to ``old_users``. A
-    step that then creates a new ``users`` and drops ``old_users`` leaves them without a table.
+    After ``ALTER TABLE users RENAME TO old_users`` all views, triggers and foreign keys of ``users`` refer to ``old_users``. If the
+    step then creates a new ``users`` and drops ``old_users``, these references have no table.
     """
     scratch = {name for name in dropped if ("table", name) not in before}
     if not scratch:
@@ -156,18 +156,18 @@ def _check_references(
     changed = {key: sql for key, sql in after.items() if before.get(key) != sql and key[0] != "table"}
     for table in sorted(scratch):
         found = [f"table {child}" for (child,) in connection.execute(_FIND_CHILDREN, (table,))]
-        # SQLite writes the new name in double quotes wherever it renames a table.
+        # When SQLite renames a table, it writes the new name in double quotes.
         written = quoted(table).lower()
         found += [f"{kind} {name}" for (kind, name), sql in changed.items() if written in sql.lower()]
         if found and ("table", table) not in after:
             raise BrokenScriptError(
-                f"it leaves a reference to {table}, which it dropped, in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
+                f"it leaves a reference to the dropped table {table} in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
                 code="SQLITE_ERROR",
             )
 
 
 def _drop_temporary(connection: sqlite3.Connection) -> None:
-    """Drop the temporary objects that a step left: they would hide tables of the tenant from later statements."""
+    """Drop the temporary objects of a step, because they would hide the tenant's tables from later statements."""
     while (found := connection.execute(_FIND_TEMPORARY).fetchone()) is not None:
         kind, name = found
         connection.execute(f"DROP {kind} temp.{quoted(name)}")

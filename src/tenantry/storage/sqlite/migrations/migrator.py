@@ -1,16 +1,16 @@
-"""Applies migrations to a SQLite database: each in one transaction with its row and its ``user_version``.
+"""Applies migrations to a SQLite database, each in one transaction with its row and the new ``user_version``.
 
 SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). Python's implicit transactions and ``executescript``, which
-commits first, would break this: so statements are executed one by one between our own BEGIN IMMEDIATE and COMMIT
+commits first, would break this. So statements are executed one by one between tenantry's own BEGIN IMMEDIATE and COMMIT
 (`migration_script`).
 
 A step runs with foreign keys off, as SQLite's procedure for changing a table requires
-(https://www.sqlite.org/lang_altertable.html, section 7): with foreign keys on, dropping the old table deletes the rows of its children. The
-pragma has no effect inside a transaction, so it comes before BEGIN. The step fails if it leaves rows
-without their parent (`foreign_keys`).
+(https://www.sqlite.org/lang_altertable.html, section 7). With foreign keys on, dropping the old table would delete rows of its child
+tables. The pragma has no effect inside a transaction, so it comes before BEGIN. A step fails if it leaves rows without their parent
+(`foreign_keys`).
 
-Two processes may migrate one file at the same moment: the plan is made again under the write lock, so the second process finds
-the migrations of the first applied.
+Two processes may migrate the same file at the same time. Each process plans again under the write lock, so the second process sees the
+migrations that the first process applied.
 """
 
 import json
@@ -54,12 +54,12 @@ SUMMARY_SQL: Final = """
 SELECT user_version, (SELECT json_group_array(json_array(schema, version, checksum)) FROM schema_migrations) AS applied
 FROM pragma_user_version
 """
-"""What `plan` reads, as one row; fails if the database has no table of migrations."""
+"""Selects the data of `plan` as one row; fails if the database has no table ``schema_migrations``."""
 _EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
 
 
 class Plan(NamedTuple):
-    """The migrations that a database has, and those that are pending."""
+    """The applied and the pending migrations of a database."""
 
     applied: list[AppliedMigration]
     file_version: int
@@ -67,11 +67,11 @@ class Plan(NamedTuple):
 
 
 Planner: TypeAlias = Callable[[list[AppliedMigration], int], tuple[Migration, ...]]
-"""Returns the pending migrations, from the applied ones and the file's version."""
+"""Takes the applied migrations and the file's version, and returns the pending migrations."""
 
 
 def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
-    """Plan from one snapshot: rows and ``user_version`` of two moments could look like a file that was changed by hand."""
+    """Plan from one snapshot, because rows and ``user_version`` from two moments could look like a manual change of the file."""
     connection.execute("BEGIN")
     try:
         return _plan(planner, connection)
@@ -80,13 +80,13 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
-    """Plan from the row of `SUMMARY_SQL`."""
+    """Plan from the result of `SUMMARY_SQL`."""
     applied = [AppliedMigration(*row) for row in json.loads(applied_json)]
     return Plan(applied, file_version, planner(applied, file_version))
 
 
 def read_file_version(connection: sqlite3.Connection) -> int:
-    """Return the database's ``user_version``: how many migrations were applied to it."""
+    """Return the database's ``user_version``, which is the number of applied migrations."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
 
@@ -94,13 +94,13 @@ def read_file_version(connection: sqlite3.Connection) -> int:
 def apply_migrations(
     first: Plan, planner: Planner, clock: Clock, connection: sqlite3.Connection
 ) -> tuple[Migration, ...]:
-    """Apply the pending migrations in order, and return those that were applied here; another process may have applied the rest.
+    """Apply the pending migrations in order, and return the migrations that this call applied.
 
-    If one fails, those before it stay applied, and it leaves the file as it was. The plan is made again before each step, because the
-    first one is from before the file was locked.
+    Another process may apply some of the pending migrations, so each step plans again under the write lock. A failed migration is
+    rolled back; earlier migrations stay applied.
 
     Raises:
-        MigrationError: A step's SQL failed, or the planner refuses the database as another process left it.
+        MigrationError: A step failed, or the planner refuses the database after another process changed it.
     """
     applied: list[Migration] = []
     pending = first.pending
@@ -122,7 +122,7 @@ def apply_migrations(
 
 @contextmanager
 def _step(connection: sqlite3.Connection) -> Iterator[None]:
-    """Begin the transaction of a step without foreign keys; afterwards roll back if it was not committed, and reset every pragma."""
+    """Begin the transaction of a step with foreign keys off. At the end roll back unless it was committed, and reset every pragma."""
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -136,7 +136,7 @@ def _step(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _set_surely(pragma: str, connection: sqlite3.Connection) -> None:
-    """Run a pragma although a cancelled caller interrupts the connection every few milliseconds."""
+    """Run a pragma, twice if needed, because a cancelled caller interrupts the connection every few milliseconds."""
     try:
         connection.execute(pragma)
     except sqlite3.OperationalError as error:
@@ -151,7 +151,7 @@ def _plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
-    """Return the rows of ``schema_migrations``; none for a new database, which has no such table."""
+    """Return the rows of ``schema_migrations``, or an empty list for a new database, which does not have that table."""
     if connection.execute(_EXISTS).fetchone() is None:
         return []
     return [AppliedMigration(*row) for row in connection.execute(_SELECT)]
@@ -161,7 +161,7 @@ def _failure(migration: Migration, error: Exception) -> MigrationError:
     line = failed_line(migration, error)
     place = "" if line is None else f" at line {line} of {migration.file_name}"
     failure = MigrationError(
-        f"migration {migration} failed{place} and left the database as it was: {error_text(error)}",
+        f"migration {migration} failed{place} and was rolled back: {error_text(error)}",
         schema=migration.schema,
         version=migration.version,
         is_step_failure=not is_machine_failure(error),
@@ -182,7 +182,7 @@ def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.
     connection.execute(CREATE_SQL)
     duration_ms = (time.perf_counter() - started) * 1000
     record(migration, clock.now(), duration_ms, connection)
-    # A pragma takes no parameters; the number is ours.
+    # A pragma takes no parameters. The number comes from tenantry and not from a caller.
     connection.execute(f"PRAGMA user_version = {number:d}")
     connection.execute("COMMIT")
 
