@@ -53,7 +53,7 @@ def test_each_dialect_gets_its_text():
 @pytest.mark.parametrize("sql", [TOTAL, TOTAL + Sql({"mysql": "", "postgres": ""})])
 def test_a_missing_dialect_is_named(sql: Sql):
     """The error names the dialects that the statement is for, and the one that it lacks."""
-    with pytest.raises(QueryError, match=r"has SQL for .*postgres, and this database needs mysql"):
+    with pytest.raises(QueryError, match=r"has SQL for .*postgres, but this database needs mysql"):
         sql.text("mysql")
 
 

@@ -227,7 +227,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "none": (None, r"not NoneType; .* \[value\]"),
     "a-mapping": (
         {"id": 1},
-        r"not dict; .*write \? for each value in the SQL, and give the values in this order",
+        r"not dict; .*write \? for each value in the SQL, and pass the values in the same order",
     ),
     "a-set": ({1}, r"not set; .* list\(values\)"),
     "a-generator": ((n for n in [1]), r"not generator; .* list\(values\)"),
@@ -239,7 +239,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "text-enum": ([Colour.RED], r"of type Colour.* value\.value"),
     "path": ([Path("secret")], r"of type PosixPath.* str\(value\)"),
     "list": ([["secret"]], r"of type list.* json\.dumps"),
-    "object": ([object()], r"of type object, and only None, int, float, str and bytes can be stored"),
+    "object": ([object()], r"of type object, but only None, int, float, str and bytes can be stored"),
 }
 
 

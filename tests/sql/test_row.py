@@ -85,7 +85,7 @@ def test_two_columns_of_one_name():
     row = Row(Columns(("id", "id", "n")), (1, 2, 3))
     assert (tuple(row), row.n, row["n"], row[1]) == ((1, 2, 3), 3, 3, 2)
     assert repr(row) == "Row(id=1, id=2, n=3)"
-    with pytest.raises(AttributeError, match="2 columns named 'id'; give each a name of its own with AS"):
+    with pytest.raises(AttributeError, match="2 columns named 'id'; give each a different name with AS"):
         _ = row.id
     with pytest.raises(KeyError, match="2 columns named 'id'"):
         _ = row["id"]

@@ -50,7 +50,8 @@ class TestAttributes:
             assert not hasattr(acme, "tasks")
             assert "tasks" not in dir(acme)
             with pytest.raises(
-                AttributeError, match=r"no 'tasks': .*packs: invoices \(invoices\)\); pass the pack"
+                AttributeError,
+                match=r"no 'tasks': .*packs: invoices \(invoices\)\); pass the repository's pack",
             ):
                 _ = acme.tasks
 
@@ -87,7 +88,7 @@ class TestRefusedPacks:
     def test_a_name_that_the_handle_uses(self, data_dir: Path, name: str):
         """A repository cannot hide a method of the handle."""
         with pytest.raises(
-            MigrationError, match=f"schema 'crm': repository '{name}' has the name of an attribute"
+            MigrationError, match=f"schema 'crm': repository '{name}' has the same name as an attribute"
         ):
             TenantRegistry(config(data_dir), schemas=[Schema("crm", "crm", {name: Repository})])
 

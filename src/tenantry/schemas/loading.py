@@ -1,4 +1,4 @@
-"""Finds schema packs by name, ``module:PACK``, for the command line and for settings."""
+"""Loads schema packs by names such as ``module:PACK``, for the command line and for settings."""
 
 import importlib
 import sys
@@ -12,15 +12,15 @@ from tenantry.schemas.schema import Schema
 
 
 def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
-    """Return the packs with these names, in this order; without names, the built-in pack.
+    """Return the packs with these names, in the given order; without names, return the built-in pack.
 
-    Modules are looked for among the installed packages first, and then in the current directory.
+    Modules are imported from the installed packages, or else from the current directory.
 
     Args:
-        names: Each is a module and the variable in it that holds the pack: ``invoices:INVOICES``.
+        names: The names. Each has a module and the module's variable for the pack, such as ``invoices:INVOICES``.
 
     Raises:
-        SettingsError: There is no such module or variable, or the variable holds something else.
+        SettingsError: The module or the variable does not exist, or the variable is not a schema pack.
     """
     return tuple(map(_load, names or (SCHEMAS_DEFAULT,)))
 
@@ -46,7 +46,7 @@ def _load(name: str) -> Schema:
 def _imported(module_name: str, name: str) -> ModuleType:
     directory = str(Path.cwd())
     if directory not in sys.path:
-        # Last, so that a file that happens to be in the directory never replaces an installed module.
+        # The directory comes last, so that its files never replace an installed module.
         sys.path.append(directory)
     try:
         return importlib.import_module(module_name)
@@ -54,7 +54,7 @@ def _imported(module_name: str, name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise SettingsError(
                 f"the schema pack {name!r}: there is no module {error.name!r} in the current directory ({directory}) or among "
-                f"the packages of {sys.executable}: install it, set PYTHONPATH, or run this where the module is"
+                f"the packages of {sys.executable}: install it, set PYTHONPATH, or run this in the module's directory"
             ) from error
         raise SettingsError(
             f"the schema pack {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}"

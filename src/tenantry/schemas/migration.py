@@ -1,7 +1,7 @@
-"""Migrations: the numbered files of a schema pack, in SQL or in Python.
+"""Reads migrations, which are the numbered files of a schema pack, in SQL or in Python.
 
-The files for one back end are in one directory and share one sequence of numbers. A step in SQL is a file of statements. A step in
-Python is a file with one function::
+The files for a back end are in one directory and share one sequence of numbers. A SQL migration is a file of statements. A Python
+migration is a file with one function::
 
     def migrate(session: MigrationSession) -> None:
         for note in session.fetch_all("SELECT id, body FROM notes"):
@@ -26,23 +26,23 @@ _FUNCTION: Final = "migrate"
 
 
 class MigrationSession(Protocol):
-    """Runs the statements of a migration in Python, inside the migration's transaction.
+    """Runs the statements of a Python migration, inside the migration's transaction.
 
-    The statements may do what a migration in SQL may do: they may not end the transaction, set a pragma of the connection, or attach
-    a database. A statement that fails fails the migration, also if the function catches the error. The session ends with the function.
+    As in a SQL migration, statements may not end the transaction, set a pragma of the connection, or attach a database. A failed
+    statement fails the migration, even if the function catches the error. The session ends when the function ends.
     """
 
     def execute(self, sql: str, parameters: Sequence[object] = (), /) -> int:
-        """Run one statement that returns no rows, and return how many rows it inserted, updated or deleted."""
+        """Run one statement that returns no rows, and return the number of inserted, updated or deleted rows."""
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[object]], /) -> int:
-        """Run one INSERT, UPDATE or DELETE with the parameters of each row, and return how many rows it changed in all."""
+        """Run one INSERT, UPDATE or DELETE for each row of parameters, and return the total number of changed rows."""
 
     def fetch_one(self, sql: str, parameters: Sequence[object] = (), /) -> Row | None:
-        """Run one statement and return its first row; None if it has no rows."""
+        """Run one statement and return the first row of its result; None if the result has no rows."""
 
     def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[Row]:
-        """Run one statement and return all of its rows. They are in memory together: read a large table in parts."""
+        """Run one statement and return all rows of its result. The rows are in memory together, so read a large table in parts."""
 
 
 MigrationFunction: TypeAlias = Callable[[MigrationSession], None]
@@ -50,15 +50,15 @@ MigrationFunction: TypeAlias = Callable[[MigrationSession], None]
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step of a schema.
+    """One numbered migration of a schema pack.
 
     Attributes:
         schema: The pack's name.
-        version: Its number; the first is 1 and there are no gaps.
-        name: The part of the file's name after the number.
-        sql: One or more statements, without transaction control; empty for a step in Python.
-        checksum: SHA-256 of the file's bytes, in hexadecimal.
-        function: The function of a step in Python; None for a step in SQL.
+        version: The migration's number. Numbers start at 1 and have no gaps.
+        name: The part of the file name after the number.
+        sql: One or more statements, without transaction control; empty for a Python migration.
+        checksum: The SHA-256 digest of the file's bytes, in hexadecimal.
+        function: The function of a Python migration; None for a SQL migration.
     """
 
     schema: str
@@ -73,21 +73,21 @@ class Migration:
 
     @property
     def file_name(self) -> str:
-        """The name of its file."""
+        """The name of the migration's file."""
         return f"{self.version:04d}_{self.name}.{'sql' if self.function is None else 'py'}"
 
 
 def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration, ...]:
-    """Read a pack's migrations for a back end, in order; a step in Python is imported.
+    """Read a pack's migrations for a back end, in order, and import the Python migrations.
 
     Args:
         schema: The pack's name.
-        package: The importable package that has the directory ``migrations/<backend>``.
-        backend: The back end.
+        package: The importable package that contains the directory ``migrations/<backend>``.
+        backend: The name of the back end.
 
     Raises:
-        MigrationError: There are none, a file has another name than ``NNNN_name.sql`` or ``NNNN_name.py``, a number is missing or
-            there twice, or a file in Python cannot be imported or has no function ``migrate``.
+        MigrationError: The pack has no migrations, a file is not named ``NNNN_name.sql`` or ``NNNN_name.py``, or a number is missing or
+            used twice. Or a Python file cannot be imported, or has no function ``migrate``.
     """
     try:
         directory = resources.files(package) / "migrations" / backend
@@ -107,7 +107,7 @@ def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration,
         if int(match["version"]) != expected:
             raise MigrationError(
                 f"schema {schema!r} for {backend}: expected migration {expected:04d}, found {schema} {file.name}: numbers start at "
-                "0001 and have no gaps, and files in SQL and in Python share them",
+                "0001, have no gaps, and are shared by SQL and Python files",
                 schema=schema,
                 version=expected,
             )
@@ -115,7 +115,7 @@ def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration,
         migrations.append(_read(schema, match, file.read_bytes(), str(file), module_name))
     if not migrations:
         raise MigrationError(
-            f"schema {schema!r} has an empty directory of migrations for {backend}", schema=schema
+            f"schema {schema!r} has no migrations in its directory for {backend}", schema=schema
         )
     return tuple(migrations)
 
@@ -128,7 +128,7 @@ def _parse_name(schema: str, file_name: str) -> re.Match[str]:
     match = _FILE_NAME.fullmatch(file_name)
     if match is None:
         raise MigrationError(
-            f"schema {schema!r}: {file_name!r} is not a migration's name: use NNNN_name.sql or NNNN_name.py",
+            f"schema {schema!r}: {file_name!r} is not a migration's file name: use NNNN_name.sql or NNNN_name.py",
             schema=schema,
         )
     return match
@@ -156,10 +156,10 @@ def _read(schema: str, match: re.Match[str], content: bytes, path: str, module_n
 def _load_function(
     schema: str, version: int, content: bytes, path: str, module_name: str
 ) -> MigrationFunction:
-    """Run a migration's file as a module and return its function.
+    """Run a migration's file as a module and return the module's function.
 
-    The bytes of the checksum are run, not those that an import would find, which may be an older file's in ``__pycache__``. The module
-    has the name that an import would give it, so that Python has it only once.
+    This function runs exactly the bytes that the checksum covers, because an import could use older code from ``__pycache__``. The
+    module has the same name as after an import, so that Python loads it only once.
     """
 
     def refusal(why: str) -> MigrationError:
@@ -171,7 +171,9 @@ def _load_function(
     module = ModuleType(module_name)
     module.__file__ = path
     module.__package__ = module_name.rpartition(".")[0]
-    sys.modules[module_name] = module  # before it runs, as an import does: dataclasses look for it there
+    sys.modules[module_name] = (
+        module  # before the module runs, as in an import, because dataclasses look up their module
+    )
     try:
         exec(compile(content, path, "exec"), module.__dict__)  # noqa: S102  # the pack's own code
     except Exception as error:
@@ -185,6 +187,6 @@ def _load_function(
         or inspect.isasyncgenfunction(function)
     ):
         raise refusal(
-            "has a function that does not run when it is called: make it a plain def, without async and yield"
+            "has a function with async or yield, which does not run when it is called: use a plain def"
         )
     return function  # type: ignore[no-any-return]  # a module's attribute

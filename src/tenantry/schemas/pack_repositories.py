@@ -1,4 +1,4 @@
-"""The repositories of schema packs, as attributes of what a caller holds."""
+"""The repositories of schema packs as attributes of handles and transactions."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -12,11 +12,11 @@ R = TypeVar("R", bound=Repository)
 
 
 class PackRepositories(Queries):
-    """Gives the repositories of the packs as attributes, each made when it is first used.
+    """Provides the repositories of the packs as attributes. Each repository is created at its first use.
 
     Args:
-        session: Runs the repositories' statements.
-        schemas: The packs; no two of them have a repository of one name.
+        session: The session that runs the repositories' statements.
+        schemas: The packs, whose repositories have different names.
     """
 
     def __init__(self, session: Session, schemas: Sequence[Schema]) -> None:
@@ -24,13 +24,13 @@ class PackRepositories(Queries):
         self._schemas = schemas
 
     def repository(self, repository_type: type[R]) -> R:
-        """Return a repository of this type. Type checkers know its methods, unlike those of an attribute."""
+        """Return a repository of this type. Type checkers know its methods, unlike the methods of a repository attribute."""
         return repository_type(self._session)
 
     if not TYPE_CHECKING:  # so that a type checker reports a misspelt name
 
         def __getattr__(self, name: str) -> Repository:
-            # Python calls this only for an attribute that is missing, which the first use of a repository is.
+            # Python calls this method only for a missing attribute, such as a repository before its first use.
             if name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             for schema in self._schemas:
@@ -49,6 +49,6 @@ class PackRepositories(Queries):
             for schema in self._schemas
         ]
         return (
-            f"there is no {name!r}: no schema pack here has a repository of this name (packs: "
-            f"{', '.join(packs) or 'none'}); pass the pack that has it in schemas=, or use repository(…) with its type"
+            f"there is no {name!r}: no schema pack in use has a repository with this name (packs: "
+            f"{', '.join(packs) or 'none'}); pass the repository's pack in schemas=, or use repository(…) with its type"
         )

@@ -1,4 +1,4 @@
-"""Schema packs: a named set of migrations and the repositories that use its tables.
+"""Schema packs, each a named set of migrations and the repositories that use its tables.
 
 A pack is a Python package with a directory of migrations for each back end, in SQL or in Python::
 
@@ -9,7 +9,7 @@ A pack is a Python package with a directory of migrations for each back end, in 
         migrations/postgres/0001_invoices.sql
         migrations/postgres/0002_totals.py
 
-`tenantry.company.COMPANY` is the pack that ships with tenantry. It is a pack like any other.
+`tenantry.company.COMPANY` is the built-in schema pack. It is a pack like any other.
 """
 
 import keyword
@@ -33,11 +33,11 @@ class Schema:
     """A named pack of migrations, with the repositories that use its tables.
 
     Attributes:
-        name: Lower-case letters, digits and ``_``; stored with every applied migration, so it never changes.
-        package: The importable package that has the files ``migrations/<backend>/NNNN_name.sql``, or ``.py``.
-        repositories: The attributes that a tenant's handle gets, and their types: with
-            ``{"notes": NoteRepository}``, ``tenant.notes`` is a `NoteRepository`.
-        on_connect: Adds the functions and collations that the pack's tables and statements use to each SQLite connection.
+        name: Lower-case letters, digits and ``_``. The name is stored with every applied migration, so it must never change.
+        package: The importable package that contains the files ``migrations/<backend>/NNNN_name.sql`` or ``.py``.
+        repositories: The types of the repositories, by the attribute of a tenant's handle. For example, ``{"notes": NoteRepository}``
+            makes ``tenant.notes`` a `NoteRepository`.
+        on_connect: A function that adds the pack's SQL functions and collations to each SQLite connection.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Schema:
     def __post_init__(self) -> None:
         if not _SCHEMA_NAME.fullmatch(self.name):
             raise MigrationError(
-                f"{self.name!r} is not a schema's name: use a letter, then up to 39 of a-z, 0-9 and '_'"
+                f"{self.name!r} is not a schema name: use a letter of a-z, then up to 39 characters of a-z, 0-9 and '_'"
             )
         given: Mapping[str, object] = self.repositories
         for name, repository in given.items():
@@ -67,45 +67,46 @@ class Schema:
         object.__setattr__(self, "repositories", dict(self.repositories))
 
     def migrations(self, backend: str) -> tuple[Migration, ...]:
-        """Return the pack's migrations for a back end, in order; read once in a process.
+        """Return the pack's migrations for a back end, in order. The files are read once in a process.
 
         Raises:
-            MigrationError: See `tenantry.schemas.migration.read_migrations`.
+            MigrationError: A migration is missing or not valid, see `tenantry.schemas.migration.read_migrations`.
         """
         return _read_once(self.name, self.package, backend)
 
 
 def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> None:
-    """Raise unless the packs can be used together.
+    """Check that the packs can be used together.
 
     Args:
         schemas: The packs.
-        taken: The attributes of a tenant's handle, which no repository may hide.
+        taken: The existing attributes of a tenant's handle, which a repository may not hide.
 
     Raises:
-        MigrationError: There are too many packs, two packs or two repositories have one name, or a repository's name is taken.
+        MigrationError: The number of packs is too large, two packs or repositories have the same name, or a repository's name is taken.
     """
     if len(schemas) > SCHEMAS_MAX:
-        raise MigrationError(f"{len(schemas)} schemas are more than {SCHEMAS_MAX}: put several into one pack")
+        raise MigrationError(
+            f"{len(schemas)} schemas exceed the limit of {SCHEMAS_MAX}: combine several into one pack"
+        )
     seen: set[str] = set()
     owners: dict[str, str] = {}
     for schema in schemas:
         if schema.name in seen:
             raise MigrationError(
-                f"two schemas are named {schema.name!r}: each needs a name of its own", schema=schema.name
+                f"two schemas are named {schema.name!r}: rename one of them", schema=schema.name
             )
         seen.add(schema.name)
         for name in schema.repositories:
             if name in taken:
                 raise MigrationError(
-                    f"schema {schema.name!r}: repository {name!r} has the name of an attribute that every tenant's handle "
-                    "has: give the repository another name",
+                    f"schema {schema.name!r}: repository {name!r} has the same name as an attribute of every tenant's handle: "
+                    "give the repository another name",
                     schema=schema.name,
                 )
             if name in owners:
                 raise MigrationError(
-                    f"the schemas {owners[name]!r} and {schema.name!r} both have a repository {name!r}: give one of them "
-                    "another name",
+                    f"the schemas {owners[name]!r} and {schema.name!r} both have a repository {name!r}: rename one repository",
                     schema=schema.name,
                 )
             owners[name] = schema.name

@@ -1,1 +1,1 @@
-"""What `tenantry.sql.queries` is made of: the text of SQL, parameters, rows as models, and streams."""
+"""SQL of the caller: statements, parameters, rows, models and streams."""

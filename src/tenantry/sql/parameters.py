@@ -1,4 +1,4 @@
-"""What a statement of a caller is made of: its name, and the values of its parameters."""
+"""Checks the name and the parameters of a caller's statement."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
 _NAMES_MAX: Final = 1024
 
 _PLAIN: Final[frozenset[type]] = frozenset([type(None), int, float, str, bytes, bool])
-# The first type that fits a value says how to convert it; a datetime is a date too.
+# The first matching type gives the advice. The order matters, because a datetime is also a date.
 _CONVERSIONS: Final[Sequence[tuple[type | tuple[type, ...], str]]] = (
     (Enum, "value.value"),
     (Decimal, "str(value) for a column with text, or a whole number of the smallest unit"),
@@ -39,13 +39,13 @@ def check_name(name: str) -> str:
     """Return the name of a statement.
 
     Raises:
-        QueryError: It is not words of ``a-z``, ``0-9`` and ``_``, joined by dots, the first one beginning with a letter, of at most
-            `NAME_CHARACTERS_MAX` characters.
+        QueryError: The name is not valid. A name has words of ``a-z``, ``0-9`` and ``_`` joined by dots, begins with a letter, and has at
+            most `NAME_CHARACTERS_MAX` characters.
     """
     if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
         raise QueryError(
             f"name={name!r} cannot name a statement: use words of a-z, 0-9 and _ joined by dots, such as invoices.list, of at most "
-            f"{NAME_CHARACTERS_MAX} characters; metrics have the name as a label, so it may not hold ids or values"
+            f"{NAME_CHARACTERS_MAX} characters; the name is a label in metrics, so it may not contain ids or values"
         )
     return name
 
@@ -54,7 +54,7 @@ def check_parameters(parameters: Parameters, *, statement: str) -> tuple[Paramet
     """Return the parameters as a tuple.
 
     Raises:
-        QueryError: They are not a sequence of None, int, float, str and bytes. Nothing was sent.
+        QueryError: The parameters are not a sequence of None, int, float, str and bytes. Nothing was sent.
     """
     if type(parameters) is not tuple and type(parameters) is not list:
         _check_is_sequence(parameters, statement)
@@ -67,7 +67,7 @@ def check_parameters(parameters: Parameters, *, statement: str) -> tuple[Paramet
 def _check_is_sequence(parameters: object, statement: str) -> None:
     kind = type(parameters).__name__
     if isinstance(parameters, Mapping):
-        advice = "write ? for each value in the SQL, and give the values in this order: [first, second]"
+        advice = "write ? for each value in the SQL, and pass the values in the same order: [first, second]"
     elif isinstance(parameters, Sequence) and not isinstance(
         parameters, str | bytes | bytearray | memoryview
     ):
@@ -75,18 +75,18 @@ def _check_is_sequence(parameters: object, statement: str) -> None:
     elif parameters is None or isinstance(parameters, str | bytes | int | float):
         advice = "put a single value into a list: [value]"
     else:
-        advice = "make a list of it: list(values)"
+        advice = "convert it to a list: list(values)"
     raise QueryError(
-        f"{statement}: parameters are a list or a tuple with one value for each ?, not {kind}; nothing was sent: {advice}"
+        f"{statement}: parameters must be a list or a tuple with one value for each ?, not {kind}; nothing was sent: {advice}"
     )
 
 
 def _check_value(value: object, which: str) -> None:
-    # Subclasses too: the driver stores them as what they inherit from. An enum is refused even so, because drivers differ there.
+    # The driver stores an instance of a subclass as its base type. Enums are refused, because drivers treat them differently.
     if isinstance(value, None | int | float | str | bytes) and not isinstance(value, Enum):
         return
     advice = next((advice for types, advice in _CONVERSIONS if isinstance(value, types)), None)
     raise QueryError(
-        f"{which} is of type {type(value).__name__}, and only None, int, float, str and bytes can be stored; nothing was sent: "
+        f"{which} is of type {type(value).__name__}, but only None, int, float, str and bytes can be stored; nothing was sent: "
         f"convert it first{f', for example with {advice}' if advice else ''}"
     )

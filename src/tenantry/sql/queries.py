@@ -1,7 +1,7 @@
-"""SQL of the caller's own: the methods `execute`, `fetch_one`, `fetch_all`, `fetch_value`, `execute_many` and `stream`.
+"""The methods for the caller's own SQL: `execute`, `fetch_one`, `fetch_all`, `fetch_value`, `execute_many` and `stream`.
 
-A tenant's handle, a transaction, an idempotent write and every repository have them. Each makes a `Statement` and gives it to its
-session, so it waits in the same mailbox, shares the same batches, and meets the same limits and refusals as a repository's own calls.
+A tenant's handle, a transaction, an idempotent write and every repository have these methods. Each method passes a `Statement` to the
+session. So the caller's SQL has the same mailbox, batches and limits as a repository's calls.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -19,34 +19,34 @@ from tenantry.sql.tokens import SqlShape, shape_of
 M = TypeVar("M")
 
 EXECUTE_MANY_ROWS_MAX: Final = 10_000
-"""How many rows `Queries.execute_many` writes in one unit, which other writes of the tenant wait for."""
+"""The most rows that `Queries.execute_many` writes in one unit, because the tenant's other writes wait for the unit."""
 
 
 class Queries:
     """Runs the caller's SQL on a session.
 
-    Common to all methods:
+    All methods have these parameters in common:
 
     - `sql` is one statement with ``?`` for each value, or an `Sql` with a text for each dialect. Values are never part of the text.
-    - `parameters` is a list or tuple of None, int, float, str and bytes. Other types are refused, with the way to convert them.
-    - `name` is the label `operation` in metrics, and the beginning of the name of the log event of a failure. Like the name of every
-      `Statement`, it is words of ``a-z``, ``0-9`` and ``_`` joined by dots, and holds no ids: a name is a time series.
-    - `row` is a pydantic model or a dataclass; each column is the field of its name. Without it rows are `Row` objects.
+    - `parameters` is a list or tuple of None, int, float, str and bytes. For other types the error explains how to convert the value.
+    - `name` is the label `operation` in metrics, and ``<name>_failed`` is the log event of a failure. A statement's name has words of
+      ``a-z``, ``0-9`` and ``_`` joined by dots. A name contains no ids, because each name creates a time series.
+    - `row` is a pydantic model or a dataclass; each column sets the field with the same name. Without `row`, rows are `Row` objects.
 
-    All raise `QueryError` for SQL and arguments that are refused, other errors of `PersistenceError` for what the database refused,
-    and `TenantError` if the tenant, or the registry, cannot serve the call. A statement that the database refused has no effect.
+    The methods raise `QueryError` for SQL or arguments that are not allowed, and other kinds of `PersistenceError` if the database
+    refuses the statement. They raise `TenantError` if the tenant or the registry cannot serve the call. A refused statement has no effect.
     """
 
     _session: Session
 
     async def execute(self, sql: str | Sql, parameters: Parameters = (), *, name: str = "sql.execute") -> int:
-        """Run a statement that returns no rows: INSERT, UPDATE, DELETE, or one that changes the schema.
+        """Run a statement that returns no rows: INSERT, UPDATE, DELETE, or a statement that changes the schema.
 
-        When this returns, the change is committed and durable; inside a transaction, it is part of the transaction. A caller that is
-        cancelled before the statement began leaves nothing behind; after that it may be committed.
+        On return the change is committed and durable, or part of the open transaction. If the caller is cancelled before the statement
+        begins, the statement has no effect. After a later cancellation the change may be committed.
 
         Returns:
-            How many rows it inserted, updated or deleted itself, without those of its triggers and foreign keys.
+            The number of rows that the statement itself changed, without the effects of triggers and foreign keys.
 
         Raises:
             QueryError: The statement returns rows.
@@ -60,25 +60,25 @@ class Queries:
     async def execute_many(
         self, sql: str | Sql, rows: Iterable[Parameters], *, name: str = "sql.execute_many"
     ) -> int:
-        """Run a statement once for each row of parameters, all as one atomic unit: all of them take effect, or none.
+        """Run a statement once for each row of parameters, as one atomic unit.
 
         Args:
             sql: A statement that returns no rows.
-            rows: The parameters of each run, at most `EXECUTE_MANY_ROWS_MAX`. Without rows nothing is sent.
+            rows: The parameters of each run, at most `EXECUTE_MANY_ROWS_MAX` rows. Without rows nothing is sent.
             name: The label in metrics.
 
         Returns:
-            How many rows all runs inserted, updated or deleted.
+            The number of rows that all runs changed.
 
         Raises:
-            QueryError: There are too many rows, or the statement returns rows.
+            QueryError: The number of rows is too large, or the statement returns rows.
         """
         _check_executed(sql, name)
         checked = [check_parameters(row, statement=name) for row in islice(rows, EXECUTE_MANY_ROWS_MAX + 1)]
         if len(checked) > EXECUTE_MANY_ROWS_MAX:
             raise QueryError(
-                f"{name}: execute_many() takes at most {EXECUTE_MANY_ROWS_MAX} rows (EXECUTE_MANY_ROWS_MAX), and more were given; "
-                "nothing was written: call it for a part of the rows at a time, in a transaction if all must be kept or none"
+                f"{name}: execute_many() takes at most {EXECUTE_MANY_ROWS_MAX} rows (EXECUTE_MANY_ROWS_MAX), but more were given; "
+                "nothing was written: call execute_many() for fewer rows at a time, in a transaction if the whole must be atomic"
             )
         statements = [Statement(name, sql, parameters, Fetch.ROWCOUNT) for parameters in checked]
         with _FailureLogged(self._session, name):
@@ -102,14 +102,14 @@ class Queries:
         row: type[Any] | None = None,
         name: str = "sql.fetch_one",
     ) -> Any:
-        """Return the first row of a result, or None if it has no rows.
+        """Return the first row of a result, or None if the result has no rows.
 
-        A SELECT is a read. An INSERT, UPDATE or DELETE with RETURNING is a write, committed as by `execute`; all of its rows are
-        written, also those after the first.
+        A SELECT is a read. An INSERT, UPDATE or DELETE with RETURNING is a write and is committed as by `execute`. Such a write changes
+        all its rows, although only the first row is returned.
 
         Raises:
             QueryError: The statement returns no rows.
-            MalformedRowError: The row does not fit the model. A write was committed nevertheless.
+            MalformedRowError: The row does not fit the model. A write is committed nevertheless.
         """
         found = await _fetch(self._session, sql, parameters, name, Fetch.NAMED_ONE, row)
         return found if row is None or found is None else _decode(self._session, [found], row, name)[0]
@@ -132,9 +132,9 @@ class Queries:
         row: type[Any] | None = None,
         name: str = "sql.fetch_all",
     ) -> list[Any]:
-        """Return all rows of a result, which is held in memory as a whole: add a LIMIT, or use `stream`.
+        """Return all rows of a result. The rows are in memory together: for a large result add a LIMIT, or use `stream`.
 
-        It reads and writes as `fetch_one` does, and raises the same.
+        Reads, writes and errors are the same as for `fetch_one`.
         """
         found = await _fetch(self._session, sql, parameters, name, Fetch.NAMED_ALL, row)
         return found if row is None else _decode(self._session, found, row, name)
@@ -142,9 +142,9 @@ class Queries:
     async def fetch_value(
         self, sql: str | Sql, parameters: Parameters = (), *, name: str = "sql.fetch_value"
     ) -> Any:
-        """Return the first column of the first row, or None if the result has no rows: ``SELECT count(*) FROM notes``.
+        """Return the first column of the first row, for example of ``SELECT count(*) FROM notes``, or None if the result has no rows.
 
-        It reads and writes as `fetch_one` does, and raises the same.
+        Reads, writes and errors are the same as for `fetch_one`.
         """
         found = await _fetch(self._session, sql, parameters, name, Fetch.NAMED_ONE, None)
         return None if found is None else found[0]
@@ -185,26 +185,25 @@ class Queries:
     ) -> AsyncIterator[Any]:
         """Yield the rows of a SELECT of any size, in the order of a key: ``async for row in tenant.stream(…)``.
 
-        The rows are read in chunks, each by one read call of its own that begins after the last key. Between two chunks nothing is
-        held, so a stream may take as long as its reader likes, and be left at any row. Every row that exists, with the same key,
-        from the beginning to the end of the stream is yielded exactly once. Rows that are written meanwhile are yielded if their
-        key comes later. Inside a transaction all chunks see the transaction's state.
+        The stream reads its rows in chunks. Each chunk is a separate read that begins after the last key. Between chunks the stream holds
+        no lock or connection, so a consumer may take any time, and may stop at any row. A row that exists with the same key during the
+        whole stream is yielded exactly once. A row written during the stream is yielded if its key comes after the rows already read.
+        Inside a transaction all chunks see the transaction's state.
 
-        A chunk costs the same wherever it lies if an index has the columns of the key, after the columns that the SELECT compares
-        with ``=``.
+        All chunks take the same time if an index has the columns that the SELECT compares with ``=``, followed by the columns of the key.
 
         Args:
-            sql: A SELECT without ORDER BY and LIMIT of its own.
+            sql: A SELECT without ORDER BY and LIMIT.
             parameters: One value for each placeholder.
             key: Columns of the result whose values together are unique and never NULL.
-            chunk_rows: How many rows are read at a time, at most `STREAM_CHUNK_ROWS_MAX`.
+            chunk_rows: The number of rows in a chunk, at most `STREAM_CHUNK_ROWS_MAX`.
             row: The model of a row.
             name: The label in metrics.
 
         Raises:
-            QueryError: The SQL is not a SELECT, or has an order of its own. While it is iterated: a column of the key is missing in
-                the result, holds NULL, or the key is not unique. Rows are never skipped or repeated instead.
-            MalformedRowError: While it is iterated: a row does not fit the model.
+            QueryError: The SQL is not a SELECT, or has ORDER BY or LIMIT. Iterating raises this error if a column of the key is missing
+                in the result or contains NULL, or if the key is not unique.
+            MalformedRowError: A row does not fit the model. Only iterating raises this error.
         """
         _shape(sql, name)
         if row is not None:
@@ -250,7 +249,7 @@ def _decode(session: Session, rows: Sequence[Row], row: type[M], name: str, befo
 
 
 class _FailureLogged:
-    """Logs an error of its block as ``<name>_failed``. A class, because a generator would cost a call three times as much."""
+    """Logs an error of its block as ``<name>_failed``. A generator would take three times as long as this class."""
 
     __slots__ = ("_name", "_session")
 
@@ -267,7 +266,7 @@ class _FailureLogged:
 
 
 def _shape(sql: str | Sql, name: str) -> SqlShape:
-    """Return the kind of a statement, which is the same in all dialects; check its name."""
+    """Check the name of a statement, and return the kind of the statement, which is the same in all dialects."""
     check_name(name)
     shape = shape_of(sql if isinstance(sql, str) else next(iter(sql.texts.values()), ""))
     if not shape.verb:
@@ -280,6 +279,6 @@ def _check_executed(sql: str | Sql, name: str) -> None:
     if shape.returns_rows:
         what = f"{shape.verb} with RETURNING" if shape.is_write else shape.verb
         raise QueryError(
-            f"{name}: this {what} returns rows, which execute() and execute_many() do not; nothing was sent: use "
+            f"{name}: this {what} returns rows, but execute() and execute_many() return a count; nothing was sent: use "
             "fetch_one(), fetch_all() or fetch_value()"
         )

@@ -1,4 +1,4 @@
-"""What every repository is built on: run a statement, say how it went, name the record that failed."""
+"""The base class of repositories, which runs statements, logs the results, and names the record in errors."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class Repository(Queries):
-    """An entity's SQL in one place: models in, models out, errors with their context.
+    """The SQL for one kind of record. Methods take and return models, and errors name the record.
 
-    Users subclass it for the tables of their own schema packs; ``tenant.repository(InvoiceRepository)`` gives an
-    instance that is bound to the tenant. A repository holds no connection and may be made for every call.
+    Subclass this class for the tables of your own schema packs. ``tenant.repository(InvoiceRepository)`` returns an instance that is
+    bound to the tenant. A repository holds no connection and may be created for every call.
 
     Args:
-        session: What runs its statements: a tenant, a transaction, or a back end used on its own.
+        session: The session that runs the statements: a tenant, a transaction, or a back end without a registry.
     """
 
     def __init__(self, session: Session) -> None:
@@ -56,22 +56,22 @@ class Repository(Queries):
         duplicate: str | None = None,
         **context: object,
     ) -> list[Any]:
-        """Run the statements as one atomic unit; log a failure, and success if it has an event.
+        """Run the statements as one atomic unit. Log a failure, and log success if `done` names an event.
 
         Args:
-            statements: The unit. Without statements nothing is sent.
-            done: The debug event of success; None for no event, for example where the caller logs the result itself.
-            failed: The event of failure; the first statement's name with ``_failed`` if left out: ``invoices.save_failed``.
-            duplicate: The event of a `DuplicateRecordError`; `failed` if left out.
-            context: Names the record; it goes to every event, its first value to a duplicate's `record_id`. Any key may be
-                used; the log renames one that has a meaning there already (``error`` is written as ``error_``).
+            statements: The statements of the unit. Without statements nothing is sent.
+            done: The debug event of success; None for no event.
+            failed: The event of failure; by default the first statement's name with ``_failed``, such as ``invoices.save_failed``.
+            duplicate: The event of a `DuplicateRecordError`; by default the event `failed`.
+            context: Fields that name the record in every event. The first value becomes the `record_id` of a duplicate. The log renames
+                a key that already has a meaning in the log (``error`` becomes ``error_``).
 
         Returns:
-            One result for each statement, by its `Fetch`.
+            One result for each statement, according to its `Fetch`.
 
         Raises:
-            PersistenceError: The database refused or failed; nothing of the unit was kept.
-            TenantError: The tenant, or the registry, cannot serve the call.
+            PersistenceError: The database refused a statement, or failed. The whole unit was rolled back.
+            TenantError: The tenant or the registry cannot serve the call.
         """
         try:
             results = await self._session.write(*statements)
@@ -80,7 +80,7 @@ class Repository(Queries):
             if not context:
                 raise
             name, record_id = next(iter(context.items()))
-            # Not the record's own key, perhaps: it may be another unique one that is taken.
+            # The duplicate value may belong to another unique key than the record's id, so the error names the key.
             taken = error.constraint
             why = f"was not written: another record has the same {taken}" if taken else "exists already"
             raise DuplicateRecordError(
@@ -102,12 +102,12 @@ class Repository(Queries):
 
         Args:
             statement: The statement.
-            failed: The event of failure; the statement's name with ``_failed`` if left out.
-            context: The filters of the call, for that event.
+            failed: The event of failure; by default the statement's name with ``_failed``.
+            context: Fields for the event of failure, such as the filters of the call.
 
         Raises:
-            PersistenceError: The database refused or failed.
-            TenantError: The tenant, or the registry, cannot serve the call.
+            PersistenceError: The database refused the statement, or failed.
+            TenantError: The tenant or the registry cannot serve the call.
         """
         try:
             return await self._session.read(statement)
@@ -117,7 +117,7 @@ class Repository(Queries):
 
 
 def placeholders(values: Sequence[object]) -> str:
-    """Return ``?, ?, …``: one for each value, or for each column."""
+    """Return placeholders ``?, ?, …``, one for each value."""
     return ", ".join("?" * len(values))
 
 

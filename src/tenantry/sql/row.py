@@ -1,4 +1,4 @@
-"""Rows with names: the result of `Fetch.NAMED_ONE` and `Fetch.NAMED_ALL`, and of the `fetch_…` methods of a tenant."""
+"""Rows with column names, which `Fetch.NAMED_ONE`, `Fetch.NAMED_ALL` and the `fetch_…` methods of a tenant return."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, overload
@@ -9,7 +9,7 @@ class Columns:
 
     Attributes:
         names: The names, in the order of the values. Two columns may have the same name.
-        positions: The position of each name in `names`, for a name that two columns have the position of the last one.
+        positions: The position of each name in `names`. If several columns have the same name, the last position counts.
     """
 
     __slots__ = ("names", "positions")
@@ -25,15 +25,15 @@ class Columns:
         """Return the position of a column.
 
         Raises:
-            LookupError: No column, or more than one, has this name.
+            LookupError: No column, or more than one column, has this name.
         """
         position = self.positions.get(name)
         if position is None:
             raise LookupError(f"the result has no column {name!r}; its columns are {', '.join(self.names)}")
         if len(self.positions) != len(self.names) and self.names.count(name) > 1:
             raise LookupError(
-                f"the result has {self.names.count(name)} columns named {name!r}; give each a name of its own with AS, or use "
-                f"its position; its columns are {', '.join(self.names)}"
+                f"the result has {self.names.count(name)} columns named {name!r}; give each a different name with AS, or use "
+                f"the position; the columns are {', '.join(self.names)}"
             )
         return position
 
@@ -41,8 +41,8 @@ class Columns:
 class Row:
     """One row of a result: ``row.title``, ``row["title"]``, ``row[0]``, ``tuple(row)``, ``dict(row)``.
 
-    A row is not a tuple, so columns named ``count`` or ``index`` are attributes like others. Its only public method is `keys`,
-    which `dict` calls: a column named ``keys``, or with a name that begins with ``_``, is reached as ``row["keys"]``.
+    A row is not a tuple, so columns named ``count`` or ``index`` are attributes like others. The only public method is `keys`, which
+    `dict` needs. A column named ``keys``, or a column whose name begins with ``_``, is available only as ``row["keys"]``.
 
     Args:
         columns: The names of the result's columns.
@@ -62,7 +62,7 @@ class Row:
         """Return the value of a column.
 
         Raises:
-            AttributeError: No column, or more than one, has this name.
+            AttributeError: No column, or more than one column, has this name.
         """
         try:
             return self._values[self._columns.position(name)]
@@ -79,7 +79,7 @@ class Row:
         """Return the value of a column by its name or position, or a tuple of values by a slice.
 
         Raises:
-            KeyError: No column, or more than one, has this name.
+            KeyError: No column, or more than one column, has this name.
             IndexError: The row has no such position.
         """
         if not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""Rows as models: pydantic models and dataclasses."""
+"""Converts rows to pydantic models and dataclasses."""
 
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -14,10 +14,10 @@ _ROW_TYPES_MAX: Final = 256
 
 
 def check_row_type(row_type: Any) -> None:
-    """Raise unless rows can be turned into this type.
+    """Check that rows can be converted to this type.
 
     Raises:
-        QueryError: The type is neither a pydantic model nor a dataclass, nor another type that pydantic can make of a dictionary.
+        QueryError: The type is not a pydantic model, a dataclass, or another type that pydantic can create from a dictionary.
     """
     try:
         _adapter(row_type)
@@ -28,13 +28,13 @@ def check_row_type(row_type: Any) -> None:
 
 
 def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> ModelT:
-    """Return a row as a model; each column is the field of its name.
+    """Return a row as a model. Each column sets the field with the same name.
 
     Args:
         row: The row.
         row_type: The model, see `check_row_type`.
-        statement: The statement's name, for the error.
-        number: The row's number in the result, from 1, for the error.
+        statement: The statement's name, for the error message.
+        number: The row's number in the result, counted from 1, for the error message.
 
     Raises:
         MalformedRowError: The row does not fit the model. The message names the columns, never their values.
@@ -43,7 +43,7 @@ def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> 
         model: ModelT = _adapter(row_type).validate_python(dict(row))  # type: ignore[arg-type]  # mypy: no class is hashable
     except (ValidationError, KeyError) as error:
         why = error.args[0] if isinstance(error, KeyError) else _describe(error)
-        # Without its cause: a traceback with pydantic's error would quote the values.
+        # The error has no cause, because a traceback of pydantic's error would quote values.
         raise MalformedRowError(
             f"{statement}: row {number} does not fit {row_type.__name__}: {why}", entity=row_type.__name__
         ) from None
@@ -51,7 +51,7 @@ def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> 
 
 
 def _describe(error: ValidationError) -> str:
-    # Only the names of columns: pydantic's own text quotes values, and a path into a value may hold some of it.
+    # Only column names are shown, because pydantic's message quotes values, and a path into a value may contain parts of the value.
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return ", ".join(
         f"{detail['loc'][0] if detail['loc'] else 'the row as a whole'} ({detail['type']})"

@@ -1,7 +1,6 @@
-"""Statements, which are SQL with parameters and the kind of result; and the sessions that run them.
+"""Statements and sessions. A statement is SQL with parameters and the kind of its result, and a session runs statements.
 
-A repository builds statements and gives them to a session. The session decides which connection runs them, on which thread and in
-which transaction.
+A repository builds statements and passes them to a session. The session chooses the connection, the thread and the transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,15 +22,15 @@ T_co = TypeVar("T_co", covariant=True, default=Any)
 
 
 class Fetch(Enum):
-    """What a session returns for a statement.
+    """The kind of a statement's result.
 
     Attributes:
-        NONE: None. A statement that returns rows, such as a SELECT, is refused with `QueryError`, and nothing of its unit is kept.
-        ROWCOUNT: How many rows the statement inserted, updated or deleted itself, without those of its triggers and foreign keys.
-        ONE: The first row, a tuple; None if the result has no rows.
-        ALL: A list of all rows, which are tuples.
-        NAMED_ONE: The first row, a `Row`; None if the result has no rows. A statement that cannot return rows is refused.
-        NAMED_ALL: A list of all rows, each a `Row`. A statement that cannot return rows is refused.
+        NONE: None. A statement that returns rows, such as a SELECT, is refused with `QueryError`, and its whole unit is rolled back.
+        ROWCOUNT: The number of rows that the statement itself changed, without the effects of triggers and foreign keys.
+        ONE: The first row as a tuple; None if the result has no rows.
+        ALL: A list of all rows as tuples.
+        NAMED_ONE: The first row as a `Row`; None if the result has no rows. A statement that cannot return rows is refused.
+        NAMED_ALL: A list of all rows, each as a `Row`. A statement that cannot return rows is refused.
     """
 
     NONE = "none"
@@ -44,16 +43,16 @@ class Fetch(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """SQL that differs between dialects: one text for each of them.
+    """SQL with a different text for each dialect.
 
-    Most SQL is common to all dialects and is a plain `str`. An `Sql` can be joined to other SQL with ``+``, so that only the part
-    that differs is written more than once::
+    Most SQL is common to all dialects and is a plain `str`. An `Sql` can be joined to other SQL with ``+``, so that only the differing
+    part is written more than once::
 
         total = Sql({"sqlite": "exact_sum(cost_usd)", "postgres": "sum(cost_usd::numeric)"})
         Statement("costs.total", "SELECT " + total + " FROM costs WHERE agent_id = ?", (agent_id,), Fetch.ONE)
 
     Attributes:
-        texts: The text for each dialect, by the name that `Store.backend` gives. Every text takes the same parameters.
+        texts: The SQL text for each dialect. The keys are the names in `Store.backend`. All texts take the same parameters.
     """
 
     texts: Mapping[str, str]
@@ -62,17 +61,17 @@ class Sql:
         """Return the text for a dialect.
 
         Raises:
-            QueryError: There is no text for the dialect.
+            QueryError: This SQL has no text for the dialect.
         """
         text = self.texts.get(dialect)
         if text is None:
             raise QueryError(
-                f"the statement has SQL for {', '.join(self.texts)}, and this database needs {dialect}: add a text for {dialect}"
+                f"the statement has SQL for {', '.join(self.texts)}, but this database needs {dialect}: add a text for {dialect}"
             )
         return text
 
     def __add__(self, other: "str | Sql") -> "Sql":
-        """Return this SQL with more behind it; if that is an `Sql` too, for the dialects that both have."""
+        """Return this SQL followed by `other`. The sum of two `Sql` objects has only the dialects of both."""
         if isinstance(other, Sql):
             return Sql(
                 {name: text + other.texts[name] for name, text in self.texts.items() if name in other.texts}
@@ -80,14 +79,14 @@ class Sql:
         return Sql({name: text + other for name, text in self.texts.items()})
 
     def __radd__(self, other: str) -> "Sql":
-        """Return this SQL with a text before it."""
+        """Return this SQL after the text `other`."""
         return Sql({name: other + text for name, text in self.texts.items()})
 
 
 if TYPE_CHECKING:
     from tenantry.sql.row import Row
 
-    # For type checkers no tuple: mypy takes the type that `__new__` returns only from classes that are not tuples.
+    # Type checkers see a class that is not a tuple, because mypy ignores the return type of `__new__` in tuples.
     class _Fields:
         name: str
         sql: str | Sql
@@ -104,23 +103,23 @@ else:
 
 
 class Statement(_Fields, Generic[T_co]):
-    """One SQL statement and the kind of its result: ``Statement[int]`` for one whose result is a count.
+    """One SQL statement and the kind of its result, for example a ``Statement[int]`` that returns a count.
 
-    Type checkers find the type of the result by `fetch`; a plain ``Statement`` is one with any result.
+    Type checkers derive the type of the result from `fetch`. The result of a plain ``Statement`` has any type.
 
     Attributes:
-        name: Words of ``a-z``, ``0-9`` and ``_`` joined by dots, such as ``messages.save``. Metrics have it as the label `operation`,
-            so it holds no ids or values: each name is a time series.
-        sql: One statement with placeholders, ``?`` for each value; SQLite takes numbered ones (``?1``) too. An `Sql` where the
+        name: Words of ``a-z``, ``0-9`` and ``_`` joined by dots, such as ``messages.save``. The name is the label `operation` in metrics.
+            A name contains no ids or values, because each name creates a time series.
+        sql: One statement with a placeholder ``?`` for each value; SQLite also accepts numbered placeholders (``?1``). Use an `Sql` if the
             dialects need different texts. The statement may not end or nest the transaction, attach a database, set a pragma, or
-            make a temporary table, index, view or trigger.
+            create a temporary table, index, view or trigger.
         parameters: One value for each placeholder.
-        fetch: What the session returns for it.
+        fetch: The kind of the result.
     """
 
     __slots__ = ()
 
-    if TYPE_CHECKING:  # at run time a function in between would be a cost of each statement
+    if TYPE_CHECKING:  # at run time this function would make each statement slower
 
         @overload
         def __new__(
@@ -173,7 +172,7 @@ class Statement(_Fields, Generic[T_co]):
             cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Fetch = ...
         ) -> "Statement[Any]": ...
 
-        def __new__(  # noqa: D102  # type checkers want an implementation
+        def __new__(  # noqa: D102  # type checkers require an implementation
             cls, name: str, sql: str | Sql, parameters: Sequence[object] = (), fetch: Fetch = Fetch.NONE
         ) -> "Statement[Any]": ...
 
@@ -188,33 +187,31 @@ class Statement(_Fields, Generic[T_co]):
 
 
 class ReadSession(Protocol):
-    """Runs statements that change nothing."""
+    """Runs statements that only read."""
 
     @property
     def log(self) -> EventLog:
-        """The event log, bound to the tenant if there is one."""
+        """The event log, bound to the session's tenant, if any."""
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement and return its result.
-
-        Cancellation leaves nothing behind.
+        """Run one reading statement and return its result. Cancellation has no lasting effect.
 
         Raises:
-            PersistenceError: The database refused or failed.
-            TenantError: The tenant, or the registry, cannot serve the call.
+            PersistenceError: The database refused the statement, or failed.
+            TenantError: The tenant or the registry cannot serve the call.
         """
 
 
 class Session(ReadSession, Protocol):
-    """Runs statements of both kinds."""
+    """Runs statements that read or write."""
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one atomic unit; return one result for each.
+        """Run the statements as one atomic unit; return one result for each statement.
 
-        When this returns, the unit is committed and durable; inside a transaction, it is part of the transaction. A caller that is
-        cancelled before its unit began leaves nothing behind; after that the whole unit may be committed.
+        On return the unit is committed and durable, or part of the open transaction. If the caller is cancelled before the unit begins,
+        the unit has no effect. After a later cancellation the whole unit may be committed.
 
         Raises:
-            PersistenceError: The database refused or failed; nothing of the unit was kept.
-            TenantError: The tenant, or the registry, cannot serve the call.
+            PersistenceError: The database refused a statement, or failed. The whole unit was rolled back.
+            TenantError: The tenant or the registry cannot serve the call.
         """

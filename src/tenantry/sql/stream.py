@@ -1,21 +1,21 @@
-"""The pages of a stream: rows of a SELECT in the order of a key, each page beginning after the last key of the one before.
+"""Reads the rows of a SELECT in pages, in the order of a key. Each page begins after the last key of the previous page.
 
 Theory of operation. A page's statement is::
 
     WITH tenantry_stream AS (the caller's SELECT)
     SELECT *, (key) = (last key) FROM tenantry_stream WHERE (key) >= (last key) ORDER BY key LIMIT chunk + 2
 
-The caller's SELECT comes first, so that its placeholders keep their numbers. SQLite and PostgreSQL treat it like a view, so that an
-index serves both the condition and the order.
+The caller's SELECT comes first, so that its placeholders keep their numbers. SQLite and PostgreSQL treat the SELECT like a view, so an
+index can serve both the condition and the order.
 
-The condition is ``>=`` and not ``>``, so that the page begins with the last row of the page before, which is left out. The added
-column says which rows the database itself takes to have the last key. Their number shows a key that is not unique where only the
-database can see it: the texts 'a' and 'A' are equal under some collations. Two rows of one key are refused, because the end of a page
-between them would lose one. The second row more than `chunk_rows` shows this in time, also if the first one is deleted before the
-next page.
+The condition is ``>=`` and not ``>``. So a page begins with the last row of the previous page, which is left out of the result. The
+added column marks the rows whose key is equal to the last key according to the database. More than one marked row shows that the key is
+not unique, which only the database can decide: 'a' and 'A' are equal under some collations. Two rows with the same key are refused,
+because a page that ended between them would lose one row. Each page reads two rows more than `chunk_rows`, so the second row with the same
+key is seen even if the first row is deleted before the next page.
 
-A comparison with NULL is never true, so a row whose key holds NULL would be passed over. SQLite sorts NULL before all values
-(https://www.sqlite.org/lang_select.html), so such a row is read, and refused, before a page could begin after it.
+A comparison with NULL is never true, so a page would skip rows whose key contains NULL. SQLite sorts NULL before all values
+(https://www.sqlite.org/lang_select.html), so the stream reads and refuses such a row before any page can begin after it.
 """
 
 from collections.abc import Sequence
@@ -33,17 +33,17 @@ _TABLE: Final = "tenantry_stream"
 
 
 class Stream:
-    """The state of one stream: which page comes next.
+    """The position of one stream.
 
     Args:
-        name: The name of its statements.
+        name: The name of the stream's statements.
         sql: The caller's SELECT.
-        parameters: One value for each of its placeholders.
+        parameters: One value for each placeholder of the SELECT.
         key: The columns of the key.
-        chunk_rows: How many rows a page gives.
+        chunk_rows: The number of rows in a page.
 
     Raises:
-        QueryError: The SQL, the key or the number of rows is refused.
+        QueryError: The SQL, the key or the number of rows is not allowed.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Stream:
         self._chunk_rows = chunk_rows
         self._columns: Columns | None = None
         self._positions: Sequence[int] = ()
-        self._last: tuple[Any, ...] | None = None  # the key that the next page begins at
+        self._last: tuple[Any, ...] | None = None  # the key at which the next page begins
         self._has_ended = False
 
     def next_page(self) -> Statement[list[Row]] | None:
-        """Return the statement of the next page, or None after the last one."""
+        """Return the statement of the next page, or None after the last page."""
         if self._has_ended:
             return None
         columns = ", ".join(f'{_TABLE}."{column}"' for column in self._key)
@@ -78,10 +78,10 @@ class Stream:
         return Statement(self.name, self._select + page, parameters, Fetch.NAMED_ALL)
 
     def take(self, found: Sequence[Row]) -> list[Row]:
-        """Return the rows of a page that was read, without the added column and the last row of the page before.
+        """Return the rows of a page, without the added column and without the last row of the previous page.
 
         Raises:
-            QueryError: The key is missing, holds NULL, or is not unique.
+            QueryError: The key is missing, contains NULL, or is not unique.
         """
         if not found:
             self._has_ended = True
@@ -103,7 +103,7 @@ class Stream:
             self._positions = [columns.position(column) for column in self._key]
         except LookupError as error:
             raise QueryError(
-                f"{self.name}: the key of a stream is made of columns of its result: {error}; pass key=(…)"
+                f"{self.name}: the key of a stream must name columns of its result: {error}; pass key=(…)"
             ) from None
         self._columns = columns
         return columns
@@ -113,8 +113,8 @@ class Stream:
         for key, has_last_key in zip(keys, is_last, strict=True):
             if None in key:
                 raise QueryError(
-                    f"{self.name}: the column {self._key[key.index(None)]!r} of the stream's key holds NULL, and a page that began "
-                    "there would lose rows: choose a key that is never NULL, or leave such rows out with WHERE"
+                    f"{self.name}: the column {self._key[key.index(None)]!r} of the stream's key contains NULL, so a page could lose "
+                    "rows: choose a key that is never NULL, or exclude such rows with WHERE"
                 )
             if key == before or (has_last_key and key != self._last):
                 raise self._not_unique()
@@ -124,8 +124,8 @@ class Stream:
 
     def _not_unique(self) -> QueryError:
         return QueryError(
-            f"{self.name}: two rows have the same values of the stream's key ({', '.join(self._key)}), and the end of a page between "
-            "them would lose one: add a unique column to key=(…)"
+            f"{self.name}: two rows have the same values of the stream's key ({', '.join(self._key)}), so a page could lose a row: "
+            "add a unique column to key=(…)"
         )
 
 
@@ -139,25 +139,25 @@ def _with(name: str, sql: str) -> str:
     shape = shape_of(sql)
     if shape.is_write or shape.returns_nothing:
         raise QueryError(
-            f"{name}: a stream reads, and this is {shape.verb}; nothing was sent: use fetch_all() for rows of RETURNING"
+            f"{name}: a stream can only read, and this is {shape.verb}; nothing was sent: use fetch_all() for rows of RETURNING"
         )
     if shape.has_order:
         raise QueryError(
-            f"{name}: a stream is in the order of its key and has no end of its own; nothing was sent: leave ORDER BY and LIMIT out, "
-            "and name the columns of the order in key=(…); where they choose the rows, put them into a subquery in FROM"
+            f"{name}: a stream adds its own ORDER BY and LIMIT; nothing was sent: remove ORDER BY and LIMIT, and name the columns of the "
+            "order in key=(…); if they select the rows, put them into a subquery in FROM"
         )
-    # Without a semicolon or a comment at the end, which would hide the parenthesis.
+    # A semicolon or a comment at the end is cut off, because it would hide the closing parenthesis.
     return f"WITH {_TABLE} AS ({sql[: shape.end]}) "
 
 
 def _checked_key(name: str, key: Sequence[str]) -> tuple[str, ...]:
     if isinstance(key, str) or not 1 <= len(key) <= _KEY_COLUMNS_MAX:
         raise QueryError(
-            f"{name}: key= is a tuple of 1 to {_KEY_COLUMNS_MAX} names of columns, such as ('created_at', 'id'), not {key!r}"
+            f"{name}: key= must be a tuple of 1 to {_KEY_COLUMNS_MAX} column names, such as ('created_at', 'id'), not {key!r}"
         )
     for column in key:
         if not column.isidentifier():
             raise QueryError(
-                f"{name}: {column!r} in key= is not the name of a column: give it a plain name with AS"
+                f"{name}: {column!r} in key= is not a column name: give the column a plain name with AS"
             )
     return tuple(key)

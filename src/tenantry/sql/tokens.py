@@ -1,4 +1,4 @@
-"""SQL's text: patterns of its tokens (https://www.sqlite.org/lang_keywords.html), and what kind of statement a text is."""
+"""Patterns of SQL's tokens (https://www.sqlite.org/lang_keywords.html), and the kind of statement in an SQL text."""
 
 import re
 from functools import lru_cache
@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 QUOTED: Final = r"""'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
-"""A string or a quoted name. Both patterns need `re.DOTALL`.
+"""A string or a quoted name. `COMMENT` and this pattern need `re.DOTALL`.
 
-Without its end, each pattern matches to the end of the text: otherwise hostile text would be scanned once for each character.
+An unterminated comment, string or name extends to the end of the text. Otherwise hostile text would be scanned once for each character.
 """
 
-# A parameter's name, as in ``:limit``, is one token with its sign, so that it is not taken for a keyword.
+# A parameter such as ``:limit`` is one token with its sign, so that its name is not mistaken for a keyword.
 _TOKEN: Final = re.compile(
     rf"(?P<comment>{COMMENT})|(?P<quoted>{QUOTED})|(?P<word>[:@$]?[^\W\d]\w*)|\S", re.DOTALL
 )
@@ -23,13 +23,13 @@ _OTHERS: Final = frozenset(["ALTER", "ANALYZE", "CREATE", "DROP", "REINDEX"])
 
 
 class SqlShape(NamedTuple):
-    """What kind of statement a text is.
+    """The kind of statement in an SQL text.
 
     Attributes:
-        verb: Its main verb in upper case: of ``WITH few AS (…) UPDATE …`` that is UPDATE. Empty for a text without words.
-        has_returning: Whether a clause RETURNING follows.
-        has_order: Whether it has an ORDER BY or a LIMIT of its own, outside of parentheses.
-        end: Where its last token ends, without semicolons and comments.
+        verb: The main verb in upper case, such as UPDATE for ``WITH few AS (…) UPDATE …``. Empty for a text without words.
+        has_returning: Whether the statement has a RETURNING clause.
+        has_order: Whether the statement has an ORDER BY or a LIMIT outside of parentheses.
+        end: The position after the last token that is not a semicolon or a comment.
     """
 
     verb: str
@@ -39,23 +39,23 @@ class SqlShape(NamedTuple):
 
     @property
     def is_write(self) -> bool:
-        """Whether it inserts, updates or deletes rows."""
+        """Whether the statement inserts, updates or deletes rows."""
         return self.verb in _WRITES
 
     @property
     def returns_rows(self) -> bool:
-        """Whether it is known to return rows."""
+        """Whether the statement is known to return rows."""
         return self.verb in _READS or (self.is_write and self.has_returning)
 
     @property
     def returns_nothing(self) -> bool:
-        """Whether it is known to return no rows; a text that is not understood is left to the database."""
+        """Whether the statement is known to return no rows; False for an unknown verb, which only the database can judge."""
         return self.verb in _OTHERS or (self.is_write and not self.has_returning)
 
 
 @lru_cache(maxsize=_TEXTS_MAX)
 def shape_of(sql: str) -> SqlShape:
-    """Return what kind of statement a text is. Only its tokens are looked at: whether it is valid, the database says."""
+    """Return the kind of statement in a text. This function reads only the tokens and does not check the syntax."""
     verb, before, depth, end = "", "", 0, 0
     clauses = set()
     for token in _TOKEN.finditer(sql):

@@ -238,8 +238,8 @@ class TestReading:
         [
             ("def other(session): ...  # no def migrate(", "has no function: define def migrate"),
             ("migrate = 1  # no def migrate(", "has no function"),
-            ("async def migrate(session): ...", "has a function that does not run when it is called"),
-            ("def migrate(session):\n    yield", "has a function that does not run when it is called"),
+            ("async def migrate(session): ...", "has a function with async or yield"),
+            ("def migrate(session):\n    yield", "has a function with async or yield"),
             ("def migrate(session) return", "cannot be imported: SyntaxError"),
             ("import tenantry_no_such_module  # def migrate(", "cannot be imported: ModuleNotFoundError"),
         ],

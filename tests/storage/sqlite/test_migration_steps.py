@@ -165,7 +165,7 @@ class TestRebuild:
         path, first = tmp_path / "a.db", USERS + POSTS.format(action="ON DELETE CASCADE") + more
         await make_parents(path, make_pack(first), posts)
         before = content(path)
-        with pytest.raises(MigrationError, match=r"reference to old_users") as caught:
+        with pytest.raises(MigrationError, match=r"reference to the dropped table old_users") as caught:
             await migrate(path, make_pack(first, OLD_FIRST))
         assert all(name in str(caught.value) for name in named.split(", "))
         assert caught.value.is_step_failure
