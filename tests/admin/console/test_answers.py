@@ -111,7 +111,7 @@ def test_long_work_shows_its_steps_and_its_end(
     browser.confirm("Restore", typed="acme")
     browser.find("#activity [data-state=failed]")
     browser.see(
-        "is corrupt: what is stored is not what was written; restore an older one", "#activity .entry-detail"
+        "is corrupt: the stored object was altered; restore an older snapshot", "#activity .entry-detail"
     )
     assert "Undo restore" not in browser.text(), "nothing was restored"
     browser.driver.refresh()

@@ -178,7 +178,7 @@ class TestSnapshots:
             spoil_page(target)
 
         monkeypatch.setattr(online_backup, "copy_database", copy_and_spoil)
-        with pytest.raises(SnapshotError, match="its own database is sound"):
+        with pytest.raises(SnapshotError, match="the tenant's database is sound"):
             await registry.snapshots.create("acme")
         monkeypatch.undo()
         assert (await registry.get("acme")).state is TenantState.ACTIVE

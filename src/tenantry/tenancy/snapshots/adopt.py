@@ -1,4 +1,4 @@
-"""Adopt a database: create a tenant with a copy of a database that another program made. The steps are those of `new_from_copy`."""
+"""Adopt a database: create a tenant from a copy of another program's database. See `new_from_copy` for the steps."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ class Adopt(NewFromCopy):
     async def _compared(
         self, path: Path, database: Path, at: Mapping[str, int], accepted_tables: Collection[str]
     ) -> Sequence[SchemaDifference]:
-        """Copy the database to `database` and compare the copy before any other statement: its schema would run as code."""
+        """Copy the file at `path` to `database`, and compare the copy before any other statement: its schema can run code."""
         await artifacts.copy_outside(path, database)
         return await artifacts.compare_adopted(
             database, self._tools.schemas, at=at, accepted_tables=accepted_tables
@@ -62,16 +62,12 @@ class Adopt(NewFromCopy):
 
 
 def _check_same(differences: Sequence[SchemaDifference]) -> None:
-    """Raise if there are differences.
-
-    Raises:
-        ForeignSchemaError: It names them, with what to do about each.
-    """
+    """Raise a `ForeignSchemaError` that lists the differences, if there are any."""
     if not differences:
         return
     shown = differences[:_DIFFERENCES_SHOWN_MAX]
     more = f"; and {len(differences) - len(shown)} more" if len(differences) > len(shown) else ""
     raise ForeignSchemaError(
-        f"the database differs from what the schema packs make: {'; '.join(map(str, shown))}{more}",
+        f"the database differs from the tables of the schema packs: {'; '.join(map(str, shown))}{more}",
         objects=tuple(one.object for one in shown),
     )

@@ -1,4 +1,4 @@
-"""Clone a tenant: create another one with its data. The steps are those of `new_from_copy`."""
+"""Clone a tenant: create a new tenant with a copy of its data. See `new_from_copy` for the steps."""
 
 from tenantry.ids import TenantId
 from tenantry.tenancy.operations.operation import Operation

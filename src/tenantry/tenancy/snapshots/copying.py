@@ -1,4 +1,4 @@
-"""Copies a tenant's database, while it is open or closed, and checks and describes the copy."""
+"""Copies a tenant's open or closed database, and checks and describes the copy."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,21 +21,21 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class _Source(Protocol):
-    """An open database: a tenant's actor or its store."""
+    """An open database to copy: a tenant's actor or store."""
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file."""
 
     async def check_integrity(self) -> None:
-        """Raise if it is damaged."""
+        """Raise `DatabaseCorruptError` if the database is damaged."""
 
 
 class Copies:
-    """Makes and checks copies.
+    """Makes and checks copies of tenants' databases.
 
-    A tenant that serves calls is copied through its actor, beside its writer. A tenant that serves none is copied through a store of
-    its own, and not migrated for it. So is a tenant that serves calls, is closed and lacks migrations. Meanwhile callers wait for the
-    copy: also those of a tenant that serves calls again before the copy has ended.
+    A tenant that serves calls is copied through its actor, without blocking its writer. A tenant that serves no calls is copied
+    through a temporary store, without being migrated. So is a closed tenant that lacks migrations. Calls to the tenant wait for the
+    copy from a temporary store to end, even if the tenant is resumed during the copy.
     """
 
     def __init__(self, tools: OperationTools, schemas: Sequence[Schema]) -> None:
@@ -45,26 +45,26 @@ class Copies:
         self._log = EventLog()
 
     async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Write a consistent copy of the tenant's present state into a new file, check it, and return what is in it.
+        """Write a consistent copy of the tenant's present state into a new file, check the copy, and return its report.
 
-        If the copy is damaged, its own disk may be the cause: then the tenant's database is checked. If that is damaged too, a
-        tenant that serves calls is quarantined.
+        If the copy is damaged, its disk may be the cause, so the tenant's own database is checked too. If the tenant's database is
+        damaged and the tenant serves calls, the tenant is quarantined.
 
         Raises:
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.
-            SnapshotError: The tenant has no database, or was closed before the copy ended; or only the copy is damaged.
-            TenantError, PersistenceError: It cannot be opened or read.
+            SnapshotError: The tenant has no database, the tenant was closed during the copy, or only the copy is damaged.
+            TenantError, PersistenceError: The tenant's database cannot be opened or read.
         """
         if not tenant.state.allows(Permission.READ) or tenant.intent is not None:
             if not tenant.state.allows(Permission.COPY):
-                raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state}: there is nothing to copy")
+                raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state} and has no database to copy")
             return await self._copy_unserved(tenant, path)
         if self._tools.opener.is_behind(tenant) and not self._pool.has(tenant.id):
             return await self._copy_held(tenant, path)
         return await self._copy_open(tenant, path)
 
     async def _copy_open(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant through its actor, which quarantines the tenant if it finds damage."""
+        """Copy a tenant through its actor, which quarantines a damaged tenant."""
         lease = await self._pool.lease(tenant.id)
         try:
             if lease.actor.uid != tenant.uid:
@@ -77,7 +77,7 @@ class Copies:
             self._pool.release(lease)
 
     async def _copy_unserved(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant that serves no calls, after the last ones have ended; if it serves calls again, they wait for the copy."""
+        """Copy a tenant that serves no calls, after its last calls have ended; new calls wait for the copy."""
         async with self._pool.held(tenant.id, "snapshot"):
             found = await self._tools.catalog.find_by_uid(tenant.uid)
             if found is None or found.id != tenant.id or not found.state.allows(Permission.COPY):
@@ -88,7 +88,7 @@ class Copies:
             return await self._copy_closed(found, path)
 
     async def _copy_held(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant that serves calls while it is closed and its callers wait."""
+        """Keep a tenant that serves calls closed while it is copied; its callers wait."""
         async with self._pool.held(tenant.id, "snapshot"):
             try:
                 return await self._copy_closed(tenant, path)
@@ -101,7 +101,7 @@ class Copies:
                 raise await self._tools.opener.quarantine(tenant, error) from error
 
     async def _copy_closed(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant that nobody can open at this moment."""
+        """Copy a tenant that nobody else can open during the copy."""
         store = self._tools.backend.store(
             tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
         )
@@ -119,7 +119,7 @@ class Copies:
         except DatabaseCorruptError as error:
             await source.check_integrity()
             raise SnapshotError(
-                f"a copy of tenant {tenant.id!r} is damaged, and its own database is sound: check the disk that holds {path.parent}"
+                f"a copy of tenant {tenant.id!r} is damaged, but the tenant's database is sound: check the disk that holds {path.parent}"
             ) from error
 
 
@@ -136,8 +136,8 @@ def manifest_of(
     """Return the manifest of a copy of the tenant's database.
 
     Raises:
-        SnapshotCorruptError: It is another tenant's database.
-        SnapshotError: It has more tables, or longer names, than a manifest may have.
+        SnapshotCorruptError: The copied database is another tenant's.
+        SnapshotError: The database has more tables, or longer names, than a manifest may have.
     """
     if report.tenant_uid != tenant.uid:
         raise SnapshotCorruptError(f"the database of tenant {tenant.id!r} is marked as another tenant's")

@@ -15,10 +15,10 @@ class DrillResult:
     """The outcome of a drill for one tenant.
 
     Attributes:
-        snapshot_id: Its newest snapshot, None if it has none.
+        snapshot_id: The id of the tenant's newest snapshot; None if the tenant has no snapshot.
         outcome: ``ok``, or the error's `outcome`; ``not_found`` if there is no snapshot.
-        age_seconds: How old the snapshot is: a restore would lose the writes since then.
-        duration_seconds: How long fetching, checking and migrating it took.
+        age_seconds: The age of the snapshot; a restore would lose later writes.
+        duration_seconds: The time taken to fetch, check and migrate the snapshot.
     """
 
     tenant_id: TenantId
@@ -31,7 +31,7 @@ class DrillResult:
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    """The result of a drill, see `Snapshots.drill`."""
+    """The results of a drill; see `Snapshots.drill`."""
 
     results: tuple[DrillResult, ...]
 
@@ -45,7 +45,7 @@ async def try_newest(
     tenant: TenantRecord,
     tools: SnapshotTools,
 ) -> DrillResult:
-    """Fetch the tenant's newest snapshot into a scratch directory, and check and migrate it there."""
+    """Fetch, check and migrate the tenant's newest snapshot in a scratch directory."""
     archive, context = tools.archive, tools.operations.context
     started = time.monotonic()
     snapshot_id, age_seconds = None, None

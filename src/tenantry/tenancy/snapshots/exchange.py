@@ -1,17 +1,17 @@
-"""Exchange a tenant's database for another one and keep the old one as a restore point: what all kinds of restores share.
+"""Replace a tenant's database and keep the old database as a restore point. All kinds of restores share these steps.
 
-The new database is prepared in a scratch directory: copied, checked and migrated. Then the tenant is closed in this process, its
-callers wait, and the intent is written:
+The new database is copied, checked and migrated in a scratch directory. Then the tenant is closed in this process, its callers wait,
+and the intent is written:
 
     begun     the intent is in the catalog; it contains the name of the restore point, which only this restore uses
     placed    the new database is staged beside the tenant's
     closed    the exchange begins; other processes close the tenant, and its lock is taken
     kept      the old database is a restore point
     exchanged the new database is in its place, after one rename
-    finished  the intent is gone, and callers continue
+    finished  the intent is cleared, and callers continue
 
-If a step before the exchange fails, the restore is taken back. After a crash the back end says whether anything was staged or kept
-(`RestorePoints.has_begun`). If so, the restore is finished from its first step; otherwise it is taken back.
+If a step before the exchange fails, the restore is rolled back. After a crash, a restore that staged or kept a database
+(`RestorePoints.has_begun`) is finished, and any other restore is rolled back.
 """
 
 from pathlib import Path
@@ -35,20 +35,20 @@ from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 RESTORE_POINTS_MAX: Final = 3
-"""How many restore points a tenant has at most; the oldest are deleted."""
+"""The largest number of restore points of a tenant; older restore points are deleted."""
 
 POINT_PREFIX: Final = "before-"
-"""What the names of restore points begin with: it tells them from ids of snapshots."""
+"""The prefix of restore points' names, which distinguishes restore points from snapshots."""
 
 _UNDONE: Final = "undone:"
 
 
 class Exchange:
-    """The base class of operations that exchange a tenant's database; each has an `action` and a method `run`.
+    """The base class of operations that exchange a tenant's database; subclasses have an `action` and a method `run`.
 
     Attributes:
-        is_kept_as_found: Whether the old database is kept with its log exactly as they are, rather than as one file.
-        is_undo: Whether the exchange undoes the one before it.
+        is_kept_as_found: Whether to keep the old database and its log unchanged, instead of merging the log into the database.
+        is_undo: Whether the exchange undoes the tenant's previous exchange.
     """
 
     is_kept_as_found = False
@@ -61,7 +61,7 @@ class Exchange:
     async def exchange(
         self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
-        """Prepare a database that was checked, and put it in the place of the tenant's."""
+        """Prepare a checked database, and replace the tenant's database with it."""
         context = self._operations.context
         if is_migrated:
             await self._operations.recorded_schemas.check()
@@ -72,7 +72,7 @@ class Exchange:
         operation.detail["point"] = point
         points = self._operations.backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
-        # Held before the intent is written: a held caller waits, and one that finds the intent in the catalog is refused.
+        # Hold the tenant before the intent is written: callers of a held tenant wait, but an intent makes the catalog refuse callers.
         async with (
             self._operations.pool.held(tenant.id, operation.action),
             operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
@@ -88,7 +88,7 @@ class Exchange:
                 raise
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an exchange whose process died, or take it back if nothing was staged."""
+        """Finish an exchange whose process died, or roll the exchange back if nothing was staged."""
         if await self._operations.backend.points(tenant.place).has_begun(_point_of(tenant)):
             async with self._operations.pool.held(tenant.id, operation.action):
                 await self._exchange_held(operation, tenant, None)
@@ -98,7 +98,7 @@ class Exchange:
     async def _exchange_held(
         self, operation: Operation, tenant: TenantRecord, versions: dict[str, int] | None
     ) -> TenantRecord:
-        """Exchange the databases of a tenant that is held."""
+        """Exchange the database of a held tenant."""
         point = _point_of(tenant)
         operation.step("closed")
         async with self._operations.backend.exclusive(tenant.place) as closed:
@@ -109,7 +109,7 @@ class Exchange:
         if versions is not None:
             await self._operations.recorded_schemas.record()
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
-        # Damage of the replaced database may have been noted since the intent was written.
+        # Read the record again: damage to the old database may have been recorded after the intent was written.
         latest = await self._operations.catalog.find_by_uid(tenant.uid) or tenant
         points = self._operations.backend.points(tenant.place)
         restored = await operation.complete(
@@ -122,7 +122,7 @@ class Exchange:
         return restored
 
     async def _restore_point(self, points: RestorePoints, point: str) -> str | None:
-        """Return what the tenant's record says of the restore point; None if there was no database to keep."""
+        """Return the restore point's entry in the tenant's record; None if there was no database to keep."""
         if not await points.exists(point):
             return None
         return f"{_UNDONE}{point}" if self.is_undo else point
@@ -132,9 +132,9 @@ class Exchange:
         await points.remove_old(point, latest=latest, kept_max=RESTORE_POINTS_MAX)
 
     def _changes_of_state(self, tenant: TenantRecord) -> dict[str, object]:
-        """Return what changes for a quarantined tenant: its database is sound now, so it serves calls again.
+        """Return the changes that make a quarantined tenant serve calls again, now that its database is sound.
 
-        It stays quarantined if the new database was not migrated: a migration that fails may be why it is quarantined.
+        The tenant stays quarantined if the new database was not migrated, because a failing migration may have caused the quarantine.
         """
         assert tenant.intent is not None
         is_migrated = tenant.intent.arguments["is_migrated"] is not None
@@ -161,22 +161,22 @@ def is_undone(tenant: TenantRecord) -> bool:
 
 
 def is_last_point(tenant: TenantRecord, point: str) -> bool:
-    """Return whether the last restore, or its undoing, made this restore point."""
+    """Return whether the tenant's last restore, or the undo of that restore, made this restore point."""
     return tenant.restore_point in {point, f"{_UNDONE}{point}"}
 
 
 async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, database: Path) -> None:
-    """Write a restore point of the tenant into a new file, checked.
+    """Copy a restore point of the tenant into a new file, and check the copy.
 
     Raises:
         SnapshotNotFoundError: The tenant has no such restore point.
-        SnapshotCorruptError: It is damaged, or the database of another tenant; it stays as it is.
-        SnapshotError: It cannot be copied.
+        SnapshotCorruptError: The restore point is damaged, or is another tenant's database; it stays unchanged.
+        SnapshotError: The restore point cannot be copied.
     """
     points = tools.backend.points(tenant.place)
     if not await points.exists(check_snapshot_id(point, prefix=POINT_PREFIX)):
         raise SnapshotNotFoundError(
-            f"tenant {tenant.id!r} has no restore point {point!r} any more: only the last {RESTORE_POINTS_MAX} are kept",
+            f"tenant {tenant.id!r} has no restore point {point!r}: only the last {RESTORE_POINTS_MAX} restore points are kept",
             snapshot_id=point,
         )
     try:
@@ -191,7 +191,7 @@ async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, da
 
 
 def _point_of(tenant: TenantRecord) -> str:
-    """Return the restore point that the tenant's intent names."""
+    """Return the name of the restore point in the tenant's intent."""
     assert tenant.intent is not None
     point = tenant.intent.arguments["point"]
     assert point is not None

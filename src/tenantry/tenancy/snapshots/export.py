@@ -1,4 +1,4 @@
-"""Export a tenant: write a bundle of its present state. It changes nothing, so a crash leaves nothing to finish."""
+"""Export a tenant: write a bundle of its present state. An export changes no tenant, so a crash leaves nothing to finish."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Export:
         tenant = await self._tools.find_existing(operation.tenant_id)
         operation.tenant_uid = tenant.uid
         if not replace and await run_in_thread(path.exists):
-            raise SnapshotError(f"{path} exists already: give a path where no file is")
+            raise SnapshotError(f"{path} exists already: give the path of a new file")
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
                 return await self._write(tenant, directory / "tenant.db", path)
@@ -34,7 +34,7 @@ class Export:
     async def _write(self, tenant: TenantRecord, database: Path, path: Path) -> Manifest:
         now = self._tools.operations.context.clock.now()
         report = await self._tools.copies.copy(tenant, database)
-        # Then other programs can read it also where they cannot write a file beside it.
+        # Other programs can then read the database even in a directory where they cannot write.
         await artifacts.leave_one_file(database)
         sha256 = await artifacts.digest(database)
         manifest = manifest_of(tenant, report, now, "export", database_sha256=sha256)

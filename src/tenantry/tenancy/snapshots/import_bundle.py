@@ -1,4 +1,4 @@
-"""Import a bundle: create a tenant with the database in it. The steps are those of `new_from_copy`."""
+"""Import a bundle: create a tenant with the bundle's database. See `new_from_copy` for the steps."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -33,7 +33,7 @@ class ImportBundle(NewFromCopy):
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
                 manifest, database = await run_in_thread(_unpack, path, directory)
-                # Before any other statement: a definition in the schema of a foreign database would run as code.
+                # Check the schema before any other statement: definitions in a foreign schema can run code.
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
                 await check_contents(manifest, database, self._tools.schemas)
                 new = new.model_copy(update={"display_name": display_name or manifest.display_name})

@@ -1,14 +1,14 @@
 """Create a tenant with a copy of a database: the steps that clones and imports share.
 
-The copy is prepared in a scratch directory before the tenant is in the catalog. Then:
+The copy is prepared in a scratch directory before the tenant is inserted into the catalog. The steps are then:
 
     begun     the record and its intent are in the catalog; nobody can open the tenant
     placed    the copy is the tenant's database
     opened    the tenant is open
-    finished  it is active, and the intent is gone
+    finished  the tenant is active, and the intent is cleared
 
-A creation that fails removes the database and the record. After a crash, a tenant with a database is finished, and one without a
-database is removed.
+A failed creation removes the database and the record. After a crash, a tenant that has a database is finished, and a tenant without
+a database is removed.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from tenantry.tenancy.tenant_record import Intent, TenantRecord
 
 
 class NewFromCopy:
-    """The base class of operations that create a tenant with a copy of a database; each has an `action` and a method `run`."""
+    """The base class of operations that create a tenant from a copy of a database; subclasses have an `action` and a method `run`."""
 
     def __init__(self, tools: SnapshotTools, create: Create) -> None:
         self._tools = tools
@@ -30,17 +30,17 @@ class NewFromCopy:
         self._create = create
 
     async def new_record(self, operation: Operation, display_name: str) -> TenantRecord:
-        """Return the record of the new tenant, which is not yet in the catalog; see `Create.new_record`."""
+        """Return the new tenant's record without inserting it into the catalog; see `Create.new_record`."""
         await operation.recover()
         return await self._create.new_record(operation.tenant_id, display_name)
 
     async def prepare(self, tenant: TenantRecord, database: Path) -> None:
-        """Migrate a copy that was checked, and mark it as the new tenant's."""
+        """Migrate a checked copy, and mark it as the new tenant's database."""
         await self._operations.backend.prepare(database)
         await artifacts.assign_to(database, tenant.uid)
 
     async def create_with(self, operation: Operation, tenant: TenantRecord, database: Path) -> TenantRecord:
-        """Create the tenant with a copy that `prepare` has prepared."""
+        """Create the tenant from a copy that `prepare` has prepared."""
         operation.tenant_uid = tenant.uid
         intent = Intent(action=operation.action, begun_at=self._operations.context.clock.now())
         tenant = tenant.model_copy(update={"intent": intent})
@@ -57,7 +57,7 @@ class NewFromCopy:
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish a creation whose process died, or remove the tenant if it has no database."""
-        # Nobody serves the tenant, so another holder of its lock is a thread that hangs. A registry that opens must not wait for it.
+        # Do not wait for the lock: no process serves the tenant, so only a hanging thread can hold its lock.
         async with self._operations.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             is_placed = await closed.exists()
         if is_placed:

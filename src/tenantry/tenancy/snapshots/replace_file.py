@@ -1,4 +1,4 @@
-"""Replace a tenant's database by a plain SQLite file that an operator gives. The steps are those of `exchange`."""
+"""Replace a tenant's database with an operator's SQLite file. See `exchange` for the steps."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,10 +12,10 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class ReplaceFile(Exchange):
-    """Replaces tenants' databases by files."""
+    """Replaces tenants' databases with files."""
 
     action = "replace_file"
-    # An operator may have put files together that are not of one database.
+    # An operator may have combined a database and a write-ahead log that do not belong together.
     is_kept_as_found = True
 
     async def run(
@@ -28,10 +28,10 @@ class ReplaceFile(Exchange):
             database = directory / "tenant.db"
             with operation.preparing(), named(database, str(path)):
                 await artifacts.copy_file(path, database)
-                # Before any other statement: a definition in the file's schema would run as code.
+                # Check the schema before any other statement: definitions in a foreign schema can run code.
                 await artifacts.check_schema(database, self._tools.schemas, accepted_tables=accepted_tables)
                 report = await artifacts.check(database, self._tools.schemas, is_thorough=True)
-                # Before the next check, so that the audit says which file was refused.
+                # Hash the file before the owner check, so that the audit identifies a refused file.
                 operation.detail["sha256"] = await artifacts.digest(database)
                 _check_owner(report.tenant_uid, tenant, owner)
                 if owner is not None and owner != tenant.uid:
@@ -40,14 +40,14 @@ class ReplaceFile(Exchange):
 
 
 def _check_owner(uid: str | None, tenant: TenantRecord, owner: str | None) -> None:
-    """Raise `SnapshotCorruptError` unless a database is marked as the tenant's or as the given owner's."""
+    """Raise `SnapshotCorruptError` unless a database is marked with the uid of the tenant or of the given owner."""
     if uid is not None and uid in {tenant.uid, owner}:
         return
     if uid is None:
-        mark, advice = "no tenant", "give a file that tenantry made"
+        mark, advice = "no tenant", "use a file that tenantry made"
     else:
         mark = f"the tenant with the uid {uid!r}"
-        advice = f"give the right file, or make this one the tenant's with the owner {uid} (--owner, or owner in Python)"
+        advice = f"use the right file, or accept this file with the owner {uid} (--owner, or owner in Python)"
     raise SnapshotCorruptError(
-        f"the file is marked as the database of {mark}, and tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
+        f"the file is marked as the database of {mark}, but tenant {tenant.id!r} has the uid {tenant.uid!r}: {advice}"
     )

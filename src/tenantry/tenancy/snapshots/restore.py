@@ -1,4 +1,4 @@
-"""Restore a tenant from one of its snapshots or restore points. The steps are those of `exchange`."""
+"""Restore a tenant from one of its snapshots or restore points. See `exchange` for the steps."""
 
 from pathlib import Path
 

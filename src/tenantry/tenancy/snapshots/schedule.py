@@ -1,4 +1,4 @@
-"""Takes a snapshot of each active tenant once in an interval, spread over the interval, in one of the open processes."""
+"""Takes one snapshot of each active tenant per interval; one of the open processes takes each snapshot."""
 
 import random
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 SCHEDULE_FAILED: Final = "tenantry.snapshots.schedule_failed"
 POLL_SECONDS_MAX: Final = 10.0
-"""How often it looks for tenants that are due; more often if the interval is short."""
+"""The longest time between two searches for tenants whose snapshot is due."""
 
 _TENANTS_PER_POLL: Final = 100
 _POLLS_PER_INTERVAL: Final = 10
@@ -24,9 +24,9 @@ _POLLS_PER_INTERVAL: Final = 10
 class SnapshotSchedule:
     """Takes snapshots until it is cancelled.
 
-    The catalog has a due time for each tenant. Of several processes, the one that moves the due time with a compare-and-set takes the
-    snapshot. A new tenant's first due time is a random one within the interval. A snapshot that fails is in the log and in the audit,
-    and is tried again after a tenth of the interval.
+    The catalog has a due time for each tenant. The process that moves a due time, with a compare-and-set, takes the snapshot. A new
+    tenant's first due time is a random time within the interval. A failed snapshot is logged and audited, and is retried after a
+    tenth of the interval.
     """
 
     def __init__(self, snapshots: Snapshots, catalog: Catalog, context: ActorContext, log: EventLog) -> None:
@@ -37,7 +37,7 @@ class SnapshotSchedule:
         self._log = log
 
     async def run(self) -> None:
-        """Take the snapshots that are due, again and again."""
+        """Take due snapshots until cancelled."""
         interval_seconds = self._config.snapshot_interval_seconds
         assert interval_seconds is not None
         while True:
@@ -48,7 +48,7 @@ class SnapshotSchedule:
                 self._log.error(SCHEDULE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def take_due(self, interval_seconds: float) -> None:
-        """Take the snapshots that are due, ``snapshot_jobs_max`` at once."""
+        """Take the due snapshots, at most ``snapshot_jobs_max`` at the same time."""
         await self._correct_late(interval_seconds)
         limiter = anyio.CapacityLimiter(self._config.snapshot_jobs_max)
         async with anyio.create_task_group() as tasks:
@@ -56,7 +56,7 @@ class SnapshotSchedule:
                 tasks.start_soon(self._take_if_due, tenant, interval_seconds, limiter)
 
     async def _correct_late(self, interval_seconds: float) -> None:
-        """Choose a new due time if the present one is later than any that the schedule sets: the clock was ahead when it was set."""
+        """Replace due times that are too late: they were set while the clock was ahead."""
         seconds_max = interval_seconds + self._config.snapshot_jitter_seconds + POLL_SECONDS_MAX
         latest = self._clock.now() + timedelta(seconds=seconds_max)
         for tenant in await self._catalog.by_snapshot_due_after(latest, _TENANTS_PER_POLL):
@@ -69,7 +69,7 @@ class SnapshotSchedule:
             if tenant.snapshot_due_at is None:
                 await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
                 return
-            # To claim the tenant. If this process dies before the snapshot is stored, the next attempt comes soon.
+            # Moving the due time claims the tenant. The new due time is soon, in case this process dies before the snapshot is stored.
             if not await self._move(tenant, interval_seconds / _POLLS_PER_INTERVAL):
                 return
             jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311
@@ -77,7 +77,7 @@ class SnapshotSchedule:
             try:
                 await self._snapshots.create(tenant.id, trigger="schedule", by="tenantry")
             except TenantOwnedElsewhereError:
-                # The process that has it open can take the snapshot: it gets the next turn.
+                # Retry soon: the process that has the tenant open can then take the snapshot.
                 next_seconds = POLL_SECONDS_MAX * random.random()  # noqa: S311
             except TenantryError:
                 return

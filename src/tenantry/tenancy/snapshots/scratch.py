@@ -1,7 +1,7 @@
-"""A registry's directory for files that are being made.
+"""A registry's scratch directory, for temporary files.
 
-If it is on the same file system as the tenants, as it is by default, files are renamed into place; otherwise they are copied. If the
-process dies, the next registry that is opened empties the directory.
+If the scratch directory is on the same file system as the tenants (the default), finished files are renamed into place. Otherwise
+they are copied. If the process dies, the next registry that opens empties the scratch directory.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ _LOCK_SUFFIX: Final = ".lock"
 
 
 class Scratch:
-    """Makes directories that exist for the length of a block.
+    """Makes temporary directories that are removed at the end of a block.
 
-    They are in ``scratch`` of the data directory, in a directory that only this registry uses, with a lock beside it.
+    Each registry has its own directory inside ``scratch`` in the data directory, with a lock file beside it.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -34,11 +34,11 @@ class Scratch:
         self._root = data_dir / "scratch"
         self._own: Path | None = None
         self._lock: LockFile | None = None
-        self._making = threading.Lock()  # several threads may need the first directory at once
+        self._making = threading.Lock()  # several threads may ask for the first directory at once
         self._is_closed = False
 
     async def sweep(self) -> None:
-        """Remove the directories of processes that died: they take space that others may need."""
+        """Remove the scratch directories of processes that died, to free disk space."""
         await run_in_thread(self._sweep)
 
     async def aclose(self) -> None:
@@ -50,8 +50,8 @@ class Scratch:
         """Give a new, private directory that is removed at the end of the block.
 
         Raises:
-            StorageFullError: The disk has no space for it.
-            DataDirectoryError: It cannot be made for another reason.
+            StorageFullError: The disk has no space for the directory.
+            DataDirectoryError: The directory cannot be made for another reason.
             RegistryClosedError: The registry is closed.
         """
         directory = await run_in_thread(self._make)
@@ -61,7 +61,7 @@ class Scratch:
             await run_in_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Release the lock without removing anything: the next registry that opens empties the directory."""
+        """Release the lock but keep all files: the next registry that opens empties the directory."""
         if self._lock is not None:
             self._lock.release()
 
@@ -83,7 +83,7 @@ class Scratch:
             ) from error
 
     def _begin(self) -> Path:
-        """Make the directory of this registry, when it is first needed. Its lock comes first, so that no other registry sweeps it."""
+        """Lock and then make this registry's directory; without the lock another registry could remove the directory."""
         make_directories(self._data_dir, self._root)
         own = self._root / uuid.uuid4().hex
         lock = _lock_of(own)
@@ -116,9 +116,9 @@ class Scratch:
 
 
 def _remove_if_left(directory: Path) -> None:
-    """Remove the directory of a registry that died, and its lock.
+    """Remove the directory of a registry that died, and the directory's lock file.
 
-    A directory without a lock is removed too: its registry could not remove it, or a power failure removed only the lock.
+    A directory without a lock file is removed too: its registry failed to remove it, or a power failure removed only the lock file.
     """
     lock = _lock_of(directory)
     with contextlib.suppress(LockHeldError, OSError):
@@ -133,7 +133,7 @@ def _lock_of(directory: Path) -> LockFile:
 
 @contextmanager
 def named(path: Path, name: str) -> Iterator[None]:
-    """Replace the path of a scratch file in error messages by `name`: the caller does not know that path."""
+    """Replace the path of a scratch file in error messages with `name`, because the caller does not know the path."""
     try:
         yield
     except TenantryError as error:

@@ -1,4 +1,4 @@
-"""A snapshot as callers see it, and the ids of snapshots."""
+"""The public record of a snapshot, and the ids of snapshots."""
 
 import re
 import secrets
@@ -11,24 +11,24 @@ from pydantic import BaseModel, ConfigDict
 from tenantry.errors import SnapshotNotFoundError
 from tenantry.storage.archive.manifest import Manifest
 
-# Sorts by time; safe as a part of a path and of an object's key.
+# The ids sort by time, and are safe in paths and in object keys.
 _SNAPSHOT_ID: Final = re.compile(r"[0-9]{8}t[0-9]{12}z-[0-9a-f]{8}")
 
 
 class Snapshot(BaseModel):
-    """A tenant's database as it was at one time, stored elsewhere.
+    """A stored copy of a tenant's database at one time.
 
     Attributes:
-        id: Its id; ids sort by time.
-        tenant_id: The id that the tenant had at that time.
+        id: The snapshot's id; ids sort by time.
+        tenant_id: The tenant's id when the snapshot was taken.
         tenant_uid: The tenant's stable key.
-        created_at: The time, in UTC; every write that was acknowledged before it is in the snapshot.
-        trigger: What asked for it: ``manual``, ``schedule``, ``fleet`` or a word of the caller's.
+        created_at: The snapshot's time, in UTC; the snapshot contains every write acknowledged before this time.
+        trigger: The origin of the snapshot: ``manual``, ``schedule``, ``fleet`` or a word chosen by the caller.
         schema_versions: The version of each schema.
-        row_counts: How many rows each table had.
+        row_counts: The number of rows in each table.
         database_bytes: The size of the database.
-        stored_bytes: The size of the stored object, compressed.
-        database_sha256: The SHA-256 of the database's file, in hexadecimal.
+        stored_bytes: The size of the compressed object in the storage.
+        database_sha256: The SHA-256 of the database file, in hexadecimal.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,11 +53,11 @@ class Snapshot(BaseModel):
 
 
 class DatedIds(NamedTuple):
-    """Ids of snapshots by their dates.
+    """Ids of snapshots, separated by date.
 
     Attributes:
-        past: Those dated in the past, newest first.
-        future: Those dated in the future, because the clock was ahead when they were taken; newest first.
+        past: The ids dated in the past, newest first.
+        future: The ids dated in the future, newest first; the clock was ahead when these snapshots were taken.
     """
 
     past: list[str]
@@ -65,7 +65,7 @@ class DatedIds(NamedTuple):
 
 
 def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
-    """Sort ids by date, apart from those dated in the future: their true order is not known."""
+    """Sort ids by date, and separate ids dated in the future, whose true order is unknown."""
     dated = DatedIds([], [])
     future_begin = begin_of_ids(latest_plausible)
     for snapshot_id in sorted(ids, reverse=True):
@@ -74,29 +74,29 @@ def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
 
 
 def begin_of_ids(instant: datetime) -> str:
-    """Return what the ids of an instant begin with."""
+    """Return the prefix of ids that are created at this instant."""
     return f"{instant:%Y%m%dt%H%M%S%f}"
 
 
 def new_snapshot_id(now: datetime) -> str:
-    """Return an id for a snapshot that is taken now."""
+    """Return an id for a snapshot that is taken at `now`."""
     return f"{begin_of_ids(now)}z-{secrets.token_hex(4)}"
 
 
 def is_snapshot_id(value: str) -> bool:
-    """Return whether a text has the form of a snapshot's id."""
+    """Return whether a string has the form of a snapshot id."""
     return _SNAPSHOT_ID.fullmatch(value) is not None
 
 
 def check_snapshot_id(value: object, *, prefix: str = "") -> str:
-    """Return `value` if it is a prefix and then the form of a snapshot's id.
+    """Return `value` if it is a snapshot id after the prefix.
 
     Args:
-        value: As the caller gave it.
-        prefix: The prefix of a restore point's id; empty for a snapshot's.
+        value: The caller's argument, of any type.
+        prefix: The prefix of restore points' names; empty for snapshots.
 
     Raises:
-        SnapshotNotFoundError: It is not, so no snapshot has this id.
+        SnapshotNotFoundError: The value does not have this form, so no snapshot or restore point has this id.
     """
     if isinstance(value, str) and value.startswith(prefix) and _SNAPSHOT_ID.fullmatch(value[len(prefix) :]):
         return value

@@ -1,10 +1,10 @@
-"""Stores snapshots as two objects each, below the tenant's stable key.
+"""Stores each snapshot as two objects, whose keys begin with the tenant's stable key.
 
-    <uid>/<snapshot id>.db.gz   the database, compressed
-    <uid>/<snapshot id>.json    its sealed manifest, written last: without it there is no snapshot
+    <uid>/<snapshot id>.db.gz   the compressed database
+    <uid>/<snapshot id>.json    the sealed manifest; a database without a manifest is not a snapshot
 
-What is stored is never trusted. Before anything is done with it, these are checked: the seal of the manifest, the SHA-256 of the
-compressed object and of the database in it, that the database is sound, and that it contains what the manifest says.
+The storage is not trusted. Before a stored database is used, the archive checks the manifest's seal and the SHA-256 of the compressed
+object and of the database. The archive also checks the database for damage, and compares its contents with the manifest.
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ from tenantry.tenancy.snapshots.snapshot import (
 from tenantry.threads import run_in_thread
 
 UNFINISHED_SECONDS: Final = 86_400.0
-"""A database that has had no manifest for so long will not get one: its process died."""
+"""The age at which a database without a manifest is deleted, because the process that stored it must have died."""
 MANIFEST_SUFFIX: Final = ".json"
 _DATABASE: Final = ".db.gz"
 
 
 class ObjectsLeftError(SnapshotError):
-    """Objects could not be deleted.
+    """Some objects of a tenant could not be deleted.
 
     Attributes:
-        objects: How many remain.
+        objects: The number of objects that remain.
     """
 
     def __init__(self, objects: int, error: SnapshotError) -> None:
@@ -55,8 +55,8 @@ class SnapshotArchive:
     """Stores, fetches and deletes snapshots.
 
     Args:
-        owner: Checks that the storage belongs to this data directory before anything is written, deleted or restored.
-        schemas: The packs that the tenants have.
+        owner: The check that the storage belongs to this data directory, made before each write, delete or restore.
+        schemas: The registry's schema packs.
     """
 
     def __init__(self, storage: ObjectStorage, owner: StorageOwner, schemas: Sequence[Schema]) -> None:
@@ -69,7 +69,7 @@ class SnapshotArchive:
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
-            SnapshotError, StorageFullError: It cannot be stored; no snapshot is left.
+            SnapshotError, StorageFullError: The snapshot cannot be stored; no partial snapshot is listed.
         """
         await self._owner.check()
         sealed = seal(manifest)
@@ -80,7 +80,7 @@ class SnapshotArchive:
                 _key(manifest.tenant_uid, manifest.snapshot_id, MANIFEST_SUFFIX), sealed
             )
         except BaseException:
-            # An object without a manifest is found by nobody until retention removes it.
+            # Without a manifest the object is not listed, and only retention would remove it.
             with anyio.CancelScope(shield=True), suppress(TenantryError):
                 await self._storage.delete(key)
             raise
@@ -95,7 +95,7 @@ class SnapshotArchive:
 
         Raises:
             SnapshotNotFoundError: The snapshot does not exist.
-            SnapshotCorruptError: Its manifest was changed, or is another snapshot's.
+            SnapshotCorruptError: The manifest was changed, or is another snapshot's.
         """
         check_snapshot_id(snapshot_id)
         key = _key(tenant_uid, snapshot_id, MANIFEST_SUFFIX)
@@ -103,7 +103,7 @@ class SnapshotArchive:
             content = await self._storage.get_bytes(key, bytes_max=MANIFEST_BYTES_MAX)
         except SnapshotNotFoundError as error:
             raise SnapshotNotFoundError(
-                f"there is no snapshot {snapshot_id!r} of this tenant: list its snapshots",
+                f"this tenant has no snapshot {snapshot_id!r}: list the tenant's snapshots",
                 snapshot_id=snapshot_id,
             ) from error
         try:
@@ -112,18 +112,18 @@ class SnapshotArchive:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} at {key}: {error}") from error
         if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
             raise SnapshotCorruptError(
-                f"the manifest at {key} is that of snapshot {manifest.snapshot_id!r}, which was moved there"
+                f"the manifest at {key} belongs to another snapshot, {manifest.snapshot_id!r}: restore another snapshot"
             )
         return manifest
 
     async def fetch(self, manifest: Manifest, path: Path) -> None:
-        """Write a snapshot's database into a new file, checked.
+        """Write a snapshot's database into a new file, and check the database.
 
         Raises:
-            SnapshotCorruptError: It is not what was stored, not what its manifest says, or the database of another tenant.
-            DatabaseCorruptError: It is damaged, and was so when the snapshot was taken.
+            SnapshotCorruptError: The stored object was altered, or the database differs from its manifest or is another tenant's.
+            DatabaseCorruptError: The database was already damaged when the snapshot was taken.
             SnapshotStorageOwnedError: The storage belongs to another data directory.
-            SnapshotError, StorageFullError: It cannot be read, or written.
+            SnapshotError, StorageFullError: The snapshot cannot be read, or the file cannot be written.
         """
         await self._owner.check()
         compressed = path.with_name(f"{path.name}.gz")
@@ -141,17 +141,17 @@ class SnapshotArchive:
             )
 
     async def delete(self, tenant_uid: str, snapshot_id: str) -> None:
-        """Delete a snapshot; a missing one is not an error. Raises like `delete_all`."""
+        """Delete a snapshot; a missing snapshot is not an error. Raises the errors of `delete_all`."""
         check_snapshot_id(snapshot_id)
         await self._owner.check()
-        # The manifest first: without it there is no snapshot.
+        # Delete the manifest first: a database without a manifest is not a snapshot.
         for suffix in (MANIFEST_SUFFIX, _DATABASE):
             await self._storage.delete(_key(tenant_uid, snapshot_id, suffix))
 
     async def delete_all(self, tenant_uid: str) -> None:
-        """Delete all objects of a tenant, also those that are not snapshots.
+        """Delete all objects of a tenant, including objects that are not snapshots.
 
-        If one object cannot be deleted, the others are deleted nevertheless.
+        If an object cannot be deleted, the other objects are deleted nevertheless.
 
         Raises:
             SnapshotStorageOwnedError: The storage belongs to another data directory.
@@ -165,13 +165,10 @@ class SnapshotArchive:
     async def apply_retention(
         self, tenant_uid: str, newest: str, *, kept_max: int, age_seconds_max: float, watch: ClockWatch
     ) -> Sequence[str]:
-        """Delete the snapshots that are too many or too old, and what crashed processes left.
+        """Delete surplus and expired snapshots and leftovers of crashed processes, and return the deleted ids.
 
-        The newest snapshot stays, whatever the clock says. Snapshots dated in the future stay and do not count. A database without
-        a manifest is deleted when it is a day old.
-
-        Returns:
-            The ids of what was deleted.
+        The newest snapshot is always kept. Snapshots dated in the future are kept, and do not count towards `kept_max`. A database
+        without a manifest is deleted when it is a day old.
         """
         await self._owner.check()
         names = await self._names(tenant_uid)
@@ -183,12 +180,12 @@ class SnapshotArchive:
             for place, snapshot_id in enumerate(past, start=1)
             if place >= kept_max or snapshot_id < too_old
         ]
-        # Another process may be about to write the manifest of a younger one.
+        # Keep younger databases without a manifest: another process may be about to write the manifest.
         unfinished = begin_of_ids(watch.expired_before(UNFINISHED_SECONDS))
         surplus += sorted(
             snapshot_id for snapshot_id in _ids(names, _DATABASE) - ids if snapshot_id < unfinished
         )
-        # The manifest first: without it there is no snapshot.
+        # Delete each manifest first: a database without a manifest is not a snapshot.
         await self._delete_each(
             [
                 _key(tenant_uid, snapshot_id, suffix)
@@ -206,9 +203,7 @@ class SnapshotArchive:
                 await self._storage.delete(key)
             except SnapshotError as error:
                 left, first_error = left + 1, first_error or error
-                if (
-                    error.is_retryable
-                ):  # the storage cannot be reached or is busy, and would be for the others too
+                if error.is_retryable:  # the storage is busy or unreachable for the other keys too
                     left += len(keys) - place - 1
                     break
         if first_error is not None:
@@ -239,28 +234,23 @@ def _unpack(manifest: Manifest, compressed: Path, path: Path) -> None:
         )
     except SnapshotCorruptError as error:
         raise SnapshotCorruptError(
-            f"snapshot {manifest.snapshot_id!r} is corrupt: what is stored is not what was written; restore an older one"
+            f"snapshot {manifest.snapshot_id!r} is corrupt: the stored object was altered; restore an older snapshot"
         ) from error
 
 
 async def check_contents(manifest: Manifest, path: Path, schemas: Sequence[Schema]) -> DatabaseReport:
     """Check a database that was unpacked from a snapshot or a bundle, and compare its contents with the manifest.
 
-    Its SHA-256 was compared when it was unpacked.
-
-    Args:
-        manifest: What it should contain.
-        path: The database.
-        schemas: The packs that it may have.
+    The caller has already compared the database's SHA-256.
 
     Raises:
-        SnapshotCorruptError: It does not contain what the manifest says.
-        DatabaseCorruptError: It is damaged, and was so when it was copied.
+        SnapshotCorruptError: The database's contents differ from the manifest.
+        DatabaseCorruptError: The database was already damaged when it was copied.
     """
     report = await artifacts.check(path, schemas)
     described = (manifest.database_bytes, manifest.schema_versions, manifest.row_counts)
     if (report.size_bytes, report.schema_versions, report.row_counts) != described:
         raise SnapshotCorruptError(
-            f"the database of {manifest.snapshot_id or manifest.tenant_id!r} does not contain what its manifest says"
+            f"the contents of the database of {manifest.snapshot_id or manifest.tenant_id!r} differ from its manifest"
         )
     return report

@@ -1,4 +1,4 @@
-"""Snapshots of tenants: take, list, restore and test them. The public face is `registry.snapshots`."""
+"""Takes, lists, restores and tests snapshots of tenants. The public API is `registry.snapshots`."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class StoredSnapshots(NamedTuple):
     """The snapshots of a tenant.
 
     Attributes:
-        sound: The snapshots, newest first.
-        damaged: The ids of those with a damaged manifest, newest first. They can only be deleted.
+        sound: The snapshots whose manifest is sound, newest first.
+        damaged: The ids of snapshots with a damaged manifest, newest first. Such a snapshot can only be deleted.
     """
 
     sound: list[Snapshot]
@@ -41,7 +41,7 @@ class StoredSnapshots(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOperations:
-    """The operations on snapshots that have a file of their own."""
+    """The operations on snapshots that are implemented in separate modules."""
 
     take_snapshot: TakeSnapshot
     restore: Restore
@@ -52,7 +52,7 @@ class SnapshotOperations:
 class Snapshots:
     """Takes, lists, restores and deletes snapshots of tenants. Use `registry.snapshots`.
 
-    The keywords ``by`` and ``if_revision`` are those of `TenantRegistry`'s operations.
+    The keywords ``by`` and ``if_revision`` mean the same as in `TenantRegistry`'s operations.
     """
 
     def __init__(
@@ -74,22 +74,22 @@ class Snapshots:
     async def create(self, tenant_id: str, *, trigger: str = "manual", by: str | None = None) -> Snapshot:
         """Take a snapshot of the tenant's present state, check it, store it, and return it.
 
-        It contains every write that was acknowledged before this call. The tenant's calls continue while it is taken. A tenant's
-        snapshots are taken one at a time. Afterwards old snapshots are deleted, as ``snapshots_kept_max`` and
-        ``snapshot_age_seconds_max`` say, but never the newest. Cancellation stops the waiting, not the snapshot.
+        The snapshot contains every write that was acknowledged before this call. The tenant's calls continue while its snapshot is
+        taken. A tenant's snapshots are taken one at a time. Afterwards old snapshots are deleted according to
+        ``snapshots_kept_max`` and ``snapshot_age_seconds_max``, but never the newest. Cancelling the caller does not stop the snapshot.
 
         Args:
-            tenant_id: The tenant, in any state in which it has a database.
-            trigger: Why, in one word of lower-case letters, digits and ``-``.
-            by: Who does it, for the audit, see the class.
+            tenant_id: The tenant's id; the tenant must have a database.
+            trigger: The reason for the snapshot: one word of lower-case letters, digits and ``-``.
+            by: The principal for the audit, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
             QueryError: The trigger is not valid.
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged. A tenant that served calls is
                 quarantined.
-            SnapshotError: The tenant was closed before the copy ended, for example by `suspend`, or the storage refuses; try again.
-            StorageFullError: There is no space for the snapshot.
+            SnapshotError: The tenant was closed during the copy, for example by `suspend`, or the storage failed; try again.
+            StorageFullError: The disk or the storage has no space for the snapshot.
         """
         check_trigger(trigger)
         work = partial(self._operations.take_snapshot.run, trigger=trigger)
@@ -98,9 +98,9 @@ class Snapshots:
         )
 
     async def list(self, tenant_id: str) -> Sequence[Snapshot]:
-        """Return the tenant's snapshots, newest first, without those whose manifest is damaged; `look` names these too.
+        """Return the tenant's snapshots, newest first; only `look` also returns snapshots with a damaged manifest.
 
-        Snapshots dated in the future come last: the clock was ahead when they were taken.
+        Snapshots dated in the future come last, because the clock was ahead when they were taken.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -108,13 +108,13 @@ class Snapshots:
         return (await self.look(tenant_id)).sound
 
     async def look(self, tenant_id: str) -> StoredSnapshots:
-        """Return the tenant's snapshots, newest first, and the ids of those whose manifest is damaged.
+        """Return the tenant's snapshots, newest first, and the ids of snapshots whose manifest is damaged.
 
         Snapshots dated in the future come last.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotError: The storage refuses.
+            SnapshotError: The snapshot storage cannot be used.
         """
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
         stored = StoredSnapshots([], [])
@@ -125,7 +125,7 @@ class Snapshots:
             except SnapshotCorruptError:
                 stored.damaged.append(snapshot_id)
             except SnapshotNotFoundError:
-                continue  # it was deleted since its id was listed
+                continue  # the snapshot was deleted after its id was listed
         return stored
 
     async def get(self, tenant_id: str, snapshot_id: str) -> Snapshot:
@@ -133,18 +133,18 @@ class Snapshots:
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotNotFoundError: It has no such snapshot.
+            SnapshotNotFoundError: The tenant has no such snapshot.
             SnapshotCorruptError: The snapshot's manifest is damaged.
         """
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
         return Snapshot.of(await self._archive.manifest(tenant.uid, snapshot_id))
 
     async def delete(self, tenant_id: str, snapshot_id: str, *, by: str | None = None) -> None:
-        """Delete a snapshot; a missing one is not an error.
+        """Delete a snapshot; a missing snapshot is not an error.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotError: The storage refuses.
+            SnapshotError: The snapshot storage cannot be used.
         """
         work = partial(self._delete, snapshot_id)
         await self._runner.run(
@@ -165,7 +165,7 @@ class Snapshots:
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Make the tenant's database what it was when the snapshot was taken, and return the tenant's record.
+        """Replace the tenant's database with a snapshot, and return the tenant's record.
 
         The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Then the calls wait,
         for ``pool_wait_timeout_seconds`` at most (`TenantBusyError`), while the database is replaced in one step. The replaced
@@ -173,17 +173,17 @@ class Snapshots:
         tenants stay in their state.
 
         Args:
-            tenant_id: The tenant.
+            tenant_id: The tenant's id.
             snapshot_id: The id of a snapshot, or the name of a restore point, see `points`.
-            migrate: Whether the database is migrated to what the code knows before it takes the other's place. Otherwise it is
-                migrated when it is next opened, and a quarantined tenant stays quarantined.
-            by: Who does it, for the audit, see the class.
-            if_revision: The tenant's revision that this was decided on, see the class.
+            migrate: Whether to apply pending migrations to the snapshot before the exchange. If false, the database is migrated
+                when it is next opened, and a quarantined tenant stays quarantined.
+            by: The principal for the audit, see the class.
+            if_revision: The revision that the tenant must have, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotNotFoundError: It has no such snapshot.
-            SnapshotCorruptError: The snapshot is not what was stored; nothing was changed.
+            SnapshotNotFoundError: The tenant has no such snapshot.
+            SnapshotCorruptError: The stored snapshot was altered or damaged; nothing was changed.
             MigrationError: The snapshot is newer than the code, or cannot be migrated; nothing was changed.
             TenantStateError: The tenant is deleted.
             TenantOwnedElsewhereError: Another process keeps the tenant open; nothing was changed.
@@ -208,27 +208,27 @@ class Snapshots:
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Put a plain SQLite file in the place of the tenant's database, and return the tenant's record.
+        """Replace the tenant's database with a copy of a plain SQLite file, and return the tenant's record.
 
-        The file is copied, checked and migrated in a scratch directory; then the copy takes the database's place as in `restore`.
-        The old database and its write-ahead log are kept as they are, and `undo_restore` brings them back. The tenant's database
-        may be missing or damaged. A quarantined tenant serves calls again; other tenants stay in their state.
+        The file is copied, checked and migrated in a scratch directory; then the copy replaces the database as in `restore`. The old
+        database and its write-ahead log are kept unchanged, and `undo_restore` brings them back. The tenant's database may be
+        missing or damaged. A quarantined tenant serves calls again; other tenants stay in their state.
 
         Args:
-            tenant_id: The tenant.
-            path: The file. No program has it open, and no log or journal is beside it.
-            owner: The `uid` that the file may be marked with instead of the tenant's. The copy is marked with the tenant's.
-            accepted_tables: Names of tables that no schema pack makes and that the file may have.
-            by: Who does it, for the audit, see the class.
-            if_revision: The tenant's revision that this was decided on, see the class.
+            tenant_id: The tenant's id.
+            path: The file's path. No program may have the file open, and no log or journal may be beside the file.
+            owner: Another `uid` that the file may be marked with. The copy is marked with the tenant's `uid`.
+            accepted_tables: The names of extra tables that the file may have, although no schema pack makes them.
+            by: The principal for the audit, see the class.
+            if_revision: The revision that the tenant must have, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotError: The file is not one plain file.
-            SnapshotCorruptError: It is the database of another tenant; nothing was changed.
-            DatabaseCorruptError: It is damaged, or is not a database; nothing was changed.
-            ForeignSchemaError: It has objects that no schema pack makes; nothing was changed.
-            MigrationError: It is newer than the code, or cannot be migrated; nothing was changed.
+            SnapshotError: The path is not a regular file, or a log or journal is beside the file.
+            SnapshotCorruptError: The file is another tenant's database; nothing was changed.
+            DatabaseCorruptError: The file is damaged, or is not a database; nothing was changed.
+            ForeignSchemaError: The file has objects that no schema pack makes; nothing was changed.
+            MigrationError: The file is newer than the code, or cannot be migrated; nothing was changed.
             TenantStateError: The tenant is deleted.
             TenantOwnedElsewhereError: Another process keeps the tenant open; nothing was changed.
         """
@@ -251,11 +251,11 @@ class Snapshots:
     async def undo_restore(
         self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Bring back the database that the last restore replaced; the present one becomes a restore point. Repeatable.
+        """Bring back the database that the last restore replaced; the present database becomes a restore point. Idempotent.
 
         Raises:
             SnapshotNotFoundError: The tenant was never restored, or the restore point was deleted.
-            TenantError, PersistenceError: As `restore`.
+            TenantError, PersistenceError: See `restore`.
         """
         return await self._runner.run(
             parse_tenant_id(tenant_id),
@@ -266,21 +266,21 @@ class Snapshots:
         )
 
     async def points(self, tenant_id: str) -> Sequence[str]:
-        """Return the names of the tenant's restore points, the databases that restores replaced, oldest first."""
+        """Return the names of the tenant's restore points (replaced databases), oldest first."""
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
         return await self._backend.points(tenant.place).names()
 
     async def drop_point(
         self, tenant_id: str, point: str, *, by: str | None = None, if_revision: int | None = None
     ) -> None:
-        """Delete a restore point, to free its disk space; a missing one is not an error.
+        """Delete a restore point, to free its disk space; a missing restore point is not an error.
 
-        If the last restore made it, that restore cannot be undone any more.
+        The last restore cannot be undone after its restore point was deleted.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotNotFoundError: The text is not the name of a restore point.
-            SnapshotError: It cannot be deleted; call again.
+            SnapshotNotFoundError: `point` is not a valid name of a restore point.
+            SnapshotError: The restore point cannot be deleted; call again.
         """
         work = partial(self._drop_point, point)
         await self._runner.run(
@@ -291,7 +291,7 @@ class Snapshots:
         """Restore the newest snapshots of some tenants to a scratch directory, check them, and report the results.
 
         Args:
-            sample: How many active tenants, chosen at random.
+            sample: The number of active tenants, which are chosen at random.
 
         Raises:
             PersistenceError: The catalog cannot be read. The errors of single snapshots are in the report.
@@ -301,17 +301,17 @@ class Snapshots:
 
     @property
     def storage_location(self) -> str:
-        """Where the snapshots are stored."""
+        """The location of the snapshot storage."""
         return self._owner.location
 
     async def claim_storage(self, *, by: str | None = None) -> StorageMark | None:
-        """Make the snapshot storage this data directory's, and return the mark of its owner before, if it had one.
+        """Make this data directory the owner of the snapshot storage, and return the previous owner's mark, if any.
 
-        For a directory that was moved or restored from a backup, or that takes over the snapshots of another one. The other
-        directory is refused a minute later at the latest. The operation is in the audit.
+        Claim the storage after the data directory was moved or restored from a backup, or to take over another directory's
+        snapshots. The storage refuses the previous owner within a minute. The claim is audited.
 
         Raises:
-            SnapshotError: The storage, or the data directory, cannot be written; call again.
+            SnapshotError: The storage or the data directory cannot be written; call again.
         """
         self._runner.check_open()
         principal = audit.principal_of(by)

@@ -1,6 +1,6 @@
 """Take a snapshot of a tenant: copy its database, check the copy, store it, and delete old snapshots.
 
-A crash leaves nothing to finish: an object without a manifest is not a snapshot, and the retention deletes it a day later.
+A crash leaves nothing to finish: an object without a manifest is not a snapshot, and retention deletes the object a day later.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from tenantry.threads import run_in_thread
 
 RETENTION_FAILED: Final = "tenantry.snapshots.retention_failed"
 RETENTION: Final = "retention"
-"""The action in the event that tells how deleting a tenant's old snapshots ended."""
+"""The action of the event that reports the outcome of deleting a tenant's old snapshots."""
 
 
 class TakeSnapshot:
@@ -42,7 +42,7 @@ class TakeSnapshot:
         operation.detail["snapshot_id"] = snapshot.id
         latest = await self._tools.operations.catalog.find_by_uid(tenant.uid)
         if latest is None or not latest.state.allows(Permission.EXIST):
-            # The tenant was purged while it was copied: nothing of it may stay.
+            # The tenant was purged during the copy, so the new snapshot must be deleted.
             await self._tools.archive.delete(tenant.uid, snapshot.id)
             raise not_found(operation.tenant_id)
         await self._apply_retention(tenant, snapshot.id)
@@ -65,7 +65,7 @@ class TakeSnapshot:
         return await self._tools.archive.store(manifest, stored)
 
     async def _apply_retention(self, tenant: TenantRecord, newest: str) -> None:
-        """Delete old snapshots. A failure is reported, and the new snapshot stands."""
+        """Delete old snapshots. A failure is reported and logged, and the new snapshot is kept."""
         context = self._tools.operations.context
         config, now = context.config, context.clock.monotonic_seconds
         started, outcome = now(), "ok"

@@ -1,4 +1,4 @@
-"""The parts that the operations on snapshots and copies share."""
+"""The components shared by the operations on snapshots and copies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTools:
-    """What operations on snapshots and copies work with."""
+    """The components shared by the operations on snapshots and copies."""
 
     operations: OperationTools
     archive: SnapshotArchive
@@ -27,7 +27,7 @@ class SnapshotTools:
         """Return the tenant, in any state but purged.
 
         Raises:
-            TenantNotFoundError: It does not exist.
+            TenantNotFoundError: The tenant does not exist.
         """
         return await self._find(tenant_id, Permission.EXIST)
 
@@ -35,7 +35,7 @@ class SnapshotTools:
         """Return the tenant, in any state in which it has a database.
 
         Raises:
-            TenantNotFoundError: It does not exist, or has no database.
+            TenantNotFoundError: The tenant does not exist, or has no database.
         """
         return await self._find(tenant_id, Permission.COPY)
 

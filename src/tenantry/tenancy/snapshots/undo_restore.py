@@ -1,4 +1,4 @@
-"""Undo a tenant's last restore: bring back the database that it replaced. The steps are those of `exchange`."""
+"""Undo a tenant's last restore: bring back the replaced database. See `exchange` for the steps."""
 
 from tenantry.errors import SnapshotNotFoundError
 from tenantry.tenancy.operations.operation import Operation
@@ -17,7 +17,7 @@ class UndoRestore(Exchange):
         tenant = await operation.get()
         if tenant.restore_point is None:
             raise SnapshotNotFoundError(
-                f"tenant {tenant.id!r} has nothing to undo: it was never restored, its last restore replaced no database, or that "
+                f"tenant {tenant.id!r} has no restore to undo: it was never restored, its last restore replaced no database, or the "
                 "restore point was deleted"
             )
         if is_undone(tenant):
