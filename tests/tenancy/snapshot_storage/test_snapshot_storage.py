@@ -109,5 +109,5 @@ async def test_another_storage_is_noticed(data_dir: Path, tmp_path: Path):
     for storage in (None, default):
         async with TenantRegistry(config(data_dir), snapshot_storage=storage) as registry:
             assert len(await registry.snapshots.list("acme")) == 1
-    with pytest.raises(DataDirectoryError, match="move what is in"):
+    with pytest.raises(DataDirectoryError, match="move the contents of"):
         await TenantRegistry(config(data_dir), snapshot_storage=elsewhere).open()

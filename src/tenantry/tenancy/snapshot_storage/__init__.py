@@ -1,1 +1,1 @@
-"""The storage of snapshots: where it is, and which data directory owns it."""
+"""The location and the owner of the snapshot storage."""

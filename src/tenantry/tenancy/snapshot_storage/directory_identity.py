@@ -1,10 +1,10 @@
-"""The identity of a data directory, which tells it from a copy.
+"""The identity of a data directory, which distinguishes the directory from its copies.
 
-A data directory has a random id in the file ``identity``. A copy of the directory has a file with the same content, so the
-identity includes the file's inode number, and the generation of that inode if the file system has one (``FS_IOC_GETVERSION``, see
-ioctl_iflags(2)). Renaming the directory or mounting it elsewhere changes neither. A copy with ``cp``, ``rsync`` or ``tar``, and a
-file that a backup program restored, have other ones. A clone of a whole volume has the same ones and is not detected. These
-functions block.
+A data directory has a random id in the file ``identity``. A copy of the directory has the same id, so the identity also includes the
+file's inode number. The identity includes the inode's generation too, if the file system has generations (``FS_IOC_GETVERSION``, see
+ioctl_iflags(2)). Renaming the directory or mounting it elsewhere keeps the identity. Copying the directory with ``cp``, ``rsync`` or
+``tar``, or restoring it from a backup, changes the identity. A clone of a whole volume has the same identity and is not detected.
+These functions block.
 """
 
 import fcntl
@@ -29,9 +29,10 @@ class DirectoryIdentity(NamedTuple):
     """The identity of a data directory.
 
     Attributes:
-        id: A random id; a copy has the same one.
-        inode: The inode number of the file with the id; a copy has another one.
-        generation: The generation of the inode, which differs each time its number is used again; None if the file system has none.
+        id: The random id; a copy of the directory has the same id.
+        inode: The inode number of the file with the id; a copy has another inode number.
+        generation: The generation of the inode, which changes when the inode number is reused; None if the file system has no
+            generations.
     """
 
     id: str
@@ -39,14 +40,14 @@ class DirectoryIdentity(NamedTuple):
     generation: int | None
 
     def is_same(self, other: "DirectoryIdentity") -> bool:
-        """Return whether both are the same directory, as far as that is known."""
+        """Return whether both identities belong to the same directory; a missing generation matches any generation."""
         if (self.id, self.inode) != (other.id, other.inode):
             return False
         return self.generation == other.generation or None in {self.generation, other.generation}
 
 
 def read_identity(data_dir: Path) -> DirectoryIdentity | None:
-    """Return the directory's identity, None if it has none yet."""
+    """Return the directory's identity; None if the directory has no identity yet."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"read {path}"):
         try:
@@ -60,22 +61,21 @@ def read_identity(data_dir: Path) -> DirectoryIdentity | None:
             os.close(fd)
     if not _ID.fullmatch(text):
         raise SnapshotError(
-            f"{path} does not contain an id: remove it, then run 'tenantry snapshot claim-storage'"
+            f"{path} does not contain an id: remove the file, then run 'tenantry snapshot claim-storage'"
         )
     return found
 
 
 def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIdentity:
-    """Return the directory's identity; make one if it has none yet.
+    """Return the directory's identity, and create the identity if it is missing.
 
     Args:
         data_dir: The data directory.
-        is_replaced: Whether a new identity is made in any case. A storage that belonged to the old one does not belong to the
-            directory any more.
+        is_replaced: Whether to replace an existing identity. The directory then no longer owns a storage marked with the old identity.
 
     Raises:
-        SnapshotError: It cannot be made, or another process makes it at this moment (retryable).
-        StorageFullError: There is no space for it.
+        SnapshotError: The identity cannot be created, or another process creates it at this moment (retryable).
+        StorageFullError: The disk has no space for the identity.
     """
     path = data_dir / _FILE_NAME
     with storage_errors(f"write {path}"):
@@ -89,12 +89,12 @@ def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIden
             draft.discard()
     found = read_identity(data_dir)
     if found is None:
-        raise SnapshotError(f"{path} was removed while it was made: try again", is_retryable=True)
+        raise SnapshotError(f"{path} was removed during its creation: try again", is_retryable=True)
     return found
 
 
 def _generation(fd: int) -> int | None:
-    buffer = bytearray(8)  # the request is declared with a long, of which the kernel fills an int
+    buffer = bytearray(8)  # the request is declared with a long, but the kernel writes only an int
     try:
         fcntl.ioctl(fd, _GET_GENERATION, buffer)
     except OSError:  # tmpfs, overlayfs and others have no generations

@@ -1,7 +1,7 @@
-"""Records in a data directory where its snapshots are stored.
+"""Records the location of a data directory's snapshot storage in the directory.
 
-A registry with another storage would find no snapshots, and its purges would leave the snapshots of purged tenants for ever. So a
-registry that was given another storage is not opened. These functions block.
+A registry with another snapshot storage is not opened: it would find no snapshots, and purging a tenant would leave the tenant's
+snapshots forever. These functions block.
 """
 
 import os
@@ -16,12 +16,12 @@ _CHARACTERS_MAX: Final = 4096
 
 
 def default_location(data_dir: Path) -> Path:
-    """Return where snapshots are stored if no storage is given."""
+    """Return the default location of the snapshots."""
     return data_dir / "snapshots"
 
 
 def recorded_location(data_dir: Path) -> str | None:
-    """Return the recorded location of the snapshots, None if none is recorded."""
+    """Return the recorded location of the snapshots; None if no location is recorded."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"read {path}"):
         try:
@@ -32,26 +32,26 @@ def recorded_location(data_dir: Path) -> str | None:
 
 
 def record_location(data_dir: Path, location: str) -> None:
-    """Record where the snapshots are stored, unless that is the default or is recorded already.
+    """Record the location of the snapshots, unless the location is the default or is recorded already.
 
     Raises:
-        DataDirectoryError: They are stored elsewhere. The message says where, and how to change it.
-        SnapshotError: It cannot be read or written.
+        DataDirectoryError: The snapshots are stored elsewhere. The message says where, and how to change the location.
+        SnapshotError: The recorded location cannot be read or written.
     """
     path, default = data_dir / _FILE_NAME, Path(os.path.abspath(default_location(data_dir)))  # noqa: PTH100  # as `LocalStorage.location`
     recorded = recorded_location(data_dir)
     if location == (recorded or str(default)):
         return
     if recorded is not None:
-        change = f"move what is there first, then remove {path}, or start without them: 'tenantry snapshot switch-storage'"
+        change = f"first move the snapshots and remove {path}, or leave them behind with 'tenantry snapshot switch-storage'"
         raise _stored_elsewhere(data_dir, recorded, location, change)
     if default.is_dir() and any(default.iterdir()):
-        raise _stored_elsewhere(data_dir, str(default), location, f"move what is in {default} there first")
+        raise _stored_elsewhere(data_dir, str(default), location, f"first move the contents of {default}")
     change_location(data_dir, location)
 
 
 def change_location(data_dir: Path, location: str) -> None:
-    """Record a new location. Snapshots that are elsewhere stay there, and are neither listed nor deleted any more."""
+    """Record a new location. Snapshots at the old location stay, but are no longer listed or deleted."""
     path = data_dir / _FILE_NAME
     with storage_errors(f"write {path}"), DraftFile(path) as draft:
         draft.write(f"{location}\n".encode())
@@ -59,7 +59,7 @@ def change_location(data_dir: Path, location: str) -> None:
 
 def _stored_elsewhere(data_dir: Path, stored_at: str, given: str, change: str) -> DataDirectoryError:
     return DataDirectoryError(
-        f"the snapshots of {data_dir} are stored at {stored_at}, not at {given}: give that snapshot storage. To store them "
-        f"elsewhere from now on: {change}",
+        f"the snapshots of {data_dir} are stored at {stored_at}, not at {given}: configure {stored_at} as the snapshot storage. To "
+        f"store new snapshots at {given}, {change}",
         path=str(data_dir),
     )

@@ -1,11 +1,11 @@
 """The owner of a snapshot storage: the one data directory that may use it.
 
-Without an owner, a copy of a data directory would use the original's snapshots: its purges and its retention would delete them, and
-its own snapshots could be restored into the original. So the storage has a mark, the object ``tenantry-owner.json``, with the
-`DirectoryIdentity` of its owner. The first directory that uses the storage writes the mark. From then on the mark is compared before
-snapshots are written, deleted or restored; a comparison is valid for `CHECKED_SECONDS_MAX`.
+Without an owner, a copy of a data directory could delete the original's snapshots, and the original could restore the copy's
+snapshots. So the storage has a mark, the object ``tenantry-owner.json``, with the `DirectoryIdentity` of its owner. The first
+directory that uses the storage writes the mark. The mark is then checked before snapshots are written, deleted or restored. The
+result of a check is valid for `CHECKED_SECONDS_MAX`.
 
-Snapshots inside the data directory itself are copied with it and belong to the copy: they need no mark.
+A storage inside the data directory needs no mark, because a copy of the directory gets its own copy of the snapshots.
 """
 
 import asyncio
@@ -31,19 +31,19 @@ from tenantry.threads import run_in_thread
 MARK_KEY: Final = "tenantry-owner.json"
 MARK_BYTES_MAX: Final = 8192
 CHECKED_SECONDS_MAX: Final = 60.0
-"""How long a comparison is valid. For so long this directory may use the storage after another directory has claimed it."""
+"""The longest time that this directory may still use the storage after another directory has claimed the storage."""
 
 STORAGE_REFUSED: Final = "tenantry.snapshots.storage_refused"
 
 
 class StorageMark(BaseModel):
-    """The mark of a snapshot storage, which names its owner.
+    """The mark of a snapshot storage, which names the storage's owner.
 
     Attributes:
         directory: The owner's identity.
         data_dir: The owner's path when the mark was written.
-        host: The name of the machine at that time.
-        marked_at: That time, in UTC.
+        host: The name of the machine that wrote the mark.
+        marked_at: The time of the mark, in UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,7 @@ class StorageMark(BaseModel):
 
 
 class StorageOwner:
-    """Writes and compares the mark of a snapshot storage."""
+    """Writes and checks the mark of a snapshot storage."""
 
     def __init__(self, storage: ObjectStorage, data_dir: Path, clock: Clock) -> None:
         self._storage = storage
@@ -72,14 +72,14 @@ class StorageOwner:
 
     @property
     def location(self) -> str:
-        """Where the storage is."""
+        """The location of the storage."""
         return self._storage.location
 
     async def check(self) -> None:
-        """Raise unless the storage belongs to this directory; mark a storage without a mark as this directory's.
+        """Raise unless the storage belongs to this directory; write the mark if the storage has no mark.
 
         Raises:
-            SnapshotStorageOwnedError: It belongs to another directory.
+            SnapshotStorageOwnedError: The storage belongs to another directory.
             SnapshotError: The storage cannot be read or written.
         """
         async with self._checking:
@@ -88,16 +88,12 @@ class StorageOwner:
             mark = await self.look()
             if mark is None:
                 await self._mark(await run_in_thread(make_identity, self._data_dir))
-                mark = await self.look()  # another directory may have done the same at this moment
+                mark = await self.look()  # another directory may have written its mark at the same moment
             await self._compare(mark)
             self._checked_at_seconds = self._clock.monotonic_seconds()
 
     async def check_not_foreign(self) -> None:
-        """Raise only if the storage is known to belong to another directory; a storage that cannot be read is accepted.
-
-        Raises:
-            SnapshotStorageOwnedError: It belongs to another directory.
-        """
+        """Raise `SnapshotStorageOwnedError` if the storage belongs to another directory; accept an unreadable storage."""
         try:
             await self.check()
         except SnapshotStorageOwnedError:
@@ -106,20 +102,20 @@ class StorageOwner:
             return
 
     async def announce(self) -> None:
-        """Check in the background and log a failure, so that a start does not wait for a network."""
+        """Check the storage in the background and log a failure, so that opening the registry does not wait for a network."""
         try:
             await self.check()
         except TenantryError as error:
             self._log.failure(STORAGE_REFUSED, error, location=self._storage.location)
 
     async def claim(self) -> StorageMark | None:
-        """Make this directory the storage's owner, even if another directory owns it, and return the previous mark.
+        """Make this directory the storage's owner, even if another directory owns the storage, and return the previous mark.
 
-        The directory gets a new identity. So the owner before is refused from then on, also if one directory is a copy of the
-        other. A storage in the data directory itself needs no mark, and nothing changes.
+        The directory gets a new identity, so the storage refuses the previous owner even if one directory is a copy of the other.
+        Claiming a storage inside the data directory is a no-op.
 
         Raises:
-            SnapshotError: The storage, or the data directory, cannot be written; call again.
+            SnapshotError: The storage or the data directory cannot be written; call again.
         """
         async with self._checking:
             self._checked_at_seconds = None
@@ -135,11 +131,11 @@ class StorageOwner:
         return before
 
     async def look(self) -> StorageMark | None:
-        """Return the storage's mark, None if it has none.
+        """Return the storage's mark; None if the storage has no mark.
 
         Raises:
-            SnapshotStorageOwnedError: There is a mark that cannot be read.
-            SnapshotError: The storage refuses.
+            SnapshotStorageOwnedError: The storage has a mark that cannot be read.
+            SnapshotError: The storage cannot be used.
         """
         try:
             content = await self._storage.get_bytes(MARK_KEY, bytes_max=MARK_BYTES_MAX)
@@ -148,21 +144,21 @@ class StorageOwner:
         try:
             return StorageMark.model_validate_json(content)
         except ValidationError as error:
-            raise self._owned("an unknown data directory (their mark cannot be read)", None) from error
+            raise self._owned("an unknown data directory (the mark cannot be read)", None) from error
 
     async def is_inside(self) -> bool:
-        """Return whether the storage is inside the data directory: then it needs no mark."""
+        """Return whether the storage is inside the data directory and therefore needs no mark."""
         return await run_in_thread(_is_inside, self._storage, self._data_dir)
 
     async def is_own(self, mark: StorageMark) -> bool:
-        """Return whether a mark names this directory as the owner."""
+        """Return whether a mark names this data directory as the owner."""
         identity = await run_in_thread(read_identity, self._data_dir)
         return identity is not None and identity.is_same(mark.directory)
 
     async def _compare(self, mark: StorageMark | None) -> None:
         if mark is None:
             raise SnapshotError(
-                f"the mark {MARK_KEY} at {self._storage.location} was removed while it was written: try again",
+                f"the mark {MARK_KEY} at {self._storage.location} was removed just after it was written: try again",
                 is_retryable=True,
             )
         if not await self.is_own(mark):
@@ -185,8 +181,8 @@ class StorageOwner:
         self._checked_at_seconds = None
         return SnapshotStorageOwnedError(
             f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, a "
-            "copy, or was moved: nothing was written, deleted or restored. To take the snapshots over: 'tenantry snapshot "
-            "claim-storage'. To start without snapshots in another place: 'tenantry snapshot switch-storage'",
+            "copy, or was moved: nothing was written, deleted or restored. To take over these snapshots, run 'tenantry snapshot "
+            "claim-storage'. To use another, empty storage, run 'tenantry snapshot switch-storage'",
             location=self._storage.location,
             data_dir=str(self._data_dir),
             owner_data_dir=None if mark is None else mark.data_dir,
@@ -195,7 +191,7 @@ class StorageOwner:
 
 
 def _is_inside(storage: ObjectStorage, data_dir: Path) -> bool:
-    """Return whether a storage is inside the data directory, on the same file system: then a copy of the directory includes it."""
+    """Return whether the storage is inside the data directory, on the same file system, so that a copy includes the storage."""
     if not isinstance(storage, LocalStorage):
         return False
     try:

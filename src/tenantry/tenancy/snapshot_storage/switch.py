@@ -1,6 +1,6 @@
-"""Switches a data directory to another snapshot storage and leaves the snapshots in the old one.
+"""Switches a data directory to another snapshot storage, without moving the snapshots.
 
-For a copy of a data directory, whose snapshots belong to the original, and for a change of the storage without moving snapshots.
+A copy of a data directory needs another storage, because the snapshots belong to the original directory.
 """
 
 from tenantry.clock import SystemClock
@@ -22,23 +22,23 @@ from tenantry.threads import run_in_thread
 
 
 async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
-    """Store the snapshots of a data directory in this storage from now on, and return the location of the old storage.
+    """Switch a data directory to a new snapshot storage, and return the location of the old storage.
 
-    Snapshots in the old storage stay there, and are neither listed nor deleted any more. While this runs, no registry can open the
-    directory. The switch is in the audit.
+    Snapshots in the old storage stay there, but are no longer listed or deleted. No registry can open the directory during the
+    switch. The switch is audited.
 
     Raises:
-        DataDirectoryError: There is no catalog in the directory, or a registry has it open; nothing was changed.
-        SnapshotStorageOwnedError: The storage belongs to another data directory; nothing was changed.
-        SnapshotError: The storage has objects and no owner, or cannot be used; nothing was changed.
+        DataDirectoryError: The directory has no catalog, or a registry has the directory open; nothing was changed.
+        SnapshotStorageOwnedError: The new storage belongs to another data directory; nothing was changed.
+        SnapshotError: The new storage has objects but no owner, or cannot be used; nothing was changed.
         PersistenceError: The catalog cannot be written.
     """
     data_dir = config.data_dir
     if not await run_in_thread((data_dir / "catalog.db").is_file):
         raise DataDirectoryError(
-            f"there is no catalog in {data_dir}: give a data directory", path=str(data_dir)
+            f"{data_dir} has no catalog: give the path of a data directory", path=str(data_dir)
         )
-    with locked_alone(data_dir):  # an open registry would go on with the old storage
+    with locked_alone(data_dir):  # an open registry would continue to use the old storage
         return await _switch(config, storage)
 
 
@@ -48,7 +48,7 @@ async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
     owner = StorageOwner(storage, data_dir, clock)
     if not await owner.is_inside() and await owner.look() is None and await storage.list(""):
         raise SnapshotError(
-            f"{storage.location} has objects, and no data directory has marked it as its own: give an empty storage"
+            f"the snapshot storage {storage.location} has objects but no owner: use an empty storage"
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
@@ -69,4 +69,4 @@ async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
 
 
 def _ignore(_: Event) -> None:
-    """Take an event that nobody counts."""
+    """Ignore an event, because no metrics are collected here."""
