@@ -1,6 +1,6 @@
-"""What operators do to a tenant, in steps that a crash cannot leave half done.
+"""The operations that operators run on tenants. An operation that a crash interrupts is finished or rolled back.
 
-To add an operation of several steps: write a class with ``action``, ``run`` and ``finish`` in a file of its own, make it in
-`tenantry.tenancy.compose`, where its finisher is passed to the runner too, and give `OperatorAPI` a method that runs it. Operations
-that make or use copies of databases are in `tenantry.tenancy.snapshots`.
+To add an operation with several steps, write a class with ``action``, ``run`` and ``finish`` in a new module. Construct the operation
+and pass its finisher to the runner in `tenantry.tenancy.compose`, and add a method to `OperatorAPI`. Operations that make or use copies
+of databases are in `tenantry.tenancy.snapshots`.
 """

@@ -1,11 +1,11 @@
-"""Archive a tenant: close it for a long time, and compact its database.
+"""Archive a tenant: close the tenant for a long time, and compact its database.
 
     begun      the tenant is archived, and serves no calls
-    closed     it is closed in this process
-    compacted  its database has given back the space of deleted rows
-    finished   the intent is gone
+    closed     the tenant is closed in this process
+    compacted  the disk space of deleted rows is free
+    finished   the intent is cleared
 
-An archiving that fails makes the tenant what it was before. After a crash it is done again from its first step.
+A failed archiving is rolled back. After a crash, the archiving is repeated from its first step.
 """
 
 from tenantry.errors import TenantryError
@@ -32,7 +32,7 @@ class Archive:
             return await self._compact(operation, archived)
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an archiving whose process died, or take it back if it cannot be finished."""
+        """Finish an archiving whose process died, or roll the archiving back if it cannot be finished."""
         try:
             await self._compact(operation, tenant)
         except TenantryError:

@@ -1,4 +1,4 @@
-"""One attempt at an operation: repeated while its tenant changes, reported as an event, and audited once."""
+"""Runs an operation once: retries it after concurrent changes of the tenant, reports it as an event, and audits it."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Work: TypeAlias = Callable[[Operation], Awaitable[T]]
 
 @contextmanager
 def reported(operation: Operation, context: ActorContext) -> Iterator[None]:
-    """Report the end of an operation as an event, which metrics count."""
+    """Report the operation's outcome and duration as an event for the metrics."""
     now = context.clock.monotonic_seconds
     started = now()
     outcome = "error"
@@ -35,10 +35,10 @@ def reported(operation: Operation, context: ActorContext) -> Iterator[None]:
 
 
 async def audited(operation: Operation, work: Work[T], catalog: Catalog, log: EventLog) -> T:
-    """Do the work of an operation, and audit it, unless that was done in one transaction with its change.
+    """Do an operation's work, and audit the operation unless its last transaction has done so.
 
     Raises:
-        TenantryError: Why the work failed; that is audited too.
+        TenantryError: The work failed; the failure is audited.
     """
     try:
         result = await _done(operation, work)
@@ -48,7 +48,7 @@ async def audited(operation: Operation, work: Work[T], catalog: Catalog, log: Ev
         operation.detail["error"] = str(error)
         try:
             await catalog.write(operation.audited(error.outcome))
-        except TenantryError as failure:  # for example on a full disk: the caller gets the first error
+        except TenantryError as failure:  # for example a full disk; the caller gets the first error
             log.failure(AUDIT_FAILED, failure, tenant_id=operation.tenant_id, action=operation.action)
         raise
     if not operation.is_audited:
@@ -61,7 +61,7 @@ async def _done(operation: Operation, work: Work[T]) -> T:
         try:
             return await work(operation)
         except StaleTenantError:
-            continue  # The tenant was changed between our look and our change: look again.
+            continue  # The tenant was changed after it was read: read it again.
         except OSError as error:
             raise PersistenceConnectionError(
                 f"{operation.action} of tenant {operation.tenant_id!r}: {error}"

@@ -1,7 +1,6 @@
-"""The operations that are one change of the record: suspend, resume, unarchive, undelete, quarantine, delete and update.
+"""The operations that only change the record: suspend, resume, unarchive, undelete, quarantine, delete and update.
 
-Each is one transaction of the catalog, so a crash leaves the tenant as it was before or as it is afterwards: there is nothing to
-finish.
+Each operation is one transaction of the catalog, so a crash leaves nothing to finish.
 """
 
 from datetime import timedelta
@@ -15,13 +14,13 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class Change:
-    """Changes records of tenants, and does in this process what the change says."""
+    """Changes records of tenants, and applies the changes to tenants that are open in this process."""
 
     def __init__(self, tools: OperationTools) -> None:
         self._tools = tools
 
     async def apply(self, operation: Operation, *, event: TenantEvent, reason: str | None) -> TenantRecord:
-        """Let the event happen; unless the tenant may stay open afterwards, close it."""
+        """Apply a lifecycle event, and close the tenant if the new state does not allow an open tenant."""
         tenant = await operation.apply(await operation.get(), event, reason=reason)
         if tenant.state.allows(Permission.STAY_OPEN):
             await self._tools.apply_record(tenant)
@@ -34,7 +33,7 @@ class Change:
         tenant = await operation.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
-                f"tenant {tenant.id!r} is protected from deletion: remove the protection (deletion_protected) with an update first",
+                f"tenant {tenant.id!r} is protected from deletion: first remove the protection (deletion_protected) with an update",
                 tenant_id=tenant.id,
                 state=tenant.state,
                 event=TenantEvent.DELETE,
@@ -53,7 +52,7 @@ class Change:
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
         tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
-            # Also if the catalog has them already: an earlier request may have come no further.
+            # Apply unchanged limits too: an earlier request may have failed after it changed the catalog.
             await self._tools.apply_record(tenant)
         return tenant
 

@@ -1,11 +1,11 @@
-"""Create a tenant: its record, its database, and the steps that clones and imports share.
+"""Create a tenant's record and database. Clones and imports share some of these steps.
 
-    begun     the record is in the catalog; the tenant is provisioning, and only this operation can open it
-    opened    its database is made and migrated
-    finished  it is active
+    begun     the record is in the catalog; the tenant is provisioning, and only this operation can open the tenant
+    opened    the database is made and migrated
+    finished  the tenant is active
 
-A creation that fails removes the database and the record. After a crash it is finished from its first step: what is missing of
-the database is made.
+A failed creation removes the database and the record. After a crash, the creation is repeated from its first step, which completes
+the database.
 """
 
 import uuid
@@ -56,12 +56,12 @@ class Create:
         await self.provision(operation, tenant)
 
     async def new_record(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
-        """Return the record of a new tenant, which is not yet in the catalog.
+        """Return a new tenant's record without inserting it into the catalog.
 
         Raises:
             MissingSchemaError: This registry lacks schema packs that tenants have.
-            TenantExistsError: The id is taken.
-            DataDirectoryError: The place of its database is taken by something that no tenant of the catalog owns.
+            TenantExistsError: A tenant with this id exists.
+            DataDirectoryError: A file or directory that belongs to no tenant is at the new database's path.
         """
         found = await self._tools.catalog.find(tenant_id)
         if found is not None and found.state.allows(Permission.EXIST):
@@ -89,18 +89,18 @@ class Create:
         return await self._tools.open_and_activate(operation, tenant, TenantEvent.PROVISION)
 
     async def abort(self, tenant: TenantRecord) -> None:
-        """Remove a tenant whose creation failed, and that nobody could use: its database first, then its record.
+        """Remove the database and then the record of a tenant whose creation failed.
 
-        If another process has it open, nothing is removed: the registry that is opened next finishes the creation.
+        If another process has the tenant open, nothing is removed, and the next registry that opens finishes the creation.
         """
         await self._tools.pool.close_tenant(tenant.id, "state")
         try:
-            # Nobody can open it, and write to it, while its database goes.
+            # No process can open the tenant and write to it during the removal.
             async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
                 if await self._tools.catalog.find_by_uid(tenant.uid) != tenant:
                     return
-                # The removal is synced before the record goes, also if another process removed the database and died before
-                # its sync: files that came back after a power failure would belong to nobody, and their id could not be created.
+                # Sync the removal before the record is removed, even if the files are gone already. Otherwise a power failure could
+                # bring back files without a record, which would block their tenant id.
                 await closed.remove()
                 await self._tools.catalog.remove(tenant)
         except (TenantOwnedElsewhereError, PersistenceConnectionError):

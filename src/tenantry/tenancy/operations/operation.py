@@ -1,4 +1,4 @@
-"""One operation of a tenant: what its steps may ask and do, see `tenantry.tenancy.operations.runner`."""
+"""One operation on a tenant, with the methods that its steps use; see `tenantry.tenancy.operations.runner`."""
 
 from collections.abc import AsyncIterator
 from contextlib import (
@@ -25,30 +25,30 @@ from tenantry.tenancy.tenant_record import Intent, TenantRecord, not_found
 
 
 class OperationHost(Protocol):
-    """What an operation needs of the runner, `tenantry.tenancy.operations.runner.OperationRunner`."""
+    """The part of `tenantry.tenancy.operations.runner.OperationRunner` that operations use."""
 
     catalog: Catalog
     context: ActorContext
 
     def lock(self, tenant: TenantRecord, action: str) -> AbstractAsyncContextManager[None]:
-        """Keep other operations of the tenant out, of this process and of others."""
+        """Exclude other operations on the tenant, in all processes."""
 
     def preparing(self) -> AbstractContextManager[None]:
-        """Let the block be ended when the registry closes."""
+        """Allow the registry's shutdown to cancel the block."""
 
     def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
-        """Note that an operation that was begun has failed and is to be finished later."""
+        """Record that a failed operation must be finished later."""
 
     async def finish_leftover(self, tenant: TenantRecord, *, by: str) -> None:
         """Finish the operation of a process that died."""
 
 
 class Operation:
-    """One operation that is under way.
+    """One running operation on a tenant.
 
     Args:
-        expected_revision: The revision of the tenant that it was decided on; None if any will do.
-        last_outcome: That of the last try, if this is another one: the same failure is audited once.
+        expected_revision: The revision that the tenant must have; None to accept any revision.
+        last_outcome: The outcome of the last attempt, if this is a retry; a repeated failure is audited only once.
     """
 
     def __init__(
@@ -75,36 +75,32 @@ class Operation:
         self.is_audited = False
 
     def lock(self, tenant: TenantRecord) -> AbstractAsyncContextManager[None]:
-        """Keep other operations of the tenant out while the block runs; for a tenant that `begun` does not lock."""
+        """Exclude other operations on the tenant during the block; not needed inside `begun`, which takes the lock too."""
         return self._runner.lock(tenant, self.action)
 
     def preparing(self) -> AbstractContextManager[None]:
-        """Let the block be ended when the registry closes, see `OperationRunner.preparing`."""
+        """Allow the registry's shutdown to cancel the block; see `OperationRunner.preparing`."""
         return self._runner.preparing()
 
     def check_revision(self, tenant: TenantRecord) -> None:
-        """Raise unless the tenant has the revision that the operation was decided on.
-
-        Raises:
-            RevisionError: It has another revision.
-        """
+        """Raise `RevisionError` if the tenant has another revision than the caller expected."""
         expected = self._expected_revision
         if expected is not None and expected != tenant.revision:
             raise RevisionError(
-                f"tenant {tenant.id!r} was changed since it was read: its revision is {tenant.revision}, not {expected}; read it again",
+                f"tenant {tenant.id!r} was changed by another call: its revision is {tenant.revision}, not {expected}; read it again",
                 tenant_id=tenant.id,
                 revision=expected,
                 current_revision=tenant.revision,
             )
 
     async def recover(self) -> TenantRecord | None:
-        """Finish the operation that a process that died left with the tenant of this id, and return the tenant.
+        """Finish an operation on the tenant that a dead process left unfinished, and return the tenant.
 
         Returns:
-            The tenant in whatever state; None if no tenant has the id.
+            The tenant, in any state; None if no tenant has the id.
 
         Raises:
-            TenantBusyError: Another operation of the tenant is under way.
+            TenantBusyError: Another operation on the tenant is running.
         """
         tenant = await self._catalog.find(self.tenant_id)
         if tenant is not None and tenant.is_under_way:
@@ -115,10 +111,10 @@ class Operation:
         return tenant
 
     async def find(self) -> TenantRecord | None:
-        """Return the tenant that the operation is about, in whatever state, or None; raises like `recover`.
+        """Return the operation's tenant, in any state, or None. Raises the errors of `recover`, too.
 
         Raises:
-            RevisionError: It has another revision than the operation expects.
+            RevisionError: The tenant has another revision than the caller expected.
         """
         tenant = await self.recover()
         if tenant is not None:
@@ -126,10 +122,10 @@ class Operation:
         return tenant
 
     async def get(self) -> TenantRecord:
-        """Return the tenant, unless it was purged; raises like `find`.
+        """Return the operation's tenant. Raises the errors of `find`, too.
 
         Raises:
-            TenantNotFoundError: The tenant does not exist.
+            TenantNotFoundError: The tenant does not exist, or was purged.
         """
         tenant = await self.find()
         if tenant is None or not tenant.state.allows(Permission.EXIST):
@@ -139,7 +135,7 @@ class Operation:
     async def apply(
         self, tenant: TenantRecord, event: TenantEvent, *, reason: str | None = None, **changes: Any
     ) -> TenantRecord:
-        """Let the event happen, audited; see `Catalog.apply`."""
+        """Apply a lifecycle event to the tenant, and audit the change; see `Catalog.apply`."""
         changed = await self._catalog.apply(tenant, event, reason=reason, audit=self.audited("ok"), **changes)
         if changed is not tenant:
             self.is_audited = True
@@ -147,7 +143,7 @@ class Operation:
         return changed
 
     async def change(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
-        """Change fields of the tenant, audited; see `Catalog.change`."""
+        """Change fields of the tenant's record, and audit the change; see `Catalog.change`."""
         changed = await self._catalog.change(tenant, audit=self.audited("ok"), **changes)
         self.is_audited = True
         self.step("changed")
@@ -163,21 +159,21 @@ class Operation:
         arguments: dict[str, str | None] | None = None,
         is_reversible: bool = True,
     ) -> AsyncIterator[TenantRecord]:
-        """Write the intent to the catalog, and give the tenant as it is then; the block ends with `complete`.
+        """Write the intent to the catalog, and yield the changed tenant; the block must end with `complete`.
 
-        If the block raises, the tenant becomes what it was before and the intent is cleared: the block must have left its
-        database as it was. If it is cancelled, the intent stays, and the next operation of the tenant finishes it.
+        If the block raises, the record is rolled back and the intent is cleared, so the block must not have changed the database.
+        If the block is cancelled, the intent stays, and the tenant's next operation finishes this operation.
 
         Args:
-            tenant: As it was read.
-            event: What happens to it at once, so that it serves no calls until the end.
-            reason: Why.
-            arguments: What is needed to finish the operation after a crash.
-            is_reversible: Whether a failure is taken back. Otherwise the intent stays, and the operation is finished later.
+            tenant: The tenant, as read from the catalog.
+            event: A lifecycle event to apply with the intent, so that the tenant serves no calls during the operation.
+            reason: The reason for the event.
+            arguments: The data needed to finish the operation after a crash.
+            is_reversible: Whether to roll back a failed operation. If false, the intent stays, and the operation is finished later.
 
         Raises:
-            TenantBusyError: Another operation of the tenant is under way.
-            StaleTenantError: The tenant was changed since it was read.
+            TenantBusyError: Another operation on the tenant is running.
+            StaleTenantError: The tenant was changed after it was read.
         """
         async with self.lock(tenant):
             intent = Intent(
@@ -197,19 +193,19 @@ class Operation:
                     with anyio.CancelScope(shield=True):
                         await self.take_back(under_way)
                 else:
-                    # The runner makes an OSError a PersistenceConnectionError.
+                    # The runner raises PersistenceConnectionError for an OSError.
                     known = error if isinstance(error, TenantryError) else PersistenceConnectionError
                     self._runner.leave_unfinished(under_way, self.action, known.outcome)
                 raise
 
     async def complete(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
-        """Clear the intent and make the last changes of the record, audited in the same transaction."""
+        """Clear the intent, make the last changes of the record, and audit the operation, in one transaction."""
         changed = await self._clear_intent(tenant, **changes)
         self.step("finished")
         return changed
 
     async def take_back(self, tenant: TenantRecord) -> None:
-        """Make the tenant what it was before the operation began; the audit then says ``taken_back``."""
+        """Roll back the tenant's record; the operation is audited with the outcome ``taken_back``."""
         self.outcome = "taken_back"
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
@@ -220,7 +216,7 @@ class Operation:
                 return
 
     async def note(self, tenant: TenantRecord, **arguments: str | None) -> None:
-        """Add to the arguments of the intent: what callers are told of an operation that cannot be finished for now."""
+        """Add arguments to the intent, which inform callers about an operation that cannot be finished yet."""
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
             if latest is None or latest.intent is None:
@@ -235,11 +231,11 @@ class Operation:
                 return
 
     def step(self, name: str) -> None:
-        """Report that a step has ended, and that its results are durable."""
+        """Report that a step has ended and that its results are durable."""
         self._runner.context.report(OperationStepped(self.tenant_id, self.action, name))
 
     def audited(self, outcome: str) -> Statement:
-        """Return the statement that appends the operation to the audit."""
+        """Return the statement that appends the operation to the audit log."""
         return audit.append(
             self._runner.context.clock,
             self.action,
@@ -257,7 +253,7 @@ class Operation:
                     tenant, intent=None, audit=self.audited("ok"), **changes
                 )
             except StaleTenantError:
-                # No other operation changes it while the intent stands, but a quarantine may have been noted meanwhile.
+                # The intent excludes other operations, but a quarantine may have changed the record.
                 latest = await self._catalog.find_by_uid(tenant.uid)
                 if latest is None:
                     raise not_found(self.tenant_id) from None
@@ -276,9 +272,9 @@ def _before(tenant: TenantRecord) -> dict[str, str | None]:
 
 
 def _as_before(tenant: TenantRecord, intent: Intent) -> dict[str, Any]:
-    """Return what to change so that the tenant is as it was before the operation began."""
+    """Return the changes that restore the tenant's record as it was before the operation."""
     if tenant.state.allows(TenantEvent.REPAIR):
-        return {}  # It was quarantined before the operation or during it, and stays so.
+        return {}  # The tenant was quarantined before or during the operation, and stays quarantined.
     before = intent.arguments
     assert before["state"] is not None
     assert before["state_changed_at"] is not None

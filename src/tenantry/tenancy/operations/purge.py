@@ -1,12 +1,12 @@
-"""Purge a deleted tenant: remove its database and its snapshots for good.
+"""Purge a deleted tenant: remove its database and snapshots permanently.
 
-    begun      the tenant is purged, and nothing brings it back
-    removed    its database and restore points are gone
-    forgotten  its snapshots are gone
-    finished   the intent is gone, and the id can be taken
+    begun      the tenant is purged and cannot be brought back
+    removed    the database and the restore points are removed
+    forgotten  the snapshots are deleted
+    finished   the intent is cleared, and the id is free
 
-A purge is never taken back. One that fails, or whose process dies, is done again from its first step until it ends; the id stays
-taken until then.
+A purge is never rolled back. A purge that fails, or whose process dies, is repeated from its first step until it succeeds. The id
+stays taken until the purge has succeeded.
 """
 
 from functools import partial
@@ -61,11 +61,11 @@ class Purge:
                 return
             left_seconds = max(watch.held_seconds, 1.0)
             until = (
-                f"for {left_seconds:.0f} s more, because the clock may have leapt past the end of its grace period (check the "
+                f"for {left_seconds:.0f} s more, because the clock may have leapt past the end of the grace period (check the "
                 "machine's clock)"
             )
         raise GracePeriodError(
-            f"tenant {tenant.id!r} is kept {until}: purge it after that, or now with force (it cannot be brought back then)",
+            f"tenant {tenant.id!r} is kept {until}: purge it later, or with force now (a purged tenant cannot be brought back)",
             tenant_id=tenant.id,
             state=tenant.state,
             event=TenantEvent.PURGE,
@@ -75,7 +75,7 @@ class Purge:
     async def _remove(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._tools.close(tenant)
         async with self._tools.backend.exclusive(tenant.place) as closed:
-            # Also if there is no database: the process that removed it may have died before its sync.
+            # Remove a missing database too: another process may have removed the files and died before the sync.
             await closed.remove()
         operation.step("removed")
         await self._forget_snapshots(operation, tenant)
@@ -88,7 +88,7 @@ class Purge:
             count = error.objects if isinstance(error, ObjectsLeftError) else None
             await operation.note(tenant, **{OBJECTS_LEFT: "" if count is None else str(count)})
             raise SnapshotError(
-                f"tenant {tenant.id!r} is purged, but not its snapshots, and the id is not free before they are: {error}",
+                f"tenant {tenant.id!r} is purged, but its snapshots could not be deleted, so its id is still taken: {error}",
                 is_retryable=error.is_retryable,
             ) from error
         operation.step("forgotten")
@@ -105,7 +105,7 @@ class ExpiredTenants:
         self._failed = Retries(tools.context.clock.monotonic_seconds)
 
     async def purge(self, tenants_max: int, *, by: str) -> None:
-        """Purge at most so many of them. A purge that fails is audited and logged, and tried again later."""
+        """Purge at most `tenants_max` expired tenants. A failed purge is audited and logged, and is retried later."""
         past = self._context.watch.surely_past(self._context.config.delete_grace_seconds)
         expired = await self._catalog.to_purge(past, tenants_max + len(self._failed))
         self._failed.keep_only({tenant.uid for tenant in expired})

@@ -1,10 +1,10 @@
-"""Rename a tenant: give it another id. Its `uid`, its database and its snapshots stay what and where they are.
+"""Rename a tenant: change its id. The tenant's `uid`, database and snapshots stay unchanged.
 
     begun     callers wait, and other processes refuse the tenant's calls
-    closed    no process has it open under the old id
-    finished  it has the new id
+    closed    no process has the tenant open under the old id
+    finished  the tenant has the new id
 
-A rename that fails, or whose process dies, is taken back: only the record changes, and at its end.
+A rename that fails, or whose process dies, is rolled back: the id changes only in the last step.
 """
 
 from tenantry.errors import TenantExistsError
@@ -32,18 +32,18 @@ class Rename:
             return tenant
         await self._check_free(new_id)
         async with self._tools.pool.held(tenant.id, self.action), operation.begun(tenant) as under_way:
-            # A process that had it open under the old id would serve it to the callers of the next tenant with that id.
+            # A process that kept the tenant open under the old id could serve it to callers of the next tenant with the old id.
             async with self._tools.backend.exclusive(under_way.place):
                 operation.step("closed")
             self._tools.opener.forget_opened(tenant.id)
             return await operation.complete(under_way, id=new_id, previous_id=tenant.id)
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Take back a rename whose process died before the end."""
+        """Roll back a rename whose process died."""
         await operation.take_back(tenant)
 
     async def _already_renamed(self, old_id: TenantId, new_id: TenantId) -> TenantRecord:
-        """Return the tenant that an earlier request renamed so, for a request that is repeated."""
+        """Return the renamed tenant for a repeated request; raise if no earlier request renamed the tenant to this id."""
         renamed = await self._tools.catalog.find(new_id)
         if renamed is None or not renamed.state.allows(Permission.EXIST) or renamed.previous_id != old_id:
             raise not_found(old_id)

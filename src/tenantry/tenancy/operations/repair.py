@@ -1,11 +1,11 @@
-"""Repair a quarantined tenant: check its database, build its indexes anew if they are all that is wrong, and open it.
+"""Repair a quarantined tenant: check its database, rebuild damaged indexes, and open the tenant.
 
     begun     the tenant is still quarantined
-    checked   its database is sound
-    opened    it is open, and migrated
-    finished  it is active
+    checked   the database is sound
+    opened    the tenant is open and migrated
+    finished  the tenant is active
 
-A repair that fails, or whose process dies, leaves the tenant quarantined.
+Only damage to indexes can be repaired. A repair that fails, or whose process dies, leaves the tenant quarantined.
 """
 
 from tenantry.lifecycle import TenantEvent, next_state
@@ -37,5 +37,5 @@ class Repair:
             return await self._tools.open_and_activate(operation, damaged, TenantEvent.REPAIR)
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Take back a repair whose process died: the tenant stays quarantined."""
+        """Roll back a repair whose process died; the tenant stays quarantined."""
         await operation.take_back(tenant)

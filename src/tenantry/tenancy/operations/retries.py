@@ -1,4 +1,4 @@
-"""When failed work is tried again: with exponential backoff, so that work that cannot succeed costs little."""
+"""Schedules retries of failed work with exponential backoff and jitter."""
 
 import random
 from collections import Counter
@@ -19,9 +19,9 @@ class _Failed(NamedTuple):
 
 
 class Retries:
-    """Remembers what failed for which tenant, and when to try again: exponential backoff with jitter.
+    """Keeps each tenant's last failure, and the time of the next retry, in memory.
 
-    In memory: a process that starts tries at once.
+    A new process retries immediately, because it has no failures in memory.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -32,33 +32,33 @@ class Retries:
         return len(self._failed)
 
     def is_due(self, tenant_uid: str) -> bool:
-        """Return whether the tenant's work may be tried now."""
+        """Return whether the tenant's work may be attempted now."""
         found = self._failed.get(tenant_uid)
         return found is None or self._now() >= found.due_seconds
 
     def last_outcome(self, tenant_uid: str) -> str | None:
-        """Return the outcome of the last failure, None if there was none."""
+        """Return the outcome of the tenant's last failure; None if no failure is known."""
         found = self._failed.get(tenant_uid)
         return None if found is None else found.outcome
 
     def failed(self, tenant_uid: str, action: str, outcome: str) -> None:
-        """Note a failure, and put the next try off for twice as long as the last time."""
+        """Record a failure, and double the delay before the next retry."""
         before = self._failed.get(tenant_uid)
         failures = 1 if before is None else before.failures + 1
         seconds = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures - 1, _DOUBLINGS_MAX))
-        # Downward only: the bound holds, and several processes do not try at the same moment.
+        # The jitter only shortens the delay, so `RETRY_SECONDS_MAX` holds; several processes do not retry at the same moment.
         seconds *= 1 - _JITTER * random.random()  # noqa: S311  # no secret
         self._failed[tenant_uid] = _Failed(action, outcome, failures, self._now() + seconds)
 
     def succeeded(self, tenant_uid: str) -> None:
-        """Forget what failed."""
+        """Forget the tenant's failures."""
         self._failed.pop(tenant_uid, None)
 
     def keep_only(self, tenant_uids: Collection[str]) -> None:
-        """Forget what failed for other tenants: another process has done it."""
+        """Forget the failures of all other tenants, whose work another process has done."""
         for tenant_uid in self._failed.keys() - set(tenant_uids):
             del self._failed[tenant_uid]
 
     def by_action(self) -> dict[str, int]:
-        """Return how many tenants have failed work, by its action."""
+        """Return the number of tenants with failed work, by action."""
         return Counter(found.action for found in self._failed.values())

@@ -1,19 +1,19 @@
-"""Runs operations: one at a time for each tenant, written down before the work, audited, and finished after a crash.
+"""Runs operations: one at a time for each tenant, recorded before the work, audited, and recovered after a crash.
 
-Theory of operation. An operation that is one change of the catalog is that change, with its audit row in the same transaction. An
-operation of several steps writes an `Intent` to the catalog first, and holds the tenant's lock (`Backend.lock`) until the intent is
-cleared. So a process that finds an intent can tell two cases apart. If the lock is held, the operation is under way, and others are
-told that the tenant is busy. If it is not held, the process died, and the first one that finds the intent finishes the operation or
-takes it back. Steps can be repeated: after a crash the operation begins again at its first step.
+Theory of operation. An operation that only changes the catalog is one transaction, which includes the audit row. An operation with
+several steps first writes an `Intent` to the catalog, and holds the tenant's lock (`Backend.lock`) until the intent is cleared. If
+a process finds an intent and the lock is held, the operation is running, and the tenant is busy. If the lock is free, the operation's
+process died, and the first process that finds the intent finishes or rolls back the operation. Every step is idempotent: after a crash
+the operation begins again at its first step.
 
     no intent            a change of the catalog, or: lock, intent
     intent, lock held    the steps, each reported (`OperationStepped`); the last change clears the intent
-    intent, no lock      the process died: the operation's finisher does the rest
+    intent, no lock      the process died: the operation's finisher finishes it or rolls it back
 
-Each operation of several steps has a file of its own, with a class: ``run`` does it, ``finish`` does the rest after a crash, and
-``action`` names it. The runner is made with all finishers, by action.
+Each operation with several steps is a class in its own module: ``run`` runs the operation, ``finish`` recovers the operation after a
+crash, and ``action`` is the operation's name. The runner gets a dict of all finishers, keyed by action.
 
-Each operation runs in a task of its own: when its caller is cancelled, it goes on to its end.
+Each operation runs in a separate task, so cancelling the caller does not stop the operation.
 """
 
 import asyncio
@@ -49,22 +49,22 @@ RECONCILED: Final = "tenantry.lifecycle.reconciled"
 
 
 Finisher: TypeAlias = Callable[[Operation, TenantRecord], Awaitable[None]]
-"""Finishes an operation whose process died, or takes it back. The tenant's lock is held."""
+"""Finishes or rolls back an operation whose process died, while the runner holds the tenant's lock."""
 
 
 class FinishableOperation(Protocol):
-    """An operation of several steps, which can be finished after a crash."""
+    """An operation with several steps, which can be finished after a crash."""
 
     @property
     def action(self) -> str:
-        """Its name."""
+        """The operation's name."""
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish it, or take it back; see `Finisher`."""
+        """Finish or roll back the operation; see `Finisher`."""
 
 
 def finishers_of(*operations: FinishableOperation) -> dict[str, Finisher]:
-    """Return the finishers of the operations by action."""
+    """Return the finishers of the operations, keyed by action."""
     return {operation.action: operation.finish for operation in operations}
 
 
@@ -72,7 +72,7 @@ class OperationRunner:
     """Runs operations.
 
     Args:
-        finishers: How each operation of several steps is finished after a crash, by action.
+        finishers: The finishers of all operations with several steps, keyed by action.
     """
 
     def __init__(
@@ -110,24 +110,24 @@ class OperationRunner:
         last_outcome: str | None = None,
         **detail: Any,
     ) -> T:
-        """Run an operation in a task of its own, when the tenant's operations before it have ended.
+        """Run an operation in a separate task, after the tenant's earlier operations have ended.
 
-        Cancellation stops the waiting, not the operation.
+        Cancelling the caller does not stop the operation.
 
         Args:
-            tenant_id: The tenant.
+            tenant_id: The tenant's id.
             action: The operation's name.
-            work: Does it.
-            queue: Operations with the same queue run one after the other.
-            by: Who does it, for the audit; the user that the process runs as if left out.
-            if_revision: The tenant's revision that it was decided on; None if any will do.
-            last_outcome: That of the last try, if this is another one: the same failure is audited once.
-            detail: Its arguments, for the audit.
+            work: The function that does the work.
+            queue: The name of a queue; operations of a tenant in the same queue run one at a time.
+            by: The principal for the audit; by default the user of the process.
+            if_revision: The revision that the tenant must have; None to accept any revision.
+            last_outcome: The outcome of the last attempt, if this is a retry; a repeated failure is audited only once.
+            detail: The operation's arguments, for the audit.
 
         Raises:
             RegistryClosedError: The registry is not open.
             QueryError: The name in `by` is not valid.
-            TenantryError: Why it failed; that is audited too.
+            TenantryError: The operation failed; the failure is audited.
         """
         self.check_open()
         operation = Operation(
@@ -145,7 +145,7 @@ class OperationRunner:
         return await asyncio.shield(task)
 
     async def wait_ended(self, seconds_max: float) -> None:
-        """Wait for the operations that are under way; after so many seconds, end those that only prepare something."""
+        """Wait for the running operations to end; after `seconds_max`, cancel operations that are still preparing."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds_max)
         self._is_stopping = True
@@ -156,12 +156,12 @@ class OperationRunner:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Let the block be ended when the registry closes: it may change nothing outside of its scratch directory.
+        """Allow the registry's shutdown to cancel the block, which may change only its scratch directory.
 
-        For unpacking, checking and copying, which take the longer the larger a database is.
+        Use this for unpacking, checking and copying, which take long for a large database.
 
         Raises:
-            RegistryClosedError: The registry closes.
+            RegistryClosedError: The registry was closed during the block.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -182,23 +182,23 @@ class OperationRunner:
             self._preparing.discard(task)
 
     def is_own(self, tenant: TenantRecord) -> bool:
-        """Return whether the operation that is under way is this registry's own."""
+        """Return whether this registry runs the tenant's current operation."""
         return tenant.uid in self._own_operations
 
     def unfinished(self) -> dict[str, int]:
-        """Return how many tenants have an operation that was begun and cannot be finished for now, by its action."""
+        """Return the number of tenants with an operation that could not be finished yet, by action."""
         return dict.fromkeys(self._finishers, 0) | self._unfinished.by_action()
 
     def leave_unfinished(self, tenant: TenantRecord, action: str, outcome: str) -> None:
-        """Note that an operation that was begun has failed and is to be finished later; see `reconcile`."""
+        """Record that a failed operation must be finished later; see `reconcile`."""
         self._unfinished.failed(tenant.uid, action, outcome)
 
     @asynccontextmanager
     async def lock(self, tenant: TenantRecord, action: str) -> AsyncIterator[None]:
-        """Keep other operations of the tenant out, of this process and of others, while the block runs.
+        """Exclude other operations on the tenant, in all processes, during the block.
 
         Raises:
-            TenantBusyError: Another operation of the tenant is under way.
+            TenantBusyError: Another operation on the tenant is running.
             PersistenceConnectionError: The lock cannot be taken.
         """
         async with AsyncExitStack() as held:
@@ -220,7 +220,7 @@ class OperationRunner:
             TenantryError: The operation cannot be finished now.
         """
         async with self.lock(tenant, _action(tenant)):
-            # Read again under the lock: another process may have finished it, and even begun another.
+            # Read the tenant again under the lock: another process may have finished the operation, or begun another one.
             found = await self.catalog.find_by_uid(tenant.uid)
             if found is None or not found.is_under_way:
                 return
@@ -244,10 +244,10 @@ class OperationRunner:
         self._log.info(RECONCILED, tenant_id=found.id, action=operation.action)
 
     async def reconcile(self, *, by: str | None = None) -> None:
-        """Finish what crashed processes began. What cannot be finished is logged and tried again later, see `Retries`.
+        """Finish the operations of crashed processes. A failure is logged, and the operation is retried later; see `Retries`.
 
         Args:
-            by: Who finishes it, for the audit; the user that the process runs as if left out.
+            by: The principal for the audit; by default the user of the process.
         """
         principal = principal_of(by)
         under_way = await self.catalog.under_way()
@@ -260,20 +260,20 @@ class OperationRunner:
                     if await self._is_leftover(tenant):
                         await self.finish_leftover(tenant, by=principal)
             except TenantBusyError:
-                continue  # Its process is alive.
+                continue  # The operation's process is alive.
             except TenantryError as error:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
 
     async def _is_leftover(self, tenant: TenantRecord) -> bool:
-        """Read the tenant again, so that no lock is taken that an operation of this moment needs."""
+        """Read the tenant again, and return whether its operation was left by another process."""
         found = await self.catalog.find_by_uid(tenant.uid)
-        # After a rename its operations run in another turn, beside this one.
+        # A renamed tenant's operations wait for the lock of the new id, not for the lock that is held here.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
     async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:
         finisher = self._finishers.get(operation.action)
         if finisher is None:
-            # An operation of a newer tenantry: only that one knows what it did to the database.
+            # Only a newer version of tenantry, which began the operation, can finish it.
             raise busy_error(tenant.id, operation.action)
         await finisher(operation, tenant)
 
@@ -283,14 +283,14 @@ class OperationRunner:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Retrieved here, because a caller that was cancelled will not, and asyncio would log that. It was logged.
+            # Retrieve the error, which was logged already; otherwise asyncio would log it again if the caller was cancelled.
             task.exception()
 
     async def _run(self, operation: Operation, work: Work[T], queue: str) -> T:
         try:
             with reported(operation, self.context):
                 async with self._turn(operation.tenant_id, queue):
-                    # Operations before it may have taken hours.
+                    # Check the caller's authority again: earlier operations may have taken hours.
                     await check_authority()
                     result = await audited(operation, work, self.catalog, self._log)
         except TenantryError as error:
@@ -301,5 +301,5 @@ class OperationRunner:
 
 
 def _action(tenant: TenantRecord) -> str:
-    """Return which operation of the tenant is under way."""
+    """Return the name of the tenant's unfinished operation."""
     return tenant.intent.action if tenant.intent is not None else "create"

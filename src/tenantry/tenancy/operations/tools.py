@@ -1,4 +1,4 @@
-"""What operations are made of: the parts that they share, and the steps that several of them take."""
+"""The components and steps that operations share."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 @dataclass(frozen=True, slots=True)
 class OperationTools:
-    """What operations work with."""
+    """The components and steps that operations share."""
 
     catalog: Catalog
     context: ActorContext
@@ -27,21 +27,21 @@ class OperationTools:
     recorded_schemas: RecordedSchemas
 
     async def close(self, tenant: TenantRecord) -> None:
-        """Close the tenant in this process, when the calls that were accepted have ended."""
+        """Close the tenant in this process, after the accepted calls have ended."""
         self.opener.forget_opened(tenant.id)
         await self.pool.close_tenant(tenant.id, "state")
 
     async def open_and_activate(
         self, operation: Operation, tenant: TenantRecord, event: TenantEvent
     ) -> TenantRecord:
-        """Open a tenant that does not serve its callers yet, and let the event make it active.
+        """Open a tenant that does not serve callers yet, and apply the event that makes the tenant active.
 
-        It is opened through the pool, so that it counts among the open tenants.
+        The pool opens the tenant, so the tenant counts as open.
         """
         return await self.activate(operation, tenant, event, await self.open(operation, tenant))
 
     async def open(self, operation: Operation, tenant: TenantRecord) -> Lease:
-        """Open a tenant that does not serve its callers yet; what is missing of its database is made."""
+        """Open a tenant that does not serve callers yet; create or complete its database."""
         with self.opener.opening_for_operation(tenant):
             lease = await self.pool.lease(tenant.id)
         operation.step("opened")
@@ -50,9 +50,9 @@ class OperationTools:
     async def activate(
         self, operation: Operation, tenant: TenantRecord, event: TenantEvent, lease: Lease
     ) -> TenantRecord:
-        """Let the event make an open tenant active, and give the lease back.
+        """Apply the event that makes an open tenant active, and release the lease.
 
-        Callers that asked for the tenant while it opened may use it already. So if this fails, it is closed and its data stays.
+        Callers may already use the tenant. So if the activation fails, the tenant is closed and its data is kept.
         """
         try:
             return await operation.complete(
@@ -69,8 +69,8 @@ class OperationTools:
             self.pool.release(lease)
 
     async def apply_record(self, tenant: TenantRecord) -> None:
-        """Apply the limits and the state of this record to the tenant, if it is open in this process or being opened."""
-        # An opening that is under way may have read the record before.
+        """Apply the record's limits and state to the tenant if this process has the tenant open or is opening it."""
+        # A concurrent opening may have read the old record.
         actor = await self.pool.opened(tenant.id)
         if actor is not None:
             await actor.apply_record(tenant)
