@@ -380,7 +380,7 @@ class TestFunctions:
             (
                 asyncio.CancelledError(),
                 "error",
-                "RuntimeError: something that the function waited for was cancelled",
+                "RuntimeError: a task or a future that the function awaited was cancelled",
             ),
             (RuntimeError("x" * 5000), "error", "RuntimeError: " + "x" * 1986),
         ],

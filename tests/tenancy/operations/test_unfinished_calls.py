@@ -61,7 +61,8 @@ async def purged(data_dir: Path) -> AsyncIterator[Purged]:
             await registry.snapshots.create("acme")
         await registry.delete("acme")
         with pytest.raises(
-            SnapshotError, match=r"is purged, but its snapshots could not be deleted.*2 objects remain.*retention"
+            SnapshotError,
+            match=r"is purged, but its snapshots could not be deleted.*2 objects remain.*retention",
         ):
             await registry.purge("acme", force=True)
         yield made

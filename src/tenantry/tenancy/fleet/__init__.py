@@ -1,1 +1,1 @@
-"""The same work over many tenants."""
+"""Fleet jobs, which do the same work on many tenants."""

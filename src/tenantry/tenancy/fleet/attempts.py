@@ -1,4 +1,4 @@
-"""Repeats work whose error may pass: a tenant that is busy or open in another process, or a catalog that is locked."""
+"""Retries work after retryable errors, such as a busy tenant or a locked catalog."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -12,15 +12,15 @@ T = TypeVar("T")
 async def with_retries(
     work: Callable[[], Awaitable[T]], limits: FleetLimits, *, wait: Callable[[float], Awaitable[object]]
 ) -> T:
-    """Await work, and await it again after a wait while it fails with a retryable error.
+    """Do the work, and retry it after a wait if it fails with a retryable error.
 
     Args:
-        work: Does the work; called for each attempt.
-        limits: How many further attempts there are, and how long to wait before each.
-        wait: Waits for so many seconds. What it raises ends the attempts.
+        work: The function to call for each attempt.
+        limits: The number of retries, and the wait before each retry.
+        wait: The function that waits for a number of seconds. An exception from this function ends the attempts.
 
     Raises:
-        Exception: The error of the last attempt, or one that is not retryable.
+        Exception: The last attempt failed, or an attempt failed with an error that is not retryable.
     """
     for seconds in limits.retry_seconds:
         try:

@@ -1,8 +1,8 @@
-"""Jobs that do the same work on many tenants and outlive the process: `TenantRegistry.fleet`.
+"""Jobs that do the same work on many tenants and survive a restart of the process: `TenantRegistry.fleet`.
 
-A job and its tenants are written to the catalog before the work begins. The process that holds the job's lock runs it
-(`tenantry.tenancy.fleet.job_run`). If that process dies or closes its registry, another registry on the same directory continues
-the job, at once or when it is opened. Pause, resume and cancel change the catalog, which the process that runs the job reads.
+A job and its tenants are written to the catalog before the work begins. The process that holds the job's lock runs the job
+(`tenantry.tenancy.fleet.job_run`). If the process dies or closes its registry, another open registry on the same directory continues
+the job, or the next registry that opens. Pause, resume and cancel change the catalog, which the process that runs the job reads.
 """
 
 import asyncio
@@ -45,19 +45,18 @@ TENANT_IDS_MAX: Final = 10_000
 class Fleet:
     """Starts, pauses, resumes and cancels jobs over many tenants, and reports their progress.
 
-    The kind of a job is the work that it does on each of its tenants:
+    The kind of a job is the work on each tenant:
 
-    * ``migrate``: opens the tenant, which migrates it. A tenant that has all migrations is skipped and not opened. A tenant whose
-      migration fails is quarantined with the reason, as when a call opens it.
-    * ``check``: checks the tenant's database for damage, while its calls continue. A tenant that serves calls and is damaged is
-      quarantined. With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined
-      tenants can be checked as well.
-    * ``snapshot``: takes a snapshot of the tenant; also if it is suspended, archived, quarantined or deleted.
-    * the name of a function of your own, see `register`.
+    * ``migrate``: opens and thereby migrates the tenant. A tenant that has all migrations is skipped without being opened. A tenant
+      whose migration fails is quarantined with the reason.
+    * ``check``: checks the tenant's database for damage, while calls continue. A damaged tenant that serves calls is quarantined.
+      With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined tenants can be
+      checked too.
+    * ``snapshot``: takes a snapshot of the tenant. The tenant may be suspended, archived, quarantined or deleted.
+    * the name of a registered function, see `register`.
 
-    Each tenant gets one outcome, and a tenant with an outcome is not worked on again. If the process dies during the work on a
-    tenant, the tenant has no outcome, and the work is done again, though it may have been done. Migrating or checking again changes
-    nothing; a function must be repeatable.
+    Each tenant gets one outcome, and a tenant with an outcome is not processed again. If the process dies during the work on a
+    tenant, the work is repeated, even if it was complete. Migrations and checks are idempotent; your own functions must be too.
     """
 
     def __init__(self, tools: FleetTools, *, check_open: Callable[[], None], log: EventLog) -> None:
@@ -69,16 +68,16 @@ class Fleet:
         self._runner = FleetRunner(tools, self._table, self._work, log)
 
     def register(self, name: str, function: FleetFunction) -> None:
-        """Let jobs of this kind call ``await function(tenant, arguments)`` for each of their tenants.
+        """Register a kind of jobs, which call ``await function(tenant, arguments)`` for each tenant.
 
-        The function gets the tenant's handle and the job's arguments. It returns None, or a dict that is stored as JSON with the
-        result. An error that it raises is the tenant's outcome. It may be called again for a tenant: if the process died or the
-        registry closed during the first call, and after an error that may pass (`is_retryable`).
+        The function gets the tenant's handle and the job's arguments. The function returns None, or a dict that is stored as JSON
+        with the result. An exception becomes the tenant's outcome. The function is called again for the same tenant after a retryable
+        error (`is_retryable`), or if the process died or the registry closed during the call.
 
-        Register the function before the registry opens: a job whose function is missing then is paused.
+        Register the function before the registry opens; otherwise an unfinished job of this kind is paused.
 
         Raises:
-            JobError: The name is taken.
+            JobError: Another function or a built-in kind has this name.
         """
         if name in BUILT_IN or self._work.functions.get(name, function) is not function:
             raise JobError(f"the kind {name!r} is taken: choose another name")
@@ -101,29 +100,28 @@ class Fleet:
         arguments: dict[str, Any] | None = None,
         by: str | None = None,
     ) -> FleetJob:
-        """Start a job over the tenants that meet all of the conditions now, and return it. It works in the order of ids.
+        """Start a job over the tenants that meet all conditions now, and return the job. Tenants are processed in the order of ids.
 
-        A tenant that has left these states before its turn is skipped; if it was quarantined, it has failed. A cancelled call may
-        have started the job.
+        A tenant that leaves the given states before its turn is skipped, but a quarantined tenant counts as failed. A cancelled call
+        may have started the job.
 
         Args:
-            kind: See the class.
-            states: Tenants in these states. All kinds but ``check`` and ``snapshot`` are for active tenants only.
-            tenant_ids: Only these tenants, 10,000 at most.
-            id_prefix: Only tenants whose ids begin with this.
-            below: Only tenants below one of these schema versions, as far as the catalog knows: ``{"company": 2}``.
-            canary: The size of a first wave, a number or a share of all tenants (``"5%"``, at least one), spread evenly over the
-                ids. The other tenants are begun when all of its tenants have an outcome.
-            concurrency: How many tenants are worked on at once. All jobs of a registry together leave half of its
+            kind: The kind of work, see the class.
+            states: The states of the tenants. All kinds but ``check`` and ``snapshot`` are for active tenants only.
+            tenant_ids: The ids of the tenants, at most 10,000; None for all tenants.
+            id_prefix: The prefix of the tenants' ids.
+            below: Schema versions, such as ``{"company": 2}``; select tenants whose recorded version of any of these is lower.
+            canary: The size of a first wave, as a number or a share of all tenants (``"5%"``, at least one tenant), spread evenly
+                over the ids. The second wave begins when all tenants of the first wave have an outcome.
+            concurrency: The number of tenants processed at the same time. All jobs of a registry together leave half of
                 ``open_tenants_max`` to callers.
-            failures_max: How many tenants may fail, a number or a share of all (0.02). When more have failed, the job stops: no
-                further tenant is begun, and those that were begun are finished. None for any number. `resume` accepts the failures
-                so far and counts from zero.
-            canary_failures_max: The same for the first wave; by default one failure stops the job.
-            snapshot_before: Whether to take a snapshot of each tenant before the work on it.
+            failures_max: The number or share (0.02) of tenants that may fail; None for any number. After more failures the job
+                stops: no more tenants are begun, and tenants in progress are finished. `resume` counts failures from zero again.
+            canary_failures_max: The number or share of the first wave's tenants that may fail; by default one failure stops the job.
+            snapshot_before: Whether to take a snapshot of each tenant before the work.
             return_on_failure: Whether to restore a tenant from a snapshot taken before the work if the work fails.
-            arguments: What the work is given. They are stored in the catalog: do not give secrets.
-            by: Who starts it, for the audit, also of the work itself; the user that the process runs as if left out.
+            arguments: The arguments of the work. The catalog stores the arguments: do not pass secrets.
+            by: The principal for the audit of the job and its work; by default the user of the process.
 
         Raises:
             JobError: The kind or an option is not valid.
@@ -168,9 +166,9 @@ class Fleet:
         """Return a page of jobs, newest first.
 
         Args:
-            state: Only jobs in this state.
-            limit: How many at most; 100 if left out.
-            cursor: The `next_cursor` of the page before.
+            state: The state of the jobs; None for all states.
+            limit: The largest number of items; 100 by default.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             QueryError: `limit` or `cursor` is not valid.
@@ -179,7 +177,7 @@ class Fleet:
         return await self._table.list(state, limit, cursor)
 
     async def progress(self, job_id: str) -> FleetProgress:
-        """Return the progress of a job, in whatever process it runs.
+        """Return the progress of a job, which may run in another process.
 
         Raises:
             JobNotFoundError: The job does not exist.
@@ -199,10 +197,10 @@ class Fleet:
 
         Args:
             job_id: The job.
-            outcome: Only tenants with this outcome; ``failed`` for any error's, ``left`` for tenants without one yet. All tenants
-                with an outcome if left out.
-            limit: How many at most; 100 if left out.
-            cursor: The `next_cursor` of the page before.
+            outcome: The outcome to select: ``failed`` for any error, ``left`` for tenants without an outcome, None for all tenants
+                with an outcome.
+            limit: The largest number of items; 100 by default.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             JobNotFoundError: The job does not exist.
@@ -213,13 +211,13 @@ class Fleet:
         return await self._table.results.list(job_id, outcome, limit, cursor)
 
     async def pause(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
-        """Begin no further tenant of a job until it is resumed. Those that were begun are finished. Repeatable.
+        """Pause a job: finish the tenants in progress, and begin no more tenants until `resume`. Idempotent.
 
-        Another process that runs the job reads this from the catalog within ``catalog_poll_interval_seconds``.
+        Another process that runs the job reads the pause from the catalog within ``catalog_poll_interval_seconds``.
 
         Raises:
             JobNotFoundError: The job does not exist.
-            JobError: It has ended.
+            JobError: The job has ended.
         """
         check_reason(reason)
         return await self._steer(job_id, JobEvent.PAUSE, by, reason=reason)
@@ -227,19 +225,19 @@ class Fleet:
     async def resume(
         self, job_id: str, *, failures_max: float | None = None, by: str | None = None
     ) -> FleetJob:
-        """Let a paused or stopped job continue. Repeatable.
+        """Continue a paused or stopped job. Idempotent.
 
-        After a stop this accepts the failures so far: the job stops again after as many more.
+        After a stop, only new failures count towards `failures_max`.
 
         Args:
-            job_id: The job.
-            failures_max: How many more tenants may fail, see `start`; as before if left out.
-            by: Who resumes it, for the audit; the user that the process runs as if left out.
+            job_id: The job's id.
+            failures_max: The number or share of tenants that may still fail, see `start`; unchanged by default.
+            by: The principal for the audit; by default the user of the process.
 
         Raises:
             JobNotFoundError: The job does not exist.
-            JobError: It has ended, or its function is not registered here.
-            MissingSchemaError: It migrates, and this registry lacks schema packs that tenants have.
+            JobError: The job has ended, or its function is not registered here.
+            MissingSchemaError: The job migrates, and this registry lacks schema packs that tenants have.
         """
         self._check_open()
         principal = principal_of(by)
@@ -252,18 +250,18 @@ class Fleet:
             return await self._steer(job_id, JobEvent.RESUME, principal, **changes)
 
     async def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
-        """End a job for good: begin no further tenant. Those that were begun are finished. Otherwise like `pause`."""
+        """Cancel a job permanently: finish the tenants in progress, and begin no more tenants. See `pause` for the errors."""
         check_reason(reason)
         return await self._steer(job_id, JobEvent.CANCEL, by, reason=reason)
 
     async def wait(self, job_id: str) -> FleetProgress:
-        """Wait until a job is paused, stopped or has ended, in whatever process it runs, and return its progress.
+        """Wait until a job is paused, is stopped or has ended, and return its progress. The job may run in another process.
 
-        When this returns, no work of the job runs in this process. Cancellation stops the waiting, not the job.
+        When this method returns, this process does no more work of the job. Cancelling the caller does not stop the job.
 
         Raises:
             JobNotFoundError: The job does not exist.
-            RegistryClosedError: The registry closed. The job continues when a registry is opened.
+            RegistryClosedError: The registry was closed. The job continues when a registry is opened.
         """
         while True:
             self._check_open()
@@ -277,12 +275,10 @@ class Fleet:
                 return await self._table.progress(job_id)
 
     async def status(self, tenant_id: str) -> TenantMigrationStatus:
-        """Return a tenant's schema versions, the migrations that it lacks, and its last error.
-
-        They are those of the tenant's last opening, from the catalog.
+        """Return a tenant's schema versions, pending migrations and last error, as recorded at the tenant's last opening.
 
         Raises:
-            InvalidTenantIdError: The text is not a valid tenant id.
+            InvalidTenantIdError: The string is not a valid tenant id.
             TenantNotFoundError: The tenant does not exist.
         """
         self._check_open()
@@ -305,7 +301,7 @@ class Fleet:
         )
 
     async def adopt(self) -> None:
-        """Run the jobs that no process runs, because their process died or closed its registry. Called periodically."""
+        """Run the jobs whose process died or closed its registry. Called periodically."""
         await self._runner.adopt()
 
     async def delete_expired(self) -> None:
@@ -314,9 +310,9 @@ class Fleet:
         await self._table.delete_expired(context.watch.expired_before(context.config.fleet_retention_seconds))
 
     async def aclose(self) -> None:
-        """Halt the jobs of this process between two tenants; the next registry that is opened continues them. Idempotent.
+        """Halt this process's jobs after the tenants in progress; another registry continues the jobs. Idempotent.
 
-        Work on a tenant that does not end in ``shutdown_timeout_seconds`` is cancelled, and done again by that registry.
+        Work that does not end within ``shutdown_timeout_seconds`` is cancelled, and the other registry repeats the work.
         """
         await self._runner.aclose()
 
@@ -343,7 +339,7 @@ class Fleet:
 
     @asynccontextmanager
     async def _audited_refusal(self, action: str, job_id: str | None, by: str) -> AsyncIterator[None]:
-        """Record in the audit that the block refused a call."""
+        """Record in the audit that the block refused the caller's request."""
         try:
             yield
         except (JobError, MissingSchemaError) as error:

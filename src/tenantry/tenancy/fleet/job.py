@@ -1,4 +1,4 @@
-"""A fleet job: its record, its progress, and its states and transitions as a table. No I/O."""
+"""The record, the progress and the table of state transitions of a fleet job. This module does no I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,13 +13,13 @@ from tenantry.tenancy.fleet.options import FleetOptions
 
 OK: Final = "ok"
 SKIPPED: Final = "skipped"
-"""The outcomes of tenants that did not fail; any other outcome is an error's."""
+"""`OK` and `SKIPPED` are the outcomes of tenants that did not fail; every other outcome is an error's `outcome`."""
 
 FIRST_WAVE: Final = 1
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """The lifecycle state of a job."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -30,7 +30,7 @@ class JobState(StrEnum):
 
 
 class JobEvent(StrEnum):
-    """What can happen to a job."""
+    """An event in the lifecycle of a job."""
 
     BEGIN = "begin"
     PAUSE = "pause"
@@ -57,18 +57,18 @@ JOB_TRANSITIONS: Final[dict[tuple[JobState, JobEvent], JobState]] = {
     (S.STOPPED, E.RESUME): S.PENDING,
     (S.STOPPED, E.CANCEL): S.CANCELLED,
 }
-"""A pending job waits for a process that runs it. An operator paused a paused job, failures stopped a stopped one. Cancelled and
-done are final."""
+"""A pending job waits for a process that runs the job. An operator pauses a job; too many failures stop a job. The states cancelled
+and done are final."""
 
 LIVE_STATES: Final = (JobState.PENDING, JobState.RUNNING)
-"""The states in which a process runs the job, or will."""
+"""The states of a job that a process runs, or will run."""
 
 
 def next_job_state(state: JobState, event: JobEvent, *, job_id: str) -> JobState:
-    """Return the state that `event` leads to from `state`. In the state that it leads to, the event can be repeated.
+    """Return the next state of a job after an event. A repeated event leaves the state unchanged.
 
     Raises:
-        JobError: There is no such transition. The message names the state and the event.
+        JobError: The event is not possible in this state.
     """
     target = JOB_TRANSITIONS.get((state, event))
     if target is not None:
@@ -82,19 +82,19 @@ def next_job_state(state: JobState, event: JobEvent, *, job_id: str) -> JobState
 
 
 class FleetJob(BaseModel):
-    """One job; a value, not a handle.
+    """The record of one job, as read from the catalog.
 
     Attributes:
-        id: Names the job in calls. Ids sort in the order in which jobs were started.
+        id: The job's id. Ids sort in the order in which jobs were started.
         kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
-        options: Which tenants, and how.
-        state: Where it is in its life.
-        reason: Why it is in that state, if a reason is known.
-        created_by: The principal that started it, the ``by=`` of `Fleet.start`.
-        created_at, state_changed_at: Instants in UTC.
-        begun_at: When a process last began to run it.
-        finished_before: How many tenants were finished at that time.
-        failures_accepted: How many tenants had failed when it was resumed after a stop. They do not count any more.
+        options: The selection of tenants, and the limits of the work.
+        state: The job's lifecycle state.
+        reason: The reason for the present state, if a reason is known.
+        created_by: The principal that started the job (``by=`` of `Fleet.start`).
+        created_at, state_changed_at: The times of the start and of the last change of state, in UTC.
+        begun_at: The time when a process last began to run the job, in UTC.
+        finished_before: The number of tenants that were finished at `begun_at`.
+        failures_accepted: The number of failed tenants that no longer count, because the job was resumed after a stop.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,7 +125,7 @@ class FleetWave(BaseModel):
 
     @property
     def finished(self) -> int:
-        """How many tenants have an outcome."""
+        """The number of tenants with an outcome."""
         return self.ok + self.skipped + self.failed
 
 
@@ -133,16 +133,16 @@ class FleetProgress(BaseModel):
     """The progress of a job. `done`, `failed` and `skipped` never shrink.
 
     Attributes:
-        job_id, kind, state, reason: The job's.
-        wave: The number of the present wave; that of the last one after the job has ended.
-        waves: How many waves there are.
-        total: How many tenants the job has.
-        done: How many are finished and did not fail, `skipped` included.
-        failed: How many failed.
-        skipped: How many of `done` needed no work.
-        left: How many have no outcome yet.
-        rate_per_second: How many tenants were finished per second since the job last began to run; None before the first.
-        seconds_left: How long the rest takes at that rate; None unless the job runs.
+        job_id, kind, state, reason: The fields of the job, see `FleetJob`.
+        wave: The number of the present wave, or of the last wave after the job has ended.
+        waves: The number of waves.
+        total: The number of tenants.
+        done: The number of tenants that are finished and did not fail, `skipped` included.
+        failed: The number of failed tenants.
+        skipped: The number of tenants in `done` that needed no work.
+        left: The number of tenants without an outcome.
+        rate_per_second: The number of tenants finished per second since the job last began to run; None before the first tenant.
+        seconds_left: The estimated time for the remaining tenants; None unless the job is running.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -163,7 +163,7 @@ class FleetProgress(BaseModel):
 
 
 def measure(job: FleetJob, waves: Sequence[FleetWave], now: datetime) -> FleetProgress:
-    """Return the progress of a job with these waves."""
+    """Return a job's progress, computed from the progress of its waves."""
     total, failed = sum(wave.total for wave in waves), sum(wave.failed for wave in waves)
     finished, skipped = sum(wave.finished for wave in waves), sum(wave.skipped for wave in waves)
     left = total - finished
@@ -198,14 +198,14 @@ class FleetResult(BaseModel):
     """The outcome of one tenant in a job.
 
     Attributes:
-        tenant_uid: Its stable key.
-        tenant_id: Its id when the job was started.
-        wave: The number of its wave.
-        outcome: ``ok``, ``skipped``, or the error's `outcome`; None while it has no outcome yet.
+        tenant_uid: The tenant's stable key.
+        tenant_id: The tenant's id when the job was started.
+        wave: The number of the tenant's wave.
+        outcome: ``ok``, ``skipped``, or the error's `outcome`; None if the tenant has no outcome yet.
         error: The error's message.
-        detail: The function's result, the snapshot that was taken before the work, or why the tenant was skipped.
-        seconds: How long the work took, all attempts included.
-        finished_at: An instant in UTC.
+        detail: The function's result, the snapshot that was taken before the work, or the reason why the tenant was skipped.
+        seconds: The duration of the work, including all attempts.
+        finished_at: The end of the work, in UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -221,14 +221,13 @@ class FleetResult(BaseModel):
 
 
 class TenantMigrationStatus(BaseModel):
-    """The migrations of a tenant's database, compared with those that the code has.
+    """The migrations of a tenant's database, compared with the migrations in the code.
 
     Attributes:
-        schema_versions: The version that each schema was at when it was last opened.
-        pending: The migrations that it lacks, in the order in which they will be applied.
-        unknown_schemas: Schema packs that tenants of the data directory have and this process was not given: what the tenant lacks of
-            them is unknown here.
-        last_error: Why it could not be opened the last time, or why it was quarantined.
+        schema_versions: The version of each schema when the tenant was last opened.
+        pending: The migrations that the tenant lacks, in the order in which they will be applied.
+        unknown_schemas: The schema packs that tenants have but this process lacks; their pending migrations are unknown.
+        last_error: The error of the last failed opening, or the reason for the quarantine.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -242,5 +241,5 @@ class TenantMigrationStatus(BaseModel):
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing is pending, as far as every pack is known here."""
+        """Whether no migration is pending, and this process knows every schema pack."""
         return not self.pending and not self.unknown_schemas

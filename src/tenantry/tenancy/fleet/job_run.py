@@ -1,11 +1,11 @@
-"""Runs one fleet job in this process, one wave after the other, until the job has ended or is halted.
+"""Runs one fleet job in this process, wave by wave, until the job has ended or is halted.
 
-Theory of operation. The process that runs a job holds the job's lock, so no other process works on its tenants. A worker takes the
-next tenant that has no outcome, does the work, and records the outcome before it takes another tenant. So a crash leaves at most
-one tenant for each worker whose work was done in part or without a record. Only these tenants are worked on twice.
+Theory of operation. The process that runs a job holds the job's lock, so no other process runs the job. A worker takes the next tenant
+without an outcome, does the work, and records the outcome before the worker takes another tenant. After a crash at most one tenant per
+worker is processed again.
 
-Between two tenants the run reads the job's state from the catalog, at most once in ``catalog_poll_interval_seconds``: any process
-may have paused or cancelled the job. The tenants that are being worked on are finished; then the lock is released.
+Any process may pause or cancel the job. So between two tenants the run reads the job's state from the catalog, at most once in
+``catalog_poll_interval_seconds``. A halted run finishes the tenants in progress, and then releases the lock.
 
     handing out    workers take tenants; a wave ends with its last tenant, and the next wave begins
     halted         paused, cancelled, too many failures, shutdown or a failing catalog: workers end after their tenant
@@ -40,7 +40,7 @@ class JobRun:
     """Runs one job in this process.
 
     Args:
-        places: Limits how many tenants all jobs of the registry work on at once.
+        places: The semaphore that limits the number of tenants that all jobs of the registry process at the same time.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class JobRun:
         self._failed: dict[int, int] = {}
 
     def halt(self) -> None:
-        """Begin no further tenant; those that were begun are finished."""
+        """Begin no more tenants, but finish the tenants in progress."""
         self._halted.set()
 
     async def run(self) -> None:
-        """Run the rest of the job, and return when it has ended or is halted and no worker is left.
+        """Run the rest of the job, and return after the job has ended or is halted and all workers have ended.
 
         Raises:
-            TenantryError: The catalog failed. The job has not ended, and is run again later.
+            TenantryError: The catalog failed. The job has not ended, and runs again later.
         """
         waves = await self._table.results.waves(self._job.id)
         self._total = sum(wave.total for wave in waves)
@@ -95,7 +95,7 @@ class JobRun:
         try:
             await asyncio.gather(*workers)
         except BaseException:
-            # The catalog failed for one worker, and the others finish their tenants; or the run was cancelled.
+            # After a failure of the catalog or a cancellation, the workers finish their tenants.
             self.halt()
             await _end_all(workers)
             raise
@@ -111,7 +111,7 @@ class JobRun:
                 await self._run_tenant(item)
 
     async def _next(self, wave: FleetWave) -> PendingTenant | None:
-        """Return the next tenant to work on; None when the wave has no more, or the job is halted."""
+        """Return the next tenant to process; None if the wave has no more tenants or the job is halted."""
         async with self._handing_out:
             await self._check_state()
             if self._halted.is_set():
@@ -130,7 +130,7 @@ class JobRun:
             return item
 
     async def _check_state(self) -> None:
-        """Halt if the catalog says that the job does not run any more; asked once in the poll interval."""
+        """Halt if the job's state in the catalog is not running; read the catalog once per poll interval."""
         now = self._now()
         if now - self._checked_seconds < self._context.config.catalog_poll_interval_seconds:
             return
@@ -147,7 +147,7 @@ class JobRun:
             self.halt()
             return
         seconds = self._now() - started
-        # In several attempts: if the outcome is not recorded, the work is done again.
+        # Retry the recording: without a recorded outcome, the work would be repeated.
         await with_retries(
             lambda: self._table.results.finish(self._job.id, item, outcome, seconds),
             self._limits,
@@ -158,7 +158,7 @@ class JobRun:
         self._context.report(FleetTenantFinished(item.tenant_id, self._job.kind, outcome.outcome, seconds))
 
     async def _check_failures(self, wave: FleetWave) -> None:
-        """Stop the job if too many tenants have failed since it was started, or resumed after a stop."""
+        """Stop the job if too many tenants have failed since the job was started, or was resumed after a stop."""
         options, accepted = self._job.options, self._job.failures_accepted
         failed = sum(self._failed.values()) - accepted
         limits = [("failures_max", options.failures_max, self._total)]
@@ -177,12 +177,12 @@ class JobRun:
         try:
             job = await self._table.apply(self._job.id, event, reason=reason)
         except JobError:
-            return  # an operator paused or cancelled it at the same moment
+            return  # an operator paused or cancelled the job at the same moment
         self._log.info(FLEET_JOB_ENDED, state=job.state, reason=reason)
 
 
 async def _end_all(workers: list["asyncio.Task[None]"]) -> None:
-    """Wait for the workers to end; if the wait is cancelled, cancel them."""
+    """Wait for the workers to end; if the wait is cancelled, cancel the workers."""
     try:
         await asyncio.wait(workers)
     except asyncio.CancelledError:

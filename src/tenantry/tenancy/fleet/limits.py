@@ -1,4 +1,4 @@
-"""The limits of fleet jobs: how long a job waits after a failure, and how much it deletes at once."""
+"""The limits of fleet jobs: the waits after failures, and the rows deleted in one transaction."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,10 +9,10 @@ class FleetLimits:
     """The limits of the fleet jobs of one registry.
 
     Attributes:
-        retry_seconds: How long to wait before each further attempt at work whose error may pass.
-        retry_after_seconds_max: The longest wait that such an error can ask for.
-        failed_retry_seconds: How long after a failure of the catalog a job is run again.
-        deleted_rows_max: How many outcomes are deleted in one transaction, so that the catalog's other callers do not wait for long.
+        retry_seconds: The wait before each retry of work that failed with a retryable error.
+        retry_after_seconds_max: The longest wait that a retryable error can ask for.
+        failed_retry_seconds: The wait before a job runs again after the catalog failed.
+        deleted_rows_max: The number of outcomes deleted in one transaction; a larger number delays other callers of the catalog.
     """
 
     retry_seconds: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)

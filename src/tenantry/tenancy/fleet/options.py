@@ -1,4 +1,4 @@
-"""The options of a fleet job: its tenants, and how it works on them. They are checked when the job is started."""
+"""The options of a fleet job: its tenants and its limits. `Fleet.start` validates the options."""
 
 import json
 import math
@@ -16,10 +16,10 @@ CONCURRENCY: Final = 8
 JOB_FAILURES_MAX: Final = 10
 ARGUMENTS_CHARACTERS_MAX: Final = 65_536
 NESTED_MAX: Final = 32
-"""How deep JSON may be nested: the API wraps it in more JSON, and every reader has a limit."""
+"""The deepest nesting of JSON values. The API adds more levels around a value, and JSON parsers have a limit."""
 
 _PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
-_HUNDREDTHS: Final = 10_000  # of a percent, in the whole
+_HUNDREDTHS: Final = 10_000  # hundredths of a percent in 100%
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | None
@@ -35,7 +35,7 @@ Arguments: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_arguments
 
 
 class FleetOptions(BaseModel):
-    """A job's tenants, and how it works on them; see `Fleet.start`, whose parameters these are."""
+    """The options of a fleet job; see the parameters of `Fleet.start`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,19 +54,19 @@ class FleetOptions(BaseModel):
     @classmethod
     def _check_canary(cls, canary: int | str | None) -> int | str | None:
         if isinstance(canary, str) and not 0 < _hundredths(canary) <= _HUNDREDTHS:
-            raise ValueError("a number of tenants, or a share above 0% and up to 100%")
+            raise ValueError("give a number of tenants, or a share above 0% and up to 100%")
         return canary
 
     @property
     def canary_size(self) -> tuple[int, int]:
-        """The size of the first wave as a number of tenants and as hundredths of a percent; one of the two is 0."""
+        """The size of the first wave, as a number of tenants or as hundredths of a percent; the other value is 0."""
         if isinstance(self.canary, str):
             return 0, _hundredths(self.canary)
         return self.canary or 0, 0
 
 
 def failures_allowed(failures_max: float | None, total: int) -> float:
-    """Return how many of so many tenants may fail."""
+    """Return the number of tenants that may fail, out of `total` tenants."""
     if failures_max is None:
         return math.inf
     return math.floor(failures_max * total) if 0 < failures_max < 1 else failures_max
@@ -76,20 +76,20 @@ def as_json(value: object) -> str:
     """Return `value` as JSON that SQLite and every client of the API can read.
 
     Raises:
-        ValueError: It cannot be written as JSON, or is nested deeper than `NESTED_MAX`.
+        ValueError: The value cannot be written as JSON, or is nested deeper than `NESTED_MAX`.
     """
     _check_nesting(value, NESTED_MAX)
     try:
-        to_json(value)  # refuses lone surrogates: json escapes them, and the escape cannot be sent as UTF-8
+        to_json(value)  # refuses lone surrogates, which json.dumps accepts but UTF-8 cannot encode
         return json.dumps(value, allow_nan=False, sort_keys=True)
     except TypeError as error:
-        raise ValueError(f"it must be JSON: {error}") from error
+        raise ValueError(f"the value must be JSON: {error}") from error
 
 
 def _check_nesting(value: object, levels_left: int) -> None:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     if inner and not levels_left:
-        raise ValueError(f"it is nested deeper than {NESTED_MAX}")
+        raise ValueError(f"the value is nested deeper than {NESTED_MAX} levels")
     for one in inner:
         _check_nesting(one, levels_left - 1)
 

@@ -1,6 +1,6 @@
-"""The results of fleet jobs in the catalog: the tenants of each wave, and each tenant's outcome, written once.
+"""The results of fleet jobs in the catalog: the tenants of each wave, and the outcome of each tenant.
 
-Only the process that holds a job's lock writes the results of the job.
+Each outcome is written once. Only the process that holds a job's lock writes the job's results.
 """
 
 import json
@@ -36,10 +36,10 @@ class PendingTenant:
     """A tenant of a job that has no outcome yet.
 
     Attributes:
-        wave, position: The key of its row.
+        wave, position: The key of the tenant's row.
         tenant_uid: The tenant's stable key.
         tenant_id: The tenant's id when the job was created.
-        detail: The job's notes about the tenant. They are written with the outcome, or earlier if a crash must not lose them.
+        detail: The job's notes about the tenant, written with the outcome or with `FleetResults.note`.
     """
 
     wave: int
@@ -51,14 +51,14 @@ class PendingTenant:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the job's work on a tenant ended."""
+    """The outcome of a job's work on a tenant."""
 
     outcome: str
     error: str | None = None
 
     @property
     def is_failure(self) -> bool:
-        """Whether the tenant counts as failed."""
+        """Whether the job counts the tenant as failed."""
         return self.outcome not in {OK, SKIPPED}
 
 
@@ -77,7 +77,7 @@ class FleetResults:
         return [decode_row(FleetWave, columns, row, entity="fleet_wave") for row in rows]
 
     async def pending(self, job_id: str, wave: int, after: int, limit: int) -> Sequence[PendingTenant]:
-        """Return tenants of the wave that have no outcome yet, in order, beginning after a position."""
+        """Return the next tenants of the wave without an outcome, in order, after the position `after`."""
         statement = Statement("fleet.pending", _PENDING, (job_id, wave, after, limit), Fetch.ALL)
         rows = await self._catalog.read(statement)
         return [PendingTenant(*row, json.loads(detail)) for *row, detail in rows]  # type: ignore[call-arg]
@@ -88,7 +88,7 @@ class FleetResults:
         await self._catalog.write(Statement("fleet.note", _NOTE, parameters))
 
     async def finish(self, job_id: str, item: PendingTenant, outcome: Outcome, seconds: float) -> None:
-        """Write a tenant's outcome; it does not change after that."""
+        """Write a tenant's outcome, unless the tenant has an outcome already."""
         parameters = (
             outcome.outcome,
             outcome.error,

@@ -1,4 +1,4 @@
-"""Runs fleet jobs in this process: those whose lock it can take."""
+"""Runs the fleet jobs whose locks this process can acquire."""
 
 import asyncio
 import contextvars
@@ -20,11 +20,11 @@ FLEET_JOB_BEGUN: Final = "tenantry.fleet.begun"
 FLEET_JOB_PAUSED: Final = "tenantry.fleet.paused"
 FLEET_JOB_FAILED: Final = "tenantry.fleet.failed"
 PLACES_SHARE: Final = 0.5
-"""The share of ``open_tenants_max`` that all jobs together work on at once. The rest is for callers."""
+"""The share of ``open_tenants_max`` that all jobs together use. Callers use the rest."""
 
 
 class FleetRunner:
-    """Has one task for each job that this process runs or tries to run."""
+    """Runs one task for each job that this process runs or tries to lock."""
 
     def __init__(self, tools: FleetTools, table: FleetTable, work: FleetWork, log: EventLog) -> None:
         self._tools = tools
@@ -34,21 +34,21 @@ class FleetRunner:
         self._log = log
         self._places = asyncio.Semaphore(max(1, int(self._context.config.open_tenants_max * PLACES_SHARE)))
         self._runs: dict[str, JobRun] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # the last task of each job
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # the newest task of each job
         self._alive: set[asyncio.Task[None]] = set()
         self._not_before: dict[str, float] = {}
         self._is_closed = False
 
     def task(self, job_id: str) -> "asyncio.Task[None] | None":
-        """Return the task that runs the job in this process or tries to take its lock, or None."""
+        """Return the task that runs the job in this process or tries to acquire its lock; None if there is no task."""
         return self._tasks.get(job_id)
 
     @asynccontextmanager
     async def spawning(self, job_id: str) -> AsyncIterator[None]:
-        """Hold the job's lock during the block, which starts or resumes the job in the catalog, and run the job afterwards.
+        """Hold the job's lock during the block, which starts or resumes the job in the catalog, and then run the job.
 
-        So the process that starts or resumes a job runs it. Another process, which sees the job in the catalog at once, may not
-        have the function that the job needs.
+        The lock makes this process run the job. Another process could see the job in the catalog immediately, but may lack the
+        function that the job needs.
 
         Raises:
             PersistenceConnectionError: The lock file cannot be opened.
@@ -60,7 +60,7 @@ class FleetRunner:
                 self._spawn(job_id, lock.pop_all() if has_lock else None)
 
     def halt(self, job_id: str) -> None:
-        """Begin no further tenant of the job, if it runs in this process."""
+        """Begin no more tenants of the job if the job runs in this process."""
         if job_id in self._runs:
             self._runs[job_id].halt()
 
@@ -87,10 +87,10 @@ class FleetRunner:
             await asyncio.wait(late)
 
     def _spawn(self, job_id: str, lock: AsyncExitStack | None = None) -> None:
-        """Run the job in a task, which releases the job's lock; without a lock, the task takes it itself."""
-        # The task waits for the one before it, which may be about to end without having seen that the job was resumed.
+        """Run the job in a task, which acquires the job's lock if `lock` is None and releases the lock at the end."""
+        # The task first waits for the job's previous task, which may end without noticing that the job was resumed.
         work = self._run(job_id, self._tasks.get(job_id), lock)
-        # The deadline of the call that started the job must not apply to the job, which may run for hours: a new context.
+        # Use a new context: the starting call's deadline must not apply to the job, which may run for hours.
         task = asyncio.get_running_loop().create_task(
             work, name=f"tenantry fleet {job_id}", context=contextvars.Context()
         )
@@ -99,7 +99,7 @@ class FleetRunner:
         task.add_done_callback(partial(self._ended, job_id))
 
     async def _take_lock(self, job_id: str, lock: AsyncExitStack) -> bool:
-        """Put the job's lock on the stack; return False if another process holds it."""
+        """Acquire the job's lock and push it onto the stack; return False if another process holds the lock."""
         try:
             await lock.enter_async_context(self._tools.backend.lock(f"fleet-{job_id}"))
         except LockTakenError:
@@ -120,7 +120,7 @@ class FleetRunner:
                     await asyncio.wait([before])
                 if given is not None or await self._take_lock(job_id, lock):
                     await self._run_locked(job_id)
-            except Exception as error:  # noqa: BLE001  # after any error the job has not ended, and is run again later
+            except Exception as error:  # noqa: BLE001  # after any error the job runs again later
                 now = self._context.clock.monotonic_seconds()
                 self._not_before[job_id] = now + self._tools.limits.failed_retry_seconds
                 self._log.error(

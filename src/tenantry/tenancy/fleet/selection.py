@@ -1,4 +1,4 @@
-"""Selects the tenants of a fleet job and their waves, in the catalog's SQL: no process holds 100,000 tenants in memory."""
+"""Selects a fleet job's tenants and waves in the catalog's SQL, so that no process loads 100,000 tenants into memory."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tenantry.tenancy.catalog.rows import ID_IN_JSON, after_prefix
 from tenantry.tenancy.fleet.job import FIRST_WAVE
 from tenantry.tenancy.fleet.options import FleetOptions, as_json
 
-# The first wave is spread evenly over the ids, from a random start: 10 of 1,000 are every hundredth.
+# The first wave is spread evenly over the ids, from a random start: for 10 of 1,000 tenants, every hundredth id is selected.
 _INSERT: Final = f"""
 INSERT INTO fleet_results (job_id, wave, position, tenant_uid, tenant_id)
 SELECT ?, CASE WHEN (rank + ?) % total * canary % total < canary THEN {FIRST_WAVE:d} ELSE ? END, rank, uid, id FROM (
@@ -34,7 +34,7 @@ def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[Tena
 
 
 def _where(options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> tuple[str | Sql, list[Any]]:
-    """Return the options' condition on tenants, and its parameters."""
+    """Return the SQL condition that selects the options' tenants, and the condition's parameters."""
     where: str | Sql = f"state IN ({placeholders(options.states)})"
     parameters: list[Any] = [*options.states]
     if tenant_ids is not None:

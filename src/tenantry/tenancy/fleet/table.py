@@ -1,7 +1,7 @@
-"""Fleet jobs in the catalog: every decision about a job is written there first.
+"""The table of fleet jobs in the catalog. Every decision about a job is first written to the catalog.
 
-Several processes may have the catalog open. A job's state changes by a compare-and-set, so a pause and an end at the same moment
-take effect one after the other.
+Several processes may have the catalog open. A job's state changes by a compare-and-set, so that concurrent changes take effect one
+after the other.
 """
 
 import secrets
@@ -70,7 +70,7 @@ DELETE FROM fleet_results WHERE job_id = ? AND (wave, position) IN (
 
 
 class FleetTable:
-    """Reads and writes jobs."""
+    """Reads and writes fleet jobs in the catalog."""
 
     def __init__(self, catalog: Catalog, clock: Clock, limits: FleetLimits) -> None:
         self._catalog = catalog
@@ -80,7 +80,7 @@ class FleetTable:
         """The results of the jobs."""
 
     def new_id(self) -> str:
-        """Return an id for a new job; it sorts after the ids of earlier jobs."""
+        """Return an id for a new job, which sorts after the ids of earlier jobs."""
         return f"{self._clock.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"
 
     async def insert(
@@ -89,7 +89,7 @@ class FleetTable:
         """Insert a new job with its tenants in one transaction, and return the job."""
         now = as_text(self._clock.now())
         row = (job_id, kind, options.model_dump_json(), JobState.PENDING, by, now, now)
-        # Without the arguments of the work: they may be secret.
+        # Do not audit the work's arguments, which may be secret.
         detail = options.model_dump(mode="json", exclude_defaults=True, exclude={"arguments"})
         await self._catalog.write(
             Statement("fleet.insert", _INSERT_JOB, row),
@@ -104,7 +104,7 @@ class FleetTable:
         statement = Statement("fleet.get", f"{_SELECT_JOB} WHERE id = ?", (job_id,), Fetch.ONE)
         row = await self._catalog.read(statement)
         if row is None:
-            raise JobNotFoundError(f"there is no fleet job {job_id!r}", job_id=job_id)
+            raise JobNotFoundError(f"there is no fleet job {job_id!r}: list the jobs", job_id=job_id)
         return _to_job(row)
 
     async def list(self, state: JobState | None, limit: int | None, cursor: str | None) -> Page[FleetJob]:
@@ -121,13 +121,13 @@ class FleetTable:
         return Page(jobs, encode_cursor(_CURSOR, jobs[-1].id) if len(rows) > rows_max else None)
 
     async def live(self) -> Sequence[str]:
-        """Return the ids of the jobs that a process runs or will run."""
+        """Return the ids of the jobs that are running or waiting for a process."""
         sql = "SELECT id FROM fleet_jobs WHERE state IN (?, ?) ORDER BY id"
         rows = await self._catalog.read(Statement("fleet.live", sql, LIVE_STATES, Fetch.ALL))
         return [job_id for (job_id,) in rows]
 
     async def delete_expired(self, before: datetime) -> None:
-        """Delete the jobs that ended before a time, oldest first; live, paused and stopped jobs are kept."""
+        """Delete the jobs that were done or cancelled before the time `before`, oldest first."""
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
@@ -141,7 +141,7 @@ class FleetTable:
             )
 
     async def begin(self, job_id: str) -> FleetJob | None:
-        """Record that this process begins to run the job, and return the job; None if the job must not run any more."""
+        """Record that this process begins to run the job, and return the job; None if the job is no longer live."""
         now = as_text(self._clock.now())
         statement = Statement("fleet.begin", _BEGIN, (now, now, job_id), Fetch.ROWCOUNT)
         (count,) = await self._catalog.write(statement)
@@ -156,9 +156,9 @@ class FleetTable:
         by: str | None = None,
         **changes: Any,
     ) -> FleetJob:
-        """Let the event happen to the job and return the changed job; an event that has already happened changes nothing.
+        """Apply an event to the job, and return the changed job. A repeated event is a no-op.
 
-        The audit records it as a call of the principal `by`, unless that is None. `changes` are changes of the job's options.
+        The audit records the event as a call of the principal `by`, unless `by` is None. `changes` are new values of job options.
 
         Raises:
             JobNotFoundError: The job does not exist.
@@ -182,11 +182,11 @@ class FleetTable:
                 return await self.get(job_id)
 
     async def refuse(self, action: str, job_id: str | None, error: TenantryError, by: str) -> None:
-        """Append a refused call to the audit."""
+        """Record a refused call in the audit."""
         await self._catalog.write(self.audited(action, job_id, error.outcome, by, error=str(error)))
 
     def audited(self, action: str, job_id: str | None, outcome: str, by: str, **detail: Any) -> Statement:
-        """Return the statement that appends a call to the audit; see `tenantry.tenancy.catalog.audit.append`."""
+        """Return the statement that records a call in the audit; see `tenantry.tenancy.catalog.audit.append`."""
         return audit.append(
             self._clock,
             f"fleet.{action}",

@@ -1,4 +1,4 @@
-"""The work of a fleet job on one tenant: migrate it, check it, take a snapshot of it, or call a user's function for it."""
+"""The work of a fleet job on one tenant: a migration, a check, a snapshot, or a call of the user's function."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,16 +45,16 @@ ERROR_CHARACTERS_MAX: Final = 2_000
 DETAIL_CHARACTERS_MAX: Final = 65_536
 
 FleetFunction: TypeAlias = Callable[[TenantHandle, dict[str, Any]], Awaitable[dict[str, Any] | None]]
-"""Works on one tenant, with the job's arguments. What it returns is stored as JSON."""
+"""A user's function, which works on one tenant with the job's arguments. Its result is stored as JSON."""
 
 
 class JobHaltedError(Exception):
-    """The job stops in this process before the work on a tenant has ended: the tenant stays pending."""
+    """The job was halted in this process before the work on a tenant ended; the tenant stays pending."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetTools:
-    """What the work needs."""
+    """The components that the work uses."""
 
     catalog: Catalog
     pool: ActorPool
@@ -69,7 +69,7 @@ class FleetTools:
 
 
 class FleetWork:
-    """Does the work of jobs on single tenants."""
+    """Does the work of fleet jobs on single tenants."""
 
     def __init__(self, tools: FleetTools, table: FleetTable) -> None:
         self._tools = tools
@@ -78,10 +78,10 @@ class FleetWork:
         self.functions: dict[str, FleetFunction] = {}
 
     async def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
-        """Raise unless jobs of this kind can be run here.
+        """Raise unless this registry can run jobs of this kind.
 
         Raises:
-            JobError: The function is not registered.
+            JobError: No function with this name is registered.
             MissingSchemaError: The job migrates, and this registry lacks schema packs that tenants have.
         """
         if kind == MIGRATE:
@@ -89,16 +89,16 @@ class FleetWork:
         if kind not in BUILT_IN and kind not in self.functions:
             then = ", and resume the job" if job_id is not None else ""
             raise JobError(
-                f"no function {kind!r} is registered here: the program that opens the registry registers it before (fleet.register)"
-                f"{then}; the kinds that need none are {', '.join(BUILT_IN)}",
+                f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens{then}; the kinds that "
+                f"need no function are {', '.join(BUILT_IN)}",
                 job_id=job_id,
             )
 
     async def run(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
-        """Do the job's work on a tenant, in several attempts if its error may pass, and return the outcome.
+        """Do the job's work on a tenant, retry the work after retryable errors, and return the outcome.
 
         Raises:
-            JobHaltedError: The job was halted between two attempts, or the registry closed.
+            JobHaltedError: The job was halted between two attempts, or the registry was closed.
         """
         try:
             return await with_retries(
@@ -110,7 +110,7 @@ class FleetWork:
             raise
         except RegistryClosedError as error:
             raise JobHaltedError from error
-        except Exception as error:  # noqa: BLE001  # a user's function may raise anything; it is that tenant's failure
+        except Exception as error:  # noqa: BLE001  # any exception of a user's function counts as the tenant's failure
             return await self._failed(job, item, error)
 
     async def _attempt(self, job: FleetJob, item: PendingTenant) -> Outcome:
@@ -121,7 +121,7 @@ class FleetWork:
             return Outcome(SKIPPED)
         if job.options.snapshot_before and "snapshot_before" not in item.detail:
             item.detail["snapshot_before"] = await self._snapshot(tenant, job)
-            # Before the work: if this process dies during the work, the next one knows the snapshot.
+            # Record the snapshot before the work, in case this process dies during the work.
             await self._table.results.note(job.id, item)
         work = self._built_in.get(job.kind) or partial(self._run_function, self.functions[job.kind])
         return await work(tenant, item, job)
@@ -138,7 +138,7 @@ class FleetWork:
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
-                # Not migrated: a migration that failed would fail again.
+                # Do not migrate the snapshot: a migration that failed before would fail again.
                 await self._tools.snapshots.restore(
                     tenant.id, item.detail["snapshot_before"], migrate=False, by=job.created_by
                 )
@@ -151,7 +151,7 @@ class FleetWork:
         try:
             lease = await self._tools.leases.lease(tenant.id)
         except TenantOwnedElsewhereError:
-            # The process that has it open migrated it to what it knows, and noted the versions in the catalog.
+            # The process that has the tenant open has migrated the tenant, and has recorded the versions in the catalog.
             latest = await self._tools.catalog.find_by_uid(tenant.uid)
             if latest is None or not self._are_current(latest.schema_versions):
                 raise
@@ -163,8 +163,8 @@ class FleetWork:
     async def _is_current(self, tenant: TenantRecord) -> bool:
         """Return whether the database has all migrations, without opening the tenant.
 
-        The catalog knows the versions of the last opening. An older file may have been put in the database's place since then, so
-        the file decides. If it cannot be read without a lock, the tenant is opened.
+        The catalog has the versions of the tenant's last opening, but an operator may have replaced the file. So the versions are
+        also read from the file. If the file cannot be read without a lock, return False, and the tenant is opened.
         """
         if not self._are_current(tenant.schema_versions):
             return False
@@ -194,10 +194,10 @@ class FleetWork:
         return Outcome(OK)
 
     async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
-        """Check the database of a tenant that serves no calls; other operations on the tenant wait."""
+        """Check the database of a tenant that serves no calls, while other operations on the tenant wait."""
         tenant = await operation.get()
         if tenant.state.allows(Permission.READ) or not tenant.state.allows(Permission.CHECK):
-            # Its state has changed since the job looked at it.
+            # The tenant's state was changed after the job read it.
             raise busy_error(tenant.id, "resume", self._tools.limits.retry_seconds[0])
         async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
             await closed.check(is_thorough=is_thorough)
@@ -217,22 +217,22 @@ class FleetWork:
         if result is not None:
             if not isinstance(result, dict) or len(as_json(result)) > DETAIL_CHARACTERS_MAX:
                 raise ValueError(
-                    f"a fleet function returns None or a dict of at most {DETAIL_CHARACTERS_MAX} characters as JSON"
+                    f"a fleet function must return None or a dict of at most {DETAIL_CHARACTERS_MAX} characters as JSON"
                 )
             item.detail["result"] = result
         return Outcome(OK)
 
 
 def permission_for(kind: str) -> Permission:
-    """Return what a tenant's state has to allow so that a job of this kind can work on it."""
+    """Return the permission that a job of this kind needs from a tenant's state."""
     return _PERMISSIONS.get(kind, Permission.WRITE)
 
 
 def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
-    """Return the outcome of a tenant that has left the job's states since the job was started: it is skipped.
+    """Return the outcome ``skipped`` for a tenant that has left the job's states since the job was started.
 
     Raises:
-        TenantQuarantinedError: It was quarantined; then it has failed.
+        TenantQuarantinedError: The tenant was quarantined, which counts as a failure.
     """
     if tenant is not None and tenant.state.allows(TenantEvent.REPAIR):
         check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
@@ -241,7 +241,7 @@ def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outco
 
 
 async def _awaited(work: Awaitable[object]) -> object:
-    """Await a user's function. A cancellation that comes from inside of it does not cancel the job.
+    """Await a user's function, without letting a cancellation inside the function cancel the job.
 
     Raises:
         RuntimeError: A task or a future that the function awaited was cancelled.
@@ -252,11 +252,11 @@ async def _awaited(work: Awaitable[object]) -> object:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise RuntimeError("something that the function waited for was cancelled") from error
+        raise RuntimeError("a task or a future that the function awaited was cancelled") from error
 
 
 async def _wait_unless_halted(halted: asyncio.Event, seconds: float) -> None:
-    """Wait for so many seconds; raise `JobHaltedError` if the job is halted."""
+    """Wait for a number of seconds; raise `JobHaltedError` if the job is halted."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await halted.wait()
