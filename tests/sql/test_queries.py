@@ -57,6 +57,13 @@ class Plain(Enum):
     ONE = 1
 
 
+class Unfinished(BaseModel):
+    """A model with a field of a type that is not defined."""
+
+    id: int
+    owner: "Missing"  # type: ignore[name-defined]  # noqa: F821
+
+
 class NoteRepository(Repository):
     """A repository whose methods are one line each."""
 
@@ -191,6 +198,11 @@ REFUSED: dict[str, tuple[Callable[[Queries], Awaitable[Any]], str]] = {
         "cannot name a statement: use words of a-z",
     ),
     "long-name": (lambda q: q.fetch_one(SELECT, name="n" * 61), "of at most 60 characters"),
+    "no-text": (lambda q: q.execute(None), "the SQL is of type NoneType; nothing was sent"),  # type: ignore[arg-type]
+    "unfinished-row": (
+        lambda q: q.fetch_one(f"{INSERT} RETURNING *", (3, "c"), row=Unfinished),
+        "pass a pydantic model or a dataclass",
+    ),
     "row": (lambda q: q.fetch_one(SELECT, row=5), "pass a pydantic model or a dataclass"),  # type: ignore[call-overload]
     "too-many": (
         lambda q: q.execute_many(INSERT, ((n, "x") for n in range(3, EXECUTE_MANY_ROWS_MAX + 4))),

@@ -27,10 +27,13 @@ KEYS = st.tuples(st.integers(-3, 3), st.sampled_from(["", "a", "B", "é", "z"]))
 LOOSE_VALUES = st.sampled_from([None, "a", "A", "b", "B ", "é", 1, 1.0, 2.5, "1", b"a", b""])
 
 
+PARTS = "CREATE TABLE numbers (k INTEGER)", "CREATE TABLE texts (k TEXT)"
+
+
 @asynccontextmanager
 async def opened() -> AsyncIterator[Repository]:
     """Open a database in memory with the tables of the tests."""
-    async with open_store(SQLiteOptions(path=None, is_read_by_writer=True), TABLE, LOOSE) as store:
+    async with open_store(SQLiteOptions(path=None, is_read_by_writer=True), TABLE, LOOSE, *PARTS) as store:
         yield Repository(StoreSession(store, EventLog()))
 
 
@@ -226,3 +229,17 @@ async def test_a_stream_that_is_left():
                 if row.a == 4:
                     break
         assert await repository.execute("DELETE FROM t") == 9
+
+
+@pytest.mark.parametrize("parts", [("numbers", "texts"), ("texts", "numbers")])
+@pytest.mark.parametrize("compound", ["UNION ALL", "UNION"])
+async def test_a_key_of_two_types_in_a_union(parts: tuple[str, str], compound: str):
+    """No row is lost where one part of a UNION has numbers as keys, and the other one texts."""
+    async with opened() as repository:
+        await repository.execute("INSERT INTO numbers VALUES (10), (13), (14)")
+        await repository.execute("INSERT INTO texts VALUES ('12'), ('9'), ('z')")
+        first, second = parts
+        sql = f"SELECT k FROM {first} {compound} SELECT k FROM {second}"
+        for select in (sql, f"SELECT k FROM ({sql})"):
+            stream = repository.stream(select, key=("k",), chunk_rows=1)
+            assert [row.k async for row in stream] == [10, 13, 14, "12", "9", "z"]

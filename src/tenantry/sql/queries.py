@@ -191,6 +191,8 @@ class Queries:
         Inside a transaction all chunks see the transaction's state.
 
         All chunks take the same time if an index has the columns that the SELECT compares with ``=``, followed by the columns of the key.
+        With UNION, INTERSECT or EXCEPT, each chunk reads the rows before it again. Write such a SELECT out, and do not select from a view
+        that contains one: SQLite can skip rows if the key has different types in the parts of the view.
 
         Args:
             sql: A SELECT without ORDER BY and LIMIT.
@@ -268,6 +270,11 @@ class _FailureLogged:
 def _shape(sql: str | Sql, name: str) -> SqlShape:
     """Check the name of a statement, and return the kind of the statement, which is the same in all dialects."""
     check_name(name)
+    if not isinstance(sql, str | Sql):
+        raise QueryError(
+            f"{name}: the SQL is of type {type(sql).__name__}; nothing was sent: pass a str or an Sql; for SQLAlchemy there is "
+            "tenantry.integrations.SqlAlchemyCore"
+        )
     shape = shape_of(sql if isinstance(sql, str) else next(iter(sql.texts.values()), ""))
     if not shape.verb:
         raise QueryError(f"{name}: the SQL is empty; nothing was sent: pass one statement")

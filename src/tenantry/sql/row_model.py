@@ -40,14 +40,20 @@ def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> 
         MalformedRowError: The row does not fit the model. The message names the columns, never their values.
     """
     try:
-        model: ModelT = _adapter(row_type).validate_python(dict(row))  # type: ignore[arg-type]  # mypy: no class is hashable
-    except (ValidationError, KeyError) as error:
-        why = error.args[0] if isinstance(error, KeyError) else _describe(error)
-        # The error has no cause, because a traceback of pydantic's error would quote values.
-        raise MalformedRowError(
-            f"{statement}: row {number} does not fit {row_type.__name__}: {why}", entity=row_type.__name__
-        ) from None
-    return model
+        values = dict(row)
+    except KeyError as error:  # two columns of one name
+        why = error.args[0]
+    else:
+        try:
+            model: ModelT = _adapter(row_type).validate_python(values)  # type: ignore[arg-type]  # mypy: no class is hashable
+        except ValidationError as error:
+            why = _describe(error)
+        else:
+            return model
+    # The error has no cause, because a traceback of pydantic's error would quote values.
+    raise MalformedRowError(
+        f"{statement}: row {number} does not fit {row_type.__name__}: {why}", entity=row_type.__name__
+    )
 
 
 def _describe(error: ValidationError) -> str:
@@ -61,4 +67,6 @@ def _describe(error: ValidationError) -> str:
 
 @lru_cache(maxsize=_ROW_TYPES_MAX)
 def _adapter(row_type: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(row_type)
+    adapter: TypeAdapter[Any] = TypeAdapter(row_type)
+    adapter.rebuild()  # raises now, and not after a write, if the model names a type that is not defined
+    return adapter

@@ -16,9 +16,14 @@ key is seen even if the first row is deleted before the next page.
 
 A comparison with NULL is never true, so a page would skip rows whose key contains NULL. SQLite sorts NULL before all values
 (https://www.sqlite.org/lang_select.html), so the stream reads and refuses such a row before any page can begin after it.
+
+For a comparison, SQLite converts the last key to the type of the column, but for ORDER BY it converts nothing. The parts of a UNION may have
+columns of different types (https://www.sqlite.org/datatype3.html, section 3.3). Numbers sort before texts, but ``'12' >= 13`` is false if the
+column contains texts, so a page would skip that row. With UNION, INTERSECT or EXCEPT, the page's statement therefore has ``+column`` for each
+column of the key in SQLite, which compares without conversion. An index then serves only the order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from tenantry.errors import QueryError
@@ -51,6 +56,7 @@ class Stream:
     ) -> None:
         self.name = name
         self._select = _select(name, sql)
+        self._is_compound = any(shape_of(text).is_compound for text in _texts(sql))
         self._parameters = parameters
         self._key = _checked_key(name, key)
         if type(chunk_rows) is not int or not 1 <= chunk_rows <= STREAM_CHUNK_ROWS_MAX:
@@ -72,10 +78,18 @@ class Stream:
         if self._last is None:
             sql = self._select + f"SELECT *, 0 FROM {_TABLE} {order}"  # noqa: S608  # a checked name
             return Statement(self.name, sql, (*self._parameters, self._chunk_rows + 1), Fetch.NAMED_ALL)
-        key, last = f"({columns})", f"({', '.join('?' * len(self._key))})"
-        page = f"SELECT *, {key} = {last} FROM {_TABLE} WHERE {key} >= {last} {order}"  # noqa: S608  # likewise
+        last = f"({', '.join('?' * len(self._key))})"
+
+        def page(key: str) -> str:
+            return f"SELECT *, ({key}) = {last} FROM {_TABLE} WHERE ({key}) >= {last} {order}"  # noqa: S608  # likewise
+
+        sql = self._select + page(columns)
+        if self._is_compound:
+            sql = self._select + Sql(
+                {"sqlite": page(f"+{columns.replace(', ', ', +')}"), "postgres": page(columns)}
+            )
         parameters = (*self._parameters, *self._last, *self._last, self._chunk_rows + 2)
-        return Statement(self.name, self._select + page, parameters, Fetch.NAMED_ALL)
+        return Statement(self.name, sql, parameters, Fetch.NAMED_ALL)
 
     def take(self, found: Sequence[Row]) -> list[Row]:
         """Return the rows of a page, without the added column and without the last row of the previous page.
@@ -127,6 +141,10 @@ class Stream:
             f"{self.name}: two rows have the same values of the stream's key ({', '.join(self._key)}), so a page could lose a row: "
             "add a unique column to key=(…)"
         )
+
+
+def _texts(sql: str | Sql) -> Collection[str]:
+    return [sql] if isinstance(sql, str) else sql.texts.values()
 
 
 def _select(name: str, sql: str | Sql) -> str | Sql:

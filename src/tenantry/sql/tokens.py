@@ -19,6 +19,7 @@ _TEXTS_MAX: Final = 1024
 
 _WRITES: Final = frozenset(["INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE"])
 _READS: Final = frozenset(["SELECT", "VALUES", "EXPLAIN", "PRAGMA", "TABLE", "SHOW"])
+_COMPOUND: Final = frozenset(["UNION", "INTERSECT", "EXCEPT"])
 _OTHERS: Final = frozenset(["ALTER", "ANALYZE", "CREATE", "DROP", "REINDEX"])
 
 
@@ -28,12 +29,14 @@ class SqlShape(NamedTuple):
     Attributes:
         verb: The main verb in upper case, such as UPDATE for ``WITH few AS (…) UPDATE …``. Empty for a text without words.
         has_returning: Whether the statement has a RETURNING clause.
+        is_compound: Whether the statement, or a SELECT inside it, has UNION, INTERSECT or EXCEPT.
         has_order: Whether the statement has an ORDER BY or a LIMIT outside of parentheses.
         end: The position after the last token that is not a semicolon or a comment.
     """
 
     verb: str
     has_returning: bool
+    is_compound: bool
     has_order: bool
     end: int
 
@@ -56,7 +59,7 @@ class SqlShape(NamedTuple):
 @lru_cache(maxsize=_TEXTS_MAX)
 def shape_of(sql: str) -> SqlShape:
     """Return the kind of statement in a text. This function reads only the tokens and does not check the syntax."""
-    verb, before, depth, end = "", "", 0, 0
+    verb, before, depth, end, is_compound = "", "", 0, 0, False
     clauses = set()
     for token in _TOKEN.finditer(sql):
         text = token[0]
@@ -67,6 +70,7 @@ def shape_of(sql: str) -> SqlShape:
             depth += 1 if text == "(" else -1
         elif token["word"] is not None and before not in {".", "AS"}:
             text = text.upper()
+            is_compound = is_compound or text in _COMPOUND
             if not verb:
                 verb = text
             elif depth == 0 and verb == "WITH" and before == ")" and text != "AS":
@@ -75,4 +79,4 @@ def shape_of(sql: str) -> SqlShape:
                 clauses.add(text)
         before = text
     has_order = not clauses.isdisjoint(["ORDER", "LIMIT"])
-    return SqlShape(verb, "RETURNING" in clauses, has_order, end)
+    return SqlShape(verb, "RETURNING" in clauses, is_compound, has_order, end)

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,7 @@ FORBIDDEN: dict[str, tuple[Callable[[sqlite3.Connection], object], str]] = {
     "rows": (setting("row_factory", sqlite3.Row), "changed row_factory"),
     "texts": (setting("text_factory", bytes), "changed text_factory"),
     "transactions of Python": (setting("isolation_level", "IMMEDIATE"), "changed isolation_level"),
+    "the end of the program": (lambda _: sys.exit(1), "failed.*SystemExit: 1"),
     "an error": (lambda _: int("one"), "failed.*ValueError: invalid literal"),
     "a closed connection": (lambda c: c.close(), "failed.*ProgrammingError"),
     "damage": (lambda _: sqlite3.connect(__file__).execute("PRAGMA user_version"), "failed.*not a database"),

@@ -114,6 +114,7 @@ class TestFailure:
                 "at line 4 .*two notes are empty",
                 "MigrationError",
             ),
+            (["raise SystemExit('secret')"], "at line 3 .*raised SystemExit: its text may quote", "SystemExit"),
             (["session.execute('INSERT INTO notes VALUES (1, 2)')"], "at line 3 .*notes.id", "SQLITE_CONSTRAINT_PRIMARYKEY"),
             (["session.execute('SELECT 1')"], "returns rows: use fetch_one", "SQLITE_ROW"),
             (["session.fetch_all('DELETE FROM notes')"], "returns no rows: use execute", "SQLITE_DONE"),

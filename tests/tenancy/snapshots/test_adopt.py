@@ -289,13 +289,14 @@ class TestRefusal:
         ("make", "error", "said"),
         [
             (bool, SnapshotError, "does not exist"),
+            (lambda path: path.symlink_to(path), SnapshotError, "not the path of a file|too many|Too many"),
             (lambda path: path.mkdir(), SnapshotError, "is not a regular file"),
             (lambda path: path.touch(), DatabaseCorruptError, "is empty"),
             (lambda path: path.write_text("id;name\n" * 100), DatabaseCorruptError, "is not an SQLite database, or is encrypted"),
             (lambda path: path.write_bytes(bytes(range(256)) * 16), DatabaseCorruptError, "encrypted"),
             (lambda path: damage(make_database(path)), DatabaseCorruptError, "damaged|malformed|cannot be read"),
         ],
-        ids=["missing", "directory", "empty", "text", "encrypted", "damaged"],
+        ids=["missing", "loop", "directory", "empty", "text", "encrypted", "damaged"],
     )  # fmt: skip
     async def test_files_that_are_no_databases(
         self,

@@ -58,7 +58,7 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
             hook.call(connection)
             _reset(connection)
             changed = _changed(before, authorizer, connection)
-        except Exception as error:
+        except BaseException as error:  # SystemExit would end the event loop, and the program
             refused = f" ({authorizer.refused})" if authorizer.refused else ""
             raise ConnectHookError(
                 f"{hook.owner} failed, so no connection can be opened: {type(error).__name__}: {error}{refused}: correct the hook",

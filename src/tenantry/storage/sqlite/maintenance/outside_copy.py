@@ -49,7 +49,12 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
         PersistenceError: SQLite cannot read the database.
     """
     with storage_errors(f"copy {source}"):
-        source = source.resolve()  # the log is beside the file itself, not beside a link to the file
+        try:
+            source = source.resolve()  # the log is beside the file itself, not beside a link to the file
+        except (RuntimeError, ValueError) as error:  # links that point at each other, or a null character
+            raise SnapshotError(
+                f"{str(source)!r} is not the path of a file ({error}): give the path of an SQLite database"
+            ) from error
         for _ in range(_TRIES_MAX):
             has_log = _header(source)[_READ_VERSION_AT] == _WITH_LOG
             found = ImmutableFile.find(source) if has_log and not _is_in_use(source) else None

@@ -155,7 +155,7 @@ def _call(function: MigrationFunction, session: SQLiteMigrationSession) -> None:
     raised: BaseException | None = None
     try:
         function(session)
-    except Exception as error:  # noqa: BLE001  # raised below
+    except BaseException as error:  # noqa: BLE001  # raised below; SystemExit would end the event loop, and the program
         raised = error
     raised = session.failure or raised
     if raised is None:
