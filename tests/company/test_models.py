@@ -331,7 +331,7 @@ class TestTask:
             ({"parent_task_id": "t-1"}, "own parent"),
             (
                 {"status": "assigned", "assigned_to": "ada", "delegation_chain": ("ada",)},
-                "must not hold assigned_to",
+                "must not contain assigned_to",
             ),
         ],
     )

@@ -78,11 +78,11 @@ class Task(_Record):
     @model_validator(mode="after")
     def _check_assignee(self) -> Self:
         if self.status in STATUSES_WITHOUT_ASSIGNEE and self.assigned_to is not None:
-            raise ValueError(f"a task that is {self.status} has no assigned_to")
+            raise ValueError(f"a task with the status {self.status} must not have assigned_to")
         if self.status in STATUSES_WITH_ASSIGNEE and self.assigned_to is None:
-            raise ValueError(f"a task that is {self.status} needs assigned_to")
+            raise ValueError(f"a task with the status {self.status} needs assigned_to")
         if self.assigned_to in self.delegation_chain:
-            raise ValueError("delegation_chain must not hold assigned_to")
+            raise ValueError("delegation_chain must not contain assigned_to")
         return self
 
     @model_validator(mode="after")
@@ -150,7 +150,7 @@ class MessageMetadata(_Record):
     @classmethod
     def _check_keys_unique(cls, extra: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         if len(dict(extra)) != len(extra):
-            raise ValueError("must not hold the same key twice")
+            raise ValueError("must not contain the same key twice")
         return extra
 
 

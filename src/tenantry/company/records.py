@@ -159,7 +159,7 @@ class RecordRepository(Repository, Generic[ModelT]):
             return [Statement(operation, sql, parameters(record)) for record in records]
         except Exception as error:
             refused = QueryError(
-                f"a {self._record_type.entity} that is not valid cannot be saved ({type(error).__name__}): "
+                f"a {self._record_type.entity} with invalid fields cannot be saved ({type(error).__name__}): "
                 "model_copy and model_construct do not validate; use model_validate"
             )
             names = self._record_type.named.items() if len(records) == 1 else ()

@@ -32,5 +32,5 @@ def check_transition(current: TaskStatus, target: TaskStatus) -> None:
     """Raise ValueError unless a task may go from `current` to `target`; the message lists the allowed statuses."""
     allowed = TASK_TRANSITIONS[current]
     if target not in allowed:
-        ways = ", ".join(sorted(allowed)) or "nowhere: it is final"
-        raise ValueError(f"a task cannot go from {current} to {target}; from {current} it can go to {ways}")
+        ways = ", ".join(sorted(allowed)) or "no status, because it is final"
+        raise ValueError(f"a task cannot go from {current} to {target}; {current} allows {ways}")

@@ -25,7 +25,7 @@ def _check_not_blank(text: str) -> str:
 
 def _check_unique(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) != len(values):
-        raise ValueError("must not hold the same value twice")
+        raise ValueError("must not contain the same value twice")
     return values
 
 

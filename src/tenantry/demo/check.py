@@ -18,7 +18,7 @@ class CheckResult:
     Attributes:
         checked: The number of acknowledged records.
         missing: The number of acknowledged records that are missing, or not in their last acknowledged state.
-        foreign: The number of files that contain another company's records.
+        foreign: The number of companies whose records are in another company's file.
     """
 
     checked: int

@@ -62,7 +62,7 @@ def print_tables(result: DemoResult, console: Console) -> None:
         )
     else:
         console.print(
-            f"[bold red]Lost or mixed up:[/] {check.missing:,} of {check.checked:,} acknowledged records are missing, and the "
+            f"[bold red]Lost or mixed up:[/] {check.missing:,} of {check.checked:,} acknowledged records are missing, and "
             f"records of {check.foreign:,} companies are in another company's file."
         )
 

@@ -65,8 +65,8 @@ def _tenants(config: RegistryConfig, tenants: Sequence[TenantRecord], latest: da
         return note(
             check,
             f"{counted(len(ahead), 'tenant has', 'tenants have')} dates in the future: the clock was ahead when they were set",
-            "deleted tenants are kept for longer; 'tenant purge --force' removes one now. The service plans scheduled snapshots "
-            "again",
+            "nothing: deleted tenants are kept for longer, unless 'tenant purge --force' removes them, and the service schedules "
+            "their snapshots again",
             ahead,
         )
     return ok(check, "no date is in the future")
@@ -83,8 +83,8 @@ def _snapshots(config: RegistryConfig, latest: datetime) -> Finding:
     if ahead:
         return note(
             check,
-            f"{counted(len(ahead), 'snapshot is', 'snapshots are')} dated in the future, and not counted as the newest or for retention",
-            "take a new snapshot of each of these tenants, then delete these with 'tenantry snapshot delete'",
+            f"{counted(len(ahead), 'snapshot is', 'snapshots are')} dated in the future: such a snapshot counts neither as the newest nor for retention",
+            "take a new snapshot of each tenant concerned, then delete the listed snapshots with 'tenantry snapshot delete'",
             ahead,
         )
     return ok(check, "no date is in the future")

@@ -106,6 +106,6 @@ async def _audit(catalog: Inspection) -> Finding:
         return wrong(
             "audit",
             f"the audit's hash chain is broken: {found.problem}",
-            "find out who can write catalog.db, and compare it with a copy",
+            "find out who can write to catalog.db, and compare the file with a copy",
         )
     return ok("audit", f"the hash chain of {found.rows:,} rows is intact")

@@ -61,9 +61,9 @@ class _Rights:
         data_dir, group = self._data_dir, self._root.st_gid
         if self._open_to_all:
             who = (
-                f"others than their owner and the group {group}"
+                f"users other than the owner and the group {group}"
                 if self._is_shared
-                else "others than their owner"
+                else "users other than the owner"
             )
             yield wrong(
                 _RIGHTS,
@@ -82,7 +82,7 @@ class _Rights:
         if self._foreign:
             yield wrong(
                 _RIGHTS,
-                f"{counted(len(self._foreign), 'file or directory has', 'files or directories have')} another owner than {data_dir}",
+                f"{counted(len(self._foreign), 'file or directory has', 'files or directories have')} a different owner from {data_dir}",
                 f"chown -R {self._root.st_uid} {data_dir}",
                 self._foreign,
             )

@@ -172,6 +172,6 @@ def _open_files(config: RegistryConfig) -> Finding:
         check_open_files(config)
     except PersistenceConnectionError as error:
         return wrong(
-            check, str(error), "raise the limit where the service is started: LimitNOFILE=, ulimit -n"
+            check, str(error), "raise the service's limit of open files with LimitNOFILE= or ulimit -n"
         )
     return ok(check, f"the limit is enough for open_tenants_max ({config.open_tenants_max})")

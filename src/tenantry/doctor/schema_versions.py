@@ -27,16 +27,16 @@ def check_migrations(
     if newer:
         yield wrong(
             _CHECK,
-            f"{counted(len(newer), 'tenant has', 'tenants have')} a schema version that this version of tenantry, or of a schema "
-            "pack, does not have",
+            f"{counted(len(newer), 'tenant has', 'tenants have')} a newer schema version than this version of tenantry or of a "
+            "schema pack",
             "deploy the newer version",
             newer,
         )
     if missing_schemas:
         yield note(
             _CHECK,
-            f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here: "
-            "missing migrations of such packs were not looked for",
+            f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here, "
+            "and whose migrations were not checked",
             "run this command again with --schema module:PACK for each pack of the tenants; to remove a pack from the list, use "
             "'tenantry schema forget'",
             missing_schemas,
@@ -45,7 +45,7 @@ def check_migrations(
         yield note(
             _CHECK,
             f"{counted(len(pending), 'tenant lacks', 'tenants lack')} migrations",
-            "a tenant is migrated when it is opened; 'tenantry fleet start migrate' migrates them now",
+            "opening a tenant migrates it; 'tenantry fleet start migrate' migrates all tenants now",
             pending,
         )
     if not (newer or missing_schemas or pending):

@@ -234,7 +234,7 @@ class RegistryMetrics(Collector):
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",
-            "The time of the tenants' calls of all operations; the channel is none for calls that did not reach a tenant.",
+            "The time of all tenants' calls; the channel is none for calls that did not reach a tenant.",
             ("backend", "channel", "outcome"),
             SECONDS_BUCKETS,
         )
