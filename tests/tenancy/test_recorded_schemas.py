@@ -14,7 +14,7 @@ from tenantry.company import COMPANY
 from tenantry.errors import MigrationError, MissingSchemaError, RecordNotFoundError
 from tenants import make_message, query
 
-MESSAGE = r"have schema packs that are unknown here \(invoices\).*--schema module:PACK.*TENANTRY_SCHEMAS"
+MESSAGE = r"have schema packs that this process lacks \(invoices\).*--schema module:PACK.*TENANTRY_SCHEMAS"
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ async def test_a_job_of_another_process(directory: Path, invoices: Schema):
     async with TenantRegistry(config(directory)) as registry:
         found = await registry.fleet.wait(job.id)
         assert found.state is JobState.PAUSED
-        assert "unknown here (invoices)" in str(found.reason)
+        assert "this process lacks (invoices)" in str(found.reason)
         with pytest.raises(MissingSchemaError):
             await registry.fleet.resume(job.id)
         (entry, *_) = await registry.audit.list()
@@ -219,7 +219,7 @@ class TestForget:
         """A pack that is in use here would come back at once, and one that is not recorded is probably misspelt."""
         async with TenantRegistry(config(directory)) as registry:
             before = await registry.audit.list()
-            with pytest.raises(MigrationError, match="'company' is in use here"):
+            with pytest.raises(MigrationError, match="this process uses the schema pack 'company'"):
                 await registry.recorded_schemas.forget("company")
             with pytest.raises(
                 RecordNotFoundError, match="no schema pack 'invoice' is recorded: 'tenantry schema list'"

@@ -381,7 +381,7 @@ class TestOpenAndClose:
                 pytest.fail("a transaction of a closed registry")
         assert handle.statistics() is None
         await registry.aclose()
-        with pytest.raises(RegistryClosedError, match="was closed: make a new one"):
+        with pytest.raises(RegistryClosedError, match="was closed and cannot be reopened: make a new one"):
             await registry.open()
 
     async def test_nothing_is_left_after_close(self, data_dir: Path):

@@ -1,13 +1,13 @@
-"""Detects leaps of the machine's clock, and holds back deletions whose deadline passed because of one.
+"""Detects jumps of the machine's clock, and postpones deletions whose deadline may have passed because of a jump.
 
-Theory of operation. A deadline of days is a date. A clock that is ahead for one second makes every such date look past, and
-a deletion then cannot be undone. So a deadline counts as past only once the clock has run steadily for as long as the
-deadline itself, or for ``clock_hold_seconds`` if that is shorter.
+Theory of operation. A retention deadline is a date. If the clock is years ahead for only a second, all such dates seem to be past,
+and a deletion cannot be undone. So a deadline counts as past only after the clock has run without a jump for the length of the
+deadline, or for ``clock_hold_seconds`` if that is shorter.
 
-While a process runs, the wall clock is compared with the monotonic clock. Between two processes it is compared with the time
-that the last one wrote into the catalog. A machine that was switched off for days cannot be told from a leap there; then
-deletions wait for the same time. But what had expired already by the time that the last process wrote down is deleted at once: two
-looks at the clock, far apart, say so. Otherwise a directory that is only ever used for minutes a day would keep everything.
+A running process compares the wall clock with the monotonic clock. A process that starts compares the wall clock with the time
+that an earlier process recorded in the catalog. A machine that was switched off for days looks like a machine whose clock jumped,
+so deletions are postponed in both cases. Deadlines before the recorded time are an exception, because two distant readings of the
+clock confirm them. Without the exception, a data directory that is used for minutes a day would never delete anything.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -23,11 +23,11 @@ CLOCK_LEAPT: Final = "tenantry.clock.leapt"
 CLOCK_GAP: Final = "tenantry.clock.gap"
 
 LEAP_SECONDS_MIN: Final = 60.0
-"""Smaller steps, such as those of NTP, do not matter to deadlines of days. A date further ahead than this is in the future."""
+"""The smallest step of the clock that counts as a jump: the smaller steps of NTP do not matter to deadlines of days."""
 DOWNTIME_SECONDS_MAX: Final = 3_600.0
-"""After a longer time without any process the clock may have leapt meanwhile."""
+"""The longest time without a process after which the clock is still trusted."""
 SEEN_INTERVAL_SECONDS: Final = 300.0
-"""How often the time is written down."""
+"""The interval at which the catalog's record of the clock is updated."""
 
 _NEVER_EXPIRED: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SELECT: Final = Statement(
@@ -40,11 +40,11 @@ ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, steady_since = exclud
 
 
 class ClockRecord(NamedTuple):
-    """What processes write down about the clock.
+    """The catalog's record of the clock, which all processes update.
 
     Attributes:
-        seen_at: When a process last looked at the clock.
-        steady_since: Since when the clock has not leapt; None if it never has.
+        seen_at: The last recorded time.
+        steady_since: The time of the last jump of the clock; None if no jump was ever detected.
     """
 
     seen_at: datetime
@@ -52,10 +52,10 @@ class ClockRecord(NamedTuple):
 
 
 class ClockWatch:
-    """Tells whether the clock can be trusted with a deletion.
+    """Decides whether the clock can be trusted for a deletion.
 
     Args:
-        hold_seconds: How long the clock must have been steady.
+        hold_seconds: The longest time for which deletions are postponed after a jump of the clock.
     """
 
     def __init__(self, clock: Clock, hold_seconds: float, report: Hook, log: EventLog) -> None:
@@ -73,16 +73,16 @@ class ClockWatch:
 
     @property
     def held_seconds(self) -> float:
-        """How much longer deletions after a long time are held back; 0 if none is."""
+        """The remaining seconds for which deletions are postponed; 0 if the clock is trusted."""
         now = self._look()
         if not self._is_open or self._steady_since is None:
             return 0.0
         return max(0.0, self._hold_seconds - (now - self._steady_since).total_seconds())
 
     def surely_past(self, deadline_seconds: float) -> datetime:
-        """Return the moment before which every deadline of this length has surely passed; long ago if none surely has.
+        """Return the instant before which deadlines of this length have certainly passed.
 
-        Now, if the clock is trusted. Before `open` it is not.
+        The result is now if the clock is trusted; otherwise 1970, or the recorded time. Before `open` the clock is not trusted.
         """
         now, steady_since = self._look(), self._steady_since
         if not self._is_open:
@@ -95,25 +95,25 @@ class ClockWatch:
         return _NEVER_EXPIRED
 
     def expired_before(self, retention_seconds: float) -> datetime:
-        """Return the moment before which things kept for this long have expired; while the clock is not trusted, long ago."""
+        """Return the instant before which records with this retention have expired; 1970 while the clock is not trusted."""
         past = self.surely_past(retention_seconds)
         return past if past == _NEVER_EXPIRED else past - timedelta(seconds=retention_seconds)
 
     def latest_plausible(self) -> datetime:
-        """Return the moment after which a date is in the future."""
+        """Return the latest instant that a correct clock can have recorded by now."""
         return self._clock.now() + timedelta(seconds=LEAP_SECONDS_MIN)
 
     async def open(self, store: CatalogSession) -> None:
-        """Compare the clock with the last time that a process wrote down, and write the present time down."""
+        """Compare the clock with the time in the catalog, and record the present time there."""
         record = await read_record(store)
         now = self._look()
-        if record is not None:  # in a new directory nothing can have expired
+        if record is not None:  # nothing has expired in a new data directory
             self._compare(record, now)
         self._is_open = True
         await self.write(store)
 
     async def write(self, store: CatalogSession) -> None:
-        """Write the present time down if that is due; after a leap it always is."""
+        """Record the present time if `SEEN_INTERVAL_SECONDS` have passed or the clock has jumped."""
         now = self._look()
         is_recent = (
             self._written_at is not None
@@ -152,7 +152,7 @@ class ClockWatch:
     def _note(self, now: datetime, leap_seconds: float, event: str) -> None:
         self._steady_since, self._confirmed = now, None
         self._is_written = False
-        # Forward between two processes: the machine was most likely just switched off.
+        # A forward gap between two processes most likely means that the machine was switched off.
         is_ordinary = event == CLOCK_GAP and leap_seconds > 0
         log = self._log.info if is_ordinary else self._log.warning
         log(event, seconds=round(leap_seconds, 3), held_seconds=self._hold_seconds)
@@ -160,7 +160,7 @@ class ClockWatch:
 
 
 async def read_record(store: CatalogReader) -> ClockRecord | None:
-    """Return what processes wrote down; None in a new directory."""
+    """Return the catalog's record of the clock; None in a new data directory."""
     row = await store.read(_SELECT)
     if row is None:
         return None

@@ -1,4 +1,4 @@
-"""Makes the parts of a registry, each from finished ones: nothing is set on a part later."""
+"""Creates the parts of a registry. Each part is complete after its constructor."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ from tenantry.tenancy.tenant_operations import TenantOperations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts of a registry, in the order in which they are made.
+    """The parts of a registry, in the order in which they are created.
 
     Attributes:
-        directory_lock: Held while the registry is open, shared with other registries.
-        record_location: Records in the data directory where its snapshots are, or raises if they are elsewhere.
+        directory_lock: The lock of the data directory, held while the registry is open and shared with other registries.
+        record_location: Records the snapshot storage's address in the data directory; raises if snapshots are stored elsewhere.
     """
 
     config: RegistryConfig
@@ -107,7 +107,7 @@ def compose(
     clock: Clock,
     snapshot_storage: ObjectStorage | None,
 ) -> Parts:
-    """Make the parts of a registry; nothing is opened or started.
+    """Create the parts of a registry, without opening or starting them.
 
     Raises:
         MigrationError: The packs cannot be used together.
@@ -119,7 +119,7 @@ def compose(
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
     backend = make_backend(config, schemas, clock=clock, log=log)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
-    # Limiters of its own: no load of any tenant delays the catalog.
+    # The catalog has its own limiters, so that tenants' calls do not delay its calls.
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
     tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, recorded_schemas, log)
@@ -186,7 +186,7 @@ def _open_tenants(
     recorded_schemas: RecordedSchemas,
     log: EventLog,
 ) -> tuple[OperationTools, FailedTenants]:
-    """Return the pool with all that opens its tenants, and closes those that fail."""
+    """Return the tools of lifecycle operations, with the pool and its opener, and the part that closes failed tenants."""
     config = context.config
     failures = FailureReports()
     opener = TenantOpener(
@@ -236,7 +236,7 @@ def _snapshot_operations(tools: SnapshotTools) -> SnapshotOperations:
 
 
 def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -> Mapping[str, Finisher]:
-    """Return how each operation of several steps is finished after a crash."""
+    """Return for each operation of several steps the function that finishes it after a crash."""
     return finishers_of(
         operations.create,
         operations.archive,

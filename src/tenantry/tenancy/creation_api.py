@@ -1,4 +1,4 @@
-"""How tenants are created: requests are parsed and checked here, and run as operations."""
+"""The operations that create tenants: checks each request and runs it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from tenantry.texts import check_display_name
 
 
 class CreationAPI(ABC):
-    """What `TenantRegistry` offers to create tenants, from nothing and from copies; see `OperatorAPI`."""
+    """The methods of `TenantRegistry` that create tenants, empty or from a copy; see `OperatorAPI`."""
 
     def __init__(self, catalog: Catalog, runner: OperationRunner, operations: TenantOperations) -> None:
         self._catalog = catalog
@@ -32,23 +32,23 @@ class CreationAPI(ABC):
         if_not_exists: bool = False,
         by: str | None = None,
     ) -> TenantRecord:
-        """Create a tenant, with its database migrated, and return it.
+        """Create a tenant with a migrated database, and return its record.
 
         Args:
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
-            display_name: For people; the id if left out.
-            if_not_exists: Whether a tenant that exists is returned as it is. A deleted one is refused: it is kept only until it is purged.
-            by: Who does it, for the audit, see the class.
+            display_name: The name that people see; the id if left out.
+            if_not_exists: Whether to return an existing tenant unchanged. A deleted tenant still raises `TenantExistsError`.
+            by: The principal for the audit, see `OperatorAPI`.
 
-        Cancellation stops the waiting, not the creation. A creation that a crash interrupts is finished when a registry opens.
+        Cancellation stops the waiting, not the creation. The next registry that opens finishes a creation that a crash interrupted.
 
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id; nothing was changed.
-            TenantExistsError: The id is taken.
+            TenantExistsError: Another tenant has the id.
             MissingSchemaError: This registry lacks schema packs that other tenants have.
-            MigrationError: A migration failed; nothing is left of the tenant.
-            PersistenceError: The tenant could not be opened, and nothing is left of it; or its state could not be changed to
-                active: then the next operation of it, or the registry within a minute, finishes the creation.
+            MigrationError: A migration failed; the new tenant was removed.
+            PersistenceError: The new tenant could not be opened, and was removed. If only its state could not be changed to active,
+                the registry finishes the creation within a minute.
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
@@ -67,21 +67,22 @@ class CreationAPI(ABC):
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Create a tenant with the data of another, whose calls go on during this.
+        """Create a tenant with the data of another tenant, and return its record. The other tenant serves calls during the copy.
 
         Args:
-            source: The other tenant.
+            source: The id of the tenant to copy.
             new: The new tenant's id.
-            snapshot_id: One of the source's snapshots; its present state if left out.
-            display_name: For people; the id if left out.
-            by: Who does it, for the audit, see the class.
-            if_revision: The source's revision that this was decided on, see the class.
+            snapshot_id: The snapshot to copy; the source's present data if left out.
+            display_name: The new tenant's name that people see; the id if left out.
+            by: The principal for the audit, see `OperatorAPI`.
+            if_revision: The revision that the source must have, see `OperatorAPI`.
 
         Raises:
-            TenantNotFoundError: There is no such source.
+            TenantNotFoundError: The source does not exist.
             RevisionError: The source has another revision than `if_revision`.
-            TenantExistsError: The new id is taken.
-            SnapshotNotFoundError, SnapshotCorruptError: There is no such snapshot, or it is not what was kept.
+            TenantExistsError: Another tenant has the new id.
+            SnapshotNotFoundError: The snapshot does not exist.
+            SnapshotCorruptError: The snapshot is damaged.
         """
         self._check_open()
         if display_name is not None:
@@ -112,24 +113,24 @@ class CreationAPI(ABC):
         accepted_tables: Collection[str] = (),
         by: str | None = None,
     ) -> TenantRecord:
-        """Create a tenant from a bundle that `export` wrote, and return it. Everything is verified before that begins.
+        """Create a tenant from a bundle that `export` wrote, and return its record. The bundle is verified first.
 
-        A bundle may come from anybody. Its database may have what the schema packs make and nothing else: triggers, views and
-        other definitions would run as code. Tables of the tenant's own are accepted by name, if they have columns, constraints
-        and indexes that call no functions but a few harmless ones.
+        A bundle may come from an untrusted source. Its database may contain only the objects that the schema packs make, because
+        other triggers and views would run as code. Additional tables must be accepted by name. Their columns, constraints and
+        indexes may call only a few harmless functions.
 
         Args:
             new_id: The new tenant's id.
-            path: The bundle.
-            display_name: For people; the bundle's if left out.
-            accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
-            by: Who does it, for the audit, see the class.
+            path: The path of the bundle.
+            display_name: The name that people see; the bundle's name if left out.
+            accepted_tables: The names of additional tables that the bundle's database may have.
+            by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
-            SnapshotCorruptError: The bundle is not what was written; nothing was created.
-            ForeignSchemaError: Its database has objects that no schema pack makes; nothing was created.
-            MigrationError: It is newer than the code; nothing was created.
-            TenantExistsError: The id is taken.
+            SnapshotCorruptError: The bundle is damaged; nothing was created.
+            ForeignSchemaError: The bundle's database has objects that no schema pack makes; nothing was created.
+            MigrationError: The bundle is newer than the code; nothing was created.
+            TenantExistsError: Another tenant has the id.
         """
         self._check_open()
         if display_name is not None:
@@ -155,27 +156,27 @@ class CreationAPI(ABC):
         accepted_tables: Collection[str] = (),
         by: str | None = None,
     ) -> TenantRecord:
-        """Create a tenant with a copy of a database that another program made, and return it.
+        """Create a tenant with a copy of a database that another program made, and return its record.
 
-        The database itself is not changed, and other processes may have it open. Its tables are compared with what the schema packs make
-        at the named migrations. These migrations are marked as applied, and the later ones are applied to the copy.
+        The original database is not changed, and other processes may have it open. Its tables are compared with the tables that the
+        schema packs make at the named migrations. These migrations are marked as applied, and later ones are applied to the copy.
 
         Args:
             new_id: The new tenant's id.
-            path: The database, a file of SQLite. This process may not have it open.
-            at: The last migration that the database has of each schema pack: ``{"notes": 3}``. A pack that is left out has none. A database
-                that `create_backend` made lists its migrations itself: leave this out.
-            display_name: For people; the id if left out.
-            accepted_tables: Names of tables that no schema pack makes and that the tenant may have.
-            by: Who does it, for the audit, see the class.
+            path: The path of the SQLite database, which this process may not have open.
+            at: The last applied migration of each schema pack: ``{"notes": 3}``. A pack that is left out has no applied migrations.
+                Leave the argument out for a database that `create_backend` made, because it lists its migrations itself.
+            display_name: The name that people see; the id if left out.
+            accepted_tables: The names of additional tables that the database may have.
+            by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
-            ForeignSchemaError: The tables differ from what the packs make, and the error names each difference; or it is a tenant's
-                database already. Nothing was created.
-            MigrationError: A pack has no such migration, or a later migration failed; nothing was created.
+            ForeignSchemaError: The tables differ from those of the packs, and the error names each difference; or the database
+                belongs to a tenant. Nothing was created.
+            MigrationError: A named migration does not exist, or a later migration failed; nothing was created.
             DatabaseCorruptError: The database is damaged, encrypted, or not an SQLite database; nothing was created.
-            SnapshotError: There is no such file, or it cannot be copied; nothing was created.
-            TenantExistsError: The id is taken.
+            SnapshotError: The file does not exist or cannot be copied; nothing was created.
+            TenantExistsError: Another tenant has the id.
         """
         self._check_open()
         parsed = parse_tenant_id(new_id)
@@ -196,7 +197,7 @@ class CreationAPI(ABC):
     async def compare_database(
         self, path: str | Path, *, at: Mapping[str, int] | None = None, accepted_tables: Collection[str] = ()
     ) -> Sequence[SchemaDifference]:
-        """Return how the tables of a database differ from what the schema packs make, as `adopt` compares them; empty if they do not.
+        """Return the differences between a database's tables and those of the schema packs, as `adopt` compares them.
 
         Args:
             path: See `adopt`.
@@ -204,7 +205,7 @@ class CreationAPI(ABC):
             accepted_tables: See `adopt`.
 
         Raises:
-            ForeignSchemaError: It is a tenant's database already, or an accepted table is more than a plain table.
+            ForeignSchemaError: The database belongs to a tenant, or an accepted table is more than a plain table.
             MigrationError, DatabaseCorruptError, SnapshotError: See `adopt`.
         """
         self._check_open()
@@ -215,4 +216,4 @@ class CreationAPI(ABC):
 
     @abstractmethod
     def _check_open(self, tenant_id: TenantId | None = None) -> None:
-        """Raise unless the registry is open."""
+        """Raise `RegistryClosedError` unless the registry is open."""

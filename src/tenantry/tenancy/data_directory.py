@@ -22,23 +22,23 @@ class DiskSpace(NamedTuple):
 
 
 def measure_disk(config: RegistryConfig) -> DiskSpace:
-    """Return how much space there is."""
+    """Return the size and the free space of the file system under the data directory."""
     usage = shutil.disk_usage(config.data_dir)
     return DiskSpace(usage.total, usage.free)
 
 
 def lock_for_registry(lock: DirectoryLock) -> None:
-    """Lock a data directory for an open registry, beside other registries: nobody else can have the directory alone.
+    """Acquire the shared lock of a data directory, which each open registry holds.
 
     Raises:
-        DataDirectoryError: Another process has the directory alone, or it cannot be locked.
+        DataDirectoryError: Another process has locked the directory exclusively, or the directory cannot be locked.
     """
     try:
         lock.acquire(is_shared=True)
     except BlockingIOError as error:
         raise DataDirectoryError(
             f"another process has locked the data directory {lock.path}, as 'tenantry snapshot switch-storage' does: try again "
-            "when that process has ended",
+            "after that process has ended",
             path=str(lock.path),
         ) from error
     except OSError as error:
@@ -47,10 +47,10 @@ def lock_for_registry(lock: DirectoryLock) -> None:
 
 @contextmanager
 def locked_alone(data_dir: Path) -> Iterator[None]:
-    """Lock a data directory while the block runs: no registry has it open, and none can be opened.
+    """Lock a data directory exclusively while the block runs, so that no registry can open it.
 
     Raises:
-        DataDirectoryError: A registry has the directory open, or it cannot be locked.
+        DataDirectoryError: A registry has the directory open, or the directory cannot be locked.
     """
     lock = DirectoryLock(data_dir)
     try:
@@ -69,8 +69,8 @@ def locked_alone(data_dir: Path) -> Iterator[None]:
 
 
 def is_shared_by_group(found: os.stat_result) -> bool:
-    """Return whether a directory is its group's on purpose: writable to it, and with new files the group's too (setgid).
+    """Return whether a directory is shared with its group on purpose: it is group-writable and has the setgid bit.
 
-    Kubernetes makes a volume so for a pod with ``fsGroup``, and its service may then not be the directory's owner.
+    Kubernetes sets these bits on a volume of a pod with ``fsGroup``. The pod's processes need not own the directory.
     """
     return bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)

@@ -1,4 +1,4 @@
-"""Takes open tenants that cannot go on out of the pool, and quarantines the damaged ones."""
+"""Closes open tenants that have failed, and quarantines those with a damaged database."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from tenantry.tenancy.tenant_record import TenantRecord
 TENANT_FAILED: Final = "tenantry.tenant.failed"
 
 FOUND_SOUND_SECONDS: Final = 60.0
-"""A tenant that fails again so soon after its database was found sound is quarantined without a second look."""
+"""If a tenant fails again in this time after a check found no damage, it is quarantined without another check."""
 
 
 class FailureReports:
-    """Passes on that an open tenant cannot go on: from its actor to those who subscribed."""
+    """Passes the failure of an open tenant from its actor to the subscribers."""
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[TenantRecord, TenantryError], None]] = []
 
     def subscribe(self, subscriber: Callable[[TenantRecord, TenantryError], None]) -> None:
-        """Call `subscriber` with every report from now on."""
+        """Call `subscriber` for every failure from now on."""
         self._subscribers.append(subscriber)
 
     def report(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Tell the subscribers that the tenant cannot go on, and why."""
+        """Call the subscribers with the failed tenant and its error."""
         for subscriber in self._subscribers:
             subscriber(tenant, error)
 
 
 class FailedTenants:
-    """Closes tenants that cannot go on: damaged, or owned by another process now."""
+    """Closes failed tenants: their database is damaged, or another process owns it now."""
 
     def __init__(self, tools: OperationTools, log: EventLog) -> None:
         self._pool = tools.pool
@@ -43,13 +43,13 @@ class FailedTenants:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start_closing(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Close the tenant in a task of its own."""
+        """Start a task that closes the tenant."""
         task = asyncio.get_running_loop().create_task(self.close(tenant, error))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def wait_ended(self) -> None:
-        """Wait until no tenant is being closed."""
+        """Wait for the tasks that close tenants."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -59,7 +59,7 @@ class FailedTenants:
         if not isinstance(error, DatabaseCorruptError):
             await self._pool.close_tenant(tenant.id, "failed")
             return
-        # The second look needs the database for itself; callers wait for its result.
+        # The check needs exclusive access to the database. Callers wait until it has ended.
         async with self._pool.held(tenant.id, "check", reason="failed"):
             try:
                 if await self._is_damaged(tenant):
@@ -68,7 +68,7 @@ class FailedTenants:
                 self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
 
     async def _is_damaged(self, tenant: TenantRecord) -> bool:
-        """Look at the tenant's database once more; a tenant that fails again soon after it was found sound is damaged."""
+        """Check the tenant's database; a failure soon after an earlier check counts as damage without another check."""
         now = self._now()
         self._found_sound = {
             uid: at for uid, at in self._found_sound.items() if now - at < FOUND_SOUND_SECONDS

@@ -1,4 +1,4 @@
-"""What callers hold: a tenant's handle, and the repositories of one open transaction."""
+"""A tenant's handle, and the repositories of one open transaction."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -31,23 +31,23 @@ T = TypeVar("T")
 
 
 class LeaseSource(Protocol):
-    """Where a handle gets its actor from: `tenantry.tenancy.tenant_leases.TenantLeases`."""
+    """Gives a handle leases of the tenant's actor, see `tenantry.tenancy.tenant_leases.TenantLeases`."""
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now."""
+        """Return a lease if the tenant is open now, None otherwise."""
 
     async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease, opening the tenant as needed."""
+        """Return a lease; open the tenant if it is closed."""
 
     def release(self, lease: Lease) -> None:
-        """Give it back."""
+        """Release the lease."""
 
     def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
-        """Return the open tenant's counters."""
+        """Return the tenant's counters; None while the tenant is closed."""
 
 
 class _TenantRepositories(PackRepositories):
-    """The repositories of a tenant. Type checkers know those of the built-in pack, which a registry has if it is not told otherwise."""
+    """The repositories of a tenant. Type checkers know the repositories of the built-in pack, which is the default."""
 
     if TYPE_CHECKING:
         tasks: SQLTaskRepository
@@ -57,11 +57,11 @@ class _TenantRepositories(PackRepositories):
 
 
 class TenantTransaction(_TenantRepositories):
-    """The repositories and SQL methods inside one open transaction; after its end every call raises `TransactionClosedError`."""
+    """The repositories and SQL methods inside a transaction; after the transaction ends, they raise `TransactionClosedError`."""
 
 
 class IdempotentWrite(_TenantRepositories):
-    """The repositories and SQL methods of one write that carries a key, see `TenantHandle.idempotent`; reads need no key."""
+    """The repositories and SQL methods of one write with an idempotency key, see `TenantHandle.idempotent`."""
 
 
 class TenantSession:
@@ -86,26 +86,26 @@ class TenantSession:
 
     @property
     def log(self) -> EventLog:
-        """The event log, bound to the tenant."""
+        """The event log, bound to the tenant's id."""
         return self._log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one atomic unit; committed and durable when this returns."""
+        """Run the statements as one atomic unit; the unit is durable when this returns."""
         if not statements:
             return []
-        # Like `read`, written out: a function in between, to share the loop, is a twentieth of a call's own work.
+        # The methods below repeat this loop, because a shared function would add a twentieth to the time of a call.
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError:
-                # It began to close between the lease and the call: wait for the end of that, then open it again.
+                # The tenant began to close after the lease was taken. The next lease waits for that, and opens the tenant again.
                 continue
             finally:
                 self._source.release(lease)
 
     async def write_once(self, key: str, statements: Request) -> list[Result]:
-        """Run the statements as one atomic unit, once for the key; see `TenantHandle.idempotent`."""
+        """Run the statements as one atomic unit, only once for each key; see `TenantHandle.idempotent`."""
         payload_hash = hash_payload(statements)
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
@@ -117,7 +117,7 @@ class TenantSession:
                 self._source.release(lease)
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement; it sees every write that was answered before."""
+        """Run one reading statement; its result includes every write that returned before the call."""
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
@@ -142,8 +142,8 @@ class TenantSession:
                     await session.rollback()
                 raise
         finally:
-            # A shield keeps out anyio's cancellation and not asyncio's: whatever of the above was cut short, the writer's
-            # own task rolls back what is still open, and the tenant cannot close before it has.
+            # The shield blocks anyio's cancellation, not asyncio's. If asyncio cancelled the rollback above, the writer's own
+            # task rolls the transaction back, and the tenant cannot close before that.
             session.abandon()
             lease.entry.transactions.discard(session)
             self._source.release(lease)
@@ -165,8 +165,8 @@ class TenantSession:
                 return await self._source.lease(self.tenant_id)
         except TimeoutError as error:
             raise CallTimeoutError(
-                f"tenant {self.tenant_id!r} could not be opened within call_timeout_seconds ({timeout:g}): nothing was "
-                "begun",
+                f"tenant {self.tenant_id!r} could not be opened within call_timeout_seconds ({timeout:g}), and the call had no "
+                "effect: try again",
                 tenant_id=self.tenant_id,
                 timeout_seconds=timeout,
                 was_started=False,
@@ -174,7 +174,7 @@ class TenantSession:
 
 
 class TenantHandle(_TenantRepositories):
-    """One tenant, as its callers see it: cheap, holds the id and no connection, and may be kept or made for every call."""
+    """The repositories and SQL methods of a tenant. A handle holds no connection: keep the handle, or make one for every call."""
 
     _session: TenantSession
 
@@ -193,48 +193,48 @@ class TenantHandle(_TenantRepositories):
     def transaction(self) -> AbstractAsyncContextManager[TenantTransaction]:
         """Open a transaction over several calls: ``async with tenant.transaction() as tx: await tx.tasks.save(task)``.
 
-        It commits, durably, when the block ends, and rolls back if the block raises or is cancelled. It holds the
-        tenant's writer: other writes of this tenant wait, reads see the state before, other tenants notice nothing. At
-        ``transaction_timeout_seconds`` it is rolled back, and every later use of `tx` raises `TransactionClosedError`.
+        The transaction commits durably when the block ends, and rolls back if the block raises or is cancelled. During the block
+        other writes of this tenant wait, reads see the state before the transaction, and other tenants are not affected. After
+        ``transaction_timeout_seconds`` the transaction is rolled back, and every later use of `tx` raises `TransactionClosedError`.
 
-        Inside the block the handle itself can still read. A write of it, or another transaction, would wait for the end of
-        this one: it is refused with `QueryError`, also in a task that was begun inside the block.
+        Inside the block the tenant's handle can still read. Its writes and further transactions raise `QueryError`, because they
+        would wait for this transaction; the same applies to tasks that were started inside the block.
 
         Raises:
-            TransactionClosedError: It was rolled back before it could commit.
-            TenantError, PersistenceError: As for any call.
+            TransactionClosedError: The transaction was rolled back before it could commit.
+            TenantError, PersistenceError: The errors of any call.
         """
         return self._session.transaction()
 
     def idempotent(self, key: str) -> IdempotentWrite:
-        """Return repositories for one write that takes effect once: ``await tenant.idempotent("order-17").tasks.save(task)``.
+        """Return repositories for one idempotent write: ``await tenant.idempotent("order-17").tasks.save(task)``.
 
-        The key and the write's outcome are stored in the tenant's database, in the write's own transaction. The same write
-        with the same key, sent again at the same moment, later or after a crash, gives that outcome and writes nothing. So a
-        caller that does not know what became of a call (`CallTimeoutError`, a cancellation, a restart) sends it again.
+        The key and the write's result are stored in the tenant's database, in the transaction of the write. If the same write is
+        repeated with the same key, even concurrently or after a crash, it returns the stored result and writes nothing. So a caller
+        that does not know whether a write took effect (`CallTimeoutError`, a cancellation, a restart) can retry the write.
 
-        - A write that fails has no effect and stores no key: sent again, it runs again.
-        - All that is written is part of the write, ids and times too: send again the record made for the first try, not a new
-          one like it. The repository's SQL is part of it as well, and a new release may change that.
-        - Each write needs a call of this and a key of its own; reads work as ever. A transaction takes no keys.
+        - A write that fails has no effect and stores no key; a retry runs again.
+        - A retry must have the same SQL and the same parameters, including ids and times. So send the same record again, not a new
+          record with the same content. A new release may change a repository's SQL.
+        - Each write needs a new call of this method and a new key. Reads need no key, and a transaction accepts no key.
         - A key is kept for ``idempotency_retention_seconds``.
 
         Args:
             key: 1 to 255 printable ASCII characters.
 
         Raises:
-            QueryError: The text is no key. The write raises it if it is the second one, gives more than 1 MiB back, or has a
-                parameter other than None, int, float, str and bytes.
-            IdempotencyConflictError: By the write: the key was used for another one.
+            QueryError: The text is not a valid key. The write raises this error if it is a second write, if it returns more than
+                1 MiB, or if it has a parameter other than None, int, float, str and bytes.
+            IdempotencyConflictError: The write raises this error if the key was used for a different write.
         """
         return IdempotentWrite(KeyedSession(check_key(key), self._session), self._schemas)
 
     def statistics(self) -> ActorStatistics | None:
-        """Return the tenant's counters since it was opened, or None while it is closed. No I/O."""
+        """Return the tenant's counters since it was opened, or None while it is closed; does no I/O."""
         return self._source.actor_statistics(self.id)
 
 
 HANDLE_ATTRIBUTES: Final = frozenset(
     name for holder in (TenantHandle, TenantTransaction, IdempotentWrite) for name in dir(holder)
 )
-"""What no repository can be named."""
+"""The names that a repository cannot have."""

@@ -1,4 +1,4 @@
-"""Passes the core's events on to hooks."""
+"""Passes the core's events to hooks."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +10,7 @@ HOOK_FAILED: Final = "tenantry.hook.failed"
 
 
 class Hooks:
-    """Calls each hook with each event; a hook that raises is logged and disturbs nothing."""
+    """Calls each hook with each event. The error of a hook is logged and has no effect on calls."""
 
     def __init__(self, hooks: Sequence[Hook], log: EventLog) -> None:
         self._hooks = list(hooks)
@@ -25,7 +25,7 @@ class Hooks:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception as error:  # noqa: BLE001  # a hook must not disturb the core
+            except Exception as error:  # noqa: BLE001  # a hook's error must not reach the core
                 self._log.error(
                     HOOK_FAILED, hook=repr(hook), event_type=type(event).__name__, error=repr(error)
                 )

@@ -1,4 +1,4 @@
-"""What operators do to tenants: requests are parsed and checked here, and run as operations."""
+"""The operations of operators: checks each request and runs it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,19 +17,19 @@ from tenantry.texts import check_display_name, check_reason
 
 
 class OperatorAPI(CreationAPI):
-    """What `TenantRegistry` offers to operators.
+    """The methods of `TenantRegistry` for operators.
 
-    What is true of every operation: it can be repeated. Cancellation stops the waiting, not the operation. After a crash the tenant
-    is as it was before, or as it is after the operation. The operation is in the audit. Its keywords:
+    Every operation can be repeated, and the audit records it. Cancellation stops the waiting, not the operation. After a crash the
+    tenant is as it was before the operation, or as it is afterwards. Two keywords are common to the operations:
 
-    * ``by``: who does it, for the audit; the user that the process runs as if left out.
-    * ``if_revision``: the ``revision`` of the tenant that the decision was made on; any if left out. If the tenant has another
-      revision by now, nothing is changed (`RevisionError`). It is compared in the transaction of the change: of two operations that
-      were decided on one revision, one happens.
+    * ``by``: the principal for the audit; the user that the process runs as if left out.
+    * ``if_revision``: the `revision` that the tenant must have; any revision if left out. If the tenant has another revision,
+      nothing is changed (`RevisionError`). The revision is compared in the transaction of the change. So only one of two
+      concurrent operations with the same `if_revision` takes effect.
     """
 
     async def get(self, tenant_id: str) -> TenantRecord:
-        """Return the tenant's record in the catalog, in whatever state it is.
+        """Return the tenant's record in the catalog, in any state except purged.
 
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id.
@@ -57,12 +57,12 @@ class OperatorAPI(CreationAPI):
         """Return a page of the catalog, in the order of ids.
 
         Args:
-            state: Only tenants in this state; all but the purged ones if left out. A purged tenant's record stays until its id
-                is taken again.
-            id_prefix: Only tenants whose ids begin with this.
-            tenant_ids: Only these; ids that no tenant has are left out.
-            limit: How many at most; 100 if left out.
-            cursor: The `next_cursor` of the page before.
+            state: The state of the returned tenants; all states but purged if left out. A purged tenant's record is kept until
+                another tenant gets its id.
+            id_prefix: The prefix of the returned tenants' ids.
+            tenant_ids: The ids of the tenants to return; unknown ids are ignored.
+            limit: The largest number of tenants in the page; 100 if left out.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             InvalidTenantIdError: One of `tenant_ids` is not a valid tenant id.
@@ -82,15 +82,15 @@ class OperatorAPI(CreationAPI):
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Refuse the tenant's calls from now on, with `TenantSuspendedError`; its data is kept.
+        """Suspend the tenant: its calls are refused with `TenantSuspendedError`, and its data is kept.
 
-        Returns when the calls that were accepted have ended and the tenant is closed in this process. Another process that has
-        it open closes it within a second.
+        The method returns after the accepted calls have ended and the tenant is closed in this process. If another process has the
+        tenant open, that process closes the tenant within a second.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            TenantStateError: It is neither active nor suspended.
-            TenantBusyError: Another operation of the tenant is under way.
+            TenantStateError: The tenant's state does not allow the operation.
+            TenantBusyError: Another operation of the tenant is running.
             RevisionError: The tenant has another revision than `if_revision`.
             QueryError: The name in `by` is not valid.
         """
@@ -115,7 +115,7 @@ class OperatorAPI(CreationAPI):
         """Close an active or suspended tenant for a long time: its database becomes one compacted, checkpointed file.
 
         Raises like `suspend`, and:
-            StorageFullError: Compacting needs as much free space as the database is large; the tenant is as it was.
+            StorageFullError: There is less free disk space than the size of the database; the tenant was not changed.
         """
         self._check_open()
         check_reason(reason)
@@ -138,11 +138,11 @@ class OperatorAPI(CreationAPI):
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Refuse the tenant's calls, with `TenantDeletedError`, and begin its grace period.
+        """Delete the tenant: its calls are refused with `TenantDeletedError`, and its grace period begins.
 
-        Its files and its id are kept until ``purge_after`` of the returned record. Until then `undelete` brings the tenant back;
-        afterwards the registry purges it. Raises like `suspend`, and:
-            DeletionProtectedError: It is protected, see `update`.
+        The tenant's files and its id are kept until `purge_after` of the returned record, and `undelete` can bring the tenant back.
+        Afterwards the registry purges the tenant. Raises like `suspend`, and:
+            DeletionProtectedError: The tenant is protected from deletion, see `update`.
         """
         self._check_open()
         check_reason(reason)
@@ -154,22 +154,22 @@ class OperatorAPI(CreationAPI):
     async def undelete(
         self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Bring a deleted tenant back into the state that it was in, with the reason of that state. Raises like `suspend`."""
+        """Return a deleted tenant to its state before the deletion, with the reason of that state. Raises like `suspend`."""
         return await self._apply(tenant_id, TenantEvent.UNDELETE, by=by, if_revision=if_revision)
 
     async def purge(
         self, tenant_id: str, *, force: bool = False, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Remove a deleted tenant's files and snapshots, for good; its id can be taken again.
+        """Permanently remove a deleted tenant's files and snapshots, so that another tenant can get its id.
 
         Args:
-            tenant_id: The tenant.
-            force: Also in its grace period.
-            by: Who does it, for the audit, see the class.
-            if_revision: The tenant's revision that this was decided on, see the class.
+            tenant_id: The tenant's id.
+            force: Whether to purge the tenant even in its grace period.
+            by: The principal for the audit, see the class.
+            if_revision: The revision that the tenant must have, see the class.
 
         Raises like `suspend`, and:
-            GracePeriodError: It is in its grace period.
+            GracePeriodError: The tenant is in its grace period.
             DataDirectoryError: A file cannot be removed; call again. The tenant stays purged and serves no calls.
         """
         self._check_open()
@@ -181,14 +181,14 @@ class OperatorAPI(CreationAPI):
     async def rename(
         self, tenant_id: str, new_id: str, *, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Give the tenant another id. Its `uid`, its files and its snapshots stay what and where they are.
+        """Change the tenant's id. The tenant keeps its `uid`, its files and its snapshots.
 
-        Calls that were accepted are finished; later calls with the old id get `TenantNotFoundError`. Another process that has the
-        tenant open closes it first, so that no call is served by this tenant under an id that belongs to another one by then.
+        Accepted calls are finished; later calls with the old id raise `TenantNotFoundError`. If another process has the tenant
+        open, that process closes the tenant first. So the old id can safely be given to another tenant.
 
         Raises like `suspend`, and:
-            TenantExistsError: The new id is taken.
-            TenantOwnedElsewhereError: Another process keeps it open; the tenant is as it was.
+            TenantExistsError: Another tenant has the new id.
+            TenantOwnedElsewhereError: Another process keeps the tenant open; the tenant was not changed.
         """
         self._check_open()
         parsed, parsed_new = parse_tenant_id(tenant_id), parse_tenant_id(new_id)
@@ -200,7 +200,7 @@ class OperatorAPI(CreationAPI):
     async def quarantine(
         self, tenant_id: str, *, reason: str, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Refuse an active tenant's calls until it is repaired or restored, with `TenantQuarantinedError` and the reason.
+        """Quarantine an active tenant: its calls raise `TenantQuarantinedError` with the reason until a repair or a restore.
 
         tenantry itself quarantines a tenant whose database is damaged or whose migration fails. Raises like `suspend`.
         """
@@ -211,13 +211,13 @@ class OperatorAPI(CreationAPI):
     async def repair(
         self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Check a quarantined tenant's database, rebuild its indexes if only they are damaged, and let it serve calls again.
+        """Check a quarantined tenant's database, rebuild its indexes if only indexes are damaged, and make the tenant active.
 
-        So that a repair can be repeated, an active tenant is returned as it is: its database is not checked, and the audit's row has
+        A repair can be repeated, so an active tenant is returned without a check of its database. The row in the audit then has
         ``is_checked`` false.
 
         Raises like `suspend`, and:
-            DatabaseCorruptError: More than indexes is damaged; the tenant stays quarantined: restore a snapshot.
+            DatabaseCorruptError: Tables are damaged, and the tenant stays quarantined: restore a snapshot.
             MigrationError: A migration still fails.
         """
         self._check_open()
@@ -235,19 +235,19 @@ class OperatorAPI(CreationAPI):
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
-        """Change a tenant's settings; what is left out stays.
+        """Change a tenant's settings; a setting that is left out does not change.
 
         Args:
-            tenant_id: The tenant.
-            display_name: For people.
+            tenant_id: The tenant's id.
+            display_name: The name that people see.
             deletion_protected: Whether `delete` is refused.
-            limits: What it may use. They take effect in this process before this returns, and within a second in another
-                process that has it open. Calls that were accepted before are finished; an open transaction is waited for.
-            by: Who does it, for the audit, see the class.
-            if_revision: The tenant's revision that this was decided on, see the class.
+            limits: The tenant's new limits. They take effect in this process before the method returns, after accepted calls and an
+                open transaction have ended. Another process that has the tenant open applies the limits within a second.
+            by: The principal for the audit, see the class.
+            if_revision: The revision that the tenant must have, see the class.
 
         Raises like `suspend`, and:
-            QueryError: The name is not valid.
+            QueryError: The display name is not valid.
             PersistenceError: The limits are in the catalog, but could not be applied to the open database: call again.
         """
         self._check_open()
@@ -263,18 +263,18 @@ class OperatorAPI(CreationAPI):
     async def export(
         self, tenant_id: str, path: str | Path, *, replace: bool = False, by: str | None = None
     ) -> Manifest:
-        """Write a bundle of the tenant's present state: one compressed archive with a plain SQLite file in it.
+        """Write a bundle of the tenant's present data: a compressed archive that contains a plain SQLite file.
 
-        The tenant's calls go on during this. ``tar xzf`` gives ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
+        The tenant serves calls during the export. ``tar xzf`` extracts ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
 
         Args:
-            tenant_id: The tenant.
-            path: The bundle's file, which appears when it is complete.
-            replace: Whether a file that exists at the path is replaced.
-            by: Who does it, for the audit, see the class.
+            tenant_id: The tenant's id.
+            path: The path of the bundle; the file appears there when the bundle is complete.
+            replace: Whether to replace an existing file at the path.
+            by: The principal for the audit, see the class.
 
         Raises:
-            TenantNotFoundError: There is no such tenant.
+            TenantNotFoundError: The tenant does not exist.
             SnapshotError: The file exists, or cannot be written.
         """
         self._check_open()

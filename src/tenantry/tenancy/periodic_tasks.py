@@ -1,4 +1,4 @@
-"""What an open registry does again and again: follow other processes, close idle tenants, finish and purge what is left."""
+"""The periodic tasks of an open registry."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -23,15 +23,15 @@ MAINTENANCE_FAILED: Final = "tenantry.registry.maintenance_failed"
 CHORES_INTERVAL_SECONDS: Final = 10.0
 
 PURGES_MAX: Final = 100
-"""How many tenants one round of chores purges because their grace period has passed."""
+"""The largest number of expired tenants that one round of chores purges."""
 
 
 class PeriodicTasks:
-    """Follows other processes' changes, closes idle tenants, and finishes what crashed processes began.
+    """Applies other processes' changes, closes idle tenants, finishes interrupted operations, and purges expired tenants.
 
     Attributes:
-        states: How many tenants are in each state, as of the last look.
-        disk: The space under the data directory, as of the last look; None before the first.
+        states: The number of tenants in each state at the last refresh.
+        disk: The last measurement of the disk under the data directory; None before the first measurement.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class PeriodicTasks:
         self._log = log
         self.states = dict.fromkeys(TenantState, 0)
         self.disk: DiskSpace | None = None
-        self._changes_by_others: int | None = None  # not asked yet: the first answer may be any number
+        self._changes_by_others: int | None = None  # None until the first refresh
         self._changes_seen = 0
         self._chores: asyncio.Task[None] | None = None
         self._chores_due_seconds = float("-inf")
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Follow what other processes do to the catalog, and close tenants that nobody uses; until cancelled."""
+        """Do a round of tasks every ``catalog_poll_interval_seconds``, until cancelled."""
         try:
             while True:
                 await anyio.sleep(self._config.catalog_poll_interval_seconds)
@@ -74,7 +74,7 @@ class PeriodicTasks:
                 await asyncio.wait([self._chores])
 
     async def refresh(self) -> None:
-        """Read the catalog if it has changed, and do in this process what it says."""
+        """Read the catalog if it has changed, and apply other processes' changes to the open tenants."""
         changes = self._catalog.changes
         changes_by_others = await self._catalog.changes_by_others()
         if changes_by_others == self._changes_by_others and changes == self._changes_seen:
@@ -83,11 +83,11 @@ class PeriodicTasks:
             self._tools.opener.forget_opened()
             await self._follow_others()
         self.states = await self._catalog.states()
-        # Noted last, so that what failed half way is done again.
+        # The last step, so that the next round repeats a refresh that failed.
         self._changes_by_others, self._changes_seen = changes_by_others, changes
 
     async def wait_background(self) -> None:
-        """Wait for the tasks that were started beside it."""
+        """Wait for the tasks that rounds have started in the background."""
         if self._background:
             await asyncio.wait(self._background)
 
@@ -97,20 +97,20 @@ class PeriodicTasks:
             await self.refresh()
             await self._fleet.adopt()
             self._start_chores()
-            # Last: on a full disk it fails, and must not keep the others from their work.
+            # The last step, because it fails on a full disk and must not prevent the other steps.
             await self._tools.context.watch.write(self._catalog)
         except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     def _start_chores(self) -> None:
-        """Start the chores if they are due, in a task of their own: they may wait for another process."""
+        """Start the chores if they are due. They run in a separate task, because they may wait for another process."""
         is_under_way = self._chores is not None and not self._chores.done()
         if not is_under_way and self._now() >= self._chores_due_seconds:
             self._chores_due_seconds = self._now() + CHORES_INTERVAL_SECONDS
             self._chores = asyncio.create_task(self._do_chores(), name="tenantry chores")
 
     async def _do_chores(self) -> None:
-        """Finish what crashed processes began, purge expired tenants, and delete old fleet jobs."""
+        """Finish the operations of crashed processes, purge expired tenants, and delete old fleet jobs."""
         try:
             self.disk = await run_in_thread(measure_disk, self._config)
             await self._runner.reconcile(by="tenantry")
@@ -120,12 +120,12 @@ class PeriodicTasks:
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     async def _follow_others(self) -> None:
-        """Close open tenants that another process has suspended, deleted or quarantined; apply changed limits to the others."""
+        """Close open tenants that another process has suspended, deleted or quarantined; apply changed limits to other tenants."""
         actors = dict(self._pool.tenants())
         found = await self._catalog.find_many(list(actors))
         for tenant_id, actor in actors.items():
             tenant = found.get(tenant_id)
-            # In tasks: a tenant that finishes a long call must not delay the others.
+            # Each tenant has its own task, so that a tenant that finishes a long call does not delay other tenants.
             if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
                 self._spawn(self._pool.close_tenant(tenant_id, "state"))
             elif actor is None or not actor.has_applied(tenant):
@@ -135,11 +135,11 @@ class PeriodicTasks:
         try:
             await self._tools.apply_record(tenant)
         except TenantryError as error:
-            # Closed, so that it is opened with its new limits.
+            # The tenant is closed here and gets its new limits when it is next opened.
             await self._failed_tenants.close(tenant, error)
 
     def _is_served(self, tenant: TenantRecord) -> bool:
-        """Return whether a tenant may stay open here: it serves calls, or an operation of this registry works on it."""
+        """Return whether a tenant may stay open: it serves calls, or an operation of this registry uses it."""
         if tenant.state.allows(TenantEvent.PROVISION):
             return True
         if tenant.intent is not None:

@@ -1,4 +1,4 @@
-"""Errors that several parts of tenancy raise for a call that they refuse."""
+"""The errors for refused calls that several modules raise."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ from tenantry.errors import TenantBusyError, TenantError
 from tenantry.ids import TenantId
 
 BUSY_RETRY_AFTER_SECONDS: Final = 1.0
-"""When a caller may try again if nobody knows how long the operation takes."""
+"""The caller's waiting time before a retry if the duration of the running operation is unknown."""
 
 
 def another_loop_error(tenant_id: str) -> TenantError:
-    """Return the error of a call from another event loop: a future cannot be awaited across loops, the call would hang."""
+    """Return the error for a call from another event loop, which would hang because a future cannot be awaited across loops."""
     return TenantError(
         "the registry belongs to another event loop: call it on the loop, and in the thread, that opened it "
         "(asyncio.run_coroutine_threadsafe)",
@@ -21,7 +21,7 @@ def another_loop_error(tenant_id: str) -> TenantError:
 def busy_error(
     tenant_id: TenantId, action: str, retry_after_seconds: float = BUSY_RETRY_AFTER_SECONDS
 ) -> TenantBusyError:
-    """Return the error of a call that arrives while an operation works on the tenant."""
+    """Return the error for a call that arrives while an operation of the tenant is running."""
     return TenantBusyError(
         f"tenant {tenant_id!r} is busy with {action!r}: try again in {retry_after_seconds:.2f} s",
         tenant_id=tenant_id,
@@ -31,7 +31,7 @@ def busy_error(
 
 
 def unexpected_error(tenant_id: TenantId, error: Exception) -> TenantError:
-    """Return an error of ours for an unexpected one, so that callers see only one tree."""
+    """Return an error of tenantry for an unexpected exception, so that callers only need to catch `TenantryError`."""
     failure = TenantError(f"tenant {tenant_id!r}: {error!r}", tenant_id=tenant_id)
     failure.__cause__ = error
     return failure

@@ -1,4 +1,4 @@
-"""The façade: what users call, and the order in which a registry opens and closes."""
+"""The public class `TenantRegistry`, which opens and closes the parts of a registry in order."""
 
 import asyncio
 import sys
@@ -33,7 +33,7 @@ SCHEMAS_MISSING: Final = "tenantry.registry.schemas_missing"
 
 
 class TenantRegistry(OperatorAPI):
-    """Keeps many companies' data apart: one SQLite file and one serialized writer for each, behind a bounded pool.
+    """Keeps the data of many tenants apart: each tenant has its own SQLite file and its own writer, behind a bounded pool.
 
     Use it as an async context manager, on asyncio::
 
@@ -43,13 +43,13 @@ class TenantRegistry(OperatorAPI):
             await acme.messages.save(message)
 
     Args:
-        config: See `RegistryConfig`; or the data directory alone, with the defaults of all other settings.
-        schemas: The packs that every tenant has: their tables, and their repositories as attributes of a tenant's handle. Left
-            out, it is the built-in pack alone; for both, pass ``(COMPANY, MINE)``.
-        hooks: Called with every event, see `tenantry.events`.
-        clock: A clock of your own, for tests and simulations.
-        snapshot_storage: Where snapshots are kept; in ``snapshots`` of the data directory if left out. Better elsewhere: a
-            disk that dies takes what is on it along.
+        config: The settings, see `RegistryConfig`; or the path of the data directory, with defaults for all other settings.
+        schemas: The schema packs that every tenant has. Their repositories are attributes of a tenant's handle. The default is the
+            built-in pack alone; for a pack of your own beside it, pass ``(COMPANY, MINE)``.
+        hooks: The functions that are called with every event, see `tenantry.events`.
+        clock: A replacement for the system clock in tests and simulations.
+        snapshot_storage: The storage for snapshots; the folder ``snapshots`` of the data directory if left out. Use storage on
+            another disk, so that the loss of one disk does not destroy the data and the snapshots together.
     """
 
     def __init__(
@@ -70,29 +70,29 @@ class TenantRegistry(OperatorAPI):
         )
         super().__init__(parts.catalog, parts.runner, parts.operations)
         self.audit = parts.audit
-        """Who did what to which tenant."""
+        """The audit of operators' calls."""
         self.keys = parts.keys
-        """The keys to the admin API."""
+        """The API keys of the admin API."""
         self.recorded_responses = parts.recorded_responses
-        """The responses that the admin API repeats."""
+        """The responses that the admin API replays for a repeated idempotency key."""
         self.recorded_schemas = parts.recorded_schemas
         """The schema packs that the tenants have."""
         self.snapshots = parts.snapshots
         """The tenants' snapshots."""
         self.fleet = parts.fleet
-        """The same work over many tenants."""
+        """The fleet jobs, each of which does the same work on many tenants."""
         self._lifecycle = asyncio.Lock()
-        self._services: list[asyncio.Task[None]] = []  # run as long as it is open
+        self._services: list[asyncio.Task[None]] = []  # the tasks that run while the registry is open
         self._closings: set[asyncio.Task[None]] = set()
 
     @property
     def config(self) -> RegistryConfig:
-        """The settings it was made with."""
+        """The settings of the registry."""
         return self._parts.config
 
     def __del__(self) -> None:
-        """Warn if it was not closed; the stores of its tenants close themselves and release their locks."""
-        # The parts are missing if they could not be made.
+        """Warn if the registry was not closed; its tenants' stores close and release their locks."""
+        # The attribute is missing if the constructor failed.
         parts = getattr(self, "_parts", None)
         if parts is None or not parts.state.is_open or sys.is_finalizing():
             return
@@ -118,21 +118,20 @@ class TenantRegistry(OperatorAPI):
         await self.aclose()
 
     async def open(self) -> None:
-        """Check the data directory, open the catalog, and finish what a crashed process began.
+        """Check the data directory, open the catalog, and finish the operations of crashed processes.
 
         Raises:
-            DataDirectoryError: The data directory cannot be used, or its snapshots are kept elsewhere; the message says what to
-                change.
-            MigrationError: A pack has no migrations, or two packs make a table, an index, a view or a trigger of one name.
+            DataDirectoryError: The data directory cannot be used, or its snapshots are in another storage.
+            MigrationError: A pack has no migrations, or two packs make a table, an index, a view or a trigger with the same name.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
-            RegistryClosedError: It was closed before: make a new one.
-            TenantError: It is open on another event loop.
+            RegistryClosedError: The registry was closed before and cannot be reopened: make a new one.
+            TenantError: The registry is open on another event loop.
         """
         parts = self._parts
         parts.state.check_loop(running_loop())
         async with self._lifecycle:
             if parts.state.was_closed:
-                raise RegistryClosedError("the registry was closed: make a new one")
+                raise RegistryClosedError("the registry was closed and cannot be reopened: make a new one")
             if parts.state.is_open:
                 return
             for schema in parts.schemas:
@@ -160,22 +159,23 @@ class TenantRegistry(OperatorAPI):
             )
 
     async def aclose(self) -> None:
-        """Stop, in a fixed order; idempotent. Cancellation stops the waiting, not the closing: call again to wait for it.
+        """Close the registry in a fixed order; idempotent.
 
-        1. fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``, to go on when a registry next opens;
-        2. new calls, and callers that wait for a place in the pool, are refused with `RegistryClosedError`;
-        3. calls that were accepted are finished, within ``shutdown_timeout_seconds``;
-        4. every tenant is checkpointed and closed, its writer last, and its lock released;
-        5. lifecycle operations that were under way end; those that still make or check a copy after ``shutdown_timeout_seconds``
-           are stopped, with `RegistryClosedError`; the catalog is closed.
+        1. Fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``. The next registry that opens continues them.
+        2. New calls and callers that wait for a place in the pool are refused with `RegistryClosedError`.
+        3. Accepted calls are finished, within ``shutdown_timeout_seconds``.
+        4. Every tenant is checkpointed and closed; its writer is closed last, and its lock is released.
+        5. Running lifecycle operations are finished. After ``shutdown_timeout_seconds``, an operation that still makes or checks a
+           copy is interrupted with `RegistryClosedError`. Then the catalog is closed.
 
-        Afterwards there is no thread, no lock and no open file.
+        Afterwards the registry has no threads, locks or open files. Cancellation stops the waiting, not the closing: call the
+        method again to wait.
 
         Raises:
-            TenantError: It is open on another event loop; nothing was changed.
+            TenantError: The registry is open on another event loop; nothing was changed.
         """
         self._parts.state.check_loop(running_loop())
-        # A task of its own: a scope shields from anyio's cancellation, not from asyncio's.
+        # A separate task, because a shielded scope blocks anyio's cancellation and not asyncio's.
         closing = asyncio.create_task(self._close(), name="tenantry close")
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
@@ -183,7 +183,7 @@ class TenantRegistry(OperatorAPI):
             await asyncio.shield(closing)
 
     def tenant(self, tenant_id: str) -> TenantHandle:
-        """Return a handle of the tenant; no I/O, so a tenant that does not exist is refused by the first call.
+        """Return a handle of the tenant. This does no I/O, so the handle's first call raises an error if the tenant does not exist.
 
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id.
@@ -191,17 +191,17 @@ class TenantRegistry(OperatorAPI):
         return self._parts.leases.tenant(tenant_id)
 
     async def check_catalog(self) -> None:
-        """Take the catalog's write lock and change nothing: this succeeds if the catalog can be written.
+        """Check that the catalog can be written: acquire its write lock without changing anything.
 
         Raises:
             RegistryClosedError: The registry is not open.
-            PersistenceError: It cannot be written.
+            PersistenceError: The catalog cannot be written.
         """
         self._check_open()
         await self._parts.catalog.check_writable()
 
     async def tenant_statistics(self, tenant_id: str) -> TenantStatistics:
-        """Return a tenant's size and its counters since it was opened.
+        """Return the size of a tenant's database, and the tenant's counters since it was opened.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -211,7 +211,7 @@ class TenantRegistry(OperatorAPI):
         return TenantStatistics(size, self._parts.leases.actor_statistics(tenant.id))
 
     async def backend_report(self) -> BackendReport:
-        """Return what the tenants' databases run on.
+        """Return the name and the version of the back end.
 
         Raises:
             RegistryClosedError: The registry is not open.
@@ -220,15 +220,12 @@ class TenantRegistry(OperatorAPI):
         return await self._parts.backend.report()
 
     def scratch_directory(self) -> AbstractAsyncContextManager[Path]:
-        """Give a private directory on the data directory's file system, removed at the end of the block."""
+        """Create a private directory on the data directory's file system, and remove it at the end of the block."""
         self._check_open()
         return self._parts.scratch.directory()
 
     def statistics(self) -> RegistryStatistics:
-        """Return the pool and the mailboxes at this moment, and how many tenants are in each state; no I/O.
-
-        The states are counted when the registry opens, and as of ``catalog_poll_interval_seconds`` ago at most afterwards.
-        """
+        """Return the present statistics without I/O. The number of tenants in each state is updated in the background."""
         parts = self._parts
         waiting, waiting_peak = count_mailboxes(parts.pool)
         return RegistryStatistics(
@@ -267,7 +264,7 @@ class TenantRegistry(OperatorAPI):
         async with self._lifecycle:
             if not self._parts.state.is_open:
                 return
-            # While its tenants can still be used: a job finishes the tenants that it works on.
+            # Fleet jobs end before the registry refuses calls, because each finishes its work on the present tenant.
             await self.fleet.aclose()
             self._parts.state.close()
             await self._close_all()
@@ -276,7 +273,7 @@ class TenantRegistry(OperatorAPI):
     async def _close_all(self) -> None:
         parts = self._parts
         parts.state.was_closed = True
-        # The steps run from the last to the first; one that fails does not skip the others.
+        # The steps run from the last to the first. A failed step does not skip the other steps.
         async with AsyncExitStack() as steps:
             steps.callback(parts.directory_lock.release)
             steps.push_async_callback(parts.catalog.aclose, parts.config.shutdown_timeout_seconds)
@@ -303,5 +300,5 @@ class TenantRegistry(OperatorAPI):
         self._services.append(asyncio.create_task(self._run(service), name=name))
 
     async def _run(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a service. Its task keeps the registry alive while it is open, also for a caller that keeps only a handle."""
+        """Run a service. Its task keeps an open registry from being garbage-collected while callers hold only a handle."""
         await service()

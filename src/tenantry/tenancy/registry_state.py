@@ -1,4 +1,4 @@
-"""Whether a registry is open, and on which event loop: asked before anything is begun."""
+"""The state of a registry: whether it is open, and its event loop."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ from tenantry.ids import TenantId
 
 
 class RegistryState:
-    """Says whether a registry is open; shared by all of its parts.
+    """The state of a registry, shared by all of its parts.
 
     Attributes:
-        is_open: Whether it is.
-        was_closed: Whether it was closed, and so cannot be opened again.
+        is_open: Whether the registry is open.
+        was_closed: Whether the registry was closed and so cannot be opened again.
     """
 
     def __init__(self) -> None:
@@ -20,12 +20,12 @@ class RegistryState:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note that the registry is open on this event loop."""
+        """Record that the registry is open on this event loop."""
         self.is_open = True
         self._loop = loop
 
     def close(self) -> None:
-        """Note that the registry accepts no more calls."""
+        """Record that the registry accepts no more calls."""
         self.is_open = False
 
     def check_open(self, tenant_id: TenantId | None = None) -> None:
@@ -41,8 +41,8 @@ class RegistryState:
             return
         if self._loop is not None and self._loop.is_closed():
             raise TenantError(
-                "the event loop that the registry was opened on has ended, so it cannot be closed any more: drop every "
-                "reference to it, and it gives its tenants back when it is collected; close it before its loop ends"
+                "the registry cannot be closed, because its event loop has ended: drop every reference to the registry, so that "
+                "it is garbage-collected and releases its tenants; next time close it before the loop ends"
             )
         raise TenantError(
             "the registry is open on another event loop: close it on that loop "

@@ -10,18 +10,18 @@ from tenantry.tenancy.data_directory import DiskSpace
 
 @dataclass(frozen=True, slots=True)
 class RegistryStatistics:
-    """The registry at one moment; no I/O was done for it.
+    """The statistics of a registry at one moment.
 
     Attributes:
-        pool: The open tenants, see `PoolStatistics`.
-        tenants: How many tenants are in each state; at most ``catalog_poll_interval_seconds`` old.
-        mailbox_requests: Calls that wait, of all open tenants, by channel (``write``, ``read``).
-        mailbox_requests_peak: The same of the tenant where most wait.
-        threads_max: How many threads there are; each job that takes too long adds one.
-        disk: The space under the data directory, at most `CHORES_INTERVAL_SECONDS` old; None before the first look.
-        snapshot_interval_seconds: How often each active tenant's snapshot is taken; None if never by itself.
-        unfinished_operations: How many tenants have a lifecycle operation that was begun and cannot be finished for now, by its action.
-        clock_held_seconds: How much longer nothing is deleted because of its age, after the clock leapt; 0 if it did not.
+        pool: The statistics of the pool of open tenants.
+        tenants: The number of tenants in each state, at most ``catalog_poll_interval_seconds`` old.
+        mailbox_requests: The number of waiting calls of all open tenants, by channel (``write``, ``read``).
+        mailbox_requests_peak: The largest number of waiting calls of one tenant, by channel.
+        threads_max: The number of threads; each job that takes too long adds a thread.
+        disk: The size and free space of the disk, at most `CHORES_INTERVAL_SECONDS` old; None before the first measurement.
+        snapshot_interval_seconds: The interval of each tenant's scheduled snapshots; None without a schedule.
+        unfinished_operations: The number of tenants with a lifecycle operation that cannot be finished for now, by action.
+        clock_held_seconds: The remaining time for which no old data is deleted after a jump of the clock; 0 without a jump.
     """
 
     pool: PoolStatistics
@@ -37,11 +37,11 @@ class RegistryStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TenantStatistics:
-    """One tenant at one moment.
+    """The statistics of a tenant at one moment.
 
     Attributes:
-        database_bytes: The size of its database with its write-ahead log.
-        actor: Its counters since it was opened here; None while it is closed.
+        database_bytes: The size of the tenant's database and its write-ahead log.
+        actor: The tenant's counters since this process opened it; None while the tenant is closed.
     """
 
     database_bytes: int
@@ -49,7 +49,7 @@ class TenantStatistics:
 
 
 def count_mailboxes(pool: ActorPool) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the calls that wait, by channel: of all open tenants, and of the tenant where most wait."""
+    """Return the number of waiting calls by channel: the sum over all open tenants, and the largest number of one tenant."""
     totals, peaks = {"write": 0, "read": 0}, {"write": 0, "read": 0}
     for _, actor in pool.tenants():
         if actor is not None:

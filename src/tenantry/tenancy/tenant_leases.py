@@ -1,4 +1,4 @@
-"""Gives handles of tenants, and leases of open tenants to those handles."""
+"""Creates handles of tenants, and gives the handles leases of open tenants."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tenantry.tenancy.tenant_opener import check_opens
 
 
 class TenantLeases:
-    """See `LeaseSource`."""
+    """Implements `LeaseSource` with the pool."""
 
     def __init__(
         self, tools: OperationTools, state: RegistryState, schemas: Sequence[Schema], log: EventLog
@@ -39,15 +39,15 @@ class TenantLeases:
         return TenantHandle(session, self)
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now."""
+        """Return a lease if the tenant is open now, None otherwise."""
         return self._pool.lease_nowait(tenant_id)
 
     async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease, opening the tenant as needed.
+        """Return a lease; open the tenant if it is closed.
 
         Raises:
             RegistryClosedError: The registry is not open.
-            TenantError, PersistenceError: Why the tenant cannot be opened.
+            TenantError, PersistenceError: The tenant cannot be opened.
         """
         self._state.check_open(tenant_id)
         if (
@@ -55,15 +55,15 @@ class TenantLeases:
             and not self._pool.has(tenant_id)
             and not self._tools.opener.has_opened(tenant_id)
         ):
-            # Checked before another tenant is evicted: an id that no tenant has, or a suspended tenant, evicts none.
+            # Check before the pool evicts another tenant, so that calls to an unknown or suspended tenant evict no tenant.
             check_opens(await self._tools.catalog.get(tenant_id))
         return await self._pool.lease(tenant_id)
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         self._pool.release(lease)
 
     def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
-        """Return an open tenant's counters; None while it is closed."""
+        """Return the tenant's counters; None while the tenant is closed."""
         actor = self._pool.actor(tenant_id)
         return actor.statistics() if actor is not None else None

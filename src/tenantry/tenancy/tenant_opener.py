@@ -1,4 +1,4 @@
-"""Opens a tenant for the pool: from its record in the catalog to a running actor."""
+"""Opens tenants for the pool: reads a tenant's record and starts its actor."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +25,7 @@ from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
 
 OPENED_MAX: Final = 16_384
-"""How many tenants are remembered to have opened."""
+"""The largest number of recently opened tenants that the opener remembers."""
 
 TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
 TENANT_FOUND_SOUND: Final = "tenantry.tenant.found_sound"
@@ -33,10 +33,10 @@ TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
 class TenantOpener:
-    """Opens tenants, and quarantines those whose file is damaged or whose migration fails.
+    """Opens tenants, and quarantines tenants whose file is damaged or whose migration fails.
 
     Args:
-        on_failure: Called when an open tenant cannot go on.
+        on_failure: The function that is called when an open tenant fails.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class TenantOpener:
         self._log = log
         self._on_failure = on_failure
         self._opened: set[TenantId] = set()
-        self._for_operations: set[str] = set()  # uids of tenants whose lifecycle operation opens them
+        self._for_operations: set[str] = set()  # the uids of tenants that an operation opens
 
     async def open(self, tenant_id: TenantId) -> TenantActor:
         """Return the tenant's actor, open and migrated.
 
         Raises:
-            TenantError: The tenant does not exist, does not serve calls, or is open elsewhere.
-            TenantQuarantinedError: Its database is damaged or its migration failed: it was quarantined because of that.
-            MissingSchemaError: It needs a migration, and this registry lacks schema packs that tenants have.
-            PersistenceError: It cannot be opened.
+            TenantError: The tenant does not exist, does not serve calls, or is open in another process.
+            TenantQuarantinedError: The tenant's database is damaged or its migration failed, so the tenant was quarantined.
+            MissingSchemaError: The tenant needs a migration, and this registry lacks schema packs that tenants have.
+            PersistenceError: The tenant's database cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
         is_for_operation = tenant.uid in self._for_operations
@@ -77,7 +77,7 @@ class TenantOpener:
         if is_behind:
             await self._recorded_schemas.check()
         if is_for_operation:
-            # A missing database is made only for a tenant that is being created.
+            # A new database is created only for a new tenant.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
         else:
             actor = await self._open_or_quarantine(tenant)
@@ -97,11 +97,11 @@ class TenantOpener:
         return actor
 
     async def is_damaged(self, tenant: TenantRecord) -> bool:
-        """Check the database of a closed tenant once more: a disk that failed for a moment looks like damage too.
+        """Check a closed tenant's database again, because a temporary disk failure looks like damage.
 
         Raises:
-            TenantOwnedElsewhereError: Another process has it open.
-            PersistenceError: The disk cannot read it, or the check took too long.
+            TenantOwnedElsewhereError: Another process has the database open.
+            PersistenceError: The database cannot be read, or the check took too long.
         """
         async with self._backend.exclusive(tenant.place, is_waited_for=False) as closed:
             is_damaged = await closed.is_damaged()
@@ -111,7 +111,7 @@ class TenantOpener:
 
     @contextmanager
     def opening_for_operation(self, tenant: TenantRecord) -> Iterator[None]:
-        """Let the tenant's own operation open it while the block runs, though it serves no calls."""
+        """Let an operation open the tenant while the block runs, even if the tenant's state refuses calls."""
         self._for_operations.add(tenant.uid)
         try:
             yield
@@ -119,18 +119,18 @@ class TenantOpener:
             self._for_operations.discard(tenant.uid)
 
     def forget_opened(self, tenant_id: TenantId | None = None) -> None:
-        """Forget that the tenant, or any if left out, could be opened: its state may have changed."""
+        """Forget that the tenant was opened, because its state may have changed; without an id, forget all tenants."""
         if tenant_id is None:
             self._opened.clear()
         else:
             self._opened.discard(tenant_id)
 
     def has_opened(self, tenant_id: TenantId) -> bool:
-        """Return whether the tenant was opened not long ago, and so most likely can be opened again. No I/O."""
+        """Return whether the tenant was opened recently, so that it probably can be opened again; does no I/O."""
         return tenant_id in self._opened
 
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
-        """Quarantine the tenant durably, also if it has another id by now, and return the error for its callers."""
+        """Quarantine the tenant durably, even if it was renamed, and return the error for its callers."""
         reason = as_reason(str(error))
         noted = await self._note_quarantine(tenant, reason)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
@@ -144,7 +144,7 @@ class TenantOpener:
         return quarantined
 
     async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
-        """Open the tenant for its callers; if it looks damaged, check it once more and open it again if it is sound."""
+        """Open the tenant for its callers. If the database seems damaged, check it again and retry if the check finds no damage."""
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
@@ -187,10 +187,10 @@ class TenantOpener:
                 return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
 
     async def _check_again(self, tenant: TenantRecord) -> None:
-        """Read the tenant's record again, now that no other process can open it: its id may belong to another tenant by now.
+        """Check the tenant's record again after its file is locked, because the id may belong to another tenant now.
 
         Raises:
-            TenantError: As `check_opens`.
+            TenantError: The errors of `check_opens`.
             TenantBusyError: The id belongs to another tenant.
         """
         latest = await self._catalog.get(tenant.id)
@@ -209,14 +209,14 @@ class TenantOpener:
             await self._note(tenant, tenant.schema_versions, str(error))
 
     async def _note(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
-        """Record in the catalog how the opening went; a failure of that is logged only."""
+        """Record the result of the opening in the catalog; if that fails, only log the error."""
         try:
             await self._catalog.record_opened(tenant, versions, error)
         except TenantryError as failure:
             self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
     def is_behind(self, tenant: TenantRecord) -> bool:
-        """Return whether the tenant lacks migrations, as far as the catalog knows."""
+        """Return whether the tenant lacks migrations according to the catalog."""
         return any(
             tenant.schema_versions.get(schema.name, 0) < len(schema.migrations(self._backend.dialect))
             for schema in self._schemas
@@ -238,8 +238,8 @@ def check_opens(tenant: TenantRecord) -> None:
     """Raise unless the tenant may be opened for its callers.
 
     Raises:
-        TenantError: It does not exist or does not serve calls.
-        TenantBusyError: An operation works on it, or its process died and the operation is not finished yet.
+        TenantError: The tenant does not exist or does not serve calls.
+        TenantBusyError: An operation of the tenant is running, or was interrupted by a crash and is not finished yet.
     """
     check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
     if tenant.intent is not None:

@@ -1,4 +1,4 @@
-"""The operations on tenants, each with its steps."""
+"""The lifecycle operations of tenants."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from tenantry.tenancy.snapshots.import_bundle import ImportBundle
 
 @dataclass(frozen=True, slots=True)
 class TenantOperations:
-    """The operations on tenants, each with its steps."""
+    """The lifecycle operations of tenants."""
 
     create: Create
     change: Change

@@ -12,14 +12,14 @@ from tenantry.limits import TenantLimits
 from tenantry.storage.protocol import Place
 
 OBJECTS_LEFT: Final = "objects_left"
-"""The argument of a purge's intent that says how many objects of snapshots could not be deleted; empty if nobody knows."""
+"""The argument of a purge's intent with the number of snapshot objects that could not be deleted; empty if it is unknown."""
 
 
 class Intent(BaseModel):
-    """A lifecycle operation that was begun and has not ended: what is needed to finish it, or to take it back.
+    """A lifecycle operation that has started and not ended, with the data to finish it or to roll it back.
 
     Attributes:
-        arguments: What it was called with, and what it decided before its first step.
+        arguments: The operation's arguments, and the decisions that it made before its first step.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,29 +30,29 @@ class Intent(BaseModel):
 
 
 class TenantRecord(BaseModel):
-    """One tenant in the catalog: a value. `TenantHandle` is the handle that reads and writes the tenant's data.
+    """A tenant's record in the catalog. `TenantHandle` reads and writes the tenant's data.
 
     Attributes:
-        id: What callers use.
-        uid: Stable for life; its database carries it too.
-        backend: The name of the back end that keeps its database.
-        location: Where the back end keeps it; of SQLite, the name of a directory below ``tenants/<2 hex>/``. A rename does not change it.
-        display_name: For people.
-        state: Where it is in its life.
-        reason: Why it is in that state, where someone said so.
-        state_before: Of a deleted tenant, the state it had.
-        reason_before: Of a deleted tenant, the reason of `state_before`.
+        id: The id that callers use.
+        uid: The tenant's permanent key, which is stored in its database too.
+        backend: The name of the back end that stores the tenant's database.
+        location: The name of the tenant's directory below ``tenants/<2 hex>/`` (SQLite). A rename does not change it.
+        display_name: The name that people see.
+        state: The tenant's lifecycle state.
+        reason: The reason for the state, if an operator gave one.
+        state_before: The state before the deletion, if the tenant is deleted.
+        reason_before: The reason of `state_before`.
         created_at, state_changed_at: Instants in UTC.
-        purge_after: Of a deleted tenant, the end of its grace period.
-        schema_versions: The version that each schema was at when the tenant was last opened.
-        last_error: What went wrong when it was last opened, None after it went well.
-        revision: Raised by every change of what an operator decides on: state, id, limits and the like.
-        intent: The lifecycle operation that is under way, None in between.
-        previous_id: The id before the last rename.
+        purge_after: The end of the grace period, if the tenant is deleted.
+        schema_versions: The version of each schema pack when the tenant was last opened.
+        last_error: The error of the last opening; None if the opening succeeded.
+        revision: A number that increases with every change of state, id, limits and other settings.
+        intent: The lifecycle operation that has started and not ended, if there is one.
+        previous_id: The tenant's id before the last rename.
         deletion_protected: Whether `delete` is refused.
-        limits: What it may use.
-        restore_point: The file that the last restore replaced, None when there is nothing to undo.
-        snapshot_due_at: When the schedule next takes a snapshot.
+        limits: The tenant's limits.
+        restore_point: The file that the last restore replaced; None if there is no restore to undo.
+        snapshot_due_at: The time of the next scheduled snapshot.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,30 +81,30 @@ class TenantRecord(BaseModel):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether an operation of the tenant was begun and has not ended, in this process or another."""
+        """Whether an operation of the tenant has started and not ended, in this process or another."""
         return self.intent is not None or self.state.allows(TenantEvent.PROVISION)
 
     @property
     def place(self) -> Place:
-        """Where its database is, for the back end."""
+        """The place of the tenant's database, for the back end."""
         return Place(self.id, self.uid, self.location)
 
 
 def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:
-    """Return the error of a call on a tenant that is not there."""
+    """Return the error for a call to a tenant that does not exist or is purged."""
     left = (
         found.intent.arguments.get(OBJECTS_LEFT) if found is not None and found.intent is not None else None
     )
     if left is not None:
         return TenantNotFoundError(
-            f"tenant {tenant_id!r} is purged; {left or 'the'} objects of its snapshots remain, and the id is free when they are "
-            "gone: tenantry tries again to delete them, at least once an hour",
+            f"tenant {tenant_id!r} is purged; {left or 'the'} objects of its snapshots remain, and the id is free after they are "
+            "deleted: wait, tenantry retries at least once an hour",
             tenant_id=tenant_id,
         )
     if found is not None and found.intent is not None and not found.state.allows(Permission.EXIST):
         return TenantNotFoundError(
-            f"tenant {tenant_id!r} is purged, but not all of its files are removed, and the id is free when they are: tenantry tries "
-            "again and again, and the log says what is in the way",
+            f"tenant {tenant_id!r} is purged, but some of its files are not removed yet, and the id is free after that: tenantry "
+            "retries by itself, and the log has the error",
             tenant_id=tenant_id,
         )
     return no_such_tenant(tenant_id)

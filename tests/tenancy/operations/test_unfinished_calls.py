@@ -88,7 +88,7 @@ async def test_files_that_cannot_be_removed(data_dir: Path):
             for call in (registry.purge("acme", force=True), registry.create("acme")):
                 with pytest.raises(DataDirectoryError, match="cannot remove"):
                     await call
-            with pytest.raises(TenantNotFoundError, match="not all of its files are removed"):
+            with pytest.raises(TenantNotFoundError, match="some of its files are not removed yet"):
                 await registry.get("acme")
         await registry.create("acme")
 

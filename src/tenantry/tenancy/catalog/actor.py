@@ -1,4 +1,4 @@
-"""The catalog's own actor: it is opened and closed with the registry."""
+"""The catalog's actor, which is opened and closed with the registry."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from tenantry.tenancy.actors.channel import ChannelClosedError
 
 T = TypeVar("T")
 
-CATALOG_NAME: Final = "(catalog)"  # in events, where no tenant can be named so
+CATALOG_NAME: Final = "(catalog)"  # the catalog's name in events; not a valid tenant id
 
 
 class CatalogActor(TenantActor):
-    """The catalog's actor. It is not reopened: after it closed, calls raise `RegistryClosedError`."""
+    """The catalog's actor. After it closes, calls raise `RegistryClosedError`."""
 
     async def write(self, request: Request) -> list[Result]:
-        """Run one unit."""
+        """Run the statements as one atomic unit."""
         with _reraise_as_closed():
             return await super().write(request)
 
@@ -30,14 +30,14 @@ class CatalogActor(TenantActor):
             return await super().read(statement)
 
     async def changes_by_others(self) -> int:
-        """Return the store's number of changes by others, in its turn among the reads; see `Store.changes_by_others`."""
+        """Return a number that changes after commits of other processes; waits its turn among the reads."""
         with _reraise_as_closed():
             return await self._reads.call_alone("catalog.changes_by_others", self._ask_changes)
 
     async def _ask_changes(self, answer: asyncio.Future[int]) -> None:
         async with self._context.limiters.read.permit(CATALOG_NAME):
             changes = await self._store.changes_by_others()
-        if not answer.done():  # its deadline may have passed
+        if not answer.done():  # done already if the deadline has passed
             answer.set_result(changes)
 
 

@@ -1,7 +1,7 @@
-"""API keys of the admin API: create, list, revoke, authenticate; `registry.keys`.
+"""API keys of the admin API: create, list, revoke and authenticate keys with `registry.keys`.
 
-A key is ``tnt_<id>_<secret>``. The id is stored and shown. Of the secret only its SHA-256 is stored: a secret of 256 random bits
-needs no salt and no slow hash. The hashes are compared in constant time.
+A key is ``tnt_<id>_<secret>``. The id is stored and shown. Instead of the secret, only its SHA-256 hash is stored: a secret of 256
+random bits needs no salt and no slow hash. The hashes are compared in constant time.
 """
 
 import hashlib
@@ -35,13 +35,12 @@ _INSERT: Final = f"INSERT INTO api_keys ({', '.join(_COLUMNS)}, hash) SELECT {',
 
 
 class ApiKey(BaseModel):
-    """A key, without its secret.
+    """An API key without its secret.
 
     Attributes:
-        scopes: What the key permits.
-        tenants: The ids of the tenants that the key is limited to; None for all tenants. A tenant with such an id need not exist
-            yet. An id in the list follows its tenant when that is renamed, and is removed when the tenant is purged, so a key is
-            never for another tenant that gets the id later.
+        scopes: The key's scopes, which are its permissions.
+        tenants: The ids of the tenants that the key is limited to; None for all tenants. The tenants need not exist yet. A rename
+            changes the id in the list, and a purge removes it. So the key never permits calls to a later tenant with the same id.
         created_at, created_by: When the key was created, and by which principal.
         expires_at: When the key expires; None if it never does.
         revoked_at: When the key was revoked; None if it was not.
@@ -59,11 +58,11 @@ class ApiKey(BaseModel):
     revoked_at: datetime | None = None
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether the key permits what the scope permits."""
+        """Return whether the key permits the calls of this scope."""
         return any(mine.includes(scope) for mine in self.scopes)
 
     def is_for(self, tenant_id: str) -> bool:
-        """Return whether the key is for this tenant."""
+        """Return whether the key permits calls to this tenant."""
         return self.tenants is None or tenant_id in self.tenants
 
 
@@ -75,7 +74,7 @@ class NewApiKey(NamedTuple):
 
 
 class ApiKeys:
-    """Creates and checks keys. Use `registry.keys`."""
+    """Creates and checks API keys; available as `registry.keys`."""
 
     def __init__(self, store: CatalogSession, clock: Clock) -> None:
         self._store = store
@@ -91,21 +90,20 @@ class ApiKeys:
         made_by: ApiKey | None = None,
         by: str | None = None,
     ) -> NewApiKey:
-        """Create a key and return it with its token, which cannot be read again later.
+        """Create a key and return it with its token, which cannot be shown again.
 
         Args:
-            name: For people.
-            scopes: What the key permits.
+            name: The key's name that people see.
+            scopes: The key's scopes.
             tenants: The ids of the tenants that the key is limited to; None for all tenants.
-            expires_in_seconds: How long the key is valid; None for ever.
-            made_by: The caller's own key, if the caller has one; the transaction that writes the new key checks that it is
-                still valid.
-            by: Who creates it, for the audit; the user that the process runs as if left out.
+            expires_in_seconds: The time for which the key is valid; None for no expiry.
+            made_by: The caller's own key, if the caller has one; it is checked in the transaction that creates the new key.
+            by: The principal for the audit; the user that the process runs as if left out.
 
         Raises:
-            KeyRefusedError: `made_by` is no longer valid, or the new key would have more rights; no key was created.
-            QueryError: There is no scope, the list of tenants is empty, a name is not valid, or the time is not above 0.
-            InvalidTenantIdError: One of `tenants` is not a valid id.
+            KeyRefusedError: `made_by` is no longer valid, or the new key would have more scopes; no key was created.
+            QueryError: `scopes` or `tenants` is empty, a name is not valid, or `expires_in_seconds` is not above 0.
+            InvalidTenantIdError: One of `tenants` is not a valid tenant id.
         """
         check_key_name(name)
         now = self._clock.now()
@@ -123,7 +121,7 @@ class ApiKeys:
         condition, parameters = _may_manage(made_by)
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
-        # A text of fixed width, so that keys are listed in the order of time.
+        # A string of fixed length, so that keys are listed by time.
         created_at = as_text(now)
         row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
@@ -137,15 +135,15 @@ class ApiKeys:
             ),
         )
         if not results[-1]:
-            raise _refused("no key was made")
+            raise _refused("no key was created")
         return NewApiKey(key, f"tnt_{key.id}_{secret}")
 
     async def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[ApiKey]:
-        """Return a page of all keys, expired and revoked ones too, oldest first.
+        """Return a page of all keys, including expired and revoked keys, oldest first.
 
         Args:
-            limit: How many at most; 1,000 if left out.
-            cursor: The `next_cursor` of the page before.
+            limit: The largest number of keys in the page; 1,000 if left out.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             QueryError: `limit` or `cursor` is not valid.
@@ -159,10 +157,10 @@ class ApiKeys:
         return Page(keys, None if last is None else encode_cursor("keys", last[4], last[0]))
 
     async def revoke(self, key_id: str, *, revoked_by: ApiKey | None = None, by: str | None = None) -> ApiKey:
-        """Revoke a key: from now on it is refused. The call can be repeated.
+        """Revoke a key, so that requests with the key are refused; idempotent.
 
         Args:
-            key_id: The key.
+            key_id: The key's id.
             revoked_by: The caller's own key, see `made_by` of `create`.
             by: See `create`.
 
@@ -172,8 +170,8 @@ class ApiKeys:
         """
         self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        # A repeated call is audited too, so that it commits. An earlier call whose last sync failed may have taken effect; it is
-        # durable only after another commit.
+        # A repeated call appends a row to the audit, so that it commits. The commit makes an earlier revocation durable whose last
+        # sync failed.
         condition, parameters = _may_manage(revoked_by)
         sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
         exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
@@ -189,10 +187,10 @@ class ApiKeys:
         return found[0]
 
     async def authenticate(self, token: str) -> ApiKey | None:
-        """Return the key with this token if it is valid now; None otherwise, without a reason."""
+        """Return the key with this token; None if the token is unknown, expired or revoked."""
         match = _TOKEN.fullmatch(token)
         found = await self._find(match["id"]) if match is not None else None
-        # The hashes are compared even if there is no such key: the duration must not reveal whether the id exists.
+        # The hashes are compared even if the key does not exist, so that the duration does not reveal which ids exist.
         known_hash = found[1] if found is not None else _hash("")
         given_hash = _hash(match["secret"] if match is not None else token)
         if not hmac.compare_digest(known_hash, given_hash) or found is None:
@@ -202,7 +200,7 @@ class ApiKeys:
         return None if is_expired or key.revoked_at is not None else key
 
     async def has_any(self) -> bool:
-        """Return whether a key exists that was not revoked."""
+        """Return whether any key exists that was not revoked."""
         sql = "SELECT 1 FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
         return await self._store.read(Statement("keys.has_any", sql, (), Fetch.ONE)) is not None
 
@@ -217,7 +215,7 @@ class ApiKeys:
             return
         is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()
         if is_expired or not all(manager.allows(scope) for scope in (Scope.ADMIN, *scopes)):
-            raise _refused("it is expired, or lacks the scope 'admin'")
+            raise _refused("the key is expired, or lacks the scope 'admin' or a scope of the new key")
 
     def _audited(self, action: str, detail: dict[str, object], by: str | None) -> Statement:
         return append(
@@ -232,7 +230,7 @@ class ApiKeys:
 
 
 def _may_manage(manager: ApiKey | None) -> tuple[str, tuple[str, ...]]:
-    """Return the condition, and its parameters, that checks the mutable part of the caller's key, if the caller has one."""
+    """Return an SQL condition and its parameters; the condition checks the mutable part of the caller's key, if there is one."""
     if manager is None:
         return "1 = 1", ()
     is_good = "EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL)"
@@ -241,7 +239,7 @@ def _may_manage(manager: ApiKey | None) -> tuple[str, tuple[str, ...]]:
 
 def _refused(what: str) -> KeyRefusedError:
     return KeyRefusedError(
-        f"the caller's key does not permit this any more: {what}; use a valid key with enough rights"
+        f"the caller's key does not permit this call: {what}; use a valid key with enough scopes"
     )
 
 
@@ -251,13 +249,13 @@ def _hash(secret: str) -> str:
 
 def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:
     if not tenants:
-        raise QueryError("the list of tenants is empty: name at least one, or leave tenants out for all")
+        raise QueryError("the list of tenants is empty: name at least one, or leave the argument out for all")
     return tuple(sorted(set(map(parse_tenant_id, tenants))))
 
 
 def _checked_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
     if not scopes:
-        raise QueryError(f"a key needs a scope: {', '.join(Scope)}")
+        raise QueryError(f"the key has no scope: give at least one of {', '.join(Scope)}")
     return tuple(sorted({Scope(scope) for scope in scopes}, key=list(Scope).index))
 
 

@@ -1,12 +1,11 @@
-"""Who did what to which tenant: an append-only, hash-chained table in the catalog.
+"""The audit of operators' calls: an append-only, hash-chained table in the catalog.
 
-Each row's hash is SHA-256 of the previous row's hash and of the row itself, as a JSON array in the form of SQLite's
-``json_array``. To alter, remove or insert a row unnoticed, a person has to rewrite every later row, and the head, which
-`AdminAudit.verify` compares too. So `verify` finds changes by hand and damage. It does not find a chain that was forged as a whole
-by a person who may write the catalog, unless the last hash is kept elsewhere too.
+Each row's hash is the SHA-256 of the previous row's hash and of the row, as a JSON array in the form of SQLite's ``json_array``. A
+person who alters, removes or inserts a row must also rewrite all later rows and the head, or `AdminAudit.verify` finds the change.
+To detect that a whole chain was forged, keep the last hash outside the catalog.
 
-A row is written in the transaction of the change that it reports, if the call changes the catalog: a call that took effect has
-its row. One statement reads the head, computes the hash and appends the row, so no other row can come in between.
+If a call changes the catalog, its row is written in the transaction of the change, so no change lacks its row. One statement reads
+the head, computes the hash and appends the row, so no other row can come in between.
 """
 
 import getpass
@@ -30,10 +29,10 @@ from tenantry.texts import check_principal
 AUDIT_ROWS_DEFAULT: Final = 100
 _VERIFIED_ROWS: Final = 1000
 
-# The column `actor` holds the principal. Its name is older than the word, and renaming it would rewrite every audit.
+# The column `actor` contains the principal. Renaming the column would change the audit of every existing data directory.
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
 _COLUMNS: Final = ", ".join(_HASHED)
-# Digest and JSON are functions of a dialect. Another dialect's text must build the same JSON, so that a chain can be moved.
+# `sha256` and `json_array` belong to a dialect. Another dialect's SQL must build the same JSON, so that an audit can be moved.
 _APPEND: Final = Sql(
     {
         "sqlite": f"""
@@ -47,7 +46,7 @@ _APPEND: Final = Sql(
     }
 )
 _LIST: Final = f"SELECT {_COLUMNS} FROM admin_audit"  # noqa: S608  # our names
-# Texts are read as bytes: damaged ones may not be UTF-8.
+# Strings are read as bytes, because a damaged string may not be UTF-8.
 _VERIFY: Final = Sql(
     {
         "sqlite": f"""
@@ -61,12 +60,12 @@ _HEAD: Final = Sql({"sqlite": "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_h
 
 
 def shown_path(path: Path, data_dir: Path) -> str | None:
-    """Return a file's path for the audit; None for a file in the data directory, which is temporary."""
+    """Return a file's path for the audit; None for a temporary file in the data directory."""
     return None if data_dir in path.parents else str(path)
 
 
 def principal_of(by: str | None) -> str:
-    """Return the principal of a call: the one that the call names, or else the user that the process runs as.
+    """Return the principal of a call: `by`, or the user that the process runs as if `by` is None.
 
     Raises:
         QueryError: The name is empty, blank, too long, or cannot be stored as text.
@@ -83,12 +82,12 @@ class AdminAuditEntry(BaseModel):
     Attributes:
         seq: The row's number; the first is 1, and there are no gaps.
         at: An instant in UTC.
-        principal: Who made the call: its ``by=``, or the user that the process ran as.
+        principal: The person or program that made the call: the call's ``by=``, or the user that the process ran as.
         action: The call's name.
-        tenant_id: The tenant as the caller named it; None if the call concerns no single tenant.
-        tenant_uid: The tenant's stable key; None if the tenant was not found.
-        outcome: ``ok``; the error's `outcome`; or ``taken_back`` if the call's process died and the call was undone.
-        detail: The call's arguments and decisions; never a secret.
+        tenant_id: The tenant's id in the call; None if the call concerns no single tenant.
+        tenant_uid: The tenant's permanent key; None if the tenant was not found.
+        outcome: ``ok``; the error's `outcome`; or ``taken_back`` if the process died and the call was rolled back.
+        detail: The call's arguments and decisions, without secrets.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -105,10 +104,10 @@ class AdminAuditEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AuditVerification:
-    """What `AdminAudit.verify` found.
+    """The result of `AdminAudit.verify`.
 
     Attributes:
-        rows: How many rows are intact, up to the first that is not.
+        rows: The number of intact rows before the first problem.
         hash: The hash of the last intact row. Keep it elsewhere to detect a chain that was forged as a whole.
         problem: The first problem, or None.
     """
@@ -133,16 +132,16 @@ def append(
     detail: Mapping[str, Any],
     by: str | None = None,
 ) -> Statement:
-    """Return the statement that appends a row.
+    """Return the statement that appends a row, see `AdminAuditEntry`.
 
     Args:
-        clock: Gives its time.
-        action: See `AdminAuditEntry`, like those that follow.
-        tenant_id: As the caller named it.
-        tenant_uid: Its stable key.
-        outcome: See `AdminAuditEntry`.
-        detail: Without secrets; what is None is left out.
-        by: Who did it, see `principal_of`.
+        clock: The clock for the row's time.
+        action: The call's name.
+        tenant_id: The tenant's id in the call.
+        tenant_uid: The tenant's permanent key.
+        outcome: The call's outcome.
+        detail: The call's arguments and decisions, without secrets; values that are None are left out.
+        by: The principal, see `principal_of`.
 
     Raises:
         QueryError: The principal's name is not valid.
@@ -154,10 +153,9 @@ def append(
 
 
 def append_if(condition: str, parameters: Sequence[object], record: Statement) -> Statement:
-    """Return the statement that appends a row only if a condition holds when the statement runs.
+    """Return the statement that appends a row only if a condition is true when the statement runs.
 
-    Put it into one unit with the change that the row reports, in front of it: a compare-and-set changes a row if and only if its
-    condition held just before.
+    Put the statement into one unit with the change that the row records, before the change, and give both the same condition.
     """
     return Statement(
         record.name, record.sql + f" WHERE {condition}", (*record.parameters, *parameters), record.fetch
@@ -181,10 +179,10 @@ class AdminAudit:
         """Return a page of the audit, newest first.
 
         Args:
-            tenant_id: Only calls that named the tenant by this id.
-            tenant_uid: Only calls on the tenant with this stable key, whatever its id was then.
-            limit: How many at most; 100 if left out.
-            cursor: The `next_cursor` of the page before.
+            tenant_id: The tenant's id in the returned calls.
+            tenant_uid: The permanent key of the tenant in the returned calls, which may have used an earlier id.
+            limit: The largest number of rows in the page; 100 if left out.
+            cursor: The `next_cursor` of the previous page.
 
         Raises:
             QueryError: `limit` or `cursor` is not valid.
@@ -202,7 +200,7 @@ class AdminAudit:
         return Page(entries, encode_cursor("audit", entries[-1].seq) if has_more else None)
 
     async def verify(self) -> AuditVerification:
-        """Compute every row's hash anew and compare; find the first row that is altered, missing or out of place."""
+        """Verify the hash of every row, and find the first row that is altered, missing or misplaced."""
         seq, last_hash = 0, b""
         while rows := await self._store.read(Statement("audit.verify", _VERIFY, (seq,), Fetch.ALL)):
             for found_seq, previous_hash, found_hash, is_as_written in rows:
@@ -218,7 +216,7 @@ class AdminAudit:
                 seq, last_hash = found_seq, found_hash
         head = await self._store.read(Statement("audit.head", _HEAD, (), Fetch.ONE))
         problem = None
-        # Rows that were appended since the last page was read are not a problem: the chain continues with them.
+        # The head may be ahead, because rows may have been appended after the last page was read.
         if head is None or head[0] < seq or (head[0] == seq and head[1] != last_hash):
             problem = "the head was altered"
         elif head[0] > seq and not await self._has_row(seq + 1):
@@ -231,7 +229,7 @@ class AdminAudit:
 
 
 def _from_row(row: TupleRow) -> AdminAuditEntry:
-    # The model's fields are in the order of the columns.
+    # The model has its fields in the order of the columns.
     columns = tuple(AdminAuditEntry.model_fields)
     return decode_row(AdminAuditEntry, columns, row, entity="audit_row", json_columns=("detail",))
 
@@ -240,5 +238,5 @@ def _from_row(row: TupleRow) -> AdminAuditEntry:
 def _process_user() -> str:
     try:
         return f"os:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return "os:unknown"

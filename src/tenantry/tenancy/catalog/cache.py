@@ -1,4 +1,4 @@
-"""A cache of the catalog's records, valid until anybody changes the catalog."""
+"""A cache of tenants' records, which is valid until any process changes the catalog."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,21 +11,21 @@ CACHED_TENANTS_MAX: Final = 16_384
 
 
 class TenantCache:
-    """Tenant records as they were read, until any process commits to the catalog."""
+    """Caches tenants' records until any process commits to the catalog."""
 
     def __init__(self, change_token: Callable[[], ChangeToken | None]) -> None:
         self._change_token = change_token
         self._records: dict[TenantId, TenantRecord] = {}
-        self._token: ChangeToken | None = None  # the one that the records belong to
+        self._token: ChangeToken | None = None  # the catalog's token when the records were read
 
     def get(self, tenant_id: TenantId) -> TenantRecord | None:
-        """Return the tenant's record, if it was read and the catalog has not changed since."""
+        """Return the tenant's record if it is in the cache and the catalog has not changed."""
         if self._records and self._token != self._change_token():
             self._records.clear()
         return self._records.get(tenant_id)
 
     def add(self, record: TenantRecord, token: ChangeToken | None) -> None:
-        """Add a record that was read after the catalog had this token, unless the catalog has changed since."""
+        """Add a record to the cache, unless the catalog's token has changed since the record was read."""
         if token is None or token != self._change_token():
             return
         if self._token != token or len(self._records) >= CACHED_TENANTS_MAX:

@@ -1,6 +1,6 @@
-"""The durable list of tenants, in a database of its own behind an actor of its own.
+"""The catalog: the durable list of tenants, in a separate database with its own actor.
 
-Several processes write it, so every change is one short transaction.
+Several processes write the catalog, so every change is one short transaction.
 """
 
 import secrets
@@ -31,14 +31,14 @@ TENANT_ROWS_DEFAULT: Final = 100
 
 
 class StaleTenantError(Exception):
-    """The tenant was changed since it was read: read it again."""
+    """The tenant was changed after its record was read: read the record again."""
 
 
 class Catalog:
     """Reads and changes the list of tenants.
 
     Args:
-        context: Clock, settings and event hook; the limiters should be the catalog's own, so that no tenant's load delays it.
+        context: The clock, the settings, the event hook, and limiters that tenants do not share.
     """
 
     def __init__(self, backend: Backend, context: ActorContext) -> None:
@@ -48,22 +48,22 @@ class Catalog:
         self._change_token = store.change_token
         self._cache = TenantCache(store.change_token)
         self.changes = 0
-        """How often this registry has changed tenants, or tried to: a cache of their counts compares it."""
+        """The number of times that this registry has tried to change a tenant; it shows when cached counts are stale."""
         self._actor = CatalogActor(CATALOG_NAME, store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
-        """Open the database and migrate it."""
+        """Open and migrate the catalog's database."""
         await self._actor.open()
 
     async def aclose(self, timeout_seconds: float) -> None:
-        """Finish the calls that were begun and close the database; idempotent."""
+        """Finish the accepted calls and close the database; idempotent."""
         await self._actor.aclose(timeout_seconds)
 
     async def insert(self, tenant: TenantRecord) -> None:
-        """Add a tenant; it replaces a purged one with the same id.
+        """Add a tenant; a purged tenant with the same id is removed.
 
         Raises:
-            TenantExistsError: The id is taken.
+            TenantExistsError: Another tenant has the id.
         """
         try:
             await self._write_tenants(*tenant_sql.insert(tenant))
@@ -71,7 +71,7 @@ class Catalog:
             raise TenantExistsError(f"tenant {tenant.id!r} exists already", tenant_id=tenant.id) from error
 
     async def find(self, tenant_id: TenantId) -> TenantRecord | None:
-        """Return the tenant, or None; commits of any process before this call are seen.
+        """Return the tenant, or None; the result includes all earlier commits of any process.
 
         Raises:
             TenantNotFoundError: The call was authorised for another tenant, see `acting_under`.
@@ -82,7 +82,7 @@ class Catalog:
         return tenant
 
     async def get(self, tenant_id: TenantId) -> TenantRecord:
-        """Return the tenant; commits of any process before this call are seen.
+        """Return the tenant; the result includes all earlier commits of any process.
 
         Raises:
             TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
@@ -118,11 +118,11 @@ class Catalog:
         return Page(page, encode_cursor(CATALOG_NAME, page[-1].id) if has_more else None)
 
     async def find_by_uid(self, uid: str) -> TenantRecord | None:
-        """Return the tenant with this stable key, whatever its id is now, or None."""
+        """Return the tenant with this permanent key, even if it was renamed, or None."""
         return await self._read_one("catalog.find_by_uid", "uid = ?", uid)
 
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRecord]:
-        """Return those of the tenants that exist."""
+        """Return the tenants with these ids, by id; unknown ids are ignored."""
         found: dict[TenantId, TenantRecord] = {}
         for chunk in tenant_sql.in_chunks(tenant_ids):
             where = f"id IN ({placeholders(chunk)})"
@@ -130,31 +130,31 @@ class Catalog:
         return found
 
     async def locations(self, name: str) -> set[str]:
-        """Return the tenants' locations that are `name`, or `name` with a counter: ``acme``, ``acme.1``."""
+        """Return all tenants' locations that are `name`, or `name` with a counter: ``acme``, ``acme.1``."""
         return {location for (location,) in await self._actor.read(tenant_sql.locations(name))}
 
     async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:
-        """Return deleted tenants whose grace period ended by `past`, the one that ended first at the front."""
+        """Return deleted tenants whose grace period ended by `past`, earliest end first."""
         where = f"purge_after <= ? AND {tenant_sql.PURGEABLE} ORDER BY purge_after, id LIMIT ?"
         return await self._read_all("catalog.to_purge", where, as_text(past), limit)
 
     async def by_snapshot_due(self, count: int) -> Sequence[TenantRecord]:
-        """Return at most so many active tenants whose snapshot is due, or that have no due time yet."""
+        """Return at most `count` active tenants whose snapshot is due or that have no due time yet."""
         where = f"{tenant_sql.SERVED} ORDER BY snapshot_due_at NULLS FIRST, id LIMIT ?"
         tenants, now = await self._read_all("catalog.by_snapshot_due", where, count), self._clock.now()
         return [t for t in tenants if t.snapshot_due_at is None or t.snapshot_due_at <= now]
 
     async def by_snapshot_due_after(self, latest: datetime, count: int) -> Sequence[TenantRecord]:
-        """Return at most so many active tenants whose snapshot is due only after a time."""
+        """Return at most `count` active tenants whose snapshot is due after `latest`."""
         where = f"{tenant_sql.SERVED} AND snapshot_due_at > ? ORDER BY snapshot_due_at, id LIMIT ?"
         return await self._read_all("catalog.by_snapshot_due_after", where, as_text(latest), count)
 
     async def move_snapshot_due(self, tenant: TenantRecord, due_at: datetime) -> bool:
-        """Change when the tenant's next snapshot is due; return False if that was changed since the tenant was read."""
+        """Set the due time of the tenant's next snapshot; return False if the due time was changed after the tenant was read."""
         return bool((await self._actor.write((tenant_sql.move_snapshot_due(tenant, due_at),)))[0])
 
     async def sample(self, count: int) -> Sequence[TenantRecord]:
-        """Return at most so many active tenants, drawn at random, in the order of their ids."""
+        """Return a random sample of at most `count` active tenants, in the order of their ids."""
         ((total,),) = await self._actor.read(tenant_sql.COUNT_SERVED)
         drawn = secrets.SystemRandom().sample(range(1, total + 1), min(page_rows(count), total))
         found: list[TenantRecord] = []
@@ -163,8 +163,8 @@ class Catalog:
         return found
 
     async def under_way(self) -> Sequence[TenantRecord]:
-        """Return the tenants with a lifecycle operation that was begun and has not ended, here or anywhere."""
-        # Two statements, because each uses an index and one with OR would use none.
+        """Return the tenants with a lifecycle operation that has started and not ended, in any process."""
+        # Two statements, because each uses an index, and a single statement with OR would not.
         begun = await self._read_all("catalog.under_way", "intent IS NOT NULL ORDER BY id")
         where = f"{tenant_sql.BEGINNING} AND intent IS NULL ORDER BY id"
         return [*begun, *await self._read_all("catalog.under_way", where)]
@@ -178,19 +178,19 @@ class Catalog:
         audit: Statement | None = None,
         **changes: Any,
     ) -> TenantRecord:
-        """Let `event` happen to the tenant and return the changed tenant.
+        """Apply a lifecycle event to the tenant and return the changed tenant.
 
         Args:
-            tenant: As it was read.
-            event: An event that has already happened changes only the reason and the fields of `changes`.
-            reason: Why. If the event has already happened, None keeps the earlier reason. An undelete brings back the reason from before
-                the delete.
-            audit: What `tenantry.tenancy.catalog.audit.append` returned; the row is in the audit if the change took effect.
-            changes: Other fields to change with it.
+            tenant: The tenant's record, as it was read.
+            event: The event. If it has already happened, only the reason and the fields of `changes` are changed.
+            reason: The reason for the new state. If the event has already happened, None keeps the earlier reason. An undelete
+                restores the reason from before the deletion.
+            audit: The statement that `tenantry.tenancy.catalog.audit.append` returned; it runs if the change takes effect.
+            changes: Other fields to change in the same transaction.
 
         Raises:
-            TenantStateError: There is no such transition.
-            StaleTenantError: The tenant was changed since it was read.
+            TenantStateError: The event is not possible in the tenant's state.
+            StaleTenantError: The tenant was changed after its record was read.
         """
         target = next_state(tenant.state, event, tenant_id=tenant.id, before_delete=tenant.state_before)
         if target is tenant.state:
@@ -215,18 +215,16 @@ class Catalog:
     async def change(
         self, tenant: TenantRecord, *, audit: Statement | None = None, **changes: Any
     ) -> TenantRecord:
-        """Change fields of the tenant and return the changed tenant: a compare-and-set on its revision.
-
-        If two processes change a tenant at once, the change of one takes effect and the other gets an error.
+        """Change fields of the tenant if its revision is that of `tenant`, and return the changed tenant.
 
         Args:
-            tenant: As it was read.
-            audit: What `tenantry.tenancy.catalog.audit.append` returned; the row is in the audit if the change took effect.
-            changes: Fields and their values; without any, only the audit's row is appended.
+            tenant: The tenant's record, as it was read.
+            audit: The statement that `tenantry.tenancy.catalog.audit.append` returned; it runs if the change takes effect.
+            changes: The fields and their new values; without fields, only the row of the audit is appended.
 
         Raises:
-            StaleTenantError: The tenant was changed since it was read.
-            TenantExistsError: The new id is taken.
+            StaleTenantError: The tenant was changed after its record was read.
+            TenantExistsError: Another tenant has the new id.
         """
         changed = tenant.model_copy(update={**changes, "revision": tenant.revision + 1})
         try:
@@ -244,12 +242,12 @@ class Catalog:
         await self._write_tenants(tenant_sql.remove(tenant))
 
     async def record_opened(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
-        """Record the schema versions and the error of an opening, if they differ from the tenant's record."""
+        """Record the schema versions and the error of an opening, if either differs from the tenant's record."""
         if tenant.schema_versions != versions or tenant.last_error != error:
             await self._actor.write((tenant_sql.record_opened(tenant.uid, versions, error),))
 
     async def states(self) -> dict[TenantState, int]:
-        """Return how many tenants are in each state."""
+        """Return the number of tenants in each state."""
         counts: dict[str, int] = dict(await self._actor.read(tenant_sql.COUNT_STATES))
         return {state: counts.get(state, 0) for state in TenantState}
 
@@ -258,15 +256,15 @@ class Catalog:
         return await self._actor.changes_by_others()
 
     async def check_writable(self) -> None:
-        """Run a transaction that writes nothing."""
+        """Check that the catalog can be written: run a write transaction that changes nothing."""
         await self._actor.write((tenant_sql.CHECK_WRITABLE,))
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement, for the other tables of the catalog."""
+        """Run one reading statement on another table of the catalog."""
         return await self._actor.read(statement)
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
-        """Run one unit, for the other tables of the catalog."""
+        """Run statements on other tables of the catalog as one atomic unit."""
         return await self._actor.write(statements)
 
     async def _read_all(self, name: str, where: str, *parameters: object) -> Sequence[TenantRecord]:
@@ -281,4 +279,4 @@ class Catalog:
         try:
             return await self._actor.write(statements)
         finally:
-            self.changes += 1  # also if it failed: whether it was committed may be unknown
+            self.changes += 1  # after an error too, because the write may have been committed

@@ -1,4 +1,4 @@
-"""Responses of the admin API by idempotency key, recorded in the catalog; `registry.recorded_responses`."""
+"""The recorded responses of the admin API by idempotency key, stored in the catalog; see `registry.recorded_responses`."""
 
 import json
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from tenantry.tenancy.clock_watch import ClockWatch
 
 RETENTION_SECONDS: Final = 86_400.0
 PENDING_SECONDS_MAX: Final = 60.0
-"""A pending request that was not renewed for so long belongs to a process that died: its key is free again."""
+"""After this time without a renewal, a pending request counts as abandoned, and its key is free again."""
 
 _REMOVED_MAX: Final = 32
 _DELETE_EXPIRED: Final = """
@@ -28,13 +28,13 @@ INSERT INTO idempotent_requests (key_id, key, request_hash, created_at) VALUES (
 
 
 class RecordedResponse(NamedTuple):
-    """The response to a request with an idempotency key, or what is known of it while the request is pending.
+    """The response to a request with an idempotency key, or the interim response while the request is pending.
 
     Attributes:
-        request_hash: Hash of the request that used the key first.
-        status: The final status; None while the request is pending.
-        headers: The headers that a replay repeats.
-        body: The body; of a pending request the interim body, empty if it has none.
+        request_hash: The hash of the first request with the key.
+        status: The final status code; None while the request is pending.
+        headers: The headers that a replay sends again.
+        body: The body of the response; empty if a pending request has no interim response.
     """
 
     request_hash: str
@@ -44,10 +44,9 @@ class RecordedResponse(NamedTuple):
 
 
 class PendingRequest:
-    """A request that has no final response yet, the only one with its idempotency key.
+    """A request without a final response; no other pending request has the same idempotency key.
 
-    `PENDING_SECONDS_MAX` after the last `renew` the key is free; a later request may take it, and these methods do not touch
-    that request.
+    `PENDING_SECONDS_MAX` after the last `renew`, a later request can use the key. Then these methods change nothing.
     """
 
     def __init__(self, store: CatalogSession, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
@@ -64,7 +63,7 @@ class PendingRequest:
         self._begun_at = now
 
     async def record_interim(self, headers: dict[str, str], body: bytes) -> None:
-        """Record an interim response, such as an operation that runs: replays get it for as long as this request is renewed."""
+        """Record an interim response, such as a running operation; replays get it while this request is pending."""
         sql = "UPDATE idempotent_requests SET headers = ?, body = ?"
         await self._change("recorded_responses.record", sql, json.dumps(headers), body)
 
@@ -74,7 +73,7 @@ class PendingRequest:
         await self._change("recorded_responses.record", sql, status, json.dumps(headers), body)
 
     async def forget(self) -> None:
-        """Free the key: the request had no effect."""
+        """Delete the record, so that the key is free; for a request that had no effect."""
         await self._change("recorded_responses.forget", "DELETE FROM idempotent_requests")
 
     async def _change(self, operation: str, sql: str, *values: object) -> None:
@@ -84,7 +83,7 @@ class PendingRequest:
 
 
 class RecordedResponses:
-    """Records responses for a day."""
+    """Records responses, and keeps them for a day."""
 
     def __init__(self, store: CatalogSession, clock: Clock, watch: ClockWatch) -> None:
         self._store = store
@@ -92,7 +91,7 @@ class RecordedResponses:
         self._watch = watch
 
     async def begin(self, key_id: str, key: str, request_hash: str) -> PendingRequest | RecordedResponse:
-        """Record a pending request; if a request with this key is recorded already, return that one's response instead."""
+        """Record a pending request; if a request with this key is recorded already, return its response instead."""
         while True:
             begun_at = await self._insert_pending(key_id, key, request_hash)
             if begun_at is not None:
@@ -100,7 +99,7 @@ class RecordedResponses:
             before = await self._find(key_id, key)
             if before is not None:
                 return before
-            # The other request was forgotten between the two statements: try again.
+            # Another caller deleted the other request between the two statements, so try again.
 
     async def _insert_pending(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()

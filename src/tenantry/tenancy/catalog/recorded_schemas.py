@@ -1,7 +1,7 @@
-"""The schema packs that the tenants of a data directory have, in the catalog: `registry.recorded_schemas`.
+"""The catalog's list of the schema packs that tenants have; see `registry.recorded_schemas`.
 
-A pack is recorded when the first tenant has got it. A registry that was not given a recorded pack serves every tenant whose database
-needs no migration. It refuses to create and to migrate tenants: they would lack the tables of that pack.
+A pack is recorded when the first tenant has its tables. A registry without a recorded pack serves all tenants whose database needs
+no migration. The registry refuses to create or migrate tenants, because they would lack the tables of that pack.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,8 +26,8 @@ class RecordedSchema(BaseModel):
 
     Attributes:
         name: The pack's name.
-        recorded_at: When the first tenant had got it, in UTC.
-        is_missing: Whether this process was not given the pack.
+        recorded_at: The time in UTC at which the first tenant had the pack.
+        is_missing: Whether this process lacks the pack.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ async def read_recorded(catalog: CatalogReader, schemas: Iterable[Schema]) -> tu
 
     Args:
         catalog: The catalog.
-        schemas: The packs that this process was given.
+        schemas: The packs of this process.
     """
     here = {schema.name for schema in schemas}
     return tuple(
@@ -55,9 +55,9 @@ class RecordedSchemas:
     """Reads and changes the list of the packs that tenants have.
 
     Args:
-        catalog: Has the list.
-        schemas: The packs that this registry was given.
-        clock: Dates the records.
+        catalog: The catalog, which stores the list.
+        schemas: The packs of this registry.
+        clock: The clock for the time of each record.
     """
 
     def __init__(self, catalog: CatalogSession, schemas: Sequence[Schema], clock: Clock) -> None:
@@ -70,26 +70,26 @@ class RecordedSchemas:
         return await read_recorded(self._catalog, self._schemas)
 
     async def missing(self) -> tuple[str, ...]:
-        """Return the names of the recorded packs that this registry was not given."""
+        """Return the names of the recorded packs that this registry lacks."""
         return tuple(one.name for one in await self.list() if one.is_missing)
 
     async def check(self) -> None:
-        """Raise unless this registry was given every recorded pack.
+        """Raise an error if this registry lacks a recorded pack.
 
         Raises:
-            MissingSchemaError: It lacks some; the error names them.
+            MissingSchemaError: The registry lacks recorded packs, which the error names.
         """
         missing = await self.missing()
         if missing:
             raise MissingSchemaError(
-                f"tenants of this data directory have schema packs that are unknown here ({', '.join(missing)}), so this process "
-                "creates and migrates no tenants: give it the packs with schemas= in Python, --schema module:PACK on the command "
-                "line, or TENANTRY_SCHEMAS; to give a pack up, use 'tenantry schema forget'",
+                f"tenants of this data directory have schema packs that this process lacks ({', '.join(missing)}), so the process "
+                "creates and migrates no tenants: add the packs with schemas= in Python, --schema module:PACK on the command line, "
+                "or TENANTRY_SCHEMAS; to drop a pack, use 'tenantry schema forget'",
                 missing_schemas=missing,
             )
 
     async def record(self) -> None:
-        """Record this registry's packs, now that a tenant has them."""
+        """Record this registry's packs after a tenant has received them."""
         known = {one.name for one in await self.list()}
         now = as_text(self._clock.now())
         new = [
@@ -101,29 +101,29 @@ class RecordedSchemas:
             await self._catalog.write(*new)
 
     async def forget(self, name: str, *, by: str | None = None) -> RecordedSchema:
-        """Remove a pack from the list and return it, so that a registry without the pack creates and migrates tenants again.
+        """Remove a pack from the list and return its record, so that a registry without the pack can create and migrate tenants.
 
-        The tenants keep the pack's tables, their rows and the note of the versions that they have. New tenants do not get the tables.
-        A registry that has the pack records it again with the next tenant that it creates or migrates.
+        Existing tenants keep the pack's tables, rows and recorded version. New tenants do not get the tables. A registry that has
+        the pack adds it to the list again when it next creates or migrates a tenant.
 
         Args:
             name: The pack's name.
-            by: Who does it, for the audit; the user that the process runs as if left out.
+            by: The principal for the audit; the user that the process runs as if left out.
 
         Raises:
-            MigrationError: This registry has the pack, and would record it again.
+            MigrationError: This registry has the pack, and would add it to the list again.
             RecordNotFoundError: The pack is not recorded.
         """
         found = next((one for one in await self.list() if one.name == name), None)
         if found is None:
             raise RecordNotFoundError(
-                f"no schema pack {name[:40]!r} is recorded: 'tenantry schema list' shows those that are",
+                f"no schema pack {name[:40]!r} is recorded: 'tenantry schema list' shows the recorded packs",
                 record_id=name[:40],
             )
         if not found.is_missing:
             raise MigrationError(
-                f"the schema pack {name!r} is in use here and would be recorded again: leave it out of schemas= (or --schema), "
-                "then forget it",
+                f"this process uses the schema pack {name!r} and would record it again: leave the pack out of schemas= (or "
+                "--schema), then forget the pack",
                 schema=name,
             )
         record = append(

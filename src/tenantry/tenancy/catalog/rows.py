@@ -1,4 +1,4 @@
-"""Rows of the catalog's tables as models, and tenants as rows."""
+"""Converts rows of the catalog's tables to models, and tenants' records to rows."""
 
 import json
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ COLUMNS: Final = tuple(TenantRecord.model_fields)
 INSERT: Final = f"INSERT INTO tenants ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # our names
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM tenants"  # noqa: S608  # our names
 ID_IN_JSON: Final = Sql({"sqlite": "id IN (SELECT value FROM json_each(?))"})
-"""The condition that a tenant's id is in a list of any length, which is one value: a JSON array."""
+"""The condition that a tenant's id is in a list; its one parameter is the list as a JSON array."""
 _JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
 _TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")
 
 
 def after_prefix(id_prefix: str) -> str:
-    """Return the first text after all ids that begin with a prefix."""
-    return f"{id_prefix}{{"  # the character after "z", which is the last one of an id
+    """Return a string that sorts after all ids with this prefix."""
+    return f"{id_prefix}{{"  # "{" follows "z", the last character that an id can have
 
 
 def to_row(tenant: TenantRecord) -> TupleRow:
-    """Return the row of a tenant."""
+    """Return a tenant's record as a row."""
     values = tenant.model_dump(mode="json")
     for column in _TIME_COLUMNS:
         if (instant := getattr(tenant, column)) is not None:
@@ -40,7 +40,7 @@ def to_row(tenant: TenantRecord) -> TupleRow:
 
 
 def from_row(row: TupleRow) -> TenantRecord:
-    """Return the tenant of a row of `SELECT`."""
+    """Return a row of `SELECT` as a tenant's record."""
     return decode_row(TenantRecord, COLUMNS, row, entity="tenant", json_columns=_JSON_COLUMNS)
 
 
@@ -52,17 +52,17 @@ def decode_row(
     entity: str,
     json_columns: Sequence[str] = (),
 ) -> ModelT:
-    """Return the model of a row.
+    """Return a row as a model.
 
     Args:
-        model: The model. Its fields have the names of the columns.
-        columns: The columns of the row, in order. The first one names the record in an error.
+        model: The model; its fields have the names of the columns.
+        columns: The names of the row's columns, in order. The first column must be the record's id.
         row: The row.
-        entity: What an error calls the record: ``fleet_job``.
-        json_columns: The columns that hold JSON, or NULL.
+        entity: The kind of record for error messages: ``fleet_job``.
+        json_columns: The names of the columns that contain JSON or NULL.
 
     Raises:
-        MalformedRowError: The row cannot be read. A newer tenantry may have written it, with a state that this one does not know.
+        MalformedRowError: The row cannot be read, for example because a newer version of tenantry has written it.
     """
     values = dict(zip(columns, row, strict=True))
     record_id = values[columns[0]]
@@ -73,7 +73,7 @@ def decode_row(
         return model.model_validate(values)
     except (TypeError, ValueError, RecursionError) as error:
         raise MalformedRowError(
-            f"the catalog's entry of {entity.replace('_', ' ')} {record_id!r} cannot be read: {error}",
+            f"the catalog's record of {entity.replace('_', ' ')} {record_id!r} cannot be read: {error}",
             entity=entity,
             record_id=str(record_id),
         ) from error

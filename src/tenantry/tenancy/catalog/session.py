@@ -1,4 +1,4 @@
-"""Access to the catalog's tables, as their modules need it."""
+"""The interfaces for reading and writing the catalog's tables."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,4 +17,4 @@ class CatalogSession(CatalogReader, Protocol):
     """Reads and changes tables of the catalog."""
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
-        """Run the statements as one atomic unit; committed and durable when this returns."""
+        """Run the statements as one atomic unit; the unit is durable when this returns."""

@@ -1,4 +1,4 @@
-"""The SQL of the table of tenants: one function for each statement."""
+"""The SQL statements for the table of tenants: one function for each statement."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +17,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 T = TypeVar("T")
 
 LISTED_VALUES_MAX: Final = 500
-"""How many values a list in a statement may have, so that one lookup does not delay the others for long."""
+"""The largest number of values in a statement's list, so that a lookup does not delay other statements for long."""
 
 COUNT_STATES: Final = Statement("catalog.states", "SELECT state, count FROM tenant_states", (), Fetch.ALL)
 CHECK_WRITABLE: Final = Statement(
@@ -50,7 +50,7 @@ def in_chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def insert(tenant: TenantRecord) -> list[Statement]:
-    """Return the unit that adds a tenant."""
+    """Return the statements that add a tenant."""
     return [_free_id("catalog.insert", tenant.id), Statement("catalog.insert", INSERT, to_row(tenant))]
 
 
@@ -58,7 +58,7 @@ def list_page(
     after: str, prefix: str, state: TenantState | None, tenant_ids: Sequence[TenantId] | None, count: int
 ) -> Statement:
     """Return the statement that reads tenants in the order of their ids."""
-    # One lower bound: given two, SQLite uses either, and may scan all ids before the prefix.
+    # Only one lower bound, because SQLite uses only one of two, and might scan all ids before the prefix.
     conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
     conditions.append(f"NOT {_GONE}" if state is None else "state = ?")
     if state is not None:
@@ -75,14 +75,14 @@ def list_page(
 
 
 def locations(name: str) -> Statement:
-    """Return the statement that reads the locations that are `name`, or `name` with a counter."""
+    """Return the statement that reads all locations that are `name`, or `name` with a counter."""
     sql = "SELECT location FROM tenants WHERE location = ? OR (location > ? AND location < ?)"
-    # "/" is the character after ".".
+    # "/" follows "." in the order of characters.
     return Statement("catalog.locations", sql, (name, f"{name}.", f"{name}/"), Fetch.ALL)
 
 
 def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
-    """Return the statement that changes when a tenant's next snapshot is due, if that is still as in the record."""
+    """Return the statement that sets the due time of a tenant's next snapshot, unless it differs from the record's due time."""
     before = () if tenant.snapshot_due_at is None else (as_text(tenant.snapshot_due_at),)
     is_as_read = "snapshot_due_at = ?" if before else "snapshot_due_at IS NULL"
     sql = f"UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND {is_as_read}"  # noqa: S608  # our names
@@ -91,7 +91,7 @@ def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
 
 
 def has_number(numbers: Sequence[int]) -> str:
-    """Return the condition on active tenants that they have one of these numbers, in the order of their ids from 1."""
+    """Return the condition that selects active tenants by their numbers, which count from 1 in the order of ids."""
     numbered = f"SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {SERVED}"  # noqa: S608  # our names
     drawn = f"SELECT uid FROM ({numbered}) AS numbered WHERE number IN ({placeholders(numbers)})"  # noqa: S608  # our names
     return f"uid IN ({drawn}) ORDER BY id"
@@ -100,13 +100,13 @@ def has_number(numbers: Sequence[int]) -> str:
 def change(
     before: TenantRecord, after: TenantRecord, fields: Collection[str], audit: Statement | None
 ) -> list[Statement]:
-    """Return the unit that changes fields of a tenant if its revision is still that of `before`; the last result says whether.
+    """Return the statements that change a tenant if its revision is that of `before`; the last result is the number of rows.
 
     Args:
-        before: The tenant as it was read.
-        after: The tenant as it is to be.
-        fields: The fields that are written.
-        audit: Appends a row to the audit; it does if the tenant is changed.
+        before: The tenant's record, as it was read.
+        after: The changed record.
+        fields: The names of the changed fields.
+        audit: The statement that appends a row to the audit; it runs only if the tenant is changed.
     """
     row = dict(zip(COLUMNS, to_row(after), strict=True))
     where, key = "uid = ? AND revision = ?", (before.uid, before.revision)
@@ -121,19 +121,19 @@ def change(
 
 
 def record_opened(uid: str, versions: dict[str, int], error: str | None) -> Statement:
-    """Return the statement that records how the last opening of a tenant's database ended."""
+    """Return the statement that records the result of a tenant's last opening."""
     sql = "UPDATE tenants SET schema_versions = ?, last_error = ? WHERE uid = ?"
     parameters = (json.dumps(versions, sort_keys=True), error, uid)
     return Statement("catalog.record_opened", sql, parameters)
 
 
 def remove(tenant: TenantRecord) -> Statement:
-    """Return the statement that removes a tenant, if it is still in the state of the record."""
+    """Return the statement that removes a tenant, unless its state differs from the record's state."""
     sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
     return Statement("catalog.remove", sql, (tenant.uid, tenant.state))
 
 
 def _free_id(operation: str, tenant_id: TenantId) -> Statement:
-    """Return the statement that removes a purged tenant, so that its id can be used; not while the purge is under way."""
+    """Return the statement that removes a purged tenant, unless its purge is unfinished, so that its id can be used."""
     sql = f"DELETE FROM tenants WHERE id = ? AND {_GONE} AND intent IS NULL"  # noqa: S608  # our names
     return Statement(operation, sql, (tenant_id,))
