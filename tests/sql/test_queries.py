@@ -327,7 +327,7 @@ async def test_with_a_key(acme: TenantHandle):
     write = acme.idempotent("four")
     await write.fetch_all("DELETE FROM notes WHERE id = 5 RETURNING id")
     assert await write.fetch_value("SELECT max(id) FROM notes") == 4
-    with pytest.raises(QueryError, match="the key 'four' went with a write already"):
+    with pytest.raises(QueryError, match="the idempotency key 'four' belongs to an earlier write"):
         await write.execute("DELETE FROM notes")
 
 

@@ -58,7 +58,7 @@ async def test_closed_on_another_loop(data_dir: Path):
 def test_closed_when_its_loop_has_ended(data_dir: Path):
     """It says so, instead of waiting for what cannot come any more; the tenants are free when the registry is collected."""
     registries = [asyncio.run(opened(data_dir))]
-    with pytest.raises(TenantError, match="has ended, so it cannot be closed any more"):
+    with pytest.raises(TenantError, match="cannot be closed, because its event loop has ended"):
         asyncio.run(registries[0].aclose())
     lose(
         registries.clear,

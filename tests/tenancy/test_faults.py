@@ -200,9 +200,9 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
     assert await acme.messages.get_history("general") == ()
     with structlog.testing.capture_logs() as logs:
         await registry.aclose()
-    with pytest.raises(RegistryClosedError, match="it may or may not have been done"):
+    with pytest.raises(RegistryClosedError, match="the call may or may not have taken effect"):
         await hanging
-    with pytest.raises(RegistryClosedError, match="it was not begun and has no effect"):
+    with pytest.raises(RegistryClosedError, match="the call had not started and has no effect"):
         await behind
     [abandoned] = [log for log in logs if log["event"] == "tenantry.actor.abandoned"]
     assert (abandoned["tenant_id"], abandoned["timeout_seconds"]) == ("acme", 0.05)

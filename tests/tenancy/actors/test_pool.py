@@ -124,7 +124,7 @@ async def test_too_many_callers_wait():
     await bench.lease(A)
     await bench.ask(B, C)
     with pytest.raises(
-        PoolExhaustedError, match=r"no place among the 1 open tenants for 'd' \(pool_waiters_max is 2\)"
+        PoolExhaustedError, match=r"1 open tenants has no place for tenant 'd' \(pool_waiters_max is 2\)"
     ) as caught:
         await bench.pool.lease(D)
     error = caught.value

@@ -35,8 +35,8 @@ ACTOR_ABANDONED: Final = "tenantry.actor.abandoned"
 ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
 _ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
 _INTERRUPTED_SECONDS_MAX: Final = 0.5
-"""How long to wait for an interrupted statement to end."""
-# The tasks that close the stores of abandoned actors: the event loop keeps only weak references to tasks.
+"""The longest wait for an interrupted statement to end."""
+# The tasks that close the stores of abandoned actors, because the event loop keeps only weak references to tasks.
 _LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
 # After these errors the actor must close: the file is damaged, or no longer owned by this process.
 _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
@@ -44,7 +44,7 @@ _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 
 @dataclass(frozen=True, slots=True)
 class ActorContext:
-    """What all actors of a registry share."""
+    """The objects that all actors of a registry share."""
 
     config: RegistryConfig
     limiters: Limiters
@@ -56,18 +56,18 @@ class ActorContext:
 
 @dataclass(frozen=True, slots=True)
 class ActorStatistics:
-    """One open tenant's counters since it was opened."""
+    """The counters of an open tenant since it was opened."""
 
     write: ChannelStatistics
     read: ChannelStatistics
 
 
 class TenantActor:
-    """An open tenant. It belongs to the pool, and is used by callers that hold a lease.
+    """An open tenant. The pool owns the actor, and callers with a lease use it.
 
     Args:
-        on_failure: Called once, when the actor must close because of an error.
-        entry: The tenant in the catalog, whose limits the store was made with; None for the catalog's own actor.
+        on_failure: The function that is called once, when the actor must close because of an error.
+        entry: The tenant's record in the catalog; the store has the record's limits. None for the catalog's own actor.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TenantActor:
         )
         self._entry = entry
         self._is_read_only = False
-        # What the store was last told; None if that failed.
+        # The limits that the store applied last; None if the last call failed.
         self._store_limits = None if entry is None else entry.limits
         if entry is not None:
             self._limit_calls(entry)
@@ -104,12 +104,12 @@ class TenantActor:
 
     @property
     def backend(self) -> str:
-        """The store's back end."""
+        """The name of the store's back end."""
         return self._store.backend
 
     @property
     def schema_versions(self) -> dict[str, int]:
-        """The version that each schema is at, once the actor is open."""
+        """The version of each schema pack; empty until the actor is open."""
         return self._schema_versions
 
     @property
@@ -119,22 +119,22 @@ class TenantActor:
 
     @property
     def uid(self) -> str | None:
-        """The tenant's stable key; its id may belong to another tenant by now."""
+        """The tenant's permanent key; after a rename another tenant may have the id."""
         return self._entry.uid if self._entry is not None else None
 
     def has_applied(self, entry: TenantRecord) -> bool:
-        """Return whether the limits and the state of this record are those that apply now."""
+        """Return whether the limits and the state of this record are in effect."""
         known = self._entry
         return (
             known is not None and known.limits == entry.limits and self._is_read_only == _is_read_only(entry)
         )
 
     async def open(self) -> None:
-        """Connect the store and migrate it. If that fails, nothing is left open.
+        """Connect and migrate the store; if an error occurs, close it.
 
         Raises:
-            PersistenceError: It cannot be connected or migrated.
-            TenantOwnedElsewhereError: Another process has it open.
+            PersistenceError: The store cannot be connected or migrated.
+            TenantOwnedElsewhereError: Another process has the tenant open.
         """
         named = (self._tenant_id, self._store.backend)
         await self._measured(
@@ -153,27 +153,27 @@ class TenantActor:
         self._schema_versions = report.versions
 
     def write(self, request: Request) -> Awaitable[list[Result]]:
-        """Run one unit through the writer, when it is awaited.
+        """Return an awaitable that runs one unit through the writer.
 
         Raises:
             QueryError: The caller runs inside the tenant's open transaction.
             TenantStateError: The tenant's state allows reads only.
-            ChannelClosedError: The actor is closing; lease again.
-            TenantError, PersistenceError: As `Channel.call`.
+            ChannelClosedError: The actor is closing; acquire a new lease.
+            TenantError, PersistenceError: The errors of `Channel.call`.
         """
         self._check_is_outside("write")
         self._check_is_writable()
         return self._writes.call(request[0].name, request)
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
-        """Run one unit once for its key, see `KeyedRequest`, when it is awaited. Raises like `write`."""
+        """Return an awaitable that runs one unit only once for its key, see `KeyedRequest`. Raises like `write`."""
         now = self._context.clock.now()
         kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
         request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
         return self.write(request)
 
     def read(self, statement: Statement[T]) -> Awaitable[T]:
-        """Run one reading statement through the readers, when it is awaited. Raises like `write`."""
+        """Return an awaitable that runs one reading statement through the readers. Raises like `write`."""
         return self._reads.call(statement.name, statement)
 
     async def copy_to(self, path: Path) -> None:
@@ -181,19 +181,18 @@ class TenantActor:
         await self._store.copy_to(path)
 
     async def begin(self) -> TransactionSession:
-        """Open a transaction, in its place in the order of writes; the caller ends it. Raises like `write`."""
+        """Open a transaction after the earlier writes; the caller ends the transaction. Raises like `write`."""
         self._check_is_outside("transaction")
         self._check_is_writable()
         return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
     async def apply_record(self, entry: TenantRecord) -> None:
-        """Apply the limits and the state of the tenant's record; calls that were accepted before are finished.
+        """Apply the limits and the state of the tenant's record; accepted calls are finished.
 
-        Limits of calls apply at once, limits of the database after an open transaction has ended. A record with the limits
-        that the database has waits for no transaction.
+        Call limits apply at once. Database limits apply after an open transaction has ended, unless they are unchanged.
 
         Args:
-            entry: The record as it was read. Records may arrive in any order: an older one than the last has no effect.
+            entry: The tenant's record, as it was read. Records may arrive in any order; a record older than the last has no effect.
 
         Raises:
             PersistenceError: The limits of the database could not be applied; call again.
@@ -218,11 +217,11 @@ class TenantActor:
             raise
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Check the tenant's database for damage, beside its calls; a damaged one is quarantined.
+        """Check the tenant's database for damage while calls continue; a tenant with a damaged database is quarantined.
 
         Raises:
-            DatabaseCorruptError: It is damaged.
-            PersistenceConnectionError: It was closed meanwhile.
+            DatabaseCorruptError: The database is damaged.
+            PersistenceConnectionError: The database was closed during the check.
         """
         try:
             await self._store.check_integrity(is_thorough=is_thorough)
@@ -234,9 +233,9 @@ class TenantActor:
         """Finish the accepted calls, then close the store; idempotent.
 
         Args:
-            timeout_seconds: For the calls to finish. A batch that takes longer is interrupted. If it does not end then, because
-                the disk hangs, it stays on its thread with the lock held: its effect is unknown, so no other process may open
-                the file until it has ended.
+            timeout_seconds: The time for the calls to finish; then a running batch is interrupted. If the batch still does not end,
+                because the disk hangs, its thread keeps the tenant's lock until it ends. So no other process can open the file
+                while the effect of the batch is unknown.
 
         Raises:
             PersistenceConnectionError: The store could not be closed; call again.
@@ -245,7 +244,7 @@ class TenantActor:
         until = now() + timeout_seconds
         is_drained = await self._writes.aclose(timeout_seconds)
         if not is_drained and self._transaction is not None:
-            # The open transaction is idle: after its rollback the store can be closed.
+            # The open transaction is idle. After its rollback the store can be closed.
             with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS):
                 await self._transaction.rollback()
                 is_drained = True
@@ -265,7 +264,7 @@ class TenantActor:
         return ActorStatistics(write=self._writes.statistics(), read=self._reads.statistics())
 
     async def _disconnect_late(self) -> None:
-        """Close the store after the batch that still runs; then the tenant can be opened again."""
+        """Close the store after the running batch has ended, so that the tenant can be opened again."""
         try:
             await self._store.disconnect()
         except TenantryError as error:
@@ -281,7 +280,7 @@ class TenantActor:
     def _limit_calls(self, entry: TenantRecord) -> None:
         limits, now = entry.limits, self._context.clock.monotonic_seconds
         bucket = self._context.buckets.of(entry.uid, limits, now())
-        # None is the usual case, and costs a call one comparison.
+        # Without limits there is no `Admission`, so that a call costs only one comparison.
         admission = None
         if bucket is not None or limits.calls_in_flight_max is not None:
             admission = Admission(self._tenant_id, limits, bucket, load=self._load, monotonic_seconds=now)
@@ -316,15 +315,15 @@ class TenantActor:
         )
 
     def _check_is_outside(self, what: str) -> None:
-        """Refuse a call that would wait for the transaction that encloses it, and so for itself."""
+        """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""
         if self._transaction is not None and self._transaction.encloses_caller:
             raise QueryError(
                 f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside of that "
-                "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after it"
+                "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after its end"
             )
 
     async def _hold(self, begun: asyncio.Future[TransactionSession]) -> None:
-        """Begin a transaction, give it to its caller and keep the writer until it has ended."""
+        """Begin a transaction, pass the session to its caller and occupy the writer until the transaction ends."""
         async with self._context.limiters.write.permit(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(
@@ -339,7 +338,7 @@ class TenantActor:
             admit=self._writes.admit_inside,
             on_error=self._fail_if_fatal,
         )
-        # The caller may have gone while the transaction was begun.
+        # The caller may have been cancelled while the store began the transaction.
         if begun.done():
             session.abandon()
         else:
@@ -372,5 +371,5 @@ class TenantActor:
 
 
 def _is_read_only(entry: TenantRecord) -> bool:
-    """Return whether the tenant's state lets callers read and not write."""
+    """Return whether the tenant's state permits reads but not writes."""
     return entry.state.allows(Permission.READ) and not entry.state.allows(Permission.WRITE)

@@ -1,11 +1,11 @@
 """Admits a tenant's calls: limits its calls per second and its calls in flight.
 
-Theory of operation. The decision is synchronous and in memory, before the call is in a mailbox, so a refused call costs almost
-nothing and has no effect. Calls in flight are counted in the tenant's channels at that moment, not in a separate counter that
-could go wrong: a call whose caller has gone counts as long as its batch runs, and limits can change at any time. Calls per
-second are a token bucket: each call takes a token, and tokens return at the tenant's rate until the bucket is full.
+Theory of operation. The decision is synchronous and in memory, before the call enters a mailbox, so a refused call costs almost
+nothing and has no effect. Calls in flight are counted in the tenant's channels, without a separate counter. A call whose caller
+was cancelled counts until its batch ends. Calls per second are limited by a token bucket: each call takes a token, and tokens
+return at the tenant's rate until the bucket is full.
 
-The buckets outlive the actors: a tenant that is evicted and opened again has the same bucket.
+A bucket outlives its actor, so a tenant that is evicted and opened again has the same bucket.
 """
 
 from collections import OrderedDict
@@ -17,18 +17,18 @@ from tenantry.limits import TenantLimits
 
 RETRY_AFTER_SECONDS_MIN: Final = 0.001
 BUCKETS_MAX: Final = 16_384
-"""How many buckets are kept, of the tenants that were opened last; any other tenant begins with a full bucket."""
+"""The largest number of buckets, for the tenants that were opened last; other tenants begin with a full bucket."""
 
-# The waiting time is rounded up by this much. Otherwise clock + waiting time could be a float just before the token returns.
+# The waiting time is rounded up by this amount. Otherwise a retry after exactly this time could come just before the token.
 _TICK_SECONDS: Final = 1e-6
 _TICK_RATIO: Final = 1 + 1e-9
 
 
 class Bucket:
-    """A token bucket for one tenant's calls; full at first.
+    """A token bucket for one tenant's calls, which begins full.
 
     Args:
-        now_seconds: The current time by a monotonic clock, as in all methods.
+        now_seconds: The current time of a monotonic clock, as in all methods.
     """
 
     __slots__ = ("_max", "_per_second", "_seconds", "_tokens")
@@ -36,20 +36,20 @@ class Bucket:
     def __init__(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
         self._per_second = tokens_per_second
         self._max = tokens_max
-        self._tokens = tokens_max  # at that moment
+        self._tokens = tokens_max  # the tokens at the time `_seconds`
         self._seconds = now_seconds
 
     def take(self, now_seconds: float) -> float:
-        """Take a token and return 0. Without a token, change nothing and return the seconds until the next one."""
+        """Take a token and return 0. If there is no token, change nothing and return the seconds until the next token."""
         tokens = self._held(now_seconds)
         if tokens < 1.0:
             return (1.0 - tokens) / self._per_second * _TICK_RATIO + _TICK_SECONDS
-        # Updated only here: at each of many refusals the fraction of a token that returned meanwhile would be lost to rounding.
+        # A refusal does not update the state, because rounding would lose a fraction of a token at each of many refusals.
         self._tokens, self._seconds = tokens - 1.0, now_seconds
         return 0.0
 
     def change(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
-        """Change the rate and the size from now on; tokens that are there stay, up to the new size."""
+        """Change the rate and the size from now on; the present tokens remain, up to the new size."""
         self._tokens, self._seconds = self._held(now_seconds), now_seconds
         self._per_second, self._max = tokens_per_second, tokens_max
 
@@ -65,7 +65,7 @@ class Buckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def of(self, tenant_uid: str, limits: TenantLimits, now_seconds: float) -> Bucket | None:
-        """Return the tenant's bucket, with these limits from now on; None if its calls per second are not limited."""
+        """Return the tenant's bucket after applying these limits; None if calls per second are not limited."""
         bucket = self._buckets.pop(tenant_uid, None)
         per_second = limits.calls_per_second_max
         if per_second is None:
@@ -82,18 +82,18 @@ class Buckets:
 
 
 class Load(NamedTuple):
-    """Calls that wait or run, and the seconds that they will take at the recent rate."""
+    """The number of calls that wait or run, and the seconds that they will take at the recent rate."""
 
     calls: int
     seconds: float
 
 
 class Admission:
-    """Admits the calls of one open tenant that has such a limit.
+    """Admits the calls of an open tenant with call limits.
 
     Args:
-        bucket: Its tokens, if its calls per second are limited.
-        load: Returns its calls in flight.
+        bucket: The tenant's token bucket; None if calls per second are not limited.
+        load: The function that returns the tenant's calls in flight.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Admission:
         self.admit_inside()
 
     def admit_inside(self) -> None:
-        """Admit a call inside the open transaction, which is in flight already."""
+        """Admit a call inside the open transaction, which counts as in flight already."""
         if self._bucket is not None:
             retry_after_seconds = self._bucket.take(self._now())
             if retry_after_seconds:

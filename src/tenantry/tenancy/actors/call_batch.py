@@ -1,4 +1,4 @@
-"""The calls of a channel and the batches that they run in; see `tenantry.tenancy.actors.channel`."""
+"""The calls of a channel, and the batches of calls that run together; see `tenantry.tenancy.actors.channel`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +19,7 @@ class Runner(Protocol[Item_contra, Outcome_co]):
     def __call__(self, requests: Sequence[Item_contra], /) -> Awaitable[Sequence[Outcome_co | TenantryError]]:
         """Return one outcome for each request: its result, or its error.
 
-        A runner that returns a future begins at once. Cancelling the future interrupts the batch.
+        A runner that returns a future starts the batch at once. Cancelling the future interrupts the batch.
         """
 
 
@@ -27,11 +27,11 @@ class Call(Generic[Item]):
     """One caller's request and the future of its reply.
 
     Attributes:
-        operation: Its name in metrics.
-        request: Given to the runner; None for a call that runs alone.
-        submitted_seconds: When it was accepted.
-        future: Of its result.
-        alone: For a call that must run alone, in its place in the order: the function to await instead of a batch.
+        operation: The call's name in metrics.
+        request: The request for the runner; None for a call that runs alone.
+        submitted_seconds: The time at which the call was accepted.
+        future: The future of the call's result.
+        alone: The function that runs the call without a batch; None for a call that runs in a batch.
     """
 
     __slots__ = ("alone", "future", "operation", "request", "submitted_seconds")
@@ -52,12 +52,12 @@ class Call(Generic[Item]):
 
 
 class Batch(Generic[Item, Outcome]):
-    """The calls that run together, and how to interrupt them when all their callers have gone.
+    """Calls that run together, and can be interrupted together.
 
     Attributes:
-        calls: In the order in which they were accepted.
-        running: The future of the outcomes; a call alone sets its own result.
-        permit: Its permit; a call alone has none, or acquires its own.
+        calls: The calls, in the order in which they were accepted.
+        running: The future of the outcomes. A call that runs alone sets its own result.
+        permit: The batch's permit; None for a call that runs alone, which acquires its own permit.
     """
 
     __slots__ = ("calls", "permit", "running", "started_seconds")
@@ -69,24 +69,24 @@ class Batch(Generic[Item, Outcome]):
         self.running: asyncio.Future[Any]
 
     def outcomes(self) -> Sequence[Outcome | TenantryError]:
-        """Return the outcome of each call, once the batch has ended; none if it was interrupted because all callers had gone."""
+        """Return the outcome of each call after the batch has ended; empty if the batch was interrupted."""
         if self.running.cancelled():
             return []
         error = self.running.exception()
         if error is None:
             outcomes: Sequence[Outcome | TenantryError] = self.running.result()
             return outcomes
-        # A batch that fails as a whole fails each of its calls.
+        # If a batch fails as a whole, each of its calls fails.
         return [as_tenantry_error(error, call.operation) for call in self.calls]
 
     def interrupt_if_abandoned(self) -> None:
-        """Interrupt the batch if no caller waits for it any more."""
+        """Interrupt the batch if no caller waits for its results."""
         if self.permit is not None and all(call.future.done() for call in self.calls):
             self.running.cancel()
 
 
 def as_tenantry_error(error: BaseException, operation: str) -> TenantryError:
-    """Return an error for one caller: two callers must not raise the same instance."""
+    """Return an error for one caller, because two callers must not raise the same instance."""
     if isinstance(error, TenantryError):
         return error.for_another_caller()
     unexpected = QueryError(f"{operation}: {error!r}", code=type(error).__name__)

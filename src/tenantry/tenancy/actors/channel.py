@@ -1,28 +1,27 @@
-"""One direction of one tenant's calls: a bounded mailbox, and the batches that empty it one after the other.
+"""The channel of one tenant's reads or writes: a bounded mailbox of calls, and the batches in which the calls run.
 
-Theory of operation. A caller puts a call into the mailbox and waits for its future; it owns only the reply. An idle channel
-acquires a permit of the limiter that all tenants share (`tenantry.tenancy.actors.limiter`), takes the calls that wait by then
-(bounded), gives them to the store as one batch, and sets their results when the batch is done. Meanwhile the next batch
-gathers in the mailbox: the slower the disk, the larger the batches, with no timer to tune.
+Theory of operation. A caller puts a call into the mailbox and waits for its future. An idle channel acquires a permit of the
+limiter that all tenants share (`tenantry.tenancy.actors.limiter`). Then the channel passes the waiting calls, up to a limit, to the
+store as one batch, and sets their results when the batch ends. During the batch, new calls collect in the mailbox for the next
+batch. So batches grow with the latency of the disk, without a timer to tune.
 
 A call is in one of three places:
 
-    mailbox   cancelled or past its deadline: it is removed and has no effect
-    batch     cancelled or past its deadline: the caller has gone, the batch continues for the others
-    answered  its future is done
+    mailbox   if the call is cancelled or misses its deadline, it is removed and has no effect
+    batch     if the call is cancelled or misses its deadline, the batch continues for the other calls
+    answered  the call's future is done
 
-No task stands between the caller and the store. A caller that comes alone begins its batch in its own step of the event loop.
-After a batch of several calls, or while others wait, the next batch begins one step after the results are set, so that callers
-that call again at once share it. It does not begin before that, although the disk would be busier: a connection's thread that
-runs statements and an event loop that wakes callers compete for the interpreter lock at every statement, and together are
-slower than one after the other (measured: 23,000 against 39,000 saves/s).
+No task runs between the caller and the store. A single caller starts its batch in its own step of the event loop. After a batch of
+several calls, or while other calls wait, the next batch starts one step after the results are set. So callers that call again at
+once share the next batch. An earlier start would keep the disk busier but be slower (measured: 23,000 instead of 39,000 saves/s),
+because the connection's thread and the event loop would compete for the interpreter lock at every statement.
 
-A batch whose callers have all gone is interrupted: a read at once; a write only when the last of its callers' deadlines has
-passed, because a committed write is better than one with an unknown effect. A batch that takes longer than a permit lasts
-continues without it. A runaway statement therefore delays only its own tenant, and at most for one call timeout.
+A batch is interrupted if all its callers have stopped waiting. A read is interrupted at once. A write is interrupted only after the
+last deadline of its calls, because a committed write is better than a write with an unknown effect. A batch continues when its
+permit expires. A runaway statement therefore delays only its own tenant, and at most for one call timeout.
 
-anyio's memory object streams cannot remove an item from the middle, and a timer for every call costs more than the call's own
-work: so the mailbox is a deque, and one timer for the earliest deadline serves all calls.
+The mailbox is a deque, because anyio's memory object streams cannot remove an item from the middle. A single timer for the earliest
+deadline serves all calls, because a timer costs more than the other work of a call.
 """
 
 import asyncio
@@ -51,19 +50,19 @@ from tenantry.tenancy.refusals import another_loop_error
 
 T = TypeVar("T")
 
-# How much of the measured time per call the newest batch decides: smooth enough for a retry_after, quick to follow.
+# The weight of the newest batch in the moving average of the time per call.
 _SMOOTHING: Final = 0.2
 SHARED_BATCH_REQUESTS_MAX: Final = 16
-"""How many calls run together while other tenants are active.
+"""The largest batch while other tenants are active.
 
-A neighbour waits while the event loop sets the results of a batch. Measured with 256 callers flooding one tenant beside 50 quiet ones:
-the quiet p99 was 3 times what it is without the flood with batches of 64, 2 to 3 times with 32, and 1.5 to 1.9 times with 16.
-This costs an eighth of the writes of four busy tenants together; a quiet neighbour is the more important goal.
+Other tenants wait while the event loop sets the results of a batch. In a benchmark, 256 callers flooded one tenant beside 50 quiet
+tenants. The flood multiplied the quiet tenants' p99 latency by 3 with batches of 64, by 2 to 3 with batches of 32, and by 1.5 to
+1.9 with batches of 16. The small batches cost four busy tenants an eighth of their writes.
 """
 
 
 class ChannelClosedError(Exception):
-    """The channel accepts no more calls; the holder of a lease asks the pool for a new one."""
+    """The channel accepts no more calls; the caller must acquire a new lease from the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,11 @@ class ChannelLimits:
     """The limits of one channel.
 
     Attributes:
-        requests_max: How many calls may wait.
-        batch_requests_max: How many calls run together.
-        call_timeout_seconds: The deadline of each call, from the moment it was accepted.
-        workers: How many batches run at once.
-        is_interrupted_early: Whether a batch is interrupted as soon as its callers have all gone, before their deadlines.
+        requests_max: The largest number of waiting calls.
+        batch_requests_max: The largest number of calls in a batch.
+        call_timeout_seconds: The time from the acceptance of a call to its deadline.
+        workers: The largest number of batches that run at once.
+        is_interrupted_early: Whether to interrupt a batch before its deadlines if no caller waits for its results.
     """
 
     requests_max: int
@@ -98,11 +97,11 @@ class ChannelStatistics:
 
 
 class Channel(Generic[Item, Outcome]):
-    """A bounded mailbox and its batches. A request is an `Item`, its result an `Outcome`.
+    """A bounded mailbox and its batches. A request is an `Item`, and its result is an `Outcome`.
 
     Args:
-        limiter: Shared by the channels of all tenants: how many batches of this kind run at once.
-        on_error: Called with the error of each call; the actor decides whether the tenant can continue.
+        limiter: The limiter of concurrent batches, which the channels of all tenants share.
+        on_error: The function that is called with the error of each call; the actor decides whether the tenant can continue.
     """
 
     def __init__(
@@ -129,17 +128,17 @@ class Channel(Generic[Item, Outcome]):
         self._on_error = on_error
         self._mailbox: deque[Call[Item]] = deque()
         self._batches: list[Batch[Item, Outcome]] = []
-        self._busy = 0  # how many workers wait for a permit or run a batch
+        self._busy = 0  # the number of workers that wait for a permit or run a batch
         self._drained: asyncio.Event | None = None  # created when `aclose` waits for it
-        # Batches outlive the caller whose call happened to begin one, and must not run in its context.
+        # Batches must not run in the context of the caller that starts them, because they also run other callers' requests.
         self._context = contextvars.Context()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # the loop that it is first used on
+        self._loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call
         self._is_closing = False
         self._seconds_per_call = 0.0
         self._calls = self._batch_count = self._refused = self._timed_out = 0
         self.admission: Admission | None = None
-        """Checks the tenant's own limits before a call is accepted; None if it has none."""
+        """Checks the tenant's own limits before a call is accepted; None if the tenant has no limits."""
 
     @property
     def is_idle(self) -> bool:
@@ -147,8 +146,8 @@ class Channel(Generic[Item, Outcome]):
         return not self._mailbox and not self._batches
 
     def load(self) -> Load:
-        """Return the calls that wait or run."""
-        # A batch that has ended is removed one step of the event loop later.
+        """Return the number of calls that wait or run, and the seconds that they will take."""
+        # A batch is removed one step of the event loop after its end.
         running = sum(len(batch.calls) for batch in self._batches if not batch.running.done())
         calls = len(self._mailbox) + running
         return Load(calls, calls * self._seconds_per_call)
@@ -167,15 +166,15 @@ class Channel(Generic[Item, Outcome]):
     async def call(self, operation: str, request: Item) -> Outcome:
         """Put a request into the mailbox and return its result.
 
-        Cancellation removes a request that still waits; later it only loses the reply.
+        Cancellation removes a waiting request. A request in a batch continues, and only its result is lost.
 
         Raises:
             ChannelClosedError: The channel is closing.
             TenantOverloadedError: The mailbox is full, or too many of the tenant's calls are in flight.
-            TenantRateLimitedError: The tenant's calls per second are used up.
+            TenantRateLimitedError: The tenant has used up its calls per second.
             CallTimeoutError: The deadline passed.
-            TenantError: It is called on another event loop than before.
-            TenantryError: The request's own outcome.
+            TenantError: The caller runs on another event loop than earlier callers.
+            TenantryError: The request failed.
         """
         call = self._submit(operation, request)
         try:
@@ -191,12 +190,12 @@ class Channel(Generic[Item, Outcome]):
         run: Callable[[asyncio.Future[T]], Awaitable[None]],
         on_lost: Callable[[T], None] | None = None,
     ) -> T:
-        """Run a function in its place among the requests, with no batch beside it; raises like `call`.
+        """Run a function in the order of the requests, without a batch. Raises like `call`.
 
         Args:
-            operation: Its name in metrics.
-            run: Sets the result of the future that it is given; the channel is occupied until the function returns.
-            on_lost: Called with a result that was ready when its caller was cancelled.
+            operation: The call's name in metrics.
+            run: The function, which sets the result of its future. The function occupies a worker of the channel until it returns.
+            on_lost: The function that is called with the result if the caller was cancelled after the result was ready.
         """
         call = self._submit(operation, None, run)
         try:
@@ -211,13 +210,13 @@ class Channel(Generic[Item, Outcome]):
         return result
 
     async def aclose(self, timeout_seconds: float) -> bool:
-        """Accept no more calls and finish those that were accepted; idempotent.
+        """Refuse new calls and finish the accepted calls; idempotent.
 
         Args:
-            timeout_seconds: After this, calls that still wait are refused. A running batch is interrupted, without waiting for it.
+            timeout_seconds: The time for the accepted calls. Then waiting calls are refused, and running batches are interrupted.
 
         Returns:
-            Whether all calls ended in time. False: a batch still runs on its thread.
+            Whether all calls ended in time. If not, a batch may still run on its thread.
         """
         self._is_closing = True
         if self._busy:
@@ -226,11 +225,11 @@ class Channel(Generic[Item, Outcome]):
                 await self._drained.wait()
         is_drained = not self._busy
         while self._mailbox:
-            self._fail_closed(self._mailbox.popleft(), "it was not begun and has no effect")
+            self._fail_closed(self._mailbox.popleft(), "the call had not started and has no effect")
         for batch in self._batches:
             for call in batch.calls:
-                self._fail_closed(call, "it may or may not have been done")
-            # Its callers have an answer, so nothing else would ever end a runaway statement.
+                self._fail_closed(call, "the call may or may not have taken effect")
+            # After its callers have their errors, nothing else would end a runaway statement.
             batch.running.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -251,7 +250,7 @@ class Channel(Generic[Item, Outcome]):
         if len(self._mailbox) >= self._limits.requests_max:
             raise self._overloaded(operation)
         if self.admission is not None:
-            # Last, so that a call that is refused for another reason takes no token.
+            # The last check, because a call that is refused for another reason must take no token.
             self._admit(operation, self.admission.admit)
         call = Call(operation, request, self._now(), loop.create_future(), alone)
         self._mailbox.append(call)
@@ -263,7 +262,7 @@ class Channel(Generic[Item, Outcome]):
         return call
 
     def admit_inside(self, operation: str) -> None:
-        """Admit a call inside the open transaction, which does not go through the mailbox."""
+        """Admit a call inside the open transaction; such a call bypasses the mailbox."""
         if self.admission is not None:
             self._admit(operation, self.admission.admit_inside)
 
@@ -289,7 +288,7 @@ class Channel(Generic[Item, Outcome]):
                     batch.interrupt_if_abandoned()
 
     def _advance(self) -> None:
-        """Acquire a permit for each free worker while calls wait; a call alone acquires its own."""
+        """Acquire a permit for each free worker while calls wait; a call that runs alone acquires its own permit."""
         while self._mailbox and self._busy < self._limits.workers:
             self._busy += 1
             if self._mailbox[0].alone is not None:
@@ -298,7 +297,7 @@ class Channel(Generic[Item, Outcome]):
                 self._limiter.acquire(self._tenant_id, self._begin_batch)
 
     def _begin_batch(self, permit: Permit) -> None:
-        # Taken only now: calls that arrived while it waited for the permit share the batch.
+        # The calls are taken now, so that calls that arrived during the wait for the permit share the batch.
         calls = self._take(SHARED_BATCH_REQUESTS_MAX if permit.is_shared else self._limits.batch_requests_max)
         if not calls:
             permit.release()
@@ -306,7 +305,7 @@ class Channel(Generic[Item, Outcome]):
             return
         batch: Batch[Item, Outcome] = Batch(calls, self._now(), permit)
         self._batches.append(batch)
-        requests: list[Any] = [call.request for call in calls]  # only a call alone has none
+        requests: list[Any] = [call.request for call in calls]  # calls in a batch always have a request
         batch.running = self._begun(requests)
         batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
 
@@ -314,7 +313,7 @@ class Channel(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         try:
             running = self._run(requests)
-        except Exception as error:  # noqa: BLE001  # a batch that fails as a whole fails each of its calls
+        except Exception as error:  # noqa: BLE001  # each call of the batch gets the error
             failed = loop.create_future()
             failed.set_exception(error)
             return failed
@@ -329,13 +328,13 @@ class Channel(Generic[Item, Outcome]):
             batch.permit.release()
             self._answer(batch, finished_seconds)
         if self._mailbox or len(batch.calls) > 1:
-            # After the steps of the callers that just got their results.
+            # The next batch starts after the callers of this batch have continued, so that their new calls share it.
             asyncio.get_running_loop().call_soon(self._leave, context=self._context)
         else:
             self._leave()
 
     def _leave(self) -> None:
-        """Free a worker, for the next batch."""
+        """Free a worker for the next batch."""
         self._busy -= 1
         self._advance()
         self._note_drained()
@@ -363,7 +362,7 @@ class Channel(Generic[Item, Outcome]):
         try:
             assert call.alone is not None
             await call.alone(call.future)
-        except Exception as error:  # noqa: BLE001  # one call must not end the channel
+        except Exception as error:  # noqa: BLE001  # the error of a call must not end the channel
             failure = as_tenantry_error(error, call.operation)
             self._fail(call, failure)
             self._on_error(failure)
@@ -380,7 +379,7 @@ class Channel(Generic[Item, Outcome]):
                 self._on_error(outcome)
             elif not call.future.done():
                 call.future.set_result(outcome)
-            if not has_timed_out:  # its timeout was reported already
+            if not has_timed_out:  # the timeout was reported before
                 samples.append(CallSample(call.operation, label, call.submitted_seconds))
         self._batch_count += 1
         seconds_per_call = (finished_seconds - batch.started_seconds) / len(calls)
@@ -390,7 +389,7 @@ class Channel(Generic[Item, Outcome]):
             self._report(BatchFinished(*named, samples, batch.started_seconds, finished_seconds))
 
     def _expire(self) -> None:
-        """Fail the calls whose deadline has passed, interrupt batches in which all deadlines have passed; set the timer."""
+        """Fail calls whose deadline has passed, interrupt batches whose deadlines have all passed, and set the timer again."""
         self._timer = None
         timeout = self._limits.call_timeout_seconds
         now = self._now()
@@ -398,7 +397,7 @@ class Channel(Generic[Item, Outcome]):
         left_seconds = timeout
         for call in (*running, *self._mailbox.copy()):
             remaining = call.submitted_seconds + timeout - now
-            # The deadline of a cancelled caller counts too: its batch may be a runaway.
+            # The deadline of a cancelled call counts too, because its batch may contain a runaway statement.
             if remaining > 0:
                 left_seconds = min(left_seconds, remaining)
             elif not call.future.done():
@@ -419,9 +418,9 @@ class Channel(Generic[Item, Outcome]):
             self._mailbox.remove(call)
         self._timed_out += 1
         timeout = self._limits.call_timeout_seconds
-        what = "may or may not have been done" if was_started else "was not begun and has no effect"
+        what = "may or may not have taken effect" if was_started else "had not started and has no effect"
         error = CallTimeoutError(
-            f"{call.operation} of tenant {self._tenant_id!r} took longer than call_timeout_seconds ({timeout:g}): it "
+            f"{call.operation} of tenant {self._tenant_id!r} took longer than call_timeout_seconds ({timeout:g}): the call "
             f"{what}",
             tenant_id=self._tenant_id,
             timeout_seconds=timeout,
@@ -452,7 +451,7 @@ class Channel(Generic[Item, Outcome]):
         self._fail(
             call,
             RegistryClosedError(
-                f"closed while {call.operation} was under way: {effect}", tenant_id=self._tenant_id
+                f"the registry was closed during {call.operation}: {effect}", tenant_id=self._tenant_id
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Idempotency keys on the side of the caller: the form of a key, the hash of a write, and a session for one write."""
+"""The caller's part of idempotent writes: checks a key, hashes a write, and sends the key with one write."""
 
 import hashlib
 import re
@@ -18,17 +18,17 @@ _KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}")
 
 
 class OnceSession(ReadSession, Protocol):
-    """Runs a unit once for its key."""
+    """Runs a unit only once for its key."""
 
     async def write_once(self, key: str, statements: Request) -> list[Result]:
-        """Run the statements as one atomic unit, unless it has run with this key."""
+        """Run the statements as one atomic unit, unless the unit has run with this key before."""
 
 
 class KeyedSession:
-    """Sends a key with the one write that it makes; see `tenantry.sql.statements.Session`.
+    """Makes one write with an idempotency key; see `tenantry.sql.statements.Session`.
 
-    Only one write, because a second one would be treated as a repetition of the first, or refused as a different write with the
-    same key: a repository's method that writes twice would do half of its work. After a failure the same call may be made again.
+    A second write is refused, because the tenant would treat it as a repetition of the first or as a conflict. After a failed
+    write, the session accepts another write.
     """
 
     __slots__ = ("_has_written", "_key", "_session")
@@ -40,22 +40,22 @@ class KeyedSession:
 
     @property
     def log(self) -> EventLog:
-        """The event log, bound to the tenant."""
+        """The event log, bound to the tenant's id."""
         return self._session.log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one atomic unit, once for the key. Without statements it is a no-op and needs no key.
+        """Run the statements as one atomic unit, only once for the key; a no-op without statements.
 
         Raises:
-            QueryError: It has written before.
-            IdempotencyConflictError: The key was used for another write.
+            QueryError: The session has written before.
+            IdempotencyConflictError: The key was used for a different write.
         """
         if not statements:
             return []
         if self._has_written:
             raise QueryError(
-                f"{statements[0].name}: the key {self._key!r} went with a write already, and nothing was written now: "
-                "one key is for one write; call tenant.idempotent() again, with another key for another write"
+                f"{statements[0].name}: the idempotency key {self._key!r} belongs to an earlier write, and nothing was written "
+                "now: call tenant.idempotent() again, with another key for a different write"
             )
         self._has_written = True
         try:
@@ -73,22 +73,22 @@ def check_key(key: object) -> str:
     """Return the key; raise `QueryError` if it is not valid."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise QueryError(
-            f"an idempotency key is 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable ASCII characters"
+            f"the idempotency key is not valid: use 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable ASCII characters"
         )
     return key
 
 
 def hash_payload(statements: Request) -> bytes:
-    """Return a SHA-256 of the unit: the SQL, parameters and `Fetch` of its statements, in their order.
+    """Return the SHA-256 of a unit: of the SQL, the parameters and the `Fetch` of its statements, in order.
 
-    Their names are left out: the name in metrics may change between a call and its repetition.
+    The names of the statements are left out, because they are for metrics and may change before a retry.
     """
     digest = hashlib.sha256()
     for statement in statements:
         if not isinstance(statement.parameters, Sequence):
-            raise _refused(statement.name, "its parameters", statement.parameters)
+            raise _refused(statement.name, "the parameters", statement.parameters)
         parts = [str(statement.sql), statement.fetch.value, *statement.parameters]
-        # Numbers before lists and lengths before parts: no two units give the same bytes.
+        # Each list begins with its number of parts and each part with its length, so that different units give different bytes.
         digest.update(b"%d;" % len(parts))
         for part in parts:
             encoded = _encoded(part, statement.name)
@@ -97,7 +97,7 @@ def hash_payload(statements: Request) -> bytes:
 
 
 def _encoded(value: object, operation: str) -> bytes:
-    """Return a value with its type as SQLite stores it."""
+    """Return a value as bytes that begin with its SQLite type."""
     match value:
         case None:
             return b"n"
@@ -115,6 +115,6 @@ def _encoded(value: object, operation: str) -> bytes:
 
 def _refused(operation: str, what: str, value: object) -> QueryError:
     return QueryError(
-        f"{operation}: a write with a key takes a sequence of None, int, float, str and bytes as parameters, and {what} was of "
-        f"type {type(value).__name__}; nothing was written"
+        f"{operation}: {what} had the type {type(value).__name__}, and nothing was written: give a write with a key a sequence "
+        "of None, int, float, str and bytes as parameters"
     )

@@ -1,4 +1,4 @@
-"""A tenant that holds a place in the pool, the leases on it, and the callers that wait for one; see `tenantry.tenancy.actors.pool`."""
+"""The entries of the pool, with their leases and their waiting callers; see `tenantry.tenancy.actors.pool`."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ class EntryState(Enum):
 
     OPENING = "opening"
     OPEN = "open"
-    DRAINING = "draining"  # open for the callers that hold a lease; new callers wait until it has closed
+    DRAINING = "draining"  # open for callers with a lease; new callers wait until the tenant has closed
     CLOSING = "closing"
 
 
@@ -26,11 +26,11 @@ HAS_ACTOR: Final = frozenset([EntryState.OPEN, EntryState.DRAINING])
 
 
 class Waiter:
-    """A caller that waits for a lease. It refuses the lease if it has gone by then.
+    """A caller that waits for a lease, and refuses the lease if it was cancelled in the meantime.
 
     Attributes:
-        has_place: Whether its tenant has a place and opens.
-        is_preempting: Whether it has waited for so long that an open tenant is drained for it.
+        has_place: Whether the caller's tenant has a place in the pool and is opening.
+        is_preempting: Whether the caller has waited long enough for the pool to drain an open tenant.
     """
 
     __slots__ = ("future", "has_place", "is_preempting")
@@ -41,14 +41,14 @@ class Waiter:
         self.is_preempting = False
 
     def offer(self, entry: "PoolEntry") -> bool:
-        """Give the caller a lease; return whether it was still there to take it."""
+        """Give the caller a lease; return False if the caller no longer waits."""
         if self.future.done():
             return False
         self.future.set_result(Lease(entry))
         return True
 
     def fail(self, error: TenantryError) -> bool:
-        """Fail the caller with an error; return whether it was still there."""
+        """Give the caller an error; return False if the caller no longer waits."""
         if self.future.done():
             return False
         self.future.set_exception(error.for_another_caller())
@@ -62,10 +62,10 @@ class PoolEntry:
     """A tenant that holds a place in the pool.
 
     Attributes:
-        lease_count: How many leases on it are held.
-        transactions: Those that are open under a lease. A caller inside one gets a second lease even while the tenant is
-            drained: otherwise it would wait for itself.
-        waiters: Callers that wait until it has opened, or until it has closed.
+        lease_count: The number of leases that callers hold.
+        transactions: The tenant's open transactions. A caller inside a transaction gets another lease even while the tenant is
+            draining, because the transaction's own lease delays the end of the draining.
+        waiters: The callers that wait until the tenant has opened, or until it has closed.
     """
 
     __slots__ = (
@@ -84,18 +84,18 @@ class PoolEntry:
     def __init__(self, tenant_id: TenantId, waiters: Waiters) -> None:
         self.tenant_id = tenant_id
         self.state = EntryState.OPENING
-        self.actor: TenantActor = None  # type: ignore[assignment]  # set before the first lease on it
+        self.actor: TenantActor = None  # type: ignore[assignment]  # set before the first lease
         self.lease_count = 0
         self.transactions: set[TransactionSession] = set()
         self.idle_since_seconds = 0.0
         self.is_protected = False  # see tenantry.tenancy.actors.segmented_lru
         self.waiters = waiters
-        self.opened = asyncio.Event()  # set when opening has ended, also if it failed
+        self.opened = asyncio.Event()  # set when opening has succeeded or failed
         self.closed = asyncio.Event()
 
 
 class Lease:
-    """One caller's right to use an open tenant's actor, until the caller releases it."""
+    """A caller's right to use an open tenant's actor until the caller releases the lease."""
 
     __slots__ = ("actor", "entry")
 
@@ -109,9 +109,9 @@ class ExclusiveHold(NamedTuple):
     """A tenant that a lifecycle operation keeps closed.
 
     Attributes:
-        action: The operation.
-        waiters: Callers that wait until it has ended.
-        released: Set when it has ended.
+        action: The name of the operation.
+        waiters: The callers that wait until the operation has ended.
+        released: The event that is set when the operation has ended.
     """
 
     action: str

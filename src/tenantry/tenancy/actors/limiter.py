@@ -1,22 +1,21 @@
-"""Limits how many tenants use the disk at once, fairly: first come, first served.
+"""Limits how many tenants use the disk at once, in the order of their requests (FIFO).
 
-`FairLimiter` is a relative of ``anyio.CapacityLimiter``. It differs in three points: a permit expires, it is handed over by a
-callback instead of by waking a task, and the limiter tells whether a tenant is alone.
+`FairLimiter` differs from ``anyio.CapacityLimiter`` in three points. A permit expires, a callback receives the permit instead of a
+task that must wake up, and the limiter tells whether a tenant is alone.
 
-Theory of operation. A batch of a tenant holds a permit while it runs, for `PERMIT_SECONDS` at most. A batch that takes longer
-continues without its permit, and the next tenant in the queue gets one. So a slow query, or a runaway statement, delays the other
-tenants by the life of one permit and not by its own length.
+Theory of operation. A tenant's batch holds a permit while it runs, for at most `PERMIT_SECONDS`. A longer batch continues without
+its permit, and the next tenant in the queue gets a permit. So a slow query or a runaway statement delays other tenants by at most
+`PERMIT_SECONDS`.
 
-That is safe because the limiter only keeps short work from crowding the disk. The limits that safety depends on are elsewhere:
-a tenant has one writer and ``readers_per_tenant`` readers, each runs one batch at a time, and at most ``open_tenants_max``
-tenants are open. So there are never more batches without a permit than connections of these tenants. Where a back end
-runs batches on threads, each such batch has an extra one while it lasts. It is interrupted at its deadline at the latest.
+The number of batches without a permit is limited too. A tenant has one writer and ``readers_per_tenant`` readers, each reader or
+writer runs one batch at a time, and at most ``open_tenants_max`` tenants are open. Where a back end runs batches on threads, each
+batch without a permit occupies an additional thread, until its deadline at the latest.
 
-A batch that finds a permit free is handed to the disk in its caller's own step of the event loop. One timer serves the permits: it
-is set for the oldest.
+If a permit is free, a batch starts in its caller's own step of the event loop. A single timer, set for the oldest permit, serves
+all permits.
 
-The limiter also tells whether a tenant is alone. One that is not should run smaller batches, because its neighbours are delayed
-by the time that the event loop needs to answer the callers of one batch.
+The limiter also tells whether a tenant is alone. A tenant that is not alone should run smaller batches, because other tenants wait
+while the event loop answers the callers of a batch.
 """
 
 import asyncio
@@ -31,15 +30,15 @@ from tenantry.config import RegistryConfig
 
 PERMIT_SECONDS: Final = 0.1
 ALONE_SECONDS: Final = 0.1
-"""A tenant is alone when no other tenant got a permit for this long."""
+"""A tenant counts as alone if no other tenant got a permit during this time."""
 
 
 class Permit:
-    """The right to use the disk, held until `release` is called and for `PERMIT_SECONDS` at most.
+    """The right to use the disk until `release` is called, for at most `PERMIT_SECONDS`.
 
     Attributes:
-        expires_at: By the loop's clock.
-        is_shared: Whether more than one tenant got permits lately.
+        expires_at: The time of expiry by the event loop's clock.
+        is_shared: Whether several tenants got permits during the last `ALONE_SECONDS`.
     """
 
     __slots__ = ("_limiter", "expires_at", "is_shared")
@@ -50,26 +49,26 @@ class Permit:
         self.is_shared = is_shared
 
     def release(self) -> None:
-        """Release the permit; a no-op if it was released or has expired."""
+        """Release the permit; a no-op if the permit was released or has expired."""
         self._limiter.release(self)
 
 
 OnAcquired: TypeAlias = Callable[[Permit], None]
-"""Takes a permit; may release it at once, because the caller that asked for it has gone."""
+"""A function that receives a permit, and releases it at once if the caller no longer waits."""
 
 
 class FairLimiter:
-    """A number of permits, and a queue of the borrowers that wait for one."""
+    """A number of permits, and a queue of the borrowers that wait for a permit."""
 
     def __init__(self, permits_max: int) -> None:
         self._free = permits_max
-        self._permits: dict[Permit, None] = {}  # those that are held, oldest first
+        self._permits: dict[Permit, None] = {}  # the held permits, oldest first
         self._waiting: deque[tuple[object, OnAcquired]] = deque()
         self._latest: object = None  # the borrower of the newest permit
         self._latest_since = -ALONE_SECONDS
         self._is_serving = False
         self._timer: asyncio.TimerHandle | None = None
-        self._context = contextvars.Context()  # not the context of the caller that happened to set the timer
+        self._context = contextvars.Context()  # a new context, because the timer serves all callers
 
     @property
     def is_full(self) -> bool:
@@ -77,13 +76,13 @@ class FairLimiter:
         return not self._free
 
     def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
-        """Call `on_acquired` with a permit: now if one is free, else when this borrower is the first in the queue."""
+        """Call `on_acquired` with a permit, at once or when this borrower is first in the queue and a permit is free."""
         self._waiting.append((borrower, on_acquired))
         self._serve()
 
     @asynccontextmanager
     async def permit(self, borrower: object) -> AsyncIterator[None]:
-        """Wait for a permit and hold it for the block. A caller that is cancelled while it waits holds nothing."""
+        """Wait for a permit and hold it during the block. A caller that is cancelled while it waits holds no permit."""
         acquired: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         self.acquire(
             borrower, lambda permit: permit.release() if acquired.done() else acquired.set_result(permit)
@@ -103,7 +102,7 @@ class FairLimiter:
             self._serve()
 
     def _serve(self) -> None:
-        """Give the free permits to the queue; not from within itself, or a long queue would become a deep recursion."""
+        """Give the free permits to the queue; a nested call returns at once, so that a long queue causes no deep recursion."""
         if self._is_serving:
             return
         self._is_serving = True
@@ -128,7 +127,7 @@ class FairLimiter:
             self._is_serving = False
 
     def _expire(self) -> None:
-        # `_timer` stays set until the end, so that a permit that is given meanwhile sets no second one.
+        # `_timer` stays set until the end, so that a new permit does not set a second timer in the meantime.
         loop = asyncio.get_running_loop()
         while (oldest := next(iter(self._permits), None)) is not None:
             if oldest.expires_at > loop.time():
@@ -140,12 +139,12 @@ class FairLimiter:
 
 @dataclass(frozen=True, slots=True)
 class Limiters:
-    """How many batches of all tenants run at once, those that write and those that read."""
+    """The limiters of concurrent batches of all tenants: one for writes, one for reads."""
 
     write: FairLimiter
     read: FairLimiter
 
     @classmethod
     def of(cls, config: RegistryConfig) -> "Limiters":
-        """Return the limiters that the settings ask for."""
+        """Return limiters with the limits of the settings."""
         return cls(FairLimiter(config.write_jobs_max), FairLimiter(config.read_jobs_max))

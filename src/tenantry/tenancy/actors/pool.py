@@ -1,25 +1,24 @@
-"""The bounded pool of open tenants: which tenants are open, which callers wait, which tenant is evicted.
+"""The bounded pool of open tenants: opens and evicts tenants, and queues the callers that wait for a place.
 
-Theory of operation. Each tenant that holds a place has an entry, which is opening, open, draining or closing. All decisions are
-made synchronously on these entries. A decision returns which tenants to open and to close; tasks of the pool then do the I/O, so
-that the cancellation of a caller never leaves a tenant half open.
+Theory of operation. Each tenant that holds a place has an entry, which is opening, open, draining or closing. The pool makes its
+decisions synchronously on these entries. Afterwards tasks of the pool do the I/O, so that the cancellation of a caller never leaves
+a tenant half open.
 
-    no entry, a place is free    the tenant takes the place and opens; callers that request it meanwhile share that opening
-    no entry, no place is free   the first idle tenant (see `tenantry.tenancy.actors.segmented_lru`) closes, and its place goes to the
-                                 first tenant in the queue
-    no entry, no tenant is idle  callers wait; tenants are served in the order in which they were first requested; after a while the
-                                 tenant that has been open the longest is drained
-    draining                     leases that are held stay valid, new callers wait; it closes when its last lease is released
-    closing                      callers wait until it has closed: a file never has two writers
-    held                         closed, without a place, while an operation owns its files; callers wait until that finishes
+    no entry, a place is free    the tenant takes the place and opens; all callers that request the tenant share the opening
+    no entry, no place is free   the first idle tenant (see `tenantry.tenancy.actors.segmented_lru`) closes, and its place goes to
+                                 the first tenant in the queue
+    no entry, no tenant is idle  callers wait in the order of their tenants' first requests; after a while the tenant that has been
+                                 open the longest is drained
+    draining                     callers with a lease continue, and new callers wait; the tenant closes after its last lease
+    closing                      callers wait until the tenant has closed, so that a file never has two writers
+    held                         the tenant is closed and without a place; callers wait until the operation that owns its files ends
 
-A tenant is idle while no lease on it is held. A call holds a lease until it is answered, a transaction until it ends.
+A tenant is idle while no caller holds a lease. A call holds its lease until it is answered, and a transaction until it ends.
 
-Under constant load no tenant would ever be idle, and no other tenant would ever be opened. So a caller that has waited for
-`PREEMPT_AFTER_SHARE` of its time preempts: a tenant is drained for it. Tenants are drained in the order in which they were opened,
-so each gets its share of the time, and no accepted call fails. The pool drains one tenant for each tenant with a preempting
-caller, less those that already close. When there are fewer, because a place became free or a caller left, the tenants that were
-drained last are open again.
+Under constant load no tenant would be idle, and no other tenant would be opened. So a caller that has waited for
+`PREEMPT_AFTER_SHARE` of its time preempts an open tenant, which is drained. Tenants are drained in the order in which they were
+opened, so that each tenant gets its share of the time. No accepted call fails. Each tenant with a preempting caller needs one
+tenant that drains or closes. If more tenants drain than are needed, the tenants that began to drain last accept callers again.
 """
 
 import asyncio
@@ -53,7 +52,7 @@ from tenantry.tenancy.actors.wait_queue import WaitQueue
 from tenantry.tenancy.refusals import another_loop_error, busy_error, unexpected_error
 
 Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
-"""Returns the tenant's open actor, or raises why it cannot be opened."""
+"""A function that opens a tenant and returns its actor."""
 
 TENANT_OPENED: Final = "tenantry.tenant.opened"
 TENANT_OPEN_FAILED: Final = "tenantry.tenant.open_failed"
@@ -70,18 +69,18 @@ _SMOOTHING: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """The pool's occupancy and its counters since it was opened.
+    """The pool's occupancy, and its counters since it was opened.
 
     Attributes:
-        open_tenants: Tenants that hold a place: opening, open or closing.
-        open_tenants_max: How many there may be.
-        open_tenants_peak: The highest number since the pool was opened.
-        idle_tenants: Those of them that could be evicted now.
-        waiters: Callers that wait for a place.
-        evictions: Tenants closed to make room, or because they were idle for too long.
-        closed_by_reason: All closings; the keys are `CLOSE_REASONS`.
-        opened: Openings that succeeded.
-        exhausted: Callers that were refused a place.
+        open_tenants: The number of tenants that hold a place: opening, open, draining or closing.
+        open_tenants_max: The number of places.
+        open_tenants_peak: The highest value of `open_tenants` since the pool was opened.
+        idle_tenants: The number of open tenants that could be evicted now.
+        waiters: The number of callers that wait for a place.
+        evictions: The number of tenants that were closed to free a place or because of their idle timeout.
+        closed_by_reason: The number of closed tenants by reason; the keys are `CLOSE_REASONS`.
+        opened: The number of successful openings.
+        exhausted: The number of callers that were refused a place.
     """
 
     open_tenants: int
@@ -106,9 +105,9 @@ class ActorPool:
     """Keeps at most `open_tenants_max` tenants open.
 
     Args:
-        waiters_max: How many callers may wait for a place.
-        wait_timeout_seconds: How long each waits.
-        close_timeout_seconds: How long a closing tenant may take to finish its calls.
+        waiters_max: The largest number of callers that wait for a place.
+        wait_timeout_seconds: The longest wait of a caller for a place.
+        close_timeout_seconds: The time for the accepted calls of a closing tenant.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class ActorPool:
         self._openings: set[asyncio.Task[None]] = set()
         self._waiting = 0  # callers without a place
         self._closing = 0
-        self._loop: asyncio.AbstractEventLoop | None = None  # the loop that it is first used on
+        self._loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call
         self._is_closed = False
         self._peak = self._opened = self._exhausted = 0
         self._closed_by_reason = dict.fromkeys(CLOSE_REASONS, 0)
@@ -179,20 +178,20 @@ class ActorPool:
         return tenant_id in self._entries
 
     def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
-        """Yield the tenants that hold a place, with the actors of those that are open."""
+        """Yield each tenant that holds a place, with its actor, or None if the tenant is not open."""
         for tenant_id, entry in list(self._entries.items()):
             yield tenant_id, entry.actor if entry.state in HAS_ACTOR else None
 
     def actor(self, tenant_id: TenantId) -> TenantActor | None:
-        """Return the tenant's actor if it is open, without a lease: for its statistics and limits only."""
+        """Return the tenant's actor if the tenant is open, without a lease; only for statistics and limits."""
         entry = self._entries.get(tenant_id)
         return entry.actor if entry is not None and entry.state in HAS_ACTOR else None
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now; the caller releases it.
+        """Return a lease if the tenant is open now; the caller must release the lease.
 
         Raises:
-            TenantError: It is called on another event loop.
+            TenantError: The caller runs on another event loop than earlier callers.
         """
         entry = self._entries.get(tenant_id)
         if entry is None:
@@ -208,22 +207,22 @@ class ActorPool:
         return Lease(entry)
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
-        """Return the tenant's actor if it is open, after an opening that is in progress has ended."""
+        """Return the tenant's actor if the tenant is open; wait for a running opening first."""
         entry = self._entries.get(tenant_id)
         if entry is not None and entry.state is EntryState.OPENING:
             await entry.opened.wait()
         return self.actor(tenant_id)
 
     async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease, opening the tenant or waiting for a place as needed; the caller releases it.
+        """Return a lease; open the tenant or wait for a place if necessary. The caller must release the lease.
 
-        A caller that is cancelled leaves the queue; an opening that it started continues.
+        A cancelled caller leaves the queue, but an opening that the caller has started continues.
 
         Raises:
             PoolExhaustedError: Too many callers wait, or no place became free in time.
-            RegistryClosedError: The pool closed.
-            TenantError: It is called on another event loop.
-            TenantryError: Why the tenant could not be opened.
+            RegistryClosedError: The pool was closed.
+            TenantError: The caller runs on another event loop than earlier callers.
+            TenantryError: The tenant could not be opened.
         """
         lease = self.lease_nowait(tenant_id)
         if lease is not None:
@@ -253,7 +252,7 @@ class ActorPool:
             self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
 
     def release(self, lease: Lease) -> None:
-        """Release a lease; after the last one the tenant is idle, or closes if it is drained."""
+        """Release a lease. After its last lease the tenant is idle, or closes if it was draining."""
         entry = lease.entry
         entry.lease_count -= 1
         if entry.lease_count:
@@ -273,7 +272,7 @@ class ActorPool:
         self._act(_Plan([], [self._begin_closing(entry, "idle") for entry in idle]))
 
     async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
-        """Close the tenant if it holds a place, and return once it is closed; its calls are finished first.
+        """Close the tenant if it holds a place, and return after its calls are finished and it is closed.
 
         Cancellation stops the waiting, not the closing.
         """
@@ -289,15 +288,15 @@ class ActorPool:
 
     @asynccontextmanager
     async def held(self, tenant_id: TenantId, action: str, *, reason: str = "state") -> AsyncIterator[None]:
-        """Close the tenant and keep it closed for the block; its calls are finished first.
+        """Finish the tenant's calls, close the tenant, and keep it closed during the block.
 
-        Callers that request it meanwhile wait, for ``pool_wait_timeout_seconds`` at most. A second hold on the tenant waits for the
-        end of the first.
+        New callers of the tenant wait for at most ``pool_wait_timeout_seconds``. A second hold on the tenant waits for the end of
+        the first.
 
         Args:
-            tenant_id: The tenant.
-            action: The lifecycle operation that works on its files, for the error.
-            reason: Why it is closed: one of `CLOSE_REASONS`.
+            tenant_id: The tenant's id.
+            action: The name of the lifecycle operation that needs the tenant's files; errors show the name.
+            reason: The reason for the closing, one of `CLOSE_REASONS`.
         """
         while tenant_id in self._holds:
             await self._holds[tenant_id].released.wait()
@@ -315,7 +314,7 @@ class ActorPool:
                 self._act(self._plan())
 
     async def aclose(self) -> None:
-        """Fail the waiting callers, finish the calls of open tenants and close them; idempotent."""
+        """Fail the waiting callers, finish the accepted calls, and close all tenants; idempotent."""
         self._is_closed = True
         waiters = self._queue.pop_all()
         waiters += [waiter for hold in self._holds.values() for waiter in hold.waiters]
@@ -328,14 +327,14 @@ class ActorPool:
             await asyncio.wait(self._tasks)
 
     async def _end_openings(self) -> None:
-        """Wait for the openings that run, for as long as calls may take; then cancel them, for example a migration."""
+        """Wait for running openings until the close timeout, then cancel them; an opening may include a long migration."""
         if self._openings:
             _, late = await asyncio.wait(self._openings, timeout=self._close_timeout_seconds)
             for opening in late:
                 opening.cancel()
 
     def _enqueue(self, tenant_id: TenantId) -> Waiter:
-        """Add a caller to the queue that will serve it, and make the decisions that follow."""
+        """Add a caller to the queue of its tenant, and act on the new queue."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if loop is not self._loop:
@@ -363,7 +362,7 @@ class ActorPool:
         return waiter
 
     def _dequeue(self, tenant_id: TenantId, waiter: Waiter) -> None:
-        """Remove a caller that has gone; a caller that was served is removed already."""
+        """Remove a caller that no longer waits; a no-op for a caller that got a lease."""
         if not waiter.has_place:
             self._waiting -= 1
         self._queue.discard(tenant_id, waiter)
@@ -373,7 +372,7 @@ class ActorPool:
         self._stop_needless_draining()
 
     def _plan(self) -> _Plan:
-        """Give free places to the tenants in the queue; evict idle tenants for the others, or drain busy ones."""
+        """Give free places to the tenants in the queue; if places are missing, evict idle tenants or drain busy tenants."""
         plan = _Plan([], [])
         while self._queue and not self._is_closed:
             if len(self._entries) < self._open_tenants_max:
@@ -392,14 +391,14 @@ class ActorPool:
         return plan
 
     def _leaving_count(self) -> int:
-        """Return how many tenants will leave their place to a tenant in the queue."""
+        """Return the number of tenants whose place will go to a tenant in the queue."""
         return self._closing + len(self._draining)
 
     def _oldest_open(self) -> PoolEntry | None:
         return next((entry for entry in self._entries.values() if entry.state is EntryState.OPEN), None)
 
     def _stop_needless_draining(self) -> None:
-        """Keep tenants open whose place is not needed any more."""
+        """Open draining tenants to callers again if their places are no longer needed."""
         while self._draining and self._leaving_count() > self._queue.count_preempting():
             _, entry = self._draining.popitem()
             entry.state = EntryState.OPEN
@@ -434,7 +433,7 @@ class ActorPool:
             self._spawn(self._close(entry, reason), f"tenantry close {entry.tenant_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        # In a new context: the work must not run in the context of the caller that happened to cause it.
+        # A new context, because the work must not run in the context of the caller that causes it.
         task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -445,10 +444,10 @@ class ActorPool:
         outcome, backend = "ok", "none"
         try:
             entry.actor = await self._opener(entry.tenant_id)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers get the error, and the place is free
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers get the error
             if isinstance(error, asyncio.CancelledError):
                 failure: TenantryError = RegistryClosedError(
-                    "the registry was closed while the tenant was opened", tenant_id=entry.tenant_id
+                    "the registry was closed during the opening of the tenant", tenant_id=entry.tenant_id
                 )
             else:
                 failure = (
@@ -471,7 +470,7 @@ class ActorPool:
         self._report(TenantOpened(entry.tenant_id, backend, outcome, self._now() - started_seconds))
 
     def _serve_waiters(self, entry: PoolEntry) -> None:
-        own = Lease(entry)  # so that only `release` makes a tenant idle
+        own = Lease(entry)  # its release below makes the tenant idle if no caller takes a lease
         for waiter in entry.waiters:
             waiter.offer(entry)
         entry.waiters.clear()
@@ -481,7 +480,7 @@ class ActorPool:
         started_seconds = self._now()
         try:
             await entry.actor.aclose(self._close_timeout_seconds)
-        except Exception as error:  # noqa: BLE001  # its place must become free; the lock protects its file
+        except Exception as error:  # noqa: BLE001  # the place must become free in any case
             failure = error if isinstance(error, TenantryError) else unexpected_error(entry.tenant_id, error)
             self._log.failure(TENANT_CLOSE_FAILED, failure, tenant_id=entry.tenant_id, reason=reason)
         else:
@@ -490,7 +489,7 @@ class ActorPool:
         self._closing -= 1
         self._closed_by_reason[reason] += 1
         if entry.waiters:
-            # They requested the tenant while it closed; it is the last in the queue.
+            # These callers requested the tenant while it closed, so the tenant goes to the end of the queue.
             hold = self._holds.get(entry.tenant_id)
             if hold is None:
                 self._queue.add(entry.tenant_id, entry.waiters)
@@ -520,8 +519,8 @@ class ActorPool:
         estimate = (len(self._queue) + 1) * self._seconds_per_place
         retry_after_seconds = min(max(estimate, _RETRY_AFTER_SECONDS_MIN), self._wait_timeout_seconds)
         return PoolExhaustedError(
-            f"no place among the {self._open_tenants_max} open tenants for {tenant_id!r} ({limit} is {limit_value:g}): try "
-            f"again in {retry_after_seconds:.2f} s, or raise open_tenants_max",
+            f"the pool of {self._open_tenants_max} open tenants has no place for tenant {tenant_id!r} ({limit} is "
+            f"{limit_value:g}): try again in {retry_after_seconds:.2f} s, or raise open_tenants_max",
             tenant_id=tenant_id,
             limit=limit,
             limit_value=limit_value,

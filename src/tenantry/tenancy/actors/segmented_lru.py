@@ -1,13 +1,13 @@
 """The idle tenants of the pool, in the order in which they are evicted.
 
 Theory of operation. A segmented least-recently-used list (Karedla, Love and Wherry, "Caching strategies to improve disk
-system performance", Computer 27(3), 1994). An entry begins on *probation*. One that is used again after it was idle is
-*protected*, and is evicted only when no entry on probation is left: so many tenants that are used once do not evict the few
-that are used often. At most `PROTECTED_SHARE` of the places are protected. Beyond that, the protected entry that was used the
-longest ago goes back to probation, so the list follows when other tenants become the busy ones.
+system performance", Computer 27(3), 1994). An entry begins on *probation*. An entry that is used again after it was idle is
+*protected*, and is evicted only if no entry is on probation. So many tenants that are used once do not evict the few tenants that
+are used often. At most `PROTECTED_SHARE` of the places are protected. If there are more protected entries, the least recently used
+of them returns to probation, so that the list adapts to new busy tenants.
 
-With tenants requested by Zipf's law (1.1; 5,000 tenants, 128 places) 33 of 100 calls have to open theirs; with a plain
-least-recently-used list it is 41 (simulated, 30,000 calls).
+In a simulation of 30,000 calls to 5,000 tenants by Zipf's law (exponent 1.1) with 128 places, 33% of the calls had to open their
+tenant. With a plain least-recently-used list it was 41%.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ PROTECTED_SHARE: Final = 0.8
 
 
 class Entry(Protocol):
-    """An entry of the list. Only the list changes whether it is protected."""
+    """An entry of the list. Only the list changes `is_protected`."""
 
     is_protected: bool
 
@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Entry)
 
 
 class SegmentedLRU(Generic[T]):
-    """See the module."""
+    """A segmented least-recently-used list of idle entries."""
 
     def __init__(self, places: int) -> None:
         self._protected_max = int(places * PROTECTED_SHARE)
@@ -44,7 +44,7 @@ class SegmentedLRU(Generic[T]):
         yield from self._protected
 
     def first(self) -> T | None:
-        """Return the entry that is evicted next."""
+        """Return the next entry to evict; None if no entry is idle."""
         return next(iter(self), None)
 
     def add(self, entry: T) -> None:
@@ -54,7 +54,7 @@ class SegmentedLRU(Generic[T]):
             self._demote_excess()
 
     def use(self, entry: T) -> None:
-        """Remove an idle entry that is used again; it is protected from now on."""
+        """Remove an idle entry that is used again, and protect it."""
         if entry.is_protected:
             del self._protected[entry]
             return
@@ -66,7 +66,7 @@ class SegmentedLRU(Generic[T]):
         self._demote_excess()
 
     def remove(self, entry: T) -> None:
-        """Remove an entry, idle or in use, that closes."""
+        """Remove an entry that closes, whether it is idle or in use."""
         self._probation.pop(entry, None)
         self._protected.pop(entry, None)
         if entry.is_protected:

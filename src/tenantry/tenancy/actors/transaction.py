@@ -1,4 +1,4 @@
-"""A transaction over several calls: a session with a deadline for its caller."""
+"""A transaction over several calls, with a deadline."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +23,7 @@ TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
 _HAS_ENDED: Final = "the transaction has ended: open a new one"
 
-# The transactions of this task and of its parents: a child task inherits them, also after they have ended.
+# The transactions of this task and of its parents. A child task inherits them and keeps them after they have ended.
 _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
     "tenantry_enclosing_transactions", default=frozenset()
 )
@@ -32,15 +32,15 @@ _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
 class TransactionSession:
     """Runs repository calls inside one open transaction; see `tenantry.sql.statements.Session`.
 
-    It holds its tenant's writer until it ends. At its deadline a running statement is interrupted, the transaction is
-    rolled back, and every later use raises. It never turns into autocommit. Each of its statements
-    needs a permit like any batch, so an open transaction that does nothing costs other tenants nothing.
+    The transaction occupies its tenant's writer until it ends. At the deadline a running statement is interrupted, the transaction
+    is rolled back, and every later call raises an error; no statement runs in autocommit mode. Each statement needs a permit like
+    a batch, so an idle transaction does not delay other tenants.
 
     Args:
-        timeout_seconds: How long it may be open from now.
-        limiter: Shared by all tenants' write batches.
-        admit: Called with the operation before each of its calls; raises, and reports, if the tenant is at a limit.
-        on_error: Called with the errors of its calls; the actor decides whether it must close.
+        timeout_seconds: The time until the deadline.
+        limiter: The limiter that all tenants' write batches share.
+        admit: The function that is called before each call, with the operation's name; raises if the tenant is at a limit.
+        on_error: The function that is called with the errors of calls; the actor decides whether it must close.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class TransactionSession:
         self._report = report
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._lock = asyncio.Lock()  # one statement at a time, and none during its end
-        self._settled = asyncio.Event()  # it has ended, or its caller has gone
-        self._statement: anyio.CancelScope | None = None  # of the statement that waits for a permit or runs
-        self._refusal: str | None = None  # why it accepts no more statements
+        self._lock = asyncio.Lock()  # held by a statement, a commit or a rollback
+        self._settled = asyncio.Event()  # set when the transaction has ended or was abandoned
+        self._statement: anyio.CancelScope | None = None  # the scope of the present statement
+        self._refusal: str | None = None  # the reason for refusing further statements
         self._has_ended = False
         self._admit = admit
         self._on_error = on_error
@@ -81,35 +81,35 @@ class TransactionSession:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was committed or rolled back."""
+        """Whether the transaction was committed or rolled back."""
         return self._has_ended
 
     @property
     def encloses_caller(self) -> bool:
-        """Whether the caller runs inside it: if the caller waited for its end, it would wait for itself.
+        """Whether the caller runs inside the transaction, so that it must not wait for the transaction's end.
 
-        This includes tasks that were started inside it, because the transaction's own task may wait for them.
+        Tasks that were started inside the transaction count too, because the transaction's own task may wait for them.
         """
         return not self._has_ended and self in _enclosing.get()
 
     @contextmanager
     def enclosing(self) -> Iterator[None]:
-        """Mark that the block, and the tasks that are started in it, run inside it."""
+        """Mark the block, and the tasks that are started in the block, as inside the transaction."""
         _enclosing.set(_enclosing.get() | {self})
         try:
             yield
         finally:
-            # Not ContextVar.reset(): a block may end in another context than it began in, for example a fixture.
+            # ContextVar.reset() would fail if the block ends in another context, for example in a fixture.
             _enclosing.set(_enclosing.get() - {self})
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run one unit inside the transaction; a failed unit is undone alone and the transaction continues.
+        """Run one unit inside the transaction; only a failed unit is rolled back, and the transaction continues.
 
         Cancellation interrupts a running statement, and rolls the transaction back.
 
         Raises:
             TransactionClosedError: The transaction has ended, or ended while the unit ran.
-            TenantRateLimitedError: The tenant's calls per second are used up; the transaction is unchanged.
+            TenantRateLimitedError: The tenant has used up its calls per second; the transaction continues.
             PersistenceError: The unit failed.
         """
         if not statements:
@@ -122,18 +122,18 @@ class TransactionSession:
         return results
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement; it sees what the transaction wrote. Raises like `write`."""
+        """Run one reading statement; its result includes the transaction's own writes. Raises like `write`."""
         result: T = await self._run("read", statement.name, lambda: self._transaction.read(statement))
         return result
 
     async def commit(self) -> None:
-        """Commit, durably.
+        """Commit the transaction durably.
 
-        Cancellation while it commits leaves it committed or rolled back, never open.
+        Cancellation during the commit leaves the transaction committed or rolled back, never open.
 
         Raises:
-            TransactionClosedError: It ended before, for example at its deadline; nothing was kept.
-            PersistenceError: It could not be committed; nothing was kept.
+            TransactionClosedError: The transaction was rolled back before, for example at its deadline.
+            PersistenceError: The commit failed; the transaction was rolled back.
         """
         async with self._lock:
             self._check_open()
@@ -144,30 +144,30 @@ class TransactionSession:
                 self._on_error(error)
                 raise
             finally:
-                # A no-op, except for a caller that was cancelled while it waited for the permit, before the store began the commit.
+                # The rollback is a no-op after a commit. It is needed if the caller is cancelled during the wait for the permit.
                 with anyio.CancelScope(shield=True):
                     await self._roll_back()
 
     async def rollback(self) -> None:
-        """Interrupt a running statement and undo everything; a no-op if it has ended."""
+        """Interrupt a running statement and roll the transaction back; a no-op if the transaction has ended."""
         self._refuse(_HAS_ENDED)
         async with self._lock:
             if not self._has_ended:
                 await self._roll_back()
 
     def abandon(self) -> None:
-        """Give the transaction up without waiting: `wait_ended` rolls it back. A no-op if it has ended."""
+        """Let `wait_ended` roll the transaction back, without waiting; a no-op if the transaction has ended."""
         self._refuse(_HAS_ENDED)
         self._settled.set()
 
     async def wait_ended(self) -> None:
-        """Wait until it has ended; roll it back at its deadline, or when its caller has given it up."""
+        """Wait until the transaction has ended; roll it back at its deadline, or when its caller abandons it."""
         with anyio.move_on_after(self._timeout_seconds) as scope:
             await self._settled.wait()
         if scope.cancelled_caught:
             self._refuse(
                 f"the transaction was open for longer than transaction_timeout_seconds ({self._timeout_seconds:g}) and was "
-                "rolled back: nothing of it was kept; do slow work outside of it"
+                "rolled back, so its writes are lost: do slow work outside of the transaction"
             )
             self._log.warning(TRANSACTION_TIMED_OUT, timeout_seconds=self._timeout_seconds)
         await self.rollback()
@@ -203,7 +203,7 @@ class TransactionSession:
         return outcome
 
     def _refuse(self, why: str) -> None:
-        """Accept no more statements, and interrupt the one that waits or runs; a commit that has begun continues."""
+        """Refuse further statements, and interrupt the present statement; a running commit continues."""
         self._refusal = self._refusal or why
         if self._statement is not None:
             self._statement.cancel()

@@ -1,4 +1,4 @@
-"""The callers that wait for a place in the pool, by tenant; see `tenantry.tenancy.actors.pool`."""
+"""The queue of the callers that wait for a place in the pool, by tenant; see `tenantry.tenancy.actors.pool`."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from tenantry.tenancy.actors.lease import Waiter, Waiters
 
 
 class WaitQueue:
-    """The tenants that need a place, in the order in which they were first requested, each with its callers."""
+    """The tenants that need a place, each with its callers, in the order of their first requests."""
 
     def __init__(self) -> None:
         self._tenants: OrderedDict[TenantId, Waiters] = OrderedDict()
@@ -17,7 +17,7 @@ class WaitQueue:
         return len(self._tenants)
 
     def add(self, tenant_id: TenantId, waiters: Iterable[Waiter]) -> None:
-        """Add callers of a tenant; a tenant that is not in the queue is the last."""
+        """Add callers of a tenant; a new tenant is added at the end of the queue."""
         self._tenants.setdefault(tenant_id, deque()).extend(waiters)
 
     def pop_first(self) -> tuple[TenantId, Waiters]:
@@ -25,11 +25,11 @@ class WaitQueue:
         return self._tenants.popitem(last=False)
 
     def pop(self, tenant_id: TenantId) -> Waiters:
-        """Remove a tenant, and return its callers; none if it is not in the queue."""
+        """Remove a tenant and return its callers; empty if the tenant is not in the queue."""
         return self._tenants.pop(tenant_id, deque())
 
     def discard(self, tenant_id: TenantId, waiter: Waiter) -> None:
-        """Remove a caller, and its tenant if that was the last caller; a no-op if it is not in the queue."""
+        """Remove a caller, and its tenant after the last caller; a no-op if the caller is not in the queue."""
         waiters = self._tenants.get(tenant_id)
         if waiters is None or waiter not in waiters:
             return
@@ -38,7 +38,7 @@ class WaitQueue:
             del self._tenants[tenant_id]
 
     def count_preempting(self) -> int:
-        """Return for how many tenants the caller that has waited the longest is preempting."""
+        """Return the number of tenants whose longest-waiting caller is preempting."""
         return sum(waiters[0].is_preempting for waiters in self._tenants.values())
 
     def pop_all(self) -> list[Waiter]:
