@@ -10,7 +10,7 @@ from tenantry.cli.commands import audit, demo, doctor, fleet, key, schema, serve
 from tenantry.cli.exits import EPILOG
 from tenantry.eventlog import EventLog
 
-# These commands log for their operators; the other commands print their errors.
+# Only `demo` and `serve` log for their operators; the other commands print their errors.
 _LOG_LEVELS: Final = {"demo": "warning", "serve": "info"}
 
 app = Application(

@@ -159,7 +159,7 @@ def _run(
 
 
 def _opened(target: Target, *, may_create: bool, needs_service: bool) -> AbstractAsyncContextManager[Api]:
-    # These modules are imported only when they are needed, because they need an extra and are slow to import.
+    # The API's clients are imported only when they are needed, because they need an extra and are slow to import.
     with needs_extra():
         if target.url is not None:
             from tenantry.cli.client.remote import at_service

@@ -1,4 +1,4 @@
-"""Exit codes, and the error that ends a command with one of them."""
+"""The exit codes of commands, and the error that ends a command with an exit code."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

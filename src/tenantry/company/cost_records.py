@@ -40,7 +40,7 @@ _COST_RECORD = RecordType(
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
-# Without rows SQLite returns NULL, because CPython's sqlite3 then creates no aggregate object.
+# SQLite returns NULL for a sum of no rows, because CPython's sqlite3 then creates no aggregate object.
 _SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
 _QUERY = Listing(
     "cost_records.query",

@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-# Not from `typing`: in Python 3.11 its `isinstance` reads every property, and a disconnected back end's properties raise.
+# With `typing.Protocol` of Python 3.11, `isinstance` reads every property, and a disconnected back end's properties raise.
 from typing_extensions import Protocol, runtime_checkable
 
 from tenantry.company.enums import AuditVerdict, RiskLevel, TaskStatus

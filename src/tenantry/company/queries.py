@@ -90,7 +90,7 @@ class Listing:
     """A query whose result is read in pages.
 
     Attributes:
-        name: The query's name in metrics, and the kind of its cursors.
+        name: The query's name in metrics and in cursors.
         select: ``SELECT … FROM …``, with the order's columns first.
         order: The order of the rows.
         done: The log event of success.

@@ -57,7 +57,7 @@ class RecordType(Generic[ModelT]):
     def __post_init__(self) -> None:
         """Compute the values that `decode` needs for every row."""
         object.__setattr__(self, "selected", self.key + self.columns)
-        # This is faster than `model_validate`, which passes seven keyword arguments to the same function.
+        # `validate_python` is faster than `model_validate`, which passes seven keyword arguments to it.
         object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
 
     @property
@@ -168,7 +168,7 @@ class RecordRepository(Repository, Generic[ModelT]):
             raise refused from error
 
     def _check_key(self, *, failed: str, **key: object) -> None:
-        """Refuse a key that is not a string: to SQLite the number 5 would equal the string '5'."""
+        """Refuse a key that is not a string, because SQLite treats the number 5 as equal to the string '5'."""
         for name, value in key.items():
             if not isinstance(value, str):
                 error = QueryError(f"{name} must be a string, not {type(value).__name__}")

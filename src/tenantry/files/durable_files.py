@@ -1,11 +1,11 @@
 """Creates, moves and removes files and directories durably: a later power failure does not undo the change.
 
-fsync(2) of a file does not make the file's name durable; that needs an fsync of the directory. The same holds for a new
-directory, a rename and a removal. An existing entry may not be durable: the process that created it may have died before
-the fsync. So each function here ends with an fsync of the directory, even if the function changed nothing.
+fsync(2) of a file does not make the file's name durable. A new name, a new directory, a rename and a removal need an fsync
+of the directory. An existing entry may not be durable either: the process that created the entry may have died before the
+fsync. So each function here ends with an fsync of the directory, even if the function changed nothing.
 
-Directories are created from the top down, and each directory is durable before an entry is created in it. So all parents of
-an existing directory are durable, and only the last directory's entry is synced.
+Directories are created from the top down, and each directory is durable before an entry is created in it. All parents of an
+existing directory are therefore durable, and only the last directory's entry is synced.
 
 These functions block, and raise `OSError` if the file system reports an error.
 """

@@ -1,7 +1,7 @@
 """Locks on files and directories, made with flock(2). The kernel releases a process's locks when the process ends.
 
 A forked child closes its copies of the descriptors at once: otherwise a lock would last as long as the child. A lock file
-contains one line: the name of the lock's holder, which other processes put in their errors, or a text of the last holder.
+contains one line: the name of the lock's holder, for other processes' errors, or a text that the last holder left.
 """
 
 import contextlib

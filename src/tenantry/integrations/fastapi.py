@@ -91,7 +91,7 @@ class TenantDependency:
     async def resolve(self, connection: HTTPConnection) -> TenantHandle:
         """Return the handle of the tenant that the request names.
 
-        This method reads only the catalog and its cache. It opens no tenant, and so the pool closes no other tenant.
+        This method reads only the catalog and its cache, without opening the tenant, and so without closing another tenant.
 
         Raises:
             TenantRequiredError: The request names no tenant, or more than one tenant.

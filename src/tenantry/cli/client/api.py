@@ -237,7 +237,7 @@ def api_path(*parts: str) -> str:
 
 
 def tenant_path(tenant_id: str, *parts: str) -> str:
-    """Return the path of a tenant, or a path below it."""
+    """Return the path of a tenant, or of a resource below the tenant."""
     return api_path("tenants", tenant_id, *parts)
 
 

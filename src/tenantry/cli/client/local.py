@@ -71,7 +71,7 @@ class _LocalApi(Api):
         accepted_tables: Collection[str],
         is_dry_run: bool,
     ) -> Document:
-        """Return the new tenant's record, or a dry run's differences. `at` may omit the name of the only pack."""
+        """Return the new tenant's record, or a dry run's differences. In `at`, None stands for the only pack."""
         versions = {name or self._only_schema(): version for name, version in at}
         with steps(f"{'compare' if is_dry_run else 'adopt'} {path.name}"):
             try:

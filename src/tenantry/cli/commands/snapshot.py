@@ -80,7 +80,7 @@ def switch_storage(
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Store a data directory's future snapshots in another, empty storage. Stop the service on the directory first."""
+    """Store a data directory's future snapshots in another, empty storage. Services on the directory must be stopped first."""
     from tenantry.config import RegistryConfig
     from tenantry.tenancy.snapshot_storage import switch
 

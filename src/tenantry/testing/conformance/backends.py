@@ -165,7 +165,7 @@ async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
         third = await backend.new_location(_ACME, [first, second])
         expect(len({first, second, third}), 3)
         await _created(backend)
-        # An existing database at a location that the catalog does not list means that the catalog is the wrong one.
+        # The database at this location belongs to a tenant of another catalog, because this catalog does not list it.
         with expect_raised(PersistenceError):
             await backend.new_location(_ACME, [])
 

@@ -153,7 +153,7 @@ async def check_empty_batches_are_answered(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_failure_is_the_requests_own(make_store: MakeStore) -> None:
-    """A failed request is rolled back without an effect on other requests of the batch, and raises a fitting error."""
+    """A failed request is rolled back without an effect on the batch's other requests, and its error has the right type."""
     async with connected(make_store) as store:
         outcomes = await store.write(
             [
