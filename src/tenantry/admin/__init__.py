@@ -1,4 +1,4 @@
-"""The admin API: the tenants of a registry over HTTP. It needs the extra ``service``."""
+"""The admin API: manages a registry's tenants over HTTP. The admin API needs the extra ``service``."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BodyLimits", "StrangerRate", "begin_drain", "create_admin_app", "end_streams", "make_probes"]
 
-# The models of the API need no web framework, and are used without it.
+# Loaded lazily: the API's models are also used without the web framework.
 __getattr__ = _lazy_names(
     __name__,
     {

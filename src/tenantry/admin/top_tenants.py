@@ -13,7 +13,7 @@ _CATALOG: Final = "("
 
 
 class TopTenants:
-    """A hook that counts calls by tenant over the present and the previous window."""
+    """A hook that counts each tenant's calls in the current and the previous window."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

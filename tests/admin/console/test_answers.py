@@ -65,7 +65,7 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     browser.click("Settings")
     api.patch("/v1/tenants/globex", json={"display_name": "Somebody else's"})
     browser.click("Save", "//dialog")
-    browser.see("read it again", "dialog .problem")
+    browser.see("read the tenant again", "dialog .problem")
     browser.click("Cancel", "//dialog")
     browser.see("Somebody else's", ".display-name")
 

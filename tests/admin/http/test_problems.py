@@ -110,7 +110,7 @@ async def test_what_nobody_expected(service: Service, root_log: pytest.LogCaptur
     structlog.configure()
     with capture_logs() as logs:
         problem = check_problem(await client.get("/v1/tenants"), 500, "internal")
-    assert problem["detail"] == "an unexpected error occurred; the service's log says where"
+    assert problem["detail"] == "an unexpected error occurred: see the service's log"
     (event,) = [log for log in logs if log["event"] == "tenantry.request.failed"]
     assert event["error_type"] == "ValueError"
     assert event["at"].startswith("test_problems.py:")

@@ -1,1 +1,1 @@
-"""The parts of the admin API that every request passes before and after its route."""
+"""The parts of the admin API that handle every request before and after its route."""

@@ -1,4 +1,4 @@
-"""Checks what a request may do: when it begins, and again each time it has waited."""
+"""Checks a caller's rights when a request begins, and again after each wait."""
 
 from typing import Final
 
@@ -13,13 +13,13 @@ from tenantry.ids import parse_tenant_id
 from tenantry.tenancy.registry import TenantRegistry
 
 ANSWERS_MAX: Final = 5
-"""How often a response is made again because the key's tenants changed while it was made."""
+"""The most attempts to make a response while the tenants of the caller's key change."""
 
 _RETRY_AFTER_SECONDS: Final = 1
 
 
 def key_changed() -> ProblemError:
-    """Return the problem of a caller whose key's tenants changed while the response was made."""
+    """Return the problem that the tenants of the caller's key changed while the response was made."""
     return ProblemError(
         409,
         "key-changed",
@@ -30,15 +30,15 @@ def key_changed() -> ProblemError:
 
 
 class Access:
-    """The caller of a request and the tenant that its path names; an `Authority` for the calls that it makes.
+    """The caller of a request and the tenant in the request's path; an `Authority` for the request's calls.
 
-    The order of the reads matters where a key is for some tenants only: the tenant is found first and the key is read
-    afterwards. A rename changes the key in its own transaction. So a key that still names the id was for the tenant that was
-    found, and the calls find no other tenant under that id.
+    For a key that is limited to some tenants, the tenant is looked up before the key is read. A rename changes the tenant and the
+    key in one transaction. If the key then still names the id, the key is for the tenant that was looked up. The request's calls
+    therefore reach no other tenant with this id.
 
     Attributes:
-        tenant_id: The tenant that the path names, None if it names none.
-        tenant_uid: Its stable key, None if the tenant does not exist.
+        tenant_id: The tenant id in the path; None if the path has no tenant.
+        tenant_uid: The tenant's stable key; None if the tenant does not exist.
     """
 
     def __init__(self, request: Request, authenticate: Authenticate, registry: TenantRegistry) -> None:
@@ -49,42 +49,42 @@ class Access:
         self.tenant_uid: str | None = None
 
     async def begin(self) -> Principal:
-        """Return who makes the request, and note which tenant it is about.
+        """Return the caller, and look up the tenant in the path.
 
         Raises:
-            ProblemError: 401 or 403.
+            ProblemError: The key is not valid (401), or is not for the tenant (403).
         """
         principal = await self._principal()
         await self._find_tenant()
-        # Nothing is looked up for an unknown caller, so the key of a known caller is read twice.
+        # The first read of the key keeps unknown callers from a look-up; the second read follows the look-up, see the class.
         return principal if principal.tenants is None else await self._principal()
 
     async def check(self) -> Principal:
-        """Return who makes the request, if that caller may still do so; routes see this principal from now on.
+        """Check the caller's key again, and return the caller; from now on routes see this principal.
 
         Raises:
-            ProblemError: 401 or 403: the key is no longer valid, or no longer for the tenant.
+            ProblemError: The key is no longer valid (401), or no longer for the tenant (403).
         """
         await self._find_tenant()
         return await self._principal()
 
     async def check_stream(self) -> None:
-        """Raise unless a stream of the request may go on.
+        """Raise unless a stream of the request may continue.
 
         Raises:
-            ProblemError: 401 or 403, as `check`; 409: the stream is about several tenants, and those of the key changed.
+            ProblemError: 401 or 403, see `check`; 409 if the stream concerns several tenants and the key's tenants changed.
         """
         before: Principal = self._request.state.principal
         if (await self.check()).tenants != before.tenants and self.tenant_id is None:
             raise key_changed()
 
     async def holds_for(self, response: Response) -> bool:
-        """Return whether a response may be sent; if not, the key's tenants changed and the response has to be made again.
+        """Return whether a response may be sent; False if the key's tenants changed, so that the response must be made again.
 
-        Only streams, and responses to `GET` for a key for some tenants, are checked.
+        Two kinds of responses are checked: streams, and responses to a `GET` with a key that is limited to some tenants.
 
         Raises:
-            ProblemError: 401 or 403, as `check`; 409: the response is a stream, so the caller has to send the request again.
+            ProblemError: 401 or 403, see `check`; 409 if the key's tenants changed and the response is a stream.
         """
         before: Principal = self._request.state.principal
         is_stream = isinstance(response, StreamingResponse)

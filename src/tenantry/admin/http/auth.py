@@ -1,4 +1,4 @@
-"""Authenticates callers by API key, and checks what a key allows."""
+"""Authenticates callers by API key, and checks the scopes and tenants of a key."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ _TOKEN_CHARACTERS_MAX: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who makes a request.
+    """The caller of a request.
 
     Attributes:
         name: The principal's name in the audit.
-        key: The API key; None for a caller that is authenticated in another way, who may do everything.
+        key: The API key; None for a caller without a key, who is authenticated in another way and may do everything.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Principal:
 
     @property
     def id(self) -> str:
-        """A text that differs between callers."""
+        """A unique identifier of the caller."""
         return self.key.id if self.key is not None else f"name:{self.name}"
 
     @property
@@ -43,10 +43,10 @@ class Principal:
         return self.key is None or self.key.is_for(tenant_id)
 
     def check_scope(self, scope: Scope) -> None:
-        """Raise unless the caller may do what the scope allows.
+        """Raise unless the caller's key has the scope.
 
         Raises:
-            ProblemError: 403.
+            ProblemError: The key lacks the scope (403).
         """
         if self.key is not None and not self.key.allows(scope):
             raise ProblemError(
@@ -61,23 +61,25 @@ class Principal:
         """Raise unless the caller's key is for this tenant.
 
         Raises:
-            ProblemError: 403; it does not say whether the tenant exists.
+            ProblemError: The key is for other tenants (403). The problem does not reveal whether this tenant exists.
         """
         if not self.is_for(tenant_id):
             raise another_tenant()
 
     def check_fleet(self) -> None:
-        """Raise if the caller's key is for some tenants only: it may not see or do what concerns all tenants.
+        """Raise unless the caller's key is for all tenants.
 
         Raises:
-            ProblemError: 403.
+            ProblemError: The key is limited to some tenants (403).
         """
         if self.tenants is not None:
-            raise ProblemError(403, "tenant", "Not allowed", "this key is for some tenants only")
+            raise ProblemError(
+                403, "tenant", "Not allowed", "this key is limited to some tenants: use a key for all tenants"
+            )
 
 
 def another_tenant() -> ProblemError:
-    """Return the problem of a caller whose key is for other tenants."""
+    """Return the problem that the caller's key is for other tenants."""
     return ProblemError(403, "tenant", "Not allowed", "this key is for other tenants")
 
 
@@ -87,7 +89,7 @@ Authenticate = Callable[[Request], Awaitable[Principal]]
 def authenticate_by_key(keys: ApiKeys) -> Authenticate:
     """Return a function that identifies the caller of a request by its API key.
 
-    Wrong keys are not counted: nobody guesses one of 2^256 secrets, and `Strangers` limits the rate of the requests.
+    Wrong keys are not counted, because nobody can guess a secret of 256 bits, and `Strangers` limits the rate of such requests.
     """
 
     async def authenticate(request: Request) -> Principal:
@@ -103,20 +105,22 @@ def authenticate_by_key(keys: ApiKeys) -> Authenticate:
 
 
 class Bearer(SecurityBase):
-    """Declares the bearer scheme in OpenAPI; `AdminRoute` authenticates."""
+    """Declares the bearer scheme in OpenAPI; `AdminRoute` authenticates the caller."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearerModel(description="An API key: `tenantry key create`.", bearerFormat="tnt_…")
+        self.model = HTTPBearerModel(
+            description="An API key, which `tenantry key create` creates.", bearerFormat="tnt_…"
+        )
         self.scheme_name = "api_key"
 
     async def __call__(self, request: Request) -> Principal:
-        """Return who makes the request."""
+        """Return the caller."""
         principal: Principal = request.state.principal
         return principal
 
 
 def unauthorized() -> ProblemError:
-    """Return the problem of a caller whose key is unknown, expired or revoked."""
+    """Return the problem that the caller's key is unknown, expired or revoked."""
     return _unauthorized("this key is unknown, expired or revoked", 'error="invalid_token"')
 
 

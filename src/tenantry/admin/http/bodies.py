@@ -19,9 +19,9 @@ class BodyLimits(NamedTuple):
     """The limits of request bodies.
 
     Attributes:
-        bytes_max: How large a body may be, unless it is a bundle.
-        bundle_bytes_max: How large a bundle may be.
-        seconds_max: How long a body may take to arrive; of a bundle, how long its sender or receiver may pause.
+        bytes_max: The maximum size of a body that is not a bundle.
+        bundle_bytes_max: The maximum size of a bundle.
+        seconds_max: The time in which a body must arrive; for a bundle, the longest pause of the sender or receiver.
     """
 
     bytes_max: int = BODY_BYTES_MAX
@@ -33,17 +33,17 @@ BODY_LIMITS: Final = BodyLimits()
 
 
 class LimitedReceive:
-    """Receives a body, and refuses the request when a limit is reached.
+    """Receives a body, and refuses the request when the body reaches a limit.
 
     Args:
         request: The request.
-        limits: The limits.
-        is_streamed: Whether the body is processed while it arrives, as bundles are.
-        on_complete: Called when the whole body has arrived, before its last part is returned; raises if the request must
-            not be handled.
+        limits: The limits of the body.
+        is_streamed: Whether the body is processed while the body arrives, like a bundle.
+        on_complete: Called when the whole body has arrived, before the body's last part is returned. `on_complete` raises an
+            error if the request must not be handled.
 
     Raises:
-        ProblemError: 413, the request's Content-Length is too large.
+        ProblemError: The request's Content-Length is too large (413).
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class LimitedReceive:
         """Return the next part of the body.
 
         Raises:
-            ProblemError: 408 or 413, or what `on_complete` or `refuse` gave.
+            ProblemError: The body arrives too slowly (408), or is too large (413).
+            Exception: The error of `on_complete`, or the error that was passed to `refuse`.
         """
         if self._is_complete:  # the next message says that the client has disconnected
             return await self._receive()
@@ -95,17 +96,17 @@ class LimitedReceive:
         return message
 
     def refuse(self, error: Exception) -> None:
-        """Let the current or the next wait for a part raise the error; no effect on a body that is complete."""
+        """Raise the error in the current or next wait for a part of the body; no effect after the whole body has arrived."""
         self._refusal = error
         if self._waiting is not None:
             self._waiting.cancel()
 
 
 def check_media_type(request: Request, expected: str) -> None:
-    """Raise unless the body, if there is one, is of the expected type.
+    """Raise unless the body, if the request has a body, has the expected media type.
 
     Raises:
-        ProblemError: 415.
+        ProblemError: The body has another media type (415).
     """
     has_body = declared_bytes(request) > 0 or "transfer-encoding" in request.headers
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -117,9 +118,9 @@ def check_media_type(request: Request, expected: str) -> None:
 
 
 def declared_bytes(request: Request) -> int:
-    """Return the size of a request's body by its Content-Length; 0 without one."""
+    """Return the request's Content-Length; 0 if the header is missing."""
     text = request.headers.get("content-length", "0")
-    # The server refuses what is not a number. A number with too many digits is too large anyway.
+    # The server refuses a Content-Length that is not a number. A number with too many digits exceeds every limit.
     return int(text[:_LENGTH_CHARACTERS_MAX]) if text.isdecimal() else 0
 
 
@@ -140,6 +141,6 @@ def _too_slow(seconds_max: float, *, is_streamed: bool) -> ProblemError:
         "request-timeout",
         "Request timeout",
         f"{'the next part of the body' if is_streamed else 'the body'} did not arrive within {seconds_max:g} s",
-        # RFC 9110, section 15.5.9: the connection is of no more use, its next bytes would be this body's.
+        # RFC 9110, section 15.5.9: the connection is useless, because its next bytes would belong to this body.
         headers={"Connection": "close"},
     )

@@ -1,4 +1,4 @@
-"""The cursors of the API's lists: the core's cursor with a digest of the query, which must be the same for every page."""
+"""The cursors of the API's lists: the core's cursor, prefixed with a hash of the query that all pages must share."""
 
 from typing import Annotated, Final
 
@@ -13,17 +13,17 @@ _OF_A_PAGE: Final = ("cursor", "limit")
 
 
 class PageCursor:
-    """Where the page that a request asks for begins.
+    """The cursor of the page that a request asks for.
 
     Args:
         request: The request for a page.
-        cursor: The `next_cursor` of the page before it; None for the first page.
+        cursor: The `next_cursor` of the previous page; None for the first page.
 
     Attributes:
         after: The core's cursor; None for the first page.
 
     Raises:
-        ProblemError: 400, the cursor is not from a page of this query.
+        ProblemError: The cursor is not from a page of this query (400).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PageCursor:
         self.after = None if cursor is None else cursor.removeprefix(self._prefix)
 
     def next(self, page: Page[object]) -> str | None:
-        """Return the cursor of the page after this one; None if this is the last page."""
+        """Return the cursor of the next page; None if this is the last page."""
         return None if page.next_cursor is None else self._prefix + page.next_cursor
 
 

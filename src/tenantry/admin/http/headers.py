@@ -1,4 +1,4 @@
-"""Headers of every response: `nosniff` and `no-store`."""
+"""Adds the headers `nosniff` and `no-store` to every response."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -13,7 +13,7 @@ SAFE_HEADERS: Final[Mapping[str, str]] = {
 
 
 class SafeHeaders:
-    """Adds the headers to every response that does not set them itself."""
+    """Adds the safe headers to every response that does not set them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Hides paths on the service's disk from callers whose keys are for some tenants only."""
+"""Hides paths on the service's disk from callers whose keys are limited to some tenants."""
 
 import json
 import re
@@ -8,25 +8,25 @@ from typing import Any, Final
 from fastapi import Request
 
 HIDDEN: Final = "…"
-"""Replaces the directories of a path: only the last part of the path is shown."""
+"""Replaces the directories of a path, so that callers see only the last part of the path."""
 
-# At least two directories: one alone, as in "read/write", need not be a path. Paths of the API are not paths of files.
+# A path has at least two parts, because a single part, as in "read/write", need not be a path. The API's own paths stay.
 _PATH: Final = re.compile(r"(?<![\w.:/…-])/(?!v1/)(?:[^\s/'\"()<>,;:\\]+/)+(?=[^\s/'\"()<>,;:\\])")
 
 
 def hides_paths(request: Request) -> bool:
-    """Return whether the caller of a request is authenticated, and may not see paths."""
+    """Return whether the caller is authenticated but may not see paths on the service's disk."""
     principal = getattr(request.state, "principal", None)
     return principal is not None and principal.tenants is not None
 
 
 def without_paths(text: str, data_dir: Path) -> str:
-    """Return a text in which the directories of each absolute path are hidden, and the data directory even if its name has blanks."""
+    """Return a text without the directories of absolute paths; the data directory is found even if its name has blanks."""
     return _PATH.sub(f"{HIDDEN}/", _without_data_directory(text, data_dir))
 
 
 def values_without_paths(content: bytes, data_dir: Path) -> bytes:
-    """Return JSON without paths in its texts."""
+    """Return a JSON document without paths in its strings."""
     return json.dumps(
         _mapped(json.loads(content), data_dir), ensure_ascii=False, separators=(",", ":")
     ).encode()
@@ -35,7 +35,7 @@ def values_without_paths(content: bytes, data_dir: Path) -> bytes:
 def _mapped(value: Any, data_dir: Path) -> Any:
     match value:
         case str():
-            # Other fields stay as they are: a display name may contain slashes.
+            # Only the data directory is hidden here, because a display name may contain slashes.
             return _without_data_directory(value, data_dir)
         case list():
             return [_mapped(one, data_dir) for one in value]
@@ -51,7 +51,7 @@ def _mapped(value: Any, data_dir: Path) -> Any:
 
 
 _TELLING: Final = frozenset(["detail", "error", "last_error", "reason"])
-"""Fields that may hold an error's message."""
+"""The fields that may contain an error's message."""
 
 
 def _without_data_directory(text: str, data_dir: Path) -> str:

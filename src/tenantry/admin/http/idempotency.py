@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request takes effect once; the first response is recorded and replayed when the request is sent again."""
+"""Implements Idempotency-Key: a repeated request takes effect once, and its first response is recorded and replayed."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ HEADER: Final = "idempotency-key"
 RESPONSE_NOT_RECORDED: Final = "tenantry.request.response_not_recorded"
 RENEWAL_FAILED: Final = "tenantry.request.not_renewed"
 RENEWAL_SECONDS: Final = PENDING_SECONDS_MAX / 4
-"""How often a pending request is renewed."""
+"""The interval between two renewals of a pending request."""
 
 _KEY_CHARACTERS_MAX: Final = 255
 _RETRY_AFTER_SECONDS: Final = 1
@@ -36,7 +36,7 @@ _SHOWN_ONCE: Final = (
     409,
     {"content-type": MEDIA_TYPE},
     b"""{"type": "urn:tenantry:problem:shown-once", "title": "Secret shown already", "status": 409,
-"detail": "the first response to this Idempotency-Key held a secret, which is not recorded: revoke the API key that was created, and create another"}""",
+"detail": "the first response to this Idempotency-Key contained a secret, which is not recorded: revoke the API key that was created, and create another"}""",
 )
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -46,7 +46,7 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         description=(
-            "A request that is repeated with the same key within a day takes effect once. Of a bundle only the length is compared."
+            "A request that is repeated with the same key within a day takes effect once. A bundle is compared only by its length."
         ),
         min_length=1,
         max_length=_KEY_CHARACTERS_MAX,
@@ -57,7 +57,7 @@ IdempotencyKey = Annotated[
 
 
 def documented_key(_: IdempotencyKey = None) -> None:
-    """Declare the header in the OpenAPI document; `handle_once` reads it."""
+    """Declare the header in the OpenAPI document; `handle_once` reads the header."""
 
 
 async def handle_once(
@@ -69,15 +69,15 @@ async def handle_once(
     caller: str,
     is_streamed: bool,
 ) -> Response:
-    """Handle a request with an idempotency key; if a request with its key was handled before, return that one's response.
+    """Handle a request with an idempotency key; if the key was used before, replay the recorded response.
 
     Args:
-        request: A request with a key.
-        handle: Handles it.
+        request: A request with an idempotency key.
+        handle: Handles the request.
         responses: The recorded responses.
-        operations: Their final response is recorded when they end.
-        caller: Identifies who makes the request: two callers may choose the same key.
-        is_streamed: Whether the body is too large to be hashed; its length is hashed instead.
+        operations: The operations, whose final responses are recorded when the operations end.
+        caller: The identifier of the caller, because two callers may choose the same key.
+        is_streamed: Whether to hash the length of the body instead of the body, which may be large.
     """
     key = _checked(request.headers[HEADER])
     request_hash = await _hash(request, is_streamed=is_streamed)
@@ -88,7 +88,7 @@ async def handle_once(
         async with renewing(pending):
             response = await handle(request)
     except Exception:
-        # Refused: it had no effect, so the key may be used again.
+        # A refused request had no effect, so its key may be used again.
         await _forget(pending)
         raise
     location = response.headers.get("location", "")
@@ -108,7 +108,7 @@ async def handle_once(
 async def _record_at_end(
     pending: PendingRequest, headers: dict[str, str], ended: Awaitable[Operation]
 ) -> None:
-    """Record the operation's final state as the response when it has ended; if its process dies first, the key becomes free."""
+    """Wait for the operation's end and record its final state as the response; if the process dies first, the key expires."""
     async with renewing(pending):
         operation = await ended
     with _logged_if_not_recorded():
@@ -117,13 +117,13 @@ async def _record_at_end(
 
 @asynccontextmanager
 async def renewing(pending: PendingRequest, interval_seconds: float = RENEWAL_SECONDS) -> AsyncIterator[None]:
-    """Renew the pending request for as long as the block runs, such as during a large import."""
+    """Renew the pending request repeatedly during the block, for example during a large import."""
     ending = asyncio.Event()
     task = asyncio.create_task(_renew(pending, interval_seconds, ending), name="tenantry idempotency key")
     try:
         yield
     finally:
-        # Not cancelled: a cancelled renewal may still be written, and `pending` would not know its new time.
+        # Do not cancel the task, because a cancelled renewal may still be written without `pending` knowing the new time.
         ending.set()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([task])
@@ -163,17 +163,17 @@ async def _hash(request: Request, *, is_streamed: bool) -> str:
             "Length required",
             "an import with an Idempotency-Key needs a Content-Length: it is part of the request's fingerprint",
         )
-    # Without the prefix of a mounted API: a repeated request may come through another prefix.
+    # Remove the prefix of a mounted API, because a repeated request may come through another prefix.
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))
     parts = [request.method.encode(), path.encode(), request.url.query.encode(), body]
-    # A condition is part of the request.
+    # The If-Match condition is part of the request.
     parts += [match.encode() for match in request.headers.getlist("if-match")]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 async def _record(pending: PendingRequest, response: Response) -> None:
     if "no-store" in response.headers.get("cache-control", ""):
-        # A secret is shown once: a replay says that it was.
+        # A secret is shown only once, so a replay responds with a problem instead.
         final = _SHOWN_ONCE
     else:
         final = (response.status_code, _recorded_headers(response), bytes(response.body))
@@ -186,14 +186,14 @@ def _recorded_headers(response: Response) -> dict[str, str]:
 
 
 async def _forget(pending: PendingRequest) -> None:
-    """Free a key. If that fails, the failure is only logged, because the caller is to get the first error."""
+    """Release an idempotency key. A failure is only logged, because the caller must get the original error."""
     with _logged_if_not_recorded():
         await pending.forget()
 
 
 @contextmanager
 def _logged_if_not_recorded() -> Iterator[None]:
-    """Log an error of recording instead of raising it: the request took effect, so its response is sent."""
+    """Log a recording error instead of raising the error, because the response must be sent anyway."""
     try:
         with anyio.CancelScope(shield=True):
             yield

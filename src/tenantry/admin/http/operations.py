@@ -1,7 +1,7 @@
-"""Operations: long work that a request begins and that clients follow by its id, kept in memory while the service runs.
+"""Operations: long work that a request starts and that clients follow by an id. Operations are kept only in memory.
 
-The audit has what an operation did, also after the service was killed. An operation that was killed before it did anything is
-not in the audit: the client sends the request again.
+The audit records what an operation did, even if the service is killed. An operation that was killed before its first change is
+not in the audit, and the client sends the request again.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.tenant_record import TenantRecord
 
 KEPT_MAX: Final = 1_000
-"""How many operations that have ended are remembered."""
+"""The number of operations in memory above which the oldest ended operations are dropped."""
 
 RUNNING_MAX: Final = 64
-"""How many may run at once."""
+"""The number of operations that may run at the same time."""
 
 RUNNING_PER_TENANT_MAX: Final = 4
-"""How many operations of one tenant may run at once, so that no tenant keeps the others waiting."""
+"""The number of operations of one tenant that may run at the same time, so that one tenant cannot block the others."""
 
 POLL_SECONDS: Final = 1
-"""How long clients should wait before they look at an operation again, or try to begin another one."""
+"""The delay after which clients should poll an operation again, or retry to start another operation."""
 
 PATH: Final = "/v1/operations/"
 """The path of an operation, without its id."""
@@ -50,11 +50,11 @@ class OperationState(StrEnum):
 
 
 class Operation(BaseModel):
-    """Work that a request began.
+    """Long work that a request started.
 
     Attributes:
-        tenant_id: The tenant, by the id that it had when the operation began.
-        steps: The steps that are done, in order; each action has its own.
+        tenant_id: The tenant's id at the operation's start.
+        steps: The names of the finished steps, in order; each kind of operation has its own steps.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +73,7 @@ class Operation(BaseModel):
 
 
 class Operations:
-    """Runs operations, and remembers their results."""
+    """Runs operations, and keeps their results in memory."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -81,7 +81,7 @@ class Operations:
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followers: set[asyncio.Task[None]] = set()
-        # By operation: set at its next change.
+        # The events by operation id; each is set at the operation's next change.
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(
@@ -92,10 +92,10 @@ class Operations:
         *,
         by: str,
     ) -> Operation:
-        """Begin an operation of this principal, and return it.
+        """Start an operation on behalf of a principal, and return the operation.
 
         Raises:
-            ProblemError: 429, too many operations of the tenant run already; 503, too many operations of all tenants.
+            ProblemError: Too many operations of the tenant (429) or of all tenants (503) are running.
         """
         self._check_room(tenant)
         operation = Operation(
@@ -115,10 +115,10 @@ class Operations:
         return operation
 
     def get(self, operation_id: str) -> Operation:
-        """Return an operation as it is now.
+        """Return the current state of an operation.
 
         Raises:
-            ProblemError: 404.
+            ProblemError: The operation is unknown (404).
         """
         operation = self._known.get(operation_id)
         if operation is None:
@@ -126,31 +126,31 @@ class Operations:
                 404,
                 "operation-not-found",
                 "Operation not found",
-                "unknown operation; completed work is in the audit, and without a row there nothing was changed",
+                "unknown operation: look in the audit; if the audit has no row for the operation, nothing was changed",
             )
         return operation
 
     async def changed(self, seen: Operation) -> Operation:
-        """Wait until an operation differs from what was seen, and return it; at once if it has ended."""
+        """Wait for an operation's next change after `seen`, and return the operation; do not wait if the operation has ended."""
         if seen.state is OperationState.RUNNING and self.get(seen.id) is seen:
             await self._changed.setdefault(seen.id, asyncio.Event()).wait()
         return self.get(seen.id)
 
     async def ended(self, operation_id: str) -> Operation:
-        """Wait until an operation has ended, and return it."""
+        """Wait until an operation has ended, and return the operation."""
         operation = self.get(operation_id)
         while operation.state is OperationState.RUNNING:
             operation = await self.changed(operation)
         return operation
 
     def follow(self, following: Coroutine[Any, Any, None]) -> None:
-        """Run a task beside the operations, such as one that waits for an operation's end; `aclose` waits for it too."""
+        """Run a task that follows an operation, for example to record its result; `aclose` also waits for the task."""
         task = asyncio.create_task(following)
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
 
     def observe(self, event: Event) -> None:
-        """Note the steps of lifecycle operations that operations made; the hook that a registry calls."""
+        """Record a finished step in the running operation; the registry calls this hook with each event."""
         operation_id = _current.get()
         if not isinstance(event, OperationStepped) or operation_id is None:
             return
@@ -159,7 +159,7 @@ class Operations:
             self._change(operation_id, {"steps": (*operation.steps, event.step)})
 
     async def aclose(self) -> None:
-        """Wait for all operations that run."""
+        """Wait until no operation runs."""
         while tasks := [*self._tasks.values(), *self._followers]:
             await asyncio.wait(tasks)
 
@@ -167,21 +167,21 @@ class Operations:
         if len(self._tasks) >= RUNNING_MAX:
             raise too_many(
                 "operations",
-                f"{RUNNING_MAX} operations run already: try again when one has ended",
+                f"{RUNNING_MAX} operations are running already: try again when an operation has ended",
                 seconds=POLL_SECONDS,
             )
         same = [one for one in self._tasks if tenant and self._known[one].tenant_uid == tenant.uid]
         if len(same) >= RUNNING_PER_TENANT_MAX:
             raise too_many(
                 "operations",
-                f"{RUNNING_PER_TENANT_MAX} operations of this tenant run already: try again when one has ended",
+                f"{RUNNING_PER_TENANT_MAX} operations of this tenant are running already: try again when an operation has ended",
                 status=429,
                 seconds=POLL_SECONDS,
             )
 
     async def _run(self, operation: Operation, work: Callable[[], Awaitable[BaseModel | None]]) -> None:
         changes: dict[str, Any]
-        # The call's own task inherits it, so its steps are known to be this operation's.
+        # Tasks that the work starts inherit the operation's id, so `observe` finds the operation of a step.
         _current.set(operation.id)
         try:
             result = await work()
@@ -189,9 +189,9 @@ class Operations:
             changes["result"] = None if result is None else result.model_dump(mode="json")
         except TenantryError as error:
             changes = {"state": OperationState.FAILED, "problem": Problem(**problem_of(error))}
-        except ProblemError as error:  # the caller lost the right before the operation's turn
+        except ProblemError as error:  # the caller lost the right before the operation began
             changes = {"state": OperationState.FAILED, "problem": Problem(**error.content)}
-        except Exception as error:  # noqa: BLE001  # the operation has ended, and nobody else sees the error
+        except Exception as error:  # noqa: BLE001  # no other code handles the task's error
             log_failure(self._log, error, action=operation.action, tenant_id=operation.tenant_id)
             changes = {"state": OperationState.FAILED, "problem": Problem(**unexpected().content)}
         self._end(operation, changes)

@@ -1,4 +1,4 @@
-"""Maps errors to RFC 9457 problem details: one stable type and one status for each error."""
+"""Maps each error to RFC 9457 problem details with a stable type and a status."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from tenantry.errors import TenantryError
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tenantry:problem:"
-# The first of an error's classes that is here decides.
+# The first class in an error's method resolution order that is a key here determines the status.
 _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.SnapshotNotFoundError: 404,
     errors.SnapshotCorruptError: 422,
@@ -53,7 +53,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.JobError: 409,
     errors.RegistryClosedError: 503,
 }
-# The attributes of an error that its caller may see beside its message.
+# The error attributes that are shown beside the error's message.
 _DETAILS: Final = (
     "tenant_id",
     "state",
@@ -66,7 +66,7 @@ _DETAILS: Final = (
     "objects",
     "missing_schemas",
 )
-# Errors whose messages concern only the request itself, so that every caller may see them.
+# The errors whose messages concern only the request, so that every caller may see the messages.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)
 _TITLES: Final = {
     400: "Bad request",
@@ -77,29 +77,31 @@ _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _ERRORS_MAX: Final = 20
 _DETAIL_CHARACTERS_MAX: Final = 2_000
 OVERLOAD_SECONDS: Final = 5
-"""When a client may try again after too many requests, connections or transfers."""
+"""The retry delay for a client after too many requests, connections or transfers."""
 
 _RETRY_AFTER_SECONDS: Final = 1.0
-"""When a client may try again if nobody knows how long it takes."""
+"""The retry delay for a client if the duration of the obstacle is unknown."""
 
 
 class Problem(BaseModel):
-    """A problem (RFC 9457)."""
+    """Problem details (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(
-        description="Stable for each kind of problem: programs should compare this.",
+        description="The kind of problem. The type is stable, so programs should compare the type.",
         examples=[f"{TYPE_PREFIX}tenant-not-found"],
     )
     title: str = Field(examples=["Tenant not found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["tenant 'acme' does not exist: check the id in the list of tenants"])
-    retry_after_seconds: float | None = Field(default=None, description="If waiting helps: how long to wait.")
+    retry_after_seconds: float | None = Field(
+        default=None, description="The time to wait before a retry; null if waiting does not help."
+    )
 
 
 class ProblemError(HTTPException):
-    """A problem of the API itself. It is an HTTPException because FastAPI passes these on wherever it reads a body."""
+    """A problem of the API itself. The base class is HTTPException, because FastAPI re-raises an HTTPException while reading a body."""
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ def status_of(error: TenantryError) -> int:
 
 
 async def answer_tenantry_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that failed with a `TenantryError`; a caller whose key is for some tenants sees no paths."""
+    """Respond to a request that failed with a `TenantryError`, without paths if the caller may not see paths."""
     assert isinstance(error, TenantryError)
     content = problem_of(error)
     if hides_paths(request):
@@ -161,9 +163,9 @@ async def answer_tenantry_error(request: Request, error: Exception) -> JSONRespo
 
 
 def public_answer(error: TenantryError) -> JSONResponse:
-    """Return the response to a caller who is not an operator: type, status, and when to try again.
+    """Return a response for a caller who is not an operator, with the problem's type, status and retry delay.
 
-    An error's message may name files, statements, or an operator's reasons.
+    The error's message is left out, because the message may name files, statements or an operator's reasons.
     """
     hidden = set(_DETAILS) if isinstance(error, _FOR_CALLERS) else {*_DETAILS, "detail"}
     content = {name: value for name, value in problem_of(error).items() if name not in hidden}
@@ -171,18 +173,18 @@ def public_answer(error: TenantryError) -> JSONResponse:
 
 
 async def answer_problem(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request that failed with a `ProblemError`."""
+    """Respond to a request that failed with a `ProblemError`."""
     assert isinstance(error, ProblemError)
     return _answer(error.content, error.headers)
 
 
 async def send_problem(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request with a problem, outside of the application."""
+    """Send a problem as the response from outside of the application, such as from a middleware."""
     await _answer(problem.content, problem.headers)(scope, receive, send)
 
 
 async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
-    """Answer a request that fails validation, with the places of its errors but without its values, which may be secret."""
+    """Respond to an invalid request with the locations of its errors, but without its values, which may be secret."""
     assert isinstance(error, RequestValidationError)
     found = [
         {
@@ -201,25 +203,25 @@ async def answer_invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that the framework refused: an unknown path, or a method that the path does not have."""
+    """Respond to a request that the framework refused because of an unknown path or method."""
     assert isinstance(error, HTTPException)
     title = _TITLES.get(error.status_code, str(error.detail))
     problem = ProblemError(error.status_code, title.lower().replace(" ", "-"), title, str(error.detail))
     is_method = error.status_code == 405  # noqa: PLR2004  # Method Not Allowed
-    # The framework names the methods of the first route with this path only.
+    # The framework lists only the methods of the first route with this path.
     return _answer(problem.content, {"Allow": _allowed(request)} if is_method else dict(error.headers or {}))
 
 
 def too_many(
     things: str, detail: str, *, status: int = 503, seconds: float = OVERLOAD_SECONDS
 ) -> ProblemError:
-    """Return the refusal of a request beyond a limit.
+    """Return the problem that a limit is reached.
 
     Args:
-        things: What there are too many of, such as ``requests``.
-        detail: Which limit, and what to do.
-        status: 503 if the service has too many of them, 429 if this client or tenant has.
-        seconds: When to try again.
+        things: The plural noun of the limited things, such as ``requests``.
+        detail: The limit, and advice for the client.
+        status: 503 if the limit belongs to the whole service, 429 if the limit belongs to one client or tenant.
+        seconds: The delay after which the client may retry.
     """
     kind = f"too-many-{things}"
     title = kind.replace("-", " ").capitalize()
@@ -227,9 +229,9 @@ def too_many(
 
 
 def unexpected() -> ProblemError:
-    """Return the problem of an unexpected error, which says nothing of the error."""
+    """Return the problem of an unexpected error, without details of the error."""
     return ProblemError(
-        500, "internal", "Internal error", "an unexpected error occurred; the service's log says where"
+        500, "internal", "Internal error", "an unexpected error occurred: see the service's log"
     )
 
 
@@ -248,11 +250,11 @@ def _allowed(request: Request) -> str:
 
 def _retry_after_seconds(error: TenantryError) -> float | None:
     if error.retry_after_seconds is None and error.is_retryable:
-        # Waiting does not help against a full disk.
+        # A full disk needs an operator, so waiting does not help.
         return None if isinstance(error, errors.StorageFullError) else _RETRY_AFTER_SECONDS
     return error.retry_after_seconds
 
 
 def _retry_header(seconds: float | None) -> dict[str, str]:
-    # RFC 9110, section 10.2.3: whole seconds. Rounded up, or clients would try again too early.
+    # RFC 9110, section 10.2.3, requires whole seconds. Round up, so that clients do not retry too early.
     return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}

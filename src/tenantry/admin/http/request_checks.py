@@ -1,6 +1,6 @@
-"""Checks the Host header and the framing of every request before anything else reads it.
+"""Checks the Host header and the framing of every request before the application reads the request.
 
-The checks are plain ASGI, so they work on every server.
+The checks are plain ASGI middleware, so the checks work on every server.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,14 +18,14 @@ _CLOSE: Final = {"Connection": "close"}
 
 
 class AllowedHosts:
-    """The names that a service answers to.
+    """The host names that requests may be addressed to.
 
-    A web page can make its own name lead to any address, such as 127.0.0.1, and then read what answers there (DNS rebinding).
-    Its requests carry that name in the header ``Host``. So an IP address and ``localhost`` are always allowed, for no page can
-    have such a name; every other name has to be given.
+    A malicious web page can point its own domain at any address, such as 127.0.0.1, and read the responses (DNS rebinding).
+    The page's requests have its domain in the ``Host`` header. IP addresses and ``localhost`` are always allowed, because they
+    cannot be a page's domain. Every other name must be listed.
 
     Args:
-        names: The names, without a port; ``*.example.com`` for all names below one, ``*`` for all names.
+        names: The names, without a port; ``*.example.com`` for all subdomains, ``*`` for all names.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -34,7 +34,7 @@ class AllowedHosts:
         self._suffixes = tuple(name.removeprefix("*") for name in given if name.startswith(_SUBDOMAINS))
 
     def has(self, host: str) -> bool:
-        """Return whether a ``Host`` header, with or without a port, is one of the names or an IP address."""
+        """Return whether a ``Host`` header, with or without a port, is an allowed name or an IP address."""
         if ANY_NAME in self._names or parse_address(host) is not None:
             return True
         name = _canonical(host.rpartition(":")[0] or host)
@@ -45,7 +45,7 @@ class RequestChecks:
     """Refuses requests for another host, and requests whose body length is ambiguous.
 
     Args:
-        allowed_hosts: The names that the service answers to, see `AllowedHosts`; all names if None.
+        allowed_hosts: The allowed host names, see `AllowedHosts`; None allows all names.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None = None) -> None:
@@ -62,8 +62,8 @@ class RequestChecks:
 
     def _refusal(self, scope: Scope) -> ProblemError | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        # RFC 9112, section 6.1: a server that uses one of the two headers, behind a proxy that uses the other, takes a part
-        # of the body for another client's request.
+        # RFC 9112, section 6.1 (request smuggling): if a proxy uses one header and the server the other, the server can mistake
+        # a part of the body for another client's request.
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
             return ProblemError(
                 400,
@@ -72,7 +72,7 @@ class RequestChecks:
                 "the request has both Content-Length and Transfer-Encoding: send one of them",
                 headers=_CLOSE,
             )
-        # A request without Host is HTTP/1.0: some balancers probe with it, and no browser sends it.
+        # A request without a Host header is HTTP/1.0, which some load balancers' probes use, but no browser.
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if self._allowed_hosts is None or all(map(self._allowed_hosts.has, hosts)):
             return None
@@ -80,12 +80,12 @@ class RequestChecks:
             421,
             "misdirected-request",
             "Misdirected request",
-            "the service does not answer to the name in this request's Host header: call it by an IP address or as "
-            "localhost, or start it with --allowed-host and the name",
+            "the host name in this request's Host header is not allowed: use an IP address or localhost, or start the service with "
+            "--allowed-host and the name",
             headers=_CLOSE,
         )
 
 
 def _canonical(name: str) -> str:
-    """Return a name in the form that is compared: without case and the root's dot (RFC 4343)."""
+    """Return a host name for comparison: in lower case and without a trailing dot (RFC 4343)."""
     return name.strip().lower().removesuffix(".")

@@ -1,4 +1,4 @@
-"""The route class and the dependencies of all endpoints: authentication, audit, limits of bodies, idempotency keys."""
+"""The route class and the dependencies of all endpoints: authentication, body limits and idempotency keys."""
 
 import asyncio
 from collections import Counter
@@ -28,11 +28,11 @@ from tenantry.tenancy.registry import TenantRegistry
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the endpoints share.
+    """The objects that all endpoints share.
 
     Attributes:
-        authorization_seconds: How often the key of a stream is checked.
-        transfers: How many bundles are being sent or received, by caller.
+        authorization_seconds: The interval between two checks of a stream's key.
+        transfers: The number of bundles that each caller is sending or receiving.
         draining: Set when the service is about to stop.
         stopping: Set when streams that do not end by themselves must end.
     """
@@ -51,13 +51,13 @@ class Service:
 class AdminRoute(APIRoute):
     """An endpoint that needs an API key; a POST also takes an idempotency key.
 
-    The caller's right is checked when the request begins, when the whole body has arrived, when the operation has its turn, and
-    every `AUTHORIZATION_SECONDS` while a stream is received or sent; see `Access`.
+    `Access` checks the caller's rights when the request begins, when the whole body has arrived, when an operation begins, and
+    every `AUTHORIZATION_SECONDS` during an upload or a download.
     """
 
     body_type: ClassVar[str] = "application/json"
     is_streamed: ClassVar[bool] = False
-    """Whether the body is processed while it arrives, and not read as a whole first."""
+    """Whether the endpoint processes the body while the body arrives, instead of reading the whole body first."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if "POST" in (options.get("methods") or ()):
@@ -90,7 +90,7 @@ class AdminRoute(APIRoute):
                 async with authorization:
                     response = await self._answer(handle, request, access)
             if "location" in response.headers:
-                # Add the present prefix: it may differ from the prefix when the response was recorded.
+                # Add the current prefix, which may differ from the prefix at the time of a recorded response.
                 response.headers["location"] = (
                     request.scope.get("root_path", "") + response.headers["location"]
                 )
@@ -120,7 +120,7 @@ class AdminRoute(APIRoute):
 
 @contextmanager
 def _refused_as_unauthorized() -> Iterator[None]:
-    """Answer a key that was revoked during the request like a key that was revoked before it."""
+    """Respond with 401 if the key is revoked during the request, as for a key that was revoked before the request."""
     try:
         yield
     except KeyRefusedError as error:
@@ -147,7 +147,7 @@ Administrator = Annotated[Principal, Depends(_needs(Scope.ADMIN))]
 
 
 def accepted(operation: Operation, response: Response) -> Operation:
-    """Respond with an operation that has begun: 202, and where to follow it."""
+    """Respond with 202, the operation, and the path at which clients follow the operation."""
     response.status_code = 202
     response.headers["Location"] = f"{PATH}{operation.id}"
     response.headers["Retry-After"] = str(POLL_SECONDS)

@@ -10,12 +10,12 @@ ResultT = TypeVar("ResultT")
 
 
 class SingleFlight(Generic[ResultT]):
-    """Runs work once for all callers that ask while it runs, and returns its result to later callers for a while.
+    """Runs work once for all concurrent callers, and reuses the result for later callers for a short time.
 
-    A caller that is cancelled does not stop the work.
+    Cancelling a caller does not stop the work.
 
     Args:
-        kept_seconds: For how long a result is reused.
+        kept_seconds: The time for which a result is reused.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SingleFlight(Generic[ResultT]):
         self._kept_until = 0.0
 
     async def __call__(self) -> ResultT:
-        """Return the result. An error of the work is raised, and not reused."""
+        """Return the result of the work. If the work fails, raise its error to the concurrent callers only."""
         if self._task is None or (self._task.done() and self._now() >= self._kept_until):
             self._task = asyncio.create_task(self._run())
         return await asyncio.shield(self._task)

@@ -1,12 +1,12 @@
-"""Limits the rate of requests without a valid key, so that they cannot slow tenants' calls.
+"""Limits the rate of requests without a valid key, so that such requests cannot slow tenants' calls.
 
-Every request takes time of the event loop, even a refused one. Refusing at once does not protect the loop, because the client
-sends its next request at once. A request that comes too early therefore waits for its turn, and a request whose turn is too
-far away is held for the longest wait and then refused. A client with one connection, such as Prometheus or a balancer's probe,
-still gets its response while other connections of its address send requests without a pause.
+Every request costs event loop time, even a refused request. An immediate refusal does not protect the loop, because the client
+then sends its next request immediately. A request beyond the rate limit is therefore delayed. If the necessary delay exceeds
+the longest wait, the request is held for the longest wait and then refused. A client with one connection, such as Prometheus or
+a load balancer's probe, still gets its response while other connections of the same address flood the service.
 
-Each path of the probes has turns of its own. Behind a network that hides clients' addresses, a balancer and the kubelet share
-their address with all clients: without turns of its own a probe would time out, and Kubernetes would restart the process.
+Each probe path has its own rate limit. Behind a network address translation, a load balancer and the kubelet share their address
+with all clients. Without its own limit a probe would time out, and Kubernetes would restart the process.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ _PROBES: Final = frozenset(["healthz", "readyz", "metrics"])
 
 @dataclass(frozen=True, slots=True)
 class StrangerRate:
-    """How often a client may send requests without a valid key.
+    """The rate limit of a client's requests without a valid key.
 
     Attributes:
-        requests_per_second: The average over a long time.
-        burst_requests_max: How many requests may come at once after a pause: a page of the console needs about thirty files.
-        wait_seconds_max: How long a request may wait for its turn; below the timeout of most probes and of Prometheus.
+        requests_per_second: The average rate over a long time.
+        burst_requests_max: The number of requests that may come at once after a pause. The console loads about thirty files.
+        wait_seconds_max: The longest delay of a request, below the timeouts of Prometheus and of most probes.
     """
 
     requests_per_second: float = 50.0
@@ -44,16 +44,16 @@ STRANGER_RATE: Final = StrangerRate()
 
 
 class Turns:
-    """When the next request of each client may be handled (GCRA, the leaky bucket as a meter)."""
+    """Computes the delay of each client's next request (GCRA, the leaky bucket as a meter)."""
 
     def __init__(self, rate: StrangerRate, clock: Clock) -> None:
         self._rate = rate
         self._now = clock.monotonic_seconds
-        # By client: when its bucket will be empty.
+        # The time at which each client's bucket becomes empty.
         self._empty_at: OrderedDict[str, float] = OrderedDict()
 
     def take(self, client: str) -> float | None:
-        """Take a turn, and return after how many seconds it comes; if that is too long, take none and return None."""
+        """Count a request and return its delay in seconds; if the delay is too long, return None and do not count the request."""
         now, interval = self._now(), 1.0 / self._rate.requests_per_second
         empty_at = max(self._empty_at.get(client, 0.0), now)
         seconds = empty_at - now - interval * (self._rate.burst_requests_max - 1)
@@ -67,10 +67,10 @@ class Turns:
 
 
 class Strangers:
-    """Makes requests without a valid key wait for their turn.
+    """Delays requests without a valid key according to the rate limit.
 
     Args:
-        app: The application. A request's caller is known when ``request.state.principal`` is set.
+        app: The application, which sets ``request.state.principal`` for a request with a valid key.
     """
 
     def __init__(self, app: ASGIApp, rate: StrangerRate = STRANGER_RATE, clock: Clock | None = None) -> None:
@@ -83,7 +83,7 @@ class Strangers:
 
         async def send_in_turn(message: Message) -> None:
             if message["type"] == "http.response.start" and "principal" not in scope.get("state", {}):
-                await self._wait(scope)  # its key is not valid
+                await self._wait(scope)  # the request's key is not valid
             await send(message)
 
         if scope["type"] != "http":
@@ -96,7 +96,7 @@ class Strangers:
             await send_problem(self._too_often(), scope, receive, send)
 
     async def _wait(self, scope: Scope) -> bool:
-        """Wait for the client's turn, and return whether it came soon enough."""
+        """Delay the request, and return whether to handle the request."""
         address, name = scope.get("client"), scope["path"].rpartition("/")[2]
         client = "unknown" if address is None else network_of(address[0])
         seconds = self._turns.take(f"{client} {name}" if name in _PROBES else client)
@@ -107,7 +107,7 @@ class Strangers:
     def _too_often(self) -> ProblemError:
         seconds = math.ceil(self._rate.wait_seconds_max)
         detail = (
-            f"this address sends more than {self._rate.requests_per_second:g} requests a second without a valid key: try again "
+            f"this address sends more than {self._rate.requests_per_second:g} requests per second without a valid key: try again "
             f"in {seconds} s"
         )
         return too_many("requests", detail, status=429, seconds=seconds)

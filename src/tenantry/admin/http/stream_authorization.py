@@ -1,4 +1,4 @@
-"""Ends streams whose key is revoked, expires or loses its tenant while a body is received or an answer is sent."""
+"""Ends an upload or a download whose key expires, is revoked or loses its tenant in the meantime."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from tenantry.admin.http.access import Access
 from tenantry.errors import TenantryError
 
 AUTHORIZATION_SECONDS: Final = 1.0
-"""How often the key of a stream is checked: a stream outlives its key by at most this."""
+"""The interval between two checks of a stream's key, and so the longest time that a stream outlives its key."""
 
 _LAST_PART_SECONDS_MAX: Final = 1.0
 
@@ -24,7 +24,7 @@ _LAST_PART_SECONDS_MAX: Final = 1.0
 async def stream_authorization(
     access: Access, refuse: Callable[[Exception], None], *, interval_seconds: float
 ) -> AsyncIterator[None]:
-    """Check repeatedly in the block whether the caller may still make the request; call `refuse` once if not."""
+    """Check repeatedly during the block whether the caller may still make the request; if not, call `refuse` once."""
     checks = _check_repeatedly(access, refuse, interval_seconds)
     task = asyncio.create_task(checks, name="tenantry stream's key")
     try:
@@ -48,10 +48,10 @@ async def _check_repeatedly(
 
 
 class AuthorizedResponse(StreamingResponse):
-    """Sends another response's stream for as long as the caller may still make the request.
+    """Sends the stream of another response for as long as the caller's key remains valid for the request.
 
-    If the response has a Content-Length, the connection is closed. Otherwise the response ends early, and the client learns the
-    reason when it sends the request again.
+    Then a response with a Content-Length closes the connection. Any other response ends early, and the client learns the reason
+    when the client sends the request again.
     """
 
     def __init__(self, response: StreamingResponse, access: Access, *, interval_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Changes of the tenant in a request's path: made at once or as an operation, and with If-Match only if the tenant is unchanged."""
+"""Changes the tenant in a request's path, immediately or as an operation; with If-Match only if the tenant is unchanged."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,14 +13,14 @@ from tenantry.admin.schemas import TenantIdText, TenantOut
 from tenantry.tenancy.tenant_record import TenantRecord
 
 Call: TypeAlias = Callable[..., Awaitable[TenantRecord]]
-"""Takes ``by`` and ``if_revision``, and returns a tenant."""
+"""A function that takes ``by`` and ``if_revision`` and returns a tenant."""
 
 
 class TenantChange:
     """A change of the tenant in the request's path.
 
     Args:
-        if_match: The revisions that the request expects; any if None.
+        if_match: The tenant revisions that the request accepts; None accepts any revision.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class TenantChange:
             str | None,
             Header(
                 alias="If-Match",
-                description="The ETag of the tenant as it was read; if the tenant has changed since, 412.",
+                description="The ETag of the tenant when the client read the tenant. If the tenant has changed since, the response is 412.",
                 max_length=100,
                 examples=['"3"'],
             ),
@@ -50,28 +50,28 @@ class TenantChange:
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            ProblemError: 412, the tenant has changed.
+            ProblemError: The tenant has changed (412).
         """
         revision = None if self._if_match is None else self._revision_of(await self._tenant())
         return tagged(await call(by=self._by, if_revision=revision), self._response)
 
     async def begin(self, action: str, call: Call) -> Operation:
-        """Begin an operation that makes the change; its result is the tenant that `call` returns.
+        """Start an operation that makes the change; the operation's result is the tenant that `call` returns.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            ProblemError: 412, the tenant has changed; 429 or 503, too many operations run.
+            ProblemError: The tenant has changed (412), or too many operations are running (429 or 503).
         """
         tenant = await self._tenant()
         work = partial(_shown, partial(call, by=self._by, if_revision=self._revision_of(tenant)))
         return accepted(self._service.operations.start(action, tenant, work, by=self._by), self._response)
 
     async def check(self) -> None:
-        """Raise if the change would be refused as the tenant is now.
+        """Raise if the change would be refused now.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            ProblemError: 412, the tenant has changed.
+            ProblemError: The tenant has changed (412).
         """
         self._revision_of(await self._tenant())
 
@@ -81,7 +81,7 @@ class TenantChange:
     def _revision_of(self, tenant: TenantRecord) -> int | None:
         """Return the revision that the request expects; None for any revision.
 
-        RFC 9110, section 13.1.1: one of the tags must be the tenant's, and a weak tag never matches.
+        RFC 9110, section 13.1.1: one of the tags must equal the tenant's ETag, and a weak tag never matches.
         """
         if self._if_match is None or self._if_match.strip() == "*":
             return None
@@ -91,7 +91,7 @@ class TenantChange:
             412,
             "revision",
             "The tenant was changed",
-            f"tenant {tenant.id!r} is at revision {_etag(tenant)}, and the request expects {self._if_match.strip()}: read it again",
+            f"tenant {tenant.id!r} is at revision {_etag(tenant)}, and the request expects {self._if_match.strip()}: read the tenant again",
             tenant_id=tenant.id,
             current_revision=tenant.revision,
         )
@@ -101,7 +101,7 @@ CurrentChange = Annotated[TenantChange, Depends()]
 
 
 def tagged(tenant: TenantRecord, response: Response) -> TenantOut:
-    """Return a tenant as callers see it, and set the response's ETag."""
+    """Return the API's model of a tenant, and set the response's ETag."""
     response.headers["ETag"] = _etag(tenant)
     return TenantOut.of(tenant)
 

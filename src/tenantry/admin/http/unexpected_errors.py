@@ -1,4 +1,4 @@
-"""Unexpected errors: one line in the log with type and place, and a response without details."""
+"""Handles unexpected errors: logs the error's type and place, and responds without details."""
 
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,12 @@ REQUEST_FAILED: Final = "tenantry.request.failed"
 
 
 def log_failure(log: EventLog, error: Exception, **data: object) -> None:
-    """Log an error without its message and its stack: both may hold what a client sent."""
+    """Log an error without its message and its stack, because both may contain a client's data."""
     log.error(REQUEST_FAILED, error_type=type(error).__name__, at=_place(error), **data)
 
 
 class ResponseSend:
-    """Sends a response, and knows whether it has begun: then no other response can be sent."""
+    """Sends a response, and records whether the response has begun; after that no other response can be sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -48,9 +48,8 @@ class UnexpectedErrors:
             if scope["type"] != "http":
                 raise
             log_failure(self._log, error, method=scope["method"], route=_route(scope))
-            if (
-                not answer.has_begun
-            ):  # otherwise the server hangs up, and the client sees that there should be more
+            # If a response has begun, the server closes the connection, and the client detects an incomplete response.
+            if not answer.has_begun:
                 await send_problem(unexpected(), scope, receive, send)
 
 
@@ -67,5 +66,5 @@ def _place(error: BaseException) -> str:
 
 
 def _route(scope: Scope) -> str:
-    # Not the path: the caller chooses it.
+    # The route, and not the request's path, which the caller chooses.
     return str(getattr(scope.get("route"), "path", "unknown"))
