@@ -53,9 +53,9 @@ _EVENTS: Final = ("/v1/operations/{operation_id}/events", "/v1/jobs/{job_id}/eve
 _DESCRIPTION: Final = """
 Every request below `/v1` needs a key: `Authorization: Bearer tnt_…`.
 
-Refusals and failures are problem details (RFC 9457). Programs should compare their `type`, which is stable. If waiting helps,
-a problem has `retry_after_seconds`, and the response the header `Retry-After`. Long work responds with 202 and an operation,
-which can be read at `Location` or followed as a stream of events at `…/events`.
+An error response has problem details (RFC 9457). Programs should compare the stable field `type`. If waiting helps, the problem has
+`retry_after_seconds`, and the response has the header `Retry-After`. A request for long work responds with 202 and an operation.
+The operation can be read at `Location`, or followed as a stream of events at `…/events`.
 """
 
 _ROUTERS: Final = (
@@ -78,7 +78,7 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-# Of the process: FastAPI works out an included router at its first request, which takes longer than most requests.
+# The process shares one router, because FastAPI prepares a router at its first request, which takes longer than most requests.
 _API: Final = APIRouter(generate_unique_id_function=_operation_id)
 for _router in _ROUTERS:
     _API.include_router(_router)
@@ -89,7 +89,7 @@ class _AdminApp(FastAPI):
         """Return the document."""
         document = super().openapi()
         for path in _EVENTS:
-            # FastAPI describes events with a keyword that only OpenAPI 3.2 has.
+            # FastAPI describes events with a keyword of OpenAPI 3.2, which this document does not use.
             document["paths"][path]["get"]["responses"]["200"]["content"] = {"text/event-stream": {}}
         return document
 
@@ -107,24 +107,24 @@ def create_admin_app(
     strangers: StrangerRate = STRANGER_RATE,
     authorization_seconds: float = AUTHORIZATION_SECONDS,
 ) -> FastAPI:
-    """Return the admin API of a registry, to be served alone or mounted into an application of your own.
+    """Return the admin API of a registry, to be served alone or mounted in another ASGI application.
 
-    The caller opens and closes the registry. Closing it waits for the API's operations, so the lifespan, which waits for them
-    too, may be left out: Starlette does not run the lifespan of a mounted application. ``Location`` and the document follow the
-    prefix of a mounted application. To stop, see `begin_drain` and `end_streams`.
+    The caller opens and closes the registry. Starlette does not run the lifespan of a mounted application, and the API does not
+    need its lifespan, because closing the registry also waits for the API's operations. ``Location`` headers and the OpenAPI
+    document include the prefix of a mounted application. To stop the API, see `begin_drain` and `end_streams`.
 
     Args:
-        registry: The tenants.
-        authenticate: Identifies the caller; by API key if left out. Called again every `authorization_seconds` while a stream runs.
+        registry: The registry of the tenants.
+        authenticate: Identifies the caller, by default by API key. During a stream it is called every `authorization_seconds`.
         collectors: The metrics that ``/metrics`` exposes.
-        has_probes: Whether ``/healthz``, ``/readyz`` and ``/metrics`` are served; they need no key.
-        has_exemplars: Whether OpenMetrics of ``/metrics`` have exemplars, which name tenants to callers without a key.
+        has_probes: Whether to serve ``/healthz``, ``/readyz`` and ``/metrics``, which need no key.
+        has_exemplars: Whether ``/metrics`` includes OpenMetrics exemplars, which reveal tenants to callers without a key.
         bodies: The limits of request bodies.
-        has_console: Whether ``/console`` is served, a web page that asks its user for a key.
-        allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``; ``*.example.com``
-            for all names below one. Other names get 421. None for all names, if the surrounding application checks them.
-        strangers: How often each client may send requests without a valid key.
-        authorization_seconds: How often the key of a stream is checked: a stream outlives its key by at most this.
+        has_console: Whether to serve the web page ``/console``, which asks its user for a key.
+        allowed_hosts: The allowed host names of requests beside IP addresses and ``localhost``; ``*.example.com`` for all
+            subdomains. Other names get 421. None allows all names, for an application that checks the names itself.
+        strangers: The rate limit of each client's requests without a valid key.
+        authorization_seconds: The interval between two checks of a stream's key. A stream outlives its key by at most this time.
     """
     clock = SystemClock()
     service = Service(
@@ -145,12 +145,12 @@ def create_admin_app(
 
     app = _AdminApp(
         title="tenantry",
-        summary="The tenants of a runtime: their life, their snapshots, their load.",
+        summary="Manages the tenants of a runtime, their lifecycle, snapshots and load.",
         description=_DESCRIPTION.strip(),
         version=metadata.version("tenantry"),
         lifespan=lifespan,
-        openapi_url=None,  # `make_document_route` has it
-        # A redirect to the same path with or without a slash would go where the Host header says.
+        openapi_url=None,  # `make_document_route` serves the document
+        # A redirect that adds or removes a trailing slash would go to the host in the Host header.
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         exception_handlers={
@@ -172,34 +172,34 @@ def create_admin_app(
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(RequestChecks, allowed_hosts=allowed_hosts)
     app.add_middleware(Strangers, rate=strangers)
-    app.add_middleware(SafeHeaders)  # the last one is the outermost
+    app.add_middleware(SafeHeaders)  # the middleware that is added last is the outermost
     return app
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Make ``/readyz`` of an admin API report that the service is about to stop; other requests are handled as before.
+    """Make ``/readyz`` report that the service is about to stop, so that load balancers send requests elsewhere.
 
-    Call it before the server stops, so that balancers send requests elsewhere.
+    Other requests are still handled. Call this function before the server stops.
     """
     service: Service = app.state.service
     service.draining.set()
 
 
 def is_draining(app: FastAPI) -> Callable[[], bool]:
-    """Return a function that tells whether the drain of an admin API has begun, for probes on another port."""
+    """Return a function for probes on another port, which returns whether the drain of an admin API has begun."""
     service: Service = app.state.service
     return service.draining.is_set
 
 
 def end_streams(app: FastAPI) -> None:
-    """End the streams of an admin API that follow fleet jobs, which could otherwise run for hours.
+    """End an admin API's event streams of fleet jobs, which could otherwise run for hours.
 
-    Call it when the server stops and waits for its requests.
+    Call this function when the server stops and waits for its requests.
     """
     service: Service = app.state.service
     service.stopping.set()
 
 
 async def as_process(_: object) -> Principal:
-    """Allow everything, as the user that runs the process: for an application that no other process can reach."""
+    """Authenticate every caller as the user of the process, for an application that no other process can reach."""
     return Principal(principal_of(None), None)

@@ -17,27 +17,27 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 LIST_ITEMS_MAX = 1_000
 SNAPSHOT_ID = "20261123t120000000000z-00ff00ff"
-"""An example."""
+"""An example of a snapshot's id."""
 
 TenantIdText = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,46}[a-z0-9])?$", max_length=48),
     Field(
         examples=["acme"],
-        description="1 to 48 characters of a-z, 0-9 and inner '-', beginning with a letter.",
+        description="1 to 48 of the characters a-z, 0-9 and '-', beginning with a letter and not ending with '-'.",
     ),
 ]
 IdPrefix = Annotated[
     str,
     StringConstraints(pattern=ID_PREFIX_PATTERN, max_length=TENANT_ID_CHARACTERS_MAX),
-    Field(examples=["acme-"], description="The beginning of tenants' ids."),
+    Field(examples=["acme-"], description="A prefix of tenant ids."),
 ]
 DisplayName = Annotated[texts.DisplayName, Field(examples=["Acme Ltd."])]
 Reason = Annotated[texts.Reason, Field(examples=["unpaid since May"])]
 
 
 class Body(BaseModel):
-    """A request body; unknown fields are refused."""
+    """A request body that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,15 +46,18 @@ class TenantOut(BaseModel):
     """A tenant's record in the catalog."""
 
     id: str = Field(examples=["acme"])
-    uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="Stable: it never changes.")
+    uid: str = Field(
+        examples=["0f8fad5bd9cb469fa16570867728950e"],
+        description="The tenant's stable key, which never changes.",
+    )
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
-        description="What this state allows: permissions, such as `read` and `write` for calls, and the transitions that can be asked for. Empty if the tenant was purged.",
+        description="The permissions in this state, such as `read` and `write`, and the transitions that a request can ask for. Empty for a purged tenant.",
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
-    reason: str | None = Field(description="Why the tenant is in this state, if a reason was given.")
-    busy_with: str | None = Field(description="The operation on the tenant that is under way.")
+    reason: str | None = Field(description="The reason for this state, if a reason was given.")
+    busy_with: str | None = Field(description="The running operation on the tenant.")
     created_at: datetime
     state_changed_at: datetime
     purge_after: datetime | None
@@ -68,7 +71,7 @@ class TenantOut(BaseModel):
 
     @classmethod
     def of(cls, tenant: TenantRecord) -> Self:
-        """Return what callers see of a tenant."""
+        """Return the model of a tenant."""
         values = {
             name: getattr(tenant, name) for name in cls.model_fields if name not in {"allows", "busy_with"}
         }
@@ -84,7 +87,7 @@ class TenantPage(BaseModel):
 
     items: Sequence[TenantOut]
     next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last page."
+        description="The `cursor` parameter of the next page; null on the last page."
     )
 
 
@@ -95,37 +98,37 @@ class CreateTenantRequest(Body):
     display_name: DisplayName | None = None
     if_not_exists: StrictBool = Field(
         default=False,
-        description="Respond with the tenant as it is, and 200, if it exists and is not deleted.",
+        description="Whether to respond with 200 and the existing tenant if the tenant exists and is not deleted.",
     )
 
 
 class UpdateTenantRequest(Body):
-    """Settings to change; omitted settings stay as they are."""
+    """Settings to change; omitted settings stay unchanged."""
 
     display_name: DisplayName | None = None
     deletion_protected: StrictBool | None = None
     limits: TenantLimits | None = Field(
         default=None,
         examples=[{"calls_per_second_max": 100, "calls_burst_max": 200}],
-        description="Replaces all limits: an omitted limit is removed.",
+        description="The tenant's new limits, which replace all limits. An omitted limit is removed.",
     )
 
 
 class ReasonRequest(Body):
-    """Why an operator does something: suspends a tenant, pauses a job."""
+    """An operator's reason for an action, such as suspending a tenant or pausing a job."""
 
     reason: Reason | None = None
 
 
 def reason_of(body: ReasonRequest | None) -> str | None:
-    """Return the reason in a body that may be left out."""
+    """Return the reason in an optional body."""
     return None if body is None else body.reason
 
 
 class PurgeRequest(Body):
-    """How to purge a tenant."""
+    """The options of a purge."""
 
-    force: StrictBool = Field(default=False, description="Purge even within the grace period.")
+    force: StrictBool = Field(default=False, description="Whether to purge even during the grace period.")
 
 
 class RenameRequest(Body):
@@ -135,14 +138,14 @@ class RenameRequest(Body):
 
 
 class CloneRequest(Body):
-    """A tenant to create with this tenant's data."""
+    """A tenant to create with a copy of this tenant's data."""
 
     new_id: TenantIdText
     snapshot_id: str | None = Field(
         default=None,
         max_length=80,
         examples=[SNAPSHOT_ID],
-        description="The snapshot to clone; the present data if left out.",
+        description="The snapshot to clone; by default the tenant's current data.",
     )
     display_name: DisplayName | None = None
 
@@ -152,7 +155,7 @@ class SnapshotPage(BaseModel):
 
     items: Sequence[Snapshot]
     damaged: Sequence[str] = Field(
-        default=(), description="The ids of snapshots whose manifest is damaged: delete them."
+        default=(), description="The ids of snapshots whose manifests are damaged. Delete these snapshots."
     )
 
 
@@ -160,12 +163,13 @@ class RestorePoint(Body):
     """A database that a restore replaced."""
 
     id: str = Field(
-        description="Can be restored like a snapshot.", examples=["before-20261126t120000000000z-9f86d081"]
+        description="The restore point's id, which can be restored like a snapshot.",
+        examples=["before-20261126t120000000000z-9f86d081"],
     )
 
 
 class RestorePointList(Body):
-    """The databases that restores replaced and that are still kept, oldest first."""
+    """The kept databases that restores have replaced, oldest first."""
 
     items: Sequence[RestorePoint]
 
@@ -175,23 +179,23 @@ class StorageClaimed(Body):
 
     location: str = Field(examples=["s3://backups/tenantry"])
     taken_from: str | None = Field(
-        description="The former owner, a data directory, and since when; null if there was none.",
+        description="The data directory that owned the storage before, and the start of its ownership; null for an unowned storage.",
         examples=["the data directory /srv/tenantry on db1 (since 2026-11-26 12:00 UTC)"],
     )
 
 
 class DrillRequest(Body):
-    """How many tenants' snapshots to try out."""
+    """The options of a drill, which restores snapshots for a test."""
 
     sample: Annotated[int, Number] = Field(
-        default=10, ge=1, le=1_000, description="How many active tenants, chosen at random."
+        default=10, ge=1, le=1_000, description="The number of active tenants, chosen at random."
     )
 
 
 class DrillOut(BaseModel):
     """The result of a drill."""
 
-    is_ok: bool = Field(description="Whether the snapshot of every chosen tenant could be restored.")
+    is_ok: bool = Field(description="Whether every chosen tenant's snapshot could be restored.")
     results: Sequence[DrillResult]
 
 
@@ -211,9 +215,9 @@ class TenantStatisticsOut(BaseModel):
 
     tenant_id: str
     is_open: bool = Field(
-        description="Whether the tenant is open in this process; if not, its counters are null."
+        description="Whether the tenant is open in this process. The counters of a closed tenant are null."
     )
-    database_bytes: int = Field(description="Including the write-ahead log.")
+    database_bytes: int = Field(description="The size of the database with its write-ahead log.")
     write: ChannelLoad | None
     read: ChannelLoad | None
 
@@ -225,10 +229,10 @@ class StatisticsList(BaseModel):
 
 
 class TenantLoad(BaseModel):
-    """One tenant's calls."""
+    """One tenant's rate of calls."""
 
     tenant_id: str
-    calls_per_second: float = Field(description="Over the last minute, in this process.")
+    calls_per_second: float = Field(description="The tenant's calls in this process over the last minute.")
 
 
 class TopTenantsOut(BaseModel):
@@ -263,12 +267,14 @@ class VersionOut(BaseModel):
     tenantry: str
     backend: str = Field(description="The back end of the tenants' databases.")
     backend_version: str
-    settings: dict[str, Any] = Field(description="Its `RegistryConfig`; the unit is in a setting's name.")
+    settings: dict[str, Any] = Field(
+        description="The service's `RegistryConfig`. A setting's name contains the unit."
+    )
     states: dict[TenantState, list[str]] = Field(
-        description="Every state of a tenant, in the order of its life, and what it allows; see `allows` of a tenant."
+        description="The lifecycle states in order, each with its permissions and transitions; see `allows` of a tenant."
     )
 
 
 def states_out() -> dict[TenantState, list[str]]:
-    """Return every state of a tenant with what it allows."""
+    """Return every lifecycle state with its permissions and transitions."""
     return {state: list(operator_choices(state)) for state in TenantState}

@@ -1,4 +1,4 @@
-"""The responses of each route in the OpenAPI document: which problems it may have, and the headers."""
+"""The responses of each route in the OpenAPI document: the possible problems and the headers."""
 
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -14,16 +14,16 @@ _PROBLEMS: Final = {
     400: "The body is malformed, or the cursor is not from a page of this query.",
     401: "The request has no key, or its key is not valid.",
     403: "The key lacks a scope, or is for other tenants.",
-    404: "It does not exist.",
+    404: "The requested object does not exist.",
     408: "The body did not arrive in time.",
-    409: "The tenant's state does not allow it, another operation works on the tenant, or a request with this Idempotency-Key is "
-    "pending.",
-    411: "The request has an Idempotency-Key, a bundle, and no Content-Length.",
+    409: "The tenant's state does not allow the request, another operation on the tenant is running, or a request with this "
+    "Idempotency-Key is pending.",
+    411: "The request has an Idempotency-Key and a bundle, but no Content-Length.",
     412: "The tenant was changed since it was read.",
     413: "The body is too large.",
     415: "The body has another media type.",
     422: "The request does not match this document.",
-    429: "Too many requests without a valid key came from this address, or a limit of the tenant's is reached.",
+    429: "This address sent too many requests without a valid key, or the tenant has reached a limit.",
     500: "An unexpected error occurred.",
     503: "The service is overloaded or shutting down.",
     504: "The call took too long.",
@@ -38,17 +38,17 @@ _TEXT: Final = {"schema": {"type": "string"}}
 _ETAG: Final = {"ETag": {"description": "The tenant's revision, for If-Match.", **_TEXT}}
 _LOCATION: Final = {
     "Location": {
-        "description": "The URL of what was created or begun.",
+        "description": "The URL of the created tenant or the started operation.",
         "schema": {"type": "string", "format": "uri-reference"},
     }
 }
 RETRY_AFTER: Final = {
     "Retry-After": {
-        "description": "After how many seconds to try again.",
+        "description": "The number of seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 0},
     }
 }
-_CHALLENGE: Final = {"WWW-Authenticate": {"description": "How to send a key.", **_TEXT}}
+_CHALLENGE: Final = {"WWW-Authenticate": {"description": "The scheme for sending a key.", **_TEXT}}
 _REPLAYED: Final = {
     "Idempotency-Replayed": {
         "description": "`true` if this is the recorded response to an earlier request with this Idempotency-Key.",
@@ -58,12 +58,12 @@ _REPLAYED: Final = {
 
 
 def documented(*statuses: int) -> Responses:
-    """Return the problems with these statuses for a route; `responses_of` adds those that every route has."""
+    """Return a route's responses for these problem statuses; `responses_of` adds the statuses that all routes share."""
     return {status: _problem(status) for status in statuses}
 
 
 def responses_of(route: APIRoute, *, has_body: bool) -> Responses:
-    """Return the responses of a route: its own, the problems that every route like it has, and the headers of a success."""
+    """Return a route's own responses, the problems that all similar routes share, and the headers of the success response."""
     success, is_post = route.status_code or 200, "POST" in (route.methods or ())
     is_begun, is_tenant = success == HTTPStatus.ACCEPTED, route.response_model is TenantOut
     is_made = success == HTTPStatus.CREATED and is_tenant

@@ -1,4 +1,4 @@
-"""The route of the OpenAPI document, which is encoded once because it needs no key."""
+"""The route of the OpenAPI document. The document needs no key, so it is encoded only once."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
     """Return the router for ``/openapi.json``, which is not in the document itself.
 
     Args:
-        make: Makes the document; called once, on a thread, at the first request.
+        make: Returns the document. The first request calls `make` once, on a thread.
     """
     router = APIRouter(include_in_schema=False)
     encode = SingleFlight(lambda: run_in_thread(lambda: _as_text(make())), kept_seconds=_KEPT_FOREVER)
@@ -40,17 +40,17 @@ def _as_text(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
-# A limited cache: the prefix may come from a request's path, if the application is mounted below a parameter.
+# The cache is limited, because the prefix may come from the request's path if a path parameter is part of the mount point.
 @lru_cache(_PREFIXES_MAX)
 def _encoded(text: str, prefix: str) -> tuple[bytes, bytes]:
-    """Return the document of an API that is mounted at a prefix, plain and compressed by gzip."""
+    """Return the document of an API that is mounted at a prefix, as plain text and compressed with gzip."""
     servers = f'"servers":{json.dumps([{"url": prefix}])},' if prefix else ""
     plain = ("{" + servers + text.removeprefix("{")).encode()
     return plain, gzip.compress(plain, mtime=0)
 
 
 def _takes_gzip(accepted: str) -> bool:
-    """Return whether an ``Accept-Encoding`` names gzip, and not with a weight of zero (RFC 9110, section 12.5.3)."""
+    """Return whether an ``Accept-Encoding`` header accepts gzip with a weight above zero (RFC 9110, section 12.5.3)."""
     for coding in accepted.lower().split(","):
         name, _, weight = coding.replace(" ", "").partition(";q=")
         if name == "gzip":

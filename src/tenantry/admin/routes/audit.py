@@ -1,4 +1,4 @@
-"""The audit: list who did what to which tenant, and verify its hash chain."""
+"""Endpoints that list the audit and verify its hash chain."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ async def list_audit(
     tenant_id: Annotated[
         TenantIdText | None,
         Query(
-            description="Only rows in which the tenant had this id; an earlier tenant with this id has rows here too."
+            description="Selects the rows with this tenant id, including the rows of an earlier tenant with the same id."
         ),
     ] = None,
     tenant_uid: Annotated[
@@ -36,15 +36,15 @@ async def list_audit(
         Query(
             pattern=r"^[0-9a-f]{32}$",
             examples=["0f8fad5bd9cb469fa16570867728950e"],
-            description="Only rows of the tenant with this `uid`, whatever its id was then.",
+            description="Selects the rows of the tenant with this `uid`, including the rows under its former ids.",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
 ) -> AuditPage:
-    """Return who did what to which tenant, newest first.
+    """Return a page of the audit, newest first: the principal, the action and the tenant of each row.
 
-    A key for some tenants sees the whole history of the tenant that has the id now, also under former ids, and nothing of
-    other tenants that had the id before; it gives `tenant_id`.
+    A key that is limited to some tenants must pass `tenant_id`. The response then has all rows of the tenant that has the id now,
+    including the rows under former ids, but no rows of other tenants that had the id before.
     """
     wanted = {"tenant_id": tenant_id, "tenant_uid": tenant_uid}
     if tenant_id is None:
@@ -63,14 +63,14 @@ async def list_audit(
 
 @router.get("/verification", responses=documented())
 async def verify_audit(principal: Reader, service: CurrentService) -> AuditVerificationOut:
-    """Compute the audit's hash chain again and compare it."""
+    """Recompute the audit's hash chain, and compare it with the recorded hashes."""
     principal.check_fleet()
     found = await service.registry.audit.verify()
     return AuditVerificationOut.model_validate(found, from_attributes=True)
 
 
 def _shown_to(principal: Principal, entry: AdminAuditEntry) -> AuditEntryOut:
-    """Return an entry without the id of the tenant that this one was cloned from, unless it is the caller's too."""
+    """Return an audit entry; a clone's source tenant is left out unless the caller's key includes the source."""
     values = entry.model_dump()
     source = entry.detail.get("source")
     if source is not None and not principal.is_for(source):

@@ -1,4 +1,4 @@
-"""Bundles as streamed bodies: export a tenant, import one, or replace a tenant's database file."""
+"""Endpoints with streamed bodies: export or import a tenant as a bundle, or replace a tenant's database file."""
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -33,16 +33,18 @@ from tenantry.threads import run_in_thread
 
 MEDIA_TYPE: Final = "application/gzip"
 DATABASE_MEDIA_TYPE: Final = "application/vnd.sqlite3"
-"""Registered with IANA."""
+"""The media type that IANA has registered for SQLite files."""
 
 TRANSFERS_MAX: Final = 8
-"""How many bundles may be made, sent or received at once: each takes disk space."""
+"""The number of bundles that may be made, sent or received at the same time, because each bundle needs disk space."""
 
 TRANSFERS_PER_CALLER_MAX: Final = 4
-"""How many of them one caller may have, so that other callers get their turn."""
+"""The number of simultaneous transfers of one caller, so that one caller cannot block the others."""
 
 ACCEPTED_CHARACTERS_MAX: Final = 2000
-_OWNER: Final = "The uid of another tenant that the file may be marked with; the file becomes this tenant's."
+_OWNER: Final = (
+    "The uid of another tenant whose mark the file may carry. The file gets this tenant's mark instead."
+)
 _UID: Final = "^[0-9a-f]{32}$"
 _EXAMPLE: Final = "9f86d081884c4d659a2feaa0c55ad015"
 _MEASURED_BYTES: Final = 4 * 2**20
@@ -54,7 +56,7 @@ AcceptTables = Annotated[
     Query(
         max_length=ACCEPTED_CHARACTERS_MAX,
         examples=["notes,tags"],
-        description="Names of tables of no schema pack that the tenant may have, separated by commas. Needs the scope 'admin'.",
+        description="Comma-separated names of additional tables that belong to no schema pack. Needs the scope 'admin'.",
     ),
 ]
 
@@ -74,10 +76,10 @@ class DatabaseRoute(AdminRoute):
 
 
 class BundleResponse(StreamingResponse):
-    """Sends a file, and closes the connection of a client that stops receiving it.
+    """Sends a file, and closes the connection if the client stops receiving.
 
     Args:
-        pause_seconds_max: How long the client may receive nothing.
+        pause_seconds_max: The longest time during which the client may receive nothing.
     """
 
     def __init__(self, path: Path, headers: dict[str, str], pause_seconds_max: float) -> None:
@@ -97,7 +99,7 @@ class BundleResponse(StreamingResponse):
         except TimeoutError as error:
             raise ClientDisconnect from error
         finally:
-            # Otherwise the file stays open until the generator is garbage collected.
+            # Close the generator, or the file stays open until the generator is garbage collected.
             with anyio.CancelScope(shield=True):
                 await self._chunks.aclose()
 
@@ -112,13 +114,13 @@ def _body_of(media_type: str) -> dict[str, Any]:
 
 
 async def _place(request: Request, service: CurrentService) -> AsyncIterator[Path]:
-    """Yield a path for a bundle or a database; its file is removed when the response was sent or the client has gone."""
+    """Yield a temporary path for a bundle or a database; the file is removed after the response or a disconnect."""
     with _counted(service, request.state.principal):
         async with service.registry.scratch_directory() as directory:
             yield directory / "bundle.tar.gz"
 
 
-# Declared after the principal of a route, so that a caller without the scope takes no place.
+# A route declares this dependency after the principal, so that a caller without the scope does not use up a transfer.
 Place = Annotated[Path, Depends(_place)]
 
 
@@ -130,7 +132,7 @@ Place = Annotated[Path, Depends(_place)]
 async def export_tenant(
     tenant_id: TenantPath, principal: Operator, place: Place, service: CurrentService
 ) -> Response:
-    """Return a bundle of the tenant's present state: an archive with a plain SQLite file in it."""
+    """Return a bundle of the tenant's current data: an archive that contains a plain SQLite file."""
     with named(place, "the bundle"):
         await service.registry.export(tenant_id, place, by=principal.name)
     size = (await anyio.Path(place).stat()).st_size
@@ -157,9 +159,10 @@ async def import_tenant(
     display_name: Annotated[DisplayName | None, Query()] = None,
     accept_tables: AcceptTables = None,
 ) -> TenantOut:
-    """Create a tenant of this id from a bundle, which is verified first.
+    """Verify a bundle, and create a tenant with this id from the bundle.
 
-    A bundle whose database has objects of no schema pack is refused with their names.
+    If the database has tables, indexes, views or triggers that belong to no schema pack, the bundle is refused and the problem
+    names them.
     """
     accepted = _names(accept_tables)
     if accepted:
@@ -189,9 +192,9 @@ async def replace_file(
     owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER, examples=[_EXAMPLE])] = None,
     accept_tables: AcceptTables = None,
 ) -> TenantOut:
-    """Replace the tenant's database by a plain SQLite file, which is verified first.
+    """Verify a plain SQLite file, and replace the tenant's database by the file.
 
-    The old database is kept with its log: `undo-restore` undoes the replacement.
+    The old database is kept with its log, and `undo-restore` undoes the replacement.
     """
     await change.check()
     accepted = _names(accept_tables)
@@ -206,18 +209,18 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
-    """Raise if the id is taken, before the bundle is received; the import itself checks again."""
+    """Raise if the tenant id is already in use, before the bundle is received; the import checks the id again."""
     tenant = await registry.find(tenant_id)
     if tenant is not None:
         raise TenantExistsError(f"tenant {tenant_id!r} exists already ({tenant.state})", tenant_id=tenant_id)
 
 
 async def _receive(request: Request, path: Path) -> None:
-    """Write a body into a file while enough disk space is left for what tenants write."""
+    """Write a request's body to a file, while enough disk space for tenants' writes is left."""
     with storage_errors(f"receive {path}"):
         await _check_room(path.parent, declared_bytes(request))
         bytes_unmeasured = 0
-        # Only its owner may read it, whatever the umask.
+        # Only the file's owner may read the file, regardless of the umask.
         private = partial(os.open, mode=FILE_MODE)
         async with await anyio.open_file(path, "wb", opener=private) as file:
             async for chunk in request.stream():
@@ -232,8 +235,8 @@ async def _check_room(directory: Path, size_bytes: int) -> None:
     room = await run_in_thread(room_bytes, directory)
     if room <= size_bytes:
         raise StorageFullError(
-            f"not enough disk space for the bundle: {room:,} bytes can be stored without taking space from writers; free some, then "
-            "try again"
+            f"not enough disk space for the bundle: only {room:,} bytes are free beyond the reserve for tenants' writes; free disk "
+            "space, then try again"
         )
 
 
@@ -251,7 +254,7 @@ def _counted(service: Service, principal: Principal) -> Iterator[None]:
         (transfers[caller], TRANSFERS_PER_CALLER_MAX, " for this caller"),
     ):
         if count >= count_max:
-            detail = f"{count_max} bundles are sent or received{whose} already: try again when one has ended"
+            detail = f"{count_max} bundles are already being sent or received{whose}: try again when a transfer has ended"
             raise too_many("transfers", detail)
     transfers[caller] += 1
     try:

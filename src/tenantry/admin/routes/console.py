@@ -1,7 +1,7 @@
-"""The console: a web page for operators. It is a client of the API like any other, and has no rights of its own.
+"""Serves the console, a web page for operators. The console is an ordinary client of the API and has no special rights.
 
-Its files (`console/`) are read into memory once and looked up by name, so no request can reach another file. They hold no
-secret, so they need no key. The key that an operator types is sent only to the API.
+The console's files (`console/`) are read into memory once and looked up by name, so a request cannot reach another file. The
+files contain no secret and need no key. The console sends the operator's key only to the API.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 
-# The page runs only its own scripts and sends requests only to its own service, whatever text a tenant's name or an error
-# holds. Trusted Types keep these scripts from making markup out of text.
+# The browser runs only the console's own scripts and sends requests only to the console's service, even if a tenant's name or an
+# error contains markup. Trusted Types keep these scripts from turning text into markup.
 # https://www.w3.org/TR/CSP3/, https://www.w3.org/TR/trusted-types/
 _POLICY: Final = (
     "default-src 'none'",
@@ -43,7 +43,7 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Cached but revalidated each time: after an upgrade no page mixes old and new modules.
+    # The browser revalidates each cached file, so a page never mixes old and new modules after an upgrade.
     "Cache-Control": "no-cache",
 }
 
@@ -58,13 +58,13 @@ class Asset:
 
 
 def make_console() -> APIRouter:
-    """Return the console's routes: the page at ``/console/``, and its files beside it."""
+    """Return the routes of the console's page at ``/console/`` and of its files."""
     assets = load_assets()
     router = APIRouter(prefix="/console", include_in_schema=False)
 
     @router.api_route("", methods=["GET", "HEAD"])
     async def redirect() -> Response:
-        # Relative, so that it works below any prefix of the application or of a proxy.
+        # A relative Location works with every prefix of the application or of a proxy.
         return Response(status_code=308, headers={**HEADERS, "Location": "console/"})
 
     @router.api_route("/{name}", methods=["GET", "HEAD"])
@@ -96,7 +96,7 @@ def _asset(body: bytes, media_type: str) -> Asset:
 
 def _answer(asset: Asset, request: Request) -> Response:
     headers = {**HEADERS, "ETag": asset.etag}
-    # RFC 9110, section 13.1.2: compared weakly, and `*` is any.
+    # RFC 9110, section 13.1.2: If-None-Match uses the weak comparison, and `*` matches any ETag.
     known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
     if known & {asset.etag, "*"}:
         return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""The index at the API's root: links for people. It needs no key."""
+"""The index at the API's root: a list of links for people, which needs no key."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 
 def make_index(*, has_probes: bool, has_console: bool) -> APIRouter:
-    """Return the router for `/`, the list of links. Not in the OpenAPI document: its readers need no index."""
+    """Return the router for `/`, the list of links. The OpenAPI document omits this route, because its readers need no index."""
     router = APIRouter(include_in_schema=False)
     links = {"document": "/openapi.json", "tenants": "/v1/tenants", "jobs": "/v1/jobs", "audit": "/v1/audit"}
     if has_console:
@@ -16,7 +16,6 @@ def make_index(*, has_probes: bool, has_console: bool) -> APIRouter:
 
     @router.get("/")
     async def get_index(request: Request) -> dict[str, Any]:
-        # Where the API is mounted.
         root = request.scope.get("root_path", "")
         return {"name": "tenantry", "links": {name: f"{root}{path}" for name, path in links.items()}}
 

@@ -1,4 +1,4 @@
-"""Fleet jobs, the same work over many tenants: start, follow, pause, resume and cancel them."""
+"""Endpoints that start, follow, pause, resume and cancel fleet jobs, which do the same work on many tenants."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final
@@ -23,10 +23,10 @@ from tenantry.texts import SCHEMAS_MAX, SchemaName
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdminRoute)
 
 JOB_TENANTS_MAX: Final = 10_000_000
-"""More tenants than a job can have; larger numbers are refused."""
+"""The largest number of tenants in a request; no job has more tenants."""
 
 SCHEMA_VERSION_MAX: Final = 10_000
-"""The names of migrations begin with four digits."""
+"""The largest schema version; migrations' file names begin with four digits."""
 
 JobPath = Annotated[str, Path(max_length=80, examples=["20261123-120000-000000-00ff00ff"])]
 FailuresMax = (
@@ -36,10 +36,10 @@ FailuresMax = (
 )
 SchemaVersions = Annotated[
     dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
-    # pydantic describes valid names in the document, but not that others are refused.
+    # pydantic describes the valid names in the OpenAPI document, but not that other names are refused.
     Field(min_length=1, max_length=SCHEMAS_MAX, json_schema_extra={"additionalProperties": False}),
 ]
-# Above 0 % and up to 100 %: the job's own rule, as a pattern for the document.
+# A percentage above 0 % and up to 100 %: the rule of fleet jobs, as a pattern for the OpenAPI document.
 Share = Annotated[
     str,
     Field(pattern=r"^([1-9][0-9]?(\.[0-9]{1,2})?|0\.([1-9][0-9]?|0[1-9])|100(\.0{1,2})?)%$"),
@@ -56,7 +56,7 @@ class StartJobRequest(Body):
             min_length=1,
             max_length=40,
             examples=["migrate"],
-            description="migrate, check, snapshot, or a function that the runtime has registered.",
+            description="`migrate`, `check`, `snapshot`, or the name of a function that the runtime has registered.",
         ),
     ]
     states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=len(TenantState))] = (
@@ -66,25 +66,30 @@ class StartJobRequest(Body):
     id_prefix: IdPrefix | None = None
     below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
     canary: Annotated[int, Field(ge=1, le=JOB_TENANTS_MAX), Number] | Share | None = Field(
-        default=None, examples=["5%"], description="How many go first: a number, or a share."
+        default=None,
+        examples=["5%"],
+        description="The size of the first wave: a number of tenants, or a percentage.",
     )
     concurrency: Annotated[int, Field(ge=1, le=1024), Number] = CONCURRENCY
-    failures_max: FailuresMax = Field(default=JOB_FAILURES_MAX, description="More failures stop the job.")
+    failures_max: FailuresMax = Field(
+        default=JOB_FAILURES_MAX,
+        description="The number or share of failed tenants above which the job stops.",
+    )
     canary_failures_max: FailuresMax = 0
     snapshot_before: StrictBool = False
     return_on_failure: StrictBool = False
     arguments: Arguments | None = Field(
         default=None,
         examples=[{"thorough": True}],
-        description="Passed to the work; no secrets. At most 65,536 characters and 32 levels.",
+        description="Arguments of the work, without secrets. At most 65,536 characters and 32 levels.",
     )
 
 
 class ResumeJobRequest(Body):
-    """How to resume a job."""
+    """The options of resuming a job."""
 
     failures_max: FailuresMax = Field(
-        default=None, examples=[20], description="The limit from now on; unchanged if left out."
+        default=None, examples=[20], description="The new limit of failures; by default unchanged."
     )
 
 
@@ -106,7 +111,7 @@ class ResultPage(BaseModel):
 async def start_job(
     body: StartJobRequest, principal: Administrator, service: CurrentService, response: Response
 ) -> FleetJob:
-    """Start a job over many tenants; follow its progress at its Location."""
+    """Start a fleet job over many tenants; the job's progress is at `Location`."""
     principal.check_fleet()
     job = await service.registry.fleet.start(**body.model_dump(), by=principal.name)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -146,12 +151,12 @@ async def list_results(
         Query(
             max_length=40,
             examples=["failed"],
-            description="`ok`, `skipped`, or an error's outcome; `failed` for all errors, `left` for tenants that are not done.",
+            description="`ok`, `skipped`, the outcome of an error, `failed` for all errors, or `left` for unfinished tenants.",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
 ) -> ResultPage:
-    """Return a page of the results of a job's tenants, ordered by wave and id."""
+    """Return a page of the results of a job's tenants, ordered by wave and tenant id."""
     principal.check_fleet()
     page = await service.registry.fleet.results(job_id, outcome=outcome, limit=limit, cursor=cursor.after)
     return ResultPage(items=page, next_cursor=cursor.next(page))
@@ -162,18 +167,18 @@ async def _job(job_id: JobPath, principal: Reader, service: CurrentService) -> F
     return await service.registry.fleet.get(job_id)
 
 
-# Looked up before the response begins: a stream that has begun cannot become a 404.
+# A dependency looks the job up before the response begins, because a stream that has begun cannot become a 404.
 FoundJob = Annotated[FleetJob, Depends(_job)]
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes it
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))  # noqa: FAST003  # `_job` takes the path parameter
 async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[ServerSentEvent]:
-    """Stream a job's progress as server-sent events until the job is paused or stopped or has ended, or the service stops.
+    """Stream a job's progress as server-sent events while the job is pending or running.
 
-    The stream ends within a second after the key becomes invalid.
+    The stream also ends when the service stops, and within a second after the key becomes invalid.
     """
     seen = None
-    # When the service stops, the stream does not wait for the job, which continues at the next start.
+    # When the service stops, the stream does not wait for the job, because the job continues at the next start.
     while not service.stopping.is_set():
         try:
             progress = await service.registry.fleet.progress(job.id)
@@ -193,7 +198,7 @@ async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[Se
 async def pause_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """Pause a job: no further tenant is begun until it is resumed."""
+    """Pause a job. The job starts no further tenant until it is resumed."""
     principal.check_fleet()
     return await service.registry.fleet.pause(job_id, reason=reason_of(body), by=principal.name)
 
@@ -202,7 +207,7 @@ async def pause_job(
 async def resume_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ResumeJobRequest | None = None
 ) -> FleetJob:
-    """Resume a paused or stopped job; the failures so far are accepted."""
+    """Resume a paused or stopped job. Earlier failures no longer count against the limit."""
     principal.check_fleet()
     failures_max = body.failures_max if body is not None else None
     return await service.registry.fleet.resume(job_id, failures_max=failures_max, by=principal.name)
@@ -212,6 +217,6 @@ async def resume_job(
 async def cancel_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """Cancel a job: no further tenant is begun."""
+    """Cancel a job. The job starts no further tenant."""
     principal.check_fleet()
     return await service.registry.fleet.cancel(job_id, reason=reason_of(body), by=principal.name)

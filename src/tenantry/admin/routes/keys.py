@@ -1,4 +1,4 @@
-"""API keys: create, list and revoke them; show the caller of a request."""
+"""Endpoints that create, list and revoke API keys, and that show the caller of a request."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ class CreateKeyRequest(Body):
     name: Annotated[KeyName, Field(examples=["nightly backups"])] = ""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = (Scope.READ,)
     tenants: Annotated[list[TenantIdText] | None, Field(min_length=1, max_length=1_000)] = Field(
-        default=None, description="The tenants that the key is for; all tenants if left out."
+        default=None, description="The tenants of the key; by default all tenants."
     )
     expires_in_seconds: Annotated[
         float | None, Field(strict=True, gt=0, le=10 * 365 * 86_400, examples=[30 * 86_400])
@@ -32,7 +32,9 @@ class CreateKeyRequest(Body):
 class CreatedKey(ApiKey):
     """A new API key, with its token."""
 
-    token: str = Field(description="Shown only this once: the service keeps only its hash.")
+    token: str = Field(
+        description="The secret token. It is shown only once, because the service keeps only its hash."
+    )
 
 
 class Caller(Body):
@@ -40,7 +42,7 @@ class Caller(Body):
 
     name: str = Field(description="The caller's principal in the audit.", examples=["key:0123456789abcdef"])
     key: ApiKey | None = Field(
-        description="The key without its secret; null for a caller that is authenticated in another way, who may do everything."
+        description="The key without its secret; null for a caller without a key, who is authenticated in another way and may do everything."
     )
 
 
@@ -58,7 +60,7 @@ async def create_key(
     service: CurrentService,
     response: Response,
 ) -> CreatedKey:
-    """Create an API key; its token is shown only this once."""
+    """Create an API key. Only this response shows the token."""
     principal.check_fleet()
     made, token = await service.registry.keys.create(
         **body.model_dump(), made_by=principal.key, by=principal.name
@@ -82,7 +84,7 @@ async def list_keys(
 
 @router.get("/caller", responses=documented())
 async def get_caller(principal: Reader) -> Caller:
-    """Return the caller of the request, and what its key allows."""
+    """Return the caller of the request, with the key's scopes and tenants."""
     return Caller(name=principal.name, key=principal.key)
 
 

@@ -1,4 +1,4 @@
-"""Operations: read or follow one by its id."""
+"""Endpoints that return or follow an operation."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -25,27 +25,27 @@ async def _operation(operation_id: OperationPath, principal: Reader, service: Cu
     return await _operation_shown(service, principal, operation)
 
 
-# Looked up before the response begins: a stream that has begun cannot become a 404.
+# A dependency looks the operation up before the response begins, because a stream that has begun cannot become a 404.
 FoundOperation = Annotated[Operation, Depends(_operation)]
 
 
-@router.get("/{operation_id}", responses={**documented(404), 200: {"headers": RETRY_AFTER}})  # noqa: FAST003  # `_operation` takes it
+@router.get("/{operation_id}", responses={**documented(404), 200: {"headers": RETRY_AFTER}})  # noqa: FAST003  # `_operation` takes the path parameter
 async def get_operation(operation: FoundOperation, response: Response) -> Operation:
-    """Return an operation as it is now."""
+    """Return an operation's current state."""
     if operation.state is OperationState.RUNNING:
         response.headers["Retry-After"] = str(POLL_SECONDS)
     return operation
 
 
 @router.get(
-    "/{operation_id}/events",  # noqa: FAST003  # `_operation` takes it
+    "/{operation_id}/events",  # noqa: FAST003  # `_operation` takes the path parameter
     response_class=EventSourceResponse,
     responses=documented(404),
 )
 async def follow_operation(
     operation: FoundOperation, principal: Reader, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream an operation as server-sent events: at once, at each step and at its end, while the key is valid."""
+    """Stream an operation's state now, after each step and at its end as server-sent events, while the key is valid."""
     seen = service.operations.get(operation.id)
     while True:
         shown = await _operation_shown(service, principal, seen)
@@ -57,20 +57,20 @@ async def follow_operation(
 
 async def _check_may_see(service: Service, principal: Principal, operation: Operation) -> None:
     if principal.tenants is None or operation.started_by == principal.name:
-        return  # A purge removes the tenant from the key that began it; its caller still sees the result.
+        return  # A purge removes the tenant from the caller's key, but the caller may still see the result.
     if operation.tenant_uid not in await _own_uids(service, principal):
         raise another_tenant()
 
 
 async def _operation_shown(service: Service, principal: Principal, operation: Operation) -> Operation:
-    """Return an operation as the caller may see it: without paths, and without tenants that the key is not for."""
+    """Return an operation without the paths and the other tenants that the caller may not see."""
     if principal.tenants is None:
         return operation
     if operation.action == "clone" and operation.started_by != principal.name:
         made = (operation.result or {}).get("uid")
         if made is None or made not in await _own_uids(service, principal):
             operation = operation.model_copy(update={"result": None, "problem": _reduced(operation.problem)})
-    # Here, because the events of a stream do not pass `AdminRoute`'s own filter.
+    # Hide paths here, because the events of a stream bypass the filter of `AdminRoute`.
     return Operation.model_validate_json(
         values_without_paths(operation.model_dump_json().encode(), service.registry.config.data_dir)
     )
@@ -79,11 +79,11 @@ async def _operation_shown(service: Service, principal: Principal, operation: Op
 def _reduced(problem: Problem | None) -> Problem | None:
     if problem is None:
         return None
-    detail = "the problem concerns a tenant that this key is not for"
+    detail = "details are hidden because the problem concerns another tenant, which this key does not include"
     return Problem(type=problem.type, title=problem.title, status=problem.status, detail=detail)
 
 
 async def _own_uids(service: Service, principal: Principal) -> set[str]:
-    # By uid, because an id may belong to another tenant by now.
+    # Compare uids, because another tenant may have the id now.
     own = await service.registry.list(tenant_ids=principal.tenants, limit=LIST_ITEMS_MAX)
     return {tenant.uid for tenant in own}

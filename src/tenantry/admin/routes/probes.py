@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics. These endpoints need no key."""
+"""Endpoints for liveness, readiness and metrics, which need no key."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from tenantry.threads import run_in_thread
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0
 KEPT_SECONDS: Final = 1.0
-"""For how long a result is reused: without a key anyone may ask, as often as they like."""
+"""The time for which a result is reused, because a client without a key may send any number of requests."""
 
 NOT_READY_RETRY_AFTER_SECONDS: Final = 5
 
@@ -38,7 +38,7 @@ _OPENMETRICS_END: Final = b"# EOF\n"
 
 
 class Readiness(BaseModel):
-    """Whether the service is ready, and for each part ``ok`` or what is wrong."""
+    """The readiness of the service; for each part ``ok`` or the cause of a failure."""
 
     is_ready: bool
     service: str
@@ -51,7 +51,7 @@ class Probes:
     """Checks whether a registry is ready; concurrent callers share the checks.
 
     Args:
-        clock: Measures for how long a result is reused.
+        clock: Measures the time for which a result is reused.
         timeout_seconds: The timeout of each check.
         is_draining: Returns whether the service is about to stop.
     """
@@ -68,13 +68,13 @@ class Probes:
         self._timeout_seconds = timeout_seconds
         self._is_draining = is_draining
         self._look = SingleFlight(self._look_at_all, kept_seconds=KEPT_SECONDS, clock=clock)
-        # Shared by itself: however often a disk is asked for that does not answer, only one thread waits for it.
+        # The disk check has its own single flight, so that only one thread ever waits for an unresponsive disk.
         self._disk = SingleFlight(lambda: run_in_thread(partial(_disk, registry.config.data_dir)))
 
     async def look(self) -> Readiness:
         """Return the readiness."""
         found = await self._look()
-        if self._is_draining():  # also if the check was made before the drain
+        if self._is_draining():  # a reused result may be older than the drain
             return found.model_copy(update={"is_ready": False, "service": "stops"})
         return found
 
@@ -108,30 +108,30 @@ def make_probes(
     """Return the router.
 
     Args:
-        registry: The registry that is checked.
+        registry: The registry to check.
         collectors: The metrics that ``/metrics`` exposes.
-        probes: The checks; with their defaults if left out.
-        has_exemplars: Whether OpenMetrics have exemplars, which name tenants and so must not be public.
-        clock: Measures how long an exposition is reused.
+        probes: The readiness checks; by default `Probes` with default settings.
+        has_exemplars: Whether to expose OpenMetrics exemplars, which reveal tenants and therefore must not be public.
+        clock: Measures the time for which an exposition is reused.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """Respond if the process is alive; nothing is checked."""
+        """Respond with `ok`, without any check; a response means that the process is alive."""
         return "ok\n"
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def readyz(response: Response) -> Readiness:
-        """Return whether the service is not about to stop, the catalog can be written, the pool has room for callers and the disk has space; 503 if not."""
+        """Return the readiness. The status is 503 if the service stops, or the catalog, the pool or the disk fails its check."""
         found = await probes.look()
         if not found.is_ready:
             response.status_code = 503
             response.headers["Retry-After"] = str(NOT_READY_RETRY_AFTER_SECONDS)
         return found
 
-    # Balancers send HEAD. Not in the document, where an operation's name must be unique.
+    # Load balancers send HEAD requests. The OpenAPI document omits HEAD, because an operation's name must be unique.
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
@@ -149,7 +149,7 @@ def make_probes(
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
-        """Return the metrics and the readiness; as OpenMetrics if the client asks for it."""
+        """Return the metrics and the readiness as Prometheus text, or as OpenMetrics if the client accepts OpenMetrics."""
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
         return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
@@ -158,7 +158,7 @@ def make_probes(
 
 
 def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[Metric]:
-    """Yield the metrics, with the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
+    """Yield the metrics, and the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
     yield from collectors.collect()
     ready = GaugeMetricFamily("tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",))
     for probe, answer in readiness.model_dump(exclude={"is_ready"}).items():
@@ -167,9 +167,9 @@ def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[M
 
 
 async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
-    """Return the exposition of all families, and let the event loop run tenants' calls between two of them.
+    """Return the exposition of all metric families, and let the event loop run tenants' calls between two families.
 
-    A thread would hold the interpreter's lock for longer than one family takes.
+    A thread is not used, because a thread would hold the interpreter lock for longer than one family takes.
     """
     pieces = []
     for family in families:
@@ -189,7 +189,7 @@ def _disk(data_dir: Path) -> str | None:
         free_bytes = shutil.disk_usage(data_dir).free
         if free_bytes < DISK_BYTES_MIN:
             return f"{free_bytes} bytes free"
-        # Write as well: a file system that became read-only still has free space, and the catalog's lock needs no write.
+        # Write a file, because a file system that became read-only still reports free space, and the catalog check writes nothing.
         with tempfile.TemporaryFile(dir=data_dir) as file:
             file.write(bytes(_WRITTEN_BYTES))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The schema packs that the tenants have."""
+"""Endpoints that list and forget the schema packs of the tenants."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,14 +15,14 @@ router = APIRouter(prefix="/v1/schemas", tags=["schemas"], route_class=AdminRout
 
 
 class SchemaList(BaseModel):
-    """The schema packs that the tenants have, in the order of their names."""
+    """The schema packs of the tenants, ordered by name."""
 
     items: Sequence[RecordedSchema]
 
 
 @router.get("", responses=documented())
 async def list_schemas(principal: Reader, service: CurrentService) -> SchemaList:
-    """Return the schema packs that the tenants have, and whether the service was started without one."""
+    """Return the schema packs of the tenants, each with a flag if the service was started without the pack."""
     principal.check_fleet()
     return SchemaList(items=await service.registry.recorded_schemas.list())
 
@@ -33,6 +33,6 @@ async def forget_schema(
     principal: Administrator,
     service: CurrentService,
 ) -> RecordedSchema:
-    """Forget a schema pack, so that a service without it creates and migrates tenants again; the tenants keep its tables."""
+    """Forget a schema pack, so that a service without the pack can create and migrate tenants again. The pack's tables stay."""
     principal.check_fleet()
     return await service.registry.recorded_schemas.forget(name, by=principal.name)

@@ -1,4 +1,4 @@
-"""Snapshots: take, list, delete, restore and drill them; undo a restore."""
+"""Endpoints that take, list, delete, restore and drill snapshots, and that undo a restore."""
 
 from contextlib import suppress
 from functools import partial
@@ -84,8 +84,8 @@ async def restore_snapshot(
     change: CurrentChange,
     service: CurrentService,
 ) -> Operation:
-    """Replace the tenant's database by the snapshot's; `undo-restore` undoes it. The operation's result is the tenant."""
-    # The id may also be a restore point's.
+    """Replace the tenant's database by the snapshot. The operation's result is the tenant; `undo-restore` undoes the restore."""
+    # The id may also belong to a restore point.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     return await change.begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
@@ -93,7 +93,7 @@ async def restore_snapshot(
 
 @router.get("/restore-points", responses=documented(404))
 async def list_restore_points(tenant_id: TenantPath, _: Reader, service: CurrentService) -> RestorePointList:
-    """Return the databases that the last restores replaced, oldest first; `snapshots/{id}/restore` takes these ids too."""
+    """Return the databases that restores have replaced, oldest first; `snapshots/{id}/restore` also accepts these ids."""
     points = await service.registry.snapshots.points(tenant_id)
     return RestorePointList(items=[RestorePoint(id=point) for point in points])
 
@@ -102,7 +102,7 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
 async def drop_restore_point(
     tenant_id: TenantPath, point: PointPath, principal: Administrator, service: CurrentService
 ) -> None:
-    """Remove a database that a restore replaced, to free disk space; that restore can no longer be undone."""
+    """Remove a database that a restore has replaced, to free disk space. After that the restore cannot be undone."""
     await service.registry.snapshots.drop_point(tenant_id, point, by=principal.name)
 
 
@@ -119,7 +119,7 @@ async def undo_restore(
 
 @fleet_router.post("/claim-storage", responses=documented(409))
 async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
-    """Make this data directory the owner of the snapshot storage; the former owner is refused from then on."""
+    """Make this data directory the owner of the snapshot storage. From then on the storage refuses the former owner."""
     principal.check_fleet()
     before = await service.registry.snapshots.claim_storage(by=principal.name)
     location = service.registry.snapshots.storage_location
@@ -130,7 +130,7 @@ async def claim_storage(principal: Administrator, service: CurrentService) -> St
 async def drill_snapshots(
     body: DrillRequest, principal: Operator, service: CurrentService, response: Response
 ) -> Operation:
-    """Restore the newest snapshot of some tenants to a scratch directory. The operation's result has the outcome for each."""
+    """Restore the newest snapshots of some tenants to a scratch directory. The operation's result lists each tenant's outcome."""
     principal.check_fleet()
     work = partial(_drilled, service.registry, body.sample)
     return accepted(service.operations.start("drill", None, work, by=principal.name), response)

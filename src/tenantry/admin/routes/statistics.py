@@ -1,4 +1,4 @@
-"""Statistics: the size and load of tenants, and the tenants with the most calls."""
+"""Endpoints for the size and load of tenants, and for the tenants with the most calls."""
 
 from contextlib import suppress
 from typing import Annotated, Final
@@ -24,7 +24,7 @@ STATISTICS_TENANTS_MAX: Final = 100
 
 @router.get("/tenants/{tenant_id}/statistics", responses=documented(404))
 async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatisticsOut:
-    """Return a tenant's size and, while it is open in this process, its counters."""
+    """Return a tenant's size, and its counters while the tenant is open in this process."""
     return await _statistics(service, tenant_id)
 
 

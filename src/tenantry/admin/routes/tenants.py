@@ -1,4 +1,4 @@
-"""Tenants: create, list, change, and take them through their lifecycle."""
+"""Endpoints that create, list and change tenants, and move tenants through their lifecycle."""
 
 from functools import partial
 from http import HTTPStatus
@@ -64,9 +64,9 @@ async def list_tenants(
     id_prefix: Annotated[IdPrefix | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=LIST_ITEMS_MAX)] = 100,
 ) -> TenantPage:
-    """Return a page of tenants, ordered by id; purged tenants only with `state=purged`.
+    """Return a page of tenants, ordered by id. Purged tenants are listed only with `state=purged`.
 
-    A key for some tenants sees only these tenants.
+    A key that is limited to some tenants sees only these tenants.
     """
     page = await service.registry.list(
         state=state, id_prefix=id_prefix, tenant_ids=principal.tenants, limit=limit, cursor=cursor.after
@@ -99,7 +99,7 @@ async def update_tenant(
 async def delete_tenant(
     tenant_id: TenantPath, _: Administrator, change: CurrentChange, service: CurrentService
 ) -> TenantOut:
-    """Refuse the tenant's calls and begin its grace period; until `purge_after` it can be undeleted."""
+    """Refuse the tenant's calls, and start its grace period. Until `purge_after` the tenant can be undeleted."""
     return await change.apply(partial(service.registry.delete, tenant_id))
 
 
@@ -111,7 +111,7 @@ async def suspend_tenant(
     service: CurrentService,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
-    """Refuse the tenant's calls; its data is kept."""
+    """Refuse the tenant's calls, but keep its data."""
     return await change.apply(partial(service.registry.suspend, tenant_id, reason=reason_of(body)))
 
 
@@ -119,7 +119,7 @@ async def suspend_tenant(
 async def resume_tenant(
     tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
 ) -> TenantOut:
-    """Let a suspended tenant serve calls again."""
+    """Serve the calls of a suspended tenant again."""
     return await change.apply(partial(service.registry.resume, tenant_id))
 
 
@@ -127,7 +127,7 @@ async def resume_tenant(
 async def unarchive_tenant(
     tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
 ) -> TenantOut:
-    """Let an archived tenant serve calls again."""
+    """Serve the calls of an archived tenant again."""
     return await change.apply(partial(service.registry.unarchive, tenant_id))
 
 
@@ -147,7 +147,7 @@ async def rename_tenant(
     change: CurrentChange,
     service: CurrentService,
 ) -> TenantOut:
-    """Give the tenant another id; its data, files and snapshots stay where they are."""
+    """Change the tenant's id; its data, files and snapshots stay in place."""
     principal.check_tenant(body.new_id)
     return await change.apply(partial(service.registry.rename, tenant_id, body.new_id))
 
@@ -160,7 +160,7 @@ async def quarantine_tenant(
     service: CurrentService,
     body: ReasonRequest | None = None,
 ) -> TenantOut:
-    """Quarantine an active tenant: its calls are refused until it is repaired or restored."""
+    """Quarantine an active tenant; its calls are refused until the tenant is repaired or restored."""
     reason = reason_of(body) or "quarantined by an operator"
     return await change.apply(partial(service.registry.quarantine, tenant_id, reason=reason))
 
@@ -173,7 +173,7 @@ async def archive_tenant(
     service: CurrentService,
     body: ReasonRequest | None = None,
 ) -> Operation:
-    """Close the tenant for a long time: its database becomes one compacted file. The operation's result is the tenant."""
+    """Close the tenant for a long time, and compact its database into one file. The operation's result is the tenant."""
     work = partial(service.registry.archive, tenant_id, reason=reason_of(body))
     return await change.begin("archive", work)
 
@@ -182,9 +182,9 @@ async def archive_tenant(
 async def repair_tenant(
     tenant_id: TenantPath, _: Operator, change: CurrentChange, service: CurrentService
 ) -> Operation:
-    """Check a quarantined tenant's database, repair what can be repaired, and let it serve again. The operation's result is the tenant.
+    """Check a quarantined tenant's database, repair it if possible, and serve calls again. The operation's result is the tenant.
 
-    An active tenant stays as it is and is not checked: start a fleet job of the kind `check` to check it.
+    An active tenant is neither checked nor changed; use a fleet job of the kind `check` for active tenants.
     """
     return await change.begin("repair", partial(service.registry.repair, tenant_id))
 
@@ -210,7 +210,7 @@ async def clone_tenant(
     change: CurrentChange,
     service: CurrentService,
 ) -> Operation:
-    """Create a tenant with this tenant's present data or a snapshot's. The operation's result is the new tenant."""
+    """Create a tenant with this tenant's current data or a snapshot's data. The operation's result is the new tenant."""
     principal.check_tenant(body.new_id)
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)

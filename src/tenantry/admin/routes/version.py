@@ -1,4 +1,4 @@
-"""The versions and settings of the service."""
+"""The endpoint for the versions and settings of the service."""
 
 from importlib.metadata import version
 
