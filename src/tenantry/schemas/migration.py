@@ -86,8 +86,8 @@ def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration,
         backend: The name of the back end.
 
     Raises:
-        MigrationError: The pack has no migrations, a file is not named ``NNNN_name.sql`` or ``NNNN_name.py``, or a number is missing or
-            used twice. Or a Python file cannot be imported, or has no function ``migrate``.
+        MigrationError: The pack has no migrations. A file is not named ``NNNN_name.sql`` or ``NNNN_name.py``. A number is missing or used
+            twice. A Python file cannot be imported, or has no function ``migrate``.
     """
     try:
         directory = resources.files(package) / "migrations" / backend

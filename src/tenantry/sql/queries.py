@@ -34,7 +34,7 @@ class Queries:
     - `row` is a pydantic model or a dataclass; each column sets the field with the same name. Without `row`, rows are `Row` objects.
 
     The methods raise `QueryError` for SQL or arguments that are not allowed, and other kinds of `PersistenceError` if the database
-    refuses the statement. They raise `TenantError` if the tenant or the registry cannot serve the call. A refused statement has no effect.
+    refuses the statement. `TenantError` means that the tenant or the registry cannot serve the call. A refused statement has no effect.
     """
 
     _session: Session
@@ -78,7 +78,7 @@ class Queries:
         if len(checked) > EXECUTE_MANY_ROWS_MAX:
             raise QueryError(
                 f"{name}: execute_many() takes at most {EXECUTE_MANY_ROWS_MAX} rows (EXECUTE_MANY_ROWS_MAX), but more were given; "
-                "nothing was written: call execute_many() for fewer rows at a time, in a transaction if the whole must be atomic"
+                "nothing was written: call execute_many() with fewer rows at a time, in a transaction if all rows must be one unit"
             )
         statements = [Statement(name, sql, parameters, Fetch.ROWCOUNT) for parameters in checked]
         with _FailureLogged(self._session, name):
@@ -251,7 +251,7 @@ def _decode(session: Session, rows: Sequence[Row], row: type[M], name: str, befo
 
 
 class _FailureLogged:
-    """Logs an error of its block as ``<name>_failed``. A generator would take three times as long as this class."""
+    """Logs an error of its block as ``<name>_failed``. A generator function would take three times as long as this class."""
 
     __slots__ = ("_name", "_session")
 

@@ -80,7 +80,7 @@ class Repository(Queries):
             if not context:
                 raise
             name, record_id = next(iter(context.items()))
-            # The duplicate value may belong to another unique key than the record's id, so the error names the key.
+            # The duplicate value may be in a unique column other than the record's id, so the error names the constraint.
             taken = error.constraint
             why = f"was not written: another record has the same {taken}" if taken else "exists already"
             raise DuplicateRecordError(

@@ -74,7 +74,7 @@ def shape_of(sql: str) -> SqlShape:
             if not verb:
                 verb = text
             elif depth == 0 and verb == "WITH" and before == ")" and text != "AS":
-                verb = text  # the first word after the last of WITH's parentheses
+                verb = text  # the first word after the last closing parenthesis of WITH
             elif depth == 0:
                 clauses.add(text)
         before = text

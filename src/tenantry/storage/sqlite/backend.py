@@ -167,7 +167,7 @@ class SQLiteBackend:
                 raise lock_error(lock.path, error) from error
             yield
         finally:
-            # Also runs after a cancellation, because by then the thread has acquired the lock.
+            # A cancelled caller also removes the lock, because by then the thread has acquired the lock.
             lock.remove()
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:

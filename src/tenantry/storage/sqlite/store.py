@@ -210,8 +210,7 @@ class SQLiteStore:
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
         """Apply limits to writes; see `Store.apply_limits`."""
-        # Limits are not applied inside a transaction. There SQLite would not change `synchronous`, and the database's size would
-        # include pages that the transaction may roll back.
+        # Inside a transaction SQLite would not change `synchronous`, and would count pages that the transaction may roll back.
         async with self._writer_lock:
             with self._mapped_errors():
                 await self._connections.apply_limits(database_bytes_max, durability)
@@ -310,9 +309,7 @@ class SQLiteStore:
 
     def _check_copied(self, _left: int, _pages: int) -> None:
         if self._is_closing.is_set():
-            raise SnapshotError(
-                f"{self._options} was closed while it was copied: try again", is_retryable=True
-            )
+            raise SnapshotError(f"{self._options} was closed during a copy: try again", is_retryable=True)
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
         """Return whether this is the first read and the writer is idle.

@@ -5,8 +5,8 @@ The sqlite3 connection must be opened with ``check_same_thread=False``: its jobs
 
 Only this module uses private parts of aiosqlite: the attributes set by the constructor, and the queue ``_tx`` of futures and functions.
 aiosqlite's public interface starts a thread for each connection and switches to that thread for each statement. A batch of 64 saves
-would need 66 thread switches; a job needs one. The best of seven runs on a database in memory made 73,000 saves/s and 44,000 reads/s
-with the public interface, and 397,000 and 230,000 with jobs. `tests/storage/sqlite/test_connection.py` pins the private parts.
+would need 66 thread switches; as one job the batch needs one. The best of seven runs on a database in memory made 73,000 saves/s and
+44,000 reads/s with the public interface, and 397,000 and 230,000 with jobs. `tests/storage/sqlite/test_connection.py` pins the private parts.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool) -> None:
-        # Without super().__init__(), which creates a thread: even an unstarted thread would double the cost of this constructor.
+        # super().__init__() is not called, because it creates a thread, which would double the time of this constructor.
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._connector = connector
@@ -140,7 +140,7 @@ class JobConnection(aiosqlite.Connection):
         """Close the connection on this thread without an event loop, because the connection's loop has ended.
 
         Returns:
-            Whether the connection is closed. It stays open if a thread of the pool still uses it.
+            Whether the connection is closed. A connection that a thread of the pool still uses stays open.
         """
         if self._connection is None:
             return True
@@ -194,7 +194,7 @@ class Job(asyncio.Future[T]):
     """A function that runs on a connection's thread, and the future of its result.
 
     A job that is cancelled before it begins does not run. The statements of a job that is cancelled while it runs are interrupted until
-    the job ends (https://www.sqlite.org/c3ref/interrupt.html). Its open transaction is rolled back before the connection's next job.
+    the job ends (https://www.sqlite.org/c3ref/interrupt.html). A cancelled job's transaction is rolled back before the next job runs.
     """
 
     def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:

@@ -1,7 +1,7 @@
 """Opens the connections of one database when they are needed, and chooses a connection for each job.
 
 Theory of operation. A tenant that is only read needs no writer. A closed database (see `tenantry.storage.sqlite.connections.immutable`)
-that is locked by this process cannot change. So SQLite opens its file as immutable, without SQLite's own lock, log or shared memory.
+that is locked by this process cannot change. So its file is opened as immutable, without SQLite's own lock, log or shared memory.
 Opening a tenant for one read then takes 0.1 ms on ext4. With a write-ahead log, whose two files are created and removed again, opening
 takes 1.4 ms. The first write waits for running reads, closes the immutable reader, and opens the writer. Later reads use other readers.
 
@@ -119,7 +119,7 @@ class Connections:
         )
 
     async def ensure_writer(self) -> JobConnection:
-        """Return the writer. Open it if needed, after running reads of the immutable file. A failed call can be repeated."""
+        """Return the writer. Open the writer if needed, after all reads of the immutable file. A failed call can be repeated."""
         async with self._opening:
             return await self._ensure_writer()
 

@@ -55,7 +55,7 @@ class DatabaseOpener:
         self.options = replace(self.options, database_bytes_max=database_bytes_max, durability=durability)
 
     def take_plan(self) -> migrator.Plan | MigrationError | None:
-        """Return and forget the migration plan, or the error for which the file was refused; None if there is neither."""
+        """Return and forget the migration plan, or the error that refused the file; None if neither is known."""
         plan, self._plan = self._plan, None
         return plan
 
@@ -92,7 +92,7 @@ class DatabaseOpener:
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.
 
-        A previous owner may still be alive. The first write's own transaction fences it off; its earlier writes are seen.
+        A previous owner may still be alive. The first write's own transaction fences off such an owner, and sees its earlier writes.
         """
         try:
             return self._open_planned_writer()
@@ -136,7 +136,7 @@ class DatabaseOpener:
         return connection
 
     def open_deferred_writer(self) -> sqlite3.Connection:
-        """Open the writer of a database that was open for reading. Its log must be made durable, see `NewLog`.
+        """Open the writer of a database that was open for reading. The writer's log must be made durable, see `NewLog`.
 
         The writer does not claim the file: each transaction checks that the file still has the owner seen at its opening.
         """

@@ -45,5 +45,5 @@ class _ExactSum:
         try:
             return math.fsum(self._values)
         except OverflowError:
-            # Without this, SQLite would report a blob that is too big, and Python would print an exception that no caller can catch.
+            # For an OverflowError SQLite would report a blob that is too big, and Python would print an exception that no caller can catch.
             return math.inf

@@ -1,7 +1,7 @@
 """Opens a closed database as an immutable file.
 
-A database is *closed* when its last owner closed it cleanly and no process has it open. It is then a single file, without a journal or a
-write-ahead log beside it. SQLite reads an immutable file without a lock, a log or shared memory
+A database is *closed* when its last owner closed it cleanly and no process has it open. A closed database is a single file, without a
+journal or a write-ahead log beside it. SQLite reads an immutable file without a lock, a log or shared memory
 (https://www.sqlite.org/uri.html#uriimmutable). SQLite does not detect changes of such a file, so `ImmutableFile` detects them.
 """
 

@@ -10,8 +10,8 @@ therefore ends after `wal_hold_seconds`, and the next attempt uses the other ord
 reads: short reads end in time, and no write runs during the wait. The second order holds new reads, waits for running reads, and then
 waits for the writer: long reads can end, and writes continue until the reads have ended.
 
-A copy or a check of the whole database reads from the log until its end, and the log is truncated afterwards. In the meantime the log
-grows with every write, up to the disk space that a copy keeps free (`tenantry.files.disk_space`).
+While a copy or a check of the whole database reads from the log, the log cannot be truncated. In the meantime the log grows with every
+write, up to the disk space that a copy keeps free (`tenantry.files.disk_space`).
 """
 
 import asyncio
@@ -192,7 +192,7 @@ class LogLimit:
 
 
 def _do_nothing(_: sqlite3.Connection) -> None:
-    """Do nothing; as a job, this function ends after all jobs submitted earlier."""
+    """Do nothing, as a job that ends after all jobs submitted earlier."""
 
 
 def _truncate(connection: sqlite3.Connection) -> None:

@@ -2,8 +2,8 @@
 
 aiosqlite starts a thread for every connection. With many busy tenants these threads are the dominant cost: each job wakes another
 thread. The threads compete for the interpreter lock at every statement, because Python's sqlite3 releases the lock around each
-statement. On 2 cores, 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s with aiosqlite's threads. They
-made 8,200 calls/s with four threads for writers and one for readers. A thread that finds another job waiting does not go to sleep.
+statement. On 2 cores, 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s with aiosqlite's threads. The
+same tenants made 8,200 calls/s with four threads for writers and one for readers. A thread that finds another job does not go to sleep.
 
 Theory of operation. The jobs of a connection run in order, one at a time, on any free thread, from the connection's `SerialQueue`.
 (Boost.Asio calls this a strand.) A serial queue with jobs is in the pool's ready queue exactly once. A thread takes the first serial
@@ -39,7 +39,7 @@ Item: TypeAlias = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
 
 
 class SerialQueue:
-    """The jobs of one connection, which run in order and one at a time. It replaces the queue of aiosqlite's thread."""
+    """The jobs of one connection, which run in order and one at a time. This queue replaces the queue of aiosqlite's thread."""
 
     def __init__(self, pool: "ThreadPool") -> None:
         self._pool = pool
@@ -100,7 +100,9 @@ class ThreadPool:
         self._users = 0
         self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._context = contextvars.Context()  # not the context of the caller that sets the timer
+        self._context = (
+            contextvars.Context()
+        )  # an empty context, so that the timer does not run in a caller's context
 
     def retain(self) -> None:
         """Keep the threads even without connections, until a matching call of `unregister`."""
@@ -210,7 +212,7 @@ class ThreadPools:
         self.read.retain()
 
     def unregister(self) -> None:
-        """End a `retain` of both pools, see `ThreadPool.unregister`."""
+        """End the effect of one `retain` on both pools, see `ThreadPool.unregister`."""
         self.write.unregister()
         self.read.unregister()
 
@@ -233,8 +235,8 @@ class _Worker:
 class _Outbox:
     """The results to be delivered to one event loop.
 
-    Waking the loop costs a write to and a read from the loop's pipe, and acquiring the interpreter lock for each. So only the first
-    result wakes the loop, and the loop then takes all results that have arrived.
+    To wake the loop, a thread writes to the loop's pipe and the loop reads from the pipe. Each step acquires the interpreter lock. So only
+    the first result wakes the loop, and the loop then takes all results that have arrived.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

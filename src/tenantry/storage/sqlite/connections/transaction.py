@@ -135,7 +135,7 @@ def _begin(guard: Guard, connection: sqlite3.Connection) -> None:
 
 
 def _run_inside(job: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-    """Run the job only if SQLite still has an open transaction: SQLite may have rolled it back after an error."""
+    """Run the job only if the transaction is still open, because SQLite may have rolled the transaction back after an error."""
     if not connection.in_transaction:
         raise TransactionClosedError(
             "the transaction was rolled back after an error in SQLite or a cancelled call: open a new transaction"

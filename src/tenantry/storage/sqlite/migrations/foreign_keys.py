@@ -1,8 +1,8 @@
 """Finds rows that lose their parent row in a migration.
 
 SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) turns foreign keys off and checks them
-at the end. Rows without a parent before a step must not fail the step, so they are recorded first. A temporary table holds the records,
-because their number is not limited.
+at the end. A row that already lacks its parent before a step must not fail the step, so all such rows are recorded first. A temporary
+table holds the records, because their number is not limited.
 """
 
 import sqlite3
@@ -122,7 +122,7 @@ def _new_orphans(child: str, noted: Noted, connection: sqlite3.Connection) -> li
     except sqlite3.OperationalError as error:
         if child in noted.whole or not _lacks_key(error):
             raise
-        return []  # a later step may add the key
+        return []  # a later migration may add the missing unique key
     return [
         f"a row of {child} has no row in {parent}"
         if row_id is None

@@ -54,8 +54,8 @@ class _StepJudge:
 
     Attributes:
         dropped: The tables that the step dropped.
-        has_temporary: Whether the step created a temporary table, index, view or trigger. Recording this avoids a query, which would
-            open the connection's temporary database.
+        has_temporary: Whether the step created a temporary table, index, view or trigger. A query for temporary objects would open the
+            connection's temporary database.
     """
 
     def __init__(self) -> None:
@@ -97,8 +97,8 @@ def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:
-        # SQLite's message begins with "error in" if a rename would break a view or trigger, or DROP COLUMN the table's constraints.
-        # The message about an added column, such as an untyped column in a STRICT table, needs no advice.
+        # SQLite's message begins with "error in" if a rename would break a view or trigger, or if DROP COLUMN would break a constraint.
+        # SQLite's message about an added column, such as an untyped column in a STRICT table, needs no advice.
         if not str(error).startswith("error in ") or " after add column: " in str(error):
             raise
         raise BrokenScriptError(f"{error}: {_ADVICE}", code=error.sqlite_errorname) from error
@@ -146,8 +146,8 @@ def _check_references(
 ) -> None:
     """Refuse references to a table that the step created and dropped.
 
-    After ``ALTER TABLE users RENAME TO old_users`` all views, triggers and foreign keys of ``users`` refer to ``old_users``. If the
-    step then creates a new ``users`` and drops ``old_users``, these references have no table.
+    After ``ALTER TABLE users RENAME TO old_users`` all views, triggers and foreign keys of ``users`` refer to ``old_users``. A step that
+    then creates a new ``users`` and drops ``old_users`` leaves references to a dropped table.
     """
     scratch = {name for name in dropped if ("table", name) not in before}
     if not scratch:

@@ -1,7 +1,7 @@
 """Applies migrations to a SQLite database, each in one transaction with its row and the new ``user_version``.
 
 SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). Python's implicit transactions and ``executescript``, which
-commits first, would break this. So statements are executed one by one between tenantry's own BEGIN IMMEDIATE and COMMIT
+commits first, would commit a part of a migration. So statements are executed one by one between tenantry's own BEGIN IMMEDIATE and COMMIT
 (`migration_script`).
 
 A step runs with foreign keys off, as SQLite's procedure for changing a table requires
@@ -122,7 +122,7 @@ def apply_migrations(
 
 @contextmanager
 def _step(connection: sqlite3.Connection) -> Iterator[None]:
-    """Begin the transaction of a step with foreign keys off. At the end roll back unless it was committed, and reset every pragma."""
+    """Begin the transaction of a step with foreign keys off. At the end roll back an open transaction, and reset every pragma."""
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
         connection.execute("BEGIN IMMEDIATE")

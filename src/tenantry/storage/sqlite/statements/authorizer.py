@@ -1,9 +1,9 @@
 """Authorizes the SQL of repositories and migrations, which share their connection with other callers.
 
 SQLite's authorizer callback decides, not the text of the SQL (https://www.sqlite.org/c3ref/set_authorizer.html). SQLite calls the
-authorizer for each action while it prepares a statement, before the action takes effect. This matters because some actions take effect
-during preparation: preparing ``EXPLAIN PRAGMA query_only = ON`` sets the pragma. When an authorizer is set, SQLite prepares every cached
-statement again, so the authorizer also covers cached statements.
+authorizer for each action while it prepares a statement, before the action takes effect. Some actions take effect during preparation:
+preparing ``EXPLAIN PRAGMA query_only = ON`` sets the pragma. When an authorizer is set, SQLite prepares every cached statement again, so
+the authorizer also covers cached statements.
 
 The authorizer refuses actions that outlive their statement. Examples are a pragma that changes the connection, a temporary table that
 hides a table of the tenant, an attached database, and the end of a transaction that several callers share.
@@ -45,7 +45,7 @@ _CREATE_TEMPORARY: Final = frozenset(
         sqlite3.SQLITE_CREATE_TEMP_VIEW,
     ]
 )
-# SQLite reports CREATE TRIGGER temp.name as a trigger of the main database. Only the INSERT into this schema table shows otherwise.
+# SQLite reports CREATE TRIGGER temp.name as a trigger of the main database. Only an INSERT into these tables shows a temporary trigger.
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
 # fts3_tokenizer takes the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])

@@ -1,13 +1,13 @@
 """Runs whole batches of writes or reads as plain functions on a thread.
 
 Theory of operation. A write batch is one transaction: BEGIN IMMEDIATE, every request, COMMIT. Callers get their results only after
-COMMIT has returned. With ``synchronous=FULL`` the write-ahead log is then on the disk.
+COMMIT has returned. With ``synchronous=FULL`` COMMIT returns when the write-ahead log is on the disk.
 
 A failed request does not affect other requests. SQLite rolls back a failed statement (https://www.sqlite.org/lang_conflict.html, ABORT),
 so a request with a single statement needs no savepoint. A request with several statements runs in a savepoint. If a failed statement
 kept some changes (``OR FAIL``), the whole transaction is rolled back. SQLite itself also rolls the transaction back after some errors
-(https://www.sqlite.org/lang_transaction.html, section 3). Then ``in_transaction`` is false, and no request of the batch may be
-acknowledged. The request that caused the rollback keeps its error; every other request runs again in a transaction of its own.
+(https://www.sqlite.org/lang_transaction.html, section 3). After such an error ``in_transaction`` is false, and no request of the batch
+may be acknowledged. The request that caused the rollback keeps its error; every other request runs again in a transaction of its own.
 """
 
 import re

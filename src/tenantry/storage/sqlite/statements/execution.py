@@ -38,7 +38,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
     except (UnicodeDecodeError, sqlite3.OperationalError) as error:
         if not is_undecodable(error) or _is_schema_damaged(connection):
             raise
-        # The message quotes the caller's own bytes, or a TEXT value of a row is not valid UTF-8.
+        # SQLite's message quotes the caller's own bytes, or a text in a row is not valid UTF-8.
         raise QueryError(f"{statement.name}: {error_text(error)}", code=type(error).__name__) from error
 
 
