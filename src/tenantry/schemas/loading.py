@@ -12,12 +12,9 @@ from tenantry.schemas.schema import Schema
 
 
 def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
-    """Return the packs with these names, in the given order; without names, return the built-in pack.
+    """Return the packs with these names, such as ``invoices:INVOICES``, in the given order; without names, return the built-in pack.
 
     Modules are imported from the installed packages, or else from the current directory.
-
-    Args:
-        names: The names. Each has a module and the module's variable for the pack, such as ``invoices:INVOICES``.
 
     Raises:
         SettingsError: The module or the variable does not exist, or the variable is not a schema pack.

@@ -78,12 +78,7 @@ class Migration:
 
 
 def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration, ...]:
-    """Read a pack's migrations for a back end, in order, and import the Python migrations.
-
-    Args:
-        schema: The pack's name.
-        package: The importable package that contains the directory ``migrations/<backend>``.
-        backend: The name of the back end.
+    """Read the migrations in the directory ``migrations/<backend>`` of a pack's package, in order, and import the Python migrations.
 
     Raises:
         MigrationError: The pack has no migrations. A file is not named ``NNNN_name.sql`` or ``NNNN_name.py``. A number is missing or used

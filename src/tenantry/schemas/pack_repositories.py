@@ -12,12 +12,7 @@ R = TypeVar("R", bound=Repository)
 
 
 class PackRepositories(Queries):
-    """Provides the repositories of the packs as attributes. Each repository is created at its first use.
-
-    Args:
-        session: The session that runs the repositories' statements.
-        schemas: The packs, whose repositories have different names.
-    """
+    """Provides the repositories of the packs as attributes. Each repository is created at its first use."""
 
     def __init__(self, session: Session, schemas: Sequence[Schema]) -> None:
         self._session = session

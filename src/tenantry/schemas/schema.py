@@ -76,11 +76,7 @@ class Schema:
 
 
 def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> None:
-    """Check that the packs can be used together.
-
-    Args:
-        schemas: The packs.
-        taken: The existing attributes of a tenant's handle, which a repository may not hide.
+    """Check that the packs can be used together, and that no repository hides one of a handle's attributes (`taken`).
 
     Raises:
         MigrationError: The number of packs is too large, two packs or repositories have the same name, or a repository's name is taken.

@@ -60,15 +60,9 @@ class Queries:
     async def execute_many(
         self, sql: str | Sql, rows: Iterable[Parameters], *, name: str = "sql.execute_many"
     ) -> int:
-        """Run a statement once for each row of parameters, as one atomic unit.
+        """Run a statement once for each row of parameters, as one atomic unit; return the total number of changed rows.
 
-        Args:
-            sql: A statement that returns no rows.
-            rows: The parameters of each run, at most `EXECUTE_MANY_ROWS_MAX` rows. Without rows nothing is sent.
-            name: The label in metrics.
-
-        Returns:
-            The number of rows that all runs changed.
+        At most `EXECUTE_MANY_ROWS_MAX` rows are allowed. Without rows nothing is sent.
 
         Raises:
             QueryError: The number of rows is too large, or the statement returns rows.

@@ -14,10 +14,8 @@ class Repository(Queries):
     """The SQL for one kind of record. Methods take and return models, and errors name the record.
 
     Subclass this class for the tables of your own schema packs. ``tenant.repository(InvoiceRepository)`` returns an instance that is
-    bound to the tenant. A repository holds no connection and may be created for every call.
-
-    Args:
-        session: The session that runs the statements: a tenant, a transaction, or a back end without a registry.
+    bound to the tenant. A repository holds no connection and may be created for every call. Its session, which runs the statements, is
+    a tenant, a transaction, or a back end without a registry.
     """
 
     def __init__(self, session: Session) -> None:

@@ -43,10 +43,6 @@ class Row:
 
     A row is not a tuple, so columns named ``count`` or ``index`` are attributes like others. The only public method is `keys`, which
     `dict` needs. A column named ``keys``, or a column whose name begins with ``_``, is available only as ``row["keys"]``.
-
-    Args:
-        columns: The names of the result's columns.
-        values: One value for each column.
     """
 
     __slots__ = ("_columns", "_values")

@@ -30,14 +30,9 @@ def check_row_type(row_type: Any) -> None:
 def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> ModelT:
     """Return a row as a model. Each column sets the field with the same name.
 
-    Args:
-        row: The row.
-        row_type: The model, see `check_row_type`.
-        statement: The statement's name, for the error message.
-        number: The row's number in the result, counted from 1, for the error message.
-
     Raises:
-        MalformedRowError: The row does not fit the model. The message names the columns, never their values.
+        MalformedRowError: The row does not fit the model. The message contains the statement's name, the row's number and the names of
+            columns, but no values.
     """
     try:
         values = dict(row)

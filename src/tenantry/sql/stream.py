@@ -38,14 +38,7 @@ _TABLE: Final = "tenantry_stream"
 
 
 class Stream:
-    """The position of one stream.
-
-    Args:
-        name: The name of the stream's statements.
-        sql: The caller's SELECT.
-        parameters: One value for each placeholder of the SELECT.
-        key: The columns of the key.
-        chunk_rows: The number of rows in a page.
+    """The position of one stream. `Queries.stream` describes the arguments.
 
     Raises:
         QueryError: The SQL, the key or the number of rows is not allowed.

@@ -110,12 +110,9 @@ def is_machine_failure(error: BaseException) -> bool:
 
 
 def map_error(error: BaseException, doing: str) -> TenantryError:
-    """Return tenantry's error for an error of sqlite3, with sqlite3's error as the cause.
+    """Return tenantry's error for an error of sqlite3, with sqlite3's error as the cause. `doing` names the failed step in the message.
 
-    Args:
-        error: One of `DRIVER_ERRORS`, or an error of binding parameters (`OverflowError`,
-            `UnicodeEncodeError`, `ValueError`, `TypeError`).
-        doing: The failed operation or step, for the message.
+    Binding parameters can also raise `OverflowError`, `UnicodeEncodeError`, `ValueError` or `TypeError`.
     """
     if isinstance(error, TenantryError):
         # An error of a whole batch has many callers, and two callers must not raise the same instance.

@@ -56,9 +56,7 @@ class SQLiteStore:
 
     Only the writer connection writes and checkpoints, and it closes last. Before version 3.51.3 (except 3.44.6 and 3.50.7), SQLite can
     corrupt a WAL database if two connections write or checkpoint at the same time (https://www.sqlite.org/wal.html, section 11).
-
-    Args:
-        ownership: The lock and the epoch of the file; None for a database that has a single user by agreement.
+    `ownership` is None for a database that has a single user by agreement.
     """
 
     def __init__(

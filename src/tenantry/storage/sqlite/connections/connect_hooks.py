@@ -23,13 +23,7 @@ _PROBE: Final = "SELECT 1"
 
 
 class NamedHook(NamedTuple):
-    """A connect hook.
-
-    Attributes:
-        owner: The hook's description in error messages.
-        call: The hook.
-        schema: The name of the schema pack that defines the hook; None for a hook outside a pack.
-    """
+    """A connect hook. `owner` describes the hook in errors, and `schema` is the name of the hook's schema pack, if any."""
 
     owner: str
     call: ConnectHook
@@ -73,16 +67,11 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
 
 
 class _Authorizer:
-    """Allows SELECT without a table, and function calls.
-
-    Attributes:
-        refused: The first refused action; empty if no action was refused.
-        is_asked: Whether SQLite called the authorizer.
-    """
+    """Allows SELECT without a table, and function calls."""
 
     def __init__(self) -> None:
-        self.refused = ""
-        self.is_asked = False
+        self.refused = ""  # the first refused action
+        self.is_asked = False  # whether SQLite called the authorizer
 
     def __call__(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         self.is_asked = True

@@ -47,13 +47,9 @@ class JobConnection(aiosqlite.Connection):
     async def open(
         cls, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool
     ) -> "JobConnection":
-        """Open the connection on one of the pool's threads and return it.
+        """Open the connection on one of the pool's threads and return it. Cancellation leaves no connection open.
 
-        Args:
-            connector: Opens the sqlite3 connection for use on any thread. If the connector fails, it must leave nothing open.
-            thread_pool: The threads that run the connection's jobs.
-
-        Cancellation leaves no connection open.
+        If `connector` fails, it must leave nothing open.
 
         Raises:
             PersistenceConnectionError: No asyncio event loop runs.
@@ -137,11 +133,7 @@ class JobConnection(aiosqlite.Connection):
         self._thread_pool.unregister()
 
     def abandon(self) -> bool:
-        """Close the connection on this thread without an event loop, because the connection's loop has ended.
-
-        Returns:
-            Whether the connection is closed. A connection that a thread of the pool still uses stays open.
-        """
+        """Close the connection on this thread, because its event loop has ended; return False if another thread still uses it."""
         if self._connection is None:
             return True
         if self.backlog:

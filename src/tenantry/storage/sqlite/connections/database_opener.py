@@ -23,15 +23,7 @@ _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # no
 
 
 class DatabaseOpener:
-    """Opens the connections of one database, as the module describes.
-
-    Args:
-        ownership: The lock and the epoch of the file; None for a database that has a single user by agreement.
-
-    Attributes:
-        options: The options with the most recently applied limits.
-        immutable_file: The file if it was opened as immutable, otherwise None.
-    """
+    """Opens the connections of one database. `ownership` is None for a database that has a single user by agreement."""
 
     def __init__(
         self,

@@ -45,12 +45,9 @@ _CONFINED: Final = (
 
 
 class Watch:
-    """A progress handler that stops a connection's statement at a deadline, or when the work on this thread is cancelled.
+    """A progress handler that stops a connection's statement after `seconds_max`, or when the work on this thread is cancelled.
 
     A stopped statement fails with SQLITE_INTERRUPT (https://www.sqlite.org/c3ref/progress_handler.html).
-
-    Args:
-        seconds_max: The time until the deadline; None for no deadline.
     """
 
     def __init__(self, seconds_max: float | None = None) -> None:

@@ -15,11 +15,7 @@ from tenantry.storage.sqlite.database_files.database_file import has_log
 
 
 class ImmutableFile:
-    """A closed database file; detects later changes of the file.
-
-    Args:
-        identity: The file's inode, size and modification time while the database was closed.
-    """
+    """A closed database file. Detects later changes of the file by its inode, size and modification time."""
 
     __slots__ = ("_identity", "_path")
 
@@ -42,11 +38,7 @@ class ImmutableFile:
 
 
 def open_immutable(options: SQLiteOptions) -> tuple[sqlite3.Connection, ImmutableFile] | None:
-    """Open a closed database for reading.
-
-    Returns:
-        A read-only connection and the file, or None if `ImmutableFile.find` finds no closed database.
-    """
+    """Open a closed database; return a read-only connection and the file, or None if the database is not closed."""
     assert options.path is not None
     file = ImmutableFile.find(options.path)
     if file is None:

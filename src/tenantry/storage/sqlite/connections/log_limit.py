@@ -39,11 +39,7 @@ LOG_NOT_CUT_BACK: Final = "tenantry.store.log_not_cut_back"
 
 
 class LogLimit:
-    """The limit of one database's log, as the module describes.
-
-    Args:
-        writer_lock: The lock for uses of the writer that last longer than a job.
-    """
+    """The limit of one database's log, as the module describes. Transactions of several jobs hold `writer_lock`."""
 
     def __init__(
         self, options: SQLiteOptions, connections: Connections, writer_lock: asyncio.Lock, log: EventLog

@@ -51,11 +51,7 @@ class _ThreadState(threading.local):
 
 
 class Pace:
-    """Pauses the long job of a thread while shorter jobs begin.
-
-    Args:
-        lane_seconds_max: The longest wait of a long job for another long job.
-    """
+    """Pauses the long job of a thread while shorter jobs begin."""
 
     def __init__(
         self,

@@ -84,11 +84,7 @@ class SerialQueue:
 
 
 class ThreadPool:
-    """A pool of threads for any number of connections.
-
-    Args:
-        threads_max: The number of jobs that run at once, not counting overdue jobs.
-    """
+    """A pool of threads for any number of connections. At most `threads_max` jobs run at once, not counting overdue jobs."""
 
     def __init__(self, name: str, threads_max: int) -> None:
         self._name = name

@@ -126,7 +126,7 @@ class SQLiteTransaction:
         try:
             return await run(partial(_run_inside, job))
         except (sqlite3.ProgrammingError, ValueError) as error:
-            raise TransactionClosedError("the database was disconnected under the transaction") from error
+            raise TransactionClosedError("the database was disconnected during the transaction") from error
 
 
 def _begin(guard: Guard, connection: sqlite3.Connection) -> None:

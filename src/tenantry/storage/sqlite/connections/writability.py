@@ -16,10 +16,7 @@ from tenantry.storage.sqlite.errors import is_read_only
 def check_writable(
     path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
 ) -> None:
-    """Raise `PersistenceConnectionError` if the connection cannot write to a file that is writable for this process.
-
-    No transaction may be open.
-    """
+    """Raise `PersistenceConnectionError` if the connection cannot write, outside a transaction, to a file that this process may write."""
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
         # Setting user_version to its present value changes nothing, but SQLite refuses this on a read-only connection before it takes

@@ -30,10 +30,7 @@ def database_of(
 ) -> sqlite3.Connection:
     """Return a database in memory that has the given migrations, and all tables that tenantry creates with them.
 
-    Args:
-        migrations: The migrations, in order.
-        schemas: The schema packs whose connect hooks run.
-        seconds_max: The time limit for all migrations; None for no limit.
+    The connect hooks of `schemas` run first. All migrations together may take `seconds_max`.
 
     Raises:
         MigrationError: A migration failed or took too long.

@@ -33,12 +33,7 @@ class SQLiteMigrationSession:
     """The `MigrationSession` of a SQLite database.
 
     A failed statement may have ended the transaction, for example on a full disk. So no statement may run after a failed statement.
-
-    Args:
-        connection: The database's connection, inside the migration's transaction.
-
-    Attributes:
-        failure: The error of the failed statement; None if no statement has failed.
+    `failure` is the failed statement's error, or None.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:

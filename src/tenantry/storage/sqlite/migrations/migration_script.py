@@ -50,16 +50,11 @@ class BrokenScriptError(ValueError):
 
 
 class _StepJudge:
-    """Authorizes the actions of a step, and records some of them.
-
-    Attributes:
-        dropped: The tables that the step dropped.
-        has_temporary: Whether the step created a temporary table, index, view or trigger. A query for temporary objects would open the
-            connection's temporary database.
-    """
+    """Authorizes the actions of a step, and records some of them."""
 
     def __init__(self) -> None:
-        self.dropped: set[str] = set()
+        self.dropped: set[str] = set()  # the tables that the step dropped
+        # A query for temporary tables, indexes, views and triggers would open the connection's temporary database.
         self.has_temporary = False
 
     def __call__(

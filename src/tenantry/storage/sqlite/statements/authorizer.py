@@ -75,11 +75,7 @@ _ACTING: Final = frozenset(["incremental_vacuum", "optimize", "shrink_memory", "
 
 
 class RefusedActionError(Exception):
-    """The authorizer refused SQL before the SQL had any effect.
-
-    Attributes:
-        reason: The reason for which a repository's statement may not take the action.
-    """
+    """The authorizer refused an action of SQL before the SQL had any effect, for the reason in `reason`."""
 
     # MigrationError and QueryError carry the driver's code.
     sqlite_errorname = "SQLITE_AUTH"
