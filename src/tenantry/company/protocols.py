@@ -118,8 +118,8 @@ class CostRecordRepository(Protocol):
         """Return the sum of `cost_usd` over the records that match all given filters, or 0.0 if no record matches.
 
         The sum of a million records is exact to the cent. The store keeps each cost as the given 64-bit float, and its
-        function `exact_sum` rounds only once, at the end, like `math.fsum`. So the result is within half a unit in the last
-        place of the true sum of the stored floats. Each of these floats has a relative error of at most 2⁻⁵³. For a million
+        function `exact_sum` rounds only once, at the end, like `math.fsum`. The result is within half a unit in the last place
+        of the true sum of the stored floats. Each stored float has a relative error of at most 2⁻⁵³. For a million
         calls of 1,000 dollars, these errors add up to at most a ten-thousandth of a cent.
 
         Args:

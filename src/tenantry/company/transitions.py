@@ -1,4 +1,4 @@
-"""The table of a task's transitions. `Task.with_transition` checks them; a repository stores any valid task."""
+"""The allowed transitions of a task. `Task.with_transition` checks a transition; a repository stores any valid task."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -37,8 +37,7 @@ def check_migrations(
             _CHECK,
             f"the tenants have {counted(len(missing_schemas), 'schema pack that is', 'schema packs that are')} unknown here, "
             "and whose migrations were not checked",
-            "run this command again with --schema module:PACK for each pack of the tenants; to remove a pack from the list, use "
-            "'tenantry schema forget'",
+            "run this command again with --schema module:PACK for each pack of the tenants, or use 'tenantry schema forget'",
             missing_schemas,
         )
     if pending:

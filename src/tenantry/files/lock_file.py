@@ -223,7 +223,7 @@ def read_holder(content: bytes) -> tuple[int | None, str | None]:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Return whether a path still leads to an open file."""
+    """Return whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Reads the tenant's id from a request: from a header, from the host, from the path, or with a function of the application.
 
-The id comes from an untrusted client. An invalid id is refused before the catalog is read, and never corrected. Only a host
-is converted to lower case, because host names are case-insensitive (RFC 4343).
+The id comes from an untrusted client. An invalid id is refused before the catalog is read; tenantry never corrects an id. Only
+a host is converted to lower case, because host names are case-insensitive (RFC 4343).
 """
 
 import inspect

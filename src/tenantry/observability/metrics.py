@@ -123,10 +123,7 @@ class _Histogram:
 _HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
     "connect_duration_seconds": ("The time to connect a store.", ("backend", "outcome")),
     "migrate_duration_seconds": ("The time to check and apply a store's migrations.", ("backend", "outcome")),
-    "open_duration_seconds": (
-        "The time from the pool's decision to open a tenant until its first call.",
-        ("backend", "outcome"),
-    ),
+    "open_duration_seconds": ("The time to open a tenant, until its first call.", ("backend", "outcome")),
     "query_duration_seconds": (
         "The time of a repository call, including its wait in the mailbox.",
         ("backend", "operation", "outcome"),

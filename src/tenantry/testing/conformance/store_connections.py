@@ -97,7 +97,7 @@ async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_tells_of_changes(make_store: MakeStore) -> None:
-    """A commit changes the store's token if the store has tokens; a store's reads and commits are not changes by others."""
+    """Each commit changes the token of a store with tokens, and `changes_by_others` ignores the store's own commits."""
     async with connected(make_store) as store:
         others, tokens = await store.changes_by_others(), [store.change_token()]
         expect(await store.write([(insert(1),)]), [[None]])
