@@ -1,1 +1,1 @@
-"""``tenantry serve``: the HTTP server. It needs the extra ``service``."""
+"""The HTTP server of ``tenantry serve``, which needs the extra ``service``."""

@@ -1,4 +1,4 @@
-"""The TLS certificate of the servers: loaded at the start, reloaded at SIGHUP; and when it expires."""
+"""Loads the servers' TLS certificate at the start and at SIGHUP, and reads its expiry time."""
 
 import re
 import ssl
@@ -14,7 +14,7 @@ CERTIFICATE_LOADED: Final = "tenantry.certificate.loaded"
 CERTIFICATE_LOAD_FAILED: Final = "tenantry.certificate.load_failed"
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-# X.690, section 8.1: an element is a tag, a length, and so many bytes of content.
+# X.690, section 8.1: an element consists of a tag, a length, and as many bytes of content.
 _LONG_LENGTH: Final = 0x80
 _VERSION_TAG: Final = 0xA0
 _UTC_TIME_TAG: Final = 0x17
@@ -22,14 +22,14 @@ _CENTURY_ENDS: Final = 50
 
 
 class Certificate:
-    """A certificate with its key, as last loaded without an error.
+    """The certificate and its key from the last successful load.
 
     Args:
-        tls: The certificate's and the key's files.
+        tls: The files of the certificate and the key.
 
     Attributes:
         context: The TLS context of new connections.
-        expires_at_seconds: When the certificate expires, in Unix time; None if that cannot be read.
+        expires_at_seconds: The certificate's expiry time in Unix time; None if the expiry time cannot be read.
 
     Raises:
         ServeSettingsError: The files cannot be used.
@@ -51,8 +51,8 @@ class Certificate:
             self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
 
     def _load(self) -> None:
-        # Both are made before either is assigned. The context is a new one: after a certificate that does not fit its
-        # key, a context cannot be used any more.
+        # Compute both values before assigning either. Create a new context each time, because a context becomes unusable after
+        # a certificate that does not match its key.
         context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
         self.context, self.expires_at_seconds = context, expires_at_seconds
         until = (
@@ -65,9 +65,9 @@ class Certificate:
 
 def _context(tls: Tls) -> ssl.SSLContext:
     def refuse() -> str:
-        # Without this function OpenSSL asks for the password at the terminal, and a service waits forever.
+        # Without this function OpenSSL asks for the password at the terminal, and the service waits forever.
         raise ServeSettingsError(
-            f"--tls-key {tls.key} is encrypted: give a key without a password, in a file that only the service's user can "
+            f"--tls-key {tls.key} is encrypted: provide a key without a password, in a file that only the service's user can "
             f"read (openssl pkey -in {tls.key} -out key.pem)"
         )
 
@@ -76,17 +76,17 @@ def _context(tls: Tls) -> ssl.SSLContext:
         context.load_cert_chain(tls.cert, tls.key, refuse)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ServeSettingsError(
-            f"--tls-cert and --tls-key cannot be used ({error}): give a PEM certificate and its key"
+            f"--tls-cert and --tls-key cannot be used ({error}): provide a PEM certificate and its key"
         ) from error
     return context
 
 
 def _expires_at_seconds(tls: Tls) -> float | None:
-    """Return when the first certificate of a file expires: the one that the server presents."""
+    """Return the expiry time of the certificate that the server presents, which is the first in the file."""
     try:
         pem = _PEM.search(tls.cert.read_text("ascii", "replace"))
         return None if pem is None else _not_after_seconds(ssl.PEM_cert_to_DER_cert(pem[0]))
-    except (OSError, ValueError, LookupError):  # OpenSSL reads more forms than this
+    except (OSError, ValueError, LookupError):  # OpenSSL accepts more formats than this parser
         return None
 
 
@@ -95,7 +95,7 @@ def _not_after_seconds(der: bytes) -> float:
     (_, certificate), *_ = _elements(der)
     (_, to_be_signed), *_ = _elements(certificate)
     fields = list(_elements(to_be_signed))
-    # version (if it is not the first), serialNumber, signature, issuer, validity
+    # The order of the fields: version (if above 1), serialNumber, signature, issuer, validity.
     _, validity = fields[4 if fields[0][0] == _VERSION_TAG else 3]
     _, (tag, not_after) = _elements(validity)
     text = not_after.decode("ascii")
@@ -105,7 +105,7 @@ def _not_after_seconds(der: bytes) -> float:
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the tag and the content of each element."""
+    """Yield the tag and the content of each DER element."""
     at = 0
     while at < len(der):
         tag, length, at = der[at], der[at + 1], at + 2

@@ -1,8 +1,8 @@
-"""The connections of an HTTP server: limits on their number and on the time that clients may take, around uvicorn's protocol.
+"""The connections of an HTTP server: wraps uvicorn's protocol to limit the number of connections and the time of clients.
 
-uvicorn closes connections that are idle after a response, and has no other limit on the time of a client. A `Connection` therefore
-takes the place of uvicorn's protocol in asyncio, does the TLS handshake, and passes everything else on. It uses only the methods that
-asyncio defines. `CountedRequests` tells it when requests begin and end.
+uvicorn closes connections that are idle after a response, but does not limit the time of clients otherwise. A `Connection` therefore
+stands between asyncio and uvicorn's protocol, does the TLS handshake, and forwards all other events. A `Connection` calls only the
+protocol methods that asyncio defines. `CountedRequests` notifies the `Connection` when requests begin and end.
 
 | the client has to | within |
 |---|---|
@@ -10,9 +10,9 @@ asyncio defines. `CountedRequests` tells it when requests begin and end.
 | send the first request's head | `head_seconds_max` |
 | send the next request's head | `idle_seconds_max` from the last response, and `head_seconds_max` from the head's first byte |
 | end TLS after the server has closed the connection and sent everything | `end_seconds_max` |
-| receive a response | the kernel's time, see `UNRECEIVED_SECONDS_MAX` |
+| receive a response | the kernel's timeout, see `UNRECEIVED_SECONDS_MAX` |
 
-A body that the application reads has the application's timeout.
+The application limits the time for a body that it reads.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ _Ends: TypeAlias = tuple[tuple[str, int], tuple[str, int]]
 """The addresses and ports of a connection: the client's, and the server's."""
 
 _TLS_CLOSE_SECONDS_MAX: Final = 60.0
-"""When asyncio drops a closed TLS connection with what is left to send."""
+"""The time after which asyncio drops a closed TLS connection with its unsent data."""
 
 
 class Connections:
-    """The open connections of a server. uvicorn calls it for the protocol of each new connection.
+    """The open connections of a server. uvicorn calls this object to create the protocol of each new connection.
 
     Args:
-        limits: How long clients may take, and how many connections there may be.
+        limits: The limits on clients' time and on the number of connections.
         certificate: The TLS certificate; None for no TLS.
-        is_shared: Whether many clients share an address, because a proxy is in front.
+        is_shared: Whether many clients share the address of a proxy.
     """
 
     def __init__(self, limits: ServerLimits, certificate: Certificate | None, *, is_shared: bool) -> None:
@@ -51,22 +51,18 @@ class Connections:
         self._is_stopping = False
 
     def __call__(self, **options: Any) -> "Connection":
-        """Return a protocol.
-
-        Args:
-            options: Options for uvicorn's protocol.
-        """
+        """Return the protocol of a new connection; the options are for uvicorn's protocol."""
         return Connection(H11Protocol(**options), self)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def of(self, scope: Scope) -> "Connection | None":
-        """Return the connection that a request came through; None if it is closed."""
+        """Return the connection of a request; None if the connection is closed."""
         return self._open.get((scope["client"], scope["server"]))
 
     def add(self, connection: "Connection") -> bool:
-        """Add a connection; return False if there are too many, or the server stops."""
+        """Add a connection; return False if too many connections are open or the server stops."""
         networks = [] if self._is_shared else [other.network for other in self._open.values()]
         if (
             self._is_stopping
@@ -78,12 +74,12 @@ class Connections:
         return True
 
     def discard(self, connection: "Connection") -> None:
-        """Remove a connection."""
+        """Remove a connection from the open connections."""
         if self._open.get(connection.ends) is connection:
             del self._open[connection.ends]
 
     def stop(self) -> None:
-        """Accept no more connections, and note that uvicorn closes the open ones."""
+        """Accept no more connections, and end handshakes; uvicorn closes the open connections."""
         self._is_stopping = True
         for connection in list(self._open.values()):
             connection.stop()
@@ -97,8 +93,8 @@ class Connection(asyncio.Protocol):
         connections: The server's connections.
 
     Attributes:
-        ends: The client's address and port, and the server's.
-        network: What identifies the client, see `network_of`.
+        ends: The address and port of the client and of the server.
+        network: The client's identifier, see `network_of`.
     """
 
     ends: _Ends
@@ -111,16 +107,16 @@ class Connection(asyncio.Protocol):
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        """What HTTP is sent through: TCP itself, or TLS after the handshake."""
+        """The transport of HTTP: the TCP transport, or the TLS transport after the handshake."""
         self._handshake: asyncio.Task[None] | None = None
         self._early = bytearray()
-        """Data that arrived with the end of the handshake."""
+        """The data that arrived together with the end of the handshake."""
         self._requests = 0
         self._is_malformed = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the TLS handshake, or to wait for the first request; end the connection if there are too many."""
+        """Start the TLS handshake, or wait for the first request without TLS; end the connection if too many are open."""
         assert isinstance(transport, asyncio.Transport)
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         certificate = self._connections.certificate
@@ -132,51 +128,50 @@ class Connection(asyncio.Protocol):
         elif certificate is None:
             self._begin(transport)
         else:
-            transport.pause_reading()  # until TLS reads
+            transport.pause_reading()  # `start_tls` resumes reading
             self._handshake = self._loop.create_task(self._encrypt(certificate.context))
 
     def data_received(self, data: bytes) -> None:
-        """Handle data; what arrives while no request is handled begins the next head."""
+        """Forward data to uvicorn; data that arrives between two requests starts the timeout of the next head."""
         if self._transport is None:
             self._early += data
-        elif not self._transport.is_closing():  # TLS delivers data that arrived before the close
+        elif not self._transport.is_closing():  # after the close TLS still delivers earlier data
             if self._requests == 0:
                 self._close_within(self._limits.head_seconds_max)
             try:
                 self._http.data_received(data)
             except h11.LocalProtocolError:
-                # uvicorn responds to malformed data with 400, also if it has sent a response already.
+                # uvicorn responds to malformed data with 400 even after another response, which h11 refuses.
                 self._transport.close()
             self._is_malformed = self._transport.is_closing()
             if self._is_malformed and self._requests > 0:
-                self._tcp.abort()  # the application learns that no more of the body arrives
+                self._tcp.abort()  # the application gets a disconnect instead of the rest of the body
             elif self._is_malformed:
                 self._close_within(self._limits.end_seconds_max)
 
     def eof_received(self) -> bool | None:
-        """Pass on that the client sends nothing more."""
+        """Tell uvicorn that the client sends no more data."""
         return self._http.eof_received()
 
     def pause_writing(self) -> None:
-        """Pass on that the client receives too slowly."""
+        """Tell uvicorn that the client receives too slowly."""
         self._http.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on that the client receives again."""
+        """Tell uvicorn that the client receives again."""
         self._http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection, and stop its timer."""
         self._connections.discard(self)
         self._cancel_timer()
         if self._transport is not None:
             self._http.connection_lost(exc)
 
     def begin_request(self) -> bool:
-        """Note that a head has arrived and its request is handled: the client has no time limit from here.
+        """Stop the client's timer during a request, and return True.
 
-        Returns:
-            False if uvicorn has responded with 400 already, because the body is malformed.
+        If uvicorn has already responded with 400 because of a malformed body, end the connection and return False.
         """
         if self._is_malformed:
             self._tcp.abort()
@@ -186,7 +181,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def end_request(self) -> None:
-        """Note that a request has been handled."""
+        """Start the client's timer again after a request."""
         self._requests -= 1
         if self._requests == 0:
             assert self._transport is not None
@@ -194,7 +189,7 @@ class Connection(asyncio.Protocol):
             self._close_within(self._limits.end_seconds_max if is_closing else self._limits.idle_seconds_max)
 
     def stop(self) -> None:
-        """End the handshake; uvicorn closes the connection after it, at once or after the response to the present request."""
+        """Abort a running handshake; otherwise uvicorn closes the connection, after the response to a running request."""
         if self._handshake is not None and self._transport is None:
             self._handshake.cancel()
             self._tcp.abort()
@@ -211,16 +206,16 @@ class Connection(asyncio.Protocol):
                 ssl_handshake_timeout=self._limits.handshake_seconds_max,
                 ssl_shutdown_timeout=_TLS_CLOSE_SECONDS_MAX,
             )
-        except OSError:  # the client has disconnected, took too long, or does not speak TLS
+        except OSError:  # the client disconnected, was too slow, or does not use TLS
             self._tcp.abort()
         else:
-            if transport is not None:  # None: the client has disconnected since
+            if transport is not None:  # None if the client has disconnected in the meantime
                 self._begin(transport)
                 if self._early:
                     self.data_received(bytes(self._early))
         finally:
             if self._transport is None:
-                self._connections.discard(self)  # asyncio does not call `connection_lost` in a handshake
+                self._connections.discard(self)  # asyncio does not call `connection_lost` during a handshake
 
     def _begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -228,7 +223,7 @@ class Connection(asyncio.Protocol):
         self._close_within(self._limits.head_seconds_max)
 
     def _close_within(self, seconds_max: float) -> None:
-        """Start the timer that closes the connection, unless it is due sooner already."""
+        """Start the timer that closes the connection, unless a running timer ends sooner."""
         due_at = self._loop.time() + seconds_max
         if self._timer is None or due_at < self._timer.when():
             self._cancel_timer()
@@ -245,6 +240,6 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.close()
         elif self._tcp.get_write_buffer_size() == 0:
-            self._tcp.abort()  # the client has everything, and does not end TLS
+            self._tcp.abort()  # the client has received everything, but does not end TLS
             return
         self._close_within(self._limits.end_seconds_max)

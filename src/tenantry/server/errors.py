@@ -1,13 +1,13 @@
-"""Why the service cannot run. ``tenantry serve`` ends with these; each leaf is an exit code of its own."""
+"""The errors with which ``tenantry serve`` ends; each leaf class has its own exit code."""
 
 
 class ServeError(Exception):
-    """The service cannot run; the text says why and what to do."""
+    """The service cannot run; the message gives the cause and the remedy."""
 
 
 class ServeSettingsError(ServeError):
-    """An address, a certificate or a key of the settings cannot be used."""
+    """An address, a certificate or a key in the settings cannot be used."""
 
 
 class DataDirectoryUnavailableError(ServeError):
-    """The data directory of the settings cannot be opened."""
+    """The data directory in the settings cannot be opened."""

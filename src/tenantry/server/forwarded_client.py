@@ -1,4 +1,4 @@
-"""Takes the client's address from the proxy in front."""
+"""Reads the client's address from the header of a proxy."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -6,10 +6,10 @@ from tenantry.admin.http.address import parse_address
 
 
 class ForwardedClient:
-    """Takes the client's address from the last entry of X-Forwarded-For: the entry that the proxy in front wrote itself.
+    """Replaces the client's address by the last entry of X-Forwarded-For, which the proxy has appended.
 
-    Earlier entries come from the client and can be forged. A port, which some proxies add, is dropped: it differs between
-    connections of one client. If the entry is not an address, the proxy's own address stays.
+    Earlier entries come from the client and can be forged. A port, which some proxies add, is dropped because the port differs
+    between connections of the same client. If the last entry is not an address, the proxy's address stays.
 
     Args:
         app: The application.

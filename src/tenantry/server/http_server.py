@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with limits on connections, requests and time. Needs the extra ``service``."""
+"""The HTTP server: uvicorn with limits on connections, requests and time. The server needs the extra ``service``."""
 
 import asyncio
 import math
@@ -21,22 +21,22 @@ from tenantry.server.limits import SERVER_LIMITS, UNRECEIVED_SECONDS_MAX, Server
 from tenantry.server.settings import Endpoint
 
 SOCKET_UNSENT_BYTES_MAX: Final = 128 * 2**10
-"""The kernel accepts more of a response when it has less than this to send."""
+"""The number of unsent bytes below which the kernel accepts more of a response."""
 
 _BACKLOG: Final = 128
 
 
 class HttpServer:
-    """A server that does not handle signals, because a process may run several servers; uvicorn does the HTTP.
+    """Serves an application with uvicorn, but handles no signals, because a process may run several servers.
 
-    The application's lifespan is its caller's.
+    The caller runs the application's lifespan.
 
     Args:
         app: The application.
         certificate: The TLS certificate; None for no TLS.
-        closing_seconds: How long requests may continue when the server stops.
-        is_behind_proxy: Whether all clients have a proxy's address.
-        limits: How long clients may take, and how many connections and requests there may be.
+        closing_seconds: The time for which requests may continue when the server stops.
+        is_behind_proxy: Whether all clients have the address of a proxy.
+        limits: The limits on clients' time, connections and requests.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class HttpServer:
         self._uvicorn = _SignallessServer(
             uvicorn.Config(
                 SafeHeaders(CountedRequests(app, self.connections)),
-                http=self.connections,  # type: ignore[arg-type]  # it is only called
+                http=self.connections,  # type: ignore[arg-type]  # uvicorn only calls the object
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="error",  # its warnings are about requests that are malformed
+                log_level="error",  # uvicorn's warnings concern malformed requests
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -66,15 +66,15 @@ class HttpServer:
         )
 
     async def serve(self, listening: socket.socket) -> None:
-        """Accept connections until `stop` is called, and wait for the requests that have begun.
+        """Accept connections until `stop` is called, then wait for the running requests.
 
         Args:
-            listening: A socket that listens; it is closed.
+            listening: The listening socket, which the server closes.
         """
         await self._uvicorn.serve([listening])
 
     def stop(self, *, is_urgent: bool) -> None:
-        """Accept no more connections, and wait for requests; if it is urgent, do not wait."""
+        """Accept no more connections; an urgent stop does not wait for running requests."""
         self._uvicorn.should_exit = True
         self._uvicorn.force_exit = is_urgent
         self.connections.stop()
@@ -88,13 +88,13 @@ class _SignallessServer(uvicorn.Server):
 
 
 class CountedRequests:
-    """Counts the requests that are handled, and refuses them beyond a limit.
+    """Counts the running requests, and refuses requests beyond a limit.
 
-    Connections learn from it when a request begins and ends. Requests that are interrupted when the server stops are answered.
+    It tells the connection when a request begins and ends. When the server stops, it responds to interrupted requests.
 
     Args:
         app: The application.
-        connections: The server's connections, with its limits.
+        connections: The server's connections, which have the limits.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
@@ -126,13 +126,14 @@ class CountedRequests:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The server stops, and the request's time is over. A response that has begun just ends: its client sees that it is
-            # incomplete.
+            # The server stops, and the request's time is over. If a response has begun, its client detects the early end.
             if not answer.has_begun:
                 await send_problem(_stopping(), scope, receive, send)
 
     def _too_many(self) -> ProblemError:
-        return too_many("requests", f"{self._requests_max} requests are handled already: try again later")
+        return too_many(
+            "requests", f"the service already handles {self._requests_max} requests: try again later"
+        )
 
 
 def _stopping() -> ProblemError:
@@ -153,25 +154,27 @@ def bound(
 
     Args:
         endpoint: The address.
-        unreceived_seconds_max: The kernel ends a connection whose client receives nothing for so long.
+        unreceived_seconds_max: The time after which the kernel ends a connection whose client receives nothing.
 
     Raises:
-        ServeSettingsError: Nothing can listen at the address.
+        ServeSettingsError: The service cannot listen at the address.
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    # With the protocol named: otherwise asyncio does not set TCP_NODELAY, and small responses wait for 40 ms.
+    # asyncio sets TCP_NODELAY only if the socket names its protocol; without TCP_NODELAY small responses are delayed by 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit both. Without the second the kernel takes some MB at once, and then nothing until a third of it is
-        # sent: the client of a bundle would seem to pause.
+        # Connections inherit both options. Without TCP_NOTSENT_LOWAT the kernel buffers some MB at once, and then accepts nothing
+        # until a third of the buffer is sent. The client of a bundle would then seem to pause.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
-            made.listen(_BACKLOG)  # until then another process may bind it too (SO_REUSEADDR, socket(7))
+            made.listen(
+                _BACKLOG
+            )  # before `listen` another process may bind the address too (SO_REUSEADDR, socket(7))
         except OSError as error:
             raise ServeSettingsError(
-                f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): give another "
-                "address, or stop the program that listens there"
+                f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): choose another "
+                "address, or stop the program that uses this address"
             ) from error
         yield made

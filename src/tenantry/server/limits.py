@@ -1,4 +1,4 @@
-"""The limits of an HTTP server: how long clients may take, and how many connections and requests there may be."""
+"""The limits of an HTTP server on clients' time and on the number of connections and requests."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,16 +9,15 @@ class ServerLimits:
     """The limits of one HTTP server.
 
     Attributes:
-        handshake_seconds_max: How long a client may take for the TLS handshake.
-        head_seconds_max: How long a client may take to send the head of a request. After a response to a request whose body has not
-            been read, the rest of that body must arrive in this time too.
-        idle_seconds_max: How long a client may keep a connection open between two requests. Longer than proxies do, usually 60 s:
-            if the server closed the connection first, a proxy could send a request at that moment, and would not know whether it
-            was handled.
-        end_seconds_max: How long a client may take to end TLS on a closed connection, after it has received everything.
-        connections_max: Further connections are refused.
-        connections_per_client_max: Further connections of the same address are refused, so that one client cannot take all of them.
-        requests_max: Further requests get 503. A request counts until it has been handled, even if its client has disconnected.
+        handshake_seconds_max: The time for a client's TLS handshake.
+        head_seconds_max: The time for a client to send the head of a request. If a response is sent before the request's body was
+            read, the rest of the body must also arrive in this time.
+        idle_seconds_max: The time for which a client may keep a connection open between two requests. It must exceed the idle
+            timeout of proxies, usually 60 s. Otherwise the server could close a connection just as a proxy sends a request.
+        end_seconds_max: The time for a client to end TLS after it has received everything on a closed connection.
+        connections_max: The number of open connections; further connections are refused.
+        connections_per_client_max: The number of open connections of one address, so that one client cannot use up all connections.
+        requests_max: The number of running requests; further requests get 503. A request of a disconnected client still counts.
     """
 
     handshake_seconds_max: float = 10.0
@@ -33,5 +32,4 @@ class ServerLimits:
 SERVER_LIMITS: Final = ServerLimits()
 
 UNRECEIVED_SECONDS_MAX: Final = 30.0
-"""The kernel ends a connection whose client receives nothing for so long although there is something to receive
-(TCP_USER_TIMEOUT, tcp(7))."""
+"""The time after which the kernel ends a connection whose client does not receive sent data (TCP_USER_TIMEOUT, tcp(7))."""

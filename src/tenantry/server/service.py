@@ -1,11 +1,11 @@
-"""Runs the service, and defines in which order it starts and stops. Needs the extra ``service``.
+"""Runs the service, and defines the order of its start and stop. The service needs the extra ``service``.
 
-1. The ports are bound first, so that nothing else happens if they are taken.
-2. The registry opens, and finishes what a crashed process began.
-3. The servers accept requests, and the URL is printed.
-4. At SIGTERM or SIGINT ``/readyz`` responds with 503, and requests are still accepted for ``drain_seconds``.
-5. The servers accept no more connections, streams that follow fleet jobs end, the service waits for requests and operations, and
-   the registry closes. A second signal ends the draining, and does not wait for requests.
+1. The service binds the ports, and fails before any other step if a port is in use.
+2. The registry opens, and finishes the interrupted work of a crashed process.
+3. The servers accept requests, and the service prints its URL.
+4. At SIGTERM or SIGINT ``/readyz`` responds with 503, and the servers still accept requests for ``drain_seconds``.
+5. The servers accept no more connections, and the event streams of fleet jobs end. The service waits for requests and operations,
+   and the registry closes. A second signal ends the drain and the wait for requests.
 """
 
 import socket
@@ -42,11 +42,11 @@ async def run_service(
 
     Args:
         settings: The service's settings.
-        announce: Called with a line that has the URL when the service answers.
-        warn: Called with a text for the operator when the service starts, but something is missing.
+        announce: Called with a line that contains the URL when the service accepts requests.
+        warn: Called with a message for the operator if the service starts without an API key.
 
     Raises:
-        ServeSettingsError: The address or the certificate cannot be used, or the address needs an API key that does not exist.
+        ServeSettingsError: The address or the certificate cannot be used, or the address requires an API key and no key exists.
         DataDirectoryUnavailableError: The data directory cannot be opened.
     """
     log_libraries()
@@ -103,8 +103,10 @@ async def _check_keys(settings: ServeSettings, registry: TenantRegistry, warn: C
         return
     how = f"tenantry key create --data-dir {settings.config.data_dir} --scope admin"
     if settings.is_exposed:
-        raise ServeSettingsError(f"will not listen beyond this machine without a key: make one first, {how}")
-    warn(f"there is no key yet, so nobody can call: {how}")
+        raise ServeSettingsError(
+            f"the service does not listen beyond this machine without a key: create a key first, {how}"
+        )
+    warn(f"no API key exists yet, so nobody can use the API: create a key, {how}")
 
 
 def _apps(settings: ServeSettings, registry: TenantRegistry, api: FastAPI) -> Iterator[ASGIApp]:

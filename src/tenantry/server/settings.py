@@ -11,26 +11,26 @@ from tenantry.storage.objects.protocol import ObjectStorage
 
 
 class Tls(NamedTuple):
-    """A certificate with its chain, and its key; PEM files."""
+    """The PEM files of a certificate, with its chain, and of its key."""
 
     cert: Path
     key: Path
 
 
 class Endpoint(NamedTuple):
-    """An address to listen at; port 0 stands for any free port."""
+    """An address to listen at; port 0 means any free port."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         return ipaddress.ip_address(self.host).is_loopback
 
     @property
     def url_host(self) -> str:
-        """The host as it is written in a URL."""
+        """The host as a part of a URL, with brackets around an IPv6 address."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
@@ -40,15 +40,15 @@ class ServeSettings:
 
     Attributes:
         config: The registry's settings.
-        snapshot_storage: Where snapshots are kept; in the data directory if None.
-        schemas: The packs of the tenants.
-        api: Where the API listens.
-        probes: Where the metrics and probes listen; with the API if None.
-        tls: The certificate of both; None for no TLS.
-        is_behind_proxy: Whether all clients come through a proxy, which forwards their addresses.
-        allowed_hosts: The names that requests may be addressed to, beside IP addresses and ``localhost``.
-        drain_seconds: How long requests are still accepted after the signal to stop.
-        graceful_seconds: How long requests that have begun may take after the drain.
+        snapshot_storage: The storage of snapshots; None for the data directory.
+        schemas: The tenants' schema packs.
+        api: The address of the API.
+        probes: The address of the metrics and probes; None for the address of the API.
+        tls: The certificate of both addresses; None for no TLS.
+        is_behind_proxy: Whether all clients come through a proxy, which forwards the clients' addresses.
+        allowed_hosts: The allowed host names of requests, beside IP addresses and ``localhost``.
+        drain_seconds: The time for which the service still accepts requests after the signal to stop.
+        graceful_seconds: The time for which running requests may continue after the drain.
     """
 
     config: RegistryConfig
@@ -64,9 +64,9 @@ class ServeSettings:
 
     @property
     def checked_hosts(self) -> tuple[str, ...] | None:
-        """The allowed names, or None for all of them.
+        """The allowed host names; None allows all names.
 
-        With TLS all names are allowed unless some are given, because a browser has compared the name with the certificate.
+        With TLS and without a list all names are allowed, because browsers compare the host name with the certificate.
         """
         return None if self.tls is not None and not self.allowed_hosts else self.allowed_hosts
 
@@ -77,5 +77,5 @@ class ServeSettings:
 
     @property
     def is_api_exposed(self) -> bool:
-        """Whether users of other machines can reach the API, directly or through a proxy on this machine."""
+        """Whether other machines can reach the API, directly or through a proxy on this machine."""
         return self.is_behind_proxy or not self.api.is_loopback

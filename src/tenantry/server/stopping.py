@@ -1,10 +1,10 @@
 """Handles the signals of a service, and stops its servers.
 
-| signal | does |
+| signal | effect |
 |---|---|
-| SIGTERM, SIGINT | stops: drains, then waits for requests; after a second one it does not wait |
-| SIGHUP | reloads the certificate; stops if the process's terminal was closed |
-| SIGUSR1, SIGUSR2 | nothing |
+| SIGTERM, SIGINT | the service drains, then waits for requests; a second signal ends both |
+| SIGHUP | the service reloads the certificate, or stops if its terminal was closed |
+| SIGUSR1, SIGUSR2 | none |
 """
 
 import asyncio
@@ -28,8 +28,8 @@ class Stopping:
     """Runs servers until a signal arrives.
 
     Args:
-        drain_seconds: How long the servers still accept requests after the first signal, so that balancers can send them elsewhere.
-        reload: Called at SIGHUP, unless it is None.
+        drain_seconds: The time for which the servers still accept requests after the first signal, until load balancers notice.
+        reload: The function to call at SIGHUP; None for none.
     """
 
     def __init__(self, drain_seconds: float, reload: Callable[[], None] | None) -> None:
@@ -43,7 +43,7 @@ class Stopping:
 
     @contextmanager
     def at_signals(self) -> Iterator[None]:
-        """Handle signals in the block."""
+        """Handle signals during the block."""
         loop = asyncio.get_running_loop()
         for number in _STOP:
             loop.add_signal_handler(number, self._stop)
@@ -63,7 +63,7 @@ class Stopping:
         is_draining: Callable[[], None],
         is_stopping: Callable[[], None],
     ) -> None:
-        """Run the servers, each with its socket, and return when they have stopped."""
+        """Run the servers, each with its socket, until all servers have stopped."""
         self._servers = servers
         async with asyncio.TaskGroup() as group:
             for server, made in zip(servers, sockets, strict=True):
@@ -92,7 +92,7 @@ class Stopping:
         self._is_asked.set()
 
     def _hang_up(self) -> None:
-        # The kernel also sends SIGHUP when the terminal is closed in which the process was started.
+        # The kernel also sends SIGHUP when the process's terminal is closed.
         if self._has_terminal and not os.isatty(_STDIN):
             self._stop()
         elif self._reload is not None:
