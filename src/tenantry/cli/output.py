@@ -99,7 +99,7 @@ def _say(line: str) -> None:
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
-    # The document may contain control characters from any client. Escaping them does not change the document's meaning.
+    # The document may contain control characters from any client. Escaping control characters does not change its meaning.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_escaped, text))
@@ -182,7 +182,7 @@ def steps(label: str) -> AbstractContextManager[object]:
 
 
 def transfer(label: str, bytes_max: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show the progress of a transfer on the terminal; the block gets a function that takes the bytes so far."""
+    """Show the progress of a transfer on the terminal; the block gets a function that takes the number of transferred bytes."""
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     return _progress(label, _LABEL, *columns, total=bytes_max)
 
