@@ -83,8 +83,8 @@ def test_a_dry_run_shows_the_differences(data_dir: Path, database: Path):
     done = adopt(data_dir, database, *INVOICES, "--at", "1", "--dry-run")
     assert done.exit_code == 1
     assert done.stdout == (
-        "table 'tags': no pack makes it up to the named migrations: accept it (--accept-tables, or accepted_tables in Python), put it into a migration of the "
-        "pack, or drop it in a copy of the file\n"
+        "table 'tags': no pack creates it up to the named migrations: accept the table (--accept-tables, or accepted_tables in Python), add it to a pack's "
+        "migration, or drop it in a copy of the file\n"
     )
     done = adopt(data_dir, database, *INVOICES, "--dry-run", "--json")
     assert done.exit_code == 1
@@ -98,7 +98,7 @@ def test_a_dry_run_shows_the_differences(data_dir: Path, database: Path):
 @pytest.mark.parametrize(
     ("options", "env", "exit_code", "said"),
     [
-        ([*INVOICES, "--at", "1"], {}, 1, "table 'tags': no pack makes it"),
+        ([*INVOICES, "--at", "1"], {}, 1, "table 'tags': no pack creates it"),
         ([*INVOICES, "--at", "2"], {}, 1, "has no migration 2, its last is 0001"),
         ([*INVOICES, "--at", "one"], {}, 2, "'one' is not the number of a migration"),
         (["--at", "1"], {"TENANTRY_DATA_DIR": "", "TENANTRY_URL": "http://127.0.0.1:9"}, 2, "with --data-dir instead of --url"),

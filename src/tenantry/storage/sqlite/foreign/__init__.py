@@ -1,1 +1,1 @@
-"""Databases that came from elsewhere."""
+"""Checks and adoption of database files that other programs or installations made."""

@@ -1,7 +1,7 @@
-"""Makes the tables that a caller accepts beside those of the packs, to learn how SQLite stores their definitions.
+"""Creates the accepted tables, which are not in the packs, to learn how SQLite stores the definitions of these tables.
 
-The definitions come from a file that is not trusted. They run under an authorizer that only allows columns, constraints and indexes
-that call harmless functions.
+The definitions come from an untrusted file. So they run with an authorizer that only allows columns, constraints and indexes that
+call harmless functions.
 """
 
 import sqlite3
@@ -21,7 +21,7 @@ _MAKING: Final = frozenset(
 )
 _COMPUTING: Final = frozenset([sqlite3.SQLITE_SELECT])
 _SCHEMA_TABLES: Final = frozenset(["sqlite_master", "sqlite_schema"])
-# Functions that run in linear time and whose result is not much larger than their arguments, unlike `instr`, `like` and `printf`.
+# These functions run in linear time, and their results are not much larger than the arguments, unlike `instr`, `like` and `printf`.
 _HARMLESS_FUNCTIONS: Final = frozenset(
     [
         *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
@@ -43,17 +43,17 @@ _HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_t
 
 
 def make_accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
-    """Create the accepted tables and their indexes beside the expected ones, and return their rows in the schema table.
+    """Create the accepted tables and indexes in the database of the expected schema, and return their rows in the schema table.
 
     Raises:
-        ForeignSchemaError: One of them is not a plain table or index.
+        ForeignSchemaError: An accepted object is not a plain table or index.
     """
     names = {one.key for one in accepting}
     for one in accepting:
         if one.type not in {"table", "index"} or (
             one.sql is None and not one.name.startswith("sqlite_autoindex_")
         ):
-            raise refused_objects("an accepted table may have no triggers, and no view is accepted", [one])
+            raise refused_objects("accepted tables must not have triggers, and views are not accepted", [one])
         if one.sql is None:
             continue
         try:
@@ -63,8 +63,8 @@ def make_accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connect
                 _check_columns(one, connection)
         except (*DRIVER_ERRORS, ValueError, RefusedActionError) as error:
             raise refused_objects(
-                "an accepted table has more than columns, simple constraints and indexes "
-                f"(virtual, generated, or with a function that is not allowed there: {ascii(str(error))[:200]})",
+                "an accepted table must not be virtual, have generated columns, or call a function that is not allowed "
+                f"({ascii(str(error))[:200]})",
                 [one],
             ) from error
     return [one for one in read_schema(connection) if one.key in names]
@@ -76,13 +76,13 @@ def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
         if hidden in _HIDDEN_GENERATED:
             raise ValueError("a generated column")
         if default is not None:
-            # Prepared but not run: SQLite checks the functions of a default value only when the default is used.
+            # EXPLAIN only prepares the default, because SQLite checks the functions of a default value only when it is used.
             with judged(_judge_only(_COMPUTING), connection):
                 connection.execute(f"EXPLAIN SELECT {default}").close()
 
 
 def _judge_only(actions: Collection[int]) -> Judge:
-    """Return an authorizer that only allows these actions and calls of harmless functions."""
+    """Return an authorizer that allows only the given actions and calls of harmless functions."""
 
     def judge(action: int, first: str | None, second: str | None, _database: str | None) -> str | None:
         is_allowed = (

@@ -1,4 +1,4 @@
-"""Makes a tenant's database of a database that another program made: compares it with the packs, and marks their migrations as applied."""
+"""Turns another program's database into a tenant's: compares the schema with the packs, and marks migrations as applied."""
 
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -37,20 +37,20 @@ _BY_ACCEPTING: Final = "(--accept-tables, or accepted_tables in Python)"
 def compare_adopted(
     path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], accepted_tables: Collection[str] = ()
 ) -> list[SchemaDifference]:
-    """Return how the schema of a database differs from what the packs make at some of their migrations.
+    """Return the differences between the schema of a database and the schema that the packs' first migrations create.
 
-    Space, comments, and the case and the quotes of names do not count. The data is not looked at.
+    White space, comments, and the case and the quotes of names are ignored. The data is not checked.
 
     Args:
-        path: A closed database, of which nothing has run yet.
+        path: A closed database, whose schema has not run yet.
         schemas: The packs.
-        at: The number of the last migration that the database has of each pack; 0 for a pack that is left out.
-        accepted_tables: Names of further tables that it may have, with their indexes.
+        at: The number of the last migration of each pack in the database; 0 for a pack that is left out.
+        accepted_tables: The names of additional tables that the database may have, with their indexes.
 
     Raises:
-        MigrationError: A pack is unknown or has no migration of that number, or the database lists other migrations as applied.
-        ForeignSchemaError: It is a tenant's database already, or an accepted table is more than a plain table.
-        DatabaseCorruptError: It is damaged, not a database, or not one file.
+        MigrationError: A pack is unknown or has no migration with the given number, or the database lists other migrations as applied.
+        ForeignSchemaError: The database belongs to a tenant already, or an accepted table is not a plain table.
+        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log.
     """
     check_versions(schemas, at)
     with opened(path) as connection:
@@ -61,7 +61,7 @@ def compare_adopted(
         if not taken:
             at = _listed(found, at, connection, path, schemas) or at
         with closing(database_of(_until(schemas, at), schemas)) as expected:
-            # The table of the packs' own history is made when the migrations are marked as applied.
+            # `mark_applied` creates the table of applied migrations, so the file may lack this table.
             expected.execute(f"DROP TABLE IF EXISTS {_HISTORY}")
             others = [
                 one for one in found if folded(one.table) not in {folded(other.name) for other in taken}
@@ -85,23 +85,23 @@ def compare_adopted(
 
 
 def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
-    """Raise unless every pack is known and has a migration of the given number.
+    """Raise unless every pack is known and has a migration with the given number.
 
     Raises:
-        MigrationError: It names the pack and what it has.
+        MigrationError: A pack is unknown, or has no migration with the given number.
     """
     known = {schema.name: len(schema.migrations(BACKEND)) for schema in schemas}
     for name, version in at.items():
         if name not in known:
             raise MigrationError(
-                f"schema {name!r} is not one of the registry's packs, which are {', '.join(known) or 'none'}: pass it in schemas=, "
-                "or with --schema",
+                f"schema {name!r} is not one of the registry's packs ({', '.join(known) or 'none'}): pass the pack in schemas= or "
+                "with --schema",
                 schema=name,
             )
         if not 0 <= version <= known[name]:
             raise MigrationError(
-                f"schema {name!r} has no migration {version}, its last is {known[name]:04d}: name the last one that the file has, "
-                "or 0 for none",
+                f"schema {name!r} has no migration {version}, its last is {known[name]:04d}: name the last migration that the file "
+                "has, or 0 for none",
                 schema=name,
                 version=version,
             )
@@ -110,16 +110,16 @@ def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
 def mark_applied(
     path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], applied_at: datetime
 ) -> None:
-    """Mark the migrations of the packs up to the given ones as applied, unless the database lists its migrations itself.
+    """Mark the first migrations of the packs as applied, unless the database already lists its applied migrations.
 
     Args:
-        path: A database that was compared, and that nobody else uses.
+        path: A database that was compared, and that no other process uses.
         schemas: The packs.
-        at: See `compare_adopted`.
-        applied_at: The time for the rows.
+        at: The number of the last migration to mark for each pack; see `compare_adopted`.
+        applied_at: The time of application to store with each migration.
 
     Raises:
-        PersistenceError: SQLite refused.
+        PersistenceError: SQLite cannot change the database.
     """
     migrations = _until(schemas, at)
     try:
@@ -139,14 +139,14 @@ def mark_applied(
 def _check_adoptable(found: Sequence[SchemaObject], path: Path) -> None:
     if any(one.name == _OWNER for one in found):
         raise ForeignSchemaError(
-            f"{path} is a tenant's database already: use 'tenant import' with a bundle of that tenant, 'tenant clone', or "
+            f"{path} already belongs to a tenant: use 'tenant import' with a bundle of that tenant, 'tenant clone', or "
             "'tenant replace-file'",
             objects=(f"table '{_OWNER}'",),
         )
 
 
 def _taken(found: Sequence[SchemaObject]) -> list[SchemaObject]:
-    """Return the objects with names that tenantry needs for tables of its own, and that are not such tables."""
+    """Return the other program's objects that have the name of one of tenantry's own tables."""
     own = {one.key: one for one in own_objects() if one.sql is not None}
     names = {name for _, name in own}
     return [
@@ -163,15 +163,15 @@ def _listed(
     path: Path,
     schemas: Sequence[Schema],
 ) -> dict[str, int]:
-    """Return the migrations that a database without a tenant lists as applied: `create_backend` makes such databases."""
+    """Return the versions that a database of `create_backend`, which has no tenant, lists as applied; empty if it lists none."""
     if not any(one.name == _HISTORY for one in found):
         return {}
     applied, file_version = read_applied(found, connection, path)
     versions = {row.schema: sum(other.schema == row.schema for other in applied) for row in applied}
     if at and dict(at) != versions:
         raise MigrationError(
-            f"{path} lists its own migrations, {', '.join(f'{name} {number:04d}' for name, number in versions.items())}: leave "
-            f"out the migrations {_BY_AT}, or name these"
+            f"{path} lists other migrations as applied ({', '.join(f'{name} {number:04d}' for name, number in versions.items())}): "
+            f"leave out the migrations {_BY_AT}, or name the listed ones"
         )
     plan_migrations(schemas, BACKEND, applied, file_version)
     check_versions(schemas, versions)
@@ -185,7 +185,7 @@ def _until(schemas: Sequence[Schema], at: Mapping[str, int]) -> list[Migration]:
 
 
 def _all_keys(schemas: Sequence[Schema]) -> frozenset[tuple[str, str]]:
-    """Return the keys of everything that all migrations make."""
+    """Return the keys of all objects that the packs' migrations create."""
     migrations = [migration for schema in schemas for migration in schema.migrations(BACKEND)]
     with closing(database_of(migrations, schemas)) as connection:
         return frozenset(one.key for one in read_schema(connection))
@@ -194,7 +194,7 @@ def _all_keys(schemas: Sequence[Schema]) -> frozenset[tuple[str, str]]:
 def _without_parts(
     objects: Sequence[SchemaObject], changed: Sequence[SchemaObject] = ()
 ) -> Iterator[SchemaObject]:
-    """Yield the objects, without the indexes of tables among them and the indexes that the constraints of changed tables make."""
+    """Yield the objects, without indexes whose tables are also in `objects`, and without constraint indexes of changed tables."""
     tables = {folded(one.name) for one in objects if one.type == "table"}
     tables_changed = {folded(one.name) for one in changed if one.type == "table"}
     for one in objects:
@@ -207,8 +207,8 @@ def _taken_difference(one: SchemaObject) -> SchemaDifference:
     return SchemaDifference(
         "taken",
         one.shown,
-        "another program made it, and tenantry needs the name for a table of its own",
-        "drop or rename it in a copy of the file, and adopt the copy",
+        "another program created this object, and tenantry needs the name for its own table",
+        "drop or rename the object in a copy of the file, and adopt the copy",
     )
 
 
@@ -216,8 +216,8 @@ def _missing(one: SchemaObject) -> SchemaDifference:
     return SchemaDifference(
         "missing",
         one.shown,
-        "the packs make it, and the file lacks it",
-        f"name an earlier migration {_BY_AT}, or create it in a copy of the file, and adopt the copy",
+        "the packs create this object, and the file lacks it",
+        f"name an earlier migration {_BY_AT}, or create the object in a copy of the file, and adopt the copy",
     )
 
 
@@ -226,15 +226,15 @@ def _changed(one: SchemaObject, detail: str) -> SchemaDifference:
         "changed",
         one.shown,
         detail,
-        f"name another migration {_BY_AT}, or change it in a copy of the file, or write the pack's migration as the file has it",
+        f"name another migration {_BY_AT}, change the object in a copy of the file, or change the pack's migration",
     )
 
 
 def _unknown(one: SchemaObject, *, is_later: bool) -> SchemaDifference:
     if is_later:
-        advice = f"a later migration makes it: name that one {_BY_AT}, or drop it in a copy of the file"
+        advice = f"a later migration creates it: name that migration {_BY_AT}, or drop the object in a copy of the file"
     elif one.type == "table":
-        advice = f"accept it {_BY_ACCEPTING}, put it into a migration of the pack, or drop it in a copy of the file"
+        advice = f"accept the table {_BY_ACCEPTING}, add it to a pack's migration, or drop it in a copy of the file"
     else:
-        advice = "put it into a migration of the pack, or drop it in a copy of the file"
-    return SchemaDifference("unknown", one.shown, "no pack makes it up to the named migrations", advice)
+        advice = "add the object to a pack's migration, or drop it in a copy of the file"
+    return SchemaDifference("unknown", one.shown, "no pack creates it up to the named migrations", advice)

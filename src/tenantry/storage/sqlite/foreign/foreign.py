@@ -1,12 +1,12 @@
-"""Compares the schema of a database that came from elsewhere with the schema that the packs create.
+"""Compares the schema of a foreign database with the schema that the packs create.
 
-A foreign database comes from a bundle, or from a file that an operator put in place. Its schema runs as code, so
-nothing that could run the schema may happen before this check, not even ``quick_check``, which evaluates CHECK constraints and generated
-columns. The check only reads the names and texts of the schema's objects.
+A foreign database comes from a bundle, or from a file that an operator put in place. SQLite runs the schema as code, so nothing may
+run the schema before this check. Even ``quick_check`` would evaluate CHECK constraints and generated columns. The check only reads
+the names and the SQL of the schema's objects.
 
-The expected objects come from running the packs' migrations, up to the versions that the file names, in a database in
-memory. Every other object is refused. The caller can accept further tables by name: their definitions then run in
-the same database, under an authorizer that only allows columns, constraints and indexes that call harmless functions.
+To know the expected objects, the check runs the packs' migrations in a database in memory, up to the versions in the file. Every
+other object is refused. The caller can accept more tables by name. Their definitions run in the same database, with an authorizer
+that only allows columns, constraints and indexes that call harmless functions.
 """
 
 import sqlite3
@@ -41,14 +41,14 @@ SCHEMA_SECONDS_MAX: Final = 10.0
 MIGRATIONS_MAX: Final = 10_000
 STATISTICS_ROWS_MAX: Final = 100_000
 STATISTICS_BYTES_MAX: Final = 16 * 2**20
-"""ANALYZE writes a row for each index, and some dozens of rows if SQLite was built with STAT4."""
+"""For each index, ANALYZE writes one row, or some dozens of rows if SQLite was built with STAT4."""
 
 BACKEND: Final = "sqlite"
 # A program that writes the file without SQLite can store any type in a column.
 _MIGRATIONS_SQL: Final = (
     "SELECT substr(schema, 1, 100), version, substr(checksum, 1, 100) FROM schema_migrations LIMIT ?"
 )
-# SQLite's own tables, after ANALYZE or AUTOINCREMENT was used.
+# SQLite's own tables, which SQLite creates for ANALYZE and AUTOINCREMENT.
 _INTERNAL: Final = {
     "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
     "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
@@ -61,14 +61,14 @@ _INTERNAL_COLUMNS: Final = {
 
 
 def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Collection[str] = ()) -> None:
-    """Raise unless the schema of a database consists of the packs' objects and of tables, with their indexes, that the caller accepts.
+    """Raise unless the schema of a database consists of the packs' objects and of accepted tables with their indexes.
 
-    The data is not checked: call `tenantry.storage.sqlite.maintenance.integrity.check` next.
+    This function does not check the data: call `tenantry.storage.sqlite.maintenance.integrity.check` next.
 
     Raises:
-        ForeignSchemaError: It has other objects, or lacks some; the error names them.
-        MigrationError: It is newer than the code.
-        DatabaseCorruptError: It is damaged, not a database, or not one file.
+        ForeignSchemaError: The database has other objects, or lacks some of the packs' objects; the error names the objects.
+        MigrationError: The database is newer than the code.
+        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log.
     """
     with opened(path) as connection:
         found = read_schema(connection)
@@ -82,19 +82,19 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     with closing(database_of(migrations, schemas)) as expected:
         _check_same(compare(found, expected, accepted_tables))
     if len({one.key for one in found}) < len(found):
-        raise DatabaseCorruptError("the schema of the database has two objects of one name")
+        raise DatabaseCorruptError("the schema of the database has two objects with the same name")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database from elsewhere to read its schema, and no data of tables that it defines.
+    """Open a foreign database to read its schema. The block must not read the tables that the schema defines.
 
     Raises:
-        DatabaseCorruptError: It is damaged, not a database, or not one file; also if SQLite cannot read it in the block.
+        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log; or SQLite failed in the block.
     """
     if ImmutableFile.find(path) is None:
         raise DatabaseCorruptError(
-            f"{path} is not a database in one file: it is missing or empty, or a journal or log lies beside it"
+            f"{path} cannot be checked: the file is missing or empty, or has a journal or log beside it"
         )
     try:
         check_schema_size(path)
@@ -111,7 +111,7 @@ def _open(path: Path) -> sqlite3.Connection:
         hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
         hardening.confine(connection)
         hardening.harden(connection)  # reads the schema
-        # A name that is not UTF-8 must be readable too; it is never an expected name.
+        # Names that are not UTF-8 must be readable too; no expected object has such a name.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
     except BaseException:
         connection.close()
@@ -122,28 +122,29 @@ def _open(path: Path) -> sqlite3.Connection:
 def read_applied(
     found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path
 ) -> tuple[list[AppliedMigration], int]:
-    """Return the migrations that the file lists as applied, if its table of these is tenantry's."""
+    """Return the migrations that the file lists as applied; raise if another program created the list's table."""
     version = migrator.read_file_version(connection)
     table = [one for one in found if folded(one.name) == "schema_migrations"]
     if not table:
         return [], version
     if [one.definition for one in table] != [_stored(migrator.CREATE_SQL).definition]:
         raise ForeignSchemaError(
-            f"{path} has a 'schema_migrations' that tenantry did not make: it is not a tenant's database",
+            f"{path} has a 'schema_migrations' that tenantry did not create: the file is not a tenant's database",
             objects=tuple(one.shown for one in table),
         )
     rows = connection.execute(_MIGRATIONS_SQL, (MIGRATIONS_MAX + 1,)).fetchall()
     if len(rows) > MIGRATIONS_MAX or any(tuple(map(type, row)) != (str, int, str) for row in rows):
         raise DatabaseCorruptError(
-            f"what {path} lists as its migrations is malformed, or has more than {MIGRATIONS_MAX} rows"
+            f"the list of applied migrations in {path} is malformed, or has more than {MIGRATIONS_MAX} rows"
         )
     return [AppliedMigration(*row) for row in rows], version
 
 
 def check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
-    """Raise if the statistics are larger than ANALYZE makes them: every connection loads all of them before its first statement.
+    """Raise if the tables of statistics are larger than ANALYZE can make them.
 
-    With gigabytes of them, opening takes minutes, on a thread that other tenants wait for.
+    Every connection loads all statistics before its first statement. Gigabytes of statistics would occupy a thread that tenants
+    share for minutes.
     """
     for one in found:
         columns = _INTERNAL_COLUMNS.get(folded(one.name)) if _is_internal(one) else None
@@ -155,24 +156,24 @@ def check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connecti
         if rows > STATISTICS_ROWS_MAX or size_bytes > STATISTICS_BYTES_MAX:
             raise DatabaseCorruptError(
                 f"{path} is refused: its {one.name} has more than {STATISTICS_ROWS_MAX} rows or {STATISTICS_BYTES_MAX} bytes; "
-                "run ANALYZE on the database that it was made from, then make it again"
+                "run ANALYZE on the original database, then create this file again"
             )
 
 
 def _stored(create_sql: str) -> SchemaObject:
-    """Return a table's row in the schema table of a database that has it."""
+    """Create a table in an empty database, and return the table's row in the schema table."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(create_sql)
         return next(one for one in read_schema(connection) if one.type == "table")
 
 
 class Comparison(NamedTuple):
-    """How the schema of a file differs from what the packs make.
+    """The differences between the schema of a file and the schema that the packs create.
 
     Attributes:
-        unknown: Objects of the file that no pack makes.
-        changed: Objects of the file that the packs make with another definition.
-        missing: Objects that the packs make and the file lacks.
+        unknown: The file's objects that no pack creates.
+        changed: The file's objects that the packs create with another definition.
+        missing: The packs' objects that the file lacks.
     """
 
     unknown: list[SchemaObject]
@@ -183,15 +184,15 @@ class Comparison(NamedTuple):
 def compare(
     found: Sequence[SchemaObject], expected: sqlite3.Connection, accepted_tables: Collection[str]
 ) -> Comparison:
-    """Compare a file's schema with what the packs make, tenantry's own optional tables and the accepted tables.
+    """Compare a file's schema with the packs' objects, tenantry's own optional tables and the accepted tables.
 
     Args:
         found: The file's objects.
-        expected: A database with what the packs make. The accepted tables are made in it.
+        expected: A database with the packs' objects, in which the accepted tables are created.
         accepted_tables: The names of the accepted tables.
 
     Raises:
-        ForeignSchemaError: An accepted table is more than a plain table.
+        ForeignSchemaError: An accepted table is not a plain table.
     """
     accepted = {folded(name) for name in accepted_tables}
     made = read_schema(expected)
@@ -207,19 +208,19 @@ def compare(
 
 def _check_same(comparison: Comparison) -> None:
     for what, objects, advice in (
-        ("has objects that no schema pack makes", comparison.unknown, _ACCEPT),
-        ("has objects that are not what the schema packs make", comparison.changed, IMPORT_ADVICE),
-        ("lacks objects that its schema packs make", comparison.missing, IMPORT_ADVICE),
+        ("has objects that no schema pack creates", comparison.unknown, _ACCEPT),
+        ("has objects that differ from those of the schema packs", comparison.changed, IMPORT_ADVICE),
+        ("lacks objects that its schema packs create", comparison.missing, IMPORT_ADVICE),
     ):
         if objects:
             raise refused_objects(f"the database {what}", objects, advice)
 
 
-_ACCEPT: Final = f"{IMPORT_ADVICE}, or accept its tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
+_ACCEPT: Final = f"{IMPORT_ADVICE}, or accept tables by name (--accept-tables, or accepted_tables in Python); other objects cannot be accepted"
 
 
 def own_objects() -> list[SchemaObject]:
-    """Return the objects that a tenant's database may have beside those of its packs: the owner, and the idempotency keys."""
+    """Return tenantry's own objects in a tenant's database, which are the tables of migrations, owner and idempotency keys."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
             connection.execute(sql)

@@ -1,4 +1,4 @@
-"""The differences between a database that is to become a tenant and what the schema packs make, with what to do about each."""
+"""The differences between the schema of an adopted database and the schema packs, with advice for each difference."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ _GENERATED: Final = {2: "generated", 3: "generated"}  # https://www.sqlite.org/p
 
 @dataclass(frozen=True, slots=True)
 class SchemaDifference:
-    """An object of a database that is not as the schema packs make it.
+    """A difference between an object of a database and the schema packs.
 
     Attributes:
-        kind: ``missing`` in the file, ``changed``, ``unknown`` to the packs, or a name that tenantry needs itself (``taken``).
+        kind: ``missing`` from the file, ``changed``, ``unknown`` to the packs, or ``taken``, a name that tenantry itself needs.
         object: The object's type and name.
-        detail: What differs.
-        advice: What to do.
+        detail: The description of the difference.
+        advice: The advice for the operator.
     """
 
     kind: Literal["missing", "changed", "unknown", "taken"]
@@ -41,13 +41,13 @@ def describe_change(
     connection: sqlite3.Connection,
     expected_connection: sqlite3.Connection,
 ) -> str:
-    """Return how the definition of an object in the file differs from the one that the packs make.
+    """Describe the difference between an object's definition in the file and its definition in the packs.
 
-    Names and definitions of the file are not trusted: they are shown in ASCII, and not longer than some words.
+    The file's names and definitions are not trusted, so the description shows them shortened and in ASCII.
     """
     if folded(found.table) != folded(expected.table):
         return (
-            f"belongs to {ascii(found.table)[:_CHARACTERS_SHOWN_MAX]}, and in the packs to {expected.table!r}"
+            f"its table is {ascii(found.table)[:_CHARACTERS_SHOWN_MAX]}, and in the packs {expected.table!r}"
         )
     if found.type == "table":
         columns = list(_changed_columns(_columns(found, connection), _columns(expected, expected_connection)))
@@ -59,7 +59,7 @@ def describe_change(
 
 
 def _columns(table: SchemaObject, connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the type and the simple constraints of each column, by its name in lower case."""
+    """Return the type and the simple constraints of each column; the keys are the columns' names in lower case."""
     found = connection.execute(f"PRAGMA table_xinfo({quoted(table.name)})").fetchall()
     columns = {}
     for _, name, type_, is_not_null, default, key_position, hidden in found:
@@ -87,7 +87,7 @@ def _changed_columns(found: dict[str, str], expected: dict[str, str]) -> Iterato
 
 
 def _first_difference(found: Sequence[str], expected: Sequence[str]) -> tuple[str, str]:
-    """Return the words of both definitions from their first difference on."""
+    """Return the words of both definitions, beginning with the word before their first difference."""
     start = next(number for number, (one, other) in enumerate(zip_longest(found, expected)) if one != other)
     begin = max(0, start - 1)
     return _words(found[begin:]), _words(expected[begin:])

@@ -1,4 +1,4 @@
-"""The objects of a database's schema, and when two of them are the same."""
+"""The objects of a database's schema, and the comparison of their definitions."""
 
 import re
 import sqlite3
@@ -10,18 +10,18 @@ from tenantry.sql.tokens import COMMENT, QUOTED
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
-# SQLite's white space and names: all characters beyond ASCII belong to names.
+# SQLite's white space and names. In SQLite, all characters beyond ASCII belong to names.
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
 )
 _TYPES: Final = ("table", "index", "view", "trigger")
 _NAME_CHARACTERS_SHOWN_MAX: Final = 80
 _OBJECTS_SHOWN_MAX: Final = 20
-IMPORT_ADVICE: Final = "use it where the packs that made it are"
+IMPORT_ADVICE: Final = "use the database with the packs that created it"
 
 
 class SchemaObject(NamedTuple):
-    """A row of the schema."""
+    """A row of the schema table."""
 
     type: str
     name: str
@@ -30,30 +30,30 @@ class SchemaObject(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Its type and name, for a message; the name is not trusted."""
+        """The object's type and name for a message. The name is not trusted, so it is shortened and in ASCII."""
         name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
         return f"{self.type if self.type in _TYPES else 'object'} {name}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """What identifies the object within its schema."""
+        """The object's type and name, which identify the object in its schema."""
         return self.type, folded(self.name)
 
     @property
     def definition(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """Its key, its table and the tokens of its SQL: equal for two objects with the same definition."""
+        """The object's key, its table and the tokens of its SQL, which are equal for objects with the same definition."""
         return *self.key, folded(self.table), tuple(sql_tokens(self.sql or ""))
 
 
 def read_schema(connection: sqlite3.Connection) -> list[SchemaObject]:
-    """Return the objects of a database's schema, oldest first."""
+    """Return the objects of a database's schema, the oldest object first."""
     return [SchemaObject(*row) for row in connection.execute(_SELECT)]
 
 
 def sql_tokens(sql: str) -> Iterator[str]:
-    """Yield the tokens of SQL without space and comments, names in lower case and without quotes.
+    """Yield the tokens of an SQL text, without white space and comments. Names are in lower case and without quotes.
 
-    Versions of SQLite differ in how ALTER TABLE writes a definition.
+    Definitions are compared by tokens, because ALTER TABLE formats a definition differently in each version of SQLite.
     """
     for match in _TOKEN.finditer(sql):
         if match["skipped"] is not None:
@@ -70,7 +70,7 @@ def sql_tokens(sql: str) -> Iterator[str]:
 def refused_objects(
     what: str, objects: Sequence[SchemaObject], advice: str = IMPORT_ADVICE
 ) -> ForeignSchemaError:
-    """Return the error of a file with objects that are refused; it names the first of them."""
+    """Return the error for refused objects of a file. The error names the first objects."""
     names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
     more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
     return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)

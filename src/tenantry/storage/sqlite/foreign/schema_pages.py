@@ -1,7 +1,7 @@
-"""Measures the schema of a database file without SQLite: SQLite parses all of it into memory before it reads a part.
+"""Measures the schema of a database file without SQLite, because SQLite would parse the whole schema into memory.
 
 The schema is the table whose b-tree begins at page 1 (https://www.sqlite.org/fileformat2.html, sections 1.3, 1.6 and 2.6).
-Only the sizes of its rows are read here, and never their content.
+This module reads only the sizes of the table's rows, and never the contents.
 """
 
 import os
@@ -13,7 +13,7 @@ from tenantry.errors import DatabaseCorruptError
 
 ROWS_MAX: Final = 10_000
 ROWS_BYTES_MAX: Final = 2**20
-"""SQLite takes up to fifty times as much memory for the text of a view."""
+"""The limit is low because SQLite uses up to fifty times as much memory for the text of a view."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -24,7 +24,7 @@ _VARINT_BYTES_MAX: Final = 9
 
 
 def check_schema_size(path: Path, *, rows_max: int = ROWS_MAX) -> None:
-    """Raise if a database's schema is too large to be parsed.
+    """Raise if a database's schema is too large to parse.
 
     Raises:
         DatabaseCorruptError: The schema is too large, or the file is not a database.
@@ -38,7 +38,7 @@ def check_schema_size(path: Path, *, rows_max: int = ROWS_MAX) -> None:
                 pages.visit(pages.waiting.pop())
     except (IndexError, struct.error) as error:
         raise DatabaseCorruptError(
-            f"{path} is damaged or not a database: its schema cannot be read"
+            f"{path} is damaged, or is not a database: its schema cannot be read"
         ) from error
     except ValueError as error:
         raise DatabaseCorruptError(f"{path} is refused: {error}") from error
@@ -50,11 +50,11 @@ class _Pages:
     def __init__(self, file: BinaryIO, rows_max: int) -> None:
         header = file.read(_HEADER_BYTES)
         if header[: len(_MAGIC)] != _MAGIC:
-            raise ValueError("it is not an SQLite database")
+            raise ValueError("the file is not an SQLite database")
         (size,) = struct.unpack_from(">H", header, 16)
         self._page_bytes = _PAGE_BYTES_MAX if size == 1 else size
         if self._page_bytes < 512 or self._page_bytes & (self._page_bytes - 1):  # noqa: PLR2004  # section 1.3.2
-            raise ValueError("its pages have an impossible size")
+            raise ValueError("the database's page size is not valid")
         self._file = file
         self._rows_max = rows_max
         self._rows = self._rows_bytes = self._visited = 0
@@ -64,7 +64,7 @@ class _Pages:
     def visit(self, number: int) -> None:
         """Count the rows of one page, and add the pages that it refers to."""
         self._visited += 1
-        # In files that SQLite writes an interior page has at least two children, and each leaf has a row.
+        # In files that SQLite writes, an interior page has at least two children, and each leaf has a row.
         if self._visited > 2 * self._rows_max or not 1 <= number <= self._pages_max:
             raise IndexError(number)
         self._file.seek((number - 1) * self._page_bytes)
@@ -90,7 +90,7 @@ class _Pages:
         self._rows += 1
         self._rows_bytes += row_bytes
         if self._rows > self._rows_max or self._rows_bytes > ROWS_BYTES_MAX:
-            raise ValueError(f"its schema has more than {self._rows_max} objects or {ROWS_BYTES_MAX} bytes")
+            raise ValueError(f"the schema has more than {self._rows_max} objects or {ROWS_BYTES_MAX} bytes")
 
 
 def _varint(page: bytes, offset: int) -> int:

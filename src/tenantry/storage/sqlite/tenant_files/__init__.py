@@ -1,1 +1,1 @@
-"""What the back end does with the files of a tenant that is closed."""
+"""Operations on the files of a closed tenant."""

@@ -1,4 +1,4 @@
-"""A tenant's SQLite file while no store has it open, and the lock that excludes other processes."""
+"""Operations on a tenant's SQLite file that no store has open, and the lock that excludes other processes."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +31,7 @@ class SQLiteClosedDatabase:
         self._schemas = schemas
 
     async def exists(self) -> bool:
-        """Return whether the file exists, durably; see `ClosedDatabase.exists`."""
+        """Return whether the file exists, and make its name durable; see `ClosedDatabase.exists`."""
         return await run_in_thread(self._exists)
 
     async def check(self, *, is_thorough: bool) -> None:
@@ -80,7 +80,7 @@ class SQLiteClosedDatabase:
     def _exists(self) -> bool:
         if not self._paths.database.exists():
             return False
-        # The process that renamed it to this path may have died before the sync.
+        # The process that renamed the file to this path may have died before it synced the directory.
         sync_file(self._paths.database)
         return True
 
@@ -96,7 +96,7 @@ async def closed_database(
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
 ) -> AsyncIterator[SQLiteClosedDatabase]:
-    """Hold the lock of a tenant that is closed here; without a directory there is nothing to lock; see `Backend.exclusive`."""
+    """Hold the lock of a tenant that is closed in this process; see `Backend.exclusive`. A tenant without a directory needs no lock."""
     await run_in_thread(check_own_path, data_dir, paths.database)
     if not await run_in_thread(paths.directory.exists):
         yield SQLiteClosedDatabase(paths, limits, schemas)
@@ -106,8 +106,7 @@ async def closed_database(
         await _acquire(ownership, monotonic_seconds, wait_seconds)
         yield SQLiteClosedDatabase(paths, limits, schemas)
     finally:
-        # Also when cancelled: the thread may have acquired it by then. The next owner finds out in which state
-        # the file is.
+        # The thread may acquire the lock after the caller was cancelled. The release is not clean, so the next owner checks the file.
         ownership.release(is_clean=False)
 
 

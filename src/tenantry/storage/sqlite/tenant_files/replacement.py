@@ -1,14 +1,14 @@
-"""The files of a restore: the new database, and the replaced ones, which are kept as restore points.
+"""The files of a restore: the new database, and the replaced databases, which are kept as restore points.
 
     placed    the new database is ``restore-<point>.db`` in the tenant's directory
     kept      the old database has a second name, ``points/<point>/tenant.db``
     exchanged ``restore-<point>.db`` is renamed to ``tenant.db``, which replaces the old database atomically
 
-Each restore has its own point. So a file that an earlier restore gave up, and that a power failure brings back, has another
-name and is never used; the next restore removes it. If ``restore-<point>.db`` exists, the databases were not exchanged; if
-neither it nor the directory of the kept file exists, nothing was done.
+Each restore has its own restore point. So a restore never uses the leftover file of an earlier restore, which has another name; the
+next restore removes the leftover file. If ``restore-<point>.db`` exists, the databases were not exchanged. If neither
+``restore-<point>.db`` nor ``points/<point>`` exists, the restore has not started.
 
-These functions block; each can be repeated after a crash.
+These functions block; each function can be repeated after a crash.
 """
 
 import shutil
@@ -37,7 +37,7 @@ from tenantry.storage.sqlite.maintenance import integrity, maintenance
 
 _PLACED: Final = "restore-{}.db"
 _ANY_PLACED: Final = "restore*.db*"
-"""Also matches a partial copy that a crash left, see `move`."""
+"""The pattern also matches a partial copy that a crash left, see `move`."""
 
 _FOREIGN: Final = ".db-wal-of-another-database"
 
@@ -46,36 +46,38 @@ def copy_plain_file(source: Path, database: Path) -> None:
     """Copy a closed database.
 
     Raises:
-        SnapshotError: It is not a regular file, has a log or journal beside it, or changed meanwhile.
-        StorageFullError: There is no space for the copy.
+        SnapshotError: The database is not a regular file, has a log or journal, or changed during the copy.
+        StorageFullError: The disk has too little space for the copy.
     """
     found = ImmutableFile.find(source)
     if found is None:
         raise SnapshotError(
-            f"{source} is not a database in one plain file: it is missing or empty, or has a -wal or -journal beside it. Where one "
-            f"lies there that belongs to it: sqlite3 {source} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            f"{source} is not a database in one plain file: the file is missing or empty, or has a -wal or -journal beside it. If "
+            f"that file belongs to the database, run sqlite3 {source} 'PRAGMA wal_checkpoint(TRUNCATE)'"
         )
     with storage_errors(f"copy {source}"):
         size_bytes = source.stat().st_size
         check_copy_fits(database.parent, size_bytes, size_bytes)
         shutil.copyfile(source, database)
     if not found.is_unchanged():
-        raise SnapshotError(f"{source} was changed while it was copied: close it first", is_retryable=True)
+        raise SnapshotError(
+            f"{source} was changed during the copy: close the database, then try again", is_retryable=True
+        )
 
 
 def kept_database(paths: TenantPaths, point: str) -> Path:
-    """Return the path of a restore point: the database that a restore replaced."""
+    """Return the path of a restore point's database, which a restore replaced."""
     return _points_directory(paths) / point / paths.database.name
 
 
 def list_points(paths: TenantPaths) -> list[str]:
-    """Return the names of the restore points, oldest first."""
+    """Return the names of the restore points, the oldest first."""
     directory = _points_directory(paths)
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
 def copy_kept(kept: Path, database: Path, schemas: Sequence[Schema]) -> None:
-    """Copy a restore point with its log: until the exchange it is the only copy of that state."""
+    """Copy a restore point with its log, and leave the restore point unchanged, because no other copy of its state exists."""
     try:
         size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
         check_copy_fits(database.parent, size_bytes, size_bytes)
@@ -88,11 +90,11 @@ def copy_kept(kept: Path, database: Path, schemas: Sequence[Schema]) -> None:
         maintenance.checkpoint(database)
         integrity.check_closed(database, schemas=schemas)
     except DatabaseCorruptError as error:
-        raise DatabaseCorruptError(f"what was replaced is damaged; it stays as it is, at {kept}") from error
+        raise DatabaseCorruptError(f"the restore point {kept} is damaged; it was not changed") from error
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
-    """Return the path of the restored database before the exchange."""
+    """Return the path that the restored database has before the exchange."""
     return paths.directory / _PLACED.format(point)
 
 
@@ -100,7 +102,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
     """Move the restored database into the tenant's directory."""
     try:
         make_directories(data_dir, paths.directory)
-        # The operation's lock is held: no other restore of this tenant runs.
+        # No other restore of this tenant runs now, because the caller holds the operation's lock.
         for stale in paths.directory.glob(_ANY_PLACED):
             remove_files(stale)
         database.chmod(FILE_MODE)
@@ -116,22 +118,22 @@ def give_up(paths: TenantPaths, point: str) -> bool:
         return False
     if log_of(kept).exists() and not log_of(paths.database).exists():
         link(log_of(kept), log_of(paths.database))
-    # In this order: as long as the placed file exists, nothing was exchanged.
+    # The placed file is removed last, because its existence proves that the databases were not exchanged.
     remove_tree(kept.parent)
     remove_files(placed)
     return True
 
 
 def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
-    """Keep the tenant's database under a second name; a no-op if a crash came after the exchange.
+    """Keep the tenant's database under a second name; a no-op if the exchange was done before a crash.
 
-    The directory of the point is created first: it shows that the exchange may have happened.
+    The function creates the restore point's directory first, which shows that the exchange may have been done.
 
     Args:
         paths: The tenant's files.
         point: The name of the restore point.
-        is_merged: Whether the log is written into the database. A log and a database that were put there by hand may not belong
-            together, so both are then kept unchanged.
+        is_merged: Whether to write the log into the database. A log and a database that an operator put there may not belong
+            together, so both files must then be kept unchanged.
     """
     kept = kept_database(paths, point)
     if not placed_database(paths, point).exists():
@@ -146,21 +148,21 @@ def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
         link(paths.database, kept)
         return
     if has_log(paths.database):
-        # Before SQLite opens the database: if SQLite finds that it is not a database, it removes the log.
+        # The log gets its second name before SQLite opens the database, because SQLite removes the log of an invalid database.
         remove_files(kept_log)
         link(log, kept_log)
     if is_merged:
         try:
             maintenance.checkpoint(paths.database)
         except DatabaseCorruptError:
-            pass  # It is kept unchanged, with its log. Any other error is raised before the exchange.
+            pass  # The damaged database is kept unchanged, with its log.
         else:
             remove_files(kept_log)
     link(paths.database, kept)
 
 
 def exchange(paths: TenantPaths, point: str) -> None:
-    """Replace the old database, which has a second name, with the restored one; a no-op if that was done."""
+    """Replace the old database, which has a second name, with the restored database; a no-op after the exchange."""
     placed = placed_database(paths, point)
     if not placed.exists():
         sync_directory(paths.directory)
@@ -171,12 +173,12 @@ def exchange(paths: TenantPaths, point: str) -> None:
 
 
 def has_begun(paths: TenantPaths, point: str) -> bool:
-    """Return whether a database was placed or kept."""
+    """Return whether the restore has placed or kept a database."""
     return placed_database(paths, point).exists() or kept_database(paths, point).parent.exists()
 
 
 def forget_points(paths: TenantPaths, newest: str, *, latest: str, kept_max: int) -> None:
-    """Remove the oldest restore points, but not the newest one; points named after `latest` neither count nor are removed."""
+    """Remove the oldest restore points except `newest`; restore points with names after `latest` are neither counted nor removed."""
     others = [point for point in list_points(paths) if point != newest and point <= latest]
     for old in others[: max(0, len(others) + 1 - kept_max)]:
         shutil.rmtree(_points_directory(paths) / old, ignore_errors=True)

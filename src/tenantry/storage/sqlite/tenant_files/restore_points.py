@@ -1,4 +1,4 @@
-"""The restore points of one tenant as files beside its database."""
+"""The restore points of one tenant, which are files beside the tenant's database."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,8 +16,8 @@ class SQLiteRestorePoints:
     """See `RestorePoints`.
 
     Args:
-        data_dir: The directory that its files may not leave.
-        schemas: The packs, for their connect hooks.
+        data_dir: The data directory, which contains all paths.
+        schemas: The packs, whose connect hooks a check of a database needs.
     """
 
     def __init__(self, paths: TenantPaths, data_dir: Path, schemas: Sequence[Schema]) -> None:
@@ -26,20 +26,20 @@ class SQLiteRestorePoints:
         self._schemas = schemas
 
     async def names(self) -> Sequence[str]:
-        """Return the names, oldest first."""
+        """Return the names of the restore points, the oldest first."""
         return await run_in_thread(replacement.list_points, self._paths)
 
     async def exists(self, point: str) -> bool:
-        """Return whether the kept file exists."""
+        """Return whether the file of the restore point exists."""
         return await run_in_thread(replacement.kept_database(self._paths, point).exists)
 
     async def copy_to(self, point: str, path: Path) -> None:
-        """Copy the kept file with its log, and check the copy; see `RestorePoints.copy_to`."""
+        """Copy the restore point's file with its log, and check the copy; see `RestorePoints.copy_to`."""
         kept = replacement.kept_database(self._paths, point)
         await run_in_thread(replacement.copy_kept, kept, path, self._schemas)
 
     async def remove(self, point: str) -> None:
-        """Remove the kept file; see `RestorePoints.remove`."""
+        """Remove the restore point's directory; see `RestorePoints.remove`."""
         directory = replacement.kept_database(self._paths, point).parent
         try:
             await run_in_thread(remove_tree, directory)
@@ -47,7 +47,7 @@ class SQLiteRestorePoints:
             raise SnapshotError(f"cannot remove {directory}: {error}") from error
 
     async def remove_old(self, newest: str, *, latest: str, kept_max: int) -> None:
-        """Remove the oldest; see `RestorePoints.remove_old`."""
+        """Remove the oldest restore points; see `RestorePoints.remove_old`."""
         forget = partial(replacement.forget_points, self._paths, newest, latest=latest, kept_max=kept_max)
         await run_in_thread(forget)
 
@@ -60,5 +60,5 @@ class SQLiteRestorePoints:
         return await run_in_thread(replacement.give_up, self._paths, point)
 
     async def has_begun(self, point: str) -> bool:
-        """Return whether the staged file, or the directory of a kept file, exists."""
+        """Return whether the staged file or the restore point's directory exists."""
         return await run_in_thread(replacement.has_begun, self._paths, point)
