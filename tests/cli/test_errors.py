@@ -77,7 +77,7 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
         ),
         (
             ["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"],
-            "does not name a storage",
+            "is not a valid storage URL",
         ),
         (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is not a duration"),
         (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),

@@ -211,7 +211,7 @@ async def test_a_job_that_is_followed_does_not_keep_it(tmp_path: Path):
         (["--metrics-host", "0.0.0.0", "--metrics-port", "0"], "--tls-cert and --tls-key, or --behind-proxy"),
         (["--host", "tenantry.example"], "is not an IP address"),
         (["--tls-cert", __file__], "belong together"),
-        (["--snapshot-storage", "ftp://x"], "does not name a storage"),
+        (["--snapshot-storage", "ftp://x"], "is not a valid storage URL"),
         (["--port", "65536"], "--port"),
         (["--drain-seconds", "-1"], "--drain-seconds"),
         (["--graceful-seconds", "nan"], "--graceful-seconds"),

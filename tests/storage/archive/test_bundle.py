@@ -158,7 +158,7 @@ NOT_BUNDLES: dict[str, tuple[Callable[[Path, Path], bytes], str]] = {
     ),
     "a tar": (
         lambda bundle, _: gzip.decompress(bundle.read_bytes()),
-        r"unpacked to a \.tar: import the \.tar\.gz",
+        r"unpacked to a \.tar: import the original \.tar\.gz",
     ),
     "another tar": (lambda *_: _tar_of("notes.txt"), "a tar archive and not a bundle"),
     "cut short": (lambda bundle, _: bundle.read_bytes()[:-200], "was cut short, at [0-9]+ bytes"),
@@ -432,7 +432,7 @@ def test_a_newer_format_is_told(bundle: Path, database: Path, directory: Path):
 def test_a_database_that_is_too_large_is_refused(bundle: Path, database: Path, directory: Path):
     """The limit is the caller's, and the bundle is not to blame: the message tells both sizes."""
     size_bytes = database.stat().st_size
-    with pytest.raises(StorageFullError, match=f"{size_bytes} bytes, and there is room for {size_bytes - 1}"):
+    with pytest.raises(StorageFullError, match=f"{size_bytes} bytes, but only {size_bytes - 1} bytes"):
         read_bundle(bundle, directory, bytes_max=size_bytes - 1)
     assert list(directory.iterdir()) == []
 

@@ -1,10 +1,10 @@
-"""A bundle: a tenant in one file that other programs can read, ``manifest.json``, ``SHA256SUMS`` and ``tenant.db`` in a ``.tar.gz``.
+"""Bundles. A bundle is a ``.tar.gz`` file of one tenant with ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
 
     tar xzf acme.tar.gz && sha256sum -c SHA256SUMS && sqlite3 tenant.db
 
-`tarfile` makes and parses the headers (POSIX.1-1988, "ustar"). Owners, rights and times are fixed, so the same tenant gives the same
-file. Reading compares each header and each byte with what the manifest says: no name in a bundle is used as a path, and no size in it is
-trusted. `tarfile.open` would follow what the headers say.
+`tarfile` writes and parses the headers (POSIX.1-1988, "ustar"). The owner and the permissions of the files are fixed, so the same
+manifest and database always make the same bundle. The reader compares each header and each byte with the manifest. The reader uses no
+name in a bundle as a path and trusts no size. `tarfile.open` is not used, because it would trust the headers.
 """
 
 import hashlib
@@ -36,55 +36,51 @@ _OCTAL_MAX: Final = 8**11 - 1
 
 
 def write_bundle(target: Path, database: Path, manifest: Manifest) -> None:
-    """Write a bundle, durably and as a whole; what was there is replaced.
+    """Write a bundle durably and atomically. The bundle replaces an existing file; after an error the existing file is unchanged.
 
     Args:
-        target: The new file.
-        database: A database that is one file, and that nobody changes during the call.
-        manifest: The manifest of this database, of the kind ``bundle``.
+        target: The path of the bundle.
+        database: The database, which is a single file and does not change during the call.
+        manifest: The manifest of the database, with the kind ``bundle``.
 
     Raises:
-        SnapshotCorruptError: The database is not the one that the manifest describes.
-        StorageFullError: There is no space.
-        SnapshotError: A file cannot be read or written, or the manifest is not a bundle's.
-
-    After an error the target is as it was.
+        SnapshotCorruptError: The database does not match the manifest.
+        StorageFullError: The disk has too little space.
+        SnapshotError: A file cannot be read or written, or the manifest has another kind.
     """
     if manifest.kind != "bundle":
-        raise SnapshotError(f"a bundle needs a manifest of the kind 'bundle', not {manifest.kind!r}")
+        raise SnapshotError(f"a bundle needs a manifest with the kind 'bundle', not {manifest.kind!r}")
     doing = f"bundle {database} into {target}"
     with storage_errors(doing), database.open("rb") as source, compressed(target) as archive:
         archive.write(_before_database(seal(manifest), manifest))
         found = copy_digested(source, archive, manifest.database_bytes)
         if found != (manifest.database_bytes, manifest.database_sha256) or source.read(1):
-            raise SnapshotCorruptError(f"{database} is not the database that its manifest describes")
+            raise SnapshotCorruptError(f"{database} does not match its manifest")
         archive.write(_after_database(manifest))
 
 
 def read_bundle(
     source: Path, directory: Path, *, bytes_max: int, room: Callable[[Path], int] = room_bytes
 ) -> tuple[Manifest, Path]:
-    """Check every byte of a bundle and write its database as ``tenant.db`` into a directory, durably.
+    """Check every byte of a bundle, and write its database as ``tenant.db`` into a directory, durably.
 
-    Whether the database is sound, and whether it is a tenant's, is not checked.
+    This function does not check the database for damage, or whether the database is a tenant's. After an error no new file exists.
 
     Args:
-        source: The bundle.
-        directory: The directory; it must exist and be private.
-        bytes_max: The size of the largest database that there is space for. The space is checked again with each part that is
-            written, because others write at the same time.
-        room: Returns how many bytes may be written into the directory at this moment.
+        source: The path of the bundle.
+        directory: The directory, which must exist and be private.
+        bytes_max: The largest size of the database. The free space is checked again before each part is written, because other
+            writers use the same disk.
+        room: A function that returns the number of bytes that may be written into the directory now.
 
     Returns:
         The manifest, and the path of the database.
 
     Raises:
-        SnapshotCorruptError: It is not what was written, or not a bundle.
+        SnapshotCorruptError: The file is damaged or not a bundle.
         SnapshotNotFoundError: The file does not exist.
-        StorageFullError: There is no space.
-        SnapshotError: A newer tenantry made the bundle, or a file cannot be read or written.
-
-    After an error there is no new file.
+        StorageFullError: The disk has too little space.
+        SnapshotError: A newer tenantry wrote the bundle, or a file cannot be read or written.
     """
     target = directory / DATABASE_NAME
     doing = f"unpack {source} into {directory}"
@@ -97,19 +93,19 @@ def read_bundle(
         manifest = _read_manifest(archive, source)
         if manifest.database_bytes > bytes_max:
             raise StorageFullError(
-                f"{source} contains a database of {manifest.database_bytes} bytes, and there is room for {bytes_max}: free disk space, "
-                "then try again"
+                f"{source} contains a database of {manifest.database_bytes} bytes, but only {bytes_max} bytes may be written: free "
+                "disk space, then try again"
             )
         found = copy_digested(archive, _LeavingRoom(draft, directory, room), manifest.database_bytes)
         is_whole = found == (manifest.database_bytes, manifest.database_sha256)
         after = _after_database(manifest)
         if not is_whole or archive.read(len(after) + 1) != after:
-            raise SnapshotCorruptError(f"{source} does not contain the database that its manifest describes")
+            raise SnapshotCorruptError(f"{source} is damaged: its database does not match its manifest")
     return manifest, target
 
 
 class _LeavingRoom:
-    """Writes only while the disk has space for it."""
+    """A writer that stops before the disk is too full for the writes of tenants."""
 
     def __init__(self, target: Writer, directory: Path, room: Callable[[Path], int]) -> None:
         self._target = target
@@ -117,17 +113,17 @@ class _LeavingRoom:
         self._room = room
 
     def write(self, content: bytes) -> None:
-        """Write, or raise `StorageFullError` if that would take space that tenants need for their writes."""
+        """Write the bytes; raise `StorageFullError` if tenants need the space for their writes."""
         if self._room(self._directory) < len(content):
             raise StorageFullError(
-                f"{self._directory} has only the space left that tenants need for their writes: free disk space, then try again"
+                f"the disk of {self._directory} has only the space that tenants need for their writes: free disk space, then try again"
             )
         self._target.write(content)
 
 
 @contextmanager
 def _recognized(source: Path) -> Iterator[None]:
-    """Replace the error of a file that is not a bundle by one that says what the file is, if that is recognized."""
+    """Replace the error for a file that is not a bundle with an error that names the kind of the file, if the kind is recognized."""
     try:
         yield
     except SnapshotCorruptError as error:
@@ -138,7 +134,7 @@ def _recognized(source: Path) -> Iterator[None]:
 
 
 def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
-    """Read the archive up to the database, and compare all of it with what the manifest says."""
+    """Read the archive up to the database, and compare every byte with the manifest."""
     first = _parsed(archive.read(tarfile.BLOCKSIZE))
     if first is None or not 0 < first.size <= MANIFEST_BYTES_MAX:
         raise SnapshotCorruptError(f"{source} is not a bundle: it does not begin with a manifest")
@@ -160,14 +156,14 @@ def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
     )
     if not is_expected:
         raise SnapshotCorruptError(
-            f"{source} is not a bundle: it contains something else than a manifest, sums and a database, or was packed again with "
-            "tar; import the .tar.gz as the export wrote it"
+            f"{source} is not a bundle: it has other contents than a manifest, checksums and a database, or was packed again with "
+            "tar; import the original .tar.gz of the export"
         )
     return manifest
 
 
 def _members(content: bytes, manifest: Manifest) -> list[tuple[tarfile.TarInfo, bytes]]:
-    """Return the headers of a bundle's three files, and the contents of all but the database."""
+    """Return the headers of a bundle's three files with the files' contents; the database's contents are left out."""
     sums = "".join(
         f"{sha256}  {name}\n"
         for sha256, name in (
@@ -194,14 +190,14 @@ def _after_database(manifest: Manifest) -> bytes:
 
 
 def _member(name: str, size_bytes: int, modified_seconds: int) -> tarfile.TarInfo:
-    """Return the header of a file that only its owner can read; the user who unpacks it becomes the owner."""
+    """Return the header of a file that only its owner can read. The user who unpacks the bundle becomes the owner."""
     member = tarfile.TarInfo(name)
     member.size, member.mtime, member.mode = size_bytes, modified_seconds, 0o600
     return member
 
 
 def _header(member: tarfile.TarInfo) -> bytes:
-    """Return a header as a block. ustar has no sizes from 8 GiB; GNU's form has, and GNU tar, BSD tar and Python read it."""
+    """Return a header as a block, in ustar format or, for a file of 8 GiB or more, in GNU format, which BSD tar can read too."""
     is_ustar = member.size <= _OCTAL_MAX
     return member.tobuf(tarfile.USTAR_FORMAT if is_ustar else tarfile.GNU_FORMAT, "ascii", "strict")
 
@@ -214,12 +210,12 @@ def _parsed(block: bytes) -> tarfile.TarInfo | None:
 
 
 def _is_same(found: tarfile.TarInfo | None, expected: tarfile.TarInfo) -> bool:
-    """Return whether two headers say the same; earlier versions wrote unused fields in another form, and so another checksum."""
+    """Return whether two headers are equal except for the checksum, because earlier versions wrote unused fields differently."""
     return found is not None and {**found.get_info(), "chksum": 0} == {**expected.get_info(), "chksum": 0}
 
 
 def _reads(archive: CompressedReader, expected: bytes) -> bool:
-    """Return whether the next bytes are those that are expected."""
+    """Read the next bytes, and return whether they equal the expected bytes."""
     return archive.read(len(expected)) == expected
 
 

@@ -1,7 +1,8 @@
-"""The manifest of a snapshot or a bundle: a text that describes it, and in which every changed byte is detected.
+"""The manifest of a snapshot or a bundle, which describes the contents and detects every changed byte of itself.
 
-The text is JSON in exactly one form: sorted keys, ASCII, an indent of one. Its field ``seal`` is the SHA-256 of the text with an empty
-seal. All later formats must keep this, so that a manifest of a newer format can be told from a damaged one.
+A manifest is JSON in exactly one form, with sorted keys, in ASCII, and with an indent of one. The field ``seal`` is the SHA-256 of
+the manifest with an empty seal. All later formats must keep this rule, so that a newer manifest can be distinguished from a damaged
+manifest.
 """
 
 import hashlib
@@ -36,29 +37,29 @@ MANIFEST_BYTES_MAX: Final = 1024 * 1024
 _SEAL: Final = "seal"
 
 SnapshotId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
-"""The id of a snapshot; safe as a part of an object's key."""
+"""The id of a snapshot. Every id is valid as a part of an object's key."""
 TenantUid = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z._-]{1,64}$")]
-"""A tenant's stable key, which its database contains and below which its snapshots are stored."""
+"""A tenant's stable key, which is stored in the tenant's database and is part of the keys of the tenant's snapshots."""
 
 
 class Manifest(BaseModel):
     """Describes the contents of a snapshot or a bundle.
 
     Attributes:
-        format: The version of the format, of the manifest and of what it describes.
-        kind: ``snapshot``, a compressed database in object storage, or ``bundle``, one archive that other programs can read.
-        snapshot_id: The id of the snapshot. In a bundle, the snapshot that it was made from, None if it was made from the tenant.
-        tenant_id: The id that the tenant had at that time.
-        tenant_uid: The tenant's stable key, which its database contains too.
+        format: The format version of the manifest and of the snapshot or bundle.
+        kind: ``snapshot`` for a compressed database in object storage, or ``bundle`` for an archive that other programs can read.
+        snapshot_id: The snapshot's id. In a bundle, the id of the exported snapshot, or None if the tenant was exported directly.
+        tenant_id: The tenant's id when the manifest was made.
+        tenant_uid: The tenant's stable key, which is also stored in the database.
         display_name: The tenant's name for people.
-        created_at: A time in UTC.
-        trigger: What asked for it (``manual``, ``schedule``, ``fleet``, ``export``).
+        created_at: The time of creation, in UTC.
+        trigger: The cause of the snapshot or bundle (``manual``, ``schedule``, ``fleet``, ``export``).
         schema_versions: The version of each schema.
-        row_counts: How many rows each table has.
-        database_bytes, database_sha256: Size and SHA-256 of the plain SQLite file.
-        stored_bytes, stored_sha256: Size and SHA-256 of the stored, compressed object. In a bundle they are the database's, because
-            an archive cannot contain its own digest.
-        tenantry_version, sqlite_version: The versions that made it.
+        row_counts: The number of rows in each table.
+        database_bytes, database_sha256: The size and the SHA-256 of the plain SQLite file.
+        stored_bytes, stored_sha256: The size and the SHA-256 of the stored, compressed object. In a bundle, both describe the
+            plain database, because an archive cannot contain its own hash.
+        tenantry_version, sqlite_version: The versions of tenantry and of SQLite at creation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,45 +84,45 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind == "snapshot" and self.snapshot_id is None:
-            raise ValueError("a snapshot has a snapshot_id")
+            raise ValueError("the manifest of a snapshot needs a snapshot_id")
         is_stored_plain = (self.stored_bytes, self.stored_sha256) == (
             self.database_bytes,
             self.database_sha256,
         )
         if self.kind == "bundle" and not is_stored_plain:
             raise ValueError(
-                "a bundle stores the database itself: stored_bytes and stored_sha256 are the database's"
+                "the manifest of a bundle needs stored_bytes and stored_sha256 that equal those of the database"
             )
         return self
 
 
 def seal(manifest: Manifest) -> bytes:
-    """Return the manifest as a sealed text.
+    """Return the manifest as bytes with a seal.
 
     Raises:
-        SnapshotError: It is larger than `MANIFEST_BYTES_MAX`: too many tables.
+        SnapshotError: The manifest is larger than `MANIFEST_BYTES_MAX`, because the database has too many tables.
     """
     content = _sealed(manifest.model_dump(mode="json"))
     if len(content) > MANIFEST_BYTES_MAX:
         raise SnapshotError(
-            f"the manifest has {len(content)} bytes and may have {MANIFEST_BYTES_MAX}: the database has too many tables"
+            f"the manifest has {len(content)} bytes, more than the limit of {MANIFEST_BYTES_MAX}: the database has too many tables"
         )
     return content
 
 
 def unseal(content: bytes) -> Manifest:
-    """Return the manifest of a sealed text.
+    """Check the bytes that `seal` returned, and return the manifest.
 
     Raises:
-        SnapshotCorruptError: A byte differs from what `seal` returned.
-        SnapshotError: A newer tenantry made it.
+        SnapshotCorruptError: A byte of the manifest was changed.
+        SnapshotError: A newer tenantry wrote the manifest.
     """
     fields = _fields(content)
     if _sealed(fields) != content:
         raise SnapshotCorruptError("the manifest is corrupt: checksum mismatch")
     if fields.get("format") != FORMAT:
         raise SnapshotError(
-            f"the manifest has format {str(fields.get('format'))[:20]}, made by a newer tenantry: use that one"
+            f"the manifest has format {str(fields.get('format'))[:20]} of a newer tenantry: use the newer tenantry"
         )
     try:
         manifest = Manifest.model_validate(fields)
@@ -130,12 +131,12 @@ def unseal(content: bytes) -> Manifest:
             f"the manifest's checksum matches, but its content is not valid: {wrong_fields(error)}"
         ) from error
     if seal(manifest) != content:
-        raise SnapshotCorruptError("the manifest's checksum matches, but its form is not that of a manifest")
+        raise SnapshotCorruptError("the manifest's checksum matches, but its JSON is formatted differently")
     return manifest
 
 
 def wrong_fields(error: ValidationError) -> str:
-    """Return the names of a manifest's wrong fields, without their values: an attacker may have written these."""
+    """Return the names of a manifest's invalid fields, without their values, which an attacker may have written."""
     found = set()
     for detail in error.errors(include_input=False, include_url=False):
         name = detail["loc"][0] if detail["loc"] else "kind"
@@ -144,7 +145,7 @@ def wrong_fields(error: ValidationError) -> str:
 
 
 def _fields(content: bytes) -> dict[str, Any]:
-    """Return the fields of the text, without its seal."""
+    """Return the fields of a manifest without the seal."""
     try:
         fields = json.loads(content.decode("ascii")) if len(content) <= MANIFEST_BYTES_MAX else None
     except (ValueError, RecursionError) as error:

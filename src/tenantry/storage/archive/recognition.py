@@ -1,4 +1,4 @@
-"""Recognizes files that are not bundles, from their first bytes, and says what to do."""
+"""Recognizes files that are not bundles by their first bytes, and gives advice for the error message."""
 
 import zlib
 from pathlib import Path
@@ -15,11 +15,11 @@ _ARCHIVES: Final = {
     b"\xfd7zXZ\0": "compressed with xz",
     b"BZh": "compressed with bzip2",
 }
-_ORIGINAL: Final = "import the .tar.gz as the export wrote it"
+_ORIGINAL: Final = "import the original .tar.gz of the export"
 
 
 def recognize(path: Path) -> str | None:
-    """Return what a file is and what to do about it, worded to follow "is"; None if it looks like a bundle or a damaged one."""
+    """Return the kind of a file with advice, worded to follow "is"; None if the file seems to be a bundle or a damaged bundle."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_GZIP):
@@ -27,11 +27,11 @@ def recognize(path: Path) -> str | None:
     if not head:
         return "an empty file: export the tenant again"
     if head.lstrip().startswith((b"<", b"{")):
-        return "a text, such as an error page of a server: read it, and export the tenant again"
+        return "a text file, such as an error page of a server: read the text, and export the tenant again"
     if head.startswith(_SQLITE):
         return (
-            f"a plain SQLite database and not a bundle (only a bundle names its tenant): {_ORIGINAL}, or create a tenant and give it the file "
-            "with 'tenantry tenant replace-file'"
+            f"a plain SQLite database and not a bundle (only a bundle names its tenant): {_ORIGINAL}, or create a tenant and put the "
+            "file in its place with 'tenantry tenant replace-file'"
         )
     return f"{_kind(head)}: {_ORIGINAL}"
 
@@ -56,7 +56,7 @@ def _recognize_gzip(head: bytes) -> str | None:
 
 
 def _inflated(head: bytes) -> bytes:
-    """Return how the content of a gzip file begins."""
+    """Return the beginning of the decompressed content of a gzip file."""
     try:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _HEAD_BYTES)
     except zlib.error:
@@ -69,6 +69,6 @@ def _is_tar(head: bytes) -> bool:
 
 def _is_bundle(head: bytes) -> bool:
     """Return whether an archive begins with a bundle's first file."""
-    # Packed again, it may begin with the directory itself.
+    # A bundle that was packed again may begin with the entry of the directory, whose name is "./".
     name = head[_TAR_NAME].rstrip(b"\0").removeprefix(b"./")
     return _is_tar(head) and name in {b"manifest.json", b""}

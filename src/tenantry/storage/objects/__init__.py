@@ -1,1 +1,1 @@
-"""Object storage, which keeps the snapshots."""
+"""The object storage of snapshots."""

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 PART_BYTES: Final = 5 * 1024 * 1024
-"""The size of one part of an upload or download. It is the smallest size that S3 accepts, so a slow connection can transfer it within
-one request's timeout (obstore's default is 30 s), and a failed request repeats only this much."""
+"""The size of one part of an upload or download, which is the smallest size that S3 accepts. A slow connection can transfer such a
+part within one request's timeout (obstore's default is 30 s), and a retry repeats only one part."""
 
 _PARTS_MAX: Final = 9_000  # S3 accepts 10,000
 _PARTS_AT_ONCE: Final = 2
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# For each class of store: the scheme of its URLs, and its setting for the bucket's name.
+# The keys are classes of stores. The values are the scheme of the class's URLs, and its setting with the bucket's name.
 _SCHEMES: Final = {
     "S3Store": ("s3", "bucket"),
     "GCSStore": ("gs", "bucket"),
@@ -53,13 +53,13 @@ class ObstoreStorage(ObjectStorage):
 
     Args:
         store: A store of `obstore.store`, with its credentials, timeouts and retries.
-        prefix: The prefix of every key in the bucket, without the ``/`` after it; it may be empty.
+        prefix: The prefix of every key in the bucket, without a final ``/``; may be empty.
     """
 
     def __init__(self, store: "ObjectStore", prefix: str = "") -> None:
         self._store = store
         if prefix:
-            check_key(prefix.lower())  # unlike a key, a prefix in the user's bucket may have capital letters
+            check_key(prefix.lower())  # unlike a key, the prefix of a bucket may have capital letters
         self._prefix = f"{prefix}/" if prefix else ""
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class ObstoreStorage(ObjectStorage):
         """See `ObjectStorage.list`."""
         # obstore accepts only prefixes that are whole parts of a key.
         directory = (self._prefix + check_prefix(prefix)).removesuffix("/")
-        with _store_errors(f"list what begins with {prefix!r}"):
+        with _store_errors(f"list the objects with the prefix {prefix!r}"):
             found = await self._store.list(directory or None).collect_async()
         return sorted(
             each
@@ -141,7 +141,7 @@ class ObstoreStorage(ObjectStorage):
             pass  # S3 does not report a missing object at all
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Do nothing: an interrupted upload creates no object, and the bucket's lifecycle rules remove its parts."""
+        """Do nothing, because an interrupted upload creates no object, and the bucket's lifecycle rules remove its parts."""
         check_prefix(prefix)
 
     async def _head(self, location: str) -> "ObjectMeta":
@@ -159,12 +159,12 @@ class ObstoreStorage(ObjectStorage):
         end = min(start + PART_BYTES, found["size"])
         options: GetOptions = {"range": (start, end)}
         if found["e_tag"]:
-            options["if_match"] = found["e_tag"]  # so that all parts come from the same version of the object
+            options["if_match"] = found["e_tag"]  # all parts must come from the same version of the object
         with _store_errors(f"read {found['path']}"):
             part = bytes(await (await self._store.get_async(found["path"], options=options)).bytes_async())
         if len(part) != end - start:
             raise SnapshotError(
-                f"cannot read {found['path']}: a part is missing: try again", is_retryable=True
+                f"cannot read {found['path']}: the response is incomplete: try again", is_retryable=True
             )
         return part
 
@@ -198,7 +198,7 @@ def open_storage(url: str) -> ObjectStorage:
     bucket, _, prefix = rest.partition("/")
     if scheme not in {"s3", "gs", "az"} or not _BUCKET.fullmatch(bucket):
         # The message does not show the whole URL, which may contain a password.
-        raise SnapshotError(f"this URL ({scheme[:8]}://…) does not name a storage: {_POSSIBLE}")
+        raise SnapshotError(f"{scheme[:8]}://… is not a valid storage URL: {_POSSIBLE}")
     return ObstoreStorage(_open_bucket(scheme, bucket), prefix.rstrip("/"))
 
 

@@ -1,4 +1,4 @@
-"""Explains the errors of an object store: the store's code and message, whether to retry, and what to do.
+"""Explains the errors of an object store with the store's code and message, advice, and whether to retry.
 
 obstore gives the store's response as text. S3, stores that are compatible with it, and Azure respond with XML that has a ``Code`` and
 a ``Message`` (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). Google responds with JSON that has a
@@ -31,14 +31,14 @@ _PASSING_STATUSES: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQU
 
 
 class StoreAnswer(NamedTuple):
-    """What a store answered.
+    """The response of a store.
 
     Attributes:
-        status: The HTTP status, None if obstore does not give it or there was no answer.
-        code: The store's code of the error.
-        message: The store's sentence.
-        server_time: The store's time, if the store gives it.
-        text: All that obstore says, in one line.
+        status: The HTTP status; None if obstore does not show the status, or if the store did not respond.
+        code: The store's error code.
+        message: The store's error message.
+        server_time: The time of the store's clock, if the response has it.
+        text: The whole text of obstore's error in one line.
     """
 
     status: int | None
@@ -49,7 +49,7 @@ class StoreAnswer(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> "StoreAnswer":
-        """Return what an error of obstore tells."""
+        """Parse an error of obstore."""
         text = str(error).partition("\n\nDebug source:")[0]
         status, code, server_time = (pattern.search(text) for pattern in (_STATUS, _CODE, _SERVER_TIME))
         message = next((found for pattern in _MESSAGES if (found := pattern.search(text))), None)
@@ -63,7 +63,7 @@ class StoreAnswer(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The store's code and message; if it gave neither, the text of obstore's error."""
+        """The store's code and message, or the text of obstore's error if the response has neither."""
         if self.code is None and self.message is None:
             return self.text
         status = f" (status {self.status})" if self.status is not None else ""
@@ -71,18 +71,18 @@ class StoreAnswer(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """The end of an error's message: what the operator can do."""
+        """The advice for the operator, which ends an error's message."""
         if self.code in _CLOCK_CODES:
-            there = f", and the store's {self.server_time}" if self.server_time else ""
+            there = f", and the store's clock shows {self.server_time}" if self.server_time else ""
             here = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            return f"this machine's clock says {here}{there}: set the clock and keep it synchronized"
+            return f"this machine's clock shows {here}{there}: synchronize this machine's clock"
         if self.code in _EXPIRED_CODES:
             return "the credentials in the environment have expired: renew them and start the process again"
-        return "see that the bucket exists and that this process has the rights to it"
+        return "check that the bucket exists and that this process may use the bucket"
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the store refused the request for another reason than a missing object."""
+        """Whether the store refused the request, for any reason except a missing object."""
         return (
             self.status is not None
             and HTTPStatus.BAD_REQUEST <= self.status < HTTPStatus.INTERNAL_SERVER_ERROR
@@ -93,7 +93,7 @@ class StoreAnswer(NamedTuple):
         """Return whether the same call may succeed later.
 
         Args:
-            by_default: Whether the class of obstore's error means that it may.
+            by_default: The result if the response does not decide, from the class of obstore's error.
         """
         if self.code in _PASSING_CODES:
             return True
@@ -106,6 +106,6 @@ class StoreAnswer(NamedTuple):
 
 
 def _one_line(text: str) -> str:
-    """Return the text as one line, without the queries of its URLs, because they can contain a signature."""
+    """Return the text as one line, without the queries of URLs, which can contain a signature."""
     line = re.sub(r"\?\S*", "", " ".join(text.split()))
     return "".join(character for character in line if character.isprintable())[:_SHOWN_CHARACTERS_MAX]

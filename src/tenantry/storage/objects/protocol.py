@@ -1,4 +1,4 @@
-"""The protocol of an object storage, which keeps files under keys; and `LocalStorage`, which keeps them in a directory."""
+"""`ObjectStorage`, the protocol of a storage for files with keys, and `LocalStorage`, which keeps the files in a directory."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from tenantry.threads import run_in_thread
 
 OBJECT_KEY_CHARACTERS_MAX: Final = 512
 KEY_PART_CHARACTERS_MAX: Final = 200
-"""A file name may have 255 bytes; this leaves room for the suffix of a draft."""
+"""The length of a key's part leaves room for the suffix of a temporary file, because a file name may have 255 bytes."""
 
 _KEY: Final = re.compile(r"[a-z0-9._-]+(?:/[a-z0-9._-]+)*")
 _PREFIX: Final = re.compile(r"(?:[a-z0-9._-]+/)*[a-z0-9._-]*")
@@ -34,10 +34,10 @@ class StoredObject(NamedTuple):
 
 @runtime_checkable
 class ObjectStorage(Protocol):
-    """Keeps objects under keys.
+    """Keeps objects, which are files with keys.
 
     A key consists of parts that are joined by ``/``. A part has the characters ``a-z``, ``0-9``, ``.``, ``_`` and ``-``, and is not
-    ``.`` or ``..``. A key cannot begin with another key and a ``/``, because a file is not a directory.
+    ``.`` or ``..``. No key may begin with another object's key and a ``/``, because a file cannot also be a directory.
 
     Every method raises `SnapshotError` if a key is not valid or the storage fails; the error's `is_retryable` tells whether the same
     call may succeed later.
@@ -45,27 +45,27 @@ class ObjectStorage(Protocol):
 
     @property
     def location(self) -> str:
-        """The address of the storage, without secrets. It is the same text each time the same storage is opened."""
+        """The address of the storage, without secrets. The address stays the same each time the storage is opened."""
 
     async def put(self, key: str, path: Path) -> None:
-        """Store a file; it replaces an object with the same key. The object is durable when this returns.
+        """Store a file durably as an object. The object replaces an existing object with the same key.
 
-        Readers see the whole object or none. If two calls change the same key at once, one of them may be refused (retryable), and
-        the object is complete. After a cancellation the object is either unchanged or the whole new file.
+        Readers never see a partial object. If two calls change the same key at once, one call may fail with a retryable error,
+        and the object is complete. After a cancellation the object is either unchanged or the whole new file.
 
         Raises:
-            StorageFullError: The storage has not enough space.
+            StorageFullError: The storage has too little space.
         """
 
     async def put_bytes(self, key: str, content: bytes) -> None:
         """Store bytes as an object; see `put`."""
 
     async def get(self, key: str, path: Path) -> None:
-        """Write an object into a new file. After an error or a cancellation there is no file.
+        """Write an object into a new file. After an error or a cancellation no file exists.
 
         Raises:
             SnapshotNotFoundError: The object does not exist.
-            StorageFullError: The disk has not enough space for the file.
+            StorageFullError: The disk has too little space for the file.
         """
 
     async def get_bytes(self, key: str, *, bytes_max: int) -> bytes:
@@ -83,7 +83,7 @@ class ObjectStorage(Protocol):
         """Remove an object; a missing object is not an error."""
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Remove the leftovers of crashed calls for keys with this prefix. Objects that are being written stay."""
+        """Remove the leftovers of crashed calls for keys with this prefix. Unfinished calls of other processes are not affected."""
 
 
 def is_key(text: str) -> bool:
@@ -102,13 +102,13 @@ def check_key(key: str) -> str:
     if not is_key(key):
         raise SnapshotError(
             f"{key[:_SHOWN_CHARACTERS_MAX]!r} is not a valid object key: use at most {OBJECT_KEY_CHARACTERS_MAX} characters, in parts "
-            f"of at most {KEY_PART_CHARACTERS_MAX} of a-z, 0-9, '.', '_' and '-' with '/' between them"
+            f"of at most {KEY_PART_CHARACTERS_MAX} of a-z, 0-9, '.', '_' and '-' with '/' between parts"
         )
     return key
 
 
 def check_prefix(prefix: str) -> str:
-    """Return the directory of a prefix: everything before its last ``/``.
+    """Return the directory of a prefix, which is everything before the last ``/``.
 
     Raises:
         SnapshotError: No key can begin with the prefix.
@@ -125,8 +125,8 @@ class LocalStorage(ObjectStorage):
     """Keeps objects as private files in a directory, which may be on another disk or a mounted file system.
 
     Args:
-        directory: The directory. It is created when the first object is stored. Everything in it belongs to the storage; links in
-            it are not followed.
+        directory: The directory, which is created when the first object is stored. All files in the directory belong to the
+            storage. Links in the directory are not followed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -138,7 +138,7 @@ class LocalStorage(ObjectStorage):
     @property
     def location(self) -> str:
         """The directory's path."""
-        return os.path.abspath(self.directory)  # noqa: PTH100  # without ".." and the like, and without following links
+        return os.path.abspath(self.directory)  # noqa: PTH100  # resolves ".." without following links
 
     async def put(self, key: str, path: Path) -> None:
         """See `ObjectStorage.put`. A cancelled caller waits until the copy ends."""
@@ -161,7 +161,7 @@ class LocalStorage(ObjectStorage):
         return await run_in_thread(self._list, check_prefix(prefix), prefix)
 
     async def delete(self, key: str) -> None:
-        """See `ObjectStorage.delete`. It also removes what a crash left of the object."""
+        """See `ObjectStorage.delete`. This method also removes the temporary file that a crash left."""
         await run_in_thread(self._delete, check_key(key))
 
     async def remove_leftovers(self, prefix: str) -> None:
@@ -189,7 +189,7 @@ class LocalStorage(ObjectStorage):
         return content
 
     def _list(self, directory: str, prefix: str) -> Sequence[StoredObject]:
-        with storage_errors(f"list what begins with {prefix!r} in {self.directory}"):
+        with storage_errors(f"list the objects with the prefix {prefix!r} in {self.directory}"):
             try:
                 path = self._looked_up(directory)
             except (FileNotFoundError, NotADirectoryError):
@@ -208,7 +208,7 @@ class LocalStorage(ObjectStorage):
             self._remove_empty_directories(path.parent)
 
     def _remove_leftovers(self, directory: str, prefix: str) -> None:
-        with storage_errors(f"remove what was left of what begins with {prefix!r}"):
+        with storage_errors(f"remove the leftovers with the prefix {prefix!r}"):
             try:
                 path = self._looked_up(directory)
             except (FileNotFoundError, NotADirectoryError):
@@ -221,7 +221,7 @@ class LocalStorage(ObjectStorage):
                     self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
-        """Return the open draft of an object. The directory is created, and created again if a `delete` removes it at the same time."""
+        """Open the temporary file of an object; create the directory, again if a concurrent `delete` removes the directory."""
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:
@@ -244,7 +244,7 @@ class LocalStorage(ObjectStorage):
         raise SnapshotNotFoundError(f"the object {key} does not exist in {self.directory}")
 
     def _looked_up(self, key: str) -> Path:
-        """Return the path of an object, or of a directory of objects; no part of the path may be a link.
+        """Return the path of an object or of a directory of objects.
 
         Raises:
             SnapshotError: A part of the path is a link.
@@ -254,13 +254,14 @@ class LocalStorage(ObjectStorage):
         for part in key.split("/") if key else ():
             path /= part
             if stat.S_ISLNK(path.lstat().st_mode):
-                raise SnapshotError(f"{path} is a link: put the file or directory itself there")
+                raise SnapshotError(f"{path} is a link: put the linked file or directory itself there")
         return path
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Remove this directory and those above it while they are empty, and make the removals durable.
+        """Remove a directory and its parents as long as they are empty, and make the removals durable.
 
-        The sync also happens if nothing was removed now: a process may have removed a directory and died before its sync.
+        A sync is needed even if nothing was removed now, because another process may have removed a directory and died before
+        its sync.
         """
         while directory != self.directory:
             try:
@@ -276,7 +277,7 @@ class LocalStorage(ObjectStorage):
 
 def _objects_below(directory: str | Path, key: str) -> list[StoredObject]:
     found: list[StoredObject] = []
-    # Objects that are deleted while this runs are left out.
+    # Objects that are deleted during the scan are left out.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
