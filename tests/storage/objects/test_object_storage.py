@@ -313,7 +313,7 @@ class TestBucket:
     @pytest.mark.parametrize(
         ("status", "code", "message", "advice", "is_retryable"),
         [
-            (403, "RequestTimeTooSkewed", "The difference is too large.", "this machine's clock shows", False),
+            (403, "RequestTimeTooSkewed", "The difference is too large.", "machine's clock shows", False),
             (400, "ExpiredToken", "The provided token has expired.", "renew them", False),
             (403, "InvalidAccessKeyId", "The key you gave &quot;does&quot; not exist.", "rights", False),
             (409, "InvalidBucketState", "Not in this state.", "rights", False),
@@ -348,7 +348,7 @@ class TestBucket:
         with refusing_server(403, s3_error("RequestTimeTooSkewed", "Too large.", more)) as url:
             storage = ObstoreStorage(open_bucket(url, "bucket", max_retries=0))
             with pytest.raises(
-                SnapshotError, match=r"clock shows 2\S+Z, and the store's clock shows 2026-12-24T12:00:00Z: sync"
+                SnapshotError, match=r"clock shows 2\S+Z, and the store's clock shows 2026-12-24T12:00:00Z:"
             ):
                 await storage.list("")
 

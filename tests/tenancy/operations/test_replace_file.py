@@ -263,7 +263,7 @@ async def test_the_command(data_dir: Path, killed: Path, older: Path):
     """A file is put in place on the command line; one that is not all of a database is refused before it is sent."""
     log_of(older).write_bytes(b"x")
     done = tenantry("tenant", "replace-file", "acme", older, "--data-dir", data_dir, "--yes")
-    assert (done.returncode, "older.db-wal is beside" in done.stderr) == (2, True)
+    assert (done.returncode, "older.db-wal exists" in done.stderr) == (2, True)
     log_of(older).unlink()
     sent = document(
         tenantry("tenant", "replace-file", "acme", older, "--data-dir", data_dir, "--yes", "--json")

@@ -78,7 +78,7 @@ class StoreAnswer(NamedTuple):
             return f"this machine's clock shows {here}{there}: synchronize this machine's clock"
         if self.code in _EXPIRED_CODES:
             return "the credentials in the environment have expired: renew them and start the process again"
-        return "check that the bucket exists and that this process may use the bucket"
+        return "check that the bucket exists and that this process has the rights to use it"
 
     @property
     def is_refusal(self) -> bool:
