@@ -157,7 +157,7 @@ class TestWhatTheSystemRefuses:
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "exists", fail)
-            with pytest.raises(PersistenceConnectionError, match=r"rename of tenant 'acme': .*not permitted"):
+            with pytest.raises(PersistenceConnectionError, match=r"tenant 'acme' failed: .*not permitted"):
                 await registry.rename("acme", "umbrella")
         [entry, *_] = await registry.audit.list()
         assert (entry.action, entry.outcome) == ("rename", "connection")

@@ -1,8 +1,8 @@
 """Jobs that do the same work on many tenants and survive a restart of the process: `TenantRegistry.fleet`.
 
 A job and its tenants are written to the catalog before the work begins. The process that holds the job's lock runs the job
-(`tenantry.tenancy.fleet.job_run`). If the process dies or closes its registry, another open registry on the same directory continues
-the job, or the next registry that opens. Pause, resume and cancel change the catalog, which the process that runs the job reads.
+(`tenantry.tenancy.fleet.job_run`). If the process dies or closes its registry, another registry on the same data directory
+continues the job. Pause, resume and cancel change the catalog, which the process that runs the job reads.
 """
 
 import asyncio
@@ -47,11 +47,11 @@ class Fleet:
 
     The kind of a job is the work on each tenant:
 
-    * ``migrate``: opens and thereby migrates the tenant. A tenant that has all migrations is skipped without being opened. A tenant
-      whose migration fails is quarantined with the reason.
+    * ``migrate``: opens the tenant, which applies its migrations. A tenant that has all migrations is skipped. A tenant whose
+      migration fails is quarantined with the reason.
     * ``check``: checks the tenant's database for damage, while calls continue. A damaged tenant that serves calls is quarantined.
-      With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined tenants can be
-      checked too.
+      With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined tenants can
+      be checked too.
     * ``snapshot``: takes a snapshot of the tenant. The tenant may be suspended, archived, quarantined or deleted.
     * the name of a registered function, see `register`.
 
@@ -68,11 +68,11 @@ class Fleet:
         self._runner = FleetRunner(tools, self._table, self._work, log)
 
     def register(self, name: str, function: FleetFunction) -> None:
-        """Register a kind of jobs, which call ``await function(tenant, arguments)`` for each tenant.
+        """Register a kind of job that calls ``await function(tenant, arguments)`` for each tenant.
 
         The function gets the tenant's handle and the job's arguments. The function returns None, or a dict that is stored as JSON
-        with the result. An exception becomes the tenant's outcome. The function is called again for the same tenant after a retryable
-        error (`is_retryable`), or if the process died or the registry closed during the call.
+        with the result. An exception becomes the tenant's outcome. The function is called again for the same tenant after a
+        retryable error (`is_retryable`), or if the process died or the registry closed during the call.
 
         Register the function before the registry opens; otherwise an unfinished job of this kind is paused.
 
@@ -100,26 +100,26 @@ class Fleet:
         arguments: dict[str, Any] | None = None,
         by: str | None = None,
     ) -> FleetJob:
-        """Start a job over the tenants that meet all conditions now, and return the job. Tenants are processed in the order of ids.
+        """Start a job over the tenants that meet all conditions now, and return the job. Tenants are processed in id order.
 
-        A tenant that leaves the given states before its turn is skipped, but a quarantined tenant counts as failed. A cancelled call
-        may have started the job.
+        A tenant that leaves the given states before its turn is skipped, but a quarantined tenant counts as failed. A cancelled
+        call may have started the job.
 
         Args:
             kind: The kind of work, see the class.
             states: The states of the tenants. All kinds but ``check`` and ``snapshot`` are for active tenants only.
             tenant_ids: The ids of the tenants, at most 10,000; None for all tenants.
             id_prefix: The prefix of the tenants' ids.
-            below: Schema versions, such as ``{"company": 2}``; select tenants whose recorded version of any of these is lower.
+            below: Schema versions, such as ``{"company": 2}``; a tenant is selected if one of its recorded versions is lower.
             canary: The size of a first wave, as a number or a share of all tenants (``"5%"``, at least one tenant), spread evenly
                 over the ids. The second wave begins when all tenants of the first wave have an outcome.
             concurrency: The number of tenants processed at the same time. All jobs of a registry together leave half of
                 ``open_tenants_max`` to callers.
             failures_max: The number or share (0.02) of tenants that may fail; None for any number. After more failures the job
-                stops: no more tenants are begun, and tenants in progress are finished. `resume` counts failures from zero again.
-            canary_failures_max: The number or share of the first wave's tenants that may fail; by default one failure stops the job.
+                stops: tenants in progress are finished, and no others are started. `resume` counts failures from zero again.
+            canary_failures_max: The number or share of the first wave's tenants that may fail; 0 by default.
             snapshot_before: Whether to take a snapshot of each tenant before the work.
-            return_on_failure: Whether to restore a tenant from a snapshot taken before the work if the work fails.
+            return_on_failure: Whether to take a snapshot of each tenant, and to restore the tenant if the work fails.
             arguments: The arguments of the work. The catalog stores the arguments: do not pass secrets.
             by: The principal for the audit of the job and its work; by default the user of the process.
 
@@ -197,8 +197,7 @@ class Fleet:
 
         Args:
             job_id: The job.
-            outcome: The outcome to select: ``failed`` for any error, ``left`` for tenants without an outcome, None for all tenants
-                with an outcome.
+            outcome: The outcome of the tenants; ``failed`` for any error, ``left`` for no outcome yet, None for any outcome.
             limit: The largest number of items; 100 by default.
             cursor: The `next_cursor` of the previous page.
 
@@ -211,7 +210,7 @@ class Fleet:
         return await self._table.results.list(job_id, outcome, limit, cursor)
 
     async def pause(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
-        """Pause a job: finish the tenants in progress, and begin no more tenants until `resume`. Idempotent.
+        """Pause a job: the job finishes the tenants in progress, and starts no others until `resume`. Idempotent.
 
         Another process that runs the job reads the pause from the catalog within ``catalog_poll_interval_seconds``.
 
@@ -250,7 +249,7 @@ class Fleet:
             return await self._steer(job_id, JobEvent.RESUME, principal, **changes)
 
     async def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> FleetJob:
-        """Cancel a job permanently: finish the tenants in progress, and begin no more tenants. See `pause` for the errors."""
+        """Cancel a job permanently: the job finishes the tenants in progress, and starts no others. Raises as `pause` does."""
         check_reason(reason)
         return await self._steer(job_id, JobEvent.CANCEL, by, reason=reason)
 
@@ -359,4 +358,4 @@ def _check_states(kind: str, states: Sequence[TenantState]) -> None:
     allowed = states_that_allow(permission_for(kind))
     for state in states:
         if state not in allowed:
-            raise JobError(f"{kind} is not for {state} tenants (possible: {', '.join(allowed)})")
+            raise JobError(f"a {kind!r} job cannot work on {state} tenants (possible: {', '.join(allowed)})")

@@ -57,8 +57,8 @@ JOB_TRANSITIONS: Final[dict[tuple[JobState, JobEvent], JobState]] = {
     (S.STOPPED, E.RESUME): S.PENDING,
     (S.STOPPED, E.CANCEL): S.CANCELLED,
 }
-"""A pending job waits for a process that runs the job. An operator pauses a job; too many failures stop a job. The states cancelled
-and done are final."""
+"""A pending job waits for a process that runs the job. An operator pauses a job; too many failures stop a job. The states
+cancelled and done are final."""
 
 LIVE_STATES: Final = (JobState.PENDING, JobState.RUNNING)
 """The states of a job that a process runs, or will run."""

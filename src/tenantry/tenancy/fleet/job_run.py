@@ -1,8 +1,8 @@
 """Runs one fleet job in this process, wave by wave, until the job has ended or is halted.
 
-Theory of operation. The process that runs a job holds the job's lock, so no other process runs the job. A worker takes the next tenant
-without an outcome, does the work, and records the outcome before the worker takes another tenant. After a crash at most one tenant per
-worker is processed again.
+Theory of operation. The process that runs a job holds the job's lock, so no other process runs the job. A worker takes the next
+tenant without an outcome, does the work, and records the outcome before the worker takes another tenant. After a crash at most
+one tenant per worker is processed again.
 
 Any process may pause or cancel the job. So between two tenants the run reads the job's state from the catalog, at most once in
 ``catalog_poll_interval_seconds``. A halted run finishes the tenants in progress, and then releases the lock.
@@ -70,7 +70,7 @@ class JobRun:
         self._failed: dict[int, int] = {}
 
     def halt(self) -> None:
-        """Begin no more tenants, but finish the tenants in progress."""
+        """Stop the run after the tenants in progress are finished."""
         self._halted.set()
 
     async def run(self) -> None:

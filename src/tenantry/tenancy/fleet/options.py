@@ -27,7 +27,7 @@ FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | N
 
 def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     if len(as_json(arguments)) > ARGUMENTS_CHARACTERS_MAX:
-        raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store more elsewhere")
+        raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store the rest elsewhere")
     return arguments
 
 

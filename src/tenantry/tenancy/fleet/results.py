@@ -77,7 +77,7 @@ class FleetResults:
         return [decode_row(FleetWave, columns, row, entity="fleet_wave") for row in rows]
 
     async def pending(self, job_id: str, wave: int, after: int, limit: int) -> Sequence[PendingTenant]:
-        """Return the next tenants of the wave without an outcome, in order, after the position `after`."""
+        """Return the wave's next tenants without an outcome, in order, beginning after the position `after`."""
         statement = Statement("fleet.pending", _PENDING, (job_id, wave, after, limit), Fetch.ALL)
         rows = await self._catalog.read(statement)
         return [PendingTenant(*row, json.loads(detail)) for *row, detail in rows]  # type: ignore[call-arg]

@@ -47,8 +47,8 @@ class FleetRunner:
     async def spawning(self, job_id: str) -> AsyncIterator[None]:
         """Hold the job's lock during the block, which starts or resumes the job in the catalog, and then run the job.
 
-        The lock makes this process run the job. Another process could see the job in the catalog immediately, but may lack the
-        function that the job needs.
+        Holding the lock ensures that this process runs the job. Another process, which could see the job in the catalog
+        immediately, may lack the function that the job needs.
 
         Raises:
             PersistenceConnectionError: The lock file cannot be opened.
@@ -60,7 +60,7 @@ class FleetRunner:
                 self._spawn(job_id, lock.pop_all() if has_lock else None)
 
     def halt(self, job_id: str) -> None:
-        """Begin no more tenants of the job if the job runs in this process."""
+        """Halt the job after the tenants in progress, if the job runs in this process."""
         if job_id in self._runs:
             self._runs[job_id].halt()
 

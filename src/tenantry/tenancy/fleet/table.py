@@ -1,7 +1,7 @@
 """The table of fleet jobs in the catalog. Every decision about a job is first written to the catalog.
 
-Several processes may have the catalog open. A job's state changes by a compare-and-set, so that concurrent changes take effect one
-after the other.
+Several processes may have the catalog open. A job's state changes by a compare-and-set, so that concurrent changes take effect
+one after the other.
 """
 
 import secrets

@@ -89,8 +89,8 @@ class FleetWork:
         if kind not in BUILT_IN and kind not in self.functions:
             then = ", and resume the job" if job_id is not None else ""
             raise JobError(
-                f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens{then}; the kinds that "
-                f"need no function are {', '.join(BUILT_IN)}",
+                f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens{then}; "
+                f"built-in kinds are {', '.join(BUILT_IN)}",
                 job_id=job_id,
             )
 
@@ -164,7 +164,7 @@ class FleetWork:
         """Return whether the database has all migrations, without opening the tenant.
 
         The catalog has the versions of the tenant's last opening, but an operator may have replaced the file. So the versions are
-        also read from the file. If the file cannot be read without a lock, return False, and the tenant is opened.
+        also read from the file. If the file cannot be read without a lock, return False, so that the tenant is opened.
         """
         if not self._are_current(tenant.schema_versions):
             return False

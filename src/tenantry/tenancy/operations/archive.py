@@ -5,7 +5,7 @@
     compacted  the disk space of deleted rows is free
     finished   the intent is cleared
 
-A failed archiving is rolled back. After a crash, the archiving is repeated from its first step.
+A failed archive operation is rolled back. After a crash, the operation is repeated from its first step.
 """
 
 from tenantry.errors import TenantryError
@@ -32,7 +32,7 @@ class Archive:
             return await self._compact(operation, archived)
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an archiving whose process died, or roll the archiving back if it cannot be finished."""
+        """Finish an archive operation whose process died, or roll it back if it cannot be finished."""
         try:
             await self._compact(operation, tenant)
         except TenantryError:

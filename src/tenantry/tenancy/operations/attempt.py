@@ -64,5 +64,5 @@ async def _done(operation: Operation, work: Work[T]) -> T:
             continue  # The tenant was changed after it was read: read it again.
         except OSError as error:
             raise PersistenceConnectionError(
-                f"{operation.action} of tenant {operation.tenant_id!r}: {error}"
+                f"{operation.action} of tenant {operation.tenant_id!r} failed: {error}"
             ) from error

@@ -33,7 +33,7 @@ class Change:
         tenant = await operation.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
-                f"tenant {tenant.id!r} is protected from deletion: first remove the protection (deletion_protected) with an update",
+                f"tenant {tenant.id!r} is protected from deletion: remove the protection (deletion_protected) with an update",
                 tenant_id=tenant.id,
                 state=tenant.state,
                 event=TenantEvent.DELETE,

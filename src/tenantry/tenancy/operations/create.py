@@ -4,8 +4,8 @@
     opened    the database is made and migrated
     finished  the tenant is active
 
-A failed creation removes the database and the record. After a crash, the creation is repeated from its first step, which completes
-the database.
+A failed creation removes the database and the record. After a crash, the creation is repeated from its first step, which
+completes the database.
 """
 
 import uuid
@@ -99,8 +99,8 @@ class Create:
             async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
                 if await self._tools.catalog.find_by_uid(tenant.uid) != tenant:
                     return
-                # Sync the removal before the record is removed, even if the files are gone already. Otherwise a power failure could
-                # bring back files without a record, which would block their tenant id.
+                # Sync the removal before the record is removed, even if the files are gone already. Otherwise a power failure
+                # could bring back files without a record, which would block their tenant id.
                 await closed.remove()
                 await self._tools.catalog.remove(tenant)
         except (TenantOwnedElsewhereError, PersistenceConnectionError):

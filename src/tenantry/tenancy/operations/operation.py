@@ -75,7 +75,7 @@ class Operation:
         self.is_audited = False
 
     def lock(self, tenant: TenantRecord) -> AbstractAsyncContextManager[None]:
-        """Exclude other operations on the tenant during the block; not needed inside `begun`, which takes the lock too."""
+        """Exclude other operations on the tenant during the block. `begun` takes this lock too."""
         return self._runner.lock(tenant, self.action)
 
     def preparing(self) -> AbstractContextManager[None]:
@@ -87,7 +87,7 @@ class Operation:
         expected = self._expected_revision
         if expected is not None and expected != tenant.revision:
             raise RevisionError(
-                f"tenant {tenant.id!r} was changed by another call: its revision is {tenant.revision}, not {expected}; read it again",
+                f"tenant {tenant.id!r} was changed since: its revision is {tenant.revision}, not {expected}; read it again",
                 tenant_id=tenant.id,
                 revision=expected,
                 current_revision=tenant.revision,
@@ -169,7 +169,7 @@ class Operation:
             event: A lifecycle event to apply with the intent, so that the tenant serves no calls during the operation.
             reason: The reason for the event.
             arguments: The data needed to finish the operation after a crash.
-            is_reversible: Whether to roll back a failed operation. If false, the intent stays, and the operation is finished later.
+            is_reversible: Whether to roll back a failed operation. If false, the intent stays until the operation is finished.
 
         Raises:
             TenantBusyError: Another operation on the tenant is running.
@@ -216,7 +216,7 @@ class Operation:
                 return
 
     async def note(self, tenant: TenantRecord, **arguments: str | None) -> None:
-        """Add arguments to the intent, which inform callers about an operation that cannot be finished yet."""
+        """Add arguments to the intent, so that errors can describe the unfinished operation to callers."""
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
             if latest is None or latest.intent is None:

@@ -55,7 +55,7 @@ class Retries:
         self._failed.pop(tenant_uid, None)
 
     def keep_only(self, tenant_uids: Collection[str]) -> None:
-        """Forget the failures of all other tenants, whose work another process has done."""
+        """Forget the failures of tenants that are not in `tenant_uids`: another process has done their work."""
         for tenant_uid in self._failed.keys() - set(tenant_uids):
             del self._failed[tenant_uid]
 

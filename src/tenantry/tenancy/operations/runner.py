@@ -1,17 +1,17 @@
 """Runs operations: one at a time for each tenant, recorded before the work, audited, and recovered after a crash.
 
-Theory of operation. An operation that only changes the catalog is one transaction, which includes the audit row. An operation with
-several steps first writes an `Intent` to the catalog, and holds the tenant's lock (`Backend.lock`) until the intent is cleared. If
-a process finds an intent and the lock is held, the operation is running, and the tenant is busy. If the lock is free, the operation's
-process died, and the first process that finds the intent finishes or rolls back the operation. Every step is idempotent: after a crash
-the operation begins again at its first step.
+Theory of operation. An operation that only changes the catalog is one transaction, which includes the audit row. An operation
+with several steps first writes an `Intent` to the catalog, and holds the tenant's lock (`Backend.lock`) until the intent is
+cleared. If a process finds an intent and the lock is held, the operation is running, and the tenant is busy. If the lock is free,
+the operation's process died, and the first process that finds the intent finishes or rolls back the operation. Every step is
+idempotent: after a crash the operation begins again at its first step.
 
     no intent            a change of the catalog, or: lock, intent
     intent, lock held    the steps, each reported (`OperationStepped`); the last change clears the intent
     intent, no lock      the process died: the operation's finisher finishes it or rolls it back
 
-Each operation with several steps is a class in its own module: ``run`` runs the operation, ``finish`` recovers the operation after a
-crash, and ``action`` is the operation's name. The runner gets a dict of all finishers, keyed by action.
+Each operation with several steps is a class in its own module: ``run`` runs the operation, ``finish`` recovers the operation
+after a crash, and ``action`` is the operation's name. The runner gets a dict of all finishers, keyed by action.
 
 Each operation runs in a separate task, so cancelling the caller does not stop the operation.
 """
@@ -265,9 +265,9 @@ class OperationRunner:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
 
     async def _is_leftover(self, tenant: TenantRecord) -> bool:
-        """Read the tenant again, and return whether its operation was left by another process."""
+        """Read the tenant again, and return whether another process left its operation unfinished."""
         found = await self.catalog.find_by_uid(tenant.uid)
-        # A renamed tenant's operations wait for the lock of the new id, not for the lock that is held here.
+        # Skip a renamed tenant: its operations run under the lock of the new id, which is not held here.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
     async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:

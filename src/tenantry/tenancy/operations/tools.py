@@ -36,7 +36,7 @@ class OperationTools:
     ) -> TenantRecord:
         """Open a tenant that does not serve callers yet, and apply the event that makes the tenant active.
 
-        The pool opens the tenant, so the tenant counts as open.
+        The pool opens the tenant, so that the tenant counts towards the limit on open tenants.
         """
         return await self.activate(operation, tenant, event, await self.open(operation, tenant))
 

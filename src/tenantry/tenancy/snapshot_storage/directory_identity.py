@@ -1,10 +1,10 @@
 """The identity of a data directory, which distinguishes the directory from its copies.
 
-A data directory has a random id in the file ``identity``. A copy of the directory has the same id, so the identity also includes the
-file's inode number. The identity includes the inode's generation too, if the file system has generations (``FS_IOC_GETVERSION``, see
-ioctl_iflags(2)). Renaming the directory or mounting it elsewhere keeps the identity. Copying the directory with ``cp``, ``rsync`` or
-``tar``, or restoring it from a backup, changes the identity. A clone of a whole volume has the same identity and is not detected.
-These functions block.
+A data directory has a random id in the file ``identity``. A copy of the directory has the same id, so the identity also includes
+the file's inode number. The identity includes the inode's generation too, if the file system has generations
+(``FS_IOC_GETVERSION``, see ioctl_iflags(2)). Renaming the directory or mounting it elsewhere keeps the identity. Copying the
+directory with ``cp``, ``rsync`` or ``tar``, or restoring it from a backup, changes the identity. A clone of a whole volume has
+the same identity and is not detected. These functions block.
 """
 
 import fcntl
@@ -71,7 +71,7 @@ def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIden
 
     Args:
         data_dir: The data directory.
-        is_replaced: Whether to replace an existing identity. The directory then no longer owns a storage marked with the old identity.
+        is_replaced: Whether to replace an existing identity. The directory then no longer owns its previous snapshot storage.
 
     Raises:
         SnapshotError: The identity cannot be created, or another process creates it at this moment (retryable).
@@ -94,7 +94,7 @@ def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIden
 
 
 def _generation(fd: int) -> int | None:
-    buffer = bytearray(8)  # the request is declared with a long, but the kernel writes only an int
+    buffer = bytearray(8)  # the ioctl request is declared with a long, but the kernel writes only an int
     try:
         fcntl.ioctl(fd, _GET_GENERATION, buffer)
     except OSError:  # tmpfs, overlayfs and others have no generations

@@ -35,7 +35,7 @@ def record_location(data_dir: Path, location: str) -> None:
     """Record the location of the snapshots, unless the location is the default or is recorded already.
 
     Raises:
-        DataDirectoryError: The snapshots are stored elsewhere. The message says where, and how to change the location.
+        DataDirectoryError: The snapshots are stored at another location, which the error message names.
         SnapshotError: The recorded location cannot be read or written.
     """
     path, default = data_dir / _FILE_NAME, Path(os.path.abspath(default_location(data_dir)))  # noqa: PTH100  # as `LocalStorage.location`
@@ -59,7 +59,7 @@ def change_location(data_dir: Path, location: str) -> None:
 
 def _stored_elsewhere(data_dir: Path, stored_at: str, given: str, change: str) -> DataDirectoryError:
     return DataDirectoryError(
-        f"the snapshots of {data_dir} are stored at {stored_at}, not at {given}: configure {stored_at} as the snapshot storage. To "
-        f"store new snapshots at {given}, {change}",
+        f"the snapshots of {data_dir} are stored at {stored_at}, not at {given}: use {stored_at} as the snapshot storage. "
+        f"To store new snapshots at {given}, {change}",
         path=str(data_dir),
     )

@@ -180,9 +180,9 @@ class StorageOwner:
     def _owned(self, owner: str, mark: StorageMark | None) -> SnapshotStorageOwnedError:
         self._checked_at_seconds = None
         return SnapshotStorageOwnedError(
-            f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, a "
-            "copy, or was moved: nothing was written, deleted or restored. To take over these snapshots, run 'tenantry snapshot "
-            "claim-storage'. To use another, empty storage, run 'tenantry snapshot switch-storage'",
+            f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, "
+            "a copy, or was moved: nothing was written, deleted or restored. To take over these snapshots, run 'tenantry "
+            "snapshot claim-storage'. To use another, empty storage, run 'tenantry snapshot switch-storage'",
             location=self._storage.location,
             data_dir=str(self._data_dir),
             owner_data_dir=None if mark is None else mark.data_dir,

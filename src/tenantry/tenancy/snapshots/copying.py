@@ -33,9 +33,9 @@ class _Source(Protocol):
 class Copies:
     """Makes and checks copies of tenants' databases.
 
-    A tenant that serves calls is copied through its actor, without blocking its writer. A tenant that serves no calls is copied
-    through a temporary store, without being migrated. So is a closed tenant that lacks migrations. Calls to the tenant wait for the
-    copy from a temporary store to end, even if the tenant is resumed during the copy.
+    A tenant that serves calls is copied through its actor, without blocking its writer. A tenant that serves no calls, or a
+    closed tenant that lacks migrations, is copied through a temporary store, without being migrated. Calls wait until the copy
+    through a temporary store has ended, even if the tenant is resumed during the copy.
     """
 
     def __init__(self, tools: OperationTools, schemas: Sequence[Schema]) -> None:
@@ -47,8 +47,8 @@ class Copies:
     async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Write a consistent copy of the tenant's present state into a new file, check the copy, and return its report.
 
-        If the copy is damaged, its disk may be the cause, so the tenant's own database is checked too. If the tenant's database is
-        damaged and the tenant serves calls, the tenant is quarantined.
+        If the copy is damaged, its disk may be the cause, so the tenant's own database is checked too. If the tenant's database
+        is damaged and the tenant serves calls, the tenant is quarantined.
 
         Raises:
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.
@@ -88,7 +88,7 @@ class Copies:
             return await self._copy_closed(found, path)
 
     async def _copy_held(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Keep a tenant that serves calls closed while it is copied; its callers wait."""
+        """Close a tenant that serves calls, and copy the closed tenant while its callers wait."""
         async with self._pool.held(tenant.id, "snapshot"):
             try:
                 return await self._copy_closed(tenant, path)
@@ -119,7 +119,7 @@ class Copies:
         except DatabaseCorruptError as error:
             await source.check_integrity()
             raise SnapshotError(
-                f"a copy of tenant {tenant.id!r} is damaged, but the tenant's database is sound: check the disk that holds {path.parent}"
+                f"a copy of tenant {tenant.id!r} is damaged, but the tenant's database is sound: check the disk of {path.parent}"
             ) from error
 
 
@@ -161,6 +161,6 @@ def manifest_of(
         )
     except ValidationError as error:
         raise SnapshotError(
-            f"tenant {tenant.id!r} cannot be described in a manifest ({wrong_fields(error)}): it has too many tables, or a name is "
-            "too long"
+            f"tenant {tenant.id!r} cannot be described in a manifest ({wrong_fields(error)}): it has too many tables, "
+            "or a name is too long"
         ) from error

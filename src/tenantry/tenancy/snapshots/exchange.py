@@ -1,7 +1,7 @@
 """Replace a tenant's database and keep the old database as a restore point. All kinds of restores share these steps.
 
-The new database is copied, checked and migrated in a scratch directory. Then the tenant is closed in this process, its callers wait,
-and the intent is written:
+The new database is copied, checked and migrated in a scratch directory. Then the tenant is closed in this process, its callers
+wait, and the intent is written:
 
     begun     the intent is in the catalog; it contains the name of the restore point, which only this restore uses
     placed    the new database is staged beside the tenant's
@@ -72,7 +72,7 @@ class Exchange:
         operation.detail["point"] = point
         points = self._operations.backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
-        # Hold the tenant before the intent is written: callers of a held tenant wait, but an intent makes the catalog refuse callers.
+        # Hold the tenant first, so that its callers wait. A caller that finds the intent of a tenant that is not held is refused.
         async with (
             self._operations.pool.held(tenant.id, operation.action),
             operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
@@ -134,7 +134,7 @@ class Exchange:
     def _changes_of_state(self, tenant: TenantRecord) -> dict[str, object]:
         """Return the changes that make a quarantined tenant serve calls again, now that its database is sound.
 
-        The tenant stays quarantined if the new database was not migrated, because a failing migration may have caused the quarantine.
+        If the new database was not migrated, the tenant stays quarantined: a failing migration may have caused the quarantine.
         """
         assert tenant.intent is not None
         is_migrated = tenant.intent.arguments["is_migrated"] is not None
@@ -170,7 +170,7 @@ async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, da
 
     Raises:
         SnapshotNotFoundError: The tenant has no such restore point.
-        SnapshotCorruptError: The restore point is damaged, or is another tenant's database; it stays unchanged.
+        SnapshotCorruptError: The restore point is damaged, or is another tenant's database; the restore point stays unchanged.
         SnapshotError: The restore point cannot be copied.
     """
     points = tools.backend.points(tenant.place)

@@ -1,4 +1,4 @@
-"""Create a tenant with a copy of a database: the steps that clones and imports share.
+"""Create a tenant from a copy of a database. Clones, imports and adoptions share these steps.
 
 The copy is prepared in a scratch directory before the tenant is inserted into the catalog. The steps are then:
 
@@ -7,8 +7,8 @@ The copy is prepared in a scratch directory before the tenant is inserted into t
     opened    the tenant is open
     finished  the tenant is active, and the intent is cleared
 
-A failed creation removes the database and the record. After a crash, a tenant that has a database is finished, and a tenant without
-a database is removed.
+A failed creation removes the database and the record. After a crash, a tenant that has a database is finished, and a tenant
+without a database is removed.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from tenantry.tenancy.tenant_record import Intent, TenantRecord
 
 
 class NewFromCopy:
-    """The base class of operations that create a tenant from a copy of a database; subclasses have an `action` and a method `run`."""
+    """The base class of operations that create a tenant from a copy; subclasses have an `action` and a method `run`."""
 
     def __init__(self, tools: SnapshotTools, create: Create) -> None:
         self._tools = tools

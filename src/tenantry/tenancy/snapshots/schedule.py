@@ -24,9 +24,9 @@ _POLLS_PER_INTERVAL: Final = 10
 class SnapshotSchedule:
     """Takes snapshots until it is cancelled.
 
-    The catalog has a due time for each tenant. The process that moves a due time, with a compare-and-set, takes the snapshot. A new
-    tenant's first due time is a random time within the interval. A failed snapshot is logged and audited, and is retried after a
-    tenth of the interval.
+    The catalog has a due time for each tenant. Processes compete to move a due time with a compare-and-set, and the winner takes
+    the snapshot. A new tenant's first due time is a random time within the interval. A failed snapshot is logged and audited, and
+    is retried after a tenth of the interval.
     """
 
     def __init__(self, snapshots: Snapshots, catalog: Catalog, context: ActorContext, log: EventLog) -> None:
@@ -69,7 +69,7 @@ class SnapshotSchedule:
             if tenant.snapshot_due_at is None:
                 await self._move(tenant, interval_seconds * random.random())  # noqa: S311  # no secret
                 return
-            # Moving the due time claims the tenant. The new due time is soon, in case this process dies before the snapshot is stored.
+            # Moving the due time claims the tenant. The new due time is soon, in case this process dies during the snapshot.
             if not await self._move(tenant, interval_seconds / _POLLS_PER_INTERVAL):
                 return
             jitter = self._config.snapshot_jitter_seconds * random.uniform(-0.5, 0.5)  # noqa: S311

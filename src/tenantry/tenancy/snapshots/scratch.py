@@ -47,7 +47,7 @@ class Scratch:
 
     @asynccontextmanager
     async def directory(self) -> AsyncIterator[Path]:
-        """Give a new, private directory that is removed at the end of the block.
+        """Yield a new, private directory that is removed at the end of the block.
 
         Raises:
             StorageFullError: The disk has no space for the directory.
@@ -103,7 +103,7 @@ class Scratch:
                 _remove_if_left(self._root / name)
         except OSError as error:
             raise DataDirectoryError(
-                f"cannot look into {self._root}: {error}", path=str(self._root)
+                f"cannot list the directory {self._root}: {error}", path=str(self._root)
             ) from error
 
     def _close(self) -> None:
@@ -118,7 +118,7 @@ class Scratch:
 def _remove_if_left(directory: Path) -> None:
     """Remove the directory of a registry that died, and the directory's lock file.
 
-    A directory without a lock file is removed too: its registry failed to remove it, or a power failure removed only the lock file.
+    A directory without a lock file is removed too: its registry failed to remove it, or a power failure kept only the directory.
     """
     lock = _lock_of(directory)
     with contextlib.suppress(LockHeldError, OSError):

@@ -96,7 +96,7 @@ def check_snapshot_id(value: object, *, prefix: str = "") -> str:
         prefix: The prefix of restore points' names; empty for snapshots.
 
     Raises:
-        SnapshotNotFoundError: The value does not have this form, so no snapshot or restore point has this id.
+        SnapshotNotFoundError: `value` is not a valid id, so no snapshot or restore point has this id.
     """
     if isinstance(value, str) and value.startswith(prefix) and _SNAPSHOT_ID.fullmatch(value[len(prefix) :]):
         return value

@@ -3,8 +3,8 @@
     <uid>/<snapshot id>.db.gz   the compressed database
     <uid>/<snapshot id>.json    the sealed manifest; a database without a manifest is not a snapshot
 
-The storage is not trusted. Before a stored database is used, the archive checks the manifest's seal and the SHA-256 of the compressed
-object and of the database. The archive also checks the database for damage, and compares its contents with the manifest.
+The storage is not trusted. Before a stored database is used, the archive checks the manifest's seal and the SHA-256 of both the
+compressed object and the database. The archive also checks the database for damage, and compares it with the manifest.
 """
 
 from collections.abc import Sequence
@@ -167,8 +167,8 @@ class SnapshotArchive:
     ) -> Sequence[str]:
         """Delete surplus and expired snapshots and leftovers of crashed processes, and return the deleted ids.
 
-        The newest snapshot is always kept. Snapshots dated in the future are kept, and do not count towards `kept_max`. A database
-        without a manifest is deleted when it is a day old.
+        The newest snapshot is always kept. Snapshots dated in the future are kept, and do not count towards `kept_max`. A
+        database without a manifest is deleted when it is a day old.
         """
         await self._owner.check()
         names = await self._names(tenant_uid)

@@ -74,9 +74,9 @@ class Snapshots:
     async def create(self, tenant_id: str, *, trigger: str = "manual", by: str | None = None) -> Snapshot:
         """Take a snapshot of the tenant's present state, check it, store it, and return it.
 
-        The snapshot contains every write that was acknowledged before this call. The tenant's calls continue while its snapshot is
-        taken. A tenant's snapshots are taken one at a time. Afterwards old snapshots are deleted according to
-        ``snapshots_kept_max`` and ``snapshot_age_seconds_max``, but never the newest. Cancelling the caller does not stop the snapshot.
+        The snapshot contains every write that was acknowledged before this call. The tenant's calls continue while its snapshot
+        is taken. A tenant's snapshots are taken one at a time. Afterwards old snapshots are deleted according to
+        ``snapshots_kept_max`` and ``snapshot_age_seconds_max``, but never the newest. Cancellation does not stop the snapshot.
 
         Args:
             tenant_id: The tenant's id; the tenant must have a database.
@@ -98,7 +98,7 @@ class Snapshots:
         )
 
     async def list(self, tenant_id: str) -> Sequence[Snapshot]:
-        """Return the tenant's snapshots, newest first; only `look` also returns snapshots with a damaged manifest.
+        """Return the tenant's snapshots, newest first; see `look` for the ids of snapshots with a damaged manifest.
 
         Snapshots dated in the future come last, because the clock was ahead when they were taken.
 
@@ -167,10 +167,10 @@ class Snapshots:
     ) -> TenantRecord:
         """Replace the tenant's database with a snapshot, and return the tenant's record.
 
-        The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Then the calls wait,
-        for ``pool_wait_timeout_seconds`` at most (`TenantBusyError`), while the database is replaced in one step. The replaced
-        database is kept as a restore point, and `undo_restore` brings it back. A quarantined tenant serves calls again; other
-        tenants stay in their state.
+        The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Then the calls
+        wait, for ``pool_wait_timeout_seconds`` at most (`TenantBusyError`), while the database is replaced in one step. The
+        replaced database is kept as a restore point, and `undo_restore` brings it back. A quarantined tenant serves calls again;
+        other tenants stay in their state.
 
         Args:
             tenant_id: The tenant's id.
@@ -210,8 +210,8 @@ class Snapshots:
     ) -> TenantRecord:
         """Replace the tenant's database with a copy of a plain SQLite file, and return the tenant's record.
 
-        The file is copied, checked and migrated in a scratch directory; then the copy replaces the database as in `restore`. The old
-        database and its write-ahead log are kept unchanged, and `undo_restore` brings them back. The tenant's database may be
+        The file is copied, checked and migrated in a scratch directory; then the copy replaces the database as in `restore`. The
+        old database and its write-ahead log are kept unchanged, and `undo_restore` brings them back. The tenant's database may be
         missing or damaged. A quarantined tenant serves calls again; other tenants stay in their state.
 
         Args:
