@@ -59,7 +59,7 @@ def test_refuses_values_out_of_bounds(field: str, value: object):
     [
         (
             {"batch_requests_max": 65, "mailbox_requests_max": 64},
-            r"batch_requests_max \(65\) is more than a mailbox holds: lower it to mailbox_requests_max \(64\) or raise that",
+            r"batch_requests_max \(65\) is larger than mailbox_requests_max \(64\): lower the first or raise the second",
         ),
         (
             {"transaction_timeout_seconds": 31, "call_timeout_seconds": 30},

@@ -1,4 +1,4 @@
-"""Keeps many companies' data apart, durable and fast: one SQLite file and one writer per tenant, behind a bounded pool."""
+"""A multi-tenant persistence manager: one SQLite file and one writer for each tenant, behind a bounded pool of open tenants."""
 
 from typing import TYPE_CHECKING
 

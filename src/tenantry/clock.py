@@ -18,7 +18,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    # Each call reads the clock twice, so this is the function itself and not a method that calls it.
+    # Every call to a tenant reads the clock twice, so this is the function itself and not a slower method that calls it.
     monotonic_seconds = staticmethod(time.perf_counter)
 
     def now(self) -> datetime:
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 def as_text(instant: datetime) -> str:
-    """Return an instant in UTC as text for the catalog. All such texts have the same length, so they sort by time."""
+    """Return an instant in UTC as a string for the catalog. All such strings have the same length, so they sort by time."""
     return instant.isoformat(timespec="microseconds")
 
 

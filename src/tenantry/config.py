@@ -1,4 +1,4 @@
-"""Settings: frozen, checked together, with units in their names."""
+"""The settings of tenantry. They are immutable, and their names contain their units."""
 
 import contextlib
 from collections.abc import Mapping
@@ -12,9 +12,8 @@ from tenantry.errors import SettingsError
 from tenantry.schemas.connect_hook import ConnectHook
 
 Durability: TypeAlias = Literal["full", "normal"]
-"""``full``: an acknowledged write survives a loss of power. ``normal``: it survives the end of the process, and a loss of
-power may take the last moments' writes. SQLite's ``synchronous``
-(https://www.sqlite.org/pragma.html#pragma_synchronous)."""
+"""``full``: an acknowledged write survives a power failure. ``normal``: an acknowledged write survives a crash of the process, but
+a power failure may lose the last writes. See SQLite's ``synchronous`` (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
 
 MEMORY_PATH = ":memory:"
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -23,7 +22,7 @@ BATCH_REQUESTS_MAX = 64
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 POOL_WAIT_TIMEOUT_SECONDS = 10.0
 _YEAR_SECONDS = 366 * 86_400
-_CENTURY_SECONDS = 100 * 365 * 86_400  # what a date can still be computed with
+_CENTURY_SECONDS = 100 * 365 * 86_400  # small enough for date arithmetic
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 WalBytes: TypeAlias = Annotated[int, Field(ge=64 * 1024, le=2**40)]
@@ -31,14 +30,14 @@ Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class SQLiteConfig(BaseModel):
-    """Where a SQLite database lies and how it is opened.
+    """The settings of an SQLite database.
 
     Attributes:
-        path: The file, or ``:memory:`` for a database that ends with its connection.
-        wal_mode: Write-ahead log, so that reads go on beside a write; otherwise a rollback journal.
-        journal_size_limit: What the write-ahead log is cut back to, in bytes.
-        wal_bytes_max: How long the write-ahead log may become. Then reads wait until it is written into the database.
-        on_connect: They add functions and collations to each connection; those of the schema packs run first.
+        path: The path of the file, or ``:memory:`` for a database that is lost when its connection closes.
+        wal_mode: Whether to use a write-ahead log, so that reads continue during a write; otherwise a rollback journal is used.
+        journal_size_limit: The size in bytes to which the write-ahead log is truncated.
+        wal_bytes_max: The largest size of the write-ahead log. At this size, reads wait until the log is checkpointed.
+        on_connect: The hooks that add functions and collations to each connection, after the hooks of the schema packs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,16 +55,16 @@ class SQLiteConfig(BaseModel):
         if not isinstance(text, str):
             return text
         if not text.strip() or "\0" in text:
-            raise ValueError("path must name a file, or be ':memory:'")
+            raise ValueError("path must be the path of a file, or ':memory:'")
         if text.startswith("file:"):
-            raise ValueError("path is a plain path: a 'file:' URI could change how the database is opened")
+            raise ValueError("path must not be a 'file:' URI, which could change open flags: give a plain path")
         if ".." in Path(text).parts:
             raise ValueError("path must not contain '..': give the absolute path")
         return text
 
 
 class PersistenceConfig(BaseModel):
-    """Which back end one company's persistence uses when there is no registry around it."""
+    """The settings of a back end for a single database without a registry."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +72,7 @@ class PersistenceConfig(BaseModel):
     sqlite: SQLiteConfig | None = None
 
 
-# A setting, the one that bounds it, and its default.
+# Each setting, the setting that limits it, and its default.
 _BOUNDED = (
     ("batch_requests_max", "mailbox_requests_max", BATCH_REQUESTS_MAX),
     ("transaction_timeout_seconds", "call_timeout_seconds", TRANSACTION_TIMEOUT_SECONDS),
@@ -82,40 +81,36 @@ _BOUNDED = (
 
 
 class RegistryConfig(BaseModel):
-    """How a `TenantRegistry` keeps its tenants.
-
-    `from_environment` reads what is not given from the environment; nothing else here does.
+    """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
     Attributes:
-        data_dir: Where everything lies; made if it is missing. On a local disk: the locks need one.
-        open_tenants_max: How many tenants are open at once; each costs ``4 + 2 * readers_per_tenant`` open files.
-        readers_per_tenant: Read-only connections, and so read batches, of one tenant at a time.
-        idle_timeout_seconds: A tenant that nobody used for so long is closed.
-        pool_waiters_max: How many callers may wait for a place among the open tenants.
-        pool_wait_timeout_seconds: How long each of them waits.
-        mailbox_requests_max: How many calls of one tenant may wait, for each of writing and reading.
-        batch_requests_max: How many of them share one transaction.
-        call_timeout_seconds: A call's deadline, from its open tenant's mailbox to its answer; opening a tenant has the
-            same again.
-        transaction_timeout_seconds: How long ``transaction()`` may hold its tenant's writer.
-        write_threads: How many threads open, write and close, for all tenants together.
-        read_threads: How many threads read, for all tenants together.
-        write_jobs_max: How many tenants' write batches are with those threads at the same moment, running or next.
-        read_jobs_max: How many tenants' read batches are.
-        durability: When a write is acknowledged, see `Durability`.
-        wal_bytes_max: How long the write-ahead log of a tenant may become. Then its reads wait until the log is written into the
-            database.
-        delete_grace_seconds: How long a deleted tenant can be brought back.
-        clock_hold_seconds: After the machine's clock leapt, how long nothing is deleted because of its age.
-        idempotency_retention_seconds: How long a write's idempotency key is kept; longer than anyone repeats the write.
-        snapshot_interval_seconds: How often each active tenant's snapshot is taken; never by itself if left out.
-        snapshot_jitter_seconds: By how much each of these moments is moved at random, so that a fleet does not start at once.
-        snapshot_jobs_max: How many scheduled snapshots are taken at once.
-        snapshots_kept_max: How many snapshots are kept of each tenant.
-        snapshot_age_seconds_max: How long; but the newest is always kept.
-        fleet_retention_seconds: How long a fleet job that has ended is kept, with its tenants' outcomes.
-        catalog_poll_interval_seconds: How soon an open tenant notices what another process did to it.
-        shutdown_timeout_seconds: How long closing waits for calls that were taken in.
+        data_dir: The data directory, which is created if it is missing. Locks require a local disk.
+        open_tenants_max: The largest number of open tenants; each uses ``4 + 2 * readers_per_tenant`` open files.
+        readers_per_tenant: The number of each tenant's read-only connections, and so of its concurrent read batches.
+        idle_timeout_seconds: The time without a call after which a tenant is closed.
+        pool_waiters_max: The largest number of callers that wait for a place among the open tenants.
+        pool_wait_timeout_seconds: The longest wait of a caller for a place among the open tenants.
+        mailbox_requests_max: The largest number of a tenant's waiting writes, and of its waiting reads.
+        batch_requests_max: The largest number of calls that share a transaction.
+        call_timeout_seconds: The deadline of a call to an open tenant. Opening a tenant has its own timeout of the same length.
+        transaction_timeout_seconds: The longest time that ``transaction()`` may occupy its tenant's writer.
+        write_threads: The number of threads that open, write and close the databases of all tenants.
+        read_threads: The number of threads that read the databases of all tenants.
+        write_jobs_max: The largest number of tenants whose write batch is running or queued for a thread.
+        read_jobs_max: The largest number of tenants whose read batch is running or queued for a thread.
+        durability: The time at which a write is acknowledged, see `Durability`.
+        wal_bytes_max: The largest size of a tenant's write-ahead log. At this size, reads wait until the log is checkpointed.
+        delete_grace_seconds: The grace period in which a deleted tenant can be undeleted.
+        clock_hold_seconds: The time after a jump of the machine's clock in which no old data is deleted.
+        idempotency_retention_seconds: The time for which a write's idempotency key is kept; it must be longer than callers retry.
+        snapshot_interval_seconds: The interval of each active tenant's scheduled snapshots; no snapshots are scheduled if left out.
+        snapshot_jitter_seconds: The random jitter of scheduled snapshots, so that not all tenants' snapshots start at once.
+        snapshot_jobs_max: The largest number of scheduled snapshots that are taken at once.
+        snapshots_kept_max: The largest number of snapshots that are kept of each tenant.
+        snapshot_age_seconds_max: The age after which a snapshot is deleted; a tenant's newest snapshot is always kept.
+        fleet_retention_seconds: The time for which an ended fleet job is kept with its tenants' outcomes.
+        catalog_poll_interval_seconds: The interval at which a process checks for changes by other processes.
+        shutdown_timeout_seconds: The time for accepted calls to finish when the registry closes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -156,12 +151,12 @@ class RegistryConfig(BaseModel):
 
     @classmethod
     def from_environment(cls, **given: Any) -> Self:
-        """Return settings, and read those that are not given from the environment: ``TENANTRY_`` and the name in capitals.
+        """Return settings; read settings that are not given from environment variables such as ``TENANTRY_DATA_DIR``.
 
         An empty variable counts as not set.
 
         Raises:
-            SettingsError: A value cannot be used, or the environment has a ``TENANTRY_…`` variable with an unknown name.
+            SettingsError: A value is not valid, or the environment has a ``TENANTRY_…`` variable with an unknown name.
         """
         read = read_settings(cls.model_fields)
         try:
@@ -172,7 +167,7 @@ class RegistryConfig(BaseModel):
 
     @property
     def threads_max(self) -> int:
-        """How many threads there are, with the catalog's one; each job that takes too long adds one while it lasts."""
+        """The number of threads, including the catalog's thread. Each job that takes too long adds a thread until the job ends."""
         return self.write_threads + self.read_threads + 1
 
     @field_validator("data_dir", mode="before")
@@ -185,19 +180,19 @@ class RegistryConfig(BaseModel):
     @field_validator("data_dir")
     @classmethod
     def _make_absolute(cls, path: Path) -> Path:
-        # Once: a tenant that is opened after the process changed its directory must not be looked for elsewhere.
+        # A later change of the working directory must not change where tenants are opened.
         return path.absolute()
 
     @model_validator(mode="before")
     @classmethod
     def _fit_defaults(cls, data: object) -> object:
-        """Lower the defaults that a given limit bounds: a single short ``call_timeout_seconds`` contradicts nothing."""
+        """Lower a default to the setting that limits it, so that a short ``call_timeout_seconds`` alone is valid."""
         if not isinstance(data, dict):
             return data
         fitted = dict(data)
         for name, bound, default in _BOUNDED:
             if name not in data and bound in data:
-                # What is no number is refused by its own field.
+                # The field's own check refuses a value that is not a number.
                 with contextlib.suppress(TypeError, ValueError):
                     fitted[name] = min(default, type(default)(data[bound]))
         return fitted
@@ -206,24 +201,24 @@ class RegistryConfig(BaseModel):
     def _check_together(self) -> Self:
         if self.batch_requests_max > self.mailbox_requests_max:
             raise ValueError(
-                f"batch_requests_max ({self.batch_requests_max}) is more than a mailbox holds: lower it to "
-                f"mailbox_requests_max ({self.mailbox_requests_max}) or raise that"
+                f"batch_requests_max ({self.batch_requests_max}) is larger than mailbox_requests_max "
+                f"({self.mailbox_requests_max}): lower the first or raise the second"
             )
         if self.transaction_timeout_seconds > self.call_timeout_seconds:
             raise ValueError(
                 f"transaction_timeout_seconds ({self.transaction_timeout_seconds:g}) is longer than "
-                f"call_timeout_seconds ({self.call_timeout_seconds:g}), so the calls waiting behind one transaction would "
-                "all time out: lower the first or raise the second"
+                f"call_timeout_seconds ({self.call_timeout_seconds:g}), so calls that wait for a transaction would all time "
+                "out: lower the first or raise the second"
             )
         if self.pool_wait_timeout_seconds > self.call_timeout_seconds:
             raise ValueError(
                 f"pool_wait_timeout_seconds ({self.pool_wait_timeout_seconds:g}) is longer than call_timeout_seconds "
-                f"({self.call_timeout_seconds:g}), so it could never pass: lower the first or raise the second"
+                f"({self.call_timeout_seconds:g}), so it would have no effect: lower the first or raise the second"
             )
         return self
 
 
 def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, object]) -> str:
-    """Return what is wrong with a setting, named as its user wrote it, or with several settings together."""
+    """Return the error message of one or several settings; a setting has the name that its user wrote."""
     named = [str(part) if part in given else variable(str(part)) for part in place]
     return ": ".join([*named, message.removeprefix("Value error, ")])

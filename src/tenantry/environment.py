@@ -1,4 +1,4 @@
-"""The environment variables of tenantry. All their names are here, or are fields of `tenantry.config.RegistryConfig`."""
+"""The environment variables of tenantry. Their names come from this module and from the fields of `RegistryConfig`."""
 
 import difflib
 import os
@@ -14,7 +14,7 @@ API_KEY: Final = "TENANTRY_API_KEY"
 SNAPSHOT_STORAGE: Final = "TENANTRY_SNAPSHOT_STORAGE"
 SCHEMAS: Final = "TENANTRY_SCHEMAS"
 SCHEMAS_DEFAULT: Final = "tenantry.company:COMPANY"
-"""The pack that a process has if it is not told otherwise."""
+"""The schema pack that a process has by default."""
 
 ALLOWED_HOSTS: Final = "TENANTRY_ALLOWED_HOSTS"
 DRAIN_SECONDS: Final = "TENANTRY_DRAIN_SECONDS"
@@ -23,7 +23,7 @@ GRACEFUL_SECONDS: Final = "TENANTRY_GRACEFUL_SECONDS"
 _OF_COMMANDS: Final = frozenset(
     {URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS}
 )
-# Kubernetes sets these in the pods beside a service that is named "tenantry":
+# Kubernetes sets these variables if the cluster has a service with the name "tenantry":
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _OF_KUBERNETES: Final = re.compile(
     r"TENANTRY_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -31,15 +31,15 @@ _OF_KUBERNETES: Final = re.compile(
 
 
 def variable(setting: str) -> str:
-    """Return the name of the variable that a setting is read from."""
+    """Return the name of a setting's environment variable."""
     return f"{PREFIX}{setting.upper()}"
 
 
 def read_settings(settings: Collection[str]) -> dict[str, str]:
-    """Return the texts of the settings that the environment has. An empty variable counts as not set.
+    """Return the values of the settings that the environment has. An empty variable counts as not set.
 
     Raises:
-        SettingsError: A variable that begins with ``TENANTRY_`` is neither one of these settings nor a variable of the commands.
+        SettingsError: The environment has an unknown variable that begins with ``TENANTRY_``.
     """
     known = _OF_COMMANDS | set(map(variable, settings))
     for name in sorted(os.environ):

@@ -2,13 +2,13 @@
 
     TenantryError
     ├── SettingsError                    settings cannot be used (also a ValueError)
-    ├── PersistenceError                 a database, a statement or a row
+    ├── PersistenceError                 a database, a statement or a row failed
     │   ├── DatabaseCorruptError         the file is damaged, or is not a database
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
     │   │   ├── DataDirectoryError       the data directory cannot be used as it is
-    │   │   └── ConnectHookError         a schema pack's connect hook failed, or changed what it may not change
+    │   │   └── ConnectHookError         a connect hook failed, or made a change that is not allowed
     │   ├── MigrationError               a step failed, or the file and the code disagree
-    │   │   └── MissingSchemaError       tenants have schema packs that this process was not given
+    │   │   └── MissingSchemaError       tenants have schema packs that this process lacks
     │   ├── RecordNotFoundError
     │   ├── DuplicateRecordError         a primary or unique key exists already
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
@@ -23,7 +23,7 @@
     │       ├── MalformedRowError        a stored row does not fit its model
     │       ├── StorageFullError         the disk is full, or the database reached its own limit
     │       └── TransactionClosedError   a transaction was used after its end
-    └── TenantError                      one tenant, or the registry that keeps it
+    └── TenantError                      a tenant or the registry cannot serve the call
         ├── TenantRequiredError          a request names no tenant, or more than one
         ├── InvalidTenantIdError         (also a ValueError)
         ├── TenantNotFoundError
@@ -37,7 +37,7 @@
         ├── RevisionError                the tenant was changed since it was read
         ├── TenantBusyError              a lifecycle operation of the tenant is running
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
-        ├── LimitError                   a limit is reached; carries retry_after_seconds
+        ├── LimitError                   a limit is reached; has retry_after_seconds
         │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are running
         │   ├── TenantRateLimitedError   the tenant made too many calls per second
         │   └── PoolExhaustedError       no place in the pool became free in time
@@ -78,7 +78,7 @@ class TenantryError(Exception):
         return again
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Support copy and pickle: an exception does not store the keyword arguments of its constructor, so its attributes are copied."""
+        """Support copy and pickle: copy the attributes, because an exception does not store its keyword arguments."""
         return _rebuilt, (type(self), self.args, self.__dict__.copy())
 
 
@@ -128,7 +128,7 @@ class DataDirectoryError(PersistenceConnectionError):
 
 
 class ConnectHookError(PersistenceConnectionError):
-    """A connect hook failed, or changed what it may not change; the connection was closed.
+    """A connect hook failed, or made a change that is not allowed; the connection was closed.
 
     Attributes:
         schema: The hook's schema pack; None if the hook comes from `SQLiteConfig`.
@@ -152,9 +152,9 @@ class MigrationError(PersistenceError):
 
     Attributes:
         schema: The name of the schema pack; None if the error is about the whole file.
-        version: The number of the migration; None if the error is about several.
-        is_step_failure: True if a migration itself failed on this tenant's data; False if the code and the file
-            disagree, which is a fault of the deployment and not of the tenant.
+        version: The number of the migration; None if the error is about several migrations.
+        is_step_failure: Whether a migration failed on this tenant's data. If not, the code and the file disagree, which is a fault
+            of the deployment and not of the tenant.
     """
 
     outcome = "migration"
@@ -175,7 +175,7 @@ class MigrationError(PersistenceError):
 
 
 class MissingSchemaError(MigrationError):
-    """Tenants of the data directory have schema packs that this process was not given, so it migrates and creates none.
+    """Tenants have schema packs that this process lacks, so the process cannot create or migrate tenants.
 
     Attributes:
         missing_schemas: The names of the packs.
@@ -254,10 +254,10 @@ class SnapshotCorruptError(SnapshotError):
 
 
 class ForeignSchemaError(SnapshotError):
-    """A database from elsewhere has tables, triggers, views or indexes that no schema pack makes, or lacks some; nothing was changed.
+    """A foreign database differs from the schema packs in tables, triggers, views or indexes; nothing was changed.
 
     Attributes:
-        objects: The type and the name of each of these objects; only the first ones if there are many.
+        objects: The type and the name of each object that differs; only the first objects if there are many.
     """
 
     outcome = "foreign_schema"
@@ -268,7 +268,7 @@ class ForeignSchemaError(SnapshotError):
 
 
 class SnapshotStorageOwnedError(SnapshotError):
-    """The snapshot storage belongs to another data directory, and this one may be a copy of that; nothing was changed in the storage.
+    """The snapshot storage belongs to another data directory, and was not changed; this data directory may be a copy.
 
     Attributes:
         location: The address of the snapshot storage.
@@ -331,7 +331,7 @@ class IdempotencyConflictError(QueryError):
     """The idempotency key was used before for a different write; nothing was written.
 
     Attributes:
-        key: The idempotency key.
+        key: The idempotency key of both writes.
     """
 
     outcome = "idempotency_conflict"
@@ -346,7 +346,7 @@ class MalformedRowError(QueryError):
 
     Attributes:
         entity: The kind of record (``task``).
-        record_id: The row's primary key as text, None where the statement does not say which column that is.
+        record_id: The row's primary key as a string; None if the primary key's column is not known.
     """
 
     outcome = "malformed"
@@ -382,7 +382,7 @@ class StorageFullError(QueryError):
 
 
 class TransactionClosedError(QueryError):
-    """The transaction has ended: it was committed, it was rolled back, or its deadline has passed."""
+    """The transaction has ended: it was committed, was rolled back, or reached its deadline."""
 
     outcome = "transaction_closed"
 
@@ -591,8 +591,7 @@ class CallTimeoutError(TenantError):
 
     Attributes:
         timeout_seconds: The timeout.
-        was_started: False if the call had not begun: it has no effect. True if its batch was running: a write may or may not
-            have been committed.
+        was_started: Whether the call had started. If not, the call has no effect; otherwise a write may have been committed.
     """
 
     is_retryable = True

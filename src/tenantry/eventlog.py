@@ -1,7 +1,7 @@
 """Writes all log events of tenantry.
 
-Events go to structlog, with the configuration of the host program. An unconfigured structlog prints every debug event to standard
-output. So until the host configures structlog, only warnings and errors are written, to standard error.
+Events go to structlog, which the host program configures. An unconfigured structlog prints every debug event to standard output. So
+until the host configures structlog, only warnings and errors are written, to standard error.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from tenantry.errors import TenantryError
 
-# Parameters of structlog's methods, keys with a meaning for structlog or logging, and keys that the host's processors add.
+# The parameters of structlog's methods, the keys with a meaning for structlog or logging, and the keys that processors add.
 _RESERVED: Final = frozenset(
     [
         *("event", "method_name", "self"),
@@ -27,14 +27,14 @@ _OF_FAILURES: Final = frozenset(["error", "error_type"])
 class EventLog:
     """Writes named events with bound context.
 
-    A success has the level debug, a change of state info, refused input warning, and a failure of the database driver error.
+    Successes have the level debug, changes of state info, refused calls warning, and failures of the database driver error.
     Payloads and secrets are never logged.
 
-    If a key of the event's data is reserved by structlog or is in the bound context already, ``_`` is added to it. So no key can make
-    a call fail, and no key can hide the tenant or the error.
+    If structlog reserves a key of the event's data, or the bound context has the key already, ``_`` is added to the key. So no key
+    can make a call fail, or hide the tenant or the error.
 
     Attributes:
-        is_quiet: Whether this process writes no events at all unless structlog is configured: a short command prints its errors itself.
+        is_quiet: Whether to write no events unless structlog is configured. Short commands set this, because they print their errors.
     """
 
     is_quiet: ClassVar[bool] = False
@@ -103,7 +103,7 @@ class EventLog:
 
 
 def _is_configured() -> bool:
-    """Return whether the host has configured structlog; a host that has not loaded it, or is loading it just now, has not."""
+    """Return whether the host has configured structlog; False if structlog is not loaded, or is still loading."""
     is_configured = getattr(sys.modules.get("structlog"), "is_configured", None)
     return is_configured is not None and is_configured()
 

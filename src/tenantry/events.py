@@ -77,7 +77,7 @@ class BatchFinished(NamedTuple):
 
 
 class CallRefused(NamedTuple):
-    """A call was refused at a limit or at its deadline; `outcome` is that of the error."""
+    """A call was refused at a limit or at its deadline; `outcome` is the error's `outcome`."""
 
     tenant_id: str
     backend: str
@@ -87,7 +87,7 @@ class CallRefused(NamedTuple):
 
 
 class PoolWaited(NamedTuple):
-    """A caller waited for a place in the pool, or was refused at once; `outcome` is ``ok`` or that of the error."""
+    """A caller waited for a place in the pool, or was refused at once; `outcome` is ``ok`` or the error's `outcome`."""
 
     tenant_id: str
     outcome: str
@@ -116,7 +116,7 @@ class ClockLeapt(NamedTuple):
 
     Attributes:
         seconds: The size of the jump; negative if the clock was set back.
-        held_seconds: How long nothing is deleted because of its age.
+        held_seconds: The time for which no old data is deleted.
     """
 
     seconds: float

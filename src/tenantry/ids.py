@@ -1,8 +1,8 @@
 """Tenant ids.
 
-A tenant id has 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, and begins with a letter. So it is a safe part of a path, a
-DNS label (RFC 1035, section 2.3.1) and, with a prefix, a PostgreSQL identifier of fewer than 63 bytes. `parse_tenant_id` checks each
-id where it enters the program; code that receives a `TenantId` does not check it again.
+A tenant id has 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, and begins with a letter. So a tenant id is a safe part of a
+path, a DNS label (RFC 1035, section 2.3.1) and, with a prefix, a PostgreSQL identifier of fewer than 63 bytes. `parse_tenant_id`
+checks each id where it enters the program; code that receives a `TenantId` does not check it again.
 """
 
 import re
@@ -30,7 +30,7 @@ def parse_tenant_id(value: object) -> TenantId:
     """
     if isinstance(value, str) and _TENANT_ID.fullmatch(value):
         return TenantId(value)
-    # The text may come from a stranger and is written to logs, so its length is limited.
+    # The value may come from an untrusted client and is written to logs, so its length is limited.
     shown = repr(value)[:_SHOWN_CHARACTERS_MAX]
     raise InvalidTenantIdError(
         f"{shown} is not a tenant id: use 1 to {TENANT_ID_CHARACTERS_MAX} characters of a-z, 0-9 and "
@@ -43,7 +43,7 @@ def check_id_prefix(value: str) -> str:
     """Return `value` if it can be the prefix of a tenant id.
 
     Raises:
-        QueryError: No tenant id can begin with it.
+        QueryError: No tenant id can begin with the value.
     """
     if not re.fullmatch(ID_PREFIX_PATTERN, value):
         raise QueryError(

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded at their first use, so that a short command does not load what it does not need."""
+"""Loads modules at the first use of their names, so that a short command does not load modules that it does not need."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from importlib import import_module
 
 
 def lazy_names(package: str, places: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
-    """Return the ``__getattr__`` of a package (PEP 562).
+    """Return a package's ``__getattr__`` (PEP 562), which loads modules at the first use of their names.
 
     Args:
-        package: The package.
-        places: The names that each module has for the package.
+        package: The name of the package.
+        places: The modules, each with the names that it provides for the package.
     """
     modules = {name: module for module, names in places.items() for name in names}
 
@@ -18,7 +18,7 @@ def lazy_names(package: str, places: Mapping[str, Sequence[str]]) -> Callable[[s
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(modules[name]), name)
-        # The next time it is an attribute like any other.
+        # Store the attribute, so that its next use does not call this function.
         setattr(sys.modules[package], name, value)
         return value
 

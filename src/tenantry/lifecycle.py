@@ -88,7 +88,7 @@ class StateRules(NamedTuple):
     Attributes:
         allows: The permissions of the state. `TRANSITIONS` has the events that are possible in it.
         refusal: The class of the error for refused calls; None if such a call gets `TenantNotFoundError`.
-        advice: The end of the error's message: what the caller can do.
+        advice: The end of the error's message, which tells the caller what to do.
     """
 
     allows: frozenset[Permission]
@@ -157,7 +157,7 @@ def leads_to(transitions: Mapping[tuple[StateT, EventT], StateT], event: EventT,
 
 
 def possible_events(transitions: Mapping[tuple[StateT, EventT], StateT], state: StateT) -> str:
-    """Return the events that a table allows in this state, for a message."""
+    """Return a list for messages of the events that a table allows in this state."""
     return ", ".join(event for source, event in transitions if source is state) or "nothing"
 
 
@@ -245,4 +245,4 @@ def diagram() -> str:
 
 
 if __name__ == "__main__":
-    print(diagram())  # noqa: T201  # its output is what this is run for
+    print(diagram())  # noqa: T201  # the purpose of the script is its output

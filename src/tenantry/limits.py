@@ -12,9 +12,9 @@ DATABASE_BYTES_MAX = 2**48  # https://www.sqlite.org/limits.html, "Maximum Datab
 
 
 def _check_number(value: object) -> object:
-    # Pydantic would convert "5" and true, which are probably mistakes.
+    # Pydantic would convert "5" and true, but such values are probably mistakes.
     if isinstance(value, bool | str | bytes):
-        raise ValueError("must be a number")  # noqa: TRY004  # pydantic's validators raise this one
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic's validators must raise ValueError
     return value
 
 
@@ -27,16 +27,16 @@ Calls = Annotated[int, Field(ge=1, le=1_000_000), Number]
 
 
 class TenantLimits(BaseModel):
-    """The limits of one tenant; a limit that is None does not apply.
+    """The limits of a tenant; a limit that is None does not apply.
 
     Attributes:
         database_bytes_max: The largest size of the tenant's database. A write that needs more raises `StorageFullError`; reads
-            still work. SQLite enforces it in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so it is rounded
-            down to a whole page.
+            still work. SQLite counts the size in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so the limit is
+            rounded down to a whole page.
         calls_per_second_max: The average rate of calls; more calls raise `TenantRateLimitedError`. Opening a transaction counts
-            as a call, and so does each call inside it.
-        calls_burst_max: The number of calls that the tenant may make at once after a pause. The default is the calls of one
-            second, at least one. It should not be smaller than the number of calls in one transaction.
+            as a call, and so does each call inside a transaction.
+        calls_burst_max: The number of calls that the tenant may make at once after a pause. The default is `calls_per_second_max`,
+            but at least 1. The burst should not be smaller than the number of calls in a transaction.
         calls_in_flight_max: The number of the tenant's calls that may wait or run at the same time; more calls raise
             `TenantOverloadedError`. An open transaction counts as one call.
         durability: When the tenant's writes are acknowledged, see `Durability`. The default is the registry's setting.
@@ -45,7 +45,7 @@ class TenantLimits(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        # `_check_together` for JSON schema.
+        # The same rule as in `_check_together`, for JSON Schema.
         json_schema_extra={
             "anyOf": [
                 {"properties": {"calls_burst_max": {"type": "null"}}},

@@ -1,7 +1,7 @@
 """Pages of results, with a cursor for the next page (keyset pagination).
 
-A cursor contains the sort key of the last row. So every page costs the same, and rows that are inserted between two pages neither
-repeat nor hide other rows. A cursor is URL-safe text; callers must not rely on its form.
+A cursor contains the sort key of the last row. So every page costs the same time, and a row that is inserted between two reads
+neither repeats nor hides another row. A cursor is a URL-safe string; callers must not rely on its format.
 """
 
 import base64
@@ -60,7 +60,7 @@ def decode_cursor(query: str, cursor: str, *types: type[str] | type[int]) -> tup
     """Return the sort key in a cursor: one value for each of `types`.
 
     Raises:
-        QueryError: The text is not a cursor, or the cursor of another query.
+        QueryError: The string is not a cursor, or is the cursor of another query.
     """
     try:
         padded = cursor[:_CURSOR_CHARACTERS_MAX].encode("ascii") + b"=" * (-len(cursor) % 4)

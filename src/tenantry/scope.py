@@ -1,16 +1,16 @@
-"""What an API key permits."""
+"""The scopes of an API key."""
 
 from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a key permits; each scope includes the scopes before it."""
+    """The scope of an API key. Each scope includes the scopes before it in this list."""
 
     READ = "read"
     OPERATE = "operate"
     ADMIN = "admin"
 
     def includes(self, other: "Scope") -> bool:
-        """Return whether this scope permits what `other` permits."""
+        """Return whether this scope permits all calls that `other` permits."""
         order = list(Scope)
         return order.index(self) >= order.index(other)

@@ -1,7 +1,7 @@
-"""Types for texts that users give, with their length limits: the library, the admin API and bundles use the same types.
+"""The types of users' texts, with their length limits, for the library, the admin API and bundles.
 
-The patterns only use what pydantic's and JSON Schema's regular expressions have in common, so the OpenAPI document contains them
-unchanged. Control characters are allowed: the code that prints a text escapes them.
+The patterns use only the common syntax of pydantic's and JSON Schema's regular expressions, so that the OpenAPI document contains
+them unchanged. Control characters are allowed, because the code that prints a text escapes them.
 """
 
 from functools import cache
@@ -48,7 +48,7 @@ KeyName: TypeAlias = Annotated[
 """The name of an API key that people see; it may be empty."""
 
 Trigger: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]
-"""One word that tells why a snapshot was taken."""
+"""The trigger of a snapshot: a word for the reason why the snapshot was taken."""
 
 SchemaName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """The name of a schema pack."""
@@ -124,7 +124,7 @@ def check_trigger(trigger: str) -> None:
 
 
 def as_reason(text: str) -> str:
-    """Return an error's message, or another text of tenantry, as a reason; a long text is cut off."""
+    """Return an error's message or another text of tenantry as a reason; a long text is truncated."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:REASON_CHARACTERS_MAX]
 
 

@@ -35,13 +35,12 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` with these arguments on a thread of its own, and return its result.
+    """Run `work` with these arguments on a new thread, and return its result.
 
     Use it for blocking work that does not use a database connection. The thread pools of anyio and asyncio are not used, because
     their threads would still run after the registry was closed.
 
-    A caller that is cancelled waits until the work has ended. Work that can take long calls `is_cancelled` from time to time, to
-    end early.
+    A cancelled caller waits until the work has ended. So long work should call `is_cancelled` regularly and end early.
     """
     cancelled = threading.Event()
 
@@ -52,11 +51,11 @@ async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry")
     result = asyncio.get_running_loop().run_in_executor(executor, run)
     try:
-        # Wait for the future: joining the thread would block the event loop.
+        # Wait for the future, because joining the thread would block the event loop.
         await asyncio.wait([result])
     except asyncio.CancelledError:
         cancelled.set()
-        # The task may be cancelled more than once: a cancelled scope of anyio cancels it again at every wait.
+        # The task may be cancelled more than once, because a cancelled scope of anyio cancels the task again at every wait.
         with anyio.CancelScope(shield=True):
             while not result.done():
                 with contextlib.suppress(asyncio.CancelledError):
@@ -71,7 +70,7 @@ async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 @contextlib.contextmanager
 def cancelled_by(event: threading.Event) -> Iterator[None]:
-    """Let `is_cancelled` return on this thread whether the event is set, during the block."""
+    """During the block, let `is_cancelled` on this thread return whether the event is set."""
     _work.cancelled = event
     try:
         yield
@@ -90,7 +89,7 @@ def in_thread(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
 
 def is_cancelled() -> bool:
-    """Return whether the caller that this thread works for was cancelled: the caller of `run_in_thread`, or that of `cancelled_by`."""
+    """Return whether the work on this thread was cancelled, by its caller in `run_in_thread` or by the event of `cancelled_by`."""
     cancelled: threading.Event | None = getattr(_work, "cancelled", None)
     return cancelled is not None and cancelled.is_set()
 
@@ -106,4 +105,4 @@ def check_cancelled() -> None:
 
 
 class CancelledWorkError(Exception):
-    """Ends work whose caller was cancelled. `run_in_thread` catches it."""
+    """Ends work on a thread whose caller was cancelled."""

@@ -1,4 +1,4 @@
-"""Value types that models and manifests share: a digest, a count, an instant. Every back end stores them without loss."""
+"""Types of values that models and manifests share. Every back end stores these values without loss."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -11,8 +11,8 @@ INT64_MAX = 2**63 - 1
 def to_utc(value: datetime) -> datetime:
     """Return the same instant in UTC.
 
-    Kept in UTC because an instant in a zone's repeated hour equals nothing but itself (PEP 495), and because ISO 8601
-    has no offsets with seconds: neither would survive a round trip.
+    Some instants in other time zones would not survive a round trip: an instant in a repeated hour is equal to no instant in
+    another zone (PEP 495), and ISO 8601 has no offsets with seconds.
     """
     if value.tzinfo is UTC:
         return value
@@ -21,14 +21,14 @@ def to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("must lie in the years 1 to 9999 in UTC") from None
+        raise ValueError("must be in the years 1 to 9999 in UTC") from None
 
 
 Sha256Str = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 in 64 lower-case hexadecimal digits."""
+"""A SHA-256 hash as 64 lower-case hexadecimal digits."""
 
 Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
-"""A whole number from 0 that a signed 64-bit column holds."""
+"""A whole number from 0 to the largest value of a signed 64-bit column."""
 
 Timestamp = Annotated[AwareDatetime, AfterValidator(to_utc)]
-"""An instant: given with any offset, kept in UTC."""
+"""An instant, which may have any UTC offset and is converted to UTC."""

@@ -137,7 +137,7 @@ def test_settings_in_the_environment_that_are_none(tmp_path: Path):
     together = {"TENANTRY_BATCH_REQUESTS_MAX": "64", "TENANTRY_MAILBOX_REQUESTS_MAX": "8"}
     done = tenantry("key", "list", "--data-dir", tmp_path, env=together)
     assert done.returncode == 2
-    assert "cannot be used: batch_requests_max (64) is more than a mailbox holds" in done.stderr
+    assert "cannot be used: batch_requests_max (64) is larger than mailbox_requests_max (8)" in done.stderr
 
 
 def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
