@@ -1,4 +1,4 @@
-"""The clock that the core reads. It is a parameter, so that tests and simulations can pass their own clock."""
+"""The clock that the core reads; tests and simulations can pass their own clock."""
 
 import time
 from datetime import UTC, datetime

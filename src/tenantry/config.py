@@ -57,7 +57,7 @@ class SQLiteConfig(BaseModel):
         if not text.strip() or "\0" in text:
             raise ValueError("path must be the path of a file, or ':memory:'")
         if text.startswith("file:"):
-            raise ValueError("path must not be a 'file:' URI, which could change open flags: give a plain path")
+            raise ValueError("path must not be a 'file:' URI, which could have options: give a plain path")
         if ".." in Path(text).parts:
             raise ValueError("path must not contain '..': give the absolute path")
         return text
@@ -84,7 +84,7 @@ class RegistryConfig(BaseModel):
     """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
     Attributes:
-        data_dir: The data directory, which is created if it is missing. Locks require a local disk.
+        data_dir: The data directory, which is created if it is missing. It must be on a local disk, because its locks require one.
         open_tenants_max: The largest number of open tenants; each uses ``4 + 2 * readers_per_tenant`` open files.
         readers_per_tenant: The number of each tenant's read-only connections, and so of its concurrent read batches.
         idle_timeout_seconds: The time without a call after which a tenant is closed.
@@ -103,7 +103,7 @@ class RegistryConfig(BaseModel):
         delete_grace_seconds: The grace period in which a deleted tenant can be undeleted.
         clock_hold_seconds: The time after a jump of the machine's clock in which no old data is deleted.
         idempotency_retention_seconds: The time for which a write's idempotency key is kept; it must be longer than callers retry.
-        snapshot_interval_seconds: The interval of each active tenant's scheduled snapshots; no snapshots are scheduled if left out.
+        snapshot_interval_seconds: The interval of each active tenant's scheduled snapshots; by default no snapshots are scheduled.
         snapshot_jitter_seconds: The random jitter of scheduled snapshots, so that not all tenants' snapshots start at once.
         snapshot_jobs_max: The largest number of scheduled snapshots that are taken at once.
         snapshots_kept_max: The largest number of snapshots that are kept of each tenant.

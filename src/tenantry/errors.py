@@ -331,7 +331,7 @@ class IdempotencyConflictError(QueryError):
     """The idempotency key was used before for a different write; nothing was written.
 
     Attributes:
-        key: The idempotency key of both writes.
+        key: The idempotency key.
     """
 
     outcome = "idempotency_conflict"

@@ -34,7 +34,7 @@ class EventLog:
     can make a call fail, or hide the tenant or the error.
 
     Attributes:
-        is_quiet: Whether to write no events unless structlog is configured. Short commands set this, because they print their errors.
+        is_quiet: Whether to write no events unless structlog is configured, for short commands, which print their errors.
     """
 
     is_quiet: ClassVar[bool] = False
@@ -52,26 +52,26 @@ class EventLog:
         return EventLog(**{**self._context, **context})
 
     def debug(self, event: str, /, **data: object) -> None:
-        """Write a success."""
-        # This runs for every read and write, and the check is quicker than the logger's own.
+        """Write an event with the level debug, for a success."""
+        # The method runs for every read and write, and this check is faster than the logger's own check.
         if _is_configured():
             self._emit("debug", event, data)
 
     def info(self, event: str, /, **data: object) -> None:
-        """Write a change of state."""
+        """Write an event with the level info, for a change of state."""
         if _is_configured():
             self._emit("info", event, data)
 
     def warning(self, event: str, /, **data: object) -> None:
-        """Write a refusal, or a fact that an operator should know."""
+        """Write an event with the level warning, for a refused call or a fact that an operator should know."""
         self._emit("warning", event, data)
 
     def error(self, event: str, /, **data: object) -> None:
-        """Write a failure."""
+        """Write an event with the level error, for a failure."""
         self._emit("error", event, data)
 
     def failure(self, event: str, error: TenantryError, /, **data: object) -> None:
-        """Write a failed call: as an error if the database driver failed, otherwise as a warning."""
+        """Write the event of a failed call with the level error if the database driver failed, otherwise warning."""
         is_driver = getattr(error, "code", None) is not None
         level = "error" if is_driver and error.outcome != "duplicate" else "warning"
         fields = {"error": str(error), "error_type": type(error).__name__}

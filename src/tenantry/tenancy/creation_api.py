@@ -36,7 +36,7 @@ class CreationAPI(ABC):
 
         Args:
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
-            display_name: The name that people see; the id if left out.
+            display_name: The name that people see; by default the id.
             if_not_exists: Whether to return an existing tenant unchanged. A deleted tenant still raises `TenantExistsError`.
             by: The principal for the audit, see `OperatorAPI`.
 
@@ -72,8 +72,8 @@ class CreationAPI(ABC):
         Args:
             source: The id of the tenant to copy.
             new: The new tenant's id.
-            snapshot_id: The snapshot to copy; the source's present data if left out.
-            display_name: The new tenant's name that people see; the id if left out.
+            snapshot_id: The snapshot to copy; by default the source's present data.
+            display_name: The new tenant's name that people see; by default the id.
             by: The principal for the audit, see `OperatorAPI`.
             if_revision: The revision that the source must have, see `OperatorAPI`.
 
@@ -122,7 +122,7 @@ class CreationAPI(ABC):
         Args:
             new_id: The new tenant's id.
             path: The path of the bundle.
-            display_name: The name that people see; the bundle's name if left out.
+            display_name: The name that people see; by default the bundle's name.
             accepted_tables: The names of additional tables that the bundle's database may have.
             by: The principal for the audit, see `OperatorAPI`.
 
@@ -166,7 +166,7 @@ class CreationAPI(ABC):
             path: The path of the SQLite database, which this process may not have open.
             at: The last applied migration of each schema pack: ``{"notes": 3}``. A pack that is left out has no applied migrations.
                 Leave the argument out for a database that `create_backend` made, because it lists its migrations itself.
-            display_name: The name that people see; the id if left out.
+            display_name: The name that people see; by default the id.
             accepted_tables: The names of additional tables that the database may have.
             by: The principal for the audit, see `OperatorAPI`.
 

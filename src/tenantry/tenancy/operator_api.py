@@ -22,8 +22,8 @@ class OperatorAPI(CreationAPI):
     Every operation can be repeated, and the audit records it. Cancellation stops the waiting, not the operation. After a crash the
     tenant is as it was before the operation, or as it is afterwards. Two keywords are common to the operations:
 
-    * ``by``: the principal for the audit; the user that the process runs as if left out.
-    * ``if_revision``: the `revision` that the tenant must have; any revision if left out. If the tenant has another revision,
+    * ``by``: the principal for the audit; by default the user that the process runs as.
+    * ``if_revision``: the `revision` that the tenant must have; by default any revision. If the tenant has another revision,
       nothing is changed (`RevisionError`). The revision is compared in the transaction of the change. So only one of two
       concurrent operations with the same `if_revision` takes effect.
     """
@@ -57,11 +57,11 @@ class OperatorAPI(CreationAPI):
         """Return a page of the catalog, in the order of ids.
 
         Args:
-            state: The state of the returned tenants; all states but purged if left out. A purged tenant's record is kept until
+            state: The state of the returned tenants; by default all states but purged. A purged tenant's record is kept until
                 another tenant gets its id.
             id_prefix: The prefix of the returned tenants' ids.
             tenant_ids: The ids of the tenants to return; unknown ids are ignored.
-            limit: The largest number of tenants in the page; 100 if left out.
+            limit: The largest number of tenants in the page; by default 100.
             cursor: The `next_cursor` of the previous page.
 
         Raises:

@@ -48,7 +48,7 @@ class TenantRegistry(OperatorAPI):
             built-in pack alone; for a pack of your own beside it, pass ``(COMPANY, MINE)``.
         hooks: The functions that are called with every event, see `tenantry.events`.
         clock: A replacement for the system clock in tests and simulations.
-        snapshot_storage: The storage for snapshots; the folder ``snapshots`` of the data directory if left out. Use storage on
+        snapshot_storage: The storage for snapshots; by default the folder ``snapshots`` of the data directory. Use storage on
             another disk, so that the loss of one disk does not destroy the data and the snapshots together.
     """
 

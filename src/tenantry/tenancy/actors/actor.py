@@ -280,7 +280,7 @@ class TenantActor:
     def _limit_calls(self, entry: TenantRecord) -> None:
         limits, now = entry.limits, self._context.clock.monotonic_seconds
         bucket = self._context.buckets.of(entry.uid, limits, now())
-        # Without limits there is no `Admission`, so that a call costs only one comparison.
+        # A tenant without limits has no `Admission`, which saves time in each call.
         admission = None
         if bucket is not None or limits.calls_in_flight_max is not None:
             admission = Admission(self._tenant_id, limits, bucket, load=self._load, monotonic_seconds=now)

@@ -213,7 +213,7 @@ class Channel(Generic[Item, Outcome]):
         """Refuse new calls and finish the accepted calls; idempotent.
 
         Args:
-            timeout_seconds: The time for the accepted calls. Then waiting calls are refused, and running batches are interrupted.
+            timeout_seconds: The time after which waiting calls are refused and running batches are interrupted.
 
         Returns:
             Whether all calls ended in time. If not, a batch may still run on its thread.

@@ -76,7 +76,7 @@ class FairLimiter:
         return not self._free
 
     def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
-        """Call `on_acquired` with a permit, at once or when this borrower is first in the queue and a permit is free."""
+        """Call `on_acquired` with a permit: at once if a permit is free, otherwise in the order of the queue."""
         self._waiting.append((borrower, on_acquired))
         self._serve()
 

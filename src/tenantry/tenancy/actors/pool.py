@@ -15,8 +15,8 @@ a tenant half open.
 
 A tenant is idle while no caller holds a lease. A call holds its lease until it is answered, and a transaction until it ends.
 
-Under constant load no tenant would be idle, and no other tenant would be opened. So a caller that has waited for
-`PREEMPT_AFTER_SHARE` of its time preempts an open tenant, which is drained. Tenants are drained in the order in which they were
+Under constant load no tenant would be idle, and no other tenant would be opened. So after `PREEMPT_AFTER_SHARE` of its wait timeout,
+a waiting caller preempts an open tenant: the pool drains that tenant. Tenants are drained in the order in which they were
 opened, so that each tenant gets its share of the time. No accepted call fails. Each tenant with a preempting caller needs one
 tenant that drains or closes. If more tenants drain than are needed, the tenants that began to drain last accept callers again.
 """

@@ -144,7 +144,7 @@ class TransactionSession:
                 self._on_error(error)
                 raise
             finally:
-                # The rollback is a no-op after a commit. It is needed if the caller is cancelled during the wait for the permit.
+                # The rollback is a no-op after a commit, but necessary if the caller is cancelled while it waits for the permit.
                 with anyio.CancelScope(shield=True):
                     await self._roll_back()
 
@@ -156,7 +156,7 @@ class TransactionSession:
                 await self._roll_back()
 
     def abandon(self) -> None:
-        """Let `wait_ended` roll the transaction back, without waiting; a no-op if the transaction has ended."""
+        """Request a rollback from `wait_ended` without waiting; a no-op if the transaction has ended."""
         self._refuse(_HAS_ENDED)
         self._settled.set()
 

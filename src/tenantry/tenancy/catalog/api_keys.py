@@ -41,9 +41,9 @@ class ApiKey(BaseModel):
         scopes: The key's scopes, which are its permissions.
         tenants: The ids of the tenants that the key is limited to; None for all tenants. The tenants need not exist yet. A rename
             changes the id in the list, and a purge removes it. So the key never permits calls to a later tenant with the same id.
-        created_at, created_by: When the key was created, and by which principal.
-        expires_at: When the key expires; None if it never does.
-        revoked_at: When the key was revoked; None if it was not.
+        created_at, created_by: The time of the key's creation, and the principal that created the key.
+        expires_at: The time at which the key expires; None for no expiry.
+        revoked_at: The time at which the key was revoked; None if the key is not revoked.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -98,7 +98,7 @@ class ApiKeys:
             tenants: The ids of the tenants that the key is limited to; None for all tenants.
             expires_in_seconds: The time for which the key is valid; None for no expiry.
             made_by: The caller's own key, if the caller has one; it is checked in the transaction that creates the new key.
-            by: The principal for the audit; the user that the process runs as if left out.
+            by: The principal for the audit; by default the user that the process runs as.
 
         Raises:
             KeyRefusedError: `made_by` is no longer valid, or the new key would have more scopes; no key was created.
@@ -142,7 +142,7 @@ class ApiKeys:
         """Return a page of all keys, including expired and revoked keys, oldest first.
 
         Args:
-            limit: The largest number of keys in the page; 1,000 if left out.
+            limit: The largest number of keys in the page; by default 1,000.
             cursor: The `next_cursor` of the previous page.
 
         Raises:

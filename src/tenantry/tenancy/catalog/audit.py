@@ -181,7 +181,7 @@ class AdminAudit:
         Args:
             tenant_id: The tenant's id in the returned calls.
             tenant_uid: The permanent key of the tenant in the returned calls, which may have used an earlier id.
-            limit: The largest number of rows in the page; 100 if left out.
+            limit: The largest number of rows in the page; by default 100.
             cursor: The `next_cursor` of the previous page.
 
         Raises:

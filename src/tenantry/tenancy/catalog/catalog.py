@@ -185,7 +185,7 @@ class Catalog:
             event: The event. If it has already happened, only the reason and the fields of `changes` are changed.
             reason: The reason for the new state. If the event has already happened, None keeps the earlier reason. An undelete
                 restores the reason from before the deletion.
-            audit: The statement that `tenantry.tenancy.catalog.audit.append` returned; it runs if the change takes effect.
+            audit: The statement that appends a row to the audit, see `tenantry.tenancy.catalog.audit.append`.
             changes: Other fields to change in the same transaction.
 
         Raises:
@@ -219,7 +219,7 @@ class Catalog:
 
         Args:
             tenant: The tenant's record, as it was read.
-            audit: The statement that `tenantry.tenancy.catalog.audit.append` returned; it runs if the change takes effect.
+            audit: The statement that appends a row to the audit, see `tenantry.tenancy.catalog.audit.append`.
             changes: The fields and their new values; without fields, only the row of the audit is appended.
 
         Raises:

@@ -108,7 +108,7 @@ class RecordedSchemas:
 
         Args:
             name: The pack's name.
-            by: The principal for the audit; the user that the process runs as if left out.
+            by: The principal for the audit; by default the user that the process runs as.
 
         Raises:
             MigrationError: This registry has the pack, and would add it to the list again.
