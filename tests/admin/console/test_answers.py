@@ -36,7 +36,7 @@ def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Brow
             browser.click("Sign out")
     browser.open("#/tenants", "acme")
     assert "globex" not in browser.text()
-    browser.open("#/overview", "This key is for some tenants only")
+    browser.open("#/overview", "This key is limited to some tenants")
     browser.open("#/audit", "choose the tenant to show")
     browser.find("#of").send_keys("acme", Keys.ENTER)
     browser.see("create", "table")
@@ -69,11 +69,11 @@ def test_a_refusal_is_told_where_it_was_asked(service: RunningService, browser: 
     browser.click("Cancel", "//dialog")
     browser.see("Somebody else's", ".display-name")
 
-    browser.open("#/tenants/initech", "There is no tenant initech.")
-    browser.tab_to("Create it")
+    browser.open("#/tenants/initech", "Tenant initech does not exist.")
+    browser.tab_to("Create this tenant")
     for _ in range(3):
         browser.wait(lambda: any("/initech" in url for url in browser.requests()), "one more look")
-    assert browser.focused() == "Create it", "it is looked for again, and the focus stays"
+    assert browser.focused() == "Create this tenant", "it is looked for again, and the focus stays"
 
     identity = next(key for key in api.get("/v1/keys").json()["items"] if key["scopes"] == ["operate"])
     api.delete(f"/v1/keys/{identity['id']}")
@@ -131,14 +131,14 @@ def test_a_purge_leads_on_from_its_page_only(service: RunningService, browser: B
     browser.open("#/tenants/acme", "Stable key")
     with browser.cut_off("*/v1/operations/*"):
         browser.confirm("Purge", "Purge permanently", typed="acme")
-        browser.see("There is no tenant acme.", "#view")
+        browser.see("Tenant acme does not exist.", "#view")
     browser.see("globex", "#view table")
     browser.learn("Done in ")
 
     browser.open("#/tenants/globex", "Stable key")
     with browser.cut_off("*/v1/operations/*"):
         browser.confirm("Purge", "Purge permanently", typed="globex")
-        browser.see("There is no tenant globex.", "#view")
+        browser.see("Tenant globex does not exist.", "#view")
         browser.open("#/audit", "purge")
     browser.see("Done in ", "#activity")
     assert browser.text("#view h1") == "Audit"
@@ -189,5 +189,5 @@ def test_a_damaged_snapshot_is_named(
     manifest = next((data_dir / "snapshots").rglob(f"{kept[0]}.json"))
     manifest.write_bytes(manifest.read_bytes()[:-1])
     browser.sign_in(service.url, service.keys["read"])
-    browser.open("#/tenants/acme", f"Damaged, to be deleted: {kept[0]}.")
+    browser.open("#/tenants/acme", f"Delete these damaged snapshots: {kept[0]}.")
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "table[aria-label=Snapshots] tbody tr")) == 1

@@ -20,14 +20,14 @@ def test_a_fleet_job_is_started_watched_and_steered_with_the_keyboard(
     browser.sign_in(service.url, service.keys["admin"])
     browser.tab_to("Fleet")
     browser.press(Keys.ENTER)
-    browser.see("There were no jobs yet.", "#view")
+    browser.see("There are no jobs yet.", "#view")
     browser.tab_to("Start job")
     browser.press(Keys.ENTER)
     browser.find("dialog")
     browser.press("hold")
     browser.tab_to("More")
     browser.press(Keys.ENTER)
-    browser.tab_to("Tenants at once")
+    browser.tab_to("Concurrent tenants")
     browser.press(Keys.END, Keys.BACKSPACE, "1")
     browser.tab_to("Arguments (optional)")
     until = tmp_path / "until"
@@ -77,7 +77,7 @@ def test_who_may_only_look_is_offered_no_job_to_start_or_to_steer(
     browser.see("needs a key with the scope admin", "#view")
     buttons = browser.driver.find_elements(By.CSS_SELECTOR, "#view button")
     assert [button.text for button in buttons if button.is_displayed()] == []
-    browser.open("#/fleet/none", "There is no job none.")
+    browser.open("#/fleet/none", "Job none does not exist.")
     browser.click("Sign out")
 
     browser.sign_in(service.url, service.keys["admin"])
@@ -93,6 +93,6 @@ def test_who_may_only_look_is_offered_no_job_to_start_or_to_steer(
 
     browser.sign_in(service.url, service.keys["acme"])
     assert "Fleet" not in browser.text("nav")
-    browser.open("#/fleet", "This key is for some tenants only")
+    browser.open("#/fleet", "This key is limited to some tenants")
     # The page asks again until it is left, however long that takes.
     assert len(set(browser.complaints())) == 1, "of the job that is not there"

@@ -1,11 +1,11 @@
-// The actions on a tenant: the scope and the state that each needs, its dialog, and its request.
+// The actions on a tenant, each with its scope, state, dialog and request.
 
 import { newIdempotencyKey, path } from "./api.js";
 import { ask } from "./dialog.js";
 import { moment } from "./format.js";
 
 const ID_PATTERN = "[a-z]([a-z0-9\\-]{0,46}[a-z0-9])?";
-const ID_HINT = "1 to 48 of a–z, 0–9 and inner “-”, beginning with a letter.";
+const ID_HINT = "1 to 48 of the characters a–z, 0–9 and “-”, beginning with a letter, not ending with “-”.";
 const NAME_LENGTH_MAX = 200;
 const REASON_LENGTH_MAX = 1_000;
 
@@ -15,42 +15,42 @@ const NAME = { name: "display_name", label: "Display name (optional)", lengthMax
 const typed = (id) => ({ name: "typed", label: `Type ${id} to confirm`, mustBe: id });
 
 /**
- * The actions of a tenant's page. Each is offered if the tenant's `allows` has the action's name, or its `needs` if it has
- * one: `lifecycle.STATES` and `lifecycle.TRANSITIONS` decide, and the API says it.
+ * The actions of a tenant's page. An action is offered if the tenant's `allows` has the action's `needs`, or its name without
+ * `needs`. The API computes `allows` from `lifecycle.STATES` and `lifecycle.TRANSITIONS`.
  */
 export const ACTIONS = [
   {
     name: "snapshot",
     scope: "operate",
     needs: "copy",
-    says: "The tenant keeps serving calls. The snapshot has everything that was acknowledged until now.",
+    says: "The tenant keeps serving calls. The snapshot contains all acknowledged writes.",
     at: ({ id }) => path`v1/tenants/${id}/snapshots`,
   },
   {
     name: "suspend",
     scope: "operate",
-    says: "Its calls are refused until it is resumed. Its data is kept.",
+    says: "The tenant's calls are refused until the tenant is resumed. The tenant's data is kept.",
     fields: () => [REASON],
   },
-  { name: "resume", scope: "operate", says: "It serves calls again." },
+  { name: "resume", scope: "operate", says: "The tenant serves calls again." },
   {
     name: "archive",
     scope: "operate",
-    says: "It is closed for a long time: its calls are refused, and its database becomes one compacted file.",
+    says: "The tenant's calls are refused, and its database is compacted into one file.",
     fields: () => [REASON],
   },
-  { name: "unarchive", scope: "operate", says: "It serves calls again." },
+  { name: "unarchive", scope: "operate", says: "The tenant serves calls again." },
   {
     name: "repair",
     scope: "operate",
-    says: "Its database is checked and, if possible, repaired, and it serves calls again.",
+    says: "The tenant's database is checked and, if possible, repaired. Then the tenant serves calls again.",
   },
-  { name: "undelete", scope: "operate", says: "It returns to its state before the deletion." },
+  { name: "undelete", scope: "operate", says: "The tenant returns to its state before the deletion." },
   {
     name: "clone",
     scope: "operate",
     needs: "copy",
-    says: "A new tenant is created with this tenant's present data.",
+    says: "A new tenant is created with this tenant's current data.",
     fields: () => [NEW_ID, NAME],
     confirm: "Clone",
   },
@@ -64,7 +64,7 @@ export const ACTIONS = [
       { ...NAME, label: "Display name", isRequired: true, value: tenant.display_name },
       {
         name: "deletion_protected",
-        label: "Protected from being deleted",
+        label: "Protected from deletion",
         kind: "check",
         value: tenant.deletion_protected,
       },
@@ -72,14 +72,14 @@ export const ACTIONS = [
     confirm: "Save",
     method: "PATCH",
     at: ({ id }) => path`v1/tenants/${id}`,
-    // What somebody else changed while the dialog was open is not overwritten unseen.
+    // If-Match prevents overwriting another user's change that was made while the dialog was open.
     ifMatch: (tenant) => `"${tenant.revision}"`,
   },
   {
     name: "rename",
     scope: "admin",
     needs: "change",
-    says: "Its data and snapshots stay. Calls with the old id fail from then on.",
+    says: "The tenant's data and snapshots stay. From then on calls with the old id fail.",
     fields: () => [NEW_ID],
   },
   {
@@ -87,21 +87,21 @@ export const ACTIONS = [
     label: "Undo restore",
     scope: "admin",
     needs: "restore",
-    says: "The database before the last restore comes back. The present one is kept.",
+    says: "The database from before the last restore replaces the current database, which is kept.",
     confirm: "Undo the restore",
     at: ({ id }) => path`v1/tenants/${id}/undo-restore`,
   },
   {
     name: "quarantine",
     scope: "operate",
-    says: "Its calls are refused until it is repaired or restored.",
+    says: "The tenant's calls are refused until the tenant is repaired or restored.",
     fields: () => [REASON],
     isDangerous: true,
   },
   {
     name: "delete",
     scope: "admin",
-    says: "Its calls are refused. It can be undeleted within its grace period; afterwards it is purged.",
+    says: "The tenant's calls are refused. The tenant can be undeleted during its grace period; afterwards it is purged.",
     isDangerous: true,
     method: "DELETE",
     at: ({ id }) => path`v1/tenants/${id}`,
@@ -109,7 +109,7 @@ export const ACTIONS = [
   {
     name: "purge",
     scope: "admin",
-    says: "Its files and snapshots are removed permanently, even within its grace period. This cannot be undone.",
+    says: "The tenant's files and snapshots are removed permanently, even during its grace period. A purge cannot be undone.",
     fields: ({ id }) => [typed(id)],
     confirm: "Purge permanently",
     isDangerous: true,
@@ -123,7 +123,7 @@ export const SNAPSHOT_ACTIONS = [
     name: "restore",
     scope: "admin",
     needs: "restore",
-    says: "The snapshot's data replaces the tenant's present data, which is kept: the restore can be undone.",
+    says: "The snapshot's data replaces the tenant's current data. The current data is kept, so the restore can be undone.",
     fields: ({ id }) => [typed(id)],
     isDangerous: true,
     at: ({ id }, snapshot) => path`v1/tenants/${id}/snapshots/${snapshot.id}/restore`,
@@ -147,25 +147,25 @@ export const SNAPSHOT_ACTIONS = [
   },
 ];
 
-/** Whether an action is offered for a tenant in its present state. */
+/** Return whether an action is offered for a tenant in its current state. */
 export function isOffered({ name, needs }, tenant) {
   return tenant.allows.includes(needs ?? name);
 }
 
-/** What an action's button says. */
+/** Return the label of an action's button. */
 export function labelOf({ name, label }) {
   return label ?? name.charAt(0).toUpperCase() + name.slice(1);
 }
 
 /**
- * Ask whether an action is to be done, and do it.
+ * Ask the user to confirm an action, and do the action.
  *
  * @param app
  * @param action
  * @param tenant
- * @param snapshot The one that the action is of, or null.
- * @param {(answer: Object?, before: Object) => void} onDone Called when it has been done, and long work when it has ended:
- *   with its result, and the tenant before it.
+ * @param snapshot The snapshot that the action concerns, or null.
+ * @param {(answer: Object?, before: Object) => void} onDone Called when the action has ended, with the action's result and the
+ *   tenant before the action.
  */
 export function perform(app, action, tenant, snapshot, onDone) {
   const once = newIdempotencyKey();
@@ -188,12 +188,12 @@ export function perform(app, action, tenant, snapshot, onDone) {
   });
 }
 
-/** Ask for a new tenant, and make it. */
+/** Ask for a new tenant's id and name, and create the tenant. */
 export function create(app, onDone, id = "") {
   const once = newIdempotencyKey();
   ask({
     title: "Create a tenant",
-    says: "It gets its own migrated database.",
+    says: "The tenant gets its own migrated database.",
     fields: [{ ...NEW_ID, name: "id", label: "Id", value: id }, NAME],
     confirm: "Create",
     submit: async (values) => {
@@ -209,7 +209,7 @@ function settle(app, title, answer, onDone) {
     onDone(answer);
     return;
   }
-  // Long work: the dialog does not wait for it.
+  // The dialog does not wait for a long operation.
   app.activity.follow(app.api, answer, title).then((ended) => ended.state === "succeeded" && onDone(ended.result));
 }
 

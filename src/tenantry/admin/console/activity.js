@@ -1,11 +1,11 @@
-// The actions taken on this page, with their results; operations with their steps as they happen.
+// Shows the actions of this session with their results, and the live steps of operations.
 
 import { path, Problem, Unreachable } from "./api.js";
 import { element, keepInStep, setText } from "./dom.js";
 import { capital, duration, seconds, words } from "./format.js";
 import { forget, forgetAll, remember, underway } from "./underway.js";
 
-// A browser opens six connections to one origin (HTTP/1.1): streams must leave some for everything else.
+// With HTTP/1.1 a browser opens six connections to one origin, so streams must leave connections for other requests.
 const STREAMS_MAX = 2;
 const POLL_MS = 1_000;
 const TICK_MS = 1_000;
@@ -16,8 +16,8 @@ let streams = 0;
 
 export class Activity {
   /**
-   * @param {Element} place Where it is shown.
-   * @param {Element} announcer Read aloud when its text changes.
+   * @param {Element} place The container of the list.
+   * @param {Element} announcer The element whose text screen readers read aloud after a change.
    */
   constructor(place, announcer) {
     this.place = place;
@@ -30,7 +30,7 @@ export class Activity {
     this.#show();
   }
 
-  /** Show nothing more: what ends from now on is told to nobody. */
+  /** Remove all entries; operations that end later are not shown. */
   close() {
     clearInterval(this.ticking);
     forgetAll();
@@ -40,18 +40,18 @@ export class Activity {
     this.isClosed = true;
   }
 
-  /** Show that something was done. */
+  /** Show that an action has succeeded. */
   done(title) {
     this.#end(this.#add(title), "done", "Done.");
   }
 
   /**
-   * Follow long work to its end, and return it as it is then.
+   * Follow an operation to its end, and return the ended operation.
    *
    * @param api
-   * @param operation As the service answered.
-   * @param {string} title What it does.
-   * @param {number} at When it began, in milliseconds.
+   * @param operation The operation in the service's response.
+   * @param {string} title
+   * @param {number} at The operation's start time in milliseconds.
    */
   async follow(api, operation, title, at = Date.now()) {
     const entry = this.#add(title, at);
@@ -72,9 +72,9 @@ export class Activity {
   }
 
   /**
-   * Follow what was begun before the page was loaded anew, and call `onDone` when some of it has ended.
+   * Follow the operations that were started before a reload of the page, and call `onDone` after the end of each.
    *
-   * What the service knows no longer, or does not tell this key, is left alone.
+   * Operations that the service has forgotten, or that this key may not see, are dropped.
    */
   resume(api, onDone) {
     for (const { id, title, at } of underway()) this.#resume(api, id, title, at).then(onDone, () => {});
@@ -103,7 +103,7 @@ export class Activity {
     if (this.isClosed) return;
     this.#show();
     setText(this.announcer, `${entry.title}: ${detail}`);
-    // A failure stays until it was seen.
+    // A failure stays until the user dismisses the failure.
     if (state === "done") setTimeout(() => this.#dismiss(entry), SUCCESS_SHOWN_MS);
   }
 
@@ -140,7 +140,7 @@ function update(node, entry) {
   node.querySelector("button").hidden = isRunning;
 }
 
-/** Yield an operation as it goes on, until it has ended. */
+/** Yield an operation after each change until its end. */
 async function* progress(api, operation) {
   yield operation;
   if (streams < STREAMS_MAX) {
@@ -151,7 +151,7 @@ async function* progress(api, operation) {
         yield seen;
       }
     } catch (error) {
-      // The stream broke off; the work did not.
+      // Only the stream broke off; the operation continues, so poll the operation.
       if (!(error instanceof Unreachable)) throw error;
     } finally {
       streams -= 1;

@@ -1,22 +1,22 @@
-// The API, as this page speaks to it. The key is held here, in memory, and goes into one header; never into a URL.
+// The client of the API. The key stays in memory, and is sent only in a header and never in a URL.
 
-// Relative to this file, so that it holds wherever the service is mounted.
+// A URL relative to this file works wherever the service is mounted.
 const BASE = new URL("../", import.meta.url);
 const READ_TIMEOUT_MS = 10_000;
-// A suspended tenant's calls are finished first, which takes as long as the slowest of them.
+// Suspending a tenant waits for its running calls.
 const WRITE_TIMEOUT_MS = 60_000;
 
-/** The service refused, and says why (RFC 9457). */
+/** The service refused a request, with problem details (RFC 9457). */
 export class Problem extends Error {
   constructor(status, content) {
-    super(content.detail || content.title || `the service answered with ${status}`);
+    super(content.detail || content.title || `the service responded with status ${status}`);
     this.status = status;
     this.type = content.type ?? "";
     this.retryAfterSeconds = content.retry_after_seconds ?? null;
   }
 }
 
-/** No answer came. */
+/** The service sent no response. */
 export class Unreachable extends Error {
   constructor() {
     super("The service cannot be reached.");
@@ -24,14 +24,14 @@ export class Unreachable extends Error {
   }
 }
 
-/** A path whose parts are what the caller says and cannot be more: path`v1/tenants/${id}`. */
+/** Return a path with escaped parts: path`v1/tenants/${id}`. */
 export function path(texts, ...parts) {
   return texts.reduce((all, text, at) => all + encodeURIComponent(parts[at - 1]) + text);
 }
 
-/** A key for one decision of the user: sent with every try, so that it takes effect once. */
+/** Return a key for one decision of the user. Every attempt sends the key, so that the decision takes effect once. */
 export function newIdempotencyKey() {
-  // crypto.randomUUID is missing where the page came over plain HTTP.
+  // Browsers do not offer crypto.randomUUID to pages that were loaded over plain HTTP.
   const random = crypto.getRandomValues(new Uint8Array(16));
   return `console-${Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
@@ -48,19 +48,19 @@ export class Api {
     this.onUnauthorized = onUnauthorized;
   }
 
-  /** Read something; `query` values that are null are left out, and lists are given one by one. */
+  /** Send a GET request, and return the JSON. A null in `query` is omitted; a list becomes repeated parameters. */
   async get(path, query = {}, signal = null) {
     const response = await this.#fetch("GET", withQuery(path, query), { signal });
     return response.json();
   }
 
-  /** Read text, such as the metrics. */
+  /** Send a GET request, and return the text, such as the metrics. */
   async text(path, signal = null) {
     const response = await this.#fetch("GET", path, { signal });
     return response.text();
   }
 
-  /** Have something done; a try whose answer was lost is made once more, and has one effect. */
+  /** Send a request that changes something. If no response arrives, a POST with `once` is retried once and takes effect once. */
   async send(method, path, { body = null, once = null, ifMatch = null } = {}) {
     const headers = {};
     if (body !== null) headers["Content-Type"] = "application/json";
@@ -77,7 +77,7 @@ export class Api {
     return response.status === 204 ? null : response.json();
   }
 
-  /** Yield the data of a stream of server-sent events. EventSource would do it, but cannot send the key. */
+  /** Yield the data of server-sent events. EventSource is not used, because it cannot send the key. */
   async *events(path, signal = null) {
     const response = await this.#fetch("GET", path, { accept: "text/event-stream", timeout: null, signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -114,7 +114,7 @@ export class Api {
         redirect: "error",
       });
     } catch (error) {
-      // Who gave the call up does not want to hear of it; everybody else hears the same.
+      // If the caller has aborted the request, raise the abort; every other failure means that the service is unreachable.
       if (signal?.aborted) throw error;
       throw new Unreachable();
     }

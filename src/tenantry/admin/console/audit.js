@@ -1,4 +1,4 @@
-// The audit: who did what to which tenant, newest first, and whether the chain still holds.
+// The page of the audit, newest first, with a verification of the hash chain.
 
 import { element, fill, setText } from "./dom.js";
 import { count, moment, NOTHING, words } from "./format.js";
@@ -6,7 +6,7 @@ import { empty, heading, Table, tenantLink } from "./parts.js";
 
 const PAGE_ROWS = 50;
 
-/** A table of audit entries; without their tenant, where that is known. */
+/** Return a table of audit entries, with or without a column for the tenant. */
 export function auditTable(label, { hasTenant = true } = {}) {
   const columns = [
     { title: "When", isHeader: true, isMoment: true, text: ({ at }) => moment(at) },
@@ -47,7 +47,7 @@ export function audit(app, parameters) {
   const form = element(
     "form",
     { class: "tools", role: "search", onsubmit: (event) => filter(event) },
-    element("div", { class: "field" }, element("label", { for: "of" }, "Of the tenant"), input),
+    element("div", { class: "field" }, element("label", { for: "of" }, "Tenant id"), input),
     element("button", {}, "Show"),
   );
   const verify = element("button", { type: "button", onclick: () => check() }, "Verify the chain");
@@ -66,12 +66,12 @@ export function audit(app, parameters) {
 
   async function refresh(signal) {
     if (!app.isForFleet && tenantId === "") {
-      fill(place, empty("This key is for some tenants only: choose the tenant to show."));
+      fill(place, empty("This key is limited to some tenants: choose the tenant to show."));
       return;
     }
     const answer = await fetchPage(null, signal);
     const isAllNew = isLoaded && !answer.items.some(({ seq }) => entries.has(seq));
-    // So much happened since the last look that there would be a gap: begin anew.
+    // If no entry is known, entries since the last poll are missing: clear the list to avoid a gap.
     if (isAllNew && answer.items.length > 0) entries.clear();
     if (entries.size === 0) older = answer.next_cursor;
     isLoaded = true;
@@ -100,7 +100,7 @@ export function audit(app, parameters) {
     const shown = Array.from(entries.values()).sort((one, other) => other.seq - one.seq);
     table.update(shown);
     more.hidden = older === null;
-    if (shown.length === 0) fill(place, empty(tenantId ? `Nothing was done to ${tenantId}.` : "Nothing was done yet."));
+    if (shown.length === 0) fill(place, empty(tenantId ? `The audit has no entries of ${tenantId}.` : "The audit has no entries yet."));
     else if (table.element.parentNode !== place) fill(place, table.element);
   }
 

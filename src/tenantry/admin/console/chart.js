@@ -1,4 +1,4 @@
-// Line charts of the last minutes: drawn as SVG, told in words to those who do not see them.
+// Draws line charts of the last minutes as SVG, with a description for screen readers.
 
 import { element, fill, setText, shape } from "./dom.js";
 import { NOTHING, time } from "./format.js";
@@ -9,14 +9,14 @@ const MARGIN = { top: 8, right: 16, bottom: 20, left: 58 };
 const GRID_LINES = 3;
 const MINUTE_MS = 60_000;
 
-/** One chart. Its lines are drawn from points: {at, <key>: number or null}. */
+/** A chart that draws its lines from points of the form {at, <key>: number or null}. */
 export class Chart {
   /**
    * @param {string} title
-   * @param {Array<{key: string, label: string}>} lines The second is dashed, so that no colour is needed.
-   * @param {(value: number) => string} format With the unit.
-   * @param {number} least How high the chart reaches at least.
-   * @param {boolean} isExact Whether it reaches exactly so high, and not to a round number above.
+   * @param {Array<{key: string, label: string}>} lines The second line is dashed, so that the lines differ without colours.
+   * @param {(value: number) => string} format Returns a value with its unit.
+   * @param {number} least The smallest maximum of the value axis.
+   * @param {boolean} isExact Whether the maximum of the value axis is not rounded up.
    */
   constructor({ title, lines, format, least = 1, isExact = false }) {
     this.title = title;
@@ -39,7 +39,7 @@ export class Chart {
     this.resizing.observe(this.element);
   }
 
-  /** Show these points; `chosen` is one of them, or null for the last. */
+  /** Show these points, with the readings of the point `chosen`, or of the last point if `chosen` is null. */
   update(points, chosen = null) {
     this.points = points;
     this.chosen = chosen;
@@ -48,7 +48,7 @@ export class Chart {
     this.#draw();
   }
 
-  /** Return the point that is nearest to a place in the window, or null. */
+  /** Return the point nearest to a horizontal position in the window, or null without points. */
   pointAt(clientX) {
     const box = this.drawing.getBoundingClientRect();
     const distance = ({ at }) => Math.abs(this.#x(at) + box.left - clientX);
@@ -105,7 +105,7 @@ export class Chart {
       }
       const isNext = before !== null && point.at - before.at <= GAP_MS;
       const place = `${this.#x(point.at).toFixed(1)} ${y(point[key]).toFixed(1)}`;
-      // A point without neighbours is a line too, of no length: its round ends make it a dot.
+      // A point without neighbours is a line without length, whose round ends draw a dot.
       path += isNext ? `L${place}` : `M${place}h0`;
       before = point;
     }
@@ -124,7 +124,7 @@ export class Chart {
   }
 }
 
-/** Charts that are looked at together: the pointer, or a slider for the keyboard, chooses a moment in all of them. */
+/** A group of charts that share one chosen time, which the pointer or a slider selects. */
 export class ChartGroup {
   constructor(charts) {
     this.charts = charts;
@@ -173,7 +173,7 @@ export class ChartGroup {
   }
 }
 
-/** A page that was just opened does not show five minutes in which nobody looked. */
+/** Return the minutes that the time axis shows: few after the page was opened, because there is no earlier data. */
 function minutesFor(ms) {
   return [1, 2, 3].find((minutes) => ms <= minutes * MINUTE_MS) ?? SHOWN_MS / MINUTE_MS;
 }
@@ -187,7 +187,7 @@ function grid(top) {
   return Array.from({ length: GRID_LINES }, (_, at) => (top * at) / (GRID_LINES - 1));
 }
 
-/** The next of 1, 2, 4 and 10 times a power of ten: half of it is as short to read. */
+/** Return the next of 1, 2, 4 and 10 times a power of ten, because half of such a number is also short. */
 function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 4, 10].find((step) => value <= step * power * (1 + 1e-9));

@@ -1,4 +1,4 @@
-// Asking before something is done: a modal dialog that stays open, with the reason, when the service refuses.
+// Asks for a confirmation in a modal dialog. If the service refuses, the dialog stays open and shows the error.
 
 import { element, setText } from "./dom.js";
 import { inputOf } from "./field.js";
@@ -6,15 +6,15 @@ import { inputOf } from "./field.js";
 let made = 0;
 
 /**
- * Ask, and have it done when the answer is yes.
+ * Ask the user to confirm an action, and call `submit` after the confirmation.
  *
- * @param {string} title A question, or what will be done.
- * @param {string} says What it means.
- * @param {Array} fields See `inputOf`; those that are `isFurther` are folded away at first.
- * @param {string} confirm What the button says.
- * @param {string} decline What the other button says.
- * @param {boolean} isDangerous Whether it takes something away.
- * @param {(values: Object) => Promise} submit Does it; if it throws, the dialog says so and stays.
+ * @param {string} title
+ * @param {string} says The consequences of the action.
+ * @param {Array} fields See `inputOf`; fields with `isFurther` are collapsed at first.
+ * @param {string} confirm The label of the button that confirms.
+ * @param {string} decline The label of the button that cancels.
+ * @param {boolean} isDangerous Whether the action removes something.
+ * @param {(values: Object) => Promise} submit Does the action; if `submit` throws, the dialog stays and shows the error.
  */
 export function ask({ title, says, fields = [], confirm, decline = "Cancel", isDangerous = false, submit }) {
   made += 1;
@@ -39,12 +39,12 @@ export function ask({ title, says, fields = [], confirm, decline = "Cancel", isD
     form,
   );
   let isBusy = false;
-  // Escape would hide whether the service took it.
+  // While the request runs, Escape must not close the dialog, because the result would be hidden.
   dialog.addEventListener("cancel", (event) => isBusy && event.preventDefault());
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
-  // What takes something away is not what a stray Enter does.
+  // An accidental Enter must not confirm a dangerous action.
   (inputs[0]?.control ?? (isDangerous ? cancel : go)).focus();
 
   async function attempt(event) {
@@ -75,7 +75,7 @@ export function ask({ title, says, fields = [], confirm, decline = "Cancel", isD
 function further(inputs) {
   if (inputs.length === 0) return null;
   const whole = element("details", {}, element("summary", {}, "More"), inputs.map((input) => input.element));
-  // The browser tells of what is wrong beside the field, which has to be seen for that.
+  // Open the details when a field is invalid, because the browser shows the error beside the field.
   whole.addEventListener("invalid", () => whole.setAttribute("open", ""), { capture: true });
   return whole;
 }

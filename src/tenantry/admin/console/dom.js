@@ -1,39 +1,37 @@
-// Making elements, and keeping lists of them in step with data.
+// Creates elements, and updates lists of elements from data.
 //
-// Text only ever becomes a text node. Nothing here takes markup, so a tenant's name cannot be any.
+// Text always becomes a text node. No function accepts markup, so a tenant's name cannot inject markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/**
- * Make an HTML element. Attributes that are null or false are left out; `onclick` and the like are listeners.
- */
+/** Create an HTML element. Attributes that are null or false are omitted; attributes like `onclick` are event listeners. */
 export function element(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** Make an SVG element. */
+/** Create an SVG element. */
 export function shape(tag, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Change a node's text, if it is another one: what did not change is not drawn or announced again. */
+/** Change a node's text only if the text differs, so that unchanged text is not drawn or announced again. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Put something in the place of all that a node holds. */
+/** Replace all children of a node. */
 export function fill(node, ...children) {
   node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
 /**
- * Keep a container's children in step with items: who is still there keeps its element, and with it the focus.
+ * Update a container's children from items. An item that remains keeps its element, and with the element the focus.
  *
- * @param {Element} container Holds nothing else.
- * @param {Array} items In the order in which they are to be shown.
- * @param {(item) => string} keyOf What tells one from another.
+ * @param {Element} container Has no other children.
+ * @param {Array} items In display order.
+ * @param {(item) => string} keyOf Returns the unique key of an item.
  * @param {(item) => Element} create
- * @param {(node: Element, item) => void} update Also called for what was just created.
+ * @param {(node: Element, item) => void} update Called for every item, also after `create`.
  */
 export function keepInStep(container, items, keyOf, create, update = () => {}) {
   const there = known.get(container) ?? new Map();
@@ -44,7 +42,7 @@ export function keepInStep(container, items, keyOf, create, update = () => {}) {
     const node = there.get(key) ?? create(item);
     update(node, item);
     wanted.set(key, node);
-    // Moved only if it is not in its place: moving takes the focus away.
+    // Move an element only if necessary, because a move removes the focus.
     const next = before === null ? container.firstChild : before.nextSibling;
     if (next !== node) container.insertBefore(node, next);
     before = node;

@@ -1,12 +1,12 @@
-// What a dialog asks for: one field each, with its label, its hint and what it gives.
+// The input fields of a dialog, each with its label, hint and value.
 
 import { element } from "./dom.js";
 
 /**
- * Make one field: {name, label, hint, kind, value, isRequired, pattern, mustBe, lengthMax, options}.
+ * Create a field from {name, label, hint, kind, value, isRequired, pattern, mustBe, lengthMax, options}.
  *
- * `kind` is "text", "check" (gives whether), "choices" (gives those of `options` that are chosen) or "lines" (of text).
- * Of a text, `options` are suggested, and `mustBe` has to be typed, letter for letter, before anything happens.
+ * `kind` is "text", "lines" (a text of several lines), "check" (a checkbox) or "choices" (a checkbox for each of `options`).
+ * For a text, `options` are suggestions, and `mustBe` is the exact text that confirms the dialog.
  */
 export function inputOf(field, id) {
   const hint = field.hint ? element("small", { class: "hint", id: `${id}-hint` }, field.hint) : null;
@@ -30,7 +30,7 @@ function choicesOf({ name, label, value, options }, id, hint) {
   const labels = controls.map((control) => element("label", { class: "check" }, control, control.value));
   const check = () => {
     const isNone = controls.every((control) => !control.checked);
-    controls[0].setCustomValidity(isNone ? "Choose one at least." : "");
+    controls[0].setCustomValidity(isNone ? "Choose at least one." : "");
   };
   const attributes = { class: "field", id, "aria-describedby": hint?.id, onchange: check };
   const whole = element("fieldset", attributes, element("legend", {}, label), labels, hint);

@@ -1,4 +1,4 @@
-// Fleet jobs: the same work over many tenants, the newest first.
+// The page with the list of fleet jobs, newest first.
 
 import { path } from "./api.js";
 import { element, fill, setText } from "./dom.js";
@@ -32,7 +32,7 @@ export function fleet(app, parameters) {
   const table = new Table("Jobs", columns((id) => progress.get(id)), ({ id }) => id);
   const page = element("div", {}, heading("Fleet"));
   if (app.isForFleet) page.append(tools, lacking(app), place, more);
-  else page.append(empty("This key is for some tenants only; jobs need a key for all tenants."));
+  else page.append(empty("This key is limited to some tenants: jobs need a key for all tenants."));
   if (app.allows("admin")) {
     const begin = () => start(app, (job) => app.go(`#/fleet/${encodeURIComponent(job.id)}`));
     tools.append(element("button", { type: "button", class: "primary", onclick: begin }, "Start job"));
@@ -47,7 +47,7 @@ export function fleet(app, parameters) {
     if (!app.isForFleet) return;
     const answer = await app.api.get("v1/jobs", { state, limit: wanted }, signal);
     jobs = answer.items;
-    // One that is done stays as it is; of any other a tenant may still be under way.
+    // The progress of a done job no longer changes. Any other job may still be working on a tenant.
     const moving = jobs.filter(({ id }) => progress.get(id)?.state !== "done");
     const measured = await Promise.all(moving.map(({ id }) => app.api.get(path`v1/jobs/${id}`, {}, signal)));
     for (const one of measured) progress.set(one.job_id, one);
@@ -57,19 +57,19 @@ export function fleet(app, parameters) {
 
   function show() {
     table.update(jobs);
-    if (jobs.length === 0) fill(place, empty(state ? `No job is ${state}.` : "There were no jobs yet."));
+    if (jobs.length === 0) fill(place, empty(state ? `No job is ${state}.` : "There are no jobs yet."));
     else if (table.element.parentNode !== place) fill(place, table.element);
   }
 
   return { title: "Fleet", element: page, refresh };
 }
 
-/** What a key that may only look is told, or nothing. */
+/** Return a hint that is shown only to keys without the scope admin. */
 export function lacking(app) {
-  return element("p", { class: "hint", hidden: app.allows("admin") }, "Starting and steering jobs needs a key with the scope admin.");
+  return element("p", { class: "hint", hidden: app.allows("admin") }, "Starting, pausing, resuming and cancelling jobs needs a key with the scope admin.");
 }
 
-/** How far a job is: a bar, and the numbers. */
+/** Return an element for a job's progress: a bar with numbers. */
 export function bar() {
   return element("div", { class: "bar" }, element("progress", { "aria-label": "Progress", value: 0 }), element("small"));
 }

@@ -1,4 +1,4 @@
-// Numbers, sizes and times as people read them. Units are always there.
+// Formats numbers, sizes and times for people, always with units.
 
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
@@ -13,7 +13,7 @@ export function count(value) {
   return isThere(value) ? WHOLE.format(value) : NOTHING;
 }
 
-/** 3.14159 → "3.1"; from 100 on without a fraction, which nobody reads. */
+/** 3.14159 → "3.1"; numbers from 100 on have no fraction. */
 export function decimal(value) {
   if (!isThere(value)) return NOTHING;
   return value >= 100 || value === 0 ? WHOLE.format(value) : TENTHS.format(value);
@@ -53,7 +53,7 @@ export function duration(value) {
   return `${WHOLE.format(Math.floor(whole / 3600))} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
-/** An instant of the API, in the reader's time zone. */
+/** Format a timestamp of the API in the user's time zone. */
 export function moment(iso) {
   return iso ? MOMENT.format(new Date(iso)) : NOTHING;
 }

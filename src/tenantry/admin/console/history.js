@@ -1,10 +1,10 @@
-// The last minutes of the whole service: what the charts of the overview show, kept whichever page is open.
+// Collects the service's metrics of the last minutes for the overview's charts, on every page.
 
 import { Problem } from "./api.js";
 import { between, lookAt, parse } from "./metrics.js";
 
 export const SHOWN_MS = 5 * 60_000;
-/** Between looks that are farther apart than this nobody looked: the charts have a gap there. */
+/** The time between two polls above which the charts show a gap. */
 export const GAP_MS = 12_000;
 const QUANTILE_LOOKS = 5;
 const LOOKS_MAX = 1_000;
@@ -13,14 +13,14 @@ export class History {
   constructor(api) {
     this.api = api;
     this.points = [];
-    /** The last look, or null. */
+    /** The counts of the last poll, or null. */
     this.now = null;
-    /** Whether this service gives its metrics here: they may have a port of their own. */
+    /** Whether the API's port serves the metrics, which may have their own port. */
     this.isServed = true;
     this.looks = [];
   }
 
-  /** Look once more. */
+  /** Poll the metrics. */
   async look() {
     if (!this.isServed) return;
     let text;

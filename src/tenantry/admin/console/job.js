@@ -1,4 +1,4 @@
-// One fleet job: how far it is, as it happens; what it can be told; and what became of its tenants.
+// The page of one fleet job, with its live progress, its actions and the results of its tenants.
 
 import { labelOf } from "./actions.js";
 import { path, Problem, Unreachable } from "./api.js";
@@ -12,9 +12,9 @@ const JOBS_ASKED = 100;
 const ROWS = 50;
 const ROWS_MAX = 1_000;
 const LIVE = ["pending", "running"];
-const OUTCOMES = { failed: "failed", left: "still to be done", skipped: "skipped", ok: "ok", "": "all" };
+const OUTCOMES = { failed: "failed", left: "unfinished", skipped: "skipped", ok: "ok", "": "all" };
 const FACTS = [
-  "Ok", "Failed", "Skipped", "Left", "Wave", "Rate", "Time left", "Tenants", "First wave", "Failures allowed", "At once",
+  "Ok", "Failed", "Skipped", "Left", "Wave", "Rate", "Time left", "Tenants", "First wave", "Failures allowed", "Concurrency",
   "Snapshot before", "Arguments", "Started", "In this state since", "By",
 ];
 
@@ -71,7 +71,7 @@ export function job(app, id) {
       await look(signal);
     } catch (error) {
       if (!(error instanceof Problem) || error.status !== 404) throw error;
-      fill(body, empty(`There is no job ${id}.`));
+      fill(body, empty(`Job ${id} does not exist.`));
     }
   }
 
@@ -83,7 +83,7 @@ export function job(app, id) {
     if (!isFollowed && LIVE.includes(known.state)) follow(signal);
   }
 
-  // Between two looks it is shown as it goes on; where the stream breaks off, the looks are left.
+  // The stream shows the progress between two polls. If the stream breaks off, the polls continue.
   async function follow(signal) {
     isFollowed = true;
     try {
@@ -115,7 +115,7 @@ export function job(app, id) {
     facts.set("Time left", progress.seconds_left === null ? null : duration(progress.seconds_left));
   }
 
-  // The list alone tells how a job was started; it is the newest first, in the order of ids.
+  // Only the list of jobs has a job's options. The list is ordered by id, newest first.
   async function find(signal) {
     let cursor = null;
     do {
@@ -133,7 +133,7 @@ export function job(app, id) {
     facts.set("Tenants", chosenBy(options));
     facts.set("First wave", options.canary === null ? null : firstWave(options));
     facts.set("Failures allowed", allowed(options.failures_max));
-    facts.set("At once", count(options.concurrency));
+    facts.set("Concurrency", count(options.concurrency));
     facts.set("Snapshot before", options.snapshot_before ? snapshotOf(options) : null);
     facts.set("Arguments", Object.keys(options.arguments).length > 0 ? JSON.stringify(options.arguments) : null);
     facts.set("Started", moment(started.created_at));
@@ -141,7 +141,7 @@ export function job(app, id) {
     facts.set("By", started.created_by);
   }
 
-  // Asked for when something was finished, and not every two seconds.
+  // The results are read only after a tenant was finished, and not every two seconds.
   async function lookAtResults(signal) {
     const { done, failed } = known;
     const wanted = [outcome.value, rows, done, failed].join();
@@ -150,7 +150,7 @@ export function job(app, id) {
     shown = wanted;
     results.update(answer.items);
     more.hidden = answer.next_cursor === null || rows >= ROWS_MAX;
-    if (answer.items.length === 0) fill(place, empty(outcome.value === "failed" ? "None has failed." : "None."));
+    if (answer.items.length === 0) fill(place, empty(outcome.value === "failed" ? "No tenant has failed." : "No tenants."));
     else if (results.element.parentNode !== place) fill(place, results.element);
   }
 
@@ -171,11 +171,11 @@ function columns() {
       update: (cell, { outcome }) => {
         const isFailure = outcome !== null && !["ok", "skipped"].includes(outcome);
         cell.firstChild.dataset.state = isFailure ? "failed" : outcome;
-        setText(cell.firstChild, words(outcome ?? "to be done"));
+        setText(cell.firstChild, words(outcome ?? "unfinished"));
       },
     },
     { title: "Error", isLong: true, text: ({ error, detail }) => error ?? detailOf(detail) },
-    { title: "Took", isNumber: true, text: ({ seconds: took }) => seconds(took) },
+    { title: "Duration", isNumber: true, text: ({ seconds: took }) => seconds(took) },
     { title: "When", isMoment: true, text: ({ finished_at: at }) => moment(at) },
   ];
 }
@@ -202,5 +202,5 @@ function allowed(most) {
 }
 
 function snapshotOf({ return_on_failure: isReturned }) {
-  return isReturned ? "yes, and returned to it on failure" : "yes";
+  return isReturned ? "yes, restored on failure" : "yes";
 }

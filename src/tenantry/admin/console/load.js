@@ -1,11 +1,11 @@
-// How much tenants call: from their counters, which only ever rise while a tenant is open.
+// Computes tenants' call rates from their counters, which only increase while a tenant is open.
 
 import { rise } from "./metrics.js";
 
 export class LoadMeter {
   #known = new Map();
 
-  /** Note a tenant's statistics of a moment in milliseconds. */
+  /** Record a tenant's statistics at a time in milliseconds. */
   note(statistics, at) {
     const before = this.#known.get(statistics.tenant_id);
     const counts = { read: statistics.read?.calls ?? null, write: statistics.write?.calls ?? null };
@@ -22,7 +22,7 @@ export class LoadMeter {
     });
   }
 
-  /** Return what is known of a tenant: {read, write, total} per second, {bytes, isOpen}; or null. */
+  /** Return a tenant's {read, write, total} calls per second and {bytes, isOpen}; null for an unknown tenant. */
   of(tenantId) {
     return this.#known.get(tenantId) ?? null;
   }

@@ -1,4 +1,4 @@
-// The page itself: signing in and out, which view is open, and whether what it shows is fresh.
+// The frame of the console: signing in and out, opening pages, and showing whether the data is fresh.
 
 import { Activity } from "./activity.js";
 import { Api, Problem } from "./api.js";
@@ -17,7 +17,7 @@ const KEPT_KEY = "tenantry.key";
 const SCOPES = ["read", "operate", "admin"];
 const at = (id) => document.getElementById(id);
 
-/** Everything that ends with the session: at sign-out nothing of it is left. */
+/** The state of a session, which is dropped at sign-out. */
 class App {
   #view = null;
   #leaving = new AbortController();
@@ -32,12 +32,12 @@ class App {
     this.poller = new Poller(() => this.#look(), (outcome) => this.#showOutcome(outcome));
   }
 
-  /** What each state of a tenant allows, by state in the order of a tenant's life. */
+  /** The permissions and transitions of each lifecycle state, in order. */
   get states() {
     return this.service.states;
   }
 
-  /** The states that allow something. */
+  /** Return the lifecycle states that allow a permission or a transition. */
   statesThatAllow(what) {
     return Object.keys(this.states).filter((state) => this.states[state].includes(what));
   }
@@ -47,13 +47,13 @@ class App {
     return (this.caller.key?.tenants ?? null) === null;
   }
 
-  /** Whether the key may do what a scope allows; each scope includes those before it. */
+  /** Return whether the key has a scope; each scope in `SCOPES` includes the scopes before it. */
   allows(scope) {
     if (this.caller.key === null) return true;
     return this.caller.key.scopes.some((one) => SCOPES.indexOf(one) >= SCOPES.indexOf(scope));
   }
 
-  /** Disable a button if the key lacks the scope, and return it. The service would refuse in any case. */
+  /** Disable a button if the key lacks the scope, and return the button. The service checks the scope anyway. */
   needs(button, scope) {
     if (!this.allows(scope)) {
       button.disabled = true;
@@ -83,7 +83,7 @@ class App {
     this.activity.close();
   }
 
-  /** Open the view that the address names. */
+  /** Open the page in the address bar. */
   open() {
     this.#leaving.abort();
     this.#leaving = new AbortController();
@@ -92,13 +92,13 @@ class App {
     fill(at("view"), this.#view.element);
     at("problem").hidden = true;
     markCurrent();
-    // Who reads with a screen reader hears where they are; who uses the keyboard goes on from there.
+    // Focus the heading: screen readers announce the heading, and keyboard users continue from the heading.
     this.#view.element.querySelector("h1").focus();
     scrollTo(0, 0);
     this.refresh();
   }
 
-  /** Look again, also at what a view asks for only when something was done. */
+  /** Poll now, including the data that a page reads only after a change. */
   #lookAnew() {
     this.#view.changed?.();
     this.refresh();
@@ -113,7 +113,7 @@ class App {
     const { signal } = this.#leaving;
     const results = await Promise.allSettled([this.history.look(), this.#view.refresh(signal)]);
     const failed = results.find(({ status }) => status === "rejected");
-    // Somebody went to another view meanwhile: what became of this one is nobody's concern.
+    // Ignore a failure if the user has opened another page in the meantime.
     if (failed !== undefined && !signal.aborted) throw failed.reason;
   }
 
@@ -129,7 +129,7 @@ class App {
     freshness.dataset.state = "stale";
     setText(freshness, this.#freshAt === null ? "No data" : `Stale since ${time(this.#freshAt)}`);
     const isExpected = error instanceof Problem || error.name === "Unreachable";
-    const advice = `It is tried again in ${count(waitMs / 1000)} s.`;
+    const advice = `The next attempt is in ${count(waitMs / 1000)} s.`;
     this.showProblem(isExpected ? new Error(`${error.message} ${advice}`) : error);
   }
 
@@ -227,7 +227,7 @@ async function submitKey(event) {
   } catch (error) {
     showSignIn(error.message);
   } finally {
-    // Typed once: it is not left for whoever looks at the page next.
+    // Clear the input, so that the key does not stay on the page.
     input.value = "";
     button.disabled = false;
   }
@@ -237,7 +237,7 @@ async function begin() {
   at("sign-in-form").addEventListener("submit", submitKey);
   at("sign-out").addEventListener("click", () => signOut());
   at("skip").addEventListener("click", (event) => {
-    // The address names the view: it must not become "#content".
+    // The fragment of the address names the page, so the fragment must not become "#content".
     event.preventDefault();
     at("content").focus();
   });

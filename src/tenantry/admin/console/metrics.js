@@ -1,13 +1,13 @@
-// What `/metrics` says, made into what the charts show: rates and quantiles of the time between two looks.
+// Converts the samples of `/metrics` to the charts' rates and quantiles between two polls.
 
 const PREFIX = "tenantry_";
-// The service's own bookkeeping in its catalog, such as what this page asks for: no tenant's load.
+// The service's own operations on its catalog, such as this page's requests, are not tenants' load.
 const OWN_OPERATIONS = new Set(["audit", "catalog", "fleet", "keys", "recorded_responses"]);
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
 /**
- * Read the text format (https://prometheus.io/docs/instrumenting/exposition_formats/), as far as it is ours.
+ * Parse tenantry's metrics in the text format (https://prometheus.io/docs/instrumenting/exposition_formats/).
  *
  * @returns {Map<string, Array<{labels: Object, value: number}>>} The samples by name.
  */
@@ -24,7 +24,7 @@ export function parse(text) {
   return samples;
 }
 
-/** Reduce samples to the counts that the charts need, at a moment in milliseconds. */
+/** Reduce samples to the counts that the charts need; `at` is the time in milliseconds. */
 export function lookAt(samples, at) {
   const all = (name) => samples.get(PREFIX + name) ?? [];
   const only = (name) => all(name)[0]?.value ?? null;
@@ -45,11 +45,11 @@ export function lookAt(samples, at) {
 }
 
 /**
- * Return what happened between two looks; what cannot be told is null.
+ * Return the rates and quantiles between two polls; an unknown value is null.
  *
- * @param before The look before this one.
+ * @param before The previous poll's counts.
  * @param now
- * @param earlier A look some more ago: quantiles over a longer time jump about less.
+ * @param earlier The counts of an earlier poll, because quantiles over a longer time fluctuate less.
  */
 export function between(before, now, earlier = before) {
   const seconds = (now.at - before.at) / 1000;
@@ -70,10 +70,10 @@ export function between(before, now, earlier = before) {
 }
 
 /**
- * Return a quantile of a histogram as Prometheus' histogram_quantile does: a straight line within the bucket.
+ * Return a quantile of a histogram, with linear interpolation within the bucket like Prometheus' histogram_quantile.
  *
  * @param {number} q From 0 to 1.
- * @param {Array<[number, number]>?} cumulative Upper bounds with the counts up to them, the last one infinite.
+ * @param {Array<[number, number]>?} cumulative Pairs of an upper bound and a cumulative count; the last bound is infinite.
  */
 export function quantile(q, cumulative) {
   if (cumulative === null || cumulative.length < 2) return null;
@@ -81,14 +81,14 @@ export function quantile(q, cumulative) {
   if (!(total > 0)) return null;
   const rank = q * total;
   const at = cumulative.findIndex(([, count]) => count >= rank);
-  // Beyond the last bound nobody knows how far.
+  // A quantile in the infinite bucket is unknown, so return the largest finite bound.
   if (cumulative[at][0] === Infinity) return cumulative.at(-2)[0];
   const [lower, below] = at === 0 ? [0, 0] : cumulative[at - 1];
   const [upper, count] = cumulative[at];
   return lower + (upper - lower) * ((rank - below) / (count - below));
 }
 
-/** How fast a counter rose; null if it began anew in between. */
+/** Return a counter's rate per second; null if the counter was reset in the meantime. */
 export function rise(before, now, seconds) {
   if (before === null || now === null || now < before || !(seconds > 0)) return null;
   return (now - before) / seconds;

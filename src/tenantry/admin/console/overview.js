@@ -1,4 +1,4 @@
-// The service as a whole: who is there, how much is done, how long it takes, and who does the most.
+// The overview page of the service: tenants by state, throughput, latency, and the busiest tenants.
 
 import { Chart, ChartGroup } from "./chart.js";
 import { element, fill, keepInStep, setText } from "./dom.js";
@@ -73,7 +73,7 @@ export function overview(app) {
   }
 
   function showStates(tenants) {
-    // A state in which tenants serve calls is shown even without a tenant.
+    // Show a state without tenants only if tenants serve calls in this state.
     const shown = app.statesThatAllow("exist").filter((state) => app.states[state].includes("read") || tenants[state] > 0);
     keepInStep(
       states,
@@ -87,12 +87,12 @@ export function overview(app) {
   async function refresh(signal) {
     showHistory();
     if (!app.isForFleet) {
-      fill(busiestPlace, empty("This key is for some tenants only: ", element("a", { href: "#/tenants" }, "see them"), "."));
+      fill(busiestPlace, empty("This key is limited to some tenants: ", element("a", { href: "#/tenants" }, "see the tenants"), "."));
       return;
     }
     const { items } = await app.api.get("v1/statistics/top", { limit: TOP_TENANTS }, signal);
     busiest.update(items);
-    if (items.length === 0) fill(busiestPlace, empty("Nobody called in the last minute."));
+    if (items.length === 0) fill(busiestPlace, empty("No calls in the last minute."));
     else if (busiest.element.parentNode !== busiestPlace) fill(busiestPlace, busiest.element);
   }
 

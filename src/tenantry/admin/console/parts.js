@@ -1,27 +1,27 @@
-// What several pages are made of.
+// Elements that several pages share.
 
 import { element, keepInStep, setText } from "./dom.js";
 
-/** A tenant's state, in a word and a colour. */
+/** Return a label of a tenant's state with a colour. */
 export function badge(state) {
   return element("span", { class: "badge", "data-state": state }, state);
 }
 
-/** A name that somebody chose: whatever its letters do, they do it inside of their own piece of text. */
+/** Return an element for a user-chosen name, which isolates the name's text direction from the surrounding text. */
 export function chosenName(text) {
   return element("bdi", {}, text);
 }
 
-/** The way to a tenant's page. */
+/** Return a link to a tenant's page. */
 export function tenantLink(id) {
   return element("a", { href: `#/tenants/${encodeURIComponent(id)}` }, id);
 }
 
-/** Buttons for actions, kept in step with those that are offered. */
+/** A group of buttons, one for each offered action. */
 export class Buttons {
   /**
-   * @param {string} label What they do it to.
-   * @param {(action) => Element} create Makes one's button.
+   * @param {string} label The accessible name of the group.
+   * @param {(action) => Element} create Returns the button of an action.
    */
   constructor(label, create) {
     this.create = create;
@@ -31,31 +31,31 @@ export class Buttons {
   update(actions) {
     const hadFocus = this.element.contains(document.activeElement);
     keepInStep(this.element, actions, ({ name }) => name, this.create);
-    // The button that was pressed may be gone with the state that offered it.
+    // The pressed button may have been removed, because the new state does not offer its action.
     if (hadFocus && !this.element.contains(document.activeElement)) this.element.focus();
   }
 }
 
-/** A heading that can be jumped to. */
+/** Return a heading that can receive the focus. */
 export function heading(text) {
   return element("h1", { tabindex: "-1" }, text);
 }
 
-/** Text for a place where there is nothing yet, and what to do about it. */
+/** Return a paragraph for an empty list, with advice. */
 export function empty(...children) {
   return element("p", { class: "empty" }, ...children);
 }
 
 /**
- * A table that becomes a list of cards where the window is narrow. Its roles are said: CSS that lays it out anew would
- * otherwise take them from it.
+ * A table that becomes a list of cards in a narrow window. The elements have explicit roles, because browsers drop the roles of
+ * a table that CSS lays out differently.
  */
 export class Table {
   /**
-   * @param {string} label What it shows.
+   * @param {string} label The accessible name of the table.
    * @param {Array} columns {title, isNumber, isHeader, isLong, isMoment, text: (item) => string}, or instead of `text`
    *   {create: (item) => node, update: (cell, item) => void}.
-   * @param {(item) => string} keyOf What tells one row from another.
+   * @param {(item) => string} keyOf Returns the unique key of an item's row.
    */
   constructor(label, columns, keyOf) {
     this.columns = columns;
@@ -98,7 +98,7 @@ function fillCell({ text, update }, cell, item) {
   else if (text) setText(cell, text(item));
 }
 
-/** Names with values, in a fixed order: `set("Size", "4 KiB")`. */
+/** A list of names with values, in a fixed order: `set("Size", "4 KiB")`. */
 export class Facts {
   constructor(names) {
     const pairs = names.map((name) => element("div", { hidden: true }, element("dt", {}, name), element("dd")));
@@ -106,7 +106,7 @@ export class Facts {
     this.pairs = new Map(names.map((name, at) => [name, pairs[at]]));
   }
 
-  /** Show a value; null takes it away. */
+  /** Show a value, or hide the name if the value is null. */
   set(name, value) {
     const pair = this.pairs.get(name);
     pair.hidden = value === null;

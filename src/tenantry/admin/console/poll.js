@@ -1,4 +1,4 @@
-// Asking again and again: every two seconds while somebody looks, later while it fails.
+// Polls the service: every two seconds while the page is visible, and less often after failures.
 
 export const INTERVAL_MS = 2_000;
 const INTERVAL_MS_MAX = 30_000;
@@ -15,7 +15,7 @@ export class Poller {
 
   /**
    * @param {() => Promise} work
-   * @param {(outcome: {error: Error?, waitMs: number}) => void} onSettled Called after each try.
+   * @param {(outcome: {error: Error?, waitMs: number}) => void} onSettled Called after each attempt.
    */
   constructor(work, onSettled) {
     this.#work = work;
@@ -34,12 +34,12 @@ export class Poller {
     clearTimeout(this.#timer);
   }
 
-  /** Ask now instead of when it is time. Nothing is asked while nobody sees it. */
+  /** Poll now instead of at the next interval. A hidden page does not poll. */
   async now() {
     clearTimeout(this.#timer);
     if (!this.#isStarted || document.hidden) return;
     if (this.#isBusy) {
-      // What runs may have been asked before the change that somebody wants to see.
+      // The running poll may have begun before the change that the user wants to see, so poll once more.
       this.#isWanted = true;
       return;
     }

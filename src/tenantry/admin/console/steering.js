@@ -1,4 +1,4 @@
-// Starting fleet jobs, and steering them until they have ended.
+// Starts, pauses, resumes and cancels fleet jobs.
 
 import { newIdempotencyKey, path } from "./api.js";
 import { labelOf } from "./actions.js";
@@ -6,40 +6,40 @@ import { ask } from "./dialog.js";
 
 const KINDS = ["migrate", "check", "snapshot"];
 const REASON = { name: "reason", label: "Reason (optional)", lengthMax: 1_000 };
-const ALLOWED = { pattern: "[0-9]{1,7}|[1-9][0-9]?%", hint: "A number, or a share such as 2%. Empty: any number." };
+const ALLOWED = { pattern: "[0-9]{1,7}|[1-9][0-9]?%", hint: "A number, or a percentage such as 2%. Empty allows any number." };
 
-/** What a job can be told. `from` are the states in which each is offered: rows of the core's table, as a test compares. */
+/** The actions on a job. `from` lists the states that offer the action; a test compares the states with the core's table. */
 export const JOB_ACTIONS = [
   {
     name: "pause",
     from: ["pending", "running"],
-    says: "No further tenant is begun until it is resumed.",
+    says: "The job starts no further tenant until the job is resumed.",
     fields: [REASON],
   },
   {
     name: "resume",
     from: ["paused", "stopped"],
-    says: "It continues where it stopped. Failures so far are accepted.",
+    says: "The job continues with the unfinished tenants. After a stop, earlier failures no longer count against the limit.",
     fields: [
       {
         ...ALLOWED,
         name: "failures_max",
         label: "Failures allowed from now on (optional)",
-        hint: "A number, or a share such as 2%. Empty: as many as before.",
+        hint: "A number, or a percentage such as 2%. Empty keeps the old limit.",
       },
     ],
   },
   {
     name: "cancel",
     from: ["pending", "running", "paused", "stopped"],
-    says: "It ends, and no further tenant is begun. Finished work stays.",
+    says: "The job ends, and starts no further tenant. Finished work stays.",
     fields: [REASON],
     confirm: "Cancel the job",
     isDangerous: true,
   },
 ];
 
-// What `POST /v1/jobs` takes.
+// The fields of the body of `POST /v1/jobs`.
 const fieldsOf = (app) => [
   {
     name: "kind",
@@ -55,23 +55,23 @@ const fieldsOf = (app) => [
     kind: "choices",
     options: app.statesThatAllow("copy"),
     value: app.statesThatAllow("migrate"),
-    hint: "Only check and snapshot work on tenants that serve no calls.",
+    hint: "Only the kinds check and snapshot work on tenants that serve no calls.",
   },
   {
     name: "id_prefix",
-    label: "Whose ids begin with (optional)",
+    label: "Only ids that begin with (optional)",
     pattern: "[a-z0-9\\-]{1,48}",
-    hint: "Of a–z, 0–9 and “-”.",
+    hint: "The characters a–z, 0–9 and “-”.",
   },
   {
     name: "tenant_ids",
     label: "Only these tenants (optional)",
-    hint: "Their ids, separated by blanks or commas.",
+    hint: "Tenant ids, separated by blanks or commas.",
     isFurther: true,
   },
   {
     name: "below",
-    label: "Only below these schema versions (optional)",
+    label: "Only tenants below these schema versions (optional)",
     pattern: " *[a-z][a-z0-9_]* +[0-9]{1,9}( *, *[a-z][a-z0-9_]* +[0-9]{1,9})* *",
     hint: "Such as company 2, invoices 1.",
     isFurther: true,
@@ -80,42 +80,41 @@ const fieldsOf = (app) => [
     name: "canary",
     label: "First wave (optional)",
     pattern: "[1-9][0-9]{0,6}|[0-9]{1,2}(\\.[0-9]{1,2})?%",
-    hint: "How many go first: a number, or a share such as 5%.",
+    hint: "The number of tenants in the first wave, or a percentage such as 5%.",
     isFurther: true,
   },
   { ...ALLOWED, name: "canary_failures_max", label: "Failures allowed in the first wave", value: "0", isFurther: true },
   { ...ALLOWED, name: "failures_max", label: "Failures allowed", value: "10", isFurther: true },
   {
     name: "concurrency",
-    label: "Tenants at once",
+    label: "Concurrent tenants",
     value: "8",
     isRequired: true,
     pattern: "[1-9][0-9]{0,3}",
     hint: "From 1 to 1024.",
     isFurther: true,
   },
-  { name: "snapshot_before", label: "Take a snapshot of each tenant before", kind: "check", isFurther: true },
-  { name: "return_on_failure", label: "Restore that snapshot if the work on a tenant fails", kind: "check", isFurther: true },
+  { name: "snapshot_before", label: "Take a snapshot of each tenant before the work", kind: "check", isFurther: true },
+  { name: "return_on_failure", label: "Restore the snapshot if the work on a tenant fails", kind: "check", isFurther: true },
   { name: "arguments", label: "Arguments (optional)", kind: "lines", hint: "A JSON object; no secrets.", isFurther: true },
 ];
 
-/** Ask for a new job, and start it. */
+/** Ask for a new job's options, and start the job. */
 export function start(app, onDone) {
   const once = newIdempotencyKey();
   ask({
     title: "Start a fleet job",
-    says: "The same work on every chosen tenant. Tenants are chosen now, and the job begins immediately.",
+    says: "The job does the same work on every chosen tenant. The tenants are chosen now, and the job begins immediately.",
     fields: fieldsOf(app),
     confirm: "Start",
     submit: async (values) => {
       const job = await app.api.send("POST", "v1/jobs", { body: jobOf(values), once });
-      // Its page tells of it from now on.
       onDone(job);
     },
   });
 }
 
-/** Ask whether a job is to be steered, and do it. */
+/** Ask the user to confirm an action on a job, and do the action. */
 export function steer(app, action, job, onDone) {
   const once = newIdempotencyKey();
   const title = `${labelOf(action)}: ${job.kind}, ${job.job_id}`;
@@ -135,7 +134,7 @@ export function steer(app, action, job, onDone) {
   });
 }
 
-/** What was typed, as the API takes it. */
+/** Convert the dialog's values to the API's body. */
 export function jobOf(values) {
   const { tenant_ids: ids, below, canary, arguments: given } = values;
   const { kind, states, snapshot_before, return_on_failure } = values;

@@ -1,4 +1,4 @@
-// One tenant: its facts, its actions, its snapshots and its audit.
+// The page of one tenant, with its facts, actions, snapshots and audit entries.
 
 import { ACTIONS, create, isOffered, labelOf, perform, SNAPSHOT_ACTIONS } from "./actions.js";
 import { path, Problem } from "./api.js";
@@ -13,7 +13,7 @@ const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
 const FACTS = [
   "Size", "Open here", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Schema", "Limits",
-  "Protected from being deleted", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
+  "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
 ];
 
 export function tenant(app, id) {
@@ -44,7 +44,7 @@ export function tenant(app, id) {
   const snapshots = new Table("Snapshots", snapshotColumns(app, () => known, changed), (snapshot) => snapshot.id);
   const damaged = element("p", { class: "notice", hidden: true });
   const snapshotsPlace = element("div", {}, empty("Loading…"));
-  const audit = auditTable("Latest in the audit", { hasTenant: false });
+  const audit = auditTable("Latest audit entries", { hasTenant: false });
   const auditPlace = element("div", {}, empty("Loading…"));
   const content = element(
     "div",
@@ -58,9 +58,9 @@ export function tenant(app, id) {
     element("h2", {}, "Snapshots"),
     damaged,
     snapshotsPlace,
-    element("h2", {}, "Latest in the audit"),
+    element("h2", {}, "Latest audit entries"),
     auditPlace,
-    element("p", {}, element("a", { href: `#/audit?tenant=${encodeURIComponent(id)}` }, "All of it in the audit")),
+    element("p", {}, element("a", { href: `#/audit?tenant=${encodeURIComponent(id)}` }, "All audit entries of this tenant")),
   );
   const body = element("div", {}, empty("Loading…"));
   const title = heading(id);
@@ -93,8 +93,8 @@ export function tenant(app, id) {
     if (seen === null) await lookBack(signal);
   }
 
-  // What lies outside of the catalog's record is asked for when the tenant has changed, and not every two seconds: the
-  // snapshots may lie far away.
+  // Snapshots, restore points and the audit are read only after the tenant has changed, and not every two seconds, because the
+  // snapshot storage may be slow.
   async function lookBack(signal) {
     const mark = {};
     seen = mark;
@@ -104,12 +104,12 @@ export function tenant(app, id) {
         app.api.get(path`v1/tenants/${id}/restore-points`, {}, signal),
         app.api.get("v1/audit", { tenant_id: id, limit: AUDIT_ROWS }, signal),
       ]);
-      setText(damaged, `Damaged, to be deleted: ${kept.damaged.join(", ")}.`);
+      setText(damaged, `Delete these damaged snapshots: ${kept.damaged.join(", ")}.`);
       damaged.hidden = kept.damaged.length === 0;
       canUndo = replaced.items.length > 0;
       showActions();
-      showList(snapshots, snapshotsPlace, kept.items, "None yet. A snapshot keeps the tenant's present data.");
-      showList(audit, auditPlace, done.items, "Nothing yet.");
+      showList(snapshots, snapshotsPlace, kept.items, "No snapshots yet. A snapshot keeps the tenant's current data.");
+      showList(audit, auditPlace, done.items, "No audit entries yet.");
     } catch (error) {
       if (seen === mark) seen = null;
       throw error;
@@ -124,10 +124,10 @@ export function tenant(app, id) {
     if (name.textContent !== known.display_name) fill(name, chosenName(known.display_name));
     name.hidden = known.display_name === known.id;
     const notes = [
-      known.busy_with && `${words(known.busy_with)} is under way.`,
+      known.busy_with && `The operation ${words(known.busy_with)} is running.`,
       known.reason && `Reason: ${known.reason}`,
       known.last_error && `Last error: ${known.last_error}`,
-      known.purge_after && `It is purged after ${moment(known.purge_after)}.`,
+      known.purge_after && `The tenant is purged after ${moment(known.purge_after)}.`,
     ].filter(Boolean);
     setText(notice, notes.join("\n"));
     notice.hidden = notes.length === 0;
@@ -135,7 +135,7 @@ export function tenant(app, id) {
     facts.set("Schema", versions(known.schema_versions));
     facts.set("In this state since", moment(known.state_changed_at));
     facts.set("Created", moment(known.created_at));
-    facts.set("Protected from being deleted", known.deletion_protected ? "yes" : null);
+    facts.set("Protected from deletion", known.deletion_protected ? "yes" : null);
     facts.set("Next snapshot", known.snapshot_due_at && moment(known.snapshot_due_at));
     facts.set("Former id", known.previous_id);
     facts.set("Limits", limitsOf(known.limits));
@@ -159,7 +159,7 @@ export function tenant(app, id) {
     points.push({ at: now, read, write });
     if (points.length > POINTS_MAX) points.shift();
     charts.update(points);
-    // A tenant that serves no calls, and served none since the page was opened, has nothing to draw.
+    // Hide the charts of a tenant that serves no calls and has served none since the page was opened.
     charts.element.hidden = !known.allows.includes("read") && points.every((point) => point.read === null);
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
@@ -174,23 +174,23 @@ export function tenant(app, id) {
   function showMissing(error) {
     known = null;
     state.hidden = true;
-    // Looked for again and again: the button below keeps the focus meanwhile.
+    // Each poll calls this function; keep the button, or the button loses the focus.
     if (missing?.parentNode === body) return;
-    const make = element("button", { type: "button", onclick: () => create(app, changed, id) }, "Create it");
-    missing = empty(error.status === 404 ? `There is no tenant ${id}.` : error.message);
+    const make = element("button", { type: "button", onclick: () => create(app, changed, id) }, "Create this tenant");
+    missing = empty(error.status === 404 ? `Tenant ${id} does not exist.` : error.message);
     fill(body, missing, make);
     if (error.status === 404) app.needs(make, "operate");
     else make.remove();
   }
 
   function changed(answer, before) {
-    // Long work may end when somebody has long gone on to another page: that one stays.
+    // A long operation may end after the user has opened another page, which must stay open.
     if (!page.isConnected) return;
     seen = null;
-    // What it was done to, and not what is known now: a look in between may have found nobody at this address.
+    // Compare with the tenant before the action, because a poll in the meantime may have found no tenant with this id.
     const isOfThisOne = answer?.uid !== undefined && answer.uid === before?.uid;
     if (isOfThisOne && !answer.allows.includes("exist")) app.go("#/tenants");
-    // Renamed: it lives on at another address. A clone is a tenant of its own, and this one's page stays.
+    // After a rename, follow the tenant to its new address. After a clone, stay on this tenant's page.
     else if (isOfThisOne && answer.id !== id) app.go(`#/tenants/${answer.id}`);
     else app.refresh();
   }
@@ -201,10 +201,10 @@ export function tenant(app, id) {
 function snapshotColumns(app, tenant, changed) {
   return [
     { title: "Taken", isHeader: true, isMoment: true, text: (snapshot) => moment(snapshot.created_at) },
-    { title: "Why", text: (snapshot) => snapshot.trigger },
+    { title: "Trigger", text: (snapshot) => snapshot.trigger },
     { title: "Rows", isNumber: true, text: ({ row_counts: rows }) => count(total(rows)) },
     { title: "Size", isNumber: true, text: (snapshot) => bytes(snapshot.database_bytes) },
-    { title: "Kept in", isNumber: true, text: (snapshot) => bytes(snapshot.stored_bytes) },
+    { title: "Stored size", isNumber: true, text: (snapshot) => bytes(snapshot.stored_bytes) },
     {
       title: "Actions",
       create: (snapshot) => element("div", { class: "buttons", role: "group", "aria-label": `Snapshot ${snapshot.id}` }),
@@ -238,5 +238,5 @@ function limitsOf(limits) {
     limits.calls_in_flight_max !== null && `${count(limits.calls_in_flight_max)} calls in flight`,
     limits.durability !== null && `durability ${limits.durability}`,
   ].filter(Boolean);
-  return texts.length > 0 ? texts.join(", ") : "none of its own";
+  return texts.length > 0 ? texts.join(", ") : "no limits of this tenant";
 }

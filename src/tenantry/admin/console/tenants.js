@@ -1,4 +1,4 @@
-// The list of tenants: search, filter and create.
+// The page with the list of tenants, with search, filter and creation.
 
 import { create } from "./actions.js";
 import { element, fill, setText } from "./dom.js";
@@ -7,11 +7,11 @@ import { LoadMeter } from "./load.js";
 import { badge, chosenName, empty, heading, Table } from "./parts.js";
 
 const PAGE_ROWS = 100;
-/** As many as the service lists in one answer. */
+/** The number of tenants that the service lists in one response. */
 const ROWS_MAX = 1_000;
-/** How many tenants the service tells of in one answer. */
+/** The number of tenants whose statistics the service returns in one response. */
 const STATISTICS_MAX = 100;
-/** With anything else no id begins. */
+/** Matches every prefix that an id can have. */
 const PREFIX = /^[a-z0-9-]{0,48}$/;
 
 export function tenants(app, parameters) {
@@ -21,7 +21,7 @@ export function tenants(app, parameters) {
   let rows = [];
   let wanted = PAGE_ROWS;
   let hasMore = false;
-  // What the ids of these rows begin with; null before the first look.
+  // The id prefix of the loaded rows; null before the first load.
   let looked = null;
 
   const search = element("input", {
@@ -60,7 +60,7 @@ export function tenants(app, parameters) {
     create(app, (tenant) => app.go(`#/tenants/${tenant.id}`), id);
   }
 
-  // Of the rows that are there at once, then of all tenants.
+  // Filter the loaded rows immediately, then ask the service for all tenants with the prefix.
   function look() {
     show();
     app.refresh();
@@ -99,14 +99,14 @@ export function tenants(app, parameters) {
     if (looked === null) return "";
     const all = `${count(shown)} ${shown === 1 ? "tenant" : "tenants"}`;
     if (looked !== prefix()) return `${all} so far; searching all tenants.`;
-    return hasMore ? `The first ${all}, there are more.` : all;
+    return hasMore ? `The first ${all} of a longer list.` : all;
   }
 
   function nothing() {
     if (looked !== prefix()) return empty("Searching all tenants…");
-    const which = state ? `is ${state}` : "is there";
-    if (looked !== "") return empty(`No tenant ${which} whose id begins with ${looked}.`);
-    if (state) return empty(`No tenant ${which}.`);
+    const which = state ? `${state} tenant` : "tenant";
+    if (looked !== "") return empty(`No ${which} has an id that begins with ${looked}.`);
+    if (state) return empty(`No tenant is ${state}.`);
     return empty("There are no tenants yet. ", app.allows("operate") ? "Create the first one." : "");
   }
 
@@ -124,7 +124,7 @@ export function tenants(app, parameters) {
   }
 
   async function measure(signal) {
-    // Only what is looked at is asked about.
+    // Ask only for the statistics of visible rows.
     const ids = rowsInSight(table.body).map((row) => row.dataset.id).slice(0, STATISTICS_MAX);
     if (ids.length === 0) return;
     const { items } = await app.api.get("v1/statistics", { tenant_id: ids }, signal);
@@ -151,7 +151,7 @@ function columns(meter) {
         cell.parentNode.dataset.id = tenant.id;
         const name = cell.lastChild;
         if (name.textContent !== tenant.display_name) fill(name, chosenName(tenant.display_name));
-        // A name that says nothing new is not said.
+        // Hide a display name that equals the id.
         name.hidden = tenant.display_name === tenant.id;
       },
     },
@@ -175,7 +175,7 @@ function columns(meter) {
 }
 
 function noteOf({ busy_with: busy, last_error: error, reason }) {
-  if (busy) return `${busy.replaceAll("_", " ")} under way`;
+  if (busy) return `${busy.replaceAll("_", " ")} running`;
   return error ?? reason ?? "";
 }
 

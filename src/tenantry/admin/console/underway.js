@@ -1,11 +1,11 @@
-// Which operations were begun from this tab and have not ended: a reload of the page does not lose sight of them.
+// Keeps the running operations of this tab, so that a reload of the page does not lose them.
 //
-// Only their ids, titles and beginnings are kept, by this browser's clock; whoever signs in is told what the service tells
-// that key, and signing out forgets them.
+// Only the operations' ids, titles and start times by the browser's clock are kept, until the user signs out. The service still
+// checks whether the current key may see an operation.
 
 const KEPT = "tenantry.operations";
 
-/** [{id, title, at}], the oldest first; `at` in milliseconds. */
+/** Return [{id, title, at}], oldest first; `at` is in milliseconds. */
 export function underway() {
   try {
     return JSON.parse(sessionStorage.getItem(KEPT)) ?? [];

@@ -207,7 +207,7 @@ async def pause_job(
 async def resume_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ResumeJobRequest | None = None
 ) -> FleetJob:
-    """Resume a paused or stopped job. Earlier failures no longer count against the limit."""
+    """Resume a paused or stopped job. After a stop, earlier failures no longer count against the limit."""
     principal.check_fleet()
     failures_max = body.failures_max if body is not None else None
     return await service.registry.fleet.resume(job_id, failures_max=failures_max, by=principal.name)
