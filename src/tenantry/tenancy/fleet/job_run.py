@@ -7,8 +7,8 @@ one tenant per worker is processed again.
 Any process may pause or cancel the job. So between two tenants the run reads the job's state from the catalog, at most once in
 ``catalog_poll_interval_seconds``. A halted run finishes the tenants in progress, and then releases the lock.
 
-    handing out    workers take tenants; a wave ends with its last tenant, and the next wave begins
-    halted         paused, cancelled, too many failures, shutdown or a failing catalog: workers end after their tenant
+    ``handing out``  Workers take tenants. After the last tenant of a wave, the next wave begins.
+    ``halted``       A pause, a cancellation, too many failures, a shutdown or a catalog error ends each worker after its tenant.
 """
 
 import asyncio

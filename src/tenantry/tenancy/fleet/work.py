@@ -45,7 +45,7 @@ ERROR_CHARACTERS_MAX: Final = 2_000
 DETAIL_CHARACTERS_MAX: Final = 65_536
 
 FleetFunction: TypeAlias = Callable[[TenantHandle, dict[str, Any]], Awaitable[dict[str, Any] | None]]
-"""A user's function, which works on one tenant with the job's arguments. Its result is stored as JSON."""
+"""A user's function, which works on one tenant with the job's arguments. The function's result is stored as JSON."""
 
 
 class JobHaltedError(Exception):

@@ -1,9 +1,9 @@
 """Archive a tenant: close the tenant for a long time, and compact its database.
 
-    begun      the tenant is archived, and serves no calls
-    closed     the tenant is closed in this process
-    compacted  the disk space of deleted rows is free
-    finished   the intent is cleared
+    ``begun``      The tenant is archived, and serves no calls.
+    ``closed``     The tenant is closed in this process.
+    ``compacted``  The disk space of deleted rows is free.
+    ``finished``   The intent is cleared.
 
 A failed archive operation is rolled back. After a crash, the operation is repeated from its first step.
 """

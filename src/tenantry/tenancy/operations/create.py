@@ -1,8 +1,8 @@
 """Create a tenant's record and database. Clones and imports share some of these steps.
 
-    begun     the record is in the catalog; the tenant is provisioning, and only this operation can open the tenant
-    opened    the database is made and migrated
-    finished  the tenant is active
+    ``begun``     The record is in the catalog. The tenant is provisioning, and only this operation can open the tenant.
+    ``opened``    The database is made and migrated.
+    ``finished``  The tenant is active.
 
 A failed creation removes the database and the record. After a crash, the creation is repeated from its first step, which
 completes the database.

@@ -87,7 +87,7 @@ class Operation:
         expected = self._expected_revision
         if expected is not None and expected != tenant.revision:
             raise RevisionError(
-                f"tenant {tenant.id!r} was changed since: its revision is {tenant.revision}, not {expected}; read it again",
+                f"tenant {tenant.id!r} was changed in the meantime: its revision is {tenant.revision}, not {expected}; read it again",
                 tenant_id=tenant.id,
                 revision=expected,
                 current_revision=tenant.revision,

@@ -1,9 +1,9 @@
 """Purge a deleted tenant: remove its database and snapshots permanently.
 
-    begun      the tenant is purged and cannot be brought back
-    removed    the database and the restore points are removed
-    forgotten  the snapshots are deleted
-    finished   the intent is cleared, and the id is free
+    ``begun``      The tenant is purged and cannot be brought back.
+    ``removed``    The database and the restore points are removed.
+    ``forgotten``  The snapshots are deleted.
+    ``finished``   The intent is cleared, and the id is free.
 
 A purge is never rolled back. A purge that fails, or whose process dies, is repeated from its first step until it succeeds. The id
 stays taken until the purge has succeeded.

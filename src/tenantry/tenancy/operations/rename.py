@@ -1,8 +1,8 @@
 """Rename a tenant: change its id. The tenant's `uid`, database and snapshots stay unchanged.
 
-    begun     callers wait, and other processes refuse the tenant's calls
-    closed    no process has the tenant open under the old id
-    finished  the tenant has the new id
+    ``begun``     Callers wait, and other processes refuse the tenant's calls.
+    ``closed``    No process has the tenant open under the old id.
+    ``finished``  The tenant has the new id.
 
 A rename that fails, or whose process dies, is rolled back: the id changes only in the last step.
 """

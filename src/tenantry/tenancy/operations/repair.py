@@ -1,9 +1,9 @@
 """Repair a quarantined tenant: check its database, rebuild damaged indexes, and open the tenant.
 
-    begun     the tenant is still quarantined
-    checked   the database is sound
-    opened    the tenant is open and migrated
-    finished  the tenant is active
+    ``begun``     The tenant is still quarantined.
+    ``checked``   The database is sound.
+    ``opened``    The tenant is open and migrated.
+    ``finished``  The tenant is active.
 
 Only damage to indexes can be repaired. A repair that fails, or whose process dies, leaves the tenant quarantined.
 """

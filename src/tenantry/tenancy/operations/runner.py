@@ -6,9 +6,9 @@ cleared. If a process finds an intent and the lock is held, the operation is run
 the operation's process died, and the first process that finds the intent finishes or rolls back the operation. Every step is
 idempotent: after a crash the operation begins again at its first step.
 
-    no intent            a change of the catalog, or: lock, intent
-    intent, lock held    the steps, each reported (`OperationStepped`); the last change clears the intent
-    intent, no lock      the process died: the operation's finisher finishes it or rolls it back
+    ``no intent``          The operation changes the catalog, or takes the lock and writes the intent.
+    ``intent, lock held``  The operation reports each step (`OperationStepped`). The last change clears the intent.
+    ``intent, no lock``    The process died, and the operation's finisher finishes or rolls back the operation.
 
 Each operation with several steps is a class in its own module: ``run`` runs the operation, ``finish`` recovers the operation
 after a crash, and ``action`` is the operation's name. The runner gets a dict of all finishers, keyed by action.

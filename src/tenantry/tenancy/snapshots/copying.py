@@ -47,8 +47,8 @@ class Copies:
     async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Write a consistent copy of the tenant's present state into a new file, check the copy, and return its report.
 
-        If the copy is damaged, its disk may be the cause, so the tenant's own database is checked too. If the tenant's database
-        is damaged and the tenant serves calls, the tenant is quarantined.
+        If the copy is damaged, the copy's disk may be the cause, so the tenant's own database is checked too. If the tenant's
+        database is damaged and the tenant serves calls, the tenant is quarantined.
 
         Raises:
             DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged.

@@ -3,12 +3,12 @@
 The new database is copied, checked and migrated in a scratch directory. Then the tenant is closed in this process, its callers
 wait, and the intent is written:
 
-    begun     the intent is in the catalog; it contains the name of the restore point, which only this restore uses
-    placed    the new database is staged beside the tenant's
-    closed    the exchange begins; other processes close the tenant, and its lock is taken
-    kept      the old database is a restore point
-    exchanged the new database is in its place, after one rename
-    finished  the intent is cleared, and callers continue
+    ``begun``      The intent, which names this restore's own restore point, is in the catalog.
+    ``placed``     The new database is staged beside the tenant's database.
+    ``closed``     The exchange begins: other processes close the tenant, and this process locks the tenant.
+    ``kept``       The old database is a restore point.
+    ``exchanged``  The new database has replaced the old database, with one rename.
+    ``finished``   The intent is cleared, and callers continue.
 
 If a step before the exchange fails, the restore is rolled back. After a crash, a restore that staged or kept a database
 (`RestorePoints.has_begun`) is finished, and any other restore is rolled back.

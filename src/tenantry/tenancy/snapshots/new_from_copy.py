@@ -2,10 +2,10 @@
 
 The copy is prepared in a scratch directory before the tenant is inserted into the catalog. The steps are then:
 
-    begun     the record and its intent are in the catalog; nobody can open the tenant
-    placed    the copy is the tenant's database
-    opened    the tenant is open
-    finished  the tenant is active, and the intent is cleared
+    ``begun``     The record and its intent are in the catalog. Nobody can open the tenant.
+    ``placed``    The copy is the tenant's database.
+    ``opened``    The tenant is open.
+    ``finished``  The tenant is active, and the intent is cleared.
 
 A failed creation removes the database and the record. After a crash, a tenant that has a database is finished, and a tenant
 without a database is removed.

@@ -1,7 +1,7 @@
 """Stores each snapshot as two objects, whose keys begin with the tenant's stable key.
 
-    <uid>/<snapshot id>.db.gz   the compressed database
-    <uid>/<snapshot id>.json    the sealed manifest; a database without a manifest is not a snapshot
+    ``<uid>/<snapshot id>.db.gz``  The compressed database.
+    ``<uid>/<snapshot id>.json``   The sealed manifest, written last. A database without a manifest is not a snapshot.
 
 The storage is not trusted. Before a stored database is used, the archive checks the manifest's seal and the SHA-256 of both the
 compressed object and the database. The archive also checks the database for damage, and compares it with the manifest.
