@@ -19,6 +19,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "broken_pack.py").write_text("import a_module_that_is_not_there\n")
     (tmp_path / "raising_pack.py").write_text("1 / 0\n")
+    (tmp_path / "ending_pack.py").write_text("raise SystemExit(7)\n")
+    (tmp_path / "lazy_pack.py").write_text("def __getattr__(name):\n    raise RuntimeError(name)\n")
+    (tmp_path / "loud_pack.py").write_text("from found_pack import CRM\nprint('loaded')\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('this file must not hide the module of Python')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in {"", str(tmp_path)}])
@@ -64,6 +67,8 @@ def test_the_directory_hides_no_installed_module(directory: Path):
             "importing 'broken_pack' failed with ModuleNotFoundError: No module named 'a_module_that_is_not_there'",
         ),
         ("raising_pack:CRM", "importing 'raising_pack' failed with ZeroDivisionError"),
+        ("ending_pack:CRM", "importing 'ending_pack' failed with SystemExit: 7"),
+        ("lazy_pack:CRM", "importing 'lazy_pack' failed with RuntimeError: CRM"),
         ("found_pack:ERP", r"found_pack\.py has no 'ERP'; its packs are: CRM, WIKI"),
         (
             "found_pack:NAME",
@@ -75,3 +80,9 @@ def test_a_name_that_cannot_be_loaded(directory: Path, name: str, message: str):
     """Each mistake is told from the others, with the place that was looked at or the packs that there are."""
     with pytest.raises(SettingsError, match=message):
         load_schemas([name])
+
+
+def test_a_module_that_prints(directory: Path, capsys: pytest.CaptureFixture[str]):
+    """What a module prints while it is imported goes to standard error, so that a command's JSON stays valid."""
+    assert load_schemas(["loud_pack:CRM"])
+    assert capsys.readouterr() == ("", "loaded\n")

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -28,8 +29,7 @@ def _load(name: str) -> Schema:
         raise SettingsError(
             f"{name!r} does not name a schema pack: write the module and the variable, such as invoices:INVOICES"
         )
-    module = _imported(module_name, name)
-    found = getattr(module, variable, None)
+    module, found = _imported(module_name, variable, name)
     if isinstance(found, Schema):
         return found
     packs = [each for each, value in vars(module).items() if isinstance(value, Schema)]
@@ -40,14 +40,18 @@ def _load(name: str) -> Schema:
     )
 
 
-def _imported(module_name: str, name: str) -> ModuleType:
+def _imported(module_name: str, variable: str, name: str) -> tuple[ModuleType, object]:
     directory = str(Path.cwd())
     if directory not in sys.path:
         # The directory comes last, so that its files never replace an installed module.
         sys.path.append(directory)
     try:
-        return importlib.import_module(module_name)
-    except Exception as error:  # the code of a pack may raise anything
+        with redirect_stdout(sys.stderr):  # what a module prints is no part of a command's result
+            module = importlib.import_module(module_name)
+            return module, getattr(
+                module, variable, None
+            )  # a module may make its variables when they are first used
+    except (Exception, SystemExit) as error:  # the code of a pack may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise SettingsError(
                 f"the schema pack {name!r}: there is no module {error.name!r} in the current directory ({directory}) or among "

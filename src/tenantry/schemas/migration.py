@@ -171,7 +171,7 @@ def _load_function(
     )
     try:
         exec(compile(content, path, "exec"), module.__dict__)  # noqa: S102  # the pack's own code
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit would end the program without a message
         raise refusal(f"cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, _FUNCTION, None)
     if not callable(function):

@@ -242,6 +242,7 @@ class TestReading:
             ("async def migrate(session): ...", "has a function with async or yield"),
             ("def migrate(session):\n    yield", "has a function with async or yield"),
             ("def migrate(session) return", "cannot be imported: SyntaxError"),
+            ("raise SystemExit(7)  # def migrate(", "cannot be imported: SystemExit: 7"),
             ("import tenantry_no_such_module  # def migrate(", "cannot be imported: ModuleNotFoundError"),
         ],
     )
