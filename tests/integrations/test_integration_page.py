@@ -145,6 +145,10 @@ async def test_the_pages_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (await client.get("/tasks", headers={"X-Tenant": "sleeping"})).json() == json.loads(refusal)
         assert (await client.get("/me", headers={"Authorization": "Bearer t0ken"})).json() == "acme"
         assert (await client.get("/me", headers=ACME)).status_code == 401
+        assert (await client.post("/companies/globex")).json() == "globex"
+    program["other"].include_router(program["app"].router)
+    async with serve(program["other"]) as client:
+        assert (await client.post("/companies/initech")).json() == "initech"
     async with serve(program["runtime"]) as client:
         assert (await client.get("/admin/healthz")).text == "ok\n"
         assert (await client.get("/admin/v1/tenants")).status_code == 401

@@ -487,6 +487,11 @@ class TestSchemas:
         with pytest.raises(MigrationError, match="'company'"):
             TenantRegistry(config(data_dir), schemas=[COMPANY, pack(INVOICES_SQL, name="company")])
 
+    def test_a_name_in_place_of_a_pack(self, data_dir: Path):
+        """The name of a pack, as on the command line, is refused with the value."""
+        with pytest.raises(MigrationError, match=r"schemas= has 'crm:CRM', which is not a tenantry\.Schema"):
+            TenantRegistry(config(data_dir), schemas=["crm:CRM"])  # type: ignore[list-item]
+
     async def test_a_pack_that_is_not_there(self, data_dir: Path):
         """A pack without migrations stops the start, not the first tenant that is opened."""
         registry = TenantRegistry(config(data_dir), schemas=[COMPANY, Schema("ghost", "no_such_package")])

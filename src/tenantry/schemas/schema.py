@@ -79,7 +79,7 @@ def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> 
     """Check that the packs can be used together, and that no repository hides one of a handle's attributes (`taken`).
 
     Raises:
-        MigrationError: The number of packs is too large, two packs or repositories have the same name, or a repository's name is taken.
+        MigrationError: A pack is not a `Schema`, the number of packs is too large, two packs or repositories have the same name, or a repository's name is taken.
     """
     if len(schemas) > SCHEMAS_MAX:
         raise MigrationError(
@@ -88,9 +88,14 @@ def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> 
     seen: set[str] = set()
     owners: dict[str, str] = {}
     for schema in schemas:
+        if not isinstance(schema, Schema):
+            raise MigrationError(
+                f"schemas= has {schema!r}, which is not a tenantry.Schema: pass the pack itself"
+            )
         if schema.name in seen:
             raise MigrationError(
-                f"two schemas are named {schema.name!r}: rename one of them", schema=schema.name
+                f"two schemas are named {schema.name!r}: rename one of them, or list the pack only once",
+                schema=schema.name,
             )
         seen.add(schema.name)
         for name in schema.repositories:

@@ -230,7 +230,11 @@ async def _pages(session: Session, stream: Stream, row: type[Any] | None) -> Asy
     before = 0
     while (statement := stream.next_page()) is not None:
         with _FailureLogged(session, stream.name):
-            rows = stream.take(await session.read(statement))
+            try:
+                found = await session.read(statement)
+            except QueryError as error:
+                raise stream.explain(error) from error
+            rows = stream.take(found)
         for each in rows if row is None else _decode(session, rows, row, stream.name, before):
             yield each
         before += len(rows)

@@ -84,6 +84,16 @@ class Stream:
         parameters = (*self._parameters, *self._last, *self._last, self._chunk_rows + 2)
         return Statement(self.name, sql, parameters, Fetch.NAMED_ALL)
 
+    def explain(self, error: QueryError) -> QueryError:
+        """Return the error of a page's statement, with a text of its own if the result lacks a column of the key."""
+        if f"{_TABLE}." not in str(error):
+            return error
+        return QueryError(
+            f"{self.name}: the result lacks a column of the stream's key ({', '.join(self._key)}): select the column, or name other "
+            "columns in key=(…)",
+            code=error.code,
+        )
+
     def take(self, found: Sequence[Row]) -> list[Row]:
         """Return the rows of a page, without the added column and without the last row of the previous page.
 

@@ -383,6 +383,19 @@ class TestRefusal:
             (found,) = await registry.compare_database(path, at={"pack": 1})
             assert (found.object, found.detail) == ("table 'words'", "column 'more' is not in the packs")
 
+    @pytest.mark.parametrize("table", ["authors", "extra"])
+    async def test_a_row_that_breaks_a_check_constraint(
+        self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path, table: str
+    ):
+        """A row that a CHECK constraint of a pack's table or of an accepted table forbids is refused, and the table is named."""
+        made = "CREATE TABLE extra (id INTEGER PRIMARY KEY, name TEXT CHECK (name <> ''));"
+        row = f"PRAGMA ignore_check_constraints = ON; INSERT INTO {table} VALUES (99, '')"
+        path = make_database(tmp_path / "app.db", made, row)
+        async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=schemas) as registry:
+            with pytest.raises(DatabaseCorruptError, match=f"{path}.*CHECK constraint failed in {table}"):
+                await registry.adopt("acme", path, at=AT_3, accepted_tables=["extra"])
+            await assert_nothing_left(registry)
+
     async def test_an_id_that_is_taken(self, schemas: tuple[Schema, ...], data_dir: Path, tmp_path: Path):
         """The tenant that has the id stays as it is."""
         path = make_database(tmp_path / "app.db")

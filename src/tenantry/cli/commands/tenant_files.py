@@ -30,7 +30,10 @@ async def export(
     api: Api,
     tenant_id: TenantArgument,
     path: Annotated[
-        Path, typer.Argument(help="The path of the bundle, a .tar.gz that contains a plain SQLite file.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The path of the bundle, a .tar.gz that contains a plain SQLite file."
+        ),
     ],
     *,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -53,7 +56,9 @@ async def export(
 async def replace_file(
     api: Api,
     tenant_id: TenantArgument,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plain SQLite file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A plain SQLite file.")
+    ],
     *,
     owner: Annotated[
         str | None,
@@ -89,7 +94,7 @@ async def replace_file(
 async def import_(
     api: Api,
     new_id: NewIdArgument,
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The bundle.")],
     *,
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
@@ -130,7 +135,9 @@ async def adopt(
     new_id: NewIdArgument,
     path: Annotated[
         Path,
-        typer.Argument(exists=True, dir_okay=False, help="The SQLite file, which is not changed."),
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="The SQLite file, which is not changed."
+        ),
     ],
     *,
     at: Annotated[

@@ -44,7 +44,9 @@ class Adopt(NewFromCopy):
             database = directory / "tenant.db"
             with operation.preparing(), named(database, str(path)):
                 _check_same(await self._compared(path, database, at, accepted_tables))
-                await artifacts.check(database, self._tools.schemas, is_thorough=True)
+                await artifacts.check(
+                    database, self._tools.schemas, is_thorough=True, has_check_constraints=True
+                )
                 operation.detail["sha256"] = await artifacts.digest(database)
                 now = self._tools.operations.context.clock.now()
                 await artifacts.mark_applied(database, self._tools.schemas, at=at, applied_at=now)

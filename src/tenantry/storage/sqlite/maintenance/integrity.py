@@ -26,6 +26,7 @@ from tenantry.storage.sqlite.errors import (
 from tenantry.storage.sqlite.maintenance.maintenance_connection import (
     IMMUTABLE,
     READ_ONLY,
+    WRITABLE,
     connect,
     repeated_on_damage,
 )
@@ -55,6 +56,7 @@ def check(
     schemas: Sequence[Schema] = (),
     *,
     is_thorough: bool = False,
+    has_check_constraints: bool = False,
     seconds_min: float = CHECK_SECONDS_MIN,
 ) -> DatabaseReport:
     """Check a closed database, which is opened as immutable and neither locked nor written, and report on its contents.
@@ -62,13 +64,17 @@ def check(
     A thorough check (``integrity_check``) also compares indexes with their tables; the other check is ``quick_check``. The time
     limit is `seconds_min` plus a time that depends on the size of the file. The check calls functions of the packs' connect hooks.
 
+    On a read-only connection SQLite ignores CHECK constraints. With `has_check_constraints` the rows are also checked against these:
+    the file is then opened for writing, and the caller must own it.
+
     Raises:
         DatabaseCorruptError: The file is damaged, or not a database.
         SnapshotError: The database is not damaged, but a virtual table in it cannot be read.
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
+    parameters = WRITABLE if has_check_constraints else IMMUTABLE
     try:
-        with closing(connect(path, IMMUTABLE, seconds_min=seconds_min, schemas=schemas)) as connection:
+        with closing(connect(path, parameters, seconds_min=seconds_min, schemas=schemas)) as connection:
             _check_integrity(connection, path, "integrity_check" if is_thorough else "quick_check")
             return DatabaseReport(
                 size_bytes=path.stat().st_size,
