@@ -185,8 +185,8 @@ class Queries:
         Inside a transaction all chunks see the transaction's state.
 
         All chunks take the same time if an index has the columns that the SELECT compares with ``=``, followed by the columns of the key.
-        With UNION, INTERSECT or EXCEPT, each chunk reads the rows before it again. Write such a SELECT out, and do not select from a view
-        that contains one: SQLite can skip rows if the key has different types in the parts of the view.
+        With UNION, INTERSECT or EXCEPT, each chunk reads all earlier rows again. Do not select from a view that contains UNION, INTERSECT
+        or EXCEPT: SQLite can skip rows if the parts of the view have keys of different types. Stream the view's SELECT instead.
 
         Args:
             sql: A SELECT without ORDER BY and LIMIT.

@@ -36,7 +36,7 @@ def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> 
     """
     try:
         values = dict(row)
-    except KeyError as error:  # two columns of one name
+    except KeyError as error:  # two columns have the same name
         why = error.args[0]
     else:
         try:

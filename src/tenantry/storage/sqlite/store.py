@@ -238,7 +238,8 @@ class SQLiteStore:
     async def changes_by_others(self) -> int:
         """Return a number that changes when another connection commits; see `Store.changes_by_others`.
 
-        Each connection has its own number (https://www.sqlite.org/pragma.html#pragma_data_version). This method always uses the writer's.
+        Each connection has a different number, so this method always uses the writer's connection
+        (https://www.sqlite.org/pragma.html#pragma_data_version).
         """
         self.check_connected()
         return await self._submit_in_turn(self._mapped(_data_version))

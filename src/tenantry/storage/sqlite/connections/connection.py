@@ -196,7 +196,7 @@ class Job(asyncio.Future[T]):
         self._database = connection.opened()
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the job, as the class describes."""
+        """Cancel the job, and interrupt it if it runs."""
         is_cancelled = super().cancel(msg)
         if is_cancelled:
             self._interrupt()

@@ -6,8 +6,8 @@ other thread, including the event loop's, gets the lock only after the interpret
 rate of another tenant to a twentieth. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one
 long job works at a time. All long jobs together use half of one processor. A long job runs at full speed while no shorter jobs begin.
 
-The Python functions call `Pace.give_way`, because they hold the interpreter lock anyway. SQLite's progress handler also calls it. The
-handler has to acquire the interpreter lock, so it is called so rarely that its cost cannot be measured.
+The Python functions and SQLite's progress handler call `Pace.give_way`. The functions hold the interpreter lock anyway. The progress
+handler has to acquire the lock, so SQLite calls the handler so rarely that the cost cannot be measured.
 """
 
 import sqlite3
@@ -93,13 +93,13 @@ class Pace:
             return
         are_others_at_work = now - self._latest_began_seconds < LONG_JOB_SECONDS
         if are_others_at_work:
-            # This job keeps the lane during the pause, so that no other long job works.
+            # A pausing long job keeps the lock of long jobs, so that no other long job works during the pause.
             self._sleep(min(worked_seconds, PAUSE_SECONDS_MAX))
         if job.has_lane:
             job.has_lane = False
             self._lane.release()
         if are_others_at_work:
-            # Without this pause the thread would take the lane again before a waiting thread wakes.
+            # Without this pause the thread would acquire the lock of long jobs again before a waiting thread wakes.
             self._sleep(_HANDOVER_SECONDS)
             job.has_lane = self._lane.acquire(timeout=self._lane_seconds_max)
         job.resumed_seconds = self._now()

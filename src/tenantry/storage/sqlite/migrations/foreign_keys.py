@@ -1,8 +1,8 @@
 """Finds rows that lose their parent row in a migration.
 
 SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) turns foreign keys off and checks them
-at the end. A row that already lacks its parent before a step must not fail the step, so all such rows are recorded first. A temporary
-table holds the records, because their number is not limited.
+at the end. A row that lacked its parent row before the migration must not fail the migration, so all such rows are recorded first. A
+temporary table holds the records, because their number is not limited.
 """
 
 import sqlite3

@@ -3,7 +3,7 @@
 In SQLite the name of a numbered placeholder is its own text (https://www.sqlite.org/c3ref/bind_parameter_name.html). Python 3.12.0 to
 3.12.3 therefore issues a warning about named placeholders when the values are a sequence
 (https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. Named placeholders take their values from a
-mapping, which every version accepts.
+mapping, which every version of Python accepts.
 """
 
 import re
