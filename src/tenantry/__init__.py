@@ -204,7 +204,7 @@ __all__ = [
     "open_storage",
 ]
 
-# The same as above for the running program: what they need takes most of a short command's time to load.
+# These names are loaded at their first use, because loading their modules takes most of the time of a short command.
 __getattr__ = _lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""The settings of tenantry. They are immutable, and their names contain their units."""
+"""The settings of tenantry, which are immutable and have their units in their names."""
 
 import contextlib
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ class RegistryConfig(BaseModel):
     """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
     Attributes:
-        data_dir: The data directory, which is created if it is missing. It must be on a local disk, because its locks require one.
+        data_dir: The data directory, which must be on a local disk because of its locks, and is created if it is missing.
         open_tenants_max: The largest number of open tenants; each uses ``4 + 2 * readers_per_tenant`` open files.
         readers_per_tenant: The number of each tenant's read-only connections, and so of its concurrent read batches.
         idle_timeout_seconds: The time without a call after which a tenant is closed.
@@ -102,7 +102,7 @@ class RegistryConfig(BaseModel):
         wal_bytes_max: The largest size of a tenant's write-ahead log. At this size, reads wait until the log is checkpointed.
         delete_grace_seconds: The grace period in which a deleted tenant can be undeleted.
         clock_hold_seconds: The time after a jump of the machine's clock in which no old data is deleted.
-        idempotency_retention_seconds: The time for which a write's idempotency key is kept; it must be longer than callers retry.
+        idempotency_retention_seconds: The time for which a write's idempotency key is kept, longer than callers retry the write.
         snapshot_interval_seconds: The interval of each active tenant's scheduled snapshots; by default no snapshots are scheduled.
         snapshot_jitter_seconds: The random jitter of scheduled snapshots, so that not all tenants' snapshots start at once.
         snapshot_jobs_max: The largest number of scheduled snapshots that are taken at once.

@@ -1,4 +1,4 @@
-"""The environment variables of tenantry. Their names come from this module and from the fields of `RegistryConfig`."""
+"""The environment variables of tenantry: those named in this module, and one for each field of `RegistryConfig`."""
 
 import difflib
 import os

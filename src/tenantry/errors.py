@@ -47,8 +47,8 @@
         └── RegistryClosedError
 
 Each class says whether the same call may succeed later (`is_retryable`), and which value of the `outcome` label it has in
-metrics. Everything in a message is also in an attribute. The store maps the errors of the database driver to these, with
-``raise … from``.
+metrics. Everything in a message is also in an attribute. The store maps the errors of the database driver to errors of this tree,
+with ``raise … from``.
 """
 
 import copy
@@ -153,8 +153,8 @@ class MigrationError(PersistenceError):
     Attributes:
         schema: The name of the schema pack; None if the error is about the whole file.
         version: The number of the migration; None if the error is about several migrations.
-        is_step_failure: Whether a migration failed on this tenant's data. If not, the code and the file disagree, which is a fault
-            of the deployment and not of the tenant.
+        is_step_failure: Whether a migration failed on this tenant's data. False if the code and the file disagree, which is a fault
+            of the deployment.
     """
 
     outcome = "migration"
@@ -202,7 +202,7 @@ class DuplicateRecordError(PersistenceError):
     Attributes:
         record_id: The id of the record that was not written; None if the statement does not name one.
         constraint: The unique key that exists already: its columns with their table (``users.email``; several are separated by
-            ``, ``), or the name of a unique index on expressions. None if the database does not tell.
+            ``, ``), or the name of a unique index on expressions. None if the database does not report the key.
         columns: The columns of `constraint`; empty for an index on expressions.
     """
 
@@ -310,8 +310,8 @@ class ConstraintViolationError(QueryError):
     """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row.
 
     Attributes:
-        constraint: For NOT NULL the column with its table (``users.name``); for CHECK its name, or its expression if it has no
-            name. None for a foreign key, for a trigger, or if the database does not tell.
+        constraint: The column with its table for NOT NULL (``users.name``); the constraint's name, or else its expression, for
+            CHECK. None for a foreign key, for a trigger, or if the database does not report the constraint.
     """
 
     outcome = "constraint"
@@ -591,7 +591,7 @@ class CallTimeoutError(TenantError):
 
     Attributes:
         timeout_seconds: The timeout.
-        was_started: Whether the call had started. If not, the call has no effect; otherwise a write may have been committed.
+        was_started: Whether the call had started. A call that had not started has no effect; a started write may be committed.
     """
 
     is_retryable = True

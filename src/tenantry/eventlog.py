@@ -27,8 +27,8 @@ _OF_FAILURES: Final = frozenset(["error", "error_type"])
 class EventLog:
     """Writes named events with bound context.
 
-    Successes have the level debug, changes of state info, refused calls warning, and failures of the database driver error.
-    Payloads and secrets are never logged.
+    The level is debug for a success, info for a change of state, warning for a refused call, and error for a failure of the
+    database driver. Payloads and secrets are never logged.
 
     If structlog reserves a key of the event's data, or the bound context has the key already, ``_`` is added to the key. So no key
     can make a call fail, or hide the tenant or the error.
@@ -78,7 +78,7 @@ class EventLog:
         self._emit(level, event, {**_renamed(data, _OF_FAILURES), **fields})
 
     def _emit(self, level: str, event: str, data: Mapping[str, object]) -> None:
-        """Write the event. A failure to write it (a closed pipe, text that cannot be encoded) is ignored."""
+        """Write the event, and ignore a failure to write the event (a closed pipe, text that cannot be encoded)."""
         if EventLog.is_quiet and not _is_configured():
             return
         with contextlib.suppress(Exception):
@@ -87,7 +87,7 @@ class EventLog:
             getattr(self._bound(), level)(event, **_renamed(data, self._taken))
 
     def _bound(self) -> Any:
-        """Return the bound logger. It is bound once, because binding costs more than an event that is filtered out."""
+        """Return the bound logger, which is bound only once because binding costs more than an event that is filtered out."""
         import structlog  # noqa: PLC0415  # slow to load
 
         if structlog.is_configured():

@@ -1,6 +1,6 @@
 """The events that the core reports to hooks, and the names of log events.
 
-A hook is any callable that takes an event; metrics are made by such a hook. Hooks run on the event loop between two batches, so
+A hook is any callable that takes an event; the metrics come from a hook. Hooks run on the event loop between two batches, so
 they must be quick. The error of a hook is logged and has no effect on calls.
 """
 
@@ -59,7 +59,7 @@ class CallSample(NamedTuple):
 
 
 class BatchFinished(NamedTuple):
-    """A batch has run and its callers have their results. Times are those of the monotonic clock.
+    """A batch has run and its callers have their results. All times are readings of the monotonic clock.
 
     Attributes:
         channel: ``write`` or ``read``.
@@ -129,7 +129,7 @@ class FleetTenantFinished(NamedTuple):
     Attributes:
         kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
         outcome: ``ok``, ``skipped`` or the error's `outcome`.
-        duration_seconds: The time of all attempts together.
+        duration_seconds: The total time of all attempts.
     """
 
     tenant_id: str

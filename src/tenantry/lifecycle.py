@@ -57,12 +57,12 @@ class TenantEvent(StrEnum):
 
 
 class Permission(StrEnum):
-    """Something that a state of a tenant can allow.
+    """A permission that a state of a tenant can grant.
 
     Attributes:
         EXIST: The tenant is found by its id, and no other tenant can have the id.
         READ: Repository calls can read, and the tenant can be opened for them.
-        WRITE: Repository calls can write. A state that allows this also allows `READ`.
+        WRITE: Repository calls can write. A state that allows `WRITE` also allows `READ`.
         STAY_OPEN: The tenant may stay open in a process.
         MIGRATE: A fleet job may migrate the tenant.
         COPY: The tenant's data can be copied into snapshots, clones and bundles.
@@ -86,7 +86,7 @@ class StateRules(NamedTuple):
     """The permissions of a state, and the error for calls that it refuses.
 
     Attributes:
-        allows: The permissions of the state. `TRANSITIONS` has the events that are possible in it.
+        allows: The permissions of the state. `TRANSITIONS` has the possible events.
         refusal: The class of the error for refused calls; None if such a call gets `TenantNotFoundError`.
         advice: The end of the error's message, which tells the caller what to do.
     """
@@ -157,12 +157,12 @@ def leads_to(transitions: Mapping[tuple[StateT, EventT], StateT], event: EventT,
 
 
 def possible_events(transitions: Mapping[tuple[StateT, EventT], StateT], state: StateT) -> str:
-    """Return a list for messages of the events that a table allows in this state."""
+    """Return the possible events of this state as a string for messages."""
     return ", ".join(event for source, event in transitions if source is state) or "nothing"
 
 
 def has_happened(state: TenantState, event: TenantEvent) -> bool:
-    """Return whether the event leads to this state; then a repeated request changes nothing."""
+    """Return whether the event leads to this state, so that a repeated request changes nothing."""
     # Undelete leads back to the state before the deletion, which can be any state that allows DELETE.
     return leads_to(TRANSITIONS, event, state) or (event is E.UNDELETE and state.allows(E.DELETE))
 
@@ -170,16 +170,16 @@ def has_happened(state: TenantState, event: TenantEvent) -> bool:
 def next_state(
     state: TenantState, event: TenantEvent, *, tenant_id: str, before_delete: TenantState | None = None
 ) -> TenantState:
-    """Return the state that `event` leads to from `state`; it is `state` itself if the event has happened already.
+    """Return the state that `event` leads to from `state`, or `state` itself if the event has already happened.
 
     Args:
         state: The present state of the tenant.
         event: The event.
         tenant_id: The tenant's id, for the error's message.
-        before_delete: The state of a deleted tenant before its deletion; undelete leads back to it.
+        before_delete: The state of a deleted tenant before its deletion, to which undelete leads back.
 
     Raises:
-        TenantStateError: The event is not possible in this state; the message names both.
+        TenantStateError: The event is not possible in this state.
     """
     target = TRANSITIONS.get((state, event))
     if target is not None:

@@ -1,4 +1,4 @@
-"""The limits of one tenant. The catalog stores them, and they can be changed while the tenant is open."""
+"""The limits of one tenant, which the catalog stores and which can be changed while the tenant is open."""
 
 from typing import Annotated, Self
 
@@ -39,7 +39,7 @@ class TenantLimits(BaseModel):
             but at least 1. The burst should not be smaller than the number of calls in a transaction.
         calls_in_flight_max: The number of the tenant's calls that may wait or run at the same time; more calls raise
             `TenantOverloadedError`. An open transaction counts as one call.
-        durability: When the tenant's writes are acknowledged, see `Durability`. The default is the registry's setting.
+        durability: The time at which the tenant's writes are acknowledged, see `Durability`. The default is the registry's setting.
     """
 
     model_config = ConfigDict(

@@ -22,7 +22,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs in this thread.
 
     Raises:
-        PersistenceConnectionError: No event loop runs in this thread, or it is not asyncio's.
+        PersistenceConnectionError: No event loop of asyncio runs in this thread.
     """
     try:
         return asyncio.get_running_loop()
@@ -37,10 +37,10 @@ def running_loop() -> asyncio.AbstractEventLoop:
 async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` with these arguments on a new thread, and return its result.
 
-    Use it for blocking work that does not use a database connection. The thread pools of anyio and asyncio are not used, because
+    Use this function for blocking work without a database connection. The thread pools of anyio and asyncio are not used, because
     their threads would still run after the registry was closed.
 
-    A cancelled caller waits until the work has ended. So long work should call `is_cancelled` regularly and end early.
+    A cancelled caller waits until the work has ended. Long work should therefore call `is_cancelled` regularly and end early.
     """
     cancelled = threading.Event()
 

@@ -11,8 +11,8 @@ INT64_MAX = 2**63 - 1
 def to_utc(value: datetime) -> datetime:
     """Return the same instant in UTC.
 
-    Some instants in other time zones would not survive a round trip: an instant in a repeated hour is equal to no instant in
-    another zone (PEP 495), and ISO 8601 has no offsets with seconds.
+    Instants in other time zones may not survive a round trip. An instant in a repeated hour is never equal to an instant in another
+    zone (PEP 495), and ISO 8601 has no offsets with seconds.
     """
     if value.tzinfo is UTC:
         return value

@@ -82,7 +82,8 @@ class ClockWatch:
     def surely_past(self, deadline_seconds: float) -> datetime:
         """Return the instant before which deadlines of this length have certainly passed.
 
-        The result is now if the clock is trusted; otherwise 1970, or the recorded time. Before `open` the clock is not trusted.
+        The result is the present time if the clock is trusted, otherwise 1970 or the recorded time. Before `open` the clock is not
+        trusted.
         """
         now, steady_since = self._look(), self._steady_since
         if not self._is_open:

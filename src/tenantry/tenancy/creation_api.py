@@ -47,8 +47,8 @@ class CreationAPI(ABC):
             TenantExistsError: Another tenant has the id.
             MissingSchemaError: This registry lacks schema packs that other tenants have.
             MigrationError: A migration failed; the new tenant was removed.
-            PersistenceError: The new tenant could not be opened, and was removed. If only its state could not be changed to active,
-                the registry finishes the creation within a minute.
+            PersistenceError: The new tenant could not be opened, and was removed. If only the tenant's state could not be changed to
+                active, the registry finishes the creation within a minute.
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
@@ -115,9 +115,9 @@ class CreationAPI(ABC):
     ) -> TenantRecord:
         """Create a tenant from a bundle that `export` wrote, and return its record. The bundle is verified first.
 
-        A bundle may come from an untrusted source. Its database may contain only the objects that the schema packs make, because
-        other triggers and views would run as code. Additional tables must be accepted by name. Their columns, constraints and
-        indexes may call only a few harmless functions.
+        A bundle may come from an untrusted source. The bundle's database may contain only the objects that the schema packs make,
+        because other triggers and views would run as code. Additional tables must be accepted by name, and may call only a few
+        harmless functions in their columns, constraints and indexes.
 
         Args:
             new_id: The new tenant's id.
@@ -158,8 +158,9 @@ class CreationAPI(ABC):
     ) -> TenantRecord:
         """Create a tenant with a copy of a database that another program made, and return its record.
 
-        The original database is not changed, and other processes may have it open. Its tables are compared with the tables that the
-        schema packs make at the named migrations. These migrations are marked as applied, and later ones are applied to the copy.
+        The original database is not changed, and other processes may have it open. The database's tables are compared with the tables
+        that the schema packs make at the named migrations. Named migrations are marked as applied, and later migrations are applied
+        to the copy.
 
         Args:
             new_id: The new tenant's id.

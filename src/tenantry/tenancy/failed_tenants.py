@@ -59,7 +59,7 @@ class FailedTenants:
         if not isinstance(error, DatabaseCorruptError):
             await self._pool.close_tenant(tenant.id, "failed")
             return
-        # The check needs exclusive access to the database. Callers wait until it has ended.
+        # The check needs exclusive access to the database, so callers wait until the check has ended.
         async with self._pool.held(tenant.id, "check", reason="failed"):
             try:
                 if await self._is_damaged(tenant):

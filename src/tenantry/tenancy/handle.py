@@ -99,7 +99,7 @@ class TenantSession:
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError:
-                # The tenant began to close after the lease was taken. The next lease waits for that, and opens the tenant again.
+                # The tenant began to close after the lease was taken. The next lease waits for the close and opens the tenant again.
                 continue
             finally:
                 self._source.release(lease)
@@ -197,8 +197,8 @@ class TenantHandle(_TenantRepositories):
         other writes of this tenant wait, reads see the state before the transaction, and other tenants are not affected. After
         ``transaction_timeout_seconds`` the transaction is rolled back, and every later use of `tx` raises `TransactionClosedError`.
 
-        Inside the block the tenant's handle can still read. Its writes and further transactions raise `QueryError`, because they
-        would wait for this transaction; the same applies to tasks that were started inside the block.
+        Inside the block the tenant's handle can still read. Writes and further transactions of the handle raise `QueryError`,
+        because they would wait for this transaction. The same is true in tasks that were started inside the block.
 
         Raises:
             TransactionClosedError: The transaction was rolled back before it could commit.

@@ -1,4 +1,4 @@
-"""The operations of operators: checks each request and runs it."""
+"""The lifecycle operations for operators: checks each request and runs the operation."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -241,8 +241,8 @@ class OperatorAPI(CreationAPI):
             tenant_id: The tenant's id.
             display_name: The name that people see.
             deletion_protected: Whether `delete` is refused.
-            limits: The tenant's new limits. They take effect in this process before the method returns, after accepted calls and an
-                open transaction have ended. Another process that has the tenant open applies the limits within a second.
+            limits: The tenant's new limits. The limits take effect in this process before the method returns, after accepted calls
+                and an open transaction have ended. Another process that has the tenant open applies the limits within a second.
             by: The principal for the audit, see the class.
             if_revision: The revision that the tenant must have, see the class.
 

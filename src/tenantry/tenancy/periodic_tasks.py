@@ -83,7 +83,7 @@ class PeriodicTasks:
             self._tools.opener.forget_opened()
             await self._follow_others()
         self.states = await self._catalog.states()
-        # The last step, so that the next round repeats a refresh that failed.
+        # The new values are stored last, so that the next round repeats a refresh that failed.
         self._changes_by_others, self._changes_seen = changes_by_others, changes
 
     async def wait_background(self) -> None:
@@ -97,13 +97,13 @@ class PeriodicTasks:
             await self.refresh()
             await self._fleet.adopt()
             self._start_chores()
-            # The last step, because it fails on a full disk and must not prevent the other steps.
+            # The clock is recorded last, because that fails on a full disk and must not prevent the other steps.
             await self._tools.context.watch.write(self._catalog)
         except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
 
     def _start_chores(self) -> None:
-        """Start the chores if they are due. They run in a separate task, because they may wait for another process."""
+        """Start the chores if they are due, in a separate task because chores may wait for another process."""
         is_under_way = self._chores is not None and not self._chores.done()
         if not is_under_way and self._now() >= self._chores_due_seconds:
             self._chores_due_seconds = self._now() + CHORES_INTERVAL_SECONDS

@@ -35,7 +35,7 @@ SCHEMAS_MISSING: Final = "tenantry.registry.schemas_missing"
 class TenantRegistry(OperatorAPI):
     """Keeps the data of many tenants apart: each tenant has its own SQLite file and its own writer, behind a bounded pool.
 
-    Use it as an async context manager, on asyncio::
+    Use the registry as an async context manager, on asyncio::
 
         async with TenantRegistry("data") as registry:
             await registry.create("acme", display_name="Acme")
@@ -161,7 +161,7 @@ class TenantRegistry(OperatorAPI):
     async def aclose(self) -> None:
         """Close the registry in a fixed order; idempotent.
 
-        1. Fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``. The next registry that opens continues them.
+        1. Fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``. The next registry that opens continues the jobs.
         2. New calls and callers that wait for a place in the pool are refused with `RegistryClosedError`.
         3. Accepted calls are finished, within ``shutdown_timeout_seconds``.
         4. Every tenant is checkpointed and closed; its writer is closed last, and its lock is released.
@@ -183,7 +183,7 @@ class TenantRegistry(OperatorAPI):
             await asyncio.shield(closing)
 
     def tenant(self, tenant_id: str) -> TenantHandle:
-        """Return a handle of the tenant. This does no I/O, so the handle's first call raises an error if the tenant does not exist.
+        """Return a handle of the tenant, without I/O. If the tenant does not exist, the handle's first call raises an error.
 
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id.
@@ -264,7 +264,7 @@ class TenantRegistry(OperatorAPI):
         async with self._lifecycle:
             if not self._parts.state.is_open:
                 return
-            # Fleet jobs end before the registry refuses calls, because each finishes its work on the present tenant.
+            # Fleet jobs end before the registry refuses calls, because each job finishes its work on the present tenant.
             await self.fleet.aclose()
             self._parts.state.close()
             await self._close_all()
@@ -300,5 +300,5 @@ class TenantRegistry(OperatorAPI):
         self._services.append(asyncio.create_task(self._run(service), name=name))
 
     async def _run(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a service. Its task keeps an open registry from being garbage-collected while callers hold only a handle."""
+        """Run a service. The service's task prevents the garbage collection of an open registry while callers hold only handles."""
         await service()

@@ -199,7 +199,7 @@ class TenantOpener:
             raise busy_error(tenant.id, "rename")
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Quarantine the tenant if the error is a fault of its database; otherwise only record it."""
+        """Quarantine the tenant if the error is a fault of its database; otherwise only record the error."""
         is_its_own = isinstance(error, DatabaseCorruptError) or (
             isinstance(error, MigrationError) and error.is_step_failure
         )
@@ -235,7 +235,7 @@ class TenantOpener:
 
 
 def check_opens(tenant: TenantRecord) -> None:
-    """Raise unless the tenant may be opened for its callers.
+    """Raise an error unless the tenant may be opened for its callers.
 
     Raises:
         TenantError: The tenant does not exist or does not serve calls.

@@ -1,1 +1,1 @@
-"""Open tenants: the pool, one actor for each, and the calls that go through it."""
+"""The pool of open tenants, their actors, and their calls."""

@@ -244,7 +244,7 @@ class TenantActor:
         until = now() + timeout_seconds
         is_drained = await self._writes.aclose(timeout_seconds)
         if not is_drained and self._transaction is not None:
-            # The open transaction is idle. After its rollback the store can be closed.
+            # The open transaction is idle, so the store can be closed after a rollback.
             with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS):
                 await self._transaction.rollback()
                 is_drained = True

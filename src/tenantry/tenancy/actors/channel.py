@@ -216,7 +216,7 @@ class Channel(Generic[Item, Outcome]):
             timeout_seconds: The time after which waiting calls are refused and running batches are interrupted.
 
         Returns:
-            Whether all calls ended in time. If not, a batch may still run on its thread.
+            Whether all calls ended in time; otherwise a batch may still run on its thread.
         """
         self._is_closing = True
         if self._busy:
@@ -229,7 +229,7 @@ class Channel(Generic[Item, Outcome]):
         for batch in self._batches:
             for call in batch.calls:
                 self._fail_closed(call, "the call may or may not have taken effect")
-            # After its callers have their errors, nothing else would end a runaway statement.
+            # The batch must be interrupted here, because later nothing would end a runaway statement.
             batch.running.cancel()
         if self._timer is not None:
             self._timer.cancel()

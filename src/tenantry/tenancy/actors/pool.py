@@ -15,10 +15,10 @@ a tenant half open.
 
 A tenant is idle while no caller holds a lease. A call holds its lease until it is answered, and a transaction until it ends.
 
-Under constant load no tenant would be idle, and no other tenant would be opened. So after `PREEMPT_AFTER_SHARE` of its wait timeout,
-a waiting caller preempts an open tenant: the pool drains that tenant. Tenants are drained in the order in which they were
-opened, so that each tenant gets its share of the time. No accepted call fails. Each tenant with a preempting caller needs one
-tenant that drains or closes. If more tenants drain than are needed, the tenants that began to drain last accept callers again.
+Under constant load no tenant would be idle, and no other tenant would be opened. So after `PREEMPT_AFTER_SHARE` of its wait
+timeout, a waiting caller preempts an open tenant: the pool drains that tenant. Tenants are drained in the order in which they were
+opened, so that each tenant gets its share of the time. No accepted call fails. The pool drains or closes one tenant for each tenant
+with a preempting caller. If more tenants drain than are needed, the tenants that began to drain last accept callers again.
 """
 
 import asyncio
@@ -290,8 +290,8 @@ class ActorPool:
     async def held(self, tenant_id: TenantId, action: str, *, reason: str = "state") -> AsyncIterator[None]:
         """Finish the tenant's calls, close the tenant, and keep it closed during the block.
 
-        New callers of the tenant wait for at most ``pool_wait_timeout_seconds``. A second hold on the tenant waits for the end of
-        the first.
+        New callers of the tenant wait for at most ``pool_wait_timeout_seconds``. A second hold waits for the end of the
+        first hold.
 
         Args:
             tenant_id: The tenant's id.
@@ -470,7 +470,7 @@ class ActorPool:
         self._report(TenantOpened(entry.tenant_id, backend, outcome, self._now() - started_seconds))
 
     def _serve_waiters(self, entry: PoolEntry) -> None:
-        own = Lease(entry)  # its release below makes the tenant idle if no caller takes a lease
+        own = Lease(entry)  # the release of this lease makes the tenant idle if no caller takes a lease
         for waiter in entry.waiters:
             waiter.offer(entry)
         entry.waiters.clear()

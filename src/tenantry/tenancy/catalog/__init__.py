@@ -1,1 +1,1 @@
-"""The durable list of tenants, its audit, and the keys to the admin API."""
+"""The catalog: the durable list of tenants, the audit, and the API keys of the admin API."""

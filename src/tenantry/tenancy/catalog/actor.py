@@ -30,7 +30,7 @@ class CatalogActor(TenantActor):
             return await super().read(statement)
 
     async def changes_by_others(self) -> int:
-        """Return a number that changes after commits of other processes; waits its turn among the reads."""
+        """Return a number that changes after commits of other processes; the call is queued with the reads."""
         with _reraise_as_closed():
             return await self._reads.call_alone("catalog.changes_by_others", self._ask_changes)
 

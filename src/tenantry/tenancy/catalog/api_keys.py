@@ -1,7 +1,7 @@
 """API keys of the admin API: create, list, revoke and authenticate keys with `registry.keys`.
 
-A key is ``tnt_<id>_<secret>``. The id is stored and shown. Instead of the secret, only its SHA-256 hash is stored: a secret of 256
-random bits needs no salt and no slow hash. The hashes are compared in constant time.
+A key is ``tnt_<id>_<secret>``. The key's id is stored and shown. Instead of the secret, only its SHA-256 hash is stored: a secret of
+256 random bits needs no salt and no slow hash. The hashes are compared in constant time.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class ApiKey(BaseModel):
     Attributes:
         scopes: The key's scopes, which are its permissions.
         tenants: The ids of the tenants that the key is limited to; None for all tenants. The tenants need not exist yet. A rename
-            changes the id in the list, and a purge removes it. So the key never permits calls to a later tenant with the same id.
+            changes the id in the list, and a purge removes the id. So the key never permits calls to a later tenant with the same id.
         created_at, created_by: The time of the key's creation, and the principal that created the key.
         expires_at: The time at which the key expires; None for no expiry.
         revoked_at: The time at which the key was revoked; None if the key is not revoked.
@@ -97,7 +97,7 @@ class ApiKeys:
             scopes: The key's scopes.
             tenants: The ids of the tenants that the key is limited to; None for all tenants.
             expires_in_seconds: The time for which the key is valid; None for no expiry.
-            made_by: The caller's own key, if the caller has one; it is checked in the transaction that creates the new key.
+            made_by: The caller's own key, if the caller has one; the transaction that creates the new key checks the caller's key.
             by: The principal for the audit; by default the user that the process runs as.
 
         Raises:
@@ -170,8 +170,8 @@ class ApiKeys:
         """
         self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        # A repeated call appends a row to the audit, so that it commits. The commit makes an earlier revocation durable whose last
-        # sync failed.
+        # A repeated call appends a row to the audit, so that the call commits. The commit makes an earlier revocation durable if the
+        # earlier commit could not sync the file.
         condition, parameters = _may_manage(revoked_by)
         sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
         exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
@@ -265,7 +265,7 @@ def _later(now: datetime, seconds: float) -> datetime:
     try:
         return now + timedelta(seconds=seconds)
     except OverflowError as error:
-        raise QueryError("expires_in_seconds is too far in the future: leave it out") from error
+        raise QueryError("expires_in_seconds is too large: leave the argument out for no expiry") from error
 
 
 def _from_row(row: TupleRow) -> ApiKey:

@@ -65,7 +65,7 @@ def shown_path(path: Path, data_dir: Path) -> str | None:
 
 
 def principal_of(by: str | None) -> str:
-    """Return the principal of a call: `by`, or the user that the process runs as if `by` is None.
+    """Return the principal of a call: `by` if it is given, otherwise the user that the process runs as.
 
     Raises:
         QueryError: The name is empty, blank, too long, or cannot be stored as text.
@@ -108,7 +108,7 @@ class AuditVerification:
 
     Attributes:
         rows: The number of intact rows before the first problem.
-        hash: The hash of the last intact row. Keep it elsewhere to detect a chain that was forged as a whole.
+        hash: The hash of the last intact row. Keep the hash outside the catalog to detect that a whole chain was forged.
         problem: The first problem, or None.
     """
 
@@ -180,7 +180,7 @@ class AdminAudit:
 
         Args:
             tenant_id: The tenant's id in the returned calls.
-            tenant_uid: The permanent key of the tenant in the returned calls, which may have used an earlier id.
+            tenant_uid: The permanent key of the tenant in the returned calls, whatever id the calls used.
             limit: The largest number of rows in the page; by default 100.
             cursor: The `next_cursor` of the previous page.
 

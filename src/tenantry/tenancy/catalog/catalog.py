@@ -118,11 +118,11 @@ class Catalog:
         return Page(page, encode_cursor(CATALOG_NAME, page[-1].id) if has_more else None)
 
     async def find_by_uid(self, uid: str) -> TenantRecord | None:
-        """Return the tenant with this permanent key, even if it was renamed, or None."""
+        """Return the tenant with this permanent key, even after a rename, or None."""
         return await self._read_one("catalog.find_by_uid", "uid = ?", uid)
 
     async def find_many(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRecord]:
-        """Return the tenants with these ids, by id; unknown ids are ignored."""
+        """Return a mapping of these ids to their tenants; unknown ids are ignored."""
         found: dict[TenantId, TenantRecord] = {}
         for chunk in tenant_sql.in_chunks(tenant_ids):
             where = f"id IN ({placeholders(chunk)})"
@@ -182,7 +182,7 @@ class Catalog:
 
         Args:
             tenant: The tenant's record, as it was read.
-            event: The event. If it has already happened, only the reason and the fields of `changes` are changed.
+            event: The event. If the event has already happened, only the reason and the fields of `changes` are changed.
             reason: The reason for the new state. If the event has already happened, None keeps the earlier reason. An undelete
                 restores the reason from before the deletion.
             audit: The statement that appends a row to the audit, see `tenantry.tenancy.catalog.audit.append`.

@@ -53,7 +53,7 @@ class PendingRequest:
         self._store = store
         self._clock = clock
         self._row = (key_id, key)
-        # Identifies this request among those with the same key.
+        # The time identifies this request among requests with the same key.
         self._begun_at = begun_at
 
     async def renew(self) -> None:

@@ -106,7 +106,7 @@ def change(
         before: The tenant's record, as it was read.
         after: The changed record.
         fields: The names of the changed fields.
-        audit: The statement that appends a row to the audit; it runs only if the tenant is changed.
+        audit: The statement that appends a row to the audit, only if the tenant is changed.
     """
     row = dict(zip(COLUMNS, to_row(after), strict=True))
     where, key = "uid = ? AND revision = ?", (before.uid, before.revision)
