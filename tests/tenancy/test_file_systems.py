@@ -126,7 +126,7 @@ async def test_a_dropped_point(registry: TenantRegistry, data_dir: Path):
         await registry.snapshots.drop_point("acme", newer)
     assert await registry.snapshots.points("acme") == []
     assert found(data_dir, "tenants/*/acme/points/*") == []
-    with pytest.raises(SnapshotNotFoundError, match="nothing to undo"):
+    with pytest.raises(SnapshotNotFoundError, match="has no restore to undo"):
         await registry.snapshots.undo_restore("acme")
     rows = [row for row in await registry.audit.list() if row.action == "drop_point"]
     assert [(row.outcome, row.detail["point"]) for row in rows] == [
