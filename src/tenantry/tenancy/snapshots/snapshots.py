@@ -224,7 +224,7 @@ class Snapshots:
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotError: The path is not a regular file, or a log or journal is beside the file.
+            SnapshotError: The file is missing or empty, has a log or journal beside it, or changed during the copy.
             SnapshotCorruptError: The file is another tenant's database; nothing was changed.
             DatabaseCorruptError: The file is damaged, or is not a database; nothing was changed.
             ForeignSchemaError: The file has objects that no schema pack makes; nothing was changed.
