@@ -1,4 +1,4 @@
-"""A tenant's database as one SQLite file, the form in copies, snapshots and bundles of every back end.
+"""Functions on a database as one SQLite file, which is the form of copies, snapshots and bundles with every back end.
 
 Each function works on a thread. Cancelling a call stops the work; the caller stays responsible for the file.
 """

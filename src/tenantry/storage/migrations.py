@@ -1,4 +1,4 @@
-"""Decides which migrations are pending, from two lists and without I/O."""
+"""Decides which migrations are pending, by comparing two lists without I/O."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

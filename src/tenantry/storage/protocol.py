@@ -37,7 +37,7 @@ ChangeToken: TypeAlias = tuple[int, ...]
 
 
 class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
-    """A unit with an idempotency key: sent more than once, the unit takes effect once.
+    """A unit with an idempotency key. The unit takes effect once, even if it is sent several times.
 
     The unit's transaction also stores the unit's results with the key. If the same unit is sent again with the key, the stored
     results are returned and nothing is written. Another unit with the key fails with `IdempotencyConflictError`. A unit that
@@ -129,7 +129,7 @@ class Store(Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the store is connected: `connect` succeeded, and `disconnect` did not succeed later."""
+        """Whether the store is connected, from a successful `connect` until a successful `disconnect`."""
 
     async def connect(self) -> None:
         """Open the database; a no-op if the database is open. After an error, nothing is left open.
@@ -184,7 +184,7 @@ class Store(Protocol):
             durability: The durability of a commit.
 
         Raises:
-            PersistenceError: The limits could not be applied; call again.
+            PersistenceError: The limits could not be applied; call `apply_limits` again.
         """
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
@@ -201,7 +201,7 @@ class Store(Protocol):
     def change_token(self) -> ChangeToken | None:
         """Return a token that changes with every commit by any process, without running a statement.
 
-        A result that was read after a call is valid for as long as later calls return the same token.
+        The result of a query that ran after a call stays valid as long as later calls return the same token.
 
         Returns:
             The token. None if the next commit might not change the token, because the last commit was a moment ago or because
@@ -304,7 +304,7 @@ class ClosedDatabase(Protocol):
         """Free the space of deleted rows, if the back end can. After an error the database is unchanged.
 
         Raises:
-            StorageFullError: The disk has too little space for this and for the writes of other tenants.
+            StorageFullError: The disk has too little space for the compaction and for tenants' writes.
             PersistenceError: The back end failed.
         """
 
@@ -335,7 +335,7 @@ class ClosedDatabase(Protocol):
         """
 
     async def exchange(self, point: str) -> None:
-        """Replace the database atomically with the one that was staged for the restore point; a no-op if that was done."""
+        """Replace the database atomically with the restore point's staged database; a no-op if the exchange was done."""
 
     async def remove(self) -> None:
         """Remove the database and its restore points, durably; a missing database is not an error.
@@ -377,7 +377,7 @@ class RestorePoints(Protocol):
 
         Args:
             newest: The new restore point, which is kept.
-            latest: Restore points with names after this are dated in the future. They are neither counted nor removed.
+            latest: Restore points with names after `latest` are dated in the future, and are neither counted nor removed.
             kept_max: The number of restore points to keep.
         """
 
@@ -419,7 +419,7 @@ class Backend(Protocol):
         """Release everything that `open` acquired; idempotent. The caller disconnects every store first."""
 
     def abandon(self) -> None:
-        """Release everything that `open` acquired for a registry that was never closed; from any thread, without waiting."""
+        """Release everything that `open` acquired, from any thread and without waiting, if a registry was lost without a close."""
 
     def catalog(self, schema: Schema, *, log: EventLog) -> Store:
         """Return the store of the catalog; the store is not connected yet."""
@@ -439,7 +439,7 @@ class Backend(Protocol):
 
         Args:
             tenant_id: The new tenant's id.
-            taken: The locations in the catalog that are this id, or this id with a suffix.
+            taken: The locations in the catalog that equal the id, or the id with a suffix.
 
         Raises:
             DataDirectoryError: The location exists already, and no tenant in the catalog owns it.
@@ -450,8 +450,8 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[ClosedDatabase]:
         """Hold the lock of a tenant's database during the block, so that no other process or registry opens the database.
 
-        The caller has closed the database in this process, and has changed the tenant in the catalog. Another process that has
-        the database open closes the database when it reads that change.
+        The caller has closed the database in this process, and has changed the tenant in the catalog. Another process closes its
+        store of the tenant when that process reads the change.
 
         Args:
             place: The place of the database.
@@ -463,7 +463,7 @@ class Backend(Protocol):
         """
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Hold the lock with this name among all processes, until the block or the process ends.
+        """Hold the lock with the given name, which excludes other processes, until the block or the process ends.
 
         Raises:
             LockTakenError: Another process or registry holds the lock.

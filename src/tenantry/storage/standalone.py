@@ -47,7 +47,7 @@ class PersistenceBackend(CompanyRepositories, Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the back end is connected: `connect` succeeded, and `disconnect` did not succeed later."""
+        """Whether the back end is connected, from a successful `connect` until a successful `disconnect`."""
 
     @property
     def backend_name(self) -> str:

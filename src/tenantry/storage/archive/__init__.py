@@ -1,1 +1,1 @@
-"""How snapshots and bundles are written and read."""
+"""Writing and reading of snapshots and bundles."""

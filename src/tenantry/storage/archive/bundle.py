@@ -123,7 +123,7 @@ class _LeavingRoom:
 
 @contextmanager
 def _recognized(source: Path) -> Iterator[None]:
-    """Replace the error for a file that is not a bundle with an error that names the kind of the file, if the kind is recognized."""
+    """If the file is not a bundle and its kind is recognized, replace the block's error with an error that names the kind."""
     try:
         yield
     except SnapshotCorruptError as error:
@@ -156,8 +156,8 @@ def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
     )
     if not is_expected:
         raise SnapshotCorruptError(
-            f"{source} is not a bundle: it has other contents than a manifest, checksums and a database, or was packed again with "
-            "tar; import the original .tar.gz of the export"
+            f"{source} is not a bundle: its contents are not exactly a manifest, checksums and a database, or it was packed again "
+            "with tar; import the original .tar.gz of the export"
         )
     return manifest
 

@@ -1,6 +1,6 @@
 """Compresses and decompresses files with gzip, and hashes them in the same pass.
 
-The output is valid only after the pass has ended without an error. Until then, the output is in a temporary file.
+The output is in a temporary file until the pass has ended without an error.
 
 Files of earlier versions have a second, empty gzip member, which readers of gzip ignore (RFC 1952, section 2.2).
 """
@@ -103,7 +103,7 @@ class CompressedReader(gzip.GzipFile):
 
     @property
     def stored_sha256(self) -> str:
-        """The SHA-256, in hexadecimal, of the compressed bytes that were read; at the end of the content, of the whole file."""
+        """The SHA-256, in hexadecimal, of the compressed bytes read so far, and of the whole file after the end of its content."""
         return self._stored.sha256.hexdigest()
 
 

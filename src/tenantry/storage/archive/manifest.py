@@ -1,8 +1,8 @@
 """The manifest of a snapshot or a bundle, which describes the contents and detects every changed byte of itself.
 
 A manifest is JSON in exactly one form, with sorted keys, in ASCII, and with an indent of one. The field ``seal`` is the SHA-256 of
-the manifest with an empty seal. All later formats must keep this rule, so that a newer manifest can be distinguished from a damaged
-manifest.
+the manifest with an empty seal. All later formats must keep this form and the seal, so that a newer manifest can be distinguished
+from a damaged manifest.
 """
 
 import hashlib
@@ -57,8 +57,8 @@ class Manifest(BaseModel):
         schema_versions: The version of each schema.
         row_counts: The number of rows in each table.
         database_bytes, database_sha256: The size and the SHA-256 of the plain SQLite file.
-        stored_bytes, stored_sha256: The size and the SHA-256 of the stored, compressed object. In a bundle, both describe the
-            plain database, because an archive cannot contain its own hash.
+        stored_bytes, stored_sha256: The size and the SHA-256 of the stored, compressed object. In a bundle, these fields describe
+            the plain database, because an archive cannot contain its own hash.
         tenantry_version, sqlite_version: The versions of tenantry and of SQLite at creation.
     """
 
@@ -97,7 +97,7 @@ class Manifest(BaseModel):
 
 
 def seal(manifest: Manifest) -> bytes:
-    """Return the manifest as bytes with a seal.
+    """Return the manifest as sealed bytes.
 
     Raises:
         SnapshotError: The manifest is larger than `MANIFEST_BYTES_MAX`, because the database has too many tables.
@@ -131,7 +131,7 @@ def unseal(content: bytes) -> Manifest:
             f"the manifest's checksum matches, but its content is not valid: {wrong_fields(error)}"
         ) from error
     if seal(manifest) != content:
-        raise SnapshotCorruptError("the manifest's checksum matches, but its JSON is formatted differently")
+        raise SnapshotCorruptError("the manifest's checksum matches, but its JSON lacks the required form")
     return manifest
 
 

@@ -1,6 +1,6 @@
 """Object storage in a cloud, through the `obstore` package: S3 and compatible stores, Google Cloud Storage, and Azure.
 
-An interrupted upload leaves invisible parts in the bucket. A lifecycle rule of the bucket should remove them
+An interrupted upload leaves invisible parts in the bucket. A lifecycle rule of the bucket should remove these parts
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html).
 """
 
@@ -37,7 +37,7 @@ part within one request's timeout (obstore's default is 30 s), and a retry repea
 _PARTS_MAX: Final = 9_000  # S3 accepts 10,000
 _PARTS_AT_ONCE: Final = 2
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# The keys are classes of stores. The values are the scheme of the class's URLs, and its setting with the bucket's name.
+# The scheme of the URLs and the name of the setting for the bucket, for each class of stores.
 _SCHEMES: Final = {
     "S3Store": ("s3", "bucket"),
     "GCSStore": ("gs", "bucket"),
@@ -116,7 +116,7 @@ class ObstoreStorage(ObjectStorage):
         with _store_errors(f"read {key}"):
             found = await self._store.get_async(location)
             if found.meta["size"] > bytes_max:
-                raise SnapshotCorruptError(f"{key} is larger than the {bytes_max} bytes that it may have")
+                raise SnapshotCorruptError(f"{key} is larger than the limit of {bytes_max} bytes")
             return bytes(await found.bytes_async())
 
     async def list(self, prefix: str) -> Sequence[StoredObject]:
@@ -212,11 +212,11 @@ def _open_bucket(scheme: str, bucket: str) -> "ObjectStore":
         ) from error
     make: Callable[..., ObjectStore] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
     try:
-        # No options are passed, because they would replace those in the environment (AWS_ALLOW_HTTP).
+        # The call passes no options, because options would replace settings in the environment, such as AWS_ALLOW_HTTP.
         return make(bucket)
     except BaseError as error:
         raise SnapshotError(
-            f"cannot use {scheme}://{bucket}: {StoreAnswer.of(error).shown}: set it in the environment"
+            f"cannot use {scheme}://{bucket}: {StoreAnswer.of(error).shown}: set the missing value in the environment"
         ) from error
 
 

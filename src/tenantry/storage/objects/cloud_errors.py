@@ -93,7 +93,7 @@ class StoreAnswer(NamedTuple):
         """Return whether the same call may succeed later.
 
         Args:
-            by_default: The result if the response does not decide, from the class of obstore's error.
+            by_default: The result if the store's response does not show whether a retry may succeed.
         """
         if self.code in _PASSING_CODES:
             return True

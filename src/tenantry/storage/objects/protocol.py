@@ -36,7 +36,7 @@ class StoredObject(NamedTuple):
 class ObjectStorage(Protocol):
     """Keeps objects, which are files with keys.
 
-    A key consists of parts that are joined by ``/``. A part has the characters ``a-z``, ``0-9``, ``.``, ``_`` and ``-``, and is not
+    A key consists of parts that are joined by ``/``. The parts consist of ``a-z``, ``0-9``, ``.``, ``_`` and ``-``, and must not be
     ``.`` or ``..``. No key may begin with another object's key and a ``/``, because a file cannot also be a directory.
 
     Every method raises `SnapshotError` if a key is not valid or the storage fails; the error's `is_retryable` tells whether the same
@@ -83,7 +83,7 @@ class ObjectStorage(Protocol):
         """Remove an object; a missing object is not an error."""
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Remove the leftovers of crashed calls for keys with this prefix. Unfinished calls of other processes are not affected."""
+        """Remove the leftovers of crashed calls for keys with this prefix. Objects that other calls are writing are not affected."""
 
 
 def is_key(text: str) -> bool:
@@ -94,11 +94,7 @@ def is_key(text: str) -> bool:
 
 
 def check_key(key: str) -> str:
-    """Return the key if it is valid.
-
-    Raises:
-        SnapshotError: The key is not valid.
-    """
+    """Return the key; raise `SnapshotError` if the key is not valid."""
     if not is_key(key):
         raise SnapshotError(
             f"{key[:_SHOWN_CHARACTERS_MAX]!r} is not a valid object key: use at most {OBJECT_KEY_CHARACTERS_MAX} characters, in parts "
@@ -108,11 +104,7 @@ def check_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return the directory of a prefix, which is everything before the last ``/``.
-
-    Raises:
-        SnapshotError: No key can begin with the prefix.
-    """
+    """Return the part of a prefix before the last ``/``; raise `SnapshotError` if no key can begin with the prefix."""
     directory = prefix.rpartition("/")[0]
     if not _PREFIX.fullmatch(prefix):
         raise SnapshotError(
@@ -185,7 +177,7 @@ class LocalStorage(ObjectStorage):
         with storage_errors(f"read {key}"), self._opened(key) as source:
             content = source.read(bytes_max + 1)
         if len(content) > bytes_max:
-            raise SnapshotCorruptError(f"{key} is larger than the {bytes_max} bytes that it may have")
+            raise SnapshotCorruptError(f"{key} is larger than the limit of {bytes_max} bytes")
         return content
 
     def _list(self, directory: str, prefix: str) -> Sequence[StoredObject]:
@@ -221,7 +213,7 @@ class LocalStorage(ObjectStorage):
                     self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
-        """Open the temporary file of an object; create the directory, again if a concurrent `delete` removes the directory."""
+        """Open an object's temporary file. The method creates the directory, again if a concurrent `delete` removes the directory."""
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:
@@ -244,12 +236,7 @@ class LocalStorage(ObjectStorage):
         raise SnapshotNotFoundError(f"the object {key} does not exist in {self.directory}")
 
     def _looked_up(self, key: str) -> Path:
-        """Return the path of an object or of a directory of objects.
-
-        Raises:
-            SnapshotError: A part of the path is a link.
-            OSError: A part of the path is missing.
-        """
+        """Return the path of an object or directory; raise `SnapshotError` for a link in the path, and OSError for a missing part."""
         path = self.directory
         for part in key.split("/") if key else ():
             path /= part
@@ -268,7 +255,7 @@ class LocalStorage(ObjectStorage):
                 directory.rmdir()
             except FileNotFoundError:
                 pass
-            except OSError:  # not empty, or not a directory
+            except OSError:  # the directory is not empty, or the path is not a directory
                 break
             directory = directory.parent
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

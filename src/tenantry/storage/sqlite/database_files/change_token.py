@@ -15,9 +15,9 @@ def read_change_token(path: Path, *, is_wal: bool) -> ChangeToken | None:
     """Return the modification times of the files that a commit writes: the database and its write-ahead log.
 
     Returns:
-        The token. None if a file was modified within the last `TICK_NANOSECONDS`, because another commit within this time might
-        not change the times (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). None also if
-        the database cannot be found, because the next statement reports the reason.
+        The token. None if a file was modified within the last `TICK_NANOSECONDS`, because another commit might not change the
+        file's time (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). The result is None, too, if
+        the database cannot be found; the next statement reports this error.
     """
     modified_at = _modified_at(path)
     if modified_at is None:

@@ -1,4 +1,4 @@
-"""Checks the files of a data directory, those of the tenants and of the catalog, before any file is opened."""
+"""Checks the files of the tenants and of the catalog in a data directory, before any file is opened."""
 
 import os
 import resource
@@ -31,7 +31,7 @@ def prepare_data_files(data_dir: Path) -> None:
         make_root(data_dir)
         if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError("not readable and writable")
-        for name in ("scratch", "snapshots"):  # these directories are created later, when they are needed
+        for name in ("scratch", "snapshots"):  # missing directories are created later
             if (found := lstat(data_dir / name)) is not None:
                 check_directory(data_dir / name, found)
         make_directories(data_dir, data_dir / "operations")

@@ -1,7 +1,7 @@
 """The paths of a tenant's files, which follow from the name of the tenant's directory.
 
-The directory has the id with which its tenant was created. If a later tenant is created with the same id, the name of the later
-tenant's directory ends with a counter: ``acme.1``. A tenant id has no dot, so the names never clash.
+The name of a directory is the id with which the tenant was created. If a later tenant is created with the same id, the name of the
+later tenant's directory ends with a counter: ``acme.1``. A tenant id has no dot, so the names of directories never clash.
 """
 
 import hashlib
@@ -24,12 +24,9 @@ class TenantPaths(NamedTuple):
 
 
 def tenant_paths(data_dir: Path, directory_name: str) -> TenantPaths:
-    """Return the paths of the tenant whose directory has this name.
+    """Return the paths of a tenant's files; raise `InvalidTenantIdError` if the name of the tenant's directory is not valid.
 
     Two hexadecimal digits of a hash spread the directories over 256 parents, because a huge directory is slow to list.
-
-    Raises:
-        InvalidTenantIdError: The name is not valid, and could lead out of the data directory.
     """
     if not _DIRECTORY_NAME.fullmatch(directory_name):
         raise InvalidTenantIdError(f"{directory_name!r} is not the name of a tenant's directory")

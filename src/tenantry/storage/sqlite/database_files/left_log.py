@@ -37,7 +37,7 @@ def make_log_durable(path: Path) -> None:
     """
     if not has_log(path) or os.path.lexists(f"{path}-journal"):
         return  # If the database also has a rollback journal, SQLite decides whether the log or the journal is valid.
-    # SQLite checkpoints when the last connection closes, unless that connection is read-only. The guard is read-only and closes last.
+    # SQLite checkpoints when the last connection closes, unless this connection is read-only. So a read-only connection closes last.
     with closing(_connect(path, "mode=ro")) as guard:
         guard.execute("PRAGMA user_version").fetchone()
         with closing(_connect(path, "mode=rw")) as connection:

@@ -64,7 +64,7 @@ def note_database(lock_fd: int, database: Path, epoch: int) -> None:
         try:
             os.fsync(lock_fd)
         except OSError:
-            # With the new line in the file, the next attempt would find nothing to sync.
+            # The old note is restored, because otherwise the next attempt would find the new note and would not sync it.
             os.pwrite(lock_fd, line_before, CONTENT_BYTES)
             raise
 
@@ -80,15 +80,12 @@ def is_foreign(lock_path: Path, database: Path) -> bool:
 
 
 def check_fits(lock_path: Path, database: Path, *, changed_seconds_max: float | None = None) -> None:
-    """Raise if the log beside the database belongs to another database.
+    """Raise `DatabaseCorruptError` if the log beside the database seems to belong to another database.
 
     Args:
         lock_path: The tenant's lock file; the caller holds the lock.
         database: The database, which no process has open.
         changed_seconds_max: The longest allowed time from the log's last change to the database's last change; None for any time.
-
-    Raises:
-        DatabaseCorruptError: The log seems to belong to another database; neither file was changed.
     """
     if is_foreign(lock_path, database):
         raise DatabaseCorruptError(

@@ -1,12 +1,12 @@
 """Ownership of a tenant's file by one process: a lock that the kernel releases, and an epoch that fences off a past owner.
 
-The lock is a `LockFile` beside the database. A store holds the lock while the store is open. The lock file names the holder, for
-the errors of other processes. A clean close replaces the holder's name with ``released``.
+The lock is a `LockFile` beside the database. A store holds the lock while the store is open. The lock file names the holder, so that
+the errors in other processes can name the holder too. A clean close replaces the holder's name with ``released``.
 
 A holder can lose its lock without noticing, if the lock file was removed or a network file system lost the lock. So the database
-contains an epoch and the owner's token. Every write transaction compares both, so a replaced owner cannot write. A new owner raises
-the epoch at once if the last owner did not close cleanly and may still be alive. Otherwise the new owner raises the epoch in the
-transaction of its first write, so that a tenant that is only read needs no commit.
+contains an epoch and the owner's token. Every write transaction compares the epoch and the token, so a replaced owner cannot write.
+A new owner raises the epoch at once if the last owner did not close cleanly and may still be alive. Otherwise the new owner raises
+the epoch in the transaction of its first write, so that a tenant that is only read needs no commit.
 """
 
 import itertools
@@ -69,17 +69,14 @@ class FileOwnership:
 
     def release(self, *, is_clean: bool = True) -> None:
         """Release the lock; a no-op if the lock is not held."""
-        # The release is not clean while a past owner that may still be alive is not fenced off. If a full disk prevents writing
-        # "released", the next owner assumes that this owner did not close cleanly, and raises the epoch.
+        # Before this owner has fenced off past owners that may still be alive, its release is not clean. If a full disk prevents
+        # writing "released", the next owner assumes that this owner did not close cleanly, and raises the epoch.
         self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
-        """Check that the open database is this tenant's, and fence off an owner that did not close cleanly.
+        """Fence off an owner that did not close cleanly; raise `DatabaseCorruptError` if the database belongs to another tenant.
 
         The argument `noted` is the database file if the database has no log yet; the note of this file is then written.
-
-        Raises:
-            DatabaseCorruptError: The database belongs to another tenant, and was not changed.
         """
         try:
             uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")

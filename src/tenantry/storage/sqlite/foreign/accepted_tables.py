@@ -1,7 +1,7 @@
 """Creates the accepted tables, which are not in the packs, to learn how SQLite stores the definitions of these tables.
 
-The definitions come from an untrusted file. So they run with an authorizer that only allows columns, constraints and indexes that
-call harmless functions.
+The definitions come from an untrusted file, so they run with an authorizer. The authorizer only allows columns, constraints and
+indexes that call harmless functions.
 """
 
 import sqlite3
@@ -45,8 +45,7 @@ _HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_t
 def make_accepted(accepting: Sequence[SchemaObject], connection: sqlite3.Connection) -> list[SchemaObject]:
     """Create the accepted tables and indexes in the database of the expected schema, and return their rows in the schema table.
 
-    Raises:
-        ForeignSchemaError: An accepted object is not a plain table or index.
+    If an accepted object is not a plain table or index, this function raises `ForeignSchemaError`.
     """
     names = {one.key for one in accepting}
     for one in accepting:
@@ -76,7 +75,7 @@ def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
         if hidden in _HIDDEN_GENERATED:
             raise ValueError("a generated column")
         if default is not None:
-            # EXPLAIN only prepares the default, because SQLite checks the functions of a default value only when it is used.
+            # SQLite checks the functions of a default value only when the default is used. EXPLAIN checks them without running them.
             with judged(_judge_only(_COMPUTING), connection):
                 connection.execute(f"EXPLAIN SELECT {default}").close()
 

@@ -37,12 +37,12 @@ _BY_ACCEPTING: Final = "(--accept-tables, or accepted_tables in Python)"
 def compare_adopted(
     path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], accepted_tables: Collection[str] = ()
 ) -> list[SchemaDifference]:
-    """Return the differences between the schema of a database and the schema that the packs' first migrations create.
+    """Return the differences between the schema of a database and the schema that the packs create with the migrations up to `at`.
 
     White space, comments, and the case and the quotes of names are ignored. The data is not checked.
 
     Args:
-        path: A closed database, whose schema has not run yet.
+        path: A closed database, on which no statement has run.
         schemas: The packs.
         at: The number of the last migration of each pack in the database; 0 for a pack that is left out.
         accepted_tables: The names of additional tables that the database may have, with their indexes.
@@ -85,11 +85,7 @@ def compare_adopted(
 
 
 def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
-    """Raise unless every pack is known and has a migration with the given number.
-
-    Raises:
-        MigrationError: A pack is unknown, or has no migration with the given number.
-    """
+    """Raise `MigrationError` unless every pack is known and has a migration with the given number."""
     known = {schema.name: len(schema.migrations(BACKEND)) for schema in schemas}
     for name, version in at.items():
         if name not in known:
@@ -110,16 +106,13 @@ def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
 def mark_applied(
     path: Path, schemas: Sequence[Schema], *, at: Mapping[str, int], applied_at: datetime
 ) -> None:
-    """Mark the first migrations of the packs as applied, unless the database already lists its applied migrations.
+    """Mark the packs' migrations up to `at` as applied, unless the database already lists its applied migrations.
 
     Args:
         path: A database that was compared, and that no other process uses.
         schemas: The packs.
         at: The number of the last migration to mark for each pack; see `compare_adopted`.
         applied_at: The time of application to store with each migration.
-
-    Raises:
-        PersistenceError: SQLite cannot change the database.
     """
     migrations = _until(schemas, at)
     try:
@@ -163,7 +156,7 @@ def _listed(
     path: Path,
     schemas: Sequence[Schema],
 ) -> dict[str, int]:
-    """Return the versions that a database of `create_backend`, which has no tenant, lists as applied; empty if it lists none."""
+    """Return the applied versions that a database of `create_backend` lists; empty if another program made the database."""
     if not any(one.name == _HISTORY for one in found):
         return {}
     applied, file_version = read_applied(found, connection, path)

@@ -5,8 +5,8 @@ run the schema before this check. Even ``quick_check`` would evaluate CHECK cons
 the names and the SQL of the schema's objects.
 
 To know the expected objects, the check runs the packs' migrations in a database in memory, up to the versions in the file. Every
-other object is refused. The caller can accept more tables by name. Their definitions run in the same database, with an authorizer
-that only allows columns, constraints and indexes that call harmless functions.
+other object is refused. The caller can accept more tables by name. The definitions of accepted tables run in the same database, with
+an authorizer that only allows columns, constraints and indexes that call harmless functions.
 """
 
 import sqlite3
@@ -87,7 +87,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a foreign database to read its schema. The block must not read the tables that the schema defines.
+    """Open a foreign database to read its schema. The caller must not read the tables that the schema defines.
 
     Raises:
         DatabaseCorruptError: The file is damaged, not a database, or has a journal or log; or SQLite failed in the block.
@@ -143,8 +143,7 @@ def read_applied(
 def check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
     """Raise if the tables of statistics are larger than ANALYZE can make them.
 
-    Every connection loads all statistics before its first statement. Gigabytes of statistics would occupy a thread that tenants
-    share for minutes.
+    Every connection loads all statistics before its first statement. Gigabytes would occupy a shared thread for minutes.
     """
     for one in found:
         columns = _INTERNAL_COLUMNS.get(folded(one.name)) if _is_internal(one) else None
@@ -189,10 +188,7 @@ def compare(
     Args:
         found: The file's objects.
         expected: A database with the packs' objects, in which the accepted tables are created.
-        accepted_tables: The names of the accepted tables.
-
-    Raises:
-        ForeignSchemaError: An accepted table is not a plain table.
+        accepted_tables: The names of the accepted tables, which must be plain tables.
     """
     accepted = {folded(name) for name in accepted_tables}
     made = read_schema(expected)

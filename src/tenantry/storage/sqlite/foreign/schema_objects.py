@@ -51,7 +51,7 @@ def read_schema(connection: sqlite3.Connection) -> list[SchemaObject]:
 
 
 def sql_tokens(sql: str) -> Iterator[str]:
-    """Yield the tokens of an SQL text, without white space and comments. Names are in lower case and without quotes.
+    """Yield the tokens of an SQL text, without white space and comments, and with names in lower case and without quotes.
 
     Definitions are compared by tokens, because ALTER TABLE formats a definition differently in each version of SQLite.
     """

@@ -24,12 +24,7 @@ _VARINT_BYTES_MAX: Final = 9
 
 
 def check_schema_size(path: Path, *, rows_max: int = ROWS_MAX) -> None:
-    """Raise if a database's schema is too large to parse.
-
-    Raises:
-        DatabaseCorruptError: The schema is too large, or the file is not a database.
-        OSError: The file cannot be read.
-    """
+    """Raise `DatabaseCorruptError` if the file is not a database, or if its schema is too large to parse."""
     try:
         with path.open("rb") as file:
             pages = _Pages(file, rows_max)
@@ -62,7 +57,7 @@ class _Pages:
         self.waiting: list[int] = []
 
     def visit(self, number: int) -> None:
-        """Count the rows of one page, and add the pages that it refers to."""
+        """Count the rows of one page, and add the page's child pages to `waiting`."""
         self._visited += 1
         # In files that SQLite writes, an interior page has at least two children, and each leaf has a row.
         if self._visited > 2 * self._rows_max or not 1 <= number <= self._pages_max:

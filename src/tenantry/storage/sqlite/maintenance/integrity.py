@@ -87,7 +87,7 @@ def check(
 
 
 def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: bool) -> None:
-    """Check an open database during reads and writes. The check raises `sqlite3.Error` for damage that SQLite cannot describe."""
+    """Check an open database that others may use. The check raises `sqlite3.Error` for damage that SQLite cannot describe."""
     _check_integrity(connection, name, "integrity_check" if is_thorough else "quick_check")
 
 
@@ -111,7 +111,7 @@ def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Sch
 def read_closed_versions(path: Path) -> dict[str, int] | None:
     """Return the version of each schema in a closed database, without a lock; None if a process opens the database.
 
-    The result is None, too, if the versions in the database contradict each other; opening the database reports how.
+    The result is None, too, if the versions in the database contradict each other; opening the database then reports the error.
     """
     found = ImmutableFile.find(path)
     if found is None:

@@ -70,7 +70,7 @@ def connect(
         Watch(None if seconds_min is None else check_seconds_max(path, seconds_min)).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)
-        # With a rollback journal, a commit needs EXTRA: SQLite then also syncs the journal's removal. With a log, EXTRA means FULL.
+        # EXTRA also syncs the removal of a rollback journal, which commits the data. With a write-ahead log, EXTRA equals FULL.
         connection.execute("PRAGMA synchronous = EXTRA")
         if parameters == WRITABLE:
             # The first read creates a new log. SQLite syncs the directory at the first commit, but ignores an error of this sync.

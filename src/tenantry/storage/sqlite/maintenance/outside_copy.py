@@ -4,7 +4,7 @@ SQLite makes the copy, because a copy of the file alone could mix two states and
 the database's header decides how SQLite opens the database:
 
 * A database with a rollback journal is read with SQLite's shared lock. Programs that write to the database wait for the copy.
-* A database with a write-ahead log is read like by its other readers, without delaying the writer.
+* A database with a write-ahead log is read without delaying its writer.
 * If the header names a write-ahead log but the log is missing, no program has the database open. The database is then read as an
   immutable file, because every other connection would create the log. If a program changes the database during the copy, the
   copy is repeated.
@@ -51,7 +51,7 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
     with storage_errors(f"copy {source}"):
         try:
             source = source.resolve()  # the log is beside the file itself, not beside a link to the file
-        except (RuntimeError, ValueError) as error:  # links that point at each other, or a null character
+        except (RuntimeError, ValueError) as error:  # the path has links that point at each other, or a NUL
             raise SnapshotError(
                 f"{str(source)!r} is not the path of a file ({error}): give the path of an SQLite database"
             ) from error

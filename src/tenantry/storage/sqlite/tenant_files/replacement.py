@@ -43,12 +43,7 @@ _FOREIGN: Final = ".db-wal-of-another-database"
 
 
 def copy_plain_file(source: Path, database: Path) -> None:
-    """Copy a closed database.
-
-    Raises:
-        SnapshotError: The database is not a regular file, has a log or journal, or changed during the copy.
-        StorageFullError: The disk has too little space for the copy.
-    """
+    """Copy a closed database; raise `SnapshotError` if it is not a regular file, has a log or journal, or changes."""
     found = ImmutableFile.find(source)
     if found is None:
         raise SnapshotError(
@@ -132,7 +127,7 @@ def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
     Args:
         paths: The tenant's files.
         point: The name of the restore point.
-        is_merged: Whether to write the log into the database. A log and a database that an operator put there may not belong
+        is_merged: Whether to write the log into the database. A log and a database that an operator put in place may not belong
             together, so both files must then be kept unchanged.
     """
     kept = kept_database(paths, point)
