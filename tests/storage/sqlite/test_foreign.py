@@ -217,7 +217,7 @@ class TestImport:
         """The import is given up as soon as the space is needed by tenants that write, and nothing is left of it."""
         path = await exported(registry, tmp_path)
         monkeypatch.setattr(import_bundle, "read_bundle", partial(read_bundle, room=lambda _: 0))
-        with pytest.raises(StorageFullError, match="only the space left"):
+        with pytest.raises(StorageFullError, match="only the space that tenants need"):
             await registry.import_bundle("globex", path)
         assert not [path for path in (registry.config.data_dir / "scratch").glob("*/*") if path.is_dir()]
 
