@@ -40,14 +40,14 @@ class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclas
     """A unit with an idempotency key. The unit takes effect once, even if it is sent several times.
 
     The unit's transaction also stores the unit's results with the key. If the same unit is sent again with the key, the stored
-    results are returned and nothing is written. Another unit with the key fails with `IdempotencyConflictError`. A unit that
-    fails is rolled back and stores nothing, so a retry runs the unit again.
+    results are returned and nothing is written. A different unit with the same key fails with `IdempotencyConflictError`. A unit
+    that fails is rolled back and stores nothing, so a retry runs the unit again.
 
     Attributes:
         key: The unit's idempotency key, unique in the database.
         payload_hash: The hash that distinguishes the unit from other units.
         now: The time at which the unit was sent.
-        kept_since: The time limit for stored keys. A key that was stored at this time or before has expired, and is ignored.
+        kept_since: Keys that were stored at this time or earlier have expired, and are ignored.
     """
 
     key: str
@@ -450,8 +450,8 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[ClosedDatabase]:
         """Hold the lock of a tenant's database during the block, so that no other process or registry opens the database.
 
-        The caller has closed the database in this process, and has changed the tenant in the catalog. Another process closes its
-        store of the tenant when that process reads the change.
+        The caller has closed the database in this process, and has changed the tenant in the catalog. Another process that has
+        the tenant open closes the tenant's database when that process reads the catalog.
 
         Args:
             place: The place of the database.

@@ -163,7 +163,7 @@ def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
 
 
 def _members(content: bytes, manifest: Manifest) -> list[tuple[tarfile.TarInfo, bytes]]:
-    """Return the headers of a bundle's three files with the files' contents; the database's contents are left out."""
+    """Return the header and the contents of each file in a bundle, with empty contents for the database."""
     sums = "".join(
         f"{sha256}  {name}\n"
         for sha256, name in (
@@ -197,7 +197,7 @@ def _member(name: str, size_bytes: int, modified_seconds: int) -> tarfile.TarInf
 
 
 def _header(member: tarfile.TarInfo) -> bytes:
-    """Return a header as a block, in ustar format or, for a file of 8 GiB or more, in GNU format, which BSD tar can read too."""
+    """Return a header as a block in ustar format. Files of 8 GiB or more need the GNU format, which BSD tar can read too."""
     is_ustar = member.size <= _OCTAL_MAX
     return member.tobuf(tarfile.USTAR_FORMAT if is_ustar else tarfile.GNU_FORMAT, "ascii", "strict")
 

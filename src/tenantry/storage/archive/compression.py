@@ -138,10 +138,9 @@ def copy_digested(source: BinaryIO | gzip.GzipFile, target: Writer, bytes_max: i
 
 
 class _DigestedFile(io.RawIOBase):
-    """A file that hashes all bytes that are read, and raises when the work of this thread is cancelled.
+    """A file that hashes each byte that is read, and checks for cancellation at each read.
 
-    Each read of the file checks for cancellation, because one read of a `gzip.GzipFile` may need many reads of the file to skip
-    empty members and long names in headers.
+    One read of a `gzip.GzipFile` may need many reads of the file, to skip empty members and long names in headers.
     """
 
     def __init__(self, file: BinaryIO) -> None:

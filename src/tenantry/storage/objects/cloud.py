@@ -186,7 +186,7 @@ def open_storage(url: str) -> ObjectStorage:
             ``az://container/prefix``, with or without the prefix.
 
     Raises:
-        SnapshotError: The URL has another form, the extra ``object-store`` is not installed, or a setting is missing.
+        SnapshotError: The URL is not valid, the extra ``object-store`` is not installed, or a setting is missing.
     """
     scheme, separator, rest = url.partition("://")
     if not separator and url:

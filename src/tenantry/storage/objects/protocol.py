@@ -213,7 +213,7 @@ class LocalStorage(ObjectStorage):
                     self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
-        """Open an object's temporary file. The method creates the directory, again if a concurrent `delete` removes the directory."""
+        """Create the directory and open an object's temporary file; retry if a concurrent `delete` removes the directory."""
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:

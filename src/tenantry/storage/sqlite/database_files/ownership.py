@@ -76,7 +76,7 @@ class FileOwnership:
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Fence off an owner that did not close cleanly; raise `DatabaseCorruptError` if the database belongs to another tenant.
 
-        The argument `noted` is the database file if the database has no log yet; the note of this file is then written.
+        If the database has no log yet, `noted` is the database file, and this method writes the file's note.
         """
         try:
             uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")

@@ -75,7 +75,7 @@ def _check_columns(table: SchemaObject, connection: sqlite3.Connection) -> None:
         if hidden in _HIDDEN_GENERATED:
             raise ValueError("a generated column")
         if default is not None:
-            # SQLite checks the functions of a default value only when the default is used. EXPLAIN checks them without running them.
+            # SQLite checks a default value's functions only when the default is used. EXPLAIN checks the functions without a call.
             with judged(_judge_only(_COMPUTING), connection):
                 connection.execute(f"EXPLAIN SELECT {default}").close()
 

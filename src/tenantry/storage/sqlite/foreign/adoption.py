@@ -50,7 +50,7 @@ def compare_adopted(
     Raises:
         MigrationError: A pack is unknown or has no migration with the given number, or the database lists other migrations as applied.
         ForeignSchemaError: The database belongs to a tenant already, or an accepted table is not a plain table.
-        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log.
+        DatabaseCorruptError: The file is damaged, is not a database, or has a journal or log beside it.
     """
     check_versions(schemas, at)
     with opened(path) as connection:

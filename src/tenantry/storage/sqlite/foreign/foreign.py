@@ -68,7 +68,7 @@ def check_foreign(path: Path, schemas: Sequence[Schema], *, accepted_tables: Col
     Raises:
         ForeignSchemaError: The database has other objects, or lacks some of the packs' objects; the error names the objects.
         MigrationError: The database is newer than the code.
-        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log.
+        DatabaseCorruptError: The file is damaged, is not a database, or has a journal or log beside it.
     """
     with opened(path) as connection:
         found = read_schema(connection)
@@ -90,7 +90,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a foreign database to read its schema. The caller must not read the tables that the schema defines.
 
     Raises:
-        DatabaseCorruptError: The file is damaged, not a database, or has a journal or log; or SQLite failed in the block.
+        DatabaseCorruptError: The file is damaged, is not a database, or has a journal or log beside it; or SQLite failed in the block.
     """
     if ImmutableFile.find(path) is None:
         raise DatabaseCorruptError(

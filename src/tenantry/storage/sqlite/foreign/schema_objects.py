@@ -10,7 +10,7 @@ from tenantry.sql.tokens import COMMENT, QUOTED
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
-# SQLite's white space and names. In SQLite, all characters beyond ASCII belong to names.
+# The pattern follows SQLite's white space and names. SQLite accepts every non-ASCII character in a name.
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
 )

@@ -1,6 +1,6 @@
 """Checks databases for damage, and reads their versions, row counts and owners.
 
-These functions block, the longer the larger the database is; each call runs on its own thread.
+These functions block for a time that grows with the size of the database; each call runs on its own thread.
 """
 
 import sqlite3

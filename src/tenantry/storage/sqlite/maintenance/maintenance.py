@@ -1,6 +1,6 @@
 """Compacts, checkpoints, repairs and converts closed databases.
 
-These functions block, the longer the larger the database is; each call runs on its own thread.
+These functions block for a time that grows with the size of the database; each call runs on its own thread.
 """
 
 import os

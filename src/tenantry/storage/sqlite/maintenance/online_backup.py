@@ -1,6 +1,6 @@
 """Copies a database that other connections may write to.
 
-The copy blocks, the longer the larger the database is; each copy runs on its own thread.
+A copy blocks for a time that grows with the size of the database; each copy runs on its own thread.
 """
 
 import os

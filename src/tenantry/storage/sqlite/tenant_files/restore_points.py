@@ -16,7 +16,7 @@ class SQLiteRestorePoints:
     """See `RestorePoints`.
 
     Args:
-        data_dir: The data directory, which contains all paths.
+        data_dir: The data directory, which contains the tenant's directory.
         schemas: The packs, whose connect hooks a check of a database needs.
     """
 
