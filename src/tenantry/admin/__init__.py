@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BodyLimits", "StrangerRate", "begin_drain", "create_admin_app", "end_streams", "make_probes"]
 
-# Loaded lazily: the API's models are also used without the web framework.
+# The names load lazily, because programs without the web framework use the API's models.
 __getattr__ = _lazy_names(
     __name__,
     {

@@ -89,7 +89,7 @@ class _AdminApp(FastAPI):
         """Return the document."""
         document = super().openapi()
         for path in _EVENTS:
-            # FastAPI describes events with a keyword of OpenAPI 3.2, which this document does not use.
+            # FastAPI describes server-sent events with a keyword that OpenAPI 3.1 lacks.
             document["paths"][path]["get"]["responses"]["200"]["content"] = {"text/event-stream": {}}
         return document
 
@@ -115,14 +115,14 @@ def create_admin_app(
 
     Args:
         registry: The registry of the tenants.
-        authenticate: Identifies the caller, by default by API key. During a stream it is called every `authorization_seconds`.
+        authenticate: Identifies the caller, by default by API key. A stream calls `authenticate` every `authorization_seconds`.
         collectors: The metrics that ``/metrics`` exposes.
         has_probes: Whether to serve ``/healthz``, ``/readyz`` and ``/metrics``, which need no key.
         has_exemplars: Whether ``/metrics`` includes OpenMetrics exemplars, which reveal tenants to callers without a key.
         bodies: The limits of request bodies.
         has_console: Whether to serve the web page ``/console``, which asks its user for a key.
         allowed_hosts: The allowed host names of requests beside IP addresses and ``localhost``; ``*.example.com`` for all
-            subdomains. Other names get 421. None allows all names, for an application that checks the names itself.
+            subdomains. Other names get 421. None allows all names, for an outer application that checks the names.
         strangers: The rate limit of each client's requests without a valid key.
         authorization_seconds: The interval between two checks of a stream's key. A stream outlives its key by at most this time.
     """
@@ -149,7 +149,7 @@ def create_admin_app(
         description=_DESCRIPTION.strip(),
         version=metadata.version("tenantry"),
         lifespan=lifespan,
-        openapi_url=None,  # `make_document_route` serves the document
+        openapi_url=None,  # `make_document_route` serves the document.
         # A redirect that adds or removes a trailing slash would go to the host in the Host header.
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,

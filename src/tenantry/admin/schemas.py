@@ -46,10 +46,7 @@ class TenantOut(BaseModel):
     """A tenant's record in the catalog."""
 
     id: str = Field(examples=["acme"])
-    uid: str = Field(
-        examples=["0f8fad5bd9cb469fa16570867728950e"],
-        description="The tenant's stable key, which never changes.",
-    )
+    uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="The tenant's stable key.")
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
@@ -163,13 +160,13 @@ class RestorePoint(Body):
     """A database that a restore replaced."""
 
     id: str = Field(
-        description="The restore point's id, which can be restored like a snapshot.",
+        description="Accepted by a restore like a snapshot's id.",
         examples=["before-20261126t120000000000z-9f86d081"],
     )
 
 
 class RestorePointList(Body):
-    """The kept databases that restores have replaced, oldest first."""
+    """The databases that restores have replaced and kept, oldest first."""
 
     items: Sequence[RestorePoint]
 
@@ -200,7 +197,7 @@ class DrillOut(BaseModel):
 
 
 class ChannelLoad(BaseModel):
-    """The counters of a tenant's reads or writes since it was opened."""
+    """The counters of a tenant's reads or writes since the tenant was opened."""
 
     waiting_requests: int = Field(validation_alias="mailbox_requests")
     running_requests: int
@@ -267,9 +264,7 @@ class VersionOut(BaseModel):
     tenantry: str
     backend: str = Field(description="The back end of the tenants' databases.")
     backend_version: str
-    settings: dict[str, Any] = Field(
-        description="The service's `RegistryConfig`. A setting's name contains the unit."
-    )
+    settings: dict[str, Any] = Field(description="The `RegistryConfig`; a setting's name contains its unit.")
     states: dict[TenantState, list[str]] = Field(
         description="The lifecycle states in order, each with its permissions and transitions; see `allows` of a tenant."
     )

@@ -1,4 +1,4 @@
-"""Counts calls by tenant from the core's events, for a bounded number of tenants."""
+"""Counts each tenant's calls from the registry's events, for a bounded number of tenants."""
 
 import time
 from collections import Counter

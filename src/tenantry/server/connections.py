@@ -88,10 +88,6 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection.
 
-    Args:
-        http: uvicorn's protocol.
-        connections: The server's connections.
-
     Attributes:
         ends: The address and port of the client and of the server.
         network: The client's identifier, see `network_of`.
@@ -116,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the TLS handshake, or wait for the first request without TLS; end the connection if too many are open."""
+        """Start the TLS handshake or, without TLS, wait for the first request; end the connection if too many are open."""
         assert isinstance(transport, asyncio.Transport)
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         certificate = self._connections.certificate
@@ -135,7 +131,7 @@ class Connection(asyncio.Protocol):
         """Forward data to uvicorn; data that arrives between two requests starts the timeout of the next head."""
         if self._transport is None:
             self._early += data
-        elif not self._transport.is_closing():  # after the close TLS still delivers earlier data
+        elif not self._transport.is_closing():  # TLS still delivers earlier data after the close
             if self._requests == 0:
                 self._close_within(self._limits.head_seconds_max)
             try:
@@ -209,7 +205,7 @@ class Connection(asyncio.Protocol):
         except OSError:  # the client disconnected, was too slow, or does not use TLS
             self._tcp.abort()
         else:
-            if transport is not None:  # None if the client has disconnected in the meantime
+            if transport is not None:  # `start_tls` returns None if the client has disconnected
                 self._begin(transport)
                 if self._early:
                     self.data_received(bytes(self._early))

@@ -6,13 +6,10 @@ from tenantry.admin.http.address import parse_address
 
 
 class ForwardedClient:
-    """Replaces the client's address by the last entry of X-Forwarded-For, which the proxy has appended.
+    """Replaces the client's address with the last entry of X-Forwarded-For, which the proxy has appended.
 
     Earlier entries come from the client and can be forged. A port, which some proxies add, is dropped because the port differs
     between connections of the same client. If the last entry is not an address, the proxy's address stays.
-
-    Args:
-        app: The application.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -32,7 +32,6 @@ class HttpServer:
     The caller runs the application's lifespan.
 
     Args:
-        app: The application.
         certificate: The TLS certificate; None for no TLS.
         closing_seconds: The time for which requests may continue when the server stops.
         is_behind_proxy: Whether all clients have the address of a proxy.
@@ -90,11 +89,10 @@ class _SignallessServer(uvicorn.Server):
 class CountedRequests:
     """Counts the running requests, and refuses requests beyond a limit.
 
-    It tells the connection when a request begins and ends. When the server stops, it responds to interrupted requests.
+    A request's connection is notified when the request begins and ends. Requests that the server's stop interrupts get 503.
 
     Args:
-        app: The application.
-        connections: The server's connections, which have the limits.
+        connections: The server's connections with their limits.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
@@ -104,7 +102,7 @@ class CountedRequests:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or refuse it."""
+        """Handle or refuse a request."""
         connection = self._connections.of(scope)
         if connection is not None and not connection.begin_request():
             while (await receive())["type"] != "http.disconnect":

@@ -12,7 +12,7 @@ class ServerLimits:
         handshake_seconds_max: The time for a client's TLS handshake.
         head_seconds_max: The time for a client to send the head of a request. If a response is sent before the request's body was
             read, the rest of the body must also arrive in this time.
-        idle_seconds_max: The time for which a client may keep a connection open between two requests. It must exceed the idle
+        idle_seconds_max: The time for which a client may keep a connection open between two requests. This must exceed the idle
             timeout of proxies, usually 60 s. Otherwise the server could close a connection just as a proxy sends a request.
         end_seconds_max: The time for a client to end TLS after it has received everything on a closed connection.
         connections_max: The number of open connections; further connections are refused.

@@ -103,9 +103,7 @@ async def _check_keys(settings: ServeSettings, registry: TenantRegistry, warn: C
         return
     how = f"tenantry key create --data-dir {settings.config.data_dir} --scope admin"
     if settings.is_exposed:
-        raise ServeSettingsError(
-            f"the service does not listen beyond this machine without a key: create a key first, {how}"
-        )
+        raise ServeSettingsError(f"listening beyond this machine needs a key: create a key first, {how}")
     warn(f"no API key exists yet, so nobody can use the API: create a key, {how}")
 
 

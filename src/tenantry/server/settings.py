@@ -39,9 +39,7 @@ class ServeSettings:
     """The settings of the service.
 
     Attributes:
-        config: The registry's settings.
         snapshot_storage: The storage of snapshots; None for the data directory.
-        schemas: The tenants' schema packs.
         api: The address of the API.
         probes: The address of the metrics and probes; None for the address of the API.
         tls: The certificate of both addresses; None for no TLS.

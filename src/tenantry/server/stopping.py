@@ -28,8 +28,8 @@ class Stopping:
     """Runs servers until a signal arrives.
 
     Args:
-        drain_seconds: The time for which the servers still accept requests after the first signal, until load balancers notice.
-        reload: The function to call at SIGHUP; None for none.
+        drain_seconds: The time for which the servers still accept requests after the first signal, while load balancers notice.
+        reload: The function to call at SIGHUP; None for no function.
     """
 
     def __init__(self, drain_seconds: float, reload: Callable[[], None] | None) -> None:

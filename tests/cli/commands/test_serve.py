@@ -231,7 +231,7 @@ def test_refuses_to_listen(tmp_path: Path, options: list[str], said: str):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--host", "0.0.0.0", "--behind-proxy"], "without a key: create a key first, tenantry key create"),
+        (["--host", "0.0.0.0", "--behind-proxy"], "needs a key: create a key first, tenantry key create"),
         (["--host", "192.0.2.1", "--behind-proxy"], "cannot listen at 192.0.2.1"),
         (["--tls-cert", __file__, "--tls-key", __file__], "cannot be used"),
     ],

@@ -33,8 +33,8 @@ class Access:
     """The caller of a request and the tenant in the request's path; an `Authority` for the request's calls.
 
     For a key that is limited to some tenants, the tenant is looked up before the key is read. A rename changes the tenant and the
-    key in one transaction. If the key then still names the id, the key is for the tenant that was looked up. The request's calls
-    therefore reach no other tenant with this id.
+    key in one transaction. A key that names the id after the look-up is therefore for the tenant that was looked up, and the
+    request's calls reach no other tenant with this id.
 
     Attributes:
         tenant_id: The tenant id in the path; None if the path has no tenant.
@@ -56,7 +56,7 @@ class Access:
         """
         principal = await self._principal()
         await self._find_tenant()
-        # The first read of the key keeps unknown callers from a look-up; the second read follows the look-up, see the class.
+        # Read the key before the look-up to refuse unknown callers, and again after the look-up, see the class.
         return principal if principal.tenants is None else await self._principal()
 
     async def check(self) -> Principal:

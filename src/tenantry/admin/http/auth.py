@@ -73,9 +73,7 @@ class Principal:
             ProblemError: The key is limited to some tenants (403).
         """
         if self.tenants is not None:
-            raise ProblemError(
-                403, "tenant", "Not allowed", "this key is limited to some tenants: use a key for all tenants"
-            )
+            raise ProblemError(403, "tenant", "Not allowed", "this request needs a key for all tenants")
 
 
 def another_tenant() -> ProblemError:
@@ -108,9 +106,7 @@ class Bearer(SecurityBase):
     """Declares the bearer scheme in OpenAPI; `AdminRoute` authenticates the caller."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearerModel(
-            description="An API key, which `tenantry key create` creates.", bearerFormat="tnt_…"
-        )
+        self.model = HTTPBearerModel(description="An API key of `tenantry key create`.", bearerFormat="tnt_…")
         self.scheme_name = "api_key"
 
     async def __call__(self, request: Request) -> Principal:

@@ -36,8 +36,6 @@ class LimitedReceive:
     """Receives a body, and refuses the request when the body reaches a limit.
 
     Args:
-        request: The request.
-        limits: The limits of the body.
         is_streamed: Whether the body is processed while the body arrives, like a bundle.
         on_complete: Called when the whole body has arrived, before the body's last part is returned. `on_complete` raises an
             error if the request must not be handled.
@@ -74,7 +72,7 @@ class LimitedReceive:
             ProblemError: The body arrives too slowly (408), or is too large (413).
             Exception: The error of `on_complete`, or the error that was passed to `refuse`.
         """
-        if self._is_complete:  # the next message says that the client has disconnected
+        if self._is_complete:  # the next message reports a disconnect
             return await self._receive()
         if self._ends_at is None or self._is_streamed:
             self._ends_at = anyio.current_time() + self._seconds_max

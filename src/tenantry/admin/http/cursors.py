@@ -1,4 +1,4 @@
-"""The cursors of the API's lists: the core's cursor, prefixed with a hash of the query that all pages must share."""
+"""The cursors of the API's lists: the registry's cursor with a hash of the query, which all pages must share, as its prefix."""
 
 from typing import Annotated, Final
 
@@ -20,7 +20,7 @@ class PageCursor:
         cursor: The `next_cursor` of the previous page; None for the first page.
 
     Attributes:
-        after: The core's cursor; None for the first page.
+        after: The registry's cursor; None for the first page.
 
     Raises:
         ProblemError: The cursor is not from a page of this query (400).

@@ -123,7 +123,7 @@ async def renewing(pending: PendingRequest, interval_seconds: float = RENEWAL_SE
     try:
         yield
     finally:
-        # Do not cancel the task, because a cancelled renewal may still be written without `pending` knowing the new time.
+        # Do not cancel the renewal, because the renewal could still be written while `pending` keeps the old time.
         ending.set()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([task])

@@ -142,7 +142,7 @@ def problem_of(error: TenantryError) -> dict[str, Any]:
 
 def status_of(error: TenantryError) -> int:
     """Return the HTTP status of a `TenantryError`."""
-    if getattr(error, "is_transient", False):  # the statement may succeed later: busy, interrupted
+    if getattr(error, "is_transient", False):  # the database was busy or interrupted the statement
         return 503
     if (
         type(error) is errors.QueryError and getattr(error, "code", None) is not None

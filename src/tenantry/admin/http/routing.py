@@ -34,7 +34,7 @@ class Service:
         authorization_seconds: The interval between two checks of a stream's key.
         transfers: The number of bundles that each caller is sending or receiving.
         draining: Set when the service is about to stop.
-        stopping: Set when streams that do not end by themselves must end.
+        stopping: Set when the event streams of fleet jobs must end.
     """
 
     registry: TenantRegistry
@@ -67,7 +67,7 @@ class AdminRoute(APIRoute):
         self.responses = responses_of(self, has_body=has_body)
 
     def get_route_handler(self) -> Handler:
-        """Return the handler with authentication, limits and idempotency around it."""
+        """Return the route's handler, wrapped with authentication, limits and idempotency."""
         handle = super().get_route_handler()
 
         async def handle_known(request: Request) -> Response:

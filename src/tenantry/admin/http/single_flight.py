@@ -1,4 +1,4 @@
-"""Single flight: concurrent callers of the same work share one run of it."""
+"""Single flight: concurrent callers share one run of the same work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

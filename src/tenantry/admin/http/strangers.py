@@ -79,7 +79,7 @@ class Strangers:
         self._turns = Turns(rate, clock or SystemClock())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or refuse it."""
+        """Handle or refuse a request."""
 
         async def send_in_turn(message: Message) -> None:
             if message["type"] == "http.response.start" and "principal" not in scope.get("state", {}):

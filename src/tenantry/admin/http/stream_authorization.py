@@ -42,7 +42,7 @@ async def _check_repeatedly(
         await anyio.sleep(interval_seconds)
         try:
             await access.check_stream()
-        except (HTTPException, TenantryError) as error:  # a check that fails counts as a refusal
+        except (HTTPException, TenantryError) as error:  # a failed check also ends the stream
             refuse(error)
             return
 
@@ -50,8 +50,8 @@ async def _check_repeatedly(
 class AuthorizedResponse(StreamingResponse):
     """Sends the stream of another response for as long as the caller's key remains valid for the request.
 
-    Then a response with a Content-Length closes the connection. Any other response ends early, and the client learns the reason
-    when the client sends the request again.
+    When the key becomes invalid, a response with a Content-Length closes the connection, and any other response ends early. The
+    client learns the reason when the client sends the request again.
     """
 
     def __init__(self, response: StreamingResponse, access: Access, *, interval_seconds: float) -> None:

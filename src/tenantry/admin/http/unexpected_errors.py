@@ -31,7 +31,7 @@ class ResponseSend:
 
 
 class UnexpectedErrors:
-    """Answers requests that fail with an unexpected error, and keeps the error out of the server's own log."""
+    """Responds to requests that fail with an unexpected error, and keeps the error out of the server's own log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class UnexpectedErrors:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            return  # there is no client to answer
+            return  # the client has disconnected
         except Exception as error:
             if scope["type"] != "http":
                 raise
@@ -66,5 +66,5 @@ def _place(error: BaseException) -> str:
 
 
 def _route(scope: Scope) -> str:
-    # The route, and not the request's path, which the caller chooses.
+    # Log the route instead of the path, because the caller chooses the path.
     return str(getattr(scope.get("route"), "path", "unknown"))

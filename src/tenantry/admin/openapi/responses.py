@@ -58,7 +58,7 @@ _REPLAYED: Final = {
 
 
 def documented(*statuses: int) -> Responses:
-    """Return a route's responses for these problem statuses; `responses_of` adds the statuses that all routes share."""
+    """Return a route's problems with these statuses; `responses_of` adds the problems that all routes share."""
     return {status: _problem(status) for status in statuses}
 
 

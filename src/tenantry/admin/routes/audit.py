@@ -43,8 +43,8 @@ async def list_audit(
 ) -> AuditPage:
     """Return a page of the audit, newest first: the principal, the action and the tenant of each row.
 
-    A key that is limited to some tenants must pass `tenant_id`. The response then has all rows of the tenant that has the id now,
-    including the rows under former ids, but no rows of other tenants that had the id before.
+    A key that is limited to some tenants must pass `tenant_id`. The page has the rows of the id's current tenant, including the rows
+    under former ids, but no rows of earlier tenants with the same id.
     """
     wanted = {"tenant_id": tenant_id, "tenant_uid": tenant_uid}
     if tenant_id is None:

@@ -42,9 +42,7 @@ TRANSFERS_PER_CALLER_MAX: Final = 4
 """The number of simultaneous transfers of one caller, so that one caller cannot block the others."""
 
 ACCEPTED_CHARACTERS_MAX: Final = 2000
-_OWNER: Final = (
-    "The uid of another tenant whose mark the file may carry. The file gets this tenant's mark instead."
-)
+_OWNER: Final = "The uid of another tenant whose mark the file may carry; this tenant's mark replaces it."
 _UID: Final = "^[0-9a-f]{32}$"
 _EXAMPLE: Final = "9f86d081884c4d659a2feaa0c55ad015"
 _MEASURED_BYTES: Final = 4 * 2**20
@@ -161,8 +159,7 @@ async def import_tenant(
 ) -> TenantOut:
     """Verify a bundle, and create a tenant with this id from the bundle.
 
-    If the database has tables, indexes, views or triggers that belong to no schema pack, the bundle is refused and the problem
-    names them.
+    A bundle whose database has tables, indexes, views or triggers of no schema pack is refused, and the problem names them.
     """
     accepted = _names(accept_tables)
     if accepted:
@@ -192,7 +189,7 @@ async def replace_file(
     owner: Annotated[str | None, Query(pattern=_UID, description=_OWNER, examples=[_EXAMPLE])] = None,
     accept_tables: AcceptTables = None,
 ) -> TenantOut:
-    """Verify a plain SQLite file, and replace the tenant's database by the file.
+    """Verify a plain SQLite file, and replace the tenant's database with the file.
 
     The old database is kept with its log, and `undo-restore` undoes the replacement.
     """

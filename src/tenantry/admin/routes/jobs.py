@@ -66,14 +66,11 @@ class StartJobRequest(Body):
     id_prefix: IdPrefix | None = None
     below: SchemaVersions | None = Field(default=None, examples=[{"company": 2}])
     canary: Annotated[int, Field(ge=1, le=JOB_TENANTS_MAX), Number] | Share | None = Field(
-        default=None,
-        examples=["5%"],
-        description="The size of the first wave: a number of tenants, or a percentage.",
+        default=None, examples=["5%"], description="The first wave: a number of tenants, or a percentage."
     )
     concurrency: Annotated[int, Field(ge=1, le=1024), Number] = CONCURRENCY
     failures_max: FailuresMax = Field(
-        default=JOB_FAILURES_MAX,
-        description="The number or share of failed tenants above which the job stops.",
+        default=JOB_FAILURES_MAX, description="The number or share of tenants that may fail."
     )
     canary_failures_max: FailuresMax = 0
     snapshot_before: StrictBool = False
@@ -86,7 +83,7 @@ class StartJobRequest(Body):
 
 
 class ResumeJobRequest(Body):
-    """The options of resuming a job."""
+    """The options for resuming a job."""
 
     failures_max: FailuresMax = Field(
         default=None, examples=[20], description="The new limit of failures; by default unchanged."
@@ -101,7 +98,7 @@ class JobPage(BaseModel):
 
 
 class ResultPage(BaseModel):
-    """A page of the results of a job's tenants."""
+    """A page of a job's results by tenant."""
 
     items: Sequence[FleetResult]
     next_cursor: str | None

@@ -32,9 +32,7 @@ class CreateKeyRequest(Body):
 class CreatedKey(ApiKey):
     """A new API key, with its token."""
 
-    token: str = Field(
-        description="The secret token. It is shown only once, because the service keeps only its hash."
-    )
+    token: str = Field(description="The secret token, shown only once: the service keeps only its hash.")
 
 
 class Caller(Body):

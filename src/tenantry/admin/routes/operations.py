@@ -45,7 +45,7 @@ async def get_operation(operation: FoundOperation, response: Response) -> Operat
 async def follow_operation(
     operation: FoundOperation, principal: Reader, service: CurrentService
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream an operation's state now, after each step and at its end as server-sent events, while the key is valid."""
+    """Stream an operation's state as server-sent events: immediately, after each step and at the end, while the key is valid."""
     seen = service.operations.get(operation.id)
     while True:
         shown = await _operation_shown(service, principal, seen)

@@ -169,7 +169,7 @@ def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[M
 async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
     """Return the exposition of all metric families, and let the event loop run tenants' calls between two families.
 
-    A thread is not used, because a thread would hold the interpreter lock for longer than one family takes.
+    A thread would hold the interpreter lock for longer than the exposition of one metric family takes.
     """
     pieces = []
     for family in families:
@@ -179,7 +179,7 @@ async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes],
 
 
 def _without_exemplars(family: Metric) -> Metric:
-    found = copy(family)  # the collector may keep the original
+    found = copy(family)  # the collector may keep the original family
     found.samples = [sample._replace(exemplar=None) for sample in family.samples]
     return found
 

@@ -22,7 +22,7 @@ class SchemaList(BaseModel):
 
 @router.get("", responses=documented())
 async def list_schemas(principal: Reader, service: CurrentService) -> SchemaList:
-    """Return the schema packs of the tenants, each with a flag if the service was started without the pack."""
+    """Return the schema packs of the tenants, and mark packs that the service was started without."""
     principal.check_fleet()
     return SchemaList(items=await service.registry.recorded_schemas.list())
 

@@ -84,7 +84,7 @@ async def restore_snapshot(
     change: CurrentChange,
     service: CurrentService,
 ) -> Operation:
-    """Replace the tenant's database by the snapshot. The operation's result is the tenant; `undo-restore` undoes the restore."""
+    """Replace the tenant's database with the snapshot. The operation's result is the tenant; `undo-restore` undoes the restore."""
     # The id may also belong to a restore point.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
