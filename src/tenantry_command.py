@@ -1,4 +1,4 @@
-"""The command ``tenantry`` from its first moment on. To load the package takes most of a short command's time."""
+"""The entry point of the command ``tenantry``. Loading the package takes most of a short command's time."""
 
 import gc
 import os
@@ -12,11 +12,13 @@ _INTERRUPTED = 130
 def main() -> None:
     """Load the command line and run it.
 
-    Ctrl-C while it is loaded ends the process at once, with nothing begun. Without the extra ``cli``, a sentence says what to install.
+    Ctrl-C during the loading ends the process at once, before anything has begun. If the extra ``cli`` is not installed, an error says
+    what to install.
     """
-    # What is loaded stays: looking for garbage in it would take a fifth of a short command's time. `run_async` enables it again.
+    # Loaded modules are never garbage, and searching them would take a fifth of a short command's time. `run_async` enables the
+    # collector again.
     gc.disable()
-    # A shell lets what it runs in the background ignore Ctrl-C: that stays so.
+    # A process that a shell runs in the background ignores Ctrl-C, and must continue to ignore it.
     was = signal.getsignal(signal.SIGINT)
     if was is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
