@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from tenantry.environment import SCHEMAS_DEFAULT
-from tenantry.errors import SettingsError
-from tenantry.schemas.schema import Schema
+from tenantry.errors import MigrationError, SettingsError
+from tenantry.schemas.schema import Schema, check_schemas
 
 
 def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
@@ -18,9 +18,14 @@ def load_schemas(names: Sequence[str]) -> tuple[Schema, ...]:
     Modules are imported from the installed packages, or else from the current directory.
 
     Raises:
-        SettingsError: The module or the variable does not exist, or the variable is not a schema pack.
+        SettingsError: The module or the variable does not exist, the variable is not a schema pack, or the packs cannot be used together.
     """
-    return tuple(map(_load, names or (SCHEMAS_DEFAULT,)))
+    schemas = tuple(map(_load, names or (SCHEMAS_DEFAULT,)))
+    try:
+        check_schemas(schemas)
+    except MigrationError as error:
+        raise SettingsError(str(error)) from error
+    return schemas
 
 
 def _load(name: str) -> Schema:

@@ -78,9 +78,10 @@ def test_a_pack_that_cannot_be_loaded(kept: Path):
 
 
 def test_packs_that_do_not_fit_together(kept: Path):
-    """The same pack twice is refused, as in Python."""
-    refused = run(kept, "tenant", "list", "--schema", INVOICES, "--schema", INVOICES, exit_code=2)
-    assert "two schemas are named 'invoices'" in refused["detail"]
+    """The same pack twice is a mistake of the command line, for commands and the doctor."""
+    for command in (["tenant", "list"], ["doctor"]):
+        refused = run(kept, *command, "--schema", INVOICES, "--schema", INVOICES, exit_code=2)
+        assert "two schemas are named 'invoices'" in refused["detail"]
 
 
 def test_packs_for_a_service():

@@ -16,7 +16,7 @@ from tenantry.cli.exits import CommandError, Exit, needs_extra
 from tenantry.cli.output import print_note, steps
 from tenantry.company import COMPANY
 from tenantry.config import RegistryConfig
-from tenantry.errors import MigrationError, TenantryError
+from tenantry.errors import TenantryError
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -174,9 +174,6 @@ async def in_directory(
     storage = choose_storage(storage_url, config.data_dir)
     try:
         registry = TenantRegistry(config, schemas=schemas, snapshot_storage=storage)
-    except MigrationError as error:
-        raise CommandError(Exit.USAGE, str(error)) from error
-    try:
         await registry.open()
     except TenantryError as error:
         raise CommandError(Exit.UNREACHABLE, str(error)) from error
