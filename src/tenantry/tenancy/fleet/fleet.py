@@ -115,7 +115,7 @@ class Fleet:
                 over the ids. The second wave begins when all tenants of the first wave have an outcome.
             concurrency: The number of tenants processed at the same time. All jobs of a registry together leave half of
                 ``open_tenants_max`` to callers.
-            failures_max: The number or share (0.02) of tenants that may fail; None for any number. After more failures the job
+            failures_max: The number or share (0.02) of tenants that may fail; None for any number. If more fail, the job
                 stops: tenants in progress are finished, and no others are started. `resume` counts failures from zero again.
             canary_failures_max: The number or share of the first wave's tenants that may fail; 0 by default.
             snapshot_before: Whether to take a snapshot of each tenant before the work.

@@ -56,7 +56,7 @@ class Adopt(NewFromCopy):
     async def _compared(
         self, path: Path, database: Path, at: Mapping[str, int], accepted_tables: Collection[str]
     ) -> Sequence[SchemaDifference]:
-        """Copy the file at `path` to `database`, and compare the copy before any other statement: its schema can run code."""
+        """Copy the file at `path` to `database`, and compare the copy before any other statement, because a schema can run code."""
         await artifacts.copy_outside(path, database)
         return await artifacts.compare_adopted(
             database, self._tools.schemas, at=at, accepted_tables=accepted_tables

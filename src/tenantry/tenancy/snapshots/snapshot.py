@@ -74,7 +74,7 @@ def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
 
 
 def begin_of_ids(instant: datetime) -> str:
-    """Return the prefix of ids that are created at this instant."""
+    """Return the prefix of the ids of snapshots that are taken at this instant."""
     return f"{instant:%Y%m%dt%H%M%S%f}"
 
 
