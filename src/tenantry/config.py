@@ -151,7 +151,7 @@ class RegistryConfig(BaseModel):
 
     @classmethod
     def from_environment(cls, **given: Any) -> Self:
-        """Return settings; read settings that are not given from environment variables such as ``TENANTRY_DATA_DIR``.
+        """Return the given settings, and read all other settings from environment variables such as ``TENANTRY_DATA_DIR``.
 
         An empty variable counts as not set.
 
@@ -219,6 +219,6 @@ class RegistryConfig(BaseModel):
 
 
 def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, object]) -> str:
-    """Return the error message of one or several settings; a setting has the name that its user wrote."""
+    """Return the error message for settings, with the settings' names as the user wrote them."""
     named = [str(part) if part in given else variable(str(part)) for part in place]
     return ": ".join([*named, message.removeprefix("Value error, ")])

@@ -61,7 +61,7 @@ class TenantryError(Exception):
     Attributes:
         is_retryable: Whether the same call, unchanged, may succeed later.
         outcome: The value of the `outcome` label in metrics.
-        retry_after_seconds: How long to wait before the next try; None if waiting does not help.
+        retry_after_seconds: The waiting time before the next try; None if waiting does not help.
     """
 
     is_retryable: bool = False
@@ -71,7 +71,7 @@ class TenantryError(Exception):
     def for_another_caller(self) -> Self:
         """Return a copy of the error with the same cause.
 
-        Raising an error changes its traceback, so each caller needs an instance of its own.
+        Raising an error changes its traceback, so each caller needs a separate instance.
         """
         again = copy.copy(self)
         again.__cause__ = self.__cause__
@@ -511,7 +511,7 @@ class TenantBusyError(TenantError):
 
     Attributes:
         action: The name of the running operation.
-        retry_after_seconds: How long to wait before the next try.
+        retry_after_seconds: The waiting time before the next try.
     """
 
     is_retryable = True
@@ -548,7 +548,7 @@ class LimitError(TenantError):
     Attributes:
         limit: The name of the setting (``mailbox_requests_max``).
         limit_value: The value of the setting.
-        retry_after_seconds: How long to wait before the next try, estimated from the recent rate of calls.
+        retry_after_seconds: The waiting time before the next try, estimated from the recent rate of calls.
     """
 
     is_retryable = True

@@ -158,9 +158,8 @@ class CreationAPI(ABC):
     ) -> TenantRecord:
         """Create a tenant with a copy of a database that another program made, and return its record.
 
-        The original database is not changed, and other processes may have it open. The database's tables are compared with the tables
-        that the schema packs make at the named migrations. Named migrations are marked as applied, and later migrations are applied
-        to the copy.
+        The original database is not changed, and other processes may have it open. The tables must be those that the schema packs
+        make at the named migrations. Named migrations are marked as applied, and later migrations are applied to the copy.
 
         Args:
             new_id: The new tenant's id.

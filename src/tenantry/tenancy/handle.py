@@ -223,8 +223,8 @@ class TenantHandle(_TenantRepositories):
             key: 1 to 255 printable ASCII characters.
 
         Raises:
-            QueryError: The text is not a valid key. The write raises this error if it is a second write, if it returns more than
-                1 MiB, or if it has a parameter other than None, int, float, str and bytes.
+            QueryError: The text is not a valid key. The write raises this error if the key was used for an earlier write of the same
+                object, if the results exceed 1 MiB, or if a parameter is not None, int, float, str or bytes.
             IdempotencyConflictError: The write raises this error if the key was used for a different write.
         """
         return IdempotentWrite(KeyedSession(check_key(key), self._session), self._schemas)

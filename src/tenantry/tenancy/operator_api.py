@@ -19,8 +19,8 @@ from tenantry.texts import check_display_name, check_reason
 class OperatorAPI(CreationAPI):
     """The methods of `TenantRegistry` for operators.
 
-    Every operation can be repeated, and the audit records it. Cancellation stops the waiting, not the operation. After a crash the
-    tenant is as it was before the operation, or as it is afterwards. Two keywords are common to the operations:
+    Every operation is recorded in the audit and can be repeated. Cancellation stops the waiting, not the operation. After a crash
+    the tenant is as it was before the operation, or as it is afterwards. Two keywords are common to the operations:
 
     * ``by``: the principal for the audit; by default the user that the process runs as.
     * ``if_revision``: the `revision` that the tenant must have; by default any revision. If the tenant has another revision,

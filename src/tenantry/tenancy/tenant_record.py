@@ -41,7 +41,7 @@ class TenantRecord(BaseModel):
         state: The tenant's lifecycle state.
         reason: The reason for the state, if an operator gave one.
         state_before: The state before the deletion, if the tenant is deleted.
-        reason_before: The reason of `state_before`.
+        reason_before: The reason for `state_before`.
         created_at, state_changed_at: Instants in UTC.
         purge_after: The end of the grace period, if the tenant is deleted.
         schema_versions: The version of each schema pack when the tenant was last opened.

@@ -233,9 +233,9 @@ class TenantActor:
         """Finish the accepted calls, then close the store; idempotent.
 
         Args:
-            timeout_seconds: The time for the calls to finish; then a running batch is interrupted. If the batch still does not end,
-                because the disk hangs, its thread keeps the tenant's lock until it ends. So no other process can open the file
-                while the effect of the batch is unknown.
+            timeout_seconds: The time after which a running batch is interrupted. If the batch still does not end, because the disk
+                hangs, its thread keeps the tenant's lock until the batch ends. So no other process can open the file while the
+                effect of the batch is unknown.
 
         Raises:
             PersistenceConnectionError: The store could not be closed; call again.

@@ -129,7 +129,7 @@ class Channel(Generic[Item, Outcome]):
         self._mailbox: deque[Call[Item]] = deque()
         self._batches: list[Batch[Item, Outcome]] = []
         self._busy = 0  # the number of workers that wait for a permit or run a batch
-        self._drained: asyncio.Event | None = None  # created when `aclose` waits for it
+        self._drained: asyncio.Event | None = None  # created by `aclose`
         # Batches must not run in the context of the caller that starts them, because they also run other callers' requests.
         self._context = contextvars.Context()
         self._timer: asyncio.TimerHandle | None = None
@@ -194,7 +194,7 @@ class Channel(Generic[Item, Outcome]):
 
         Args:
             operation: The call's name in metrics.
-            run: The function, which sets the result of its future. The function occupies a worker of the channel until it returns.
+            run: The function to run. It must set the result of its future, and occupies a worker of the channel until it returns.
             on_lost: The function that is called with the result if the caller was cancelled after the result was ready.
         """
         call = self._submit(operation, None, run)

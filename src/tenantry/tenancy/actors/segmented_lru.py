@@ -2,8 +2,8 @@
 
 Theory of operation. A segmented least-recently-used list (Karedla, Love and Wherry, "Caching strategies to improve disk
 system performance", Computer 27(3), 1994). An entry begins on *probation*. An entry that is used again after it was idle is
-*protected*, and is evicted only if no entry is on probation. So many tenants that are used once do not evict the few tenants that
-are used often. At most `PROTECTED_SHARE` of the places are protected. Beyond this share, the least recently used protected entry
+*protected*, and is evicted only if no entry is on probation. As a result, tenants that are used once do not evict tenants that are
+used often. At most `PROTECTED_SHARE` of the places are protected. Beyond this share, the least recently used protected entry
 returns to probation, so that the list adapts to new busy tenants.
 
 In a simulation, 30,000 calls were made to 5,000 tenants by Zipf's law (exponent 1.1) with 128 places. 33% of the calls had to open

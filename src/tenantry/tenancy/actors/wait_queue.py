@@ -29,7 +29,7 @@ class WaitQueue:
         return self._tenants.pop(tenant_id, deque())
 
     def discard(self, tenant_id: TenantId, waiter: Waiter) -> None:
-        """Remove a caller, and its tenant after the last caller; a no-op if the caller is not in the queue."""
+        """Remove a caller, and its tenant if it has no other callers; a no-op if the caller is not in the queue."""
         waiters = self._tenants.get(tenant_id)
         if waiters is None or waiter not in waiters:
             return

@@ -40,7 +40,7 @@ class ApiKey(BaseModel):
     Attributes:
         scopes: The key's scopes, which are its permissions.
         tenants: The ids of the tenants that the key is limited to; None for all tenants. The tenants need not exist yet. A rename
-            changes the id in the list, and a purge removes the id. So the key never permits calls to a later tenant with the same id.
+            changes the id in the list, and a purge removes the id, so a later tenant with the same id is not included.
         created_at, created_by: The time of the key's creation, and the principal that created the key.
         expires_at: The time at which the key expires; None for no expiry.
         revoked_at: The time at which the key was revoked; None if the key is not revoked.
@@ -181,7 +181,7 @@ class ApiKeys:
         )
         found = await self._find(key_id)
         if found is None:
-            raise RecordNotFoundError(f"there is no key {key_id[:40]!r}", record_id=key_id[:40])
+            raise RecordNotFoundError(f"the key {key_id[:40]!r} does not exist", record_id=key_id[:40])
         if found[0].revoked_at is None:
             raise _refused("the key was not revoked")
         return found[0]
