@@ -51,7 +51,7 @@ def _imported(module_name: str, variable: str, name: str) -> tuple[ModuleType, o
         # The directory comes last, so that its files never replace an installed module.
         sys.path.append(directory)
     try:
-        with redirect_stdout(sys.stderr):  # what a module prints is no part of a command's result
+        with redirect_stdout(sys.stderr):  # the output of a module's code is not part of a command's result
             module = importlib.import_module(module_name)
             return module, getattr(
                 module, variable, None

@@ -52,7 +52,7 @@ class Sql:
         Statement("costs.total", "SELECT " + total + " FROM costs WHERE agent_id = ?", (agent_id,), Fetch.ONE)
 
     Attributes:
-        texts: The SQL text for each dialect. The keys are the names in `Store.backend`. All texts take the same parameters.
+        texts: The SQL text for each dialect, by the dialect's name in `Store.backend`. All texts take the same parameters.
     """
 
     texts: Mapping[str, str]

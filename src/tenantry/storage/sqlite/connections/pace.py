@@ -6,8 +6,8 @@ other thread, including the event loop's, gets the lock only after the interpret
 rate of another tenant to a twentieth. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one
 long job works at a time. All long jobs together use half of one processor. A long job runs at full speed while no shorter jobs begin.
 
-The Python functions and SQLite's progress handler call `Pace.give_way`. The functions hold the interpreter lock anyway. The progress
-handler has to acquire the lock, so SQLite calls the handler so rarely that the cost cannot be measured.
+The Python functions, which hold the interpreter lock anyway, call `Pace.give_way`. SQLite's progress handler also calls `Pace.give_way`.
+The handler has to acquire the lock, so SQLite calls the handler so rarely that the cost cannot be measured.
 """
 
 import sqlite3
