@@ -389,7 +389,7 @@ class RestorePoints(Protocol):
         """
 
     async def unstage(self, point: str) -> bool:
-        """Undo the steps of a restore before the exchange; return False if the databases were exchanged."""
+        """Undo a restore that has not exchanged the databases; return False if the databases were exchanged."""
 
     async def has_begun(self, point: str) -> bool:
         """Return whether a database was staged or kept for a restore."""

@@ -19,7 +19,7 @@ _ORIGINAL: Final = "import the original .tar.gz of the export"
 
 
 def recognize(path: Path) -> str | None:
-    """Return the kind of a file with advice, worded to follow "is"; None if the file seems to be a bundle or a damaged bundle."""
+    """Return the kind of a file and advice, as the end of a sentence "The file is …"; None for a bundle or a damaged bundle."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_GZIP):

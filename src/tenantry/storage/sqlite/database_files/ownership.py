@@ -102,7 +102,7 @@ class FileOwnership:
         log_note.note_database(self._lock.fileno(), database, self._seen[0])
 
     def recognize(self, uid: str | None, epoch: int, owner: str) -> None:
-        """Remember the last owner from the row of `OWNER_SQL`; raise `DatabaseCorruptError` if the row names another tenant."""
+        """Store the last owner from a row of `OWNER_SQL`; raise `DatabaseCorruptError` if the row names another tenant."""
         if uid != self._tenant_uid:
             raise DatabaseCorruptError(
                 f"{self._lock.path.parent} contains the database of another tenant (with the key {uid!r} instead of "

@@ -4,8 +4,8 @@
     kept      the old database has a second name, ``points/<point>/tenant.db``
     exchanged ``restore-<point>.db`` is renamed to ``tenant.db``, which replaces the old database atomically
 
-Each restore has its own restore point. So a restore never uses the leftover file of an earlier restore, which has another name; the
-next restore removes the leftover file. If ``restore-<point>.db`` exists, the databases were not exchanged. If neither
+Each restore has its own restore point. A leftover file of an earlier restore has another name, so no restore uses the file, and the
+next restore removes the file. If ``restore-<point>.db`` exists, the databases were not exchanged. If neither
 ``restore-<point>.db`` nor ``points/<point>`` exists, the restore has not started.
 
 These functions block; each function can be repeated after a crash.
@@ -43,7 +43,7 @@ _FOREIGN: Final = ".db-wal-of-another-database"
 
 
 def copy_plain_file(source: Path, database: Path) -> None:
-    """Copy a closed database; raise `SnapshotError` if it is not a regular file, has a log or journal, or changes."""
+    """Copy a closed database; raise `SnapshotError` if the database is not one plain file, or changes during the copy."""
     found = ImmutableFile.find(source)
     if found is None:
         raise SnapshotError(
@@ -107,7 +107,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
 
 
 def give_up(paths: TenantPaths, point: str) -> bool:
-    """Undo the steps before the exchange; return False if the databases were exchanged."""
+    """Undo a restore that has not exchanged the databases; return False if the databases were exchanged."""
     placed, kept = placed_database(paths, point), kept_database(paths, point)
     if not placed.exists() and kept.parent.exists():
         return False
