@@ -262,6 +262,11 @@ async def test_statements_about_the_connection_are_refused(store: SQLiteStore, s
         ("COMMIT", "share the connection; use tenant.transaction() for a transaction"),
         ("PRAGMA page_size = 8192", "share the connection"),
         ("CREATE TABLE tenantry_owner (id)", "this table holds tenantry's own data"),
+        (
+            'CREATE TRIGGER x AFTER INSERT ON t BEGIN DELETE FROM "Schema_Migrations"; END',
+            "this table holds tenantry's own data",
+        ),
+        ("ALTER TABLE t RENAME TO tenantry_idempotency", "this table holds tenantry's own data"),
     ],
 )
 async def test_a_refused_statement_is_told_why(store: SQLiteStore, sql: str, reason: str):

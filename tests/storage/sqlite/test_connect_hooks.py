@@ -57,6 +57,10 @@ def unhinge(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
+async def wait(_: sqlite3.Connection) -> None:
+    """Add nothing, because nobody awaits the hook."""
+
+
 def an_empty_database() -> bytes:
     """Return the content of a file."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -86,6 +90,7 @@ FORBIDDEN: dict[str, tuple[Callable[[sqlite3.Connection], object], str]] = {
     "transactions of Python": (setting("isolation_level", "IMMEDIATE"), "changed isolation_level"),
     "the end of the program": (lambda _: sys.exit(1), "failed.*SystemExit: 1"),
     "an error": (lambda _: int("one"), "failed.*ValueError: invalid literal"),
+    "an async function": (wait, "is an async function"),
     "a closed connection": (lambda c: c.close(), "failed.*ProgrammingError"),
     "damage": (lambda _: sqlite3.connect(__file__).execute("PRAGMA user_version"), "failed.*not a database"),
 }  # fmt: skip
@@ -218,6 +223,19 @@ class TestWhatHooksMayNotDo:
                     seen[0].load_extension("nothing")
         finally:
             await store.disconnect()
+
+
+async def test_a_hook_that_selects(make_pack: MakePack, tmp_path: Path):
+    """A hook may run a SELECT without a table, whatever its text."""
+
+    def select(connection: sqlite3.Connection) -> None:
+        add_words(connection)
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+    pack = with_hook(make_pack(WORDS), select)
+    store = make_store(SQLiteOptions(path=tmp_path / "a.db", connect_hooks=hooks_of([pack])), [pack])
+    await store.connect()
+    await store.disconnect()
 
 
 def test_hooks_of_packs_are_in_order(make_pack: MakePack):

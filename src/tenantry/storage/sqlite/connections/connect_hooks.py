@@ -6,7 +6,7 @@ SQL except SELECT without a table. The connection's attributes, limits and optio
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Final, NamedTuple
 
 from tenantry.errors import ConnectHookError
@@ -19,7 +19,8 @@ _ATTRIBUTES: Final = ("isolation_level", "row_factory", "text_factory", "in_tran
 _LIMITS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_LIMIT_"))
 # Python before 3.12 cannot set these options.
 _OPTIONS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_DBCONFIG_"))
-_PROBE: Final = "SELECT 1"
+# No hook runs this text: SQLite does not ask about a statement that the connection has prepared before.
+_PROBE: Final = "SELECT 'Is the authorizer of tenantry called?'"
 
 
 class NamedHook(NamedTuple):
@@ -49,9 +50,12 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
         before, authorizer = _state(connection), _Authorizer()
         connection.set_authorizer(authorizer)
         try:
-            hook.call(connection)
+            result: object = hook.call(connection)
             _reset(connection)
             changed = _changed(before, authorizer, connection)
+            if isinstance(result, Coroutine):
+                result.close()
+                changed = "is an async function, which does not run when it is called"
         except BaseException as error:  # SystemExit would end the event loop, and the program
             refused = f" ({authorizer.refused})" if authorizer.refused else ""
             raise ConnectHookError(

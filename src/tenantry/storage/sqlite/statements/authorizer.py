@@ -63,6 +63,8 @@ _CHANGES_BESIDE: Final = frozenset(
         *(sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_INDEX),
     ]
 )
+# SQLite does not report the statements of a new trigger, or the new name of a table, so the text is searched.
+_NAMED_IN_TEXT: Final = frozenset([sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_ALTER_TABLE])
 # Pragmas that only read, even with an argument. Table-valued functions such as pragma_table_info run the pragma of the same name.
 _REPORTING: Final = frozenset(
     [
@@ -128,6 +130,28 @@ def makes_temporary(action: int, first: str | None, database: str | None) -> boo
     )
 
 
+def judge_of(sql: str) -> Judge:
+    """Return the `Judge` of a repository's statement.
+
+    The judge also refuses a trigger that names one of tenantry's own tables: a statement that is known already would run the trigger's
+    statements without an authorizer.
+    """
+    text = sql.lower()
+
+    def judge(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
+        if action in _NAMED_IN_TEXT:
+            for table in sorted(_OWN_TABLES):
+                if table in text:
+                    return _change_of(table)
+        return judge_statement(action, first, second, database)
+
+    return judge
+
+
+def _change_of(table: str | None) -> str:
+    return f"{_OWN_TABLE}{table} for anything but reading"
+
+
 def judge_statement(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
     """Authorize a repository's statement: see `Judge`."""
     if makes_temporary(action, first, database):
@@ -145,5 +169,5 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
         return f"the function {second}"
     table = first if action in _CHANGES else second if action in _CHANGES_BESIDE else None
     if str(table).lower() in _OWN_TABLES:
-        return f"{_OWN_TABLE}{table} for anything but reading"
+        return _change_of(table)
     return _CONTROL.get(action)

@@ -7,7 +7,7 @@ from tenantry.errors import QueryError
 from tenantry.sql.row import Columns, Row
 from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, is_damage, is_undecodable
-from tenantry.storage.sqlite.statements.authorizer import RefusedActionError, judge_statement, judged
+from tenantry.storage.sqlite.statements.authorizer import RefusedActionError, judge_of, judged
 from tenantry.storage.sqlite.statements.placeholders import NumberedStatement, find_numbered
 
 DIALECT: Final = "sqlite"
@@ -46,7 +46,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
     """Run a statement with a new SQL text under the authorizer."""
     numbered = find_numbered(sql)
     try:
-        with judged(judge_statement, connection):
+        with judged(judge_of(sql), connection):
             result = _execute(sql, statement, numbered, connection)
     except RefusedActionError as error:
         raise QueryError(
