@@ -53,8 +53,8 @@ _EVENTS: Final = ("/v1/operations/{operation_id}/events", "/v1/jobs/{job_id}/eve
 _DESCRIPTION: Final = """
 Every request below `/v1` needs a key: `Authorization: Bearer tnt_…`.
 
-An error response has problem details (RFC 9457). Programs should compare the stable field `type`. If waiting helps, the problem has
-`retry_after_seconds`, and the response has the header `Retry-After`. A request for long work responds with 202 and an operation.
+An error response has problem details (RFC 9457). Programs should compare the stable field `type`. If waiting helps, the problem
+has `retry_after_seconds`, and the response has the header `Retry-After`. A request for long work responds with 202 and an operation.
 The operation can be read at `Location`, or followed as a stream of events at `…/events`.
 """
 
@@ -122,7 +122,7 @@ def create_admin_app(
         bodies: The limits of request bodies.
         has_console: Whether to serve the web page ``/console``, which asks its user for a key.
         allowed_hosts: The allowed host names of requests beside IP addresses and ``localhost``; ``*.example.com`` for all
-            subdomains. Other names get 421. None allows all names, for an outer application that checks the names.
+            subdomains. Other names get 421. None allows all host names, for an outer application that checks the host names.
         strangers: The rate limit of each client's requests without a valid key.
         authorization_seconds: The interval between two checks of a stream's key. A stream outlives its key by at most this time.
     """
@@ -186,7 +186,7 @@ def begin_drain(app: FastAPI) -> None:
 
 
 def is_draining(app: FastAPI) -> Callable[[], bool]:
-    """Return a function for probes on another port, which returns whether the drain of an admin API has begun."""
+    """Return a function that returns whether an admin API's drain has begun, for the probes on another port."""
     service: Service = app.state.service
     return service.draining.is_set
 

@@ -50,7 +50,7 @@ class TenantOut(BaseModel):
     display_name: str = Field(examples=["Acme Ltd."])
     state: TenantState
     allows: list[str] = Field(
-        description="The permissions in this state, such as `read` and `write`, and the transitions that a request can ask for. Empty for a purged tenant.",
+        description="The state's permissions, such as `read` and `write`, and the transitions that a request can ask for.",
         examples=[list(operator_choices(TenantState.SUSPENDED))],
     )
     reason: str | None = Field(description="The reason for this state, if a reason was given.")
@@ -160,7 +160,7 @@ class RestorePoint(Body):
     """A database that a restore replaced."""
 
     id: str = Field(
-        description="Accepted by a restore like a snapshot's id.",
+        description="The id to pass to a restore.",
         examples=["before-20261126t120000000000z-9f86d081"],
     )
 
@@ -176,7 +176,7 @@ class StorageClaimed(Body):
 
     location: str = Field(examples=["s3://backups/tenantry"])
     taken_from: str | None = Field(
-        description="The data directory that owned the storage before, and the start of its ownership; null for an unowned storage.",
+        description="The former owner, a data directory, with the start of its ownership; null for an unowned storage.",
         examples=["the data directory /srv/tenantry on db1 (since 2026-11-26 12:00 UTC)"],
     )
 

@@ -162,7 +162,7 @@ def bound(
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit both options. Without TCP_NOTSENT_LOWAT the kernel buffers some MB at once, and then accepts nothing
-        # until a third of the buffer is sent. The client of a bundle would then seem to pause.
+        # until a third of the buffer is sent. The client of a bundle would seem to pause.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:

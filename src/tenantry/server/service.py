@@ -42,8 +42,8 @@ async def run_service(
 
     Args:
         settings: The service's settings.
-        announce: Called with a line that contains the URL when the service accepts requests.
-        warn: Called with a message for the operator if the service starts without an API key.
+        announce: The function that gets a line with the URL when the service accepts requests.
+        warn: The function that gets a warning for the operator if the service starts without an API key.
 
     Raises:
         ServeSettingsError: The address or the certificate cannot be used, or the address requires an API key and no key exists.

@@ -28,7 +28,7 @@ class Stopping:
     """Runs servers until a signal arrives.
 
     Args:
-        drain_seconds: The time for which the servers still accept requests after the first signal, while load balancers notice.
+        drain_seconds: The time after the first signal for which the servers still accept requests.
         reload: The function to call at SIGHUP; None for no function.
     """
 

@@ -139,6 +139,6 @@ def _too_slow(seconds_max: float, *, is_streamed: bool) -> ProblemError:
         "request-timeout",
         "Request timeout",
         f"{'the next part of the body' if is_streamed else 'the body'} did not arrive within {seconds_max:g} s",
-        # RFC 9110, section 15.5.9: the connection is useless, because its next bytes would belong to this body.
+        # RFC 9110, section 15.5.9: close the connection, because its next bytes would belong to the unfinished body.
         headers={"Connection": "close"},
     )

@@ -35,7 +35,7 @@ def values_without_paths(content: bytes, data_dir: Path) -> bytes:
 def _mapped(value: Any, data_dir: Path) -> Any:
     match value:
         case str():
-            # Only the data directory is hidden here, because a display name may contain slashes.
+            # Hide only the data directory in other strings, because a display name may contain slashes.
             return _without_data_directory(value, data_dir)
         case list():
             return [_mapped(one, data_dir) for one in value]

@@ -19,7 +19,7 @@ from tenantry.errors import TenantryError
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tenantry:problem:"
-# The first class in an error's method resolution order that is a key here determines the status.
+# An error's status comes from the first class in the error's method resolution order that has an entry.
 _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.SnapshotNotFoundError: 404,
     errors.SnapshotCorruptError: 422,
@@ -101,7 +101,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(HTTPException):
-    """A problem of the API itself. The base class is HTTPException, because FastAPI re-raises an HTTPException while reading a body."""
+    """A problem of the API itself. It is an HTTPException, because FastAPI re-raises an HTTPException while reading a body."""
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ class AllowedHosts:
     """The host names that requests may be addressed to.
 
     A malicious web page can point its own domain at any address, such as 127.0.0.1, and read the responses (DNS rebinding).
-    The page's requests have its domain in the ``Host`` header. IP addresses and ``localhost`` are always allowed, because they
-    cannot be a page's domain. Every other name must be listed.
+    The page's requests then have the malicious domain in the ``Host`` header. IP addresses and ``localhost`` are always allowed,
+    because they cannot be a page's domain. Every other host name must be listed in `names`.
 
     Args:
         names: The names, without a port; ``*.example.com`` for all subdomains, ``*`` for all names.
@@ -80,8 +80,8 @@ class RequestChecks:
             421,
             "misdirected-request",
             "Misdirected request",
-            "the host name in this request's Host header is not allowed: use an IP address or localhost, or start the service with "
-            "--allowed-host and the name",
+            "the host name in this request's Host header is not allowed: use an IP address or localhost, or start the "
+            "service with --allowed-host and the name",
             headers=_CLOSE,
         )
 

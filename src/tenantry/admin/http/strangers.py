@@ -6,7 +6,7 @@ the longest wait, the request is held for the longest wait and then refused. A c
 a load balancer's probe, still gets its response while other connections of the same address flood the service.
 
 Each probe path has its own rate limit. Behind a network address translation, a load balancer and the kubelet share their address
-with all clients. Without its own limit a probe would time out, and Kubernetes would restart the process.
+with all clients. Without a separate limit probes would time out, and Kubernetes would restart the process.
 """
 
 import asyncio

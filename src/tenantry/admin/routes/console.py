@@ -1,7 +1,7 @@
 """Serves the console, a web page for operators. The console is an ordinary client of the API and has no special rights.
 
 The console's files (`console/`) are read into memory once and looked up by name, so a request cannot reach another file. The
-files contain no secret and need no key. The console sends the operator's key only to the API.
+console's files contain no secret and need no key. The console sends the operator's key only to the API.
 """
 
 import hashlib

@@ -51,7 +51,7 @@ class Probes:
     """Checks whether a registry is ready; concurrent callers share the checks.
 
     Args:
-        clock: Measures the time for which a result is reused.
+        clock: The clock for the time for which a result is reused.
         timeout_seconds: The timeout of each check.
         is_draining: Returns whether the service is about to stop.
     """
@@ -112,7 +112,7 @@ def make_probes(
         collectors: The metrics that ``/metrics`` exposes.
         probes: The readiness checks; by default `Probes` with default settings.
         has_exemplars: Whether to expose OpenMetrics exemplars, which reveal tenants and therefore must not be public.
-        clock: Measures the time for which an exposition is reused.
+        clock: The clock for the time for which an exposition is reused.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -189,7 +189,7 @@ def _disk(data_dir: Path) -> str | None:
         free_bytes = shutil.disk_usage(data_dir).free
         if free_bytes < DISK_BYTES_MIN:
             return f"{free_bytes} bytes free"
-        # Write a file, because a file system that became read-only still reports free space, and the catalog check writes nothing.
+        # Write a file, because a read-only file system still reports free space, and the catalog check writes nothing.
         with tempfile.TemporaryFile(dir=data_dir) as file:
             file.write(bytes(_WRITTEN_BYTES))
     except OSError as error:
