@@ -136,7 +136,7 @@ STATES: Final[Mapping[TenantState, StateRules]] = {
 }
 
 _INTERNAL: Final = frozenset({P.STAY_OPEN, E.PROVISION, E.ABORT})
-"""Permissions and events that operators cannot ask for."""
+"""The permissions and events that operators cannot request."""
 
 
 def states_that_allow(what: Permission | TenantEvent) -> tuple[TenantState, ...]:

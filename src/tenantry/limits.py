@@ -19,7 +19,7 @@ def _check_number(value: object) -> object:
 
 
 Number = BeforeValidator(_check_number)
-"""Refuses values that are not numbers, although pydantic could convert them."""
+"""A validator that refuses values that are not numbers, even if pydantic could convert them."""
 
 Bytes = Annotated[int, Field(ge=DATABASE_BYTES_MIN, le=DATABASE_BYTES_MAX), Number]
 Rate = Annotated[float, Field(ge=CALLS_PER_SECOND_MIN, le=1_000_000, allow_inf_nan=False), Number]
@@ -45,7 +45,7 @@ class TenantLimits(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        # The same rule as in `_check_together`, for JSON Schema.
+        # The rule of `_check_together` as JSON Schema.
         json_schema_extra={
             "anyOf": [
                 {"properties": {"calls_burst_max": {"type": "null"}}},

@@ -40,7 +40,7 @@ class CreationAPI(ABC):
             if_not_exists: Whether to return an existing tenant unchanged. A deleted tenant still raises `TenantExistsError`.
             by: The principal for the audit, see `OperatorAPI`.
 
-        Cancellation stops the waiting, not the creation. The next registry that opens finishes a creation that a crash interrupted.
+        Cancellation stops the waiting, not the creation. The next registry that opens finishes an interrupted creation.
 
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id; nothing was changed.
@@ -197,7 +197,7 @@ class CreationAPI(ABC):
     async def compare_database(
         self, path: str | Path, *, at: Mapping[str, int] | None = None, accepted_tables: Collection[str] = ()
     ) -> Sequence[SchemaDifference]:
-        """Return the differences between a database's tables and those of the schema packs, as `adopt` compares them.
+        """Return the differences between a database's tables and those of the schema packs, by the rules of `adopt`.
 
         Args:
             path: See `adopt`.

@@ -12,7 +12,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 TENANT_FAILED: Final = "tenantry.tenant.failed"
 
 FOUND_SOUND_SECONDS: Final = 60.0
-"""If a tenant fails again in this time after a check found no damage, it is quarantined without another check."""
+"""A tenant that fails again within this time after a check without damage is quarantined without another check."""
 
 
 class FailureReports:

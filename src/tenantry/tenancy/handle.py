@@ -99,7 +99,7 @@ class TenantSession:
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError:
-                # The tenant began to close after the lease was taken. The next lease waits for the close and opens the tenant again.
+                # The tenant began to close after the lease was taken. The next lease waits for that and reopens the tenant.
                 continue
             finally:
                 self._source.release(lease)
@@ -198,7 +198,7 @@ class TenantHandle(_TenantRepositories):
         ``transaction_timeout_seconds`` the transaction is rolled back, and every later use of `tx` raises `TransactionClosedError`.
 
         Inside the block the tenant's handle can still read. Writes and further transactions of the handle raise `QueryError`,
-        because they would wait for this transaction. The same is true in tasks that were started inside the block.
+        because they would wait for this transaction, even in tasks that were started inside the block.
 
         Raises:
             TransactionClosedError: The transaction was rolled back before it could commit.

@@ -165,8 +165,8 @@ class OperatorAPI(CreationAPI):
         Args:
             tenant_id: The tenant's id.
             force: Whether to purge the tenant even in its grace period.
-            by: The principal for the audit, see the class.
-            if_revision: The revision that the tenant must have, see the class.
+            by: The principal for the audit, see `OperatorAPI`.
+            if_revision: The revision that the tenant must have, see `OperatorAPI`.
 
         Raises like `suspend`, and:
             GracePeriodError: The tenant is in its grace period.
@@ -217,7 +217,7 @@ class OperatorAPI(CreationAPI):
         ``is_checked`` false.
 
         Raises like `suspend`, and:
-            DatabaseCorruptError: Tables are damaged, and the tenant stays quarantined: restore a snapshot.
+            DatabaseCorruptError: Not only indexes are damaged, and the tenant stays quarantined: restore a snapshot.
             MigrationError: A migration still fails.
         """
         self._check_open()
@@ -243,8 +243,8 @@ class OperatorAPI(CreationAPI):
             deletion_protected: Whether `delete` is refused.
             limits: The tenant's new limits. The limits take effect in this process before the method returns, after accepted calls
                 and an open transaction have ended. Another process that has the tenant open applies the limits within a second.
-            by: The principal for the audit, see the class.
-            if_revision: The revision that the tenant must have, see the class.
+            by: The principal for the audit, see `OperatorAPI`.
+            if_revision: The revision that the tenant must have, see `OperatorAPI`.
 
         Raises like `suspend`, and:
             QueryError: The display name is not valid.
@@ -271,7 +271,7 @@ class OperatorAPI(CreationAPI):
             tenant_id: The tenant's id.
             path: The path of the bundle; the file appears there when the bundle is complete.
             replace: Whether to replace an existing file at the path.
-            by: The principal for the audit, see the class.
+            by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.

@@ -10,7 +10,7 @@ BUSY_RETRY_AFTER_SECONDS: Final = 1.0
 
 
 def another_loop_error(tenant_id: str) -> TenantError:
-    """Return the error for a call from another event loop. Such a call would hang: a future cannot be awaited across loops."""
+    """Return the error for a call from another event loop: the call would hang on a future of the registry's loop."""
     return TenantError(
         "the registry belongs to another event loop: call it on the loop, and in the thread, that opened it "
         "(asyncio.run_coroutine_threadsafe)",

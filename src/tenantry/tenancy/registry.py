@@ -44,8 +44,8 @@ class TenantRegistry(OperatorAPI):
 
     Args:
         config: The settings, see `RegistryConfig`; or the path of the data directory, with defaults for all other settings.
-        schemas: The schema packs that every tenant has. Their repositories are attributes of a tenant's handle. The default is the
-            built-in pack alone; for a pack of your own beside it, pass ``(COMPANY, MINE)``.
+        schemas: The schema packs that every tenant has. The packs' repositories are attributes of a tenant's handle. The default is
+            the built-in pack alone; to add a pack of your own, pass ``(COMPANY, MINE)``.
         hooks: The functions that are called with every event, see `tenantry.events`.
         clock: A replacement for the system clock in tests and simulations.
         snapshot_storage: The storage for snapshots; by default the folder ``snapshots`` of the data directory. Use storage on
@@ -164,7 +164,7 @@ class TenantRegistry(OperatorAPI):
         1. Fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``. The next registry that opens continues the jobs.
         2. New calls and callers that wait for a place in the pool are refused with `RegistryClosedError`.
         3. Accepted calls are finished, within ``shutdown_timeout_seconds``.
-        4. Every tenant is checkpointed and closed; its writer is closed last, and its lock is released.
+        4. Every tenant is checkpointed and closed, its writer last, and its lock is released.
         5. Running lifecycle operations are finished. After ``shutdown_timeout_seconds``, an operation that still makes or checks a
            copy is interrupted with `RegistryClosedError`. Then the catalog is closed.
 

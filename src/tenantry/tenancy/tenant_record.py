@@ -12,7 +12,7 @@ from tenantry.limits import TenantLimits
 from tenantry.storage.protocol import Place
 
 OBJECTS_LEFT: Final = "objects_left"
-"""The argument of a purge's intent with the number of snapshot objects that could not be deleted; empty if it is unknown."""
+"""The argument of a purge with the number of snapshot objects that could not be deleted; empty if the number is unknown."""
 
 
 class Intent(BaseModel):

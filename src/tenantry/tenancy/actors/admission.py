@@ -19,7 +19,7 @@ RETRY_AFTER_SECONDS_MIN: Final = 0.001
 BUCKETS_MAX: Final = 16_384
 """The largest number of buckets, for the tenants that were opened last; other tenants begin with a full bucket."""
 
-# The waiting time is rounded up by this amount. Otherwise a retry after exactly this time could come just before the token.
+# The waiting time is rounded up by this amount, because a retry after exactly that time could come just before the token.
 _TICK_SECONDS: Final = 1e-6
 _TICK_RATIO: Final = 1 + 1e-9
 

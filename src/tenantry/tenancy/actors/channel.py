@@ -194,7 +194,7 @@ class Channel(Generic[Item, Outcome]):
 
         Args:
             operation: The call's name in metrics.
-            run: The function to run. It must set the result of its future, and occupies a worker of the channel until it returns.
+            run: The function to run, which must set the result of its future, and occupies a worker until it returns.
             on_lost: The function that is called with the result if the caller was cancelled after the result was ready.
         """
         call = self._submit(operation, None, run)

@@ -18,7 +18,7 @@ class Authority(Protocol):
 
     Attributes:
         tenant_id: The id of the tenant that the caller named; None if the call concerns no single tenant.
-        tenant_uid: The permanent key of that tenant when the call was authorised; None if no tenant had the id.
+        tenant_uid: The tenant's permanent key when the call was authorised; None if no tenant had the id.
     """
 
     @property

@@ -48,7 +48,7 @@ class Catalog:
         self._change_token = store.change_token
         self._cache = TenantCache(store.change_token)
         self.changes = 0
-        """The number of times that this registry has tried to change a tenant; it shows when cached counts are stale."""
+        """The number of attempts of this registry to change a tenant; an increase makes cached counts stale."""
         self._actor = CatalogActor(CATALOG_NAME, store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:

@@ -1,7 +1,7 @@
 """The catalog's list of the schema packs that tenants have; see `registry.recorded_schemas`.
 
 A pack is recorded when the first tenant has its tables. A registry without a recorded pack serves all tenants whose database needs
-no migration. The registry refuses to create or migrate tenants, because they would lack the tables of that pack.
+no migration. Such a registry refuses to create or migrate tenants, because the tenants would lack the pack's tables.
 """
 
 from collections.abc import Iterable, Sequence
