@@ -64,7 +64,7 @@ class ServeSettings:
     def checked_hosts(self) -> tuple[str, ...] | None:
         """The allowed host names; None allows all names.
 
-        With TLS and without a list all names are allowed, because browsers compare the host name with the certificate.
+        With TLS all names are allowed by default, because browsers compare the host name with the certificate.
         """
         return None if self.tls is not None and not self.allowed_hosts else self.allowed_hosts
 

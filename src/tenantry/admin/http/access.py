@@ -33,7 +33,7 @@ class Access:
     """The caller of a request and the tenant in the request's path; an `Authority` for the request's calls.
 
     For a key that is limited to some tenants, the tenant is looked up before the key is read. A rename changes the tenant and the
-    key in one transaction. A key that is read after the look-up and still names the id is therefore for the right tenant. The
+    key in one transaction. If the key names the id after the look-up, the key is for the tenant that was found. The
     request's calls reach no other tenant with this id.
 
     Attributes:

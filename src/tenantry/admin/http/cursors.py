@@ -1,4 +1,4 @@
-"""The cursors of the API's lists: the registry's cursor with a hash of the query, which all pages must share, as its prefix."""
+"""The cursors of the API's lists: a hash of the query, which must be the same for every page, and the registry's cursor."""
 
 from typing import Annotated, Final
 
